@@ -1,0 +1,58 @@
+# make quickstart | test | test-lower | check | clean. The first call makes .venv; later calls install nothing.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+# The tests need no network; one thread for each of the two workers.
+TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-lower check clean
+
+help:
+	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
+	@echo "make test         run the tests"
+	@echo "make test-lower   run the tests on the oldest supported libraries"
+	@echo "make check        ruff, mypy, import-linter"
+	@echo "make clean        remove the environments and caches"
+	@echo "PYTHON=python3.12 picks the interpreter of a new environment (3.11 to 3.13)"
+
+quickstart: .venv/.installed
+	.venv/bin/python scripts/quickstart.py
+
+test: .venv/.installed
+	$(TEST_ENV) .venv/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-lower: .venv-lower/.installed
+	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv .venv-lower build dist *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,.venv,constraints.txt)
+
+.venv-lower/.installed: pyproject.toml constraints-lower.txt
+	$(call install,.venv-lower,constraints-lower.txt)
+
+# install FOLDER CONSTRAINTS: the stamp is written last, so an interrupted installation is taken up again.
+define install
+@command -v $(PYTHON) > /dev/null \
+	|| { echo "error: there is no '$(PYTHON)'; name a Python 3.11 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	|| { echo "error: GPG-VL needs Python 3.11 to 3.13; name one: make PYTHON=python3.12" >&2; exit 2; }
+@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
+@echo "Installing into $(1); the libraries take about 6 GB of disk"
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev]"
+@touch $@
+endef

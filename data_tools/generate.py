@@ -1,0 +1,173 @@
+"""Draws demo data: a file of scenes with questions and answers, decided by the seed alone.
+
+    python -m data_tools.generate --task counting --num 500 --seed 1 --out data/demo/test.parquet
+    python -m data_tools.generate --task counting --num 5000 --seed 2 --out data/demo/train.parquet \\
+        --exclude data/demo/test.parquet
+
+No two pictures of a file are the same, and none is one of an excluded file: pictures are compared pixel by pixel.
+``--format published`` writes the columns of the published data sets (image, problem, solution) instead of kit rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Collection, Sequence
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import NoReturn
+
+import datasets
+import pyarrow.parquet
+from PIL import Image
+
+from data_tools.scenes import DRAWERS, Scene
+from gpg_vl.dataset import load_source, write_jsonl, write_parquet
+from gpg_vl.images import open_image
+from gpg_vl.records import Sample
+
+PUBLISHED_COLUMNS = {"images": "image", "question": "problem", "answer": "solution"}
+"""Kit field to the column of the published data sets, as ``columns`` of a recipe's ``data.train`` entry has it."""
+
+MIN_SIZE = 56  # pixels; in smaller pictures the grid of the geometry scene is gone
+MAX_SIZE = 1024
+_MAX_REPEATS = 2000  # refused pictures in a row before a scene counts as exhausted
+
+
+def draw_samples(
+    task: str, num: int, seed: int, size: int = 84, exclude: Collection[str] = frozenset()
+) -> list[Sample]:
+    """``num`` kit rows with different pictures, as PNG bytes of ``size`` x ``size`` pixels.
+
+    Args:
+        task: one of ``scenes.DRAWERS``
+        seed: the same seed gives the same rows; with more rows asked for, the first ones stay the same
+        exclude: ``hash_pixels`` of pictures that must not be drawn
+
+    Raises:
+        ValueError: an argument that makes no sense, or too few different pictures are left
+    """
+    _check(task, num, size)
+    rng = Random(f"{task} {seed}")
+    seen = set(exclude)
+    samples: list[Sample] = []
+    repeats = 0
+    while len(samples) < num:
+        scene = DRAWERS[task](rng, size)
+        digest = hash_pixels(scene.image)
+        repeats = repeats + 1 if digest in seen else 0
+        if repeats > _MAX_REPEATS:
+            raise ValueError(_explain_exhaustion(task, num, len(samples), len(exclude)))
+        if not repeats:
+            seen.add(digest)
+            samples.append(_make_sample(f"{task}-{seed}-{len(samples)}", task, scene))
+    return samples
+
+
+def _check(task: str, num: int, size: int) -> None:
+    if task not in DRAWERS:
+        raise ValueError(f"there are no scenes for task {task!r}; the tasks are {list(DRAWERS)}")
+    if num < 1:
+        raise ValueError(f"--num is {num}; draw at least one row")
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"--size is {size}; a picture needs {MIN_SIZE} to {MAX_SIZE} pixels a side")
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """The same for two images exactly when size and RGB pixels are, however they are stored."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+
+
+def read_hashes(path: str | Path) -> set[str]:
+    """``hash_pixels`` of every image of a file that this module wrote, in either format.
+
+    Raises:
+        ValueError: the file or one of its images cannot be read
+    """
+    columns = {"columns": PUBLISHED_COLUMNS} if _is_published(path) else {}
+    source = load_source({"path": str(path), **columns}, task="any")
+    return {hash_pixels(open_image(image)) for sample in source.samples for image in sample.images}
+
+
+def _is_published(path: str | Path) -> bool:
+    try:
+        return "problem" in pyarrow.parquet.read_schema(path).names
+    except (OSError, pyarrow.ArrowException):
+        return False  # no Parquet; load_source says so where it cannot read it either
+
+
+def write_published(samples: Sequence[Sample], path: str | Path) -> None:
+    """Writes Parquet with the columns image, problem and solution; the solution is ``<answer> 4 </answer>``."""
+    columns = {"image": datasets.Image(), "problem": datasets.Value("string"), "solution": datasets.Value("string")}
+    rows = [
+        {
+            "image": {"bytes": sample.images[0], "path": None},
+            "problem": sample.question,
+            "solution": f"<answer> {sample.answer} </answer>",
+        }
+        for sample in samples
+    ]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows, features=datasets.Features(columns)).to_parquet(str(path))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    datasets.disable_progress_bars()
+    try:
+        options = _parse(argv)
+        write = _choose_writer(options.format, options.out)
+        exclude = {digest for path in options.exclude for digest in read_hashes(path)}
+        samples = draw_samples(options.task, options.num, options.seed, options.size, exclude)
+        write(samples, options.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {len(samples)} rows of {options.task}")
+    return 0
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    parser = _Parser(prog="python -m data_tools.generate", description="Draws demo scenes with questions and answers.")
+    parser.add_argument("--task", required=True, choices=list(DRAWERS))
+    parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
+    parser.add_argument("--num", required=True, type=int, help="number of rows")
+    parser.add_argument("--seed", required=True, type=int, help="the same seed draws the same rows")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="FILE", help="draw no picture of these files")
+    parser.add_argument("--format", default="kit", choices=["kit", "published"], help="columns of the rows")
+    parser.add_argument("--size", default=84, type=int, help="side of a picture in pixels (84)")
+    return parser.parse_args(argv)
+
+
+def _choose_writer(kind: str, path: str) -> Callable[[Sequence[Sample], str], None]:
+    kit = {".parquet": write_parquet, ".jsonl": write_jsonl}
+    writers = kit if kind == "kit" else {".parquet": write_published}
+    if Path(path).suffix not in writers:
+        raise ValueError(f"--out {path}: the name of a file of {kind} rows ends in {' or '.join(writers)}")
+    return writers[Path(path).suffix]
+
+
+def _make_sample(sample_id: str, task: str, scene: Scene) -> Sample:
+    file = BytesIO()
+    scene.image.save(file, "PNG")
+    meta = {} if scene.reasoning is None else {"reasoning": scene.reasoning}
+    return Sample(sample_id, task, (file.getvalue(),), scene.question, scene.answer, meta)
+
+
+def _explain_exhaustion(task: str, num: int, num_drawn: int, num_excluded: int) -> str:
+    return (
+        f"only {num_drawn} of {num} different {task} pictures could be drawn next to {num_excluded} excluded ones; "
+        "lower --num or exclude fewer"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The command ``gpg-vl``: thin wrappers over functions that can be called from Python.
+
+A user's mistake is one line on standard error and exit code 2; ``--debug`` shows the traceback. An interrupted run
+exits with 128 plus the signal's number, as shells expect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gpg_vl
+
+COMMANDS_HELP = "train RECIPE | eval MODEL | ask MODEL | tiny-model FOLDER; each explains itself with --help"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": _train,
+        "eval": _eval,
+        "ask": _ask,
+        "tiny-model": _tiny_model,
+    }
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: gpg-vl COMMAND ...\n\n{gpg_vl.__doc__}\n\ncommands: {COMMANDS_HELP}")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(gpg_vl.__version__)
+        return 0
+    if words[0] not in commands:
+        print(f"gpg-vl: no command {words[0]!r}; the commands are {COMMANDS_HELP}", file=sys.stderr)
+        return 2
+    from gpg_vl.interrupts import Interrupted
+
+    try:
+        commands[words[0]](words[1:])
+    except ValueError as error:
+        if debug:
+            raise
+        print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        return error.exit_code
+    except SystemExit as error:  # argparse: help, or a word that it does not know
+        return int(error.code or 0)
+    return 0
+
+
+def _train(words: list[str]) -> None:
+    from gpg_vl.recipes import describe_keys, load_recipe
+
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: gpg-vl train RECIPE [--section.key VALUE ...] [--debug]\n\n" + describe_keys())
+        return
+    if words[0].startswith("--"):
+        raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
+    recipe = load_recipe(words[0], words[1:])
+    from gpg_vl.train import train
+
+    folder = train(recipe)
+    print(f"done: {folder}")
+
+
+def _eval(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl eval",
+        description="Scores a model, a checkpoint or the newest checkpoint of a run on rows of data.",
+        epilog="Every other --section.key VALUE overrides the recipe, as --evaluation.num_samples 4.",
+    )
+    parser.add_argument("model", help="model folder, run folder, or name on the hub")
+    parser.add_argument("--data", nargs="+", required=True, help="files of rows")
+    parser.add_argument("--recipe", help="prompt, rewards and limits; default: the one saved with the model, if any")
+    parser.add_argument("--out", help="folder for results.json and predictions.jsonl; default: print only")
+    options, overrides = parser.parse_known_args(words)
+    recipe = _recipe_of(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(options.data)])
+    from gpg_vl.evaluate_model import evaluate_model
+
+    scores = evaluate_model(recipe, Path(options.out) if options.out else None)
+    for task, score in scores.items():
+        interval = f"[{score.low:.3f}, {score.high:.3f}]"
+        print(f"{task}: {score.metric} {score.value:.3f} {interval}  reward {score.reward:.3f}  n {score.n}")
+
+
+def _ask(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="gpg-vl ask", description="Asks a model one question about images.")
+    parser.add_argument("model", help="model folder, run folder, or name on the hub")
+    parser.add_argument("--image", action="append", default=[], help="image file; repeat for several")
+    parser.add_argument("--question", required=True)
+    parser.add_argument("--task", help="name or FILE.py:CLASS; asks and scores in its way")
+    parser.add_argument("--answer", help="gold answer; shows the reward of each sample")
+    parser.add_argument("--n", type=int, default=1, help="samples (default 1)")
+    parser.add_argument("--temperature", type=float, help="default: 0 for one sample, the recipe's for several")
+    parser.add_argument("--recipe", help="default: the one saved with the model, if any")
+    options, overrides = parser.parse_known_args(words)
+    if options.n < 1:
+        raise ValueError("--n must be at least 1")
+    recipe = _recipe_of(options.model, options.recipe, overrides)
+    temperature = options.temperature
+    if temperature is None:
+        temperature = recipe.rollout.temperature if options.n > 1 else 0.0
+    from gpg_vl.ask import ask
+
+    prompt, answers = ask(
+        recipe, options.image, options.question, options.task, options.answer, options.n, temperature
+    )
+    print(f"prompt ({len(prompt.token_ids)} tokens): {prompt.text}\n")
+    for number, answered in enumerate(answers, start=1):
+        print(f"{number}. {answered.completion.text}")
+        reward = answered.reward
+        scored = "" if reward is None else f"   reward {reward.total:.3f} {_parts(reward.parts)} {reward.status}"
+        print(f"   answer: {answered.answer!r}{scored}")
+
+
+def _parts(parts: dict[str, float]) -> str:
+    return "(" + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()) + ")"
+
+
+def _tiny_model(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl tiny-model", description="Writes a random model of 1.4 M parameters as an ordinary model folder."
+    )
+    parser.add_argument("folder")
+    parser.add_argument("--family", choices=["qwen2_vl", "qwen2_5_vl"], default="qwen2_vl")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(words)
+    from gpg_vl.models.tiny import write_tiny_model
+
+    write_tiny_model(options.folder, family=options.family, seed=options.seed)
+    print(f"wrote {options.folder}")
+
+
+def _recipe_of(model: str, recipe: str | None, overrides: list[str]) -> Any:
+    from gpg_vl.checkpoint import RECIPE_FILE
+    from gpg_vl.models import resolve_model_path
+    from gpg_vl.recipes import load_recipe
+
+    path = resolve_model_path(model)
+    saved = Path(path) / RECIPE_FILE
+    if recipe is None and saved.is_file():
+        recipe = str(saved)
+    return load_recipe(recipe, [*overrides, "--model.path", path])

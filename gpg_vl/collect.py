@@ -1,0 +1,110 @@
+"""The groups of one optimizer step: draw prompts, generate, score, and draw again while too few have signal.
+
+Paper, section 3.2 and Algorithm 1: sampling goes on until the share of valid groups reaches beta_th. Every group with
+signal is kept and trained; no group is sampled in vain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.config import Recipe
+from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
+from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.scoring import score_groups
+from gpg_vl.stream import SampleStream
+from gpg_vl.tasks.base import Task, gold_completion
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedGroups:
+    """What one optimizer step is made from, on this rank."""
+
+    groups: list[ScoredGroup]  # all that were sampled
+    trained: list[ScoredGroup]  # those that the objective trains
+    totals: StepTotals  # over all ranks
+    num_draws: int
+    rollout_seconds: float
+    scoring_seconds: float
+
+
+class Collector:
+    def __init__(
+        self,
+        recipe: Recipe,
+        objective: Objective,
+        stream: SampleStream,
+        prompts: PromptBuilder,
+        engine: HfEngine,
+        tasks: Mapping[str, Task],
+        encode_completion: Callable[[str], tuple[int, ...]],
+        accelerator: Accelerator,
+    ):
+        self._recipe = recipe
+        self._objective = objective
+        self._stream = stream
+        self._prompts = prompts
+        self._engine = engine
+        self._tasks = tasks
+        self._encode_completion = encode_completion
+        self._accelerator = accelerator
+
+    def collect(self, step: int, without_tasks: Collection[str] = ()) -> CollectedGroups:
+        """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws."""
+        config = self._recipe.objective
+        enough = config.beta_th * self._recipe.rollout.prompts_per_step
+        groups: list[ScoredGroup] = []
+        rollout_seconds = scoring_seconds = 0.0
+        for draw in range(config.max_draws):
+            start = time.perf_counter()
+            rolled = self._roll_out(self._draw(without_tasks), step, draw)
+            generated = time.perf_counter()
+            groups += score_groups(rolled, self._tasks, self._recipe.rewards)
+            rollout_seconds += generated - start
+            scoring_seconds += time.perf_counter() - generated
+            trained = [group for group in groups if self._objective.trains(group)]
+            totals = self._totals(groups, trained)
+            if totals.trained_groups >= enough:
+                break
+        return CollectedGroups(groups, trained, totals, draw + 1, rollout_seconds, scoring_seconds)
+
+    def _draw(self, without_tasks: Collection[str]) -> list[Prompt]:
+        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin."""
+        samples = self._stream.draw(self._recipe.rollout.prompts_per_step, without_tasks)
+        rank, num_ranks = self._accelerator.process_index, self._accelerator.num_processes
+        return [self._prompts.build(sample) for sample in samples[rank::num_ranks]]
+
+    def _roll_out(self, prompts: Sequence[Prompt], step: int, draw: int) -> list[RolloutGroup]:
+        if self._objective.imitates_gold:
+            return [RolloutGroup(prompt, (self._gold(prompt),)) for prompt in prompts]
+        rollout = self._recipe.rollout
+        sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
+        seed = (self._recipe.run.seed, step, draw)
+        return self._engine.generate(prompts, rollout.group_size, sampling, seed)
+
+    def _gold(self, prompt: Prompt) -> Completion:
+        sample: Sample = prompt.sample
+        text = gold_completion(self._tasks[sample.task], sample, prompt.image_views)
+        if prompt.text.endswith("<think>"):
+            text = text.removeprefix("<think>")
+        return Completion(self._encode_completion(text), text, finished=True)
+
+    def _totals(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:
+        """Counts over all ranks; the same on each, so that all take the same decision."""
+        counts = [
+            len(groups),
+            sum(count_tokens(group.completions) for group in groups),
+            len(trained),
+            sum(len(group.completions) for group in trained),
+            sum(count_tokens(group.completions) for group in trained),
+        ]
+        local = torch.tensor(counts, dtype=torch.long, device=self._accelerator.device)
+        summed = self._accelerator.reduce(local, reduction="sum").tolist()
+        return StepTotals(*summed)

@@ -1,0 +1,269 @@
+"""The recipe: every key that a run has, read from YAML plus ``--a.b value`` (see cli.py).
+
+The docstring of each class explains its keys, a line each; ``gpg-vl train --help`` prints them. Checks that need
+nothing but the values are here, in ``__post_init__``; a ``ValueError`` names the key and the way out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+PARTS = ("vision", "projector", "text")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The policy.
+
+    Args:
+        path: folder of the model, or its name on the hub
+        dtype: compute type; trained weights always have a float32 master
+        attention: attention code; auto takes sdpa
+        min_pixels: smaller images are enlarged to this many pixels
+        max_pixels: larger images are shrunk to this many pixels
+        freeze: parts that are not trained, of vision, projector, text
+        gradient_checkpointing: recompute activations in the backward pass; less memory, more time
+    """
+
+    path: str = ""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    min_pixels: int = 3136
+    max_pixels: int = 401408
+    freeze: list[str] = field(default_factory=list)
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels")
+        unknown = sorted(set(self.freeze) - set(PARTS))
+        _require(not unknown, f"model.freeze: {unknown} is no part of the model; the parts are {list(PARTS)}")
+        _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The rows.
+
+    Args:
+        train: training sources, each a path or {path, weight, columns}
+        eval: validation sources, scored every run.eval_every steps
+        image_root: folder that image paths are relative to; null takes the data file's own folder
+    """
+
+    train: list[str | dict[str, Any]] = field(default_factory=list)
+    eval: list[str | dict[str, Any]] = field(default_factory=list)
+    image_root: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How a question is put to the model.
+
+    Args:
+        style: chat uses the model's chat template, base opens <think> in plain text; auto asks the template
+        template: replaces the task's wording; {question} stands for the row's question; null keeps the task's own
+        system: system message of a chat prompt; null leaves the choice to the model's template
+    """
+
+    style: Literal["auto", "chat", "base"] = "auto"
+    template: str | None = None
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        ok = self.template is None or "{question}" in self.template
+        _require(ok, "prompt.template has no {question}; put it where the row's question belongs")
+
+
+@dataclass(frozen=True)
+class RewardsConfig:
+    """The reward.
+
+    Args:
+        weights: weight of a reward part by name, instead of the task's own; 0 measures without training
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling of the groups.
+
+    Args:
+        engine: what generates; hf is the kit's own loop on the transformers model
+        prompts_per_step: prompts drawn per optimizer step, over all ranks
+        group_size: completions sampled per prompt
+        max_new_tokens: longest completion in tokens
+        temperature: divides the logits, in sampling and in the update alike
+        top_p: nucleus sampling below 1; the update's log-probs stay those of the full distribution
+        top_k: samples among the k most likely tokens; 0 switches it off
+        tokens_per_batch: speed knob; tokens decoded together, prompt and room for the completion, over all rows
+    """
+
+    engine: Literal["hf"] = "hf"
+    prompts_per_step: int = 16
+    group_size: int = 8
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    tokens_per_batch: int = 65536
+
+    def __post_init__(self) -> None:
+        _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
+        _require(self.group_size >= 1, "rollout.group_size must be at least 1")
+        _require(self.max_new_tokens >= 1, "rollout.max_new_tokens must be at least 1")
+        _require(self.temperature > 0, "rollout.temperature must be above 0: GPG learns from samples, not from argmax")
+        _require(0 < self.top_p <= 1, "rollout.top_p must be in (0, 1]")
+        _require(self.top_k >= 0, "rollout.top_k must be 0 (off) or positive")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is followed (docs/objective.md).
+
+    Args:
+        name: gpg, or supervised (the task's gold completion with coefficient 1)
+        f_norm: divisor of the centred reward; one, or the group's std (paper, Eq. 6)
+        f_norm_eps: added to the std
+        alpha: divide by the groups with signal (paper, Eq. 7) instead of by all groups
+        alpha_eps: added to 1/alpha; for parity with the published multimodal code only
+        reduction: group (paper, Eq. 5), sequence, token, or token_official (silent groups stay in the denominator)
+        beta_th: draw again while fewer than this share of prompts_per_step has signal; 0 never draws again
+        max_draws: most draws of a step, the first included
+    """
+
+    name: str = "gpg"
+    f_norm: Literal["one", "std"] = "one"
+    f_norm_eps: float = 0.0
+    alpha: bool = True
+    alpha_eps: float = 0.0
+    reduction: Literal["group", "sequence", "token", "token_official"] = "group"
+    beta_th: float = 0.6
+    max_draws: int = 20
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.beta_th <= 1, "objective.beta_th must be in [0, 1]")
+        _require(self.max_draws >= 1, "objective.max_draws must be at least 1")
+        _require(self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative")
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """The optimizer step.
+
+    Args:
+        learning_rate: peak learning rate of AdamW
+        schedule: shape of the learning rate after the warm-up
+        warmup_steps: steps of linear warm-up
+        min_learning_rate_ratio: the schedule ends at this share of the peak
+        betas: AdamW's betas
+        weight_decay: AdamW's decoupled weight decay
+        max_grad_norm: gradients are clipped to this norm
+        tokens_per_micro_batch: speed knob; padded tokens of one forward
+        patches_per_micro_batch: speed knob; vision patches of one forward
+    """
+
+    learning_rate: float = 1.0e-6
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = 0
+    min_learning_rate_ratio: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    tokens_per_micro_batch: int = 8192
+    patches_per_micro_batch: int = 65536
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "update.learning_rate must be positive")
+        _require(0 <= self.min_learning_rate_ratio <= 1, "update.min_learning_rate_ratio must be in [0, 1]")
+        _require(self.max_grad_norm > 0, "update.max_grad_norm must be positive")
+        _require(self.warmup_steps >= 0, "update.warmup_steps must not be negative")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How validation and ``gpg-vl eval`` sample.
+
+    Args:
+        num_samples: completions per prompt
+        temperature: 0 takes the most likely token
+        max_new_tokens: longest completion; null takes rollout.max_new_tokens
+        limit: first so many rows of each source; null takes all
+    """
+
+    num_samples: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.num_samples >= 1, "evaluation.num_samples must be at least 1")
+        _require(self.temperature >= 0, "evaluation.temperature must not be negative")
+        once = self.temperature > 0 or self.num_samples == 1
+        _require(once, "evaluation.num_samples above 1 needs a temperature above 0: greedy samples are all the same")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run.
+
+    Args:
+        steps: optimizer steps
+        output_dir: everything the run writes goes here
+        save_every: steps between checkpoints; the last step is always saved
+        eval_every: steps between validations of data.eval; 0 never
+        seed: decides prompts, samples and initial state of the run
+        resume: auto continues the run found in output_dir, never refuses to touch it
+        trackers: besides metrics.jsonl, of tensorboard
+        stop_when: task to validation score; a task there leaves the mixture, the run ends when all are there
+        cooldown_steps: steps at the end, on all tasks, with the learning rate going to 0
+    """
+
+    steps: int = 500
+    output_dir: str = "runs/run"
+    save_every: int = 100
+    eval_every: int = 100
+    seed: int = 42
+    resume: Literal["auto", "never"] = "auto"
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    stop_when: dict[str, float] = field(default_factory=dict)
+    cooldown_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "run.steps must be at least 1")
+        _require(self.save_every >= 1, "run.save_every must be at least 1")
+        _require(self.eval_every >= 0, "run.eval_every must not be negative")
+        _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
+        unknown = sorted(set(self.trackers) - {"tensorboard"})
+        _require(not unknown, f"run.trackers: {unknown} is not known; the trackers are ['tensorboard']")
+        needs_eval = not self.stop_when or self.eval_every > 0
+        _require(needs_eval, "run.stop_when needs validation; set run.eval_every above 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    task: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """The recipe as YAML and JSON hold it."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain

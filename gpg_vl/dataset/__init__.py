@@ -1,0 +1,119 @@
+"""A data file, a folder saved by ``datasets`` or a hub name -> samples, made when asked for. No image is opened here.
+
+Rows carry the kit's columns (the fields of ``Sample``), or others that an entry's ``columns`` maps to them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from gpg_vl.dataset.rows import KIT_FIELDS, LazySamples, find_image_root, match_columns
+from gpg_vl.dataset.tables import open_table
+from gpg_vl.dataset.writing import write_jsonl, write_parquet
+from gpg_vl.records import Sample
+
+__all__ = ["Source", "check_source", "load_source", "write_jsonl", "write_parquet"]
+
+ENTRY_KEYS = ("path", "weight", "columns")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of ``data.train`` or ``data.eval``: ``Source("data/train.parquet", 1.0, samples)``."""
+
+    name: str  # path or hub name, as the recipe writes it
+    weight: float  # its share of the drawn samples, relative to the other sources
+    samples: Sequence[Sample]  # each made when asked for
+
+
+class ChecksSamples(Protocol):
+    """A task, as far as the check of a source is concerned."""
+
+    def check(self, sample: Sample) -> None: ...
+
+
+def load_source(
+    entry: str | Mapping[str, Any],
+    image_root: str | None = None,
+    task: str | None = None,
+    limit: int | None = None,
+) -> Source:
+    """Opens a source and matches its columns; rows are read when asked for.
+
+    Args:
+        entry: a path or hub name, or a dict of ``path`` and, as needed, ``weight`` and ``columns`` (kit field to the
+            file's column; ``images: null`` where the file has none)
+        image_root: folder that image paths are relative to and must stay in; None takes the data file's own folder
+        task: replaces the task of every row
+        limit: first so many rows; None takes all
+
+    Raises:
+        ValueError: names the entry, and the column or the row, and the way out
+    """
+    path, weight, columns = _read_entry(entry)
+    table = open_table(path, limit)
+    if not len(table):
+        raise ValueError(f"{path} has no rows; fill it or leave it out")
+    matched = match_columns(path, table.column_names, columns, task)
+    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task)
+    if "id" in matched:
+        _refuse_repeated_ids(path, table.column(matched["id"]))
+    return Source(path, weight, samples)
+
+
+def check_source(source: Source, load_task: Callable[[str], ChecksSamples]) -> None:
+    """Goes over every row once: it must make a sample, of a task that is known and can read its answer.
+
+    Raises:
+        ValueError: names the source, the first bad row and what is wrong with it
+    """
+    tasks: dict[str, ChecksSamples] = {}
+    for number, sample in enumerate(source.samples, start=1):
+        try:
+            if sample.task not in tasks:
+                tasks[sample.task] = load_task(sample.task)
+            tasks[sample.task].check(sample)
+        except ValueError as error:
+            raise ValueError(f"{source.name}, row {number}: {error}") from error
+
+
+class _Entry(NamedTuple):
+    path: str
+    weight: float
+    columns: Mapping[str, str | None] | None
+
+
+def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
+    if isinstance(entry, str):
+        return _Entry(entry, 1.0, None)
+    _refuse_unknown("key", entry, ENTRY_KEYS, "an entry of data.train or data.eval")
+    path, weight, columns = entry.get("path"), entry.get("weight", 1.0), entry.get("columns")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"an entry of data.train or data.eval has no path: {dict(entry)}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ValueError(f"{path}: weight is {weight!r}; make it a number above 0")
+    if columns is not None:
+        if not isinstance(columns, Mapping):
+            raise ValueError(f"{path}: columns is {columns!r}; make it a mapping such as {{question: problem}}")
+        _refuse_unknown("field", columns, KIT_FIELDS, f"columns of {path}")
+    return _Entry(path, float(weight), columns)
+
+
+def _refuse_unknown(what: str, given: Iterable[str], known: Sequence[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ValueError(f"{where} has an unknown {what} {name!r}; {hint}known are {list(known)}")
+
+
+def _refuse_repeated_ids(path: str, ids: Sequence[Any]) -> None:
+    first_rows: dict[str, int] = {}
+    for number, sample_id in enumerate(ids, start=1):
+        first = number if sample_id is None else first_rows.setdefault(str(sample_id), number)
+        if first != number:
+            raise ValueError(f"{path}, row {number}: has the id {sample_id!r} of row {first}; give each row its own")

@@ -1,0 +1,148 @@
+"""A data file, a folder saved by ``datasets`` or a hub name -> rows of plain values, images still encoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+Row = dict[str, Any]
+
+
+class Table(Protocol):
+    """Rows by index, none of them made before it is asked for."""
+
+    column_names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> Row: ...
+
+    def column(self, name: str) -> list[Any]: ...
+
+
+class _ArrowTable:
+    """Rows of a memory-mapped ``datasets.Dataset`` as plain values; images stay encoded."""
+
+    def __init__(self, data: datasets.Dataset) -> None:
+        self.column_names: list[str] = data.column_names
+        self._data = data.with_format("arrow")  # this format decodes nothing
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def row(self, index: int) -> Row:
+        row: Row = self._data[index].to_pylist()[0]
+        return row
+
+    def column(self, name: str) -> list[Any]:
+        values: list[Any] = self._data.select_columns([name])[:][name].to_pylist()
+        return values
+
+
+class _JsonTable:
+    """Rows of a JSON lines file; row n is line n."""
+
+    def __init__(self, path: str, limit: int | None) -> None:
+        lines = Path(path).read_bytes().rstrip().splitlines()[:limit]
+        self._rows = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
+        self.column_names = list(dict.fromkeys(name for row in self._rows for name in row))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int) -> Row:
+        return self._rows[index]
+
+    def column(self, name: str) -> list[Any]:
+        return [row.get(name) for row in self._rows]
+
+
+def _parse_line(path: str, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"{path}, line {number}: not JSON ({reason}); write one JSON object a line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number}: a JSON {type(row).__name__}; write one JSON object a line")
+    return row
+
+
+def open_table(path: str, limit: int | None) -> Table:
+    """The first ``limit`` rows, or all, of a file or folder here, or else of a hub data set's split ``train``.
+
+    Raises:
+        ValueError: there is no such thing or it cannot be read; names it and the line where that is known
+    """
+    location = Path(path)
+    suffix = location.suffix.lower()
+    if location.is_file() and suffix in (".jsonl", ".json"):
+        return _JsonTable(path, limit)
+    if location.is_file() and suffix == ".parquet":
+        data = _open_parquet(path)
+    elif location.is_file():
+        raise ValueError(
+            f"{path} is no data file of the kit; give a .parquet or .jsonl file or a folder saved by datasets"
+        )
+    elif location.is_dir():
+        data = _open_folder(path)
+    elif suffix in (".parquet", ".jsonl", ".json") or path.count("/") > 1 or path.startswith((".", "/", "~")):
+        raise ValueError(f"no such file: {path}")
+    else:
+        data = _open_hub(path)
+    return _ArrowTable(data if limit is None else data.select(range(min(limit, len(data)))))
+
+
+def _open_parquet(path: str) -> datasets.Dataset:
+    try:
+        is_empty = pyarrow.parquet.read_metadata(path).num_rows == 0
+        with without_progress_bars():  # datasets itself cannot read a file without rows
+            return datasets.Dataset.from_dict({}) if is_empty else datasets.Dataset.from_parquet(path)
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
+        reason = _first_line(error.__cause__ or error)
+        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+
+
+def _open_folder(path: str) -> datasets.Dataset:
+    try:
+        data = datasets.load_from_disk(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        message = f"{path} is no folder saved by datasets, or is damaged; name a .parquet or .jsonl file itself"
+        raise ValueError(message) from error
+    if isinstance(data, datasets.Dataset):
+        return data
+    if "train" not in data:
+        raise ValueError(f"{path} has no split 'train'; give the folder of one of its splits: {list(data)}")
+    return data["train"]
+
+
+def _open_hub(name: str) -> datasets.Dataset:
+    try:
+        with without_progress_bars():
+            return datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"{name} is no file or folder here, and as a hub data set it cannot be loaded: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()

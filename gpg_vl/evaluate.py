@@ -1,0 +1,107 @@
+"""Samples -> scores: the tasks that train also evaluate, on greedy or sampled completions."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import binomtest
+
+from gpg_vl.config import EvaluationConfig, RewardsConfig
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import Sample, ScoredGroup
+from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.scoring import score_groups
+from gpg_vl.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """The score of one task; ``value`` and its 95 % interval are means over prompts of the metric, in [0, 1]."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    reward: float  # mean total reward
+    n: int  # prompts
+    num_samples: int  # completions per prompt
+    status: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Evaluator:
+    """Generates and scores; batches only bound the memory, they do not change what is sampled."""
+
+    def __init__(
+        self,
+        prompts: PromptBuilder,
+        engine: HfEngine,
+        tasks: Mapping[str, Task],
+        rewards: RewardsConfig,
+        evaluation: EvaluationConfig,
+        max_new_tokens: int,
+        seed: int,
+    ):
+        self._prompts = prompts
+        self._engine = engine
+        self._tasks = tasks
+        self._rewards = rewards
+        self._num_samples = evaluation.num_samples
+        self._sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
+        self._seed = seed
+
+    def run(
+        self,
+        samples: Sequence[Sample],
+        prompts_at_once: int = 256,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[ScoredGroup]:
+        """One scored group of ``num_samples`` completions per sample, in order."""
+        groups: list[ScoredGroup] = []
+        for start in range(0, len(samples), prompts_at_once):
+            prompts = [self._prompts.build(sample) for sample in samples[start : start + prompts_at_once]]
+            rolled = self._engine.generate(prompts, self._num_samples, self._sampling, ("evaluation", self._seed))
+            groups += score_groups(rolled, self._tasks, self._rewards)
+            on_progress(len(groups), len(samples))
+        return groups
+
+
+def summarise_scores(groups: Sequence[ScoredGroup], tasks: Mapping[str, Task]) -> dict[str, TaskScore]:
+    """The score of each task among the groups."""
+    by_task: dict[str, list[ScoredGroup]] = {}
+    for group in groups:
+        by_task.setdefault(group.prompt.sample.task, []).append(group)
+    return {name: _score_task(tasks[name], members) for name, members in sorted(by_task.items())}
+
+
+def _score_task(task: Task, groups: Sequence[ScoredGroup]) -> TaskScore:
+    values = [statistics.fmean(reward.parts.get(task.main_part, 0.0) for reward in g.rewards) for g in groups]
+    low, high = mean_interval(values)
+    rewards = [reward for group in groups for reward in group.rewards]
+    return TaskScore(
+        metric=task.metric,
+        value=statistics.fmean(values),
+        low=low,
+        high=high,
+        reward=statistics.fmean(reward.total for reward in rewards),
+        n=len(groups),
+        num_samples=len(groups[0].rewards),
+        status=dict(Counter(reward.status for reward in rewards)),
+    )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean over prompts: Wilson's for zeros and ones, the normal one otherwise."""
+    mean, n = statistics.fmean(values), len(values)
+    if set(values) <= {0.0, 1.0}:
+        interval = binomtest(round(sum(values)), n).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+    half = 1.96 * statistics.stdev(values) / math.sqrt(n) if n > 1 else 1.0
+    return max(0.0, mean - half), min(1.0, mean + half)

@@ -1,0 +1,75 @@
+"""``gpg-vl eval``: a recipe's model on a recipe's ``data.eval``, scores and predictions written to a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpg_vl.config import Recipe
+from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
+from gpg_vl.models import load_adapter
+from gpg_vl.prepare import check_prompts, load_sources, load_tasks
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import ScoredGroup
+from gpg_vl.rollout import HfEngine
+
+
+def evaluate_model(recipe: Recipe, out: Path | None = None) -> dict[str, TaskScore]:
+    """Scores ``recipe.model`` on ``recipe.data.eval`` with the recipe's prompts, rewards and sampling.
+
+    Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given.
+    """
+    sources = load_sources(recipe.data.eval, recipe, "data.eval")
+    tasks = load_tasks(sources)
+    adapter = load_adapter(recipe.model)
+    adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    prompts = PromptBuilder(adapter, tasks, recipe.prompt)
+    check_prompts(sources, prompts, adapter, recipe)
+    engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
+    evaluator = Evaluator(
+        prompts, engine, tasks, recipe.rewards, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+    )
+    samples = [sample for source in sources for sample in source.samples]
+    groups = evaluator.run(samples, on_progress=_show_progress)
+    scores = summarise_scores(groups, tasks)
+    if out is not None:
+        _write(out, recipe, scores, groups)
+    return scores
+
+
+def _show_progress(done: int, total: int) -> None:
+    print(f"\r{done}/{total} prompts", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _write(out: Path, recipe: Recipe, scores: dict[str, TaskScore], groups: Sequence[ScoredGroup]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "predictions.jsonl").open("w") as file:
+        for group in groups:
+            file.write(json.dumps(_prediction(group), ensure_ascii=False) + "\n")
+    results = {
+        "model": recipe.model.path,
+        "tasks": {task: score.to_dict() for task, score in scores.items()},
+        "recipe": recipe.to_plain(),
+        "versions": {name: version(name) for name in ("gpg-vl", "torch", "transformers", "qwen-vl-utils")},
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False))
+
+
+def _prediction(group: ScoredGroup) -> dict[str, Any]:
+    sample = group.prompt.sample
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "question": sample.question,
+        "answer": sample.answer,
+        "completions": [c.text for c in group.completions],
+        "rewards": [r.total for r in group.rewards],
+        "parts": [r.parts for r in group.rewards],
+        "status": [r.status for r in group.rewards],
+    }

@@ -1,0 +1,128 @@
+"""An image file or its bytes -> an upright RGB image, or one line that says why not.
+
+Everything that can be wrong with a file is known from its header where possible, before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TypeVar
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 20_000_000
+MIN_SIDE = 2  # pixels
+MAX_ASPECT = 50  # longer side to shorter side; the Qwen models stop at 200
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_TURNS = {  # EXIF orientation -> what makes the image upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_Result = TypeVar("_Result")
+
+
+class _RefusedError(Exception):
+    """The image is not one that the kit takes; the text says why."""
+
+
+def open_image(source: str | bytes) -> Image.Image:
+    """The first frame as RGB, turned upright by its EXIF orientation, on white where it is transparent.
+
+    Args:
+        source: path of a PNG, JPEG or WEBP file, or the bytes of one
+
+    Raises:
+        ValueError: ``cannot open image NAME: REASON``
+    """
+    return _read(source, _decode)
+
+
+def read_size(source: str | bytes) -> tuple[int, int]:
+    """Width and height in pixels of what ``open_image`` would return, from the header alone.
+
+    Raises:
+        ValueError: ``cannot open image NAME: REASON``
+    """
+    return _read(source, _upright_size)
+
+
+def _read(source: str | bytes, action: Callable[[Image.Image], _Result]) -> _Result:
+    try:
+        with _open_stream(source) as stream, Image.open(stream, formats=_FORMATS) as image:
+            _refuse_size(*image.size)
+            return action(image)
+    except Exception as error:  # on broken bytes decoders raise nearly anything
+        name = f"({len(source)} bytes)" if isinstance(source, bytes) else source
+        raise ValueError(f"cannot open image {name}: {_reason(error)}") from error
+
+
+def _open_stream(source: str | bytes) -> AbstractContextManager[IO[bytes]]:
+    if isinstance(source, str) and not Path(source).is_file():
+        raise _RefusedError("no such file")
+    num_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    if num_bytes == 0:
+        raise _RefusedError("the file is empty")
+    if num_bytes > MAX_BYTES:
+        raise _RefusedError(f"the file has {num_bytes} bytes, more than {MAX_BYTES}")
+    return BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
+    if min(width, height) < MIN_SIDE:
+        raise _RefusedError(f"it has {width} x {height} pixels; each side needs at least {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise _RefusedError(f"it has {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _reason(error: Exception) -> str:
+    """Why, without the library's own text, which may hold bytes of the file."""
+    if isinstance(error, _RefusedError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no PNG, JPEG or WEBP image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS} pixels; make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"it is broken or truncated ({type(error).__name__})"
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    rgb = _to_rgb(image)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info = {}  # without the EXIF bytes, so that nobody turns it again
+    return upright
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none. A PNG that keeps it behind the pixels counts as upright."""
+    in_header = image.format != "PNG" or "exif" in image.info
+    return image.getexif().get(ExifTags.Base.Orientation, 1) if in_header else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,65 @@
+"""Model families by ``config.model_type``, and how a model folder becomes an adapter.
+
+A new family is one line in ``FAMILIES``, or one file of its own where its processor or positions differ.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import Frame
+
+FAMILIES: dict[str, tuple[type[QwenVLAdapter], Frame]] = {
+    "qwen2_vl": (QwenVLAdapter, "grid_1000"),
+    "qwen2_5_vl": (QwenVLAdapter, "resized_pixels"),
+}
+
+
+def resolve_model_path(path: str) -> str:
+    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it where it is a run.
+
+    Anything that is no local folder is left as it is, as the name of a model on the hub.
+
+    Raises:
+        ValueError: ``path`` is meant to be local and is no folder with a model or a checkpoint
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or path.startswith("runs/"):
+            raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
+        return path
+    if (folder / "config.json").is_file():
+        return path
+    from gpg_vl.models.folders import find_checkpoints
+
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
+        raise ValueError(f"model.path: {path} holds neither a config.json nor a checkpoint-N folder")
+    return str(checkpoints[-1])
+
+
+def load_adapter(config: ModelConfig) -> QwenVLAdapter:
+    """Loads the model, its processor and its generation config.
+
+    Raises:
+        ValueError: not a known vision-language model, or the folder is incomplete; says which and what is known
+    """
+    from transformers import AutoConfig
+
+    path = resolve_model_path(config.path)
+    try:
+        model_config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.path: {path} has no readable config.json ({reason})") from error
+    model_type = model_config.model_type
+    if model_type not in FAMILIES:
+        near = difflib.get_close_matches(model_type, FAMILIES, n=1)
+        hint = f"; nearest: {near[0]}" if near else ""
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"model.path: {path} is a {model_type!r} model; the kit knows {known}{hint}")
+    adapter_class, frame = FAMILIES[model_type]
+    return adapter_class.load(path, model_config, config, frame)

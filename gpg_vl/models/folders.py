@@ -1,0 +1,24 @@
+"""Where checkpoints lie in a run's folder: ``checkpoint-STEP``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    return output_dir / f"checkpoint-{step}"
+
+
+def checkpoint_step(folder: Path) -> int:
+    match = _NAME.fullmatch(folder.name)
+    assert match, folder
+    return int(match.group(1))
+
+
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first. A folder under its final name is complete: it was renamed last."""
+    folders = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(folders, key=checkpoint_step)

@@ -1,0 +1,288 @@
+"""The Qwen2-VL families: everything that is particular to them, as plain data for the stages above.
+
+The adapter renders and encodes prompts, says where positions, end tokens and vision tokens are, runs the model's body
+and its head, and saves an ordinary model folder. It knows nothing of tasks, groups, packing or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ContextManager
+
+import torch
+from PIL.Image import Image
+from qwen_vl_utils import smart_resize
+from torch import Tensor, nn
+from transformers import (
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+)
+from transformers.cache_utils import DynamicCache
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.records import Frame, ImageView
+
+_MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+}
+_IMAGE_PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
+_PART_PREFIXES = (("model.visual.merger.", "projector"), ("model.visual.", "vision"))
+
+
+class QwenVLAdapter:
+    """A Qwen2-VL or Qwen2.5-VL model with its processor."""
+
+    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame):
+        self.model: Any = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.config = config
+        self.frame = frame
+        _refuse_inexact(model.config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.part_of(name) not in config.freeze)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+
+    @classmethod
+    def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, frame: Frame) -> QwenVLAdapter:
+        """Loads float32 weights: compute in bfloat16 is autocast, so that small steps are not rounded away."""
+        try:
+            processor = AutoProcessor.from_pretrained(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
+            ) from error
+        attention = "sdpa" if config.attention == "auto" else config.attention
+        model_class: Any = _MODEL_CLASSES[model_config.model_type]
+        try:
+            model = model_class.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+        return cls(model, processor, config, frame)
+
+    # --- prompts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the model can read, prompt and completion together."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Most tokens that one image can take in a prompt."""
+        return self.config.max_pixels // self._resize_factor**2
+
+    @property
+    def _resize_factor(self) -> int:
+        vision = self.model.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)
+
+    def is_chat(self) -> bool:
+        """Whether the model's chat template marks roles; that of the base models only joins the contents."""
+        if self.processor.chat_template is None:
+            return False
+        content = [{"type": "text", "text": "probe"}]
+        return bool(self._render([{"role": "user", "content": content}]).strip() != "probe")
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
+        """One user turn as prompt text; None in ``parts`` stands for an image."""
+        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        return self._render(messages)
+
+    def render_plain(self, parts: Sequence[str | None]) -> str:
+        """Prompt text without any template; None in ``parts`` stands for an image."""
+        return "".join(_IMAGE_PLACEHOLDER if part is None else part for part in parts)
+
+    def control_tokens(self) -> list[str]:
+        """Token texts that must not come from a row: they would be read as structure."""
+        return [str(token) for token in self.tokenizer.all_special_tokens]
+
+    def view(self, width: int, height: int) -> ImageView:
+        """The size in pixels that the model sees of a ``width`` x ``height`` image.
+
+        Raises:
+            ValueError: no size fits the pixel limits
+        """
+        c = self.config
+        model_height, model_width = smart_resize(height, width, self._resize_factor, c.min_pixels, c.max_pixels)
+        if min(model_height, model_width) < self._resize_factor:
+            raise ValueError(f"a {width} x {height} image yields no token under model.max_pixels={c.max_pixels}; raise it")
+        return ImageView(width, height, model_width, model_height, self.frame)
+
+    def count_image_tokens(self, view: ImageView) -> int:
+        return view.model_width * view.model_height // self._resize_factor**2
+
+    def count_text_tokens(self, text: str) -> int:
+        """Tokens of a rendered prompt, each image counted as its one placeholder."""
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> dict[str, Any]:
+        """Token ids and vision tensors of one prompt.
+
+        Returns:
+            ``token_ids`` [P] and ``token_types`` [P] as tuples, ``pixel_values`` [K, D] and ``image_grid_thw`` [N, 3]
+            as tensors or None, ``position_ids`` [3, P]
+        """
+        pixel_values = image_grid_thw = None
+        if images:
+            sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
+            vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
+            pixel_values, image_grid_thw = vision["pixel_values"], vision["image_grid_thw"]
+        token_ids, token_types = self._expand(self.tokenizer(text, add_special_tokens=False).input_ids, image_grid_thw)
+        position_ids, _ = self.model.model.get_rope_index(
+            torch.tensor([token_ids]), torch.tensor([token_types]), image_grid_thw=image_grid_thw
+        )
+        return {
+            "token_ids": token_ids,
+            "token_types": token_types,
+            "position_ids": position_ids[:, 0],
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+        }
+
+    def _expand(self, ids: list[int], image_grid_thw: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Repeats each image placeholder once per token of its image."""
+        image_token = self.model.config.image_token_id
+        merged = self.model.config.vision_config.spatial_merge_size**2
+        counts = [] if image_grid_thw is None else (image_grid_thw.prod(dim=1) // merged).tolist()
+        placeholders = ids.count(image_token)
+        assert placeholders == len(counts), f"{placeholders} placeholders for {len(counts)} images"
+        remaining = iter(counts)
+        token_ids: list[int] = []
+        for token in ids:
+            token_ids.extend([token] * (next(remaining) if token == image_token else 1))
+        return tuple(token_ids), tuple(int(token == image_token) for token in token_ids)
+
+    # --- tokens ------------------------------------------------------------------------------------------------------
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a completion, by the model's generation config, else the tokenizer's."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+
+    @property
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Vision tokens: one of them in a completion would ask the next forward for an image that is not there."""
+        config = self.model.config
+        ids = {config.vision_start_token_id, config.vision_end_token_id, config.image_token_id, config.video_token_id}
+        ids.add(self.tokenizer.convert_tokens_to_ids("<|vision_pad|>"))
+        return tuple(sorted(i for i in ids if i is not None and i not in self.end_token_ids))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens kept, without the end token."""
+        body = token_ids[:-1] if token_ids and token_ids[-1] in self.end_token_ids else token_ids
+        return str(self.tokenizer.decode(list(body), skip_special_tokens=False))
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """Token ids of a written completion, the first end token appended."""
+        return (*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_token_ids[0])
+
+    # --- the model ---------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    def autocast(self) -> ContextManager[Any]:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def run_body(
+        self,
+        *,
+        input_ids: Tensor,
+        token_types: Tensor,
+        position_ids: Tensor,
+        visible: Tensor,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        """The transformer without its head.
+
+        Args:
+            input_ids: [R, S] tokens
+            token_types: [R, S], 1 where an image token stands
+            position_ids: [3, R, S]
+            visible: [R, S, keys] bool, which key each query may see
+            pixel_values: [K, D] patches of all images, in the order of their tokens
+            image_grid_thw: [N, 3]
+            cache: earlier keys and values, extended in place
+
+        Returns:
+            hidden states [R, S, H] after the last norm
+        """
+        output = self.model.model(
+            input_ids=input_ids,
+            mm_token_type_ids=token_types,
+            position_ids=position_ids,
+            attention_mask=self._attention_mask(visible),
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _attention_mask(self, visible: Tensor) -> Tensor:
+        """[R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1."""
+        if self.model.config._attn_implementation == "sdpa":
+            return visible[:, None]
+        dtype = self.autocast_dtype or self.model.dtype
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+            ~visible, torch.finfo(dtype).min
+        )[:, None]
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, H] weight of the language head."""
+        return self.model.lm_head.weight  # type: ignore[no-any-return]
+
+    @staticmethod
+    def part_of(parameter_name: str) -> str:
+        """``vision``, ``projector`` or ``text``."""
+        for prefix, part in _PART_PREFIXES:
+            if parameter_name.startswith(prefix):
+                return part
+        return "text"
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def save(self, folder: Path) -> None:
+        """Writes a complete model folder: weights, config, generation config, processor, chat template."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def _refuse_inexact(config: PreTrainedConfig) -> None:
+    """Refuses configs under which packed and plain log-probs would differ."""
+    text: Any = config.text_config  # type: ignore[attr-defined]
+    if "sliding_attention" in (text.layer_types or []):
+        raise ValueError("model.path: the config uses sliding-window attention; set use_sliding_window to false in it")
+    if text.attention_dropout:
+        raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")

@@ -1,0 +1,31 @@
+"""Group Policy Gradient (arXiv 2504.02546): the plain policy gradient of the group-centred rewards.
+
+    A_i   = (r_i - mean(r)) / F_norm                            Eq. 6; F_norm = 1, or the group's std
+    loss  = mean over the V groups with signal of               Eq. 5 and 7: the mean over all B groups times
+            mean over the group's tokens of -A_i log p          alpha = B / V
+
+No critic, no reference model, no KL, no ratio, no clip.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import ClassVar
+
+from gpg_vl.objectives.base import Objective
+from gpg_vl.records import ScoredGroup
+
+
+class Gpg(Objective):
+    min_group_size: ClassVar[int] = 2
+
+    def trains(self, group: ScoredGroup) -> bool:
+        return group.has_signal
+
+    def advantages(self, group: ScoredGroup) -> list[float]:
+        rewards = [reward.total for reward in group.rewards]
+        mean = statistics.fmean(rewards)
+        norm = 1.0
+        if self.config.f_norm == "std":
+            norm = statistics.stdev(rewards) + self.config.f_norm_eps  # ddof 1
+        return [(reward - mean) / norm for reward in rewards]

@@ -1,0 +1,156 @@
+"""TrainingGroup -> MicroBatch: a group is one row, its prompt and image once, its completions behind it.
+
+Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions go on from
+the end of the prompt, so the log-probs and gradients equal those of G separate rows. The last token of a completion is
+predicted but never read, so it is left out of the input. A group too long for the budget is cut between completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpg_vl.records import Completion, MicroBatch, Prompt, TrainingGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt with all or some completions of its group."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt.token_ids) + sum(_input_length(c) for c in self.completions)
+
+    @property
+    def num_patches(self) -> int:
+        return 0 if self.prompt.pixel_values is None else len(self.prompt.pixel_values)
+
+
+def _input_length(completion: Completion) -> int:
+    return len(completion.token_ids) - 1
+
+
+def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
+    """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
+
+    Raises:
+        ValueError: the prompt and one completion alone exceed ``max_tokens``
+    """
+    prompt_length = len(group.prompt.token_ids)
+    parts: list[list[int]] = [[]]
+    used = prompt_length
+    for index, completion in enumerate(group.completions):
+        length = _input_length(completion)
+        if prompt_length + length > max_tokens:
+            raise ValueError(
+                f"sample {group.prompt.sample.id}: prompt and completion take {prompt_length + length} tokens, over "
+                f"update.tokens_per_micro_batch={max_tokens}; raise it"
+            )
+        if parts[-1] and used + length > max_tokens:
+            parts.append([])
+            used = prompt_length
+        parts[-1].append(index)
+        used += length
+    return [
+        Row(group.prompt, tuple(group.completions[i] for i in part), tuple(group.coefficients[i] for i in part))
+        for part in parts
+    ]
+
+
+def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[Row]]:
+    """Rows of like length together, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
+
+    A single row may exceed ``max_patches``: an image cannot be cut.
+    """
+    rows = [row for group in groups for row in split_into_rows(group, max_tokens)]
+    rows.sort(key=lambda row: row.num_tokens, reverse=True)
+    batches: list[list[Row]] = []
+    patches = 0
+    for row in rows:
+        longest = batches[-1][0].num_tokens if batches else 0
+        full = not batches or (len(batches[-1]) + 1) * longest > max_tokens or patches + row.num_patches > max_patches
+        if full:
+            batches.append([])
+            patches = 0
+        batches[-1].append(row)
+        patches += row.num_patches
+    return batches
+
+
+def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
+    """Pads the rows on the right and notes where each completion token is predicted."""
+    length = max(row.num_tokens for row in rows)
+    shape = (len(rows), length)
+    input_ids = torch.full(shape, pad_token_id)
+    token_types = torch.zeros(shape, dtype=torch.long)
+    segment_ids = torch.full(shape, -1)
+    position_ids = torch.zeros((3, *shape), dtype=torch.long)
+    sources: list[int] = []
+    for r, row in enumerate(rows):
+        n = row.num_tokens
+        ids, segments = _lay_out(row)
+        input_ids[r, :n] = torch.tensor(ids)
+        segment_ids[r, :n] = torch.tensor(segments)
+        token_types[r, : len(row.prompt.token_types)] = torch.tensor(row.prompt.token_types)
+        position_ids[:, r, :n] = _positions(row)
+        sources += [r * length + s for s in _source_positions(row)]
+    return MicroBatch(
+        input_ids=input_ids,
+        token_types=token_types,
+        position_ids=position_ids,
+        segment_ids=segment_ids,
+        pixel_values=_concatenate([row.prompt.pixel_values for row in rows]),
+        image_grid_thw=_concatenate([row.prompt.image_grid_thw for row in rows]),
+        source_index=torch.tensor(sources),
+        target_ids=torch.tensor([t for row in rows for c in row.completions for t in c.token_ids]),
+        coefficients=torch.tensor([x for row in rows for c in row.coefficients for x in c], dtype=torch.float32),
+    )
+
+
+def visible_keys(segment_ids: Tensor) -> Tensor:
+    """Which key each query sees, [R, S, S] bool: earlier ones of the prompt and of its own segment."""
+    length = segment_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
+    keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
+    return causal & ((keys == 0) | (keys == queries))
+
+
+def _lay_out(row: Row) -> tuple[list[int], list[int]]:
+    """Input tokens and segment ids of a row."""
+    ids = list(row.prompt.token_ids)
+    segments = [0] * len(ids)
+    for number, completion in enumerate(row.completions, start=1):
+        ids += completion.token_ids[:-1]
+        segments += [number] * _input_length(completion)
+    return ids, segments
+
+
+def _positions(row: Row) -> Tensor:
+    """M-RoPE positions [3, row length]; every completion starts right after the prompt."""
+    start = int(row.prompt.position_ids.max()) + 1
+    tails = [start + torch.arange(_input_length(c)).expand(3, -1) for c in row.completions]
+    return torch.cat([row.prompt.position_ids, *tails], dim=1)
+
+
+def _source_positions(row: Row) -> list[int]:
+    """Position in the row that predicts each completion token; the first is predicted by the prompt's last."""
+    last = len(row.prompt.token_ids) - 1
+    sources: list[int] = []
+    start = last + 1
+    for completion in row.completions:
+        length = _input_length(completion)
+        sources += [last, *range(start, start + length)]
+        start += length
+    return sources
+
+
+def _concatenate(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None

@@ -1,0 +1,88 @@
+"""YAML file plus ``--a.b value`` -> Recipe. Unknown keys are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+from gpg_vl.config import Recipe
+
+_SECTIONS: dict[str, Any] = {
+    name: hint for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)
+}
+KNOWN_KEYS = ["task", *(f"{name}.{field.name}" for name, c in _SECTIONS.items() for field in dataclasses.fields(c))]
+
+
+def load_recipe(path: str | None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path``, with ``overrides`` such as ``["--run.steps", "6"]`` on top.
+
+    Raises:
+        ValueError: no such file, an unknown key, or a value of the wrong type; one line
+    """
+    arguments = []
+    if path is not None:
+        _check_file(path)
+        arguments = ["--config", path]
+    for word in overrides:
+        if word.startswith("--"):
+            _check_key(word[2:].split("=")[0].rstrip("+"), f"option {word.split('=')[0]}")
+    try:
+        namespace = _build_parser().parse_args([*arguments, *overrides])
+        values = _build_parser().instantiate_classes(namespace)
+    except (ArgumentError, argparse.ArgumentError, TypeError) as error:
+        raise ValueError(_first_line(str(error))) from error
+    # Namespace has methods of its own (update, keys): sections are read as items
+    return Recipe(**{name: values[name] for name in _SECTIONS}, task=values["task"])
+
+
+def describe_keys() -> str:
+    """Every key with its default and its line of explanation."""
+    return str(_build_parser().format_help())
+
+
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="gpg-vl", usage=argparse.SUPPRESS, exit_on_error=False, add_help=False)
+    parser.add_argument("--config", action=ActionConfigFile, help=argparse.SUPPRESS)
+    for name, section in _SECTIONS.items():
+        parser.add_class_arguments(section, name)
+    parser.add_argument("--task", type=str | None, default=None, help="task of every row, a name or FILE.py:CLASS")
+    return parser
+
+
+def _check_file(path: str) -> None:
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path} holds no keys; it needs sections such as model: and data:")
+    for section, keys in recipe.items():
+        if section in _SECTIONS and isinstance(keys, dict):
+            for key in keys:
+                _check_key(f"{section}.{key}", f"recipe {path}")
+        else:
+            _check_key(str(section), f"recipe {path}", [*_SECTIONS, "task"])
+
+
+def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
+    if key in known:
+        return
+    if any(key.startswith(f"{free}.") for free in ("rewards.weights", "run.stop_when")):
+        return  # an entry of a dict
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else f"; the keys are explained by gpg-vl train --help"
+    raise ValueError(f"{where}: unknown key {key}{hint}")
+
+
+def _first_line(message: str) -> str:
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return " ".join(lines[:3])

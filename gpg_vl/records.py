@@ -1,0 +1,150 @@
+"""The records that flow through the kit, in pipeline order: Sample to MicroBatch.
+
+A stage takes one record and returns the next one; no stage fills in a field of an earlier record. Nothing is padded
+before packing. Letters used for shapes, here and in the rest of the code:
+
+    P  tokens of a prompt            T  tokens of a completion      G  completions of a group
+    N  images of a prompt            K  vision patches of a prompt  D  values of a patch
+    R  rows of a micro-batch         S  tokens of its longest row   M  completion tokens in a micro-batch
+    V  size of the vocabulary        H  hidden size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 with the origin at the image's top left."""
+
+Frame = Literal["grid_1000", "resized_pixels"]
+"""What a model means by coordinates: a 0-1000 grid over the image, or pixels of the resized image that it sees."""
+
+Status = Literal["ok", "unparsable", "timeout", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of data.
+
+    >>> Sample("demo-7", "counting", ("img/7.png",), "How many shapes?", "4")  # doctest: +SKIP
+    """
+
+    id: str  # unique in a run
+    task: str  # name of the task that asks and scores
+    images: tuple[str | bytes, ...]  # N of them: absolute paths, or the bytes of an image file; opened late
+    question: str
+    answer: str  # gold answer, without tags; boxes in original pixels
+    meta: dict[str, Any] = field(default_factory=dict)  # every other column of the row
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """The two sizes of one image in pixels, and the frame its model speaks in.
+
+    A box of the 0-1000 grid, back in a 640 x 480 original: ``ImageView(640, 480, 644, 476, "grid_1000").to_original(
+    (0, 0, 500, 1000))`` is ``(0, 0, 320, 480)``.
+    """
+
+    width: int
+    height: int
+    model_width: int
+    model_height: int
+    frame: Frame
+
+    def _frame_size(self) -> tuple[float, float]:
+        return (1000.0, 1000.0) if self.frame == "grid_1000" else (self.model_width, self.model_height)
+
+    def to_original(self, box: Box) -> Box:
+        """A box in the model's frame, as original pixels."""
+        w, h = self._frame_size()
+        x1, y1, x2, y2 = box
+        return (x1 * self.width / w, y1 * self.height / h, x2 * self.width / w, y2 * self.height / h)
+
+    def to_model(self, box: Box) -> Box:
+        """A box in original pixels, in the model's frame."""
+        w, h = self._frame_size()
+        x1, y1, x2, y2 = box
+        return (x1 * w / self.width, y1 * h / self.height, x2 * w / self.width, y2 * h / self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A sample as the model reads it. The vision tensors are those of this prompt alone."""
+
+    sample: Sample
+    text: str  # rendered prompt, each image as a single placeholder
+    token_ids: tuple[int, ...]  # [P], image placeholders expanded
+    token_types: tuple[int, ...]  # [P], 0 text, 1 image (transformers' mm_token_type_ids)
+    position_ids: Tensor  # [3, P] int64, the M-RoPE positions
+    pixel_values: Tensor | None  # [K, D] float32
+    image_grid_thw: Tensor | None  # [N, 3] int64
+    image_views: tuple[ImageView, ...]  # N
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer: ``Completion((12, 7, 2), "<answer>4</answer>", finished=True)`` where 2 is an end token."""
+
+    token_ids: tuple[int, ...]  # [T], no padding; the last one is an end token iff finished
+    text: str  # decoded without the end token, other special tokens kept
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    prompt: Prompt
+    completions: tuple[Completion, ...]  # G
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """``Reward(1.1, {"correct": 1.0, "format": 1.0}, "ok")`` with weights 1 and 0.1."""
+
+    total: float  # weighted sum of the parts
+    parts: dict[str, float]  # unweighted
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    prompt: Prompt
+    completions: tuple[Completion, ...]  # G
+    rewards: tuple[Reward, ...]  # G
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the group's rewards differ. The one validity test of the kit (paper, section 3.2: M counts its failures)."""
+        totals = [reward.total for reward in self.rewards]
+        return max(totals) - min(totals) > 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingGroup:
+    """A group with the factor of each token's log-prob in the loss, before the division by the step's denominator."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]  # G
+    coefficients: tuple[tuple[float, ...], ...]  # [G][T]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one forward takes, and where the log-probs of the completion tokens are.
+
+    A row is one prompt followed by completions of its group, padded on the right. Token m of the M completion tokens
+    is ``target_ids[m]``; it is predicted at flat position ``source_index[m]`` of the [R, S] grid.
+    """
+
+    input_ids: Tensor  # [R, S] int64
+    token_types: Tensor  # [R, S] int64
+    position_ids: Tensor  # [3, R, S] int64
+    segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding
+    pixel_values: Tensor | None  # [sum K, D]
+    image_grid_thw: Tensor | None  # [sum N, 3]
+    source_index: Tensor  # [M] int64
+    target_ids: Tensor  # [M] int64
+    coefficients: Tensor  # [M] float32

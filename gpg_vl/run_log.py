@@ -1,0 +1,133 @@
+"""What a run leaves to read: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, tensorboard, and a line a step on screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.records import ScoredGroup
+
+
+class RunLog:
+    def __init__(self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int):
+        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped."""
+        self._metrics_path = output_dir / "metrics.jsonl"
+        self._rollouts = output_dir / "rollouts"
+        self._rollouts.mkdir(parents=True, exist_ok=True)
+        self._total_steps = total_steps
+        self._first_step = first_step
+        self._start = time.perf_counter()
+        _keep_until(self._metrics_path, first_step)
+        for path in self._rollouts.glob("*.jsonl"):
+            if int(path.stem) > first_step:
+                path.unlink()
+        self._tensorboard: Any = None
+        if "tensorboard" in trackers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
+        with self._metrics_path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._tensorboard is not None:
+            for name, value in _flatten(metrics):
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+
+    def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
+        """Every sampled completion of the step with its reward, a line a group."""
+        is_trained = {id(group) for group in trained}
+        with (self._rollouts / f"{step:06d}.jsonl").open("w") as file:
+            for group in groups:
+                file.write(json.dumps(_rollout_row(group, id(group) in is_trained), ensure_ascii=False) + "\n")
+
+    def say(self, step: int, text: str) -> None:
+        """A line on screen with the step and the time that is left at the pace so far."""
+        done = step - self._first_step
+        seconds = (time.perf_counter() - self._start) / done * (self._total_steps - step)
+        left = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
+        print(f"step {step}/{self._total_steps}  {text}  left {left}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    """Mean reward in all and by task, means of the parts, counts by status, lengths."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    completions = [completion for group in groups for completion in group.completions]
+    if not rewards:
+        return {}
+    by_task: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+    for group in groups:
+        for reward in group.rewards:
+            by_task.setdefault(group.prompt.sample.task, []).append(reward.total)
+            for name, value in reward.parts.items():
+                parts.setdefault(name, []).append(value)
+    return {
+        "reward": _mean([reward.total for reward in rewards]),
+        "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
+        "parts": {name: _mean(values) for name, values in sorted(parts.items())},
+        "status": dict(Counter(reward.status for reward in rewards)),
+        "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
+        "finished": _mean([float(completion.finished) for completion in completions]),
+    }
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rollout_row(group: ScoredGroup, trained: bool) -> dict[str, Any]:
+    sample = group.prompt.sample
+    completions = [
+        {"text": c.text, "tokens": len(c.token_ids), "finished": c.finished, "reward": r.total, "parts": r.parts,
+         "status": r.status}
+        for c, r in zip(group.completions, group.rewards, strict=True)
+    ]  # fmt: skip
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "prompt": group.prompt.text,
+        "answer": sample.answer,
+        "trained": trained,
+        "completions": completions,
+    }
+
+
+def _flatten(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat: list[tuple[str, float]] = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            flat.append((prefix + name, float(value)))
+    return flat
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drops lines of later steps, and a last line that a crash left incomplete."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept))

@@ -1,0 +1,62 @@
+"""The first batch of every run: are the packed log-probs those of plain rows?
+
+A wrong mask or wrong positions train silently on the wrong thing. So one group is run both ways, packed and as separate
+rows through the model's own masks and positions, in float32, before the first step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpg_vl.log_probs import token_log_probs
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.packing import Row, build_micro_batch
+from gpg_vl.records import Completion, Prompt, TrainingGroup
+from gpg_vl.update import move_to, packed_log_probs
+
+TOLERANCE = 1e-4
+
+
+def plain_log_probs(adapter: QwenVLAdapter, prompt: Prompt, completion: Completion, temperature: float) -> Tensor:
+    """Log-probs [T] of one completion behind its prompt, as one ordinary row: nothing shared, no mask of ours."""
+    device = adapter.device
+    ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]], device=device)
+    types = torch.tensor([[*prompt.token_types, *(0 for _ in completion.token_ids)]], device=device)
+    pixels, grid = prompt.pixel_values, prompt.image_grid_thw
+    position_ids, _ = adapter.model.model.get_rope_index(ids, types, image_grid_thw=grid)
+    hidden = adapter.model.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=types,
+        position_ids=position_ids,
+        pixel_values=None if pixels is None else pixels.to(device),
+        image_grid_thw=None if grid is None else grid.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    sources = hidden[0, len(prompt.token_ids) - 1 : -1]
+    targets = torch.tensor(completion.token_ids, device=device)
+    return token_log_probs(sources, adapter.head_weight, targets, temperature, adapter.banned_token_ids)
+
+
+@torch.no_grad()
+def check_packing(adapter: QwenVLAdapter, group: TrainingGroup, temperature: float) -> float:
+    """Largest difference between packed and plain log-probs of a group, in nats.
+
+    Raises:
+        RuntimeError: it is beyond the tolerance; training would follow a wrong gradient
+    """
+    was_training = adapter.model.training
+    adapter.model.eval()
+    row = Row(group.prompt, group.completions, group.coefficients)
+    batch = move_to(build_micro_batch([row], adapter.pad_token_id), adapter.device)
+    packed = packed_log_probs(adapter, batch, temperature)
+    plain = torch.cat([plain_log_probs(adapter, group.prompt, c, temperature) for c in group.completions])
+    adapter.model.train(was_training)
+    difference = float((packed - plain).abs().max())
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"self-check failed on sample {group.prompt.sample.id}: packed and plain log-probs differ by "
+            f"{difference:.2e}, more than {TOLERANCE:.0e}; try model.attention: eager and report the versions in use"
+        )
+    return difference

@@ -1,0 +1,70 @@
+"""The kit's tasks by name, and a task of the user's own by path."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.counting import Counting
+from gpg_vl.tasks.geometry import Geometry
+from gpg_vl.tasks.grounding import Grounding
+
+TASKS: dict[str, Task] = {"counting": Counting(), "geometry": Geometry(), "grounding": Grounding()}
+
+
+def load_task(spec: str) -> Task:
+    """The task of a name, or of ``path/to/file.py:ClassName``. A file is run once in a process.
+
+    Raises:
+        ValueError: no such task, file or class, the file does not import, or the class is no complete task
+    """
+    if spec in TASKS:
+        return TASKS[spec]
+    path, _, class_name = spec.rpartition(":")
+    if path.endswith(".py"):
+        return _load_own_task(Path(path).resolve(), class_name)
+    if spec.endswith(".py"):
+        raise ValueError(f"task {spec!r} names no class in the file; write it as {spec}:ClassName")
+    nearest = difflib.get_close_matches(spec, TASKS, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f"no task {spec!r}; {hint}the tasks are {list(TASKS)}, or path/to/file.py:ClassName")
+
+
+@functools.cache
+def _load_own_task(path: Path, class_name: str) -> Task:
+    task_class = vars(_run_file(path)).get(class_name)
+    if task_class is None:
+        raise ValueError(f"{path} has no class {class_name!r}; name the task as {path.name}:ClassName")
+    if not isinstance(task_class, type) or not issubclass(task_class, Task):
+        raise ValueError(f"{class_name} in {path} is no task; make it a subclass of gpg_vl.tasks.base.Task")
+    if not task_class.name:
+        raise ValueError(f"{class_name} in {path} has no name; give the class a line such as name = 'my_task'")
+    try:
+        return task_class()
+    except Exception as error:  # the constructor is the user's code
+        raise ValueError(f"{class_name} in {path} cannot be made: {_one_line(error)}") from error
+
+
+@functools.cache
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"no such task file: {path}")
+    module_spec = importlib.util.spec_from_file_location(str(path), path)
+    assert module_spec is not None and module_spec.loader is not None, path
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's code
+        del sys.modules[module.__name__]
+        raise ValueError(f"task file {path} does not import: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

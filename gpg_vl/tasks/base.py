@@ -1,0 +1,91 @@
+"""What a task is: how to ask, how to read the answer, how to score it, how to write the gold answer.
+
+A task of your own is a subclass in a file of your own, used by path (``my_task.py:MyTask``), with no edit in the kit.
+Training and evaluation call the same ``score_completion``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.verifiers.answers import find_answer, has_think_answer_format
+
+FORMAT_REQUEST = (
+    "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
+)
+
+
+class Task(ABC):
+    """A task asks about one sample at a time and is pure: the same input always earns the same reward.
+
+    Subclasses set ``name`` and define ``ask``, ``read`` and ``score``; ``gold`` where the gold answer is not written as
+    it stands in the row.
+    """
+
+    name: ClassVar[str] = ""
+    metric: ClassVar[str] = "accuracy"
+    """Name of the number that evaluation reports: the mean of the part ``main_part``."""
+    main_part: ClassVar[str] = "correct"
+    weights: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.2}
+    """Weight of each reward part in the total; a recipe's ``rewards.weights`` goes before."""
+
+    @abstractmethod
+    def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        """The text of the user's turn, without the image."""
+
+    @abstractmethod
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any | None:
+        """The content of the answer tag as a value, boxes in original pixels; None where it cannot be read.
+
+        Gets text that a model wrote: must be total, and linear in its length.
+        """
+
+    @abstractmethod
+    def score(self, answer: Any, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+        """The reward parts, without ``format``, of an answer that ``read`` understood. Each is in [0, 1]."""
+
+    def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        """The content of the answer tag that earns full marks, in the frame that the model speaks."""
+        return sample.answer
+
+    def check(self, sample: Sample) -> None:
+        """Raises ``ValueError`` where the row's gold answer is none that this task can read; needs no image."""
+        if not sample.answer.strip():
+            raise ValueError("the answer is empty")
+
+
+def gold_completion(task: Task, sample: Sample, views: Sequence[ImageView]) -> str:
+    """The completion that supervised training imitates: the row's ``meta.reasoning``, if any, and the gold answer."""
+    reasoning = str(sample.meta.get("reasoning") or "")
+    return f"<think>{reasoning}</think><answer>{task.gold(sample, views)}</answer>"
+
+
+def score_completion(
+    task: Task,
+    sample: Sample,
+    text: str,
+    views: Sequence[ImageView],
+    weights: Mapping[str, float] | None = None,
+) -> Reward:
+    """Scores one completion, the opening ``<think>`` included where the prompt opened it.
+
+    A completion without exactly one readable answer earns nothing but its format part; its status is ``unparsable``.
+
+    Raises:
+        ValueError: the task returned a part that is not a finite number
+    """
+    tagged = find_answer(text)
+    answer = None if tagged is None else task.read(tagged, sample, views)
+    if answer is None:
+        parts = {task.main_part: 0.0}
+    else:
+        parts = {name: float(value) for name, value in task.score(answer, sample, views).items()}
+    parts["format"] = float(has_think_answer_format(text))
+    total = sum({**task.weights, **(weights or {})}.get(name, 1.0) * value for name, value in parts.items())
+    if not math.isfinite(total):
+        raise ValueError(f"task {task.name} scored sample {sample.id} with {parts}; every part must be a finite number")
+    return Reward(total, parts, "unparsable" if answer is None else "ok")

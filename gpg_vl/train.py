@@ -1,0 +1,317 @@
+"""A training run: recipe in, checkpoints and logs out.
+
+The loop reads as Algorithm 1 of the paper: collect groups until enough have signal, follow the gradient of their
+centred rewards, log. Everything that can be wrong with the recipe or the data is checked before the first step.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.checkpoint import (
+    RECIPE_FILE,
+    TrainingState,
+    changed_keys,
+    load_optimizer,
+    load_state,
+    read_recipe,
+    save_checkpoint,
+    write_recipe,
+)
+from gpg_vl.collect import CollectedGroups, Collector
+from gpg_vl.config import ModelConfig, Recipe
+from gpg_vl.dataset import Source
+from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
+from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.models import load_adapter
+from gpg_vl.models.folders import find_checkpoints
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.objectives import build_objective
+from gpg_vl.objectives.base import Objective
+from gpg_vl.optimizer import build_optimizer, learning_rate
+from gpg_vl.prepare import check_prompts, load_sources, load_tasks
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.rollout import HfEngine
+from gpg_vl.run_log import RunLog, summarise_rewards
+from gpg_vl.self_check import check_packing
+from gpg_vl.stream import SampleStream
+from gpg_vl.update import PolicyForward, UpdateStats, update_policy
+
+MAY_CHANGE_ON_RESUME = {
+    "run.steps",
+    "run.save_every",
+    "run.eval_every",
+    "run.trackers",
+    "run.resume",
+    "rollout.tokens_per_batch",
+    "update.tokens_per_micro_batch",
+    "update.patches_per_micro_batch",
+}
+
+
+@dataclass(slots=True)
+class Progress:
+    """The run's position; what ``TrainingState`` stores of it."""
+
+    step: int = 0
+    stream: dict[str, Any] | None = None
+    tasks_done: tuple[str, ...] = ()
+    cooldown_start: int | None = None
+    silent_steps: int = 0
+
+
+def train(recipe: Recipe) -> Path:
+    """Runs the recipe to its end, or on from where an earlier process stopped.
+
+    Returns:
+        the folder of the last checkpoint
+
+    Raises:
+        ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
+        Interrupted: SIGINT or SIGTERM; the state of the last finished step was saved
+    """
+    with interrupts_raise():
+        return _Trainer(recipe).run()
+
+
+class _Trainer:
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.output_dir = Path(recipe.run.output_dir)
+        resume_from = _open_output_dir(recipe)
+        self.objective: Objective = build_objective(recipe.objective)
+        _check_group_size(recipe, self.objective)
+        train_sources = load_sources(recipe.data.train, recipe, "data.train")
+        self.eval_sources = load_sources(recipe.data.eval, recipe, "data.eval") if recipe.run.eval_every else []
+        self.tasks = load_tasks([*train_sources, *self.eval_sources])
+        _check_stop_when(recipe, self.eval_sources)
+        _seed_everything(recipe.run.seed)
+        self.accelerator = Accelerator()
+        path = recipe.model.path if resume_from is None else str(resume_from)
+        self.adapter: QwenVLAdapter = load_adapter(_with_path(recipe.model, path))
+        self.adapter.model.to(self.accelerator.device)
+        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
+        check_prompts([*train_sources, *self.eval_sources], prompts, self.adapter, recipe)
+        self.stream = SampleStream(train_sources, recipe.run.seed)
+        engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
+        self.collector = Collector(
+            recipe, self.objective, self.stream, prompts, engine, self.tasks, self.adapter.encode_completion,
+            self.accelerator,
+        )  # fmt: skip
+        self.evaluator = Evaluator(
+            prompts, engine, self.tasks, recipe.rewards, recipe.evaluation, recipe.rollout.max_new_tokens,
+            recipe.run.seed,
+        )  # fmt: skip
+        optimizer = build_optimizer(self.adapter, recipe.update)
+        self.progress = Progress()
+        if resume_from is not None:
+            load_optimizer(resume_from, self.adapter, optimizer)
+            self._restore(load_state(resume_from))
+            print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
+        forward = PolicyForward(self.adapter, recipe.rollout.temperature)
+        self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.is_checked = False
+        write_recipe(recipe, self.output_dir / RECIPE_FILE)
+        self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
+
+    def run(self) -> Path:
+        try:
+            while not self._is_over():
+                self._step()
+        except Interrupted:
+            if self.progress.step:
+                folder = self._save()
+                print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+            raise
+        finally:
+            self.log.close()
+        return self._save()
+
+    def _is_over(self) -> bool:
+        run, progress = self.recipe.run, self.progress
+        if progress.cooldown_start is not None:
+            return progress.step >= min(run.steps, progress.cooldown_start + run.cooldown_steps)
+        return progress.step >= run.steps
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        number = self.progress.step + 1
+        if self.progress.cooldown_start is None and number > self.recipe.run.steps - self.recipe.run.cooldown_steps:
+            self.progress.cooldown_start = self.progress.step
+        without = () if self.progress.cooldown_start is not None else self.progress.tasks_done
+        collected = self.collector.collect(number, without)
+        collected_at = time.perf_counter()
+        rate = self._learning_rate()
+        stats = self._update(collected, rate)
+        seconds = {
+            "rollout": collected.rollout_seconds,
+            "scoring": collected.scoring_seconds,
+            "update": time.perf_counter() - collected_at,
+            "step": time.perf_counter() - start,
+        }
+        with deferred_interrupts():
+            self.progress.step = number
+            self.progress.stream = self.stream.state()
+            self.progress.silent_steps += stats is None
+            self._write_log(collected, stats, rate, seconds)
+        if self.recipe.run.eval_every and number % self.recipe.run.eval_every == 0:
+            self._validate()
+        if number % self.recipe.run.save_every == 0 and not self._is_over():
+            self._save()
+
+    def _update(self, collected: CollectedGroups, rate: float) -> UpdateStats | None:
+        """One optimizer step, or none where no group of any rank has signal."""
+        if collected.totals.trained_groups == 0:
+            return None
+        groups = [self.objective.training_group(group) for group in collected.trained]
+        if not self.is_checked and groups:
+            difference = check_packing(self.adapter, groups[0], self.recipe.rollout.temperature)
+            print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
+            self.is_checked = True
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return update_policy(
+            self.forward,
+            self.optimizer,
+            groups,
+            self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
+            self.recipe.update,
+            self.adapter.pad_token_id,
+            self.accelerator,
+        )
+
+    def _learning_rate(self) -> float:
+        """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
+        config, steps, progress = self.recipe.update, self.recipe.run.steps, self.progress
+        if progress.cooldown_start is None:
+            return learning_rate(config, progress.step, steps)
+        done = progress.step - progress.cooldown_start
+        return learning_rate(config, progress.cooldown_start, steps) * (1 - done / self.recipe.run.cooldown_steps)
+
+    def _validate(self) -> None:
+        """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
+        scores: dict[str, TaskScore] = {}
+        for source in self.eval_sources:
+            groups = self.evaluator.run(source.samples)
+            scores |= summarise_scores(groups, self.tasks)
+        self.log.write(self.progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
+        text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
+        self.log.say(self.progress.step, f"validation: {text}")
+        stop_when = self.recipe.run.stop_when
+        if not stop_when or self.progress.cooldown_start is not None:
+            return
+        self.progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
+        if len(self.progress.tasks_done) == len(stop_when):
+            self.progress.cooldown_start = self.progress.step
+
+    def _write_log(
+        self, collected: CollectedGroups, stats: UpdateStats | None, rate: float, seconds: dict[str, float]
+    ) -> None:
+        totals = collected.totals
+        rewards = summarise_rewards(collected.groups)
+        metrics = {
+            **rewards,
+            "alpha": totals.alpha,
+            "groups": totals.groups,
+            "trained_groups": totals.trained_groups,
+            "draws": collected.num_draws,
+            "silent_steps": self.progress.silent_steps,
+            "learning_rate": rate,
+            "update": None if stats is None else asdict(stats),
+            "seconds": seconds,
+        }
+        self.log.write(self.progress.step, metrics)
+        self.log.write_rollouts(self.progress.step, collected.groups, collected.trained)
+        update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {stats.grad_norm:.3f}"
+        self.log.say(
+            self.progress.step,
+            f"reward {rewards['reward']:.3f}  signal {totals.trained_groups}/{totals.groups}  {update}  "
+            f"{seconds['step']:.1f} s",
+        )
+
+    def _save(self) -> Path:
+        progress = self.progress
+        assert progress.stream is not None
+        state = TrainingState(
+            step=progress.step,
+            stream=progress.stream,
+            tasks_done=list(progress.tasks_done),
+            cooldown_start=progress.cooldown_start,
+            counters={"silent_steps": progress.silent_steps},
+        )
+        with deferred_interrupts():
+            return save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+
+    def _restore(self, state: TrainingState) -> None:
+        self.progress = Progress(
+            step=state.step,
+            stream=state.stream,
+            tasks_done=tuple(state.tasks_done),
+            cooldown_start=state.cooldown_start,
+            silent_steps=state.counters["silent_steps"],
+        )
+        self.stream.restore(state.stream)
+
+
+def _open_output_dir(recipe: Recipe) -> Path | None:
+    """Makes the output directory and returns the checkpoint to go on from, if there is one.
+
+    Raises:
+        ValueError: it cannot be written, or holds a run of another recipe
+    """
+    folder = Path(recipe.run.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
+    earlier = folder / RECIPE_FILE
+    if not earlier.is_file():
+        return None
+    if recipe.run.resume == "never":
+        raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
+    changes = changed_keys(read_recipe(earlier), recipe.to_plain())
+    for key, (old, new) in changes.items():
+        if key not in MAY_CHANGE_ON_RESUME:
+            raise ValueError(
+                f"run.output_dir: {folder} holds a run with {key}={old!r}, the recipe has {new!r}; choose another "
+                "run.output_dir, or the old value to go on"
+            )
+    checkpoints = find_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _check_group_size(recipe: Recipe, objective: Objective) -> None:
+    if recipe.rollout.group_size < objective.min_group_size:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
+            f"completions of a group; set it to {objective.min_group_size} or more"
+        )
+
+
+def _check_stop_when(recipe: Recipe, eval_sources: list[Source]) -> None:
+    validated = {sample.task for source in eval_sources for sample in source.samples}
+    missing = sorted(set(recipe.run.stop_when) - validated)
+    if missing:
+        raise ValueError(f"run.stop_when: no row of data.eval has the task {missing[0]!r}; it has {sorted(validated)}")
+
+
+def _with_path(config: ModelConfig, path: str) -> ModelConfig:
+    return replace(config, path=path)
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,166 @@
+"""The demo, from nothing to a better model: `make quickstart`, or `python scripts/quickstart.py --help`.
+
+It is nothing but the kit's ordinary commands. Each is printed before it runs, so that it can be repeated with a model
+and data of your own. At the end a table compares the model before and after GPG on images that it never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_tools import generate
+from gpg_vl import cli
+from gpg_vl.run_log import read_metrics
+
+RECIPES = Path(__file__).parent / "recipes"
+TASKS = ("counting", "geometry", "grounding")
+SPLITS = {"test": (256, 1), "validation": (96, 2), "train": (4000, 3)}  # rows and seed of each
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the model, the prompts and the samples (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="default runs/quickstart")
+    options = parser.parse_args(argv)
+    if (options.out / "summary.json").exists():
+        print(f"{options.out} holds a finished demo; remove it to run again: rm -r {options.out}", file=sys.stderr)
+        return 2
+    shutil.rmtree(options.out, ignore_errors=True)
+    start = time.perf_counter()
+    draw_data(options.out / "data")
+    train_model(options.out, options.seed)
+    summary = summarise(options.out, time.perf_counter() - start)
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    show(summary, options.out)
+    return 0
+
+
+def draw_data(folder: Path) -> None:
+    for task in TASKS:
+        held_out: list[str] = []
+        for split, (rows, seed) in SPLITS.items():
+            path = f"{folder}/{task}-{split}.parquet"
+            exclude = ["--exclude", *held_out] if held_out else []
+            words = ["--task", task, "--num", rows, "--seed", seed, "--out", path, *exclude]
+            run("python -m data_tools.generate", generate.main, words)
+            if split != "train":
+                held_out.append(path)
+
+
+def train_model(out: Path, seed: int) -> None:
+    """Tiny model, warm start, evaluation, GPG, evaluation."""
+    run("gpg-vl", cli.main, ["tiny-model", out / "tiny-model", "--seed", seed])
+    warm_start, gpg = out / "warm-start", out / "gpg"
+    train = ["train", RECIPES / "quickstart-warmup.yaml", "--run.seed", seed]
+    run("gpg-vl", cli.main, [*train, *_moved(out, warm_start, out / "tiny-model", ("train", "validation"))])
+    evaluate(out, warm_start, "before")
+    train = ["train", RECIPES / "quickstart.yaml", "--run.seed", seed]
+    run("gpg-vl", cli.main, [*train, *_moved(out, gpg, warm_start, ("train",))])
+    evaluate(out, gpg, "after")
+
+
+def evaluate(out: Path, model: Path, name: str) -> None:
+    """Sampled as GPG samples, and greedy."""
+    data = [out / "data" / f"{task}-test.parquet" for task in TASKS]
+    words = ["eval", model, "--data", *data]
+    sampled = ["--evaluation.num_samples", 4, "--evaluation.temperature", 1.0]
+    run("gpg-vl", cli.main, [*words, "--out", out / f"{name}-sampled", *sampled])
+    run("gpg-vl", cli.main, [*words, "--out", out / f"{name}-greedy"])
+
+
+def run(command: str, function: Callable[[list[str]], int | None], words: Sequence[Any]) -> None:
+    """Prints the command and runs it in this process, which saves the imports of a new one."""
+    arguments = [str(word) for word in words]
+    print(f"\n$ {command} {shlex.join(arguments)}", flush=True)
+    code = function(arguments)
+    if code:
+        raise SystemExit(code)
+
+
+def _moved(out: Path, output_dir: Path, model: Path, splits: Sequence[str]) -> list[Any]:
+    """The overrides that let a recipe work in another folder than runs/quickstart."""
+    if out == Path("runs/quickstart"):
+        return []
+    words: list[Any] = ["--run.output_dir", output_dir, "--model.path", model]
+    for split in splits:
+        key = "data.train" if split == "train" else "data.eval"
+        weights = (1, 1, 2) if output_dir.name == "gpg" else (1, 1, 1)
+        files = [str(out / "data" / f"{task}-{split}.parquet") for task in TASKS]
+        words += [f"--{key}", json.dumps([{"path": f, "weight": w} for f, w in zip(files, weights, strict=True)])]
+    return words
+
+
+def summarise(out: Path, seconds: float) -> dict[str, Any]:
+    results = {
+        name: json.loads((out / name / "results.json").read_text())["tasks"]
+        for name in ("before-sampled", "after-sampled", "before-greedy", "after-greedy")
+    }
+    metrics = [row for row in read_metrics(out / "gpg") if "reward" in row]
+    tasks = {}
+    for task in TASKS:
+        before, after = results["before-sampled"][task], results["after-sampled"][task]
+        tasks[task] = {
+            "metric": before["metric"],
+            "before": before["value"],
+            "after": after["value"],
+            "before_interval": [before["low"], before["high"]],
+            "after_interval": [after["low"], after["high"]],
+            "greedy_before": results["before-greedy"][task]["value"],
+            "greedy_after": results["after-greedy"][task]["value"],
+            "n": before["n"],
+            "samples_per_image": before["num_samples"],
+            "reward_curve": [row["reward_by_task"][task] for row in metrics if task in row["reward_by_task"]],
+        }
+    return {"seconds": round(seconds, 1), "tasks": tasks}
+
+
+def show(summary: dict[str, Any], out: Path) -> None:
+    table = Table(title="Held-out images, before and after GPG")
+    for heading in ("task", "metric", "sampled before", "sampled after", "greedy", "training reward"):
+        table.add_column(heading, no_wrap=True)
+    for task, row in summary["tasks"].items():
+        table.add_row(
+            task,
+            row["metric"],
+            _with_interval(row["before"], row["before_interval"]),
+            _with_interval(row["after"], row["after_interval"]),
+            f"{row['greedy_before']:.2f} -> {row['greedy_after']:.2f}",
+            sparkline(row["reward_curve"]),
+        )
+    console = Console(width=max(100, Console().width))
+    console.print()
+    console.print(table)
+    n = next(iter(summary["tasks"].values()))
+    print(f"{n['n']} images per task; sampled: mean of {n['samples_per_image']} answers at temperature 1, the number that")
+    print("GPG optimises, with its 95 % interval. greedy: the most likely answer.")
+    print(f"{summary['seconds']:.0f} s in all. Run: {out}/gpg   numbers: {out}/summary.json   curves: tensorboard --logdir {out}")
+    print(f"Ask the model: gpg-vl ask {out}/gpg --image FILE --question 'How many shapes?' --task counting --answer 4 --n 8")
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.3f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """Means of ``width`` equal blocks, lowest to highest."""
+    size = max(1, -(-len(values) // width))
+    blocks = [values[i : i + size] for i in range(0, len(values), size)]
+    means = [sum(block) / len(block) for block in blocks]
+    low, high = min(means), max(means)
+    return "".join(SPARKS[round((mean - low) / ((high - low) or 1) * (len(SPARKS) - 1))] for mean in means)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Real tiny models of both families."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from builders import FAMILIES, SMALL_IMAGES
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.tiny import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: write_tiny_model(root / family, family=family, seed=1) for family in FAMILIES}
+
+
+@pytest.fixture
+def load(model_folders: dict[str, Path]) -> Callable[..., QwenVLAdapter]:
+    """Loads a fresh tiny model: ``load("qwen2_vl", attention="eager")``."""
+
+    def load_family(family: str = "qwen2_vl", **config: object) -> QwenVLAdapter:
+        options = {"path": str(model_folders[family]), **SMALL_IMAGES, **config}
+        return load_adapter(ModelConfig(**options))  # type: ignore[arg-type]
+
+    return load_family

@@ -1,0 +1,152 @@
+"""Drawn data: decided by the seed, never a picture twice, and every answer what the pixels say."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from data_tools import generate, scenes
+from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, hash_pixels, main, read_hashes
+from gpg_vl.dataset import load_source
+from gpg_vl.images import open_image
+from gpg_vl.records import Sample
+from gpg_vl.tasks import load_task
+
+TASKS = ("counting", "geometry", "grounding")
+
+
+def picture(sample: Sample) -> Image.Image:
+    return open_image(sample.images[0])
+
+
+def hashes(samples: list[Sample]) -> list[str]:
+    return [hash_pixels(picture(sample)) for sample in samples]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_seed_decides_rows(task: str) -> None:
+    first = draw_samples(task, 20, seed=3)
+    assert draw_samples(task, 20, seed=3) == first
+    assert draw_samples(task, 30, seed=3)[:20] == first
+    assert draw_samples(task, 20, seed=4) != first
+    assert len({sample.id for sample in first} | {sample.id for sample in draw_samples(task, 20, seed=4)}) == 40
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pictures_differ_and_excluded_ones_are_not_drawn(task: str) -> None:
+    test = hashes(draw_samples(task, 200, seed=1))
+    train = hashes(draw_samples(task, 200, seed=1, exclude=test))
+    assert len(set(test)) == len(set(train)) == 200
+    assert not set(test) & set(train)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_takes_every_row(task: str) -> None:
+    for sample in draw_samples(task, 50, seed=5):
+        load_task(task).check(sample)
+        assert picture(sample).size == (84, 84)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+@pytest.mark.parametrize("task", TASKS)
+def test_command_writes_kit_rows(tmp_path: Path, task: str, name: str) -> None:
+    out = tmp_path / "new folder" / name
+    assert main(["--task", task, "--out", str(out), "--num", "7", "--seed", "9"]) == 0
+    read = list(load_source(str(out)).samples)
+    drawn = draw_samples(task, 7, seed=9)
+    assert hashes(read) == hashes(drawn)
+    assert [(s.id, s.task, s.question, s.answer, s.meta) for s in read] == [
+        (s.id, s.task, s.question, s.answer, s.meta) for s in drawn
+    ]
+
+
+def test_jsonl_has_relative_image_paths(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert main(["--task", "counting", "--out", str(out), "--num", "2", "--seed", "0"]) == 0
+    paths = [json.loads(line)["images"][0] for line in out.read_text().splitlines()]
+    assert all(path.startswith("rows_images/") and (tmp_path / path).is_file() for path in paths)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_command_writes_published_columns(tmp_path: Path, task: str) -> None:
+    out = tmp_path / "rows.parquet"
+    words = ["--task", task, "--out", str(out), "--num", "5", "--seed", "9", "--format", "published"]
+    assert main(words) == 0
+    drawn = draw_samples(task, 5, seed=9)
+    rows = datasets.Dataset.from_parquet(str(out), cache_dir=str(tmp_path / "cache"))
+    assert rows.column_names == ["image", "problem", "solution"]
+    assert rows[0]["image"].size == (84, 84)
+    assert rows[0]["solution"] == f"<answer> {drawn[0].answer} </answer>"
+    read = load_source({"path": str(out), "columns": PUBLISHED_COLUMNS}, task=task).samples
+    assert [(s.question, s.answer) for s in read] == [(s.question, s.answer) for s in drawn]
+    assert read_hashes(out) == set(hashes(drawn))
+
+
+def test_command_excludes_files_of_every_format(tmp_path: Path) -> None:
+    outs = [str(tmp_path / name) for name in ("a.parquet", "b.jsonl", "c.parquet", "d.parquet")]
+    base = ["--task", "geometry", "--num", "40", "--seed", "1"]
+    assert main([*base, "--out", outs[0]]) == 0
+    assert main([*base, "--out", outs[1], "--exclude", outs[0]]) == 0
+    assert main([*base, "--out", outs[2], "--exclude", *outs[:2], "--format", "published"]) == 0
+    assert main([*base, "--out", outs[3], "--exclude", *outs[:3]]) == 0
+    assert len(set().union(*map(read_hashes, outs))) == 160
+
+
+def test_refuses_when_pictures_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [scenes.draw_geometry(generate.Random(number), 84) for number in range(5)]
+    monkeypatch.setitem(scenes.DRAWERS, "geometry", lambda rng, size: rng.choice(few))
+    with pytest.raises(ValueError, match="only 4 of 6 different geometry pictures could be drawn next to 1 excluded"):
+        draw_samples("geometry", 6, seed=0, exclude={hash_pixels(few[0].image)})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "chess"], "invalid choice: 'chess'"),
+        (["--num", "0"], "--num is 0"),
+        (["--num", "many"], "invalid int value"),
+        (["--size", "20"], "--size is 20"),
+        (["--out", "rows.csv"], "ends in .parquet or .jsonl"),
+        (["--out", "rows.jsonl", "--format", "published"], "ends in .parquet"),
+        (["--exclude", "missing.parquet"], "missing.parquet"),
+        (["--exclude", "missing.jsonl"], "missing.jsonl"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = ["--task", "counting", "--out", "rows.parquet", "--num", "3", "--seed", "0"]
+    assert main([*base, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "rows.parquet")
+    assert main(["--task", "counting", "--out", out, "--num", "1", "--seed", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_thousand_rows_are_quick() -> None:
+    start = time.process_time()
+    draw_samples("grounding", 1000, seed=0)
+    assert time.process_time() - start < 10
+
+
+def test_geometry_does_not_run_out() -> None:
+    samples = draw_samples("geometry", 3000, seed=0)
+    layouts = {(s.answer, s.meta["reasoning"]) for s in samples}
+    assert len(set(hashes(samples))) == 3000
+    assert len(layouts) == 16
+    assert math.isclose(sum(s.answer == "4" for s in samples) / 3000, 1 / 16, abs_tol=0.02)

@@ -1,0 +1,110 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpg_vl.records import Box
+from gpg_vl.verifiers.boxes import clip_box, iou, is_inside, is_ordered, parse_box
+
+coordinates = st.floats(-2000, 2000, allow_nan=False)
+any_boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
+boxes = any_boxes.map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2, 30, 40]",
+        " [1,2,30,40]\n",
+        "[ 1 , 2 ,\n30 , 40 ]",
+        "[1.0, 2.00, +30, 40.0]",
+        "(1,2),(30,40)",
+        "( 1, 2 ) , ( 30, 40 )",
+    ],
+)
+def test_written_boxes(text: str) -> None:
+    assert parse_box(text) == (1, 2, 30, 40)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[1, 2, 30]",
+        "[1, 2, 30, 40, 50]",
+        "1, 2, 30, 40",
+        "[1 2 30 40]",
+        "box [1, 2, 30, 40]",
+        "[1, 2, 30, 40].",
+        "[1, 2, 30, 40], [1, 2, 30, 40]",
+        "[[1, 2, 30, 40]]",
+        "(1,2,30,40)",
+        "[1, 2, 30, nan]",
+        "[1, 2, 30, inf]",
+        "[1, 2, 30, 1e999]",
+        "[1, 2, 30, 1e2]",
+        "[1, 2, 30, 9999999999]",
+        "[1, 2, 30, ４0]",
+        "[1, 2, 30, 4\u200b0]",
+        "[--1, 2, 30, 40]",
+        "[1, 2, 30, 0x28]",
+    ],
+)
+def test_everything_else_is_no_box(text: str) -> None:
+    assert parse_box(text) is None
+
+
+@pytest.mark.parametrize("piece", ["[", "[1,", " ", "[1, 2, 30, 40]", "9", "(1,2),"])
+def test_hostile_text_is_fast(piece: str) -> None:
+    start = time.process_time()
+    assert parse_box((piece * 65_536)[:65_536]) is None
+    assert time.process_time() - start < 0.05
+
+
+def test_negative_and_inverted_boxes_are_read_but_not_ordered() -> None:
+    assert parse_box("[-1, 2, 30, 40]") == (-1, 2, 30, 40)
+    inverted = parse_box("[1000, 1000, 0, 0]")
+    assert inverted is not None
+    assert not is_ordered(inverted)
+    assert not is_ordered((0, 0, 0, 10))
+    assert is_ordered((0, 0, 1, 1))
+
+
+def test_inside_and_clipping() -> None:
+    assert is_inside((0, 0, 640, 480), 640, 480)
+    assert not is_inside((0, 0, 640.5, 480), 640, 480)
+    assert is_inside((-1, 0, 641, 480), 640, 480, tolerance=1)
+    assert not is_inside((-1.5, 0, 641, 480), 640, 480, tolerance=1)
+    assert clip_box((-1, 5, 641, 480), 640, 480) == (0, 5, 640, 480)
+
+
+def test_known_overlaps() -> None:
+    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    assert iou((0, 0, 10, 10), (2, 2, 4, 4)) == pytest.approx(0.04)
+    assert iou((0, 0, 0, 10), (0, 0, 0, 10)) == 0
+    assert iou((10, 10, 0, 0), (0, 0, 10, 10)) == 0
+    assert iou((0, 0, 1e-200, 1e-200), (0, 0, 1e-200, 1e-200)) == 0
+
+
+@given(any_boxes, any_boxes)
+def test_overlap_is_symmetric_and_bounded(a: Box, b: Box) -> None:
+    assert iou(a, b) == iou(b, a)
+    assert 0 <= iou(a, b) <= 1
+
+
+@given(boxes)
+def test_a_box_overlaps_itself_fully(box: Box) -> None:
+    has_area = (box[2] - box[0]) * (box[3] - box[1]) > 0
+    assert iou(box, box) == (1 if has_area else 0)
+
+
+@given(st.tuples(*[st.integers(0, 4000)] * 4), st.tuples(*[st.integers(0, 4000)] * 4))
+def test_overlap_does_not_depend_on_the_scale(a: Box, b: Box) -> None:
+    def scale(box: Box) -> Box:
+        return (box[0] * 0.25, box[1] * 0.25, box[2] * 0.25, box[3] * 0.25)
+
+    assert iou(scale(a), scale(b)) == pytest.approx(iou(a, b))
