@@ -107,9 +107,7 @@ def _ask(words: list[str]) -> None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
     from gpg_vl.ask import ask
 
-    prompt, answers = ask(
-        recipe, options.image, options.question, options.task, options.answer, options.n, temperature
-    )
+    prompt, answers = ask(recipe, options.image, options.question, options.task, options.answer, options.n, temperature)
     print(f"prompt ({len(prompt.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         print(f"{number}. {answered.completion.text}")

@@ -41,7 +41,9 @@ class ModelConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels")
+        _require(
+            0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels"
+        )
         unknown = sorted(set(self.freeze) - set(PARTS))
         _require(not unknown, f"model.freeze: {unknown} is no part of the model; the parts are {list(PARTS)}")
         _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")
@@ -152,7 +154,9 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.beta_th <= 1, "objective.beta_th must be in [0, 1]")
         _require(self.max_draws >= 1, "objective.max_draws must be at least 1")
-        _require(self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative")
+        _require(
+            self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
 from gpg_vl.models import load_adapter
-from gpg_vl.prepare import check_prompts, load_sources, load_tasks
+from gpg_vl.prepare import check_prompt_lengths, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import ScoredGroup
 from gpg_vl.rollout import HfEngine
@@ -25,19 +25,19 @@ def evaluate_model(recipe: Recipe, out: Path | None = None) -> dict[str, TaskSco
 
     Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given.
     """
-    sources = load_sources(recipe.data.eval, recipe, "data.eval")
-    tasks = load_tasks(sources)
+    checked = load_sources(recipe.data.eval, recipe, "data.eval")
     adapter = load_adapter(recipe.model)
     adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    prompts = PromptBuilder(adapter, tasks, recipe.prompt)
-    check_prompts(sources, prompts, adapter, recipe)
+    prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt)
+    max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
+    check_prompt_lengths(checked, prompts, adapter, recipe, max_new_tokens)
     engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
     evaluator = Evaluator(
-        prompts, engine, tasks, recipe.rewards, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+        prompts, engine, checked.tasks, recipe.rewards, recipe.evaluation, max_new_tokens, recipe.run.seed
     )
-    samples = [sample for source in sources for sample in source.samples]
+    samples = [sample for source in checked.sources for sample in source.samples]
     groups = evaluator.run(samples, on_progress=_show_progress)
-    scores = summarise_scores(groups, tasks)
+    scores = summarise_scores(groups, checked.tasks)
     if out is not None:
         _write(out, recipe, scores, groups)
     return scores

@@ -13,9 +13,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim.AdamW:
     """AdamW on the trainable float32 weights."""
     parameters = [parameter for _, parameter in adapter.trainable_parameters()]
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: UpdateConfig, step: int, total_steps: int) -> float:

@@ -60,29 +60,21 @@ class PromptBuilder:
             if token in text:
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
-    def check_length(self, sample: Sample, room: int, limit: int, key: str) -> None:
-        """Refuses a prompt that leaves less than ``room`` tokens under ``limit``; opens no image.
+    def max_tokens(self, question_bytes: int, num_images: int) -> int:
+        """More tokens than a prompt with such a question and so many images can have."""
+        wording = len((self._config.template or "").encode()) + len((self._config.system or "").encode()) + 2048
+        return question_bytes + wording + num_images * self._adapter.max_image_tokens
 
-        A prompt has at most as many tokens as its text has bytes, plus those of its images; only where that bound is
-        too large the row is encoded to know.
+    def count_tokens(self, sample: Sample) -> int:
+        """Exact length of the sample's prompt, from the headers of its images.
 
         Raises:
-            ValueError: names the sample, its length and ``key``, the key to change
+            ValueError: an image has no readable header; names the sample
         """
-        num_bytes = len(sample.question.encode()) + len((self._config.template or "").encode()) + 2048
-        if num_bytes + len(sample.images) * self._adapter.max_image_tokens + room <= limit:
-            return
         with _naming(sample):
-            num_tokens = self._count_tokens(sample)
-            if num_tokens + room > limit:
-                raise ValueError(
-                    f"the prompt has {num_tokens} tokens and the completion up to {room}, more than {limit} together; {key}"
-                )
-
-    def _count_tokens(self, sample: Sample) -> int:
-        views = [self._adapter.view(*read_size(source)) for source in sample.images]
-        text_tokens = self._adapter.count_text_tokens(self._render(sample, views))
-        return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+            views = [self._adapter.view(*read_size(source)) for source in sample.images]
+            text_tokens = self._adapter.count_text_tokens(self._render(sample, views))
+            return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
 
 
 def completion_text(prompt: Prompt, text: str) -> str:

@@ -35,7 +35,7 @@ def load_recipe(path: str | None, overrides: Sequence[str] = ()) -> Recipe:
             _check_key(word[2:].split("=")[0].rstrip("+"), f"option {word.split('=')[0]}")
     try:
         namespace = _build_parser().parse_args([*arguments, *overrides])
-        values = _build_parser().instantiate_classes(namespace)
+        values = _build_parser().instantiate(namespace)
     except (ArgumentError, argparse.ArgumentError, TypeError) as error:
         raise ValueError(_first_line(str(error))) from error
     # Namespace has methods of its own (update, keys): sections are read as items
@@ -79,7 +79,7 @@ def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
     if any(key.startswith(f"{free}.") for free in ("rewards.weights", "run.stop_when")):
         return  # an entry of a dict
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else f"; the keys are explained by gpg-vl train --help"
+    hint = f"; did you mean {near[0]}?" if near else "; the keys are explained by gpg-vl train --help"
     raise ValueError(f"{where}: unknown key {key}{hint}")
 
 

@@ -117,7 +117,7 @@ class ScoredGroup:
 
     @property
     def has_signal(self) -> bool:
-        """Whether the group's rewards differ. The one validity test of the kit (paper, section 3.2: M counts its failures)."""
+        """Whether the group's rewards differ: the kit's one validity test. The paper's M counts the groups without."""
         totals = [reward.total for reward in self.rewards]
         return max(totals) - min(totals) > 1e-5
 

@@ -21,6 +21,7 @@ from gpg_vl.log_probs import mask_banned
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 
+_NO_HISTORY = torch.empty(0, dtype=torch.long)  # what top-k and top-p are passed as the tokens so far, and ignore
 NOISE_PER_DRAW = 2**16
 """Numbers that a completion's generator draws at once, for several tokens of a small vocabulary."""
 
@@ -192,7 +193,7 @@ class _TokenChooser:
             return logits.argmax(dim=-1)
         if step % self._block == 0:
             self._draw_noise(live)
-        scores = self._warpers(None, logits / self._sampling.temperature)
+        scores = self._warpers(_NO_HISTORY, logits / self._sampling.temperature)
         rows = torch.tensor([self._slot[row] for row in live], device=self._device)
         return (scores - self._log_noise[rows, step % self._block]).argmax(dim=-1)
 

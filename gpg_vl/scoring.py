@@ -13,9 +13,7 @@ from gpg_vl.tasks.base import Task, score_completion
 _log = logging.getLogger(__name__)
 
 
-def score_groups(
-    groups: Sequence[RolloutGroup], tasks: Mapping[str, Task], config: RewardsConfig
-) -> list[ScoredGroup]:
+def score_groups(groups: Sequence[RolloutGroup], tasks: Mapping[str, Task], config: RewardsConfig) -> list[ScoredGroup]:
     return [
         ScoredGroup(
             group.prompt,
@@ -32,6 +30,6 @@ def _score(prompt: Prompt, completion: Completion, tasks: Mapping[str, Task], co
     text = completion_text(prompt, completion.text)
     try:
         return score_completion(tasks[sample.task], sample, text, prompt.image_views, config.weights)
-    except Exception as error:  # a task is user code: whatever it raises is one completion's fault
+    except Exception as error:  # noqa: BLE001  a task is the user's code: what it raises is one completion's fault
         _log.warning("task %s raised on sample %s: %.200r", sample.task, sample.id, error)
         return Reward(0.0, {}, "error")

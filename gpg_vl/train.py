@@ -28,9 +28,8 @@ from gpg_vl.checkpoint import (
     write_recipe,
 )
 from gpg_vl.collect import CollectedGroups, Collector
-from gpg_vl.config import ModelConfig, Recipe
-from gpg_vl.dataset import Source
-from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
+from gpg_vl.config import Recipe
+from gpg_vl.evaluate import Evaluator, summarise_scores
 from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import find_checkpoints
@@ -38,7 +37,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, learning_rate
-from gpg_vl.prepare import check_prompts, load_sources, load_tasks
+from gpg_vl.prepare import CheckedSources, check_prompt_lengths, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, summarise_rewards
@@ -87,21 +86,24 @@ class _Trainer:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        resume_from = _open_output_dir(recipe)
+        self.resumed_from = _open_output_dir(recipe)
         self.objective: Objective = build_objective(recipe.objective)
         _check_group_size(recipe, self.objective)
-        train_sources = load_sources(recipe.data.train, recipe, "data.train")
-        self.eval_sources = load_sources(recipe.data.eval, recipe, "data.eval") if recipe.run.eval_every else []
-        self.tasks = load_tasks([*train_sources, *self.eval_sources])
-        _check_stop_when(recipe, self.eval_sources)
+        checked = [load_sources(recipe.data.train, recipe, "data.train")]
+        if recipe.run.eval_every and recipe.data.eval:
+            checked.append(load_sources(recipe.data.eval, recipe, "data.eval"))
+        self.eval_sources = checked[1].sources if len(checked) > 1 else []
+        self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
+        _check_stop_when(recipe, checked[1:])
         _seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
-        path = recipe.model.path if resume_from is None else str(resume_from)
-        self.adapter: QwenVLAdapter = load_adapter(_with_path(recipe.model, path))
+        path = recipe.model.path if self.resumed_from is None else str(self.resumed_from)
+        self.adapter: QwenVLAdapter = load_adapter(replace(recipe.model, path=path))
         self.adapter.model.to(self.accelerator.device)
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
-        check_prompts([*train_sources, *self.eval_sources], prompts, self.adapter, recipe)
-        self.stream = SampleStream(train_sources, recipe.run.seed)
+        for each in checked:
+            check_prompt_lengths(each, prompts, self.adapter, recipe, recipe.rollout.max_new_tokens)
+        self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, self.adapter.encode_completion,
@@ -113,9 +115,9 @@ class _Trainer:
         )  # fmt: skip
         optimizer = build_optimizer(self.adapter, recipe.update)
         self.progress = Progress()
-        if resume_from is not None:
-            load_optimizer(resume_from, self.adapter, optimizer)
-            self._restore(load_state(resume_from))
+        if self.resumed_from is not None:
+            load_optimizer(self.resumed_from, self.adapter, optimizer)
+            self._restore(load_state(self.resumed_from))
             print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
@@ -124,11 +126,14 @@ class _Trainer:
         self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
 
     def run(self) -> Path:
+        if self._is_over() and self.resumed_from is not None:
+            print(f"{self.output_dir} is at its last step already; raise run.steps to go on", file=sys.stderr)
+            return self.resumed_from
         try:
             while not self._is_over():
                 self._step()
         except Interrupted:
-            if self.progress.step:
+            if self.progress.stream is not None:
                 folder = self._save()
                 print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
             raise
@@ -163,7 +168,7 @@ class _Trainer:
             self.progress.stream = self.stream.state()
             self.progress.silent_steps += stats is None
             self._write_log(collected, stats, rate, seconds)
-        if self.recipe.run.eval_every and number % self.recipe.run.eval_every == 0:
+        if self.eval_sources and number % self.recipe.run.eval_every == 0:
             self._validate()
         if number % self.recipe.run.save_every == 0 and not self._is_over():
             self._save()
@@ -199,10 +204,8 @@ class _Trainer:
 
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
-        scores: dict[str, TaskScore] = {}
-        for source in self.eval_sources:
-            groups = self.evaluator.run(source.samples)
-            scores |= summarise_scores(groups, self.tasks)
+        samples = [sample for source in self.eval_sources for sample in source.samples]
+        scores = summarise_scores(self.evaluator.run(samples), self.tasks)
         self.log.write(self.progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
         text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
         self.log.say(self.progress.step, f"validation: {text}")
@@ -300,15 +303,11 @@ def _check_group_size(recipe: Recipe, objective: Objective) -> None:
         )
 
 
-def _check_stop_when(recipe: Recipe, eval_sources: list[Source]) -> None:
-    validated = {sample.task for source in eval_sources for sample in source.samples}
-    missing = sorted(set(recipe.run.stop_when) - validated)
+def _check_stop_when(recipe: Recipe, validation: list[CheckedSources]) -> None:
+    validated = sorted(task for each in validation for task in each.tasks)
+    missing = sorted(set(recipe.run.stop_when) - set(validated))
     if missing:
-        raise ValueError(f"run.stop_when: no row of data.eval has the task {missing[0]!r}; it has {sorted(validated)}")
-
-
-def _with_path(config: ModelConfig, path: str) -> ModelConfig:
-    return replace(config, path=path)
+        raise ValueError(f"run.stop_when: no row of data.eval has the task {missing[0]!r}; its tasks are {validated}")
 
 
 def _seed_everything(seed: int) -> None:

@@ -143,10 +143,14 @@ def show(summary: dict[str, Any], out: Path) -> None:
     console.print()
     console.print(table)
     n = next(iter(summary["tasks"].values()))
-    print(f"{n['n']} images per task; sampled: mean of {n['samples_per_image']} answers at temperature 1, the number that")
+    print(
+        f"{n['n']} images per task; sampled: mean of {n['samples_per_image']} answers at temperature 1, the number that"
+    )
     print("GPG optimises, with its 95 % interval. greedy: the most likely answer.")
-    print(f"{summary['seconds']:.0f} s in all. Run: {out}/gpg   numbers: {out}/summary.json   curves: tensorboard --logdir {out}")
-    print(f"Ask the model: gpg-vl ask {out}/gpg --image FILE --question 'How many shapes?' --task counting --answer 4 --n 8")
+    print(
+        f"{summary['seconds']:.0f} s in all. Run: {out}/gpg  numbers: {out}/summary.json  curves: tensorboard --logdir {out}"
+    )
+    print(f"Ask it: gpg-vl ask {out}/gpg --image FILE --question 'How many shapes?' --task counting --answer 4 --n 8")
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:

@@ -53,9 +53,7 @@ def random_completions(adapter: QwenVLAdapter, lengths: Sequence[int], seed: int
     return tuple(completions)
 
 
-def make_training_group(
-    adapter: QwenVLAdapter, sample: Sample, lengths: Sequence[int], seed: int = 0
-) -> TrainingGroup:
+def make_training_group(adapter: QwenVLAdapter, sample: Sample, lengths: Sequence[int], seed: int = 0) -> TrainingGroup:
     completions = random_completions(adapter, lengths, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     coefficients = tuple(tuple(torch.randn(n, generator=generator).tolist()) for n in lengths)

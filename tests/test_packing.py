@@ -39,7 +39,9 @@ def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}
 
 
-def packed_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192) -> dict[str, Tensor]:
+def packed_gradients(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192
+) -> dict[str, Tensor]:
     adapter.model.zero_grad()
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)

@@ -141,7 +141,9 @@ def test_sampling_follows_the_models_distribution(load: LoadModel) -> None:
     prompt = make_prompts(adapter)[0]
     temperature, n = 2.0, 4000
     groups = HfEngine(adapter, MANY).generate([prompt], n, Sampling(1, temperature), (5,))
-    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in groups[0].completions]), minlength=adapter.head_weight.shape[0])
+    counts = torch.bincount(
+        torch.tensor([c.token_ids[0] for c in groups[0].completions]), minlength=adapter.head_weight.shape[0]
+    )
     with torch.no_grad():
         logits = adapter.model(
             input_ids=torch.tensor([prompt.token_ids]),

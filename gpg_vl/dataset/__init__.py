@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from gpg_vl.dataset.rows import KIT_FIELDS, LazySamples, find_image_root, match_columns
 from gpg_vl.dataset.tables import open_table
 from gpg_vl.dataset.writing import write_jsonl, write_parquet
 from gpg_vl.records import Sample
 
-__all__ = ["Source", "check_source", "load_source", "write_jsonl", "write_parquet"]
+__all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
 
 ENTRY_KEYS = ("path", "weight", "columns")
 
@@ -28,12 +28,6 @@ class Source:
     name: str  # path or hub name, as the recipe writes it
     weight: float  # its share of the drawn samples, relative to the other sources
     samples: Sequence[Sample]  # each made when asked for
-
-
-class ChecksSamples(Protocol):
-    """A task, as far as the check of a source is concerned."""
-
-    def check(self, sample: Sample) -> None: ...
 
 
 def load_source(
@@ -63,22 +57,6 @@ def load_source(
     if "id" in matched:
         _refuse_repeated_ids(path, table.column(matched["id"]))
     return Source(path, weight, samples)
-
-
-def check_source(source: Source, load_task: Callable[[str], ChecksSamples]) -> None:
-    """Goes over every row once: it must make a sample, of a task that is known and can read its answer.
-
-    Raises:
-        ValueError: names the source, the first bad row and what is wrong with it
-    """
-    tasks: dict[str, ChecksSamples] = {}
-    for number, sample in enumerate(source.samples, start=1):
-        try:
-            if sample.task not in tasks:
-                tasks[sample.task] = load_task(sample.task)
-            tasks[sample.task].check(sample)
-        except ValueError as error:
-            raise ValueError(f"{source.name}, row {number}: {error}") from error
 
 
 class _Entry(NamedTuple):

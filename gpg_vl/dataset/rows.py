@@ -107,7 +107,7 @@ def _read_text(field: str, value: Any) -> str:
 
 def _read_meta(value: Any) -> dict[str, Any]:
     try:
-        meta = json.loads(value) if isinstance(value, str) else value or {}
+        meta = json.loads(value) if isinstance(value, str) and value else value or {}
     except (ValueError, RecursionError) as error:
         raise ValueError("meta is text but no JSON; write an object of names and values") from error
     if not isinstance(meta, dict):
@@ -138,7 +138,7 @@ def _read_image(entry: Any, root: Path | None) -> str | bytes:
         entry = entry.get("path") if entry.get("bytes") is None else entry["bytes"]
     if isinstance(entry, bytes):
         return entry
-    if not isinstance(entry, str) or not entry:
+    if not isinstance(entry, str):
         raise ValueError(f"an image is a {type(entry).__name__}; give a path, or the bytes of an image file")
     if "://" in entry or entry.startswith("data:"):
         raise ValueError(f"image {entry[:80]!r} is a URL; download it and give its path")

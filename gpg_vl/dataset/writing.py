@@ -30,9 +30,10 @@ def write_parquet(samples: Sequence[Sample], path: str | Path) -> None:
         }
         for sample in samples
     ]
+    columns = {name: [row[name] for row in rows] for name in features}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with without_progress_bars():
-        datasets.Dataset.from_list(rows, features=features).to_parquet(str(path))
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(path))
 
 
 def write_jsonl(samples: Sequence[Sample], path: str | Path) -> None:

@@ -28,7 +28,7 @@ def resolve_model_path(path: str) -> str:
     """
     folder = Path(path)
     if not folder.is_dir():
-        if not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or path.startswith("runs/"):
+        if not path or path.startswith((".", "/", "~", "runs/")) or path.count("/") > 1:
             raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
         return path
     if (folder / "config.json").is_file():

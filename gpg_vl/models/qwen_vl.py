@@ -7,9 +7,9 @@ and its head, and saves an ordinary model folder. It knows nothing of tasks, gro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -122,7 +122,9 @@ class QwenVLAdapter:
         c = self.config
         model_height, model_width = smart_resize(height, width, self._resize_factor, c.min_pixels, c.max_pixels)
         if min(model_height, model_width) < self._resize_factor:
-            raise ValueError(f"a {width} x {height} image yields no token under model.max_pixels={c.max_pixels}; raise it")
+            raise ValueError(
+                f"a {width} x {height} image yields no token under model.max_pixels={c.max_pixels}; raise it"
+            )
         return ImageView(width, height, model_width, model_height, self.frame)
 
     def count_image_tokens(self, view: ImageView) -> int:
@@ -206,7 +208,7 @@ class QwenVLAdapter:
     def device(self) -> torch.device:
         return torch.device(self.model.device)
 
-    def autocast(self) -> ContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)

@@ -27,6 +27,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str] = ""
+    """What messages call the task."""
     metric: ClassVar[str] = "accuracy"
     """Name of the number that evaluation reports: the mean of the part ``main_part``."""
     main_part: ClassVar[str] = "correct"
@@ -76,7 +77,7 @@ def score_completion(
     A completion without exactly one readable answer earns nothing but its format part; its status is ``unparsable``.
 
     Raises:
-        ValueError: the task returned a part that is not a finite number
+        ValueError: the task returned a part that is no finite number, or that its ``weights`` do not name
     """
     tagged = find_answer(text)
     answer = None if tagged is None else task.read(tagged, sample, views)
@@ -85,7 +86,8 @@ def score_completion(
     else:
         parts = {name: float(value) for name, value in task.score(answer, sample, views).items()}
     parts["format"] = float(has_think_answer_format(text))
-    total = sum({**task.weights, **(weights or {})}.get(name, 1.0) * value for name, value in parts.items())
-    if not math.isfinite(total):
-        raise ValueError(f"task {task.name} scored sample {sample.id} with {parts}; every part must be a finite number")
+    all_weights = {"format": 0.0, **task.weights, **(weights or {})}
+    if not set(parts) <= set(all_weights) or not all(map(math.isfinite, parts.values())):
+        raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
+    total = sum(all_weights[name] * value for name, value in parts.items())
     return Reward(total, parts, "unparsable" if answer is None else "ok")

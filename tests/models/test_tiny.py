@@ -184,5 +184,5 @@ def test_unknown_family_is_refused(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot make the folder .*file.* name another"):
+    with pytest.raises(ValueError, match=r"cannot make the folder .*file.* name another"):
         write_tiny_model(tmp_path / "file")

@@ -23,7 +23,7 @@ PROMPT = Prompt(SAMPLE, "q", (1,), (0,), torch.zeros(3, 1, dtype=torch.long), No
 
 
 def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
-    completions = tuple(Completion(tuple(range(n)), "", True) for n in lengths)
+    completions = tuple(Completion(tuple(range(n)), "", finished=True) for n in lengths)
     return ScoredGroup(PROMPT, completions, tuple(Reward(r, {}, "ok") for r in rewards))
 
 
@@ -49,7 +49,9 @@ def totals_of(groups: list[ScoredGroup], trained: list[ScoredGroup]) -> StepTota
     )
 
 
-def kit_loss(config: ObjectiveConfig, groups: list[ScoredGroup], log_probs: dict, prompts_per_step: int) -> torch.Tensor:
+def kit_loss(
+    config: ObjectiveConfig, groups: list[ScoredGroup], log_probs: dict, prompts_per_step: int
+) -> torch.Tensor:
     objective = build_objective(config)
     trained = [g for g in groups if objective.trains(g)]
     total = torch.zeros((), dtype=torch.float64)
@@ -59,7 +61,9 @@ def kit_loss(config: ObjectiveConfig, groups: list[ScoredGroup], log_probs: dict
     return total / objective.denominator(totals_of(groups, trained), prompts_per_step)
 
 
-def reference_loss(config: ObjectiveConfig, groups: list[ScoredGroup], log_probs: dict, prompts_per_step: int) -> torch.Tensor:
+def reference_loss(
+    config: ObjectiveConfig, groups: list[ScoredGroup], log_probs: dict, prompts_per_step: int
+) -> torch.Tensor:
     """The formulas as they are written, tensor by tensor, over all B groups; alpha applied as a factor."""
     num_valid = 0
     per_group, sequences, tokens = [], [], []
@@ -90,7 +94,11 @@ def reference_loss(config: ObjectiveConfig, groups: list[ScoredGroup], log_probs
 @pytest.mark.parametrize(("alpha", "alpha_eps"), [(True, 0.0), (True, 1e-5), (False, 0.0)])
 def test_loss_equals_the_brute_force_reference(reduction: str, f_norm: str, alpha: bool, alpha_eps: float) -> None:
     config = ObjectiveConfig(
-        reduction=reduction, f_norm=f_norm, alpha=alpha, alpha_eps=alpha_eps, f_norm_eps=1e-4 if f_norm == "std" else 0.0
+        reduction=reduction,
+        f_norm=f_norm,
+        alpha=alpha,
+        alpha_eps=alpha_eps,
+        f_norm_eps=1e-4 if f_norm == "std" else 0.0,
     )
     for seed in range(20):
         groups = random_groups(seed)
@@ -152,11 +160,13 @@ def test_supervised_trains_every_group_towards_its_completion() -> None:
 
 
 def test_unknown_objective_is_named() -> None:
-    with pytest.raises(ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'supervised'\]"):
+    with pytest.raises(
+        ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'supervised'\]"
+    ):
         build_objective(ObjectiveConfig(name="gpgg"))
 
 
-# --- published test vectors --------------------------------------------------------------------------------------------
+# --- published test vectors ---
 
 DATA = Path(os.environ.get("GPG_VL_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
 VECTORS = DATA.parent / "reference/objective_vectors.json"
@@ -177,7 +187,9 @@ VECTOR_CONFIGS = {
 def test_published_vectors(name: str) -> None:
     vector = next(v for v in json.loads(VECTORS.read_text()) if v["name"] == name)
     inputs = vector["inputs"]
-    rows = list(zip(inputs["group_index"], inputs["rewards"], inputs["logprobs"], vector["expected_grad_token"], strict=True))
+    rows = list(
+        zip(inputs["group_index"], inputs["rewards"], inputs["logprobs"], vector["expected_grad_token"], strict=True)
+    )
     groups, log_probs, expected = [], {}, []
     for _, members in itertools.groupby(rows, key=lambda row: row[0]):
         members = list(members)

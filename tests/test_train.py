@@ -1,0 +1,347 @@
+"""Whole runs on tiny models: published columns and kit rows, resume, interrupts, silence, validation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
+from gpg_vl import train as train_module
+from gpg_vl.config import Recipe
+from gpg_vl.dataset import write_jsonl, write_parquet
+from gpg_vl.interrupts import Interrupted
+from gpg_vl.models import load_adapter
+from gpg_vl.recipes import load_recipe
+from gpg_vl.records import Reward, Sample
+from gpg_vl.rollout import HfEngine
+from gpg_vl.run_log import read_metrics
+from gpg_vl.tasks.base import Task
+from gpg_vl.train import train
+
+TASKS = ("counting", "geometry", "grounding")
+
+MakeRecipe = Callable[..., Recipe]
+
+
+Score = Callable[[Sample, str], float]
+
+
+def score_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
+    """Replaces the tasks' scoring: a random model answers nothing right and would have nothing to learn."""
+
+    def score_completion(task: Task, sample: Sample, text: str, views: object, weights: object = None) -> Reward:
+        return Reward(score(sample, text), {"correct": 0.0, "format": 0.0}, "ok")
+
+    monkeypatch.setattr("gpg_vl.scoring.score_completion", score_completion)
+
+
+def noise(text: str) -> float:
+    return sum(map(ord, text)) % 97 / 97
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, model_folders: dict[str, Path]) -> MakeRecipe:
+    """A recipe of few small steps on drawn counting scenes; ``key=value`` with ``__`` for the dot overrides."""
+    data = tmp_path / "counting.parquet"
+    write_parquet(draw_samples("counting", 24, seed=0), data)
+
+    def make(**overrides: Any) -> Recipe:
+        values: dict[str, Any] = {
+            "model.path": str(model_folders["qwen2_vl"]),
+            "model.dtype": "float32",
+            "model.min_pixels": 784,
+            "model.max_pixels": 50176,
+            "data.train": [str(data)],
+            "prompt.template": "{question}",
+            "rollout.prompts_per_step": 4,
+            "rollout.group_size": 3,
+            "rollout.max_new_tokens": 6,
+            "objective.beta_th": 0.0,
+            "update.learning_rate": 1e-3,
+            "run.steps": 3,
+            "run.output_dir": str(tmp_path / "run"),
+            "run.eval_every": 0,
+            "run.trackers": [],
+        }
+        values |= {key.replace("__", "."): value for key, value in overrides.items()}
+        words = [
+            word
+            for key, value in values.items()
+            for word in (f"--{key}", json.dumps(value) if not isinstance(value, str) else value)
+        ]
+        return load_recipe(None, words)
+
+    return make
+
+
+@pytest.fixture
+def noisy_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    score_by(monkeypatch, lambda sample, text: noise(text))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_checkpoints(a: Path, b: Path) -> None:
+    for name in ("model.safetensors", "training_state/optimizer.safetensors"):
+        one, other = load_file(a / name), load_file(b / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    assert (a / "training_state/state.json").read_text() == (b / "training_state/state.json").read_text()
+
+
+def sampled(run: Path) -> list[str]:
+    return [path.read_text() for path in sorted((run / "rollouts").glob("*.jsonl"))]
+
+
+# --- end to end ---
+
+
+@pytest.mark.parametrize("kind", ["published parquet", "kit jsonl"])
+@pytest.mark.parametrize("task", TASKS)
+def test_supervised_then_gpg_on_each_task(make_recipe: MakeRecipe, tmp_path: Path, task: str, kind: str) -> None:
+    """The demo's path in small: gold completions, then GPG from that checkpoint; the loss falls, the model loads."""
+    samples = draw_samples(task, 32, seed=1)
+    if kind == "published parquet":
+        path = tmp_path / "rows.parquet"
+        write_published(samples, path)
+        source: Any = {"path": str(path), "columns": PUBLISHED_COLUMNS}
+    else:
+        path = tmp_path / "rows.jsonl"
+        write_jsonl(samples, path)
+        source = str(path)
+    common = {"data.train": [source], "task": task}
+    warm = make_recipe(
+        **common, objective__name="supervised", objective__reduction="token", rollout__group_size=1, run__steps=12,
+        rollout__prompts_per_step=16, run__output_dir=str(tmp_path / "warm"),
+    )  # fmt: skip
+    train(warm)
+    losses = [row["update"]["loss"] for row in read_metrics(tmp_path / "warm")]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(row["reward"] == pytest.approx(1.2) for row in read_metrics(tmp_path / "warm")), "gold earns full marks"
+
+    recipe = make_recipe(**common, model__path=str(tmp_path / "warm"), rollout__max_new_tokens=24, run__steps=2)
+    folder = train(recipe)
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["groups"] == 4 and row["draws"] == 1 for row in rows)
+    first = json.loads((tmp_path / "run/rollouts/000001.jsonl").read_text().splitlines()[0])
+    assert first["task"] == task
+    assert len(first["completions"]) == 3
+    adapter = load_adapter(replace(recipe.model, path=str(folder)))
+    assert adapter.tokenizer.decode([8]) == "<think>"
+
+
+def test_run_folder_holds_a_whole_model_and_the_resolved_recipe(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    recipe = make_recipe(run__save_every=2, run__trackers=["tensorboard"])
+    folder = train(recipe)
+    assert folder == tmp_path / "run/checkpoint-3"
+    assert {p.name for p in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "recipe.yaml"} <= names
+    assert names & {"preprocessor_config.json", "processor_config.json"}
+    assert load_recipe(str(folder / "recipe.yaml")) == recipe == load_recipe(str(tmp_path / "run/recipe.yaml"))
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+# --- signal ---
+
+
+def test_without_signal_no_weight_changes(
+    make_recipe: MakeRecipe, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A random model answers nothing right: every group is silent, however often it is drawn."""
+    recipe = make_recipe(
+        objective__beta_th=0.5, objective__max_draws=3, rewards__weights={"format": 0.0}, update__weight_decay=0.1
+    )
+    folder = train(recipe)
+    rows = read_metrics(tmp_path / "run")
+    assert [row["draws"] for row in rows] == [3, 3, 3]
+    assert [row["groups"] for row in rows] == [12, 12, 12]
+    assert all(row["trained_groups"] == 0 and row["alpha"] == 0 and row["update"] is None for row in rows)
+    assert rows[-1]["silent_steps"] == 3
+    before, after = weights_of(model_folders["qwen2_vl"]), weights_of(folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_refill_goes_on_until_enough_groups_have_signal(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample in three gives signal; beta_th 0.75 of 4 prompts asks for 3 groups."""
+
+    score_by(monkeypatch, lambda sample, text: noise(text) if int(sample.id.split("-")[-1]) % 3 == 0 else 0.0)
+    train(make_recipe(objective__beta_th=0.75, run__steps=4))
+    for row, file in zip(read_metrics(tmp_path / "run"), sampled(tmp_path / "run"), strict=True):
+        groups = [json.loads(line) for line in file.splitlines()]
+        with_signal = [g for g in groups if int(g["id"].split("-")[-1]) % 3 == 0]
+        assert row["groups"] == len(groups) == 4 * row["draws"]
+        assert row["trained_groups"] == sum(g["trained"] for g in groups) == len(with_signal)
+        assert row["alpha"] == len(groups) / len(with_signal)
+        assert row["trained_groups"] >= 3
+        before_last_draw = [g for g in groups[:-4] if g["trained"]]
+        assert len(before_last_draw) < 3, "it drew once more than needed"
+    assert any(row["draws"] > 1 for row in read_metrics(tmp_path / "run"))
+
+
+def test_step_follows_the_reward(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """GPG end to end on a reward that needs no skill: completions with more of one token become more frequent."""
+
+    score_by(monkeypatch, lambda sample, text: min(1.0, text.count("<answer>") / 3))
+    train(make_recipe(run__steps=25, rollout__prompts_per_step=8, rollout__group_size=8, update__learning_rate=3e-3))
+    rewards = [row["reward"] for row in read_metrics(tmp_path / "run")]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+
+
+# --- stopping and going on ---
+
+
+def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    schedule = {"update.schedule": "cosine", "update.warmup_steps": 2, "objective.beta_th": 0.6}
+    whole = train(make_recipe(**schedule, run__steps=6, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**schedule, run__steps=6, run__save_every=3, run__output_dir=str(tmp_path / "cut"))
+    stop_after(4, lambda: train(recipe))
+    assert [p.name for p in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]
+    resumed = train(recipe)
+    assert_equal_checkpoints(whole, resumed)
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+    drop_seconds = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / "whole")]
+    assert drop_seconds == [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / "cut")]
+
+
+def stop_after(steps: int, run: Callable[[], Any]) -> None:
+    """Runs until ``steps`` steps are logged and then raises in the middle of the next rollout, as a crash would."""
+    original = HfEngine.generate
+    calls = 0
+
+    def generate(self: HfEngine, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if args[3][1] > steps:
+            raise KeyError("crash")
+        return original(self, *args, **kwargs)
+
+    HfEngine.generate = generate  # type: ignore[method-assign]
+    try:
+        with pytest.raises(KeyError, match="crash"):
+            run()
+    finally:
+        HfEngine.generate = original  # type: ignore[method-assign]
+    assert calls >= steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_last_finished_step(
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    noisy_rewards: None,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    whole = train(make_recipe(run__steps=5, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(run__steps=5)
+    original = HfEngine.generate
+
+    def generate(self: HfEngine, *args: Any, **kwargs: Any) -> Any:
+        if args[3][1] == 3:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(HfEngine, "generate", generate)
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        train(recipe)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is handler
+    assert [p.name for p in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    monkeypatch.setattr(HfEngine, "generate", original)
+    assert_equal_checkpoints(whole, train(recipe))
+
+
+def test_finished_run_is_left_as_it_is(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    folder = train(make_recipe())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert train(make_recipe()) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_more_steps_go_on_from_the_end(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=2))
+    folder = train(make_recipe(run__steps=4))
+    assert folder.name == "checkpoint-4"
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_another_recipe_is_refused_by_key(make_recipe: MakeRecipe, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=1))
+    with pytest.raises(
+        ValueError, match=r"holds a run with objective.f_norm='one', the recipe has 'std'; choose another"
+    ):
+        train(make_recipe(run__steps=2, objective__f_norm="std"))
+    with pytest.raises(ValueError, match=r"holds a run; choose another folder, or --run.resume auto"):
+        train(make_recipe(run__steps=2, run__resume="never"))
+
+
+# --- validation ---
+
+
+def test_tasks_leave_the_mixture_and_the_run_ends_with_a_cooldown(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scripted validation scores: counting is there at step 2, falls at 4, both are there at 6."""
+    files = []
+    for task in ("counting", "geometry"):
+        files.append(str(tmp_path / f"{task}.parquet"))
+        write_parquet(draw_samples(task, 12, seed=4), Path(files[-1]))
+    script = {2: (0.5, 0.0), 4: (0.1, 0.6), 6: (0.7, 0.7), 8: (0.0, 0.0)}
+    original = train_module.summarise_scores
+    calls = iter(script.values())
+
+    def scripted(groups: Any, tasks: Any) -> Any:
+        values = dict(zip(("counting", "geometry"), next(calls), strict=True))
+        return {task: replace(score, value=values[task]) for task, score in original(groups, tasks).items()}
+
+    monkeypatch.setattr(train_module, "summarise_scores", scripted)
+    recipe = make_recipe(
+        data__train=files, data__eval=files, evaluation__limit=4, objective__name="supervised", rollout__group_size=1,
+        rollout__prompts_per_step=8, run__steps=50, run__eval_every=2, run__cooldown_steps=3,
+        run__stop_when={"counting": 0.4, "geometry": 0.4}, update__schedule="constant",
+    )  # fmt: skip
+    folder = train(recipe)
+    assert folder.name == "checkpoint-9"
+    steps = [row for row in read_metrics(tmp_path / "run") if "reward_by_task" in row]
+    tasks = {row["step"]: set(row["reward_by_task"]) for row in steps}
+    both = {"counting", "geometry"}
+    assert [tasks[n] for n in (3, 4)] == [{"geometry"}] * 2
+    assert [tasks[n] for n in (5, 6)] == [{"counting"}] * 2
+    assert all(tasks[n] == both for n in (1, 2, 7, 8, 9))
+    assert [row["learning_rate"] for row in steps[6:]] == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
+
+
+def test_validation_of_a_checkpoint_gives_the_logged_number(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    from gpg_vl.evaluate_model import evaluate_model
+
+    data = tmp_path / "validation.parquet"
+    write_parquet(draw_samples("counting", 20, seed=9), data)
+    recipe = make_recipe(
+        data__eval=[str(data)], objective__name="supervised", rollout__group_size=1, rollout__prompts_per_step=16,
+        rollout__max_new_tokens=12, run__steps=40, run__eval_every=20, run__save_every=20,
+    )  # fmt: skip
+    train(recipe)
+    logged = {row["step"]: row["eval"]["counting"] for row in read_metrics(tmp_path / "run") if "eval" in row}
+    assert set(logged) == {20, 40}
+    for step, score in logged.items():
+        model = replace(recipe.model, path=str(tmp_path / f"run/checkpoint-{step}"))
+        assert evaluate_model(replace(recipe, model=model))["counting"].to_dict() == score
+    assert logged[40]["status"].get("ok", 0) > 0
