@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from gpg_vl.log_probs import mask_banned
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 
-_NO_HISTORY = torch.empty(0, dtype=torch.long)  # what top-k and top-p are passed as the tokens so far, and ignore
+_NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # what top-k and top-p are passed as the tokens so far, and ignore
 NOISE_PER_DRAW = 2**16
 """Numbers that a completion's generator draws at once, for several tokens of a small vocabulary."""
 

@@ -21,8 +21,10 @@ from rich.table import Table
 
 from data_tools import generate
 from gpg_vl import cli
+from gpg_vl.recipes import load_recipe
 from gpg_vl.run_log import read_metrics
 
+HOME = Path("runs/quickstart")
 RECIPES = Path(__file__).parent / "recipes"
 TASKS = ("counting", "geometry", "grounding")
 SPLITS = {"test": (256, 1), "validation": (96, 2), "train": (4000, 3)}  # rows and seed of each
@@ -32,7 +34,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the model, the prompts and the samples (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="default runs/quickstart")
+    parser.add_argument("--out", type=Path, default=HOME, help=f"default {HOME}")
     options = parser.parse_args(argv)
     if (options.out / "summary.json").exists():
         print(f"{options.out} holds a finished demo; remove it to run again: rm -r {options.out}", file=sys.stderr)
@@ -62,13 +64,28 @@ def draw_data(folder: Path) -> None:
 def train_model(out: Path, seed: int) -> None:
     """Tiny model, warm start, evaluation, GPG, evaluation."""
     run("gpg-vl", cli.main, ["tiny-model", out / "tiny-model", "--seed", seed])
-    warm_start, gpg = out / "warm-start", out / "gpg"
-    train = ["train", RECIPES / "quickstart-warmup.yaml", "--run.seed", seed]
-    run("gpg-vl", cli.main, [*train, *_moved(out, warm_start, out / "tiny-model", ("train", "validation"))])
-    evaluate(out, warm_start, "before")
-    train = ["train", RECIPES / "quickstart.yaml", "--run.seed", seed]
-    run("gpg-vl", cli.main, [*train, *_moved(out, gpg, warm_start, ("train",))])
-    evaluate(out, gpg, "after")
+    for recipe, name, state in (
+        ("quickstart-warmup.yaml", "warm-start", "before"),
+        ("quickstart.yaml", "gpg", "after"),
+    ):
+        words = ["train", RECIPES / recipe, "--run.seed", seed, *moved_to(out, RECIPES / recipe)]
+        run("gpg-vl", cli.main, words)
+        evaluate(out, out / name, state)
+
+
+def moved_to(out: Path, recipe: Path) -> list[str]:
+    """The overrides that make a recipe read and write in ``out`` instead of runs/quickstart."""
+    if out == HOME:
+        return []
+
+    def move(text: str) -> str:
+        return text.replace(str(HOME), str(out))
+
+    values = load_recipe(str(recipe))
+    words = ["--run.output_dir", move(values.run.output_dir), "--model.path", move(values.model.path)]
+    for key, entries in (("data.train", values.data.train), ("data.eval", values.data.eval)):
+        words += [f"--{key}", move(json.dumps(entries))] if entries else []
+    return words
 
 
 def evaluate(out: Path, model: Path, name: str) -> None:
@@ -87,19 +104,6 @@ def run(command: str, function: Callable[[list[str]], int | None], words: Sequen
     code = function(arguments)
     if code:
         raise SystemExit(code)
-
-
-def _moved(out: Path, output_dir: Path, model: Path, splits: Sequence[str]) -> list[Any]:
-    """The overrides that let a recipe work in another folder than runs/quickstart."""
-    if out == Path("runs/quickstart"):
-        return []
-    words: list[Any] = ["--run.output_dir", output_dir, "--model.path", model]
-    for split in splits:
-        key = "data.train" if split == "train" else "data.eval"
-        weights = (1, 1, 2) if output_dir.name == "gpg" else (1, 1, 1)
-        files = [str(out / "data" / f"{task}-{split}.parquet") for task in TASKS]
-        words += [f"--{key}", json.dumps([{"path": f, "weight": w} for f, w in zip(files, weights, strict=True)])]
-    return words
 
 
 def summarise(out: Path, seconds: float) -> dict[str, Any]:
@@ -142,15 +146,15 @@ def show(summary: dict[str, Any], out: Path) -> None:
     console = Console(width=max(100, Console().width))
     console.print()
     console.print(table)
-    n = next(iter(summary["tasks"].values()))
+    row = next(iter(summary["tasks"].values()))
     print(
-        f"{n['n']} images per task; sampled: mean of {n['samples_per_image']} answers at temperature 1, the number that"
+        f"""\
+{row["n"]} images per task, not trained on. sampled: mean of {row["samples_per_image"]} answers at temperature 1,
+the number that GPG optimises, with its 95 % interval. greedy: the most likely answer.
+{summary["seconds"]:.0f} s in all. The run is {out}/gpg, the numbers are in {out}/summary.json.
+Curves: .venv/bin/tensorboard --logdir {out}
+Ask it: .venv/bin/gpg-vl ask {out}/gpg --image FILE --question "How many shapes?" --task counting --answer 4 --n 8"""
     )
-    print("GPG optimises, with its 95 % interval. greedy: the most likely answer.")
-    print(
-        f"{summary['seconds']:.0f} s in all. Run: {out}/gpg  numbers: {out}/summary.json  curves: tensorboard --logdir {out}"
-    )
-    print(f"Ask it: gpg-vl ask {out}/gpg --image FILE --question 'How many shapes?' --task counting --answer 4 --n 8")
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:

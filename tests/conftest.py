@@ -9,8 +9,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from builders import FAMILIES, SMALL_IMAGES
 
+from builders import FAMILIES, SMALL_IMAGES
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter

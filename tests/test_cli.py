@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from builders import png
 from data_tools.generate import draw_samples
-
 from gpg_vl import cli
 from gpg_vl.dataset import write_parquet
 from gpg_vl.recipes import KNOWN_KEYS, describe_keys
@@ -76,9 +76,15 @@ def write_rows(path: Path, **changes: Any) -> Path:
         (["--data.train", "[nowhere.parquet]"], "no such file: nowhere.parquet"),
         (["--model.path", "./nowhere"], r"model.path: no folder './nowhere'"),
         (["--task", "countin"], r"no task 'countin'; did you mean 'counting'\?"),
-        (["--rollout.max_new_tokens", "5000"], "sample counting-0-0 has 23 tokens and its completion up to 5000.*lower"),
+        (
+            ["--rollout.max_new_tokens", "5000"],
+            "sample counting-0-0 has 23 tokens and its completion up to 5000.*lower",
+        ),
         (["--update.tokens_per_micro_batch", "20"], "together more than 20; raise update.tokens_per_micro_batch"),
-        (["--run.stop_when", "{geometry: 0.3}", "--run.eval_every", "1"], "no row of data.eval has the task 'geometry'"),
+        (
+            ["--run.stop_when", "{geometry: 0.3}", "--run.eval_every", "1"],
+            "no row of data.eval has the task 'geometry'",
+        ),
         (["--prompt.template", "How many?"], r"prompt.template has no \{question\}"),
         (["--evaluation.num_samples", "4"], "evaluation.num_samples above 1 needs a temperature above 0"),
         (["--model.freeze", "[vision, projector, text]"], "model.freeze freezes every part"),
@@ -238,7 +244,7 @@ def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.Captu
 
 def test_own_task_by_path_trains_and_evaluates(run: RunCli, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "colour.py").write_text(
-        '''
+        """
 from gpg_vl.tasks.base import Task
 
 class Letters(Task):
@@ -252,7 +258,7 @@ class Letters(Task):
 
     def score(self, answer, sample, views):
         return {"correct": float(answer == sample.answer.upper())}
-'''
+"""
     )
     spec = f"{tmp_path / 'colour.py'}:Letters"
     rows = write_rows(tmp_path / "own.jsonl", task=..., answer="red")

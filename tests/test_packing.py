@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from builders import FAMILIES, make_sample, make_training_group
 from torch import Tensor
 
+from builders import FAMILIES, make_sample, make_training_group
 from gpg_vl import packing, update
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from builders import FAMILIES, make_prompt, make_sample
 from transformers import SuppressTokensLogitsProcessor
 
+from builders import FAMILIES, make_prompt, make_sample
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import HfEngine, Sampling

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from accelerate import Accelerator
-from builders import make_sample, make_training_group
 from torch import Tensor
 
+from builders import make_sample, make_training_group
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.optimizer import build_optimizer, learning_rate
