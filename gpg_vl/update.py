@@ -41,7 +41,8 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
         pixel_values=batch.pixel_values,
         image_grid_thw=batch.image_grid_thw,
     )
-    sources = hidden.flatten(0, 1)[batch.source_index]
+    # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
+    sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
 
 

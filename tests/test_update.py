@@ -61,6 +61,24 @@ def test_weights_do_not_depend_on_the_budget(load: LoadModel) -> None:
     assert stats[0].grad_norm == pytest.approx(stats[1].grad_norm, rel=1e-5)
 
 
+def test_the_same_update_gives_the_same_bits_on_several_threads(load: LoadModel) -> None:
+    """Large enough for the threads to share the work; the prompt's last token feeds every completion."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        results = []
+        for _ in range(6):
+            adapter = load()
+            groups = [
+                make_training_group(adapter, make_sample([(84, 84)], seed), [24] * 16, seed) for seed in range(16)
+            ]
+            run_updates(adapter, groups, UpdateConfig(learning_rate=1e-3))
+            results.append(weights(adapter))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert all(torch.equal(other[name], results[0][name]) for other in results[1:] for name in other)
+
+
 def test_loss_and_gradient_scale_with_the_denominator(load: LoadModel) -> None:
     config = UpdateConfig()
     [one] = run_updates(load(), make_groups(load()), config, denominator=1.0)
