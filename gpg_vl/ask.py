@@ -55,7 +55,7 @@ def ask(
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = HfEngine(adapter, rollout.tokens_per_batch)
-    [group] = engine.generate([prompt], num_samples, sampling, ("ask", recipe.run.seed))
+    [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe, tasks) if answer is not None else [None] * num_samples
     return prompt, [
         Answered(completion, find_answer(completion_text(prompt, completion.text)), reward)

@@ -33,8 +33,9 @@ class TrainingState:
 
     step: int  # finished optimizer steps
     stream: dict[str, Any]  # of the prompts consumed by them
+    validated_step: int  # last step that was validated
     tasks_done: list[str]  # tasks at their run.stop_when score
-    cooldown_start: int | None  # first step of the cool-down, once it began
+    all_done_step: int | None  # step at which all of them were
     counters: dict[str, int]
 
 
@@ -52,7 +53,6 @@ def save_checkpoint(
     save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
     (partial / STATE_FOLDER / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _sync(partial)
-    shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _sync_folder(final.parent)
     return final
@@ -82,11 +82,23 @@ def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: torch.optim.
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """The resolved recipe, every key with its value; ``gpg-vl train`` takes the file as it is."""
-    path.write_text(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
+    partial.replace(path)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text()))
+    """
+    Raises:
+        ValueError: the file is not one that ``write_recipe`` wrote
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML; restore it, or choose another run.output_dir") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds no keys; restore it, or choose another run.output_dir")
+    return recipe
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import gpg_vl
 
 COMMANDS_HELP = "train RECIPE | eval MODEL | ask MODEL | tiny-model FOLDER; each explains itself with --help"
@@ -75,11 +77,14 @@ def _eval(words: list[str]) -> None:
         epilog="Every other --section.key VALUE overrides the recipe, as --evaluation.num_samples 4.",
     )
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
-    parser.add_argument("--data", nargs="+", required=True, help="files of rows")
+    parser.add_argument("--data", nargs="+", required=True, help="files of rows, or '{path: ..., columns: ...}'")
     parser.add_argument("--recipe", help="prompt, rewards and limits; default: the one saved with the model, if any")
     parser.add_argument("--out", help="folder for results.json and predictions.jsonl; default: print only")
     options, overrides = parser.parse_known_args(words)
-    recipe = _recipe_of(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(options.data)])
+    if any(word.split("=")[0] == "--data.eval" for word in overrides):
+        raise ValueError("name the rows by --data, not by --data.eval")
+    entries = [yaml.safe_load(word) if word.startswith("{") else word for word in options.data]
+    recipe = _recipe_of(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
     from gpg_vl.evaluate_model import evaluate_model
 
     scores = evaluate_model(recipe, Path(options.out) if options.out else None)
@@ -105,9 +110,13 @@ def _ask(words: list[str]) -> None:
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
+    if temperature < 0:
+        raise ValueError("--temperature must not be negative")
     from gpg_vl.ask import ask
 
-    prompt, answers = ask(recipe, options.image, options.question, options.task, options.answer, options.n, temperature)
+    prompt, answers = ask(
+        recipe, options.image, options.question, options.task or recipe.task, options.answer, options.n, temperature
+    )
     print(f"prompt ({len(prompt.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         print(f"{number}. {answered.completion.text}")

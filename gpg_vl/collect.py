@@ -7,6 +7,7 @@ signal is kept and trained; no group is sampled in vain.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,14 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
-from gpg_vl.prompting import PromptBuilder
-from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
+from gpg_vl.prompting import PromptBuilder, continue_prompt
+from gpg_vl.records import Completion, Prompt, RolloutGroup, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
 from gpg_vl.scoring import score_groups
 from gpg_vl.stream import SampleStream
 from gpg_vl.tasks.base import Task, gold_completion
+
+Seed = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Collector:
         rollout_seconds = scoring_seconds = 0.0
         for draw in range(config.max_draws):
             start = time.perf_counter()
-            rolled = self._roll_out(self._draw(without_tasks), step, draw)
+            rolled = self._roll_out(*self._draw(step, draw, without_tasks))
             generated = time.perf_counter()
             groups += score_groups(rolled, self._tasks, self._recipe.rewards)
             rollout_seconds += generated - start
@@ -75,25 +78,30 @@ class Collector:
                 break
         return CollectedGroups(groups, trained, totals, draw + 1, rollout_seconds, scoring_seconds)
 
-    def _draw(self, without_tasks: Collection[str]) -> list[Prompt]:
-        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin."""
-        samples = self._stream.draw(self._recipe.rollout.prompts_per_step, without_tasks)
-        rank, num_ranks = self._accelerator.process_index, self._accelerator.num_processes
-        return [self._prompts.build(sample) for sample in samples[rank::num_ranks]]
+    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed]]:
+        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin, and the seed of each.
 
-    def _roll_out(self, prompts: Sequence[Prompt], step: int, draw: int) -> list[RolloutGroup]:
+        A sample that comes up twice in a draw gets another seed the second time.
+        """
+        samples = self._stream.draw(self._recipe.rollout.prompts_per_step, without_tasks)
+        times_drawn: Counter[str] = Counter()
+        seeds: list[Seed] = []
+        for sample in samples:
+            seeds.append((self._recipe.run.seed, step, draw, sample.id, times_drawn[sample.id]))
+            times_drawn[sample.id] += 1
+        mine = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
+        return [self._prompts.build(sample) for sample in samples[mine]], seeds[mine]
+
+    def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
             return [RolloutGroup(prompt, (self._gold(prompt),)) for prompt in prompts]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
-        seed = (self._recipe.run.seed, step, draw)
-        return self._engine.generate(prompts, rollout.group_size, sampling, seed)
+        return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
 
     def _gold(self, prompt: Prompt) -> Completion:
-        sample: Sample = prompt.sample
-        text = gold_completion(self._tasks[sample.task], sample, prompt.image_views)
-        if prompt.text.endswith("<think>"):
-            text = text.removeprefix("<think>")
+        task = self._tasks[prompt.sample.task]
+        text = continue_prompt(prompt, gold_completion(task, prompt.sample, prompt.image_views))
         return Completion(self._encode_completion(text), text, finished=True)
 
     def _totals(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:

@@ -7,6 +7,7 @@ nothing but the values are here, in ``__post_init__``; a ``ValueError`` names th
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -93,6 +94,9 @@ class RewardsConfig:
 
     weights: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _require(all(map(math.isfinite, self.weights.values())), "rewards.weights must be finite numbers")
+
 
 @dataclass(frozen=True)
 class RolloutConfig:
@@ -101,7 +105,7 @@ class RolloutConfig:
     Args:
         engine: what generates; hf is the kit's own loop on the transformers model
         prompts_per_step: prompts drawn per optimizer step, over all ranks
-        group_size: completions sampled per prompt
+        group_size: completions sampled per prompt; the supervised objective makes one, the gold completion
         max_new_tokens: longest completion in tokens
         temperature: divides the logits, in sampling and in the update alike
         top_p: nucleus sampling below 1; the update's log-probs stay those of the full distribution
@@ -125,6 +129,7 @@ class RolloutConfig:
         _require(self.temperature > 0, "rollout.temperature must be above 0: GPG learns from samples, not from argmax")
         _require(0 < self.top_p <= 1, "rollout.top_p must be in (0, 1]")
         _require(self.top_k >= 0, "rollout.top_k must be 0 (off) or positive")
+        _require(self.tokens_per_batch >= 1, "rollout.tokens_per_batch must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,10 @@ class UpdateConfig:
         _require(0 <= self.min_learning_rate_ratio <= 1, "update.min_learning_rate_ratio must be in [0, 1]")
         _require(self.max_grad_norm > 0, "update.max_grad_norm must be positive")
         _require(self.warmup_steps >= 0, "update.warmup_steps must not be negative")
+        _require(all(0 <= beta < 1 for beta in self.betas), "update.betas must be in [0, 1)")
+        _require(self.weight_decay >= 0, "update.weight_decay must not be negative")
+        _require(self.tokens_per_micro_batch >= 1, "update.tokens_per_micro_batch must be at least 1")
+        _require(self.patches_per_micro_batch >= 1, "update.patches_per_micro_batch must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -211,6 +220,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _require(self.num_samples >= 1, "evaluation.num_samples must be at least 1")
         _require(self.temperature >= 0, "evaluation.temperature must not be negative")
+        _require(
+            self.max_new_tokens is None or self.max_new_tokens >= 1, "evaluation.max_new_tokens must be at least 1"
+        )
+        _require(self.limit is None or self.limit >= 1, "evaluation.limit must be at least 1, or null for all rows")
         once = self.temperature > 0 or self.num_samples == 1
         _require(once, "evaluation.num_samples above 1 needs a temperature above 0: greedy samples are all the same")
 

@@ -67,7 +67,8 @@ class Evaluator:
         groups: list[ScoredGroup] = []
         for start in range(0, len(samples), prompts_at_once):
             prompts = [self._prompts.build(sample) for sample in samples[start : start + prompts_at_once]]
-            rolled = self._engine.generate(prompts, self._num_samples, self._sampling, ("evaluation", self._seed))
+            seeds = [("evaluation", self._seed, prompt.sample.id) for prompt in prompts]
+            rolled = self._engine.generate(prompts, self._num_samples, self._sampling, seeds)
             groups += score_groups(rolled, self._tasks, self._rewards)
             on_progress(len(groups), len(samples))
         return groups

@@ -14,7 +14,7 @@ import torch
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
 from gpg_vl.models import load_adapter
-from gpg_vl.prepare import check_prompt_lengths, load_sources
+from gpg_vl.prepare import check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import ScoredGroup
 from gpg_vl.rollout import HfEngine
@@ -25,12 +25,14 @@ def evaluate_model(recipe: Recipe, out: Path | None = None) -> dict[str, TaskSco
 
     Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given.
     """
+    if out is not None:
+        _open_folder(out)
     checked = load_sources(recipe.data.eval, recipe, "data.eval")
     adapter = load_adapter(recipe.model)
     adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
     prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt)
     max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
-    check_prompt_lengths(checked, prompts, adapter, recipe, max_new_tokens)
+    check_rows(checked, prompts, max_new_tokens, context_limit(adapter))
     engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
     evaluator = Evaluator(
         prompts, engine, checked.tasks, recipe.rewards, recipe.evaluation, max_new_tokens, recipe.run.seed
@@ -47,8 +49,16 @@ def _show_progress(done: int, total: int) -> None:
     print(f"\r{done}/{total} prompts", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
+def _open_folder(out: Path) -> None:
+    """Refuses a folder that could not be written, before the work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "predictions.jsonl").open("a").close()
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {out} ({error.strerror}); choose another folder") from error
+
+
 def _write(out: Path, recipe: Recipe, scores: dict[str, TaskScore], groups: Sequence[ScoredGroup]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     with (out / "predictions.jsonl").open("w") as file:
         for group in groups:
             file.write(json.dumps(_prediction(group), ensure_ascii=False) + "\n")

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; ``exit_code`` is 128 plus the signal's number."""
+class Interrupted(BaseException):
+    """The run was asked to stop; ``exit_code`` is 128 plus the signal's number.
+
+    Not an ``Exception``: what guards against faulty rows or tasks must let it pass.
+    """
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
 
@@ -20,8 +24,6 @@ class CheckedSources:
 
     sources: list[Source]
     tasks: dict[str, Task]  # by the name that the rows use
-    longest_question: int  # bytes
-    most_images: int  # in one row
 
 
 def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: str) -> CheckedSources:
@@ -35,7 +37,7 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
     limit = recipe.evaluation.limit if key == "data.eval" else None
     sources = [load_source(entry, recipe.data.image_root, recipe.task, limit) for entry in entries]
     tasks: dict[str, Task] = {}
-    longest_question = most_images = 0
+    sources_of_ids: dict[str, str] = {}
     for source in sources:
         for number, sample in enumerate(source.samples, start=1):
             try:
@@ -44,10 +46,11 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 tasks[sample.task].check(sample)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
-            longest_question = max(longest_question, len(sample.question.encode()))
-            most_images = max(most_images, len(sample.images))
+            other = sources_of_ids.setdefault(sample.id, source.name)
+            if other != source.name:
+                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
     _check_weights(recipe, tasks)
-    return CheckedSources(sources, tasks, longest_question, most_images)
+    return CheckedSources(sources, tasks)
 
 
 def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
@@ -57,30 +60,51 @@ def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
 
 
-def check_prompt_lengths(
-    checked: CheckedSources, prompts: PromptBuilder, adapter: QwenVLAdapter, recipe: Recipe, max_new_tokens: int
-) -> None:
-    """Refuses rows whose prompt leaves no room for the completion; opens no image.
+def check_rows(checked: CheckedSources, prompts: PromptBuilder, max_new_tokens: int, limits: Mapping[int, str]) -> None:
+    """Opens and renders every row: a broken image or a prompt too long shows before the first step.
 
-    A prompt has at most as many tokens as its text has bytes, plus those of its images. Only where that bound is too
-    large for some row are the rows encoded to know.
+    Args:
+        max_new_tokens: room that the completion needs behind the prompt
+        limits: tokens that prompt and completion must not exceed together, each with the way out
 
     Raises:
-        ValueError: names the sample, its length and the key to change
+        ValueError: names the file, the row and what is wrong with it
     """
-    limits = {
-        adapter.context_length: "shorten the row, or lower model.max_pixels or rollout.max_new_tokens",
-        recipe.update.tokens_per_micro_batch: "raise update.tokens_per_micro_batch",
-    }
-    bound = prompts.max_tokens(checked.longest_question, checked.most_images) + max_new_tokens
-    if bound <= min(limits):
-        return
-    for source in checked.sources:
-        for sample in source.samples:
-            num_tokens = prompts.count_tokens(sample)
-            for limit, way_out in limits.items():
-                if num_tokens + max_new_tokens > limit:
-                    raise ValueError(
-                        f"{source.name}: the prompt of sample {sample.id} has {num_tokens} tokens and its completion "
-                        f"up to {max_new_tokens}, together more than {limit}; {way_out}"
-                    )
+    total = sum(len(source.samples) for source in checked.sources)
+    done = 0
+    with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
+        for source in checked.sources:
+            for number, num_tokens in enumerate(_in_order(pool, prompts.count_tokens, source.samples), start=1):
+                try:
+                    _check_length(num_tokens(), max_new_tokens, limits)
+                except ValueError as error:
+                    raise ValueError(f"{source.name}, row {number}: {error}") from error
+                done += 1
+                if done % 5000 == 0:
+                    print(f"checked {done}/{total} rows", file=sys.stderr, flush=True)
+
+
+def _check_length(num_tokens: int, max_new_tokens: int, limits: Mapping[int, str]) -> None:
+    for limit, way_out in limits.items():
+        if num_tokens + max_new_tokens > limit:
+            raise ValueError(
+                f"the prompt has {num_tokens} tokens and its completion up to {max_new_tokens}, together more than "
+                f"{limit}; {way_out}"
+            )
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, count: Callable[[Sample], int], samples: Sequence[Sample]
+) -> Iterator[Callable[[], int]]:
+    """The counts of the samples, as calls that wait for them, computed a bounded number of samples ahead."""
+    pending: deque[Callable[[], int]] = deque()
+    for sample in samples:
+        pending.append(pool.submit(count, sample).result)
+        if len(pending) > 64:
+            yield pending.popleft()
+    yield from pending
+
+
+def context_limit(adapter: QwenVLAdapter) -> dict[int, str]:
+    """The model's own limit, for ``check_rows``."""
+    return {adapter.context_length: "shorten the row, or lower model.max_pixels or the new tokens"}

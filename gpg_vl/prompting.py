@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpg_vl.config import PromptConfig
-from gpg_vl.images import open_image, read_size
+from gpg_vl.images import open_image
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task
@@ -60,26 +60,25 @@ class PromptBuilder:
             if token in text:
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
-    def max_tokens(self, question_bytes: int, num_images: int) -> int:
-        """More tokens than a prompt with such a question and so many images can have."""
-        wording = len((self._config.template or "").encode()) + len((self._config.system or "").encode()) + 2048
-        return question_bytes + wording + num_images * self._adapter.max_image_tokens
-
     def count_tokens(self, sample: Sample) -> int:
-        """Exact length of the sample's prompt, from the headers of its images.
+        """Length of the sample's prompt; opens its images, encodes none.
 
         Raises:
-            ValueError: an image has no readable header; names the sample
+            ValueError: an image cannot be opened or the row's text cannot be put to the model
         """
-        with _naming(sample):
-            views = [self._adapter.view(*read_size(source)) for source in sample.images]
-            text_tokens = self._adapter.count_text_tokens(self._render(sample, views))
-            return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        views = [self._adapter.view(*open_image(source).size) for source in sample.images]
+        text_tokens = self._adapter.count_text_tokens(self._render(sample, views))
+        return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
 
 
 def completion_text(prompt: Prompt, text: str) -> str:
     """A completion as the tasks read it: with the opening ``<think>`` where the prompt ends in one."""
     return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
+
+
+def continue_prompt(prompt: Prompt, text: str) -> str:
+    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
+    return text.removeprefix(THINK_OPENING) if prompt.text.endswith(THINK_OPENING) else text
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:
@@ -89,7 +88,10 @@ def _place_images(text: str, num_images: int) -> list[str | None]:
     if num_markers == 0:
         return [*[None] * num_images, text]
     if num_markers != num_images:
-        raise ValueError(f"the question has {num_markers} {IMAGE_MARKER} markers for {num_images} images")
+        raise ValueError(
+            f"the question has {num_markers} {IMAGE_MARKER} markers for {num_images} images; "
+            "write one per image, or none"
+        )
     parts: list[str | None] = []
     for piece in pieces:
         parts += [piece, None]

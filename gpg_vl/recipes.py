@@ -39,7 +39,13 @@ def load_recipe(path: str | None, overrides: Sequence[str] = ()) -> Recipe:
     except (ArgumentError, argparse.ArgumentError, TypeError) as error:
         raise ValueError(_first_line(str(error))) from error
     # Namespace has methods of its own (update, keys): sections are read as items
-    return Recipe(**{name: values[name] for name in _SECTIONS}, task=values["task"])
+    return Recipe(**{name: values[name] for name in _SECTIONS}, task=_with_absolute_path(values["task"]))
+
+
+def _with_absolute_path(task: str | None) -> str | None:
+    """A task's ``FILE.py:CLASS`` with the file's absolute path: the recipe is saved, and read from other folders."""
+    path, colon, class_name = (task or "").rpartition(":")
+    return f"{Path(path).resolve()}:{class_name}" if colon and path.endswith(".py") else task
 
 
 def describe_keys() -> str:
@@ -58,9 +64,11 @@ def _build_parser() -> ArgumentParser:
 
 def _check_file(path: str) -> None:
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path} is not written in UTF-8; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
@@ -69,6 +77,8 @@ def _check_file(path: str) -> None:
         if section in _SECTIONS and isinstance(keys, dict):
             for key in keys:
                 _check_key(f"{section}.{key}", f"recipe {path}")
+        elif section in _SECTIONS:
+            raise ValueError(f"recipe {path}: section {section} holds no keys; fill it or leave it out")
         else:
             _check_key(str(section), f"recipe {path}", [*_SECTIONS, "task"])
 

@@ -49,13 +49,13 @@ class HfEngine:
         prompts: Sequence[Prompt],
         group_size: int,
         sampling: Sampling,
-        seed: tuple[object, ...],
+        seeds: Sequence[tuple[object, ...]],
         on_progress: Callable[[int], None] = lambda num_done: None,
     ) -> list[RolloutGroup]:
         """``group_size`` completions per prompt, in the order of ``prompts``.
 
         Args:
-            seed: with the sample's id and the completion's index it decides the noise of a completion
+            seeds: one per prompt; with its index in the group it decides the noise of a completion
             on_progress: called with the number of prompts done
         """
         groups: dict[int, RolloutGroup] = {}
@@ -65,7 +65,9 @@ class HfEngine:
         try:
             for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
                 with torch.no_grad(), self._adapter.autocast():
-                    token_ids = self._decode([prompts[i] for i in batch], group_size, sampling, seed)
+                    token_ids = self._decode(
+                        [prompts[i] for i in batch], group_size, sampling, [seeds[i] for i in batch]
+                    )
                 for n, i in enumerate(batch):
                     rows = token_ids[n * group_size : (n + 1) * group_size]
                     groups[i] = RolloutGroup(prompts[i], tuple(self._completion(row) for row in rows))
@@ -88,14 +90,14 @@ class HfEngine:
         return Completion(tuple(token_ids), self._adapter.decode(token_ids), finished)
 
     def _decode(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: tuple[object, ...]
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seeds: Sequence[tuple[object, ...]]
     ) -> list[list[int]]:
         """Token ids of the completions, ``group_size`` rows per prompt."""
         device = self._adapter.device
         logits, cache, visible, positions = self._prefill(prompts, group_size)
         completions: list[list[int]] = [[] for _ in range(len(prompts) * group_size)]
         live = list(range(len(completions)))
-        keys = [(*seed, p.sample.id, g) for p in prompts for g in range(group_size)]
+        keys = [(*seed, g) for seed in seeds for g in range(group_size)]
         choose = _TokenChooser(sampling, keys, logits.shape[-1], device)
         ends = torch.tensor(self._adapter.end_token_ids, device=device)
         for step in range(sampling.max_new_tokens):
@@ -110,17 +112,21 @@ class HfEngine:
                 if not live:
                     break
                 cache.batch_select_indices(going_on)
-                tokens, visible, positions = tokens[going_on], visible[going_on], positions[going_on]
-            visible = F.pad(visible, (0, 1), value=True)
+                tokens, positions = tokens[going_on], positions[going_on]
+                visible = None if visible is None else visible[going_on]
+            visible = None if visible is None else F.pad(visible, (0, 1), value=True)
             logits = self._next_logits(tokens, visible, positions, cache)
             positions = positions + 1
         return completions
 
-    def _prefill(self, prompts: Sequence[Prompt], group_size: int) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def _prefill(
+        self, prompts: Sequence[Prompt], group_size: int
+    ) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
         """Runs each prompt once, padded on the left, and expands the results to the group.
 
         Returns:
-            next-token logits [R, V], the cache, which of its keys are real [R, P] bool, next positions [R]
+            next-token logits [R, V], the cache, which of its keys are real [R, P] bool (None where all are), next
+            positions [R]
         """
         adapter = self._adapter
         length = max(len(p.token_ids) for p in prompts)
@@ -135,8 +141,7 @@ class HfEngine:
             token_types[r, start:] = torch.tensor(prompt.token_types)
             position_ids[:, r, start:] = prompt.position_ids
             real[r, start:] = True
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        itself = torch.eye(length, dtype=torch.bool)  # a padding query sees itself, so that no row is empty
+        visible = None if real.all() else _visible_behind_padding(real).to(adapter.device)
         pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
         grids = [p.image_grid_thw for p in prompts if p.image_grid_thw is not None]
         device = adapter.device
@@ -145,7 +150,7 @@ class HfEngine:
             input_ids=input_ids.to(device),
             token_types=token_types.to(device),
             position_ids=position_ids.to(device),
-            visible=((causal & real[:, None, :]) | itself).to(device),
+            visible=visible,
             pixel_values=torch.cat(pixels).to(device) if pixels else None,
             image_grid_thw=torch.cat(grids).to(device) if grids else None,
             cache=cache,
@@ -154,14 +159,15 @@ class HfEngine:
         logits = self._logits(hidden).repeat_interleave(group_size, dim=0)
         next_positions = torch.tensor([int(p.position_ids.max()) + 1 for p in prompts], device=device)
         repeat = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
-        return logits, cache, real.to(device)[repeat], next_positions[repeat]
+        real_keys = None if visible is None else real.to(device)[repeat]
+        return logits, cache, real_keys, next_positions[repeat]
 
-    def _next_logits(self, tokens: Tensor, visible: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
         hidden = self._adapter.run_body(
             input_ids=tokens[:, None],
             token_types=torch.zeros_like(tokens)[:, None],
             position_ids=positions[None, :, None].expand(3, -1, -1),
-            visible=visible[:, None, :],
+            visible=None if visible is None else visible[:, None, :],
             cache=cache,
         )
         return self._logits(hidden)
@@ -170,6 +176,13 @@ class HfEngine:
         """[R, V] float32 logits after the last position."""
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+
+
+def _visible_behind_padding(real: Tensor) -> Tensor:
+    """[R, P, P] bool from real keys [R, P]: causal; a padding query sees itself, so that no query sees nothing."""
+    length = real.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return (causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool)
 
 
 class _TokenChooser:

@@ -51,9 +51,11 @@ class RunLog:
     def say(self, step: int, text: str) -> None:
         """A line on screen with the step and the time that is left at the pace so far."""
         done = step - self._first_step
-        seconds = (time.perf_counter() - self._start) / done * (self._total_steps - step)
-        left = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
-        print(f"step {step}/{self._total_steps}  {text}  left {left}", file=sys.stderr, flush=True)
+        left = ""
+        if done:
+            seconds = (time.perf_counter() - self._start) / done * (self._total_steps - step)
+            left = f"  left {seconds / 3600:.1f} h" if seconds >= 5400 else f"  left {seconds / 60:.1f} min"
+        print(f"step {step}/{self._total_steps}  {text}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._tensorboard is not None:

@@ -48,15 +48,21 @@ def check_packing(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
     """
     was_training = adapter.model.training
     adapter.model.eval()
-    row = Row(group.prompt, group.completions, group.coefficients)
-    batch = move_to(build_micro_batch([row], adapter.pad_token_id), adapter.device)
-    packed = packed_log_probs(adapter, batch, temperature)
-    plain = torch.cat([plain_log_probs(adapter, group.prompt, c, temperature) for c in group.completions])
-    adapter.model.train(was_training)
-    difference = float((packed - plain).abs().max())
+    try:
+        difference = _largest_difference(adapter, group, temperature)
+    finally:
+        adapter.model.train(was_training)
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"self-check failed on sample {group.prompt.sample.id}: packed and plain log-probs differ by "
             f"{difference:.2e}, more than {TOLERANCE:.0e}; try model.attention: eager and report the versions in use"
         )
     return difference
+
+
+def _largest_difference(adapter: QwenVLAdapter, group: TrainingGroup, temperature: float) -> float:
+    row = Row(group.prompt, group.completions, group.coefficients)
+    batch = move_to(build_micro_batch([row], adapter.pad_token_id), adapter.device)
+    packed = packed_log_probs(adapter, batch, temperature)
+    plain = torch.cat([plain_log_probs(adapter, group.prompt, c, temperature) for c in group.completions])
+    return float((packed - plain).abs().max())

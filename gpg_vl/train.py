@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,20 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, summarise_scores
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
-from gpg_vl.models.folders import find_checkpoints
+from gpg_vl.models.folders import checkpoint_folder, find_checkpoints
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, learning_rate
-from gpg_vl.prepare import CheckedSources, check_prompt_lengths, load_sources
+from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, summarise_rewards
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
-from gpg_vl.update import PolicyForward, UpdateStats, update_policy
+from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
 
 MAY_CHANGE_ON_RESUME = {
     "run.steps",
@@ -51,6 +52,7 @@ MAY_CHANGE_ON_RESUME = {
     "run.eval_every",
     "run.trackers",
     "run.resume",
+    "run.output_dir",
     "rollout.tokens_per_batch",
     "update.tokens_per_micro_batch",
     "update.patches_per_micro_batch",
@@ -61,10 +63,11 @@ MAY_CHANGE_ON_RESUME = {
 class Progress:
     """The run's position; what ``TrainingState`` stores of it."""
 
-    step: int = 0
+    step: int = 0  # finished optimizer steps
     stream: dict[str, Any] | None = None
+    validated_step: int = 0
     tasks_done: tuple[str, ...] = ()
-    cooldown_start: int | None = None
+    all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
     silent_steps: int = 0
 
 
@@ -76,7 +79,9 @@ def train(recipe: Recipe) -> Path:
 
     Raises:
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
-        Interrupted: SIGINT or SIGTERM; the state of the last finished step was saved
+        Interrupted: SIGINT or SIGTERM
+
+    Whatever ends the run early, the state of the last finished step is saved first.
     """
     with interrupts_raise():
         return _Trainer(recipe).run()
@@ -94,15 +99,15 @@ class _Trainer:
             checked.append(load_sources(recipe.data.eval, recipe, "data.eval"))
         self.eval_sources = checked[1].sources if len(checked) > 1 else []
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        _check_stop_when(recipe, checked[1:])
+        _check_stop_when(recipe, checked)
         _seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
         path = recipe.model.path if self.resumed_from is None else str(self.resumed_from)
         self.adapter: QwenVLAdapter = load_adapter(replace(recipe.model, path=path))
         self.adapter.model.to(self.accelerator.device)
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
-        for each in checked:
-            check_prompt_lengths(each, prompts, self.adapter, recipe, recipe.rollout.max_new_tokens)
+        if self.resumed_from is None:  # else they were checked before
+            _check_all_rows(recipe, checked, prompts, self.adapter)
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
@@ -121,72 +126,88 @@ class _Trainer:
             print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.saved_step = self.progress.step
         self.is_checked = False
+        if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
+            print(
+                "note: samples are of a truncated distribution (top_p, top_k), log-probs of the full", file=sys.stderr
+            )
         write_recipe(recipe, self.output_dir / RECIPE_FILE)
         self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
 
     def run(self) -> Path:
-        if self._is_over() and self.resumed_from is not None:
-            print(f"{self.output_dir} is at its last step already; raise run.steps to go on", file=sys.stderr)
-            return self.resumed_from
+        if self.resumed_from is not None and self._is_over():
+            ended = "by run.stop_when" if self.progress.all_done_step is not None else "at run.steps; raise it to go on"
+            print(f"{self.output_dir} has ended {ended}", file=sys.stderr)
         try:
-            while not self._is_over():
+            while True:
+                if self._is_validation_due():
+                    self._validate()
+                if self._is_save_due():
+                    self._save()
+                if self._is_over():
+                    return checkpoint_folder(self.output_dir, self.progress.step)
                 self._step()
-        except Interrupted:
-            if self.progress.stream is not None:
-                folder = self._save()
-                print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+        except BaseException:
+            if self.progress.step > self.saved_step:
+                print(f"stopped; the same command goes on from {self._save()}", file=sys.stderr)
             raise
         finally:
             self.log.close()
-        return self._save()
 
     def _is_over(self) -> bool:
-        run, progress = self.recipe.run, self.progress
-        if progress.cooldown_start is not None:
-            return progress.step >= min(run.steps, progress.cooldown_start + run.cooldown_steps)
-        return progress.step >= run.steps
+        return self.progress.step >= self._last_step()
+
+    def _last_step(self) -> int:
+        run, all_done = self.recipe.run, self.progress.all_done_step
+        return run.steps if all_done is None else min(run.steps, all_done + run.cooldown_steps)
+
+    def _cooldown_start(self) -> int:
+        """The last ``run.cooldown_steps`` steps of the run are the cool-down."""
+        return self._last_step() - self.recipe.run.cooldown_steps
+
+    def _is_validation_due(self) -> bool:
+        step, every = self.progress.step, self.recipe.run.eval_every
+        return bool(self.eval_sources) and step > self.progress.validated_step and step % every == 0
+
+    def _is_save_due(self) -> bool:
+        step = self.progress.step
+        return step > self.saved_step and (step % self.recipe.run.save_every == 0 or self._is_over())
 
     def _step(self) -> None:
         start = time.perf_counter()
         number = self.progress.step + 1
-        if self.progress.cooldown_start is None and number > self.recipe.run.steps - self.recipe.run.cooldown_steps:
-            self.progress.cooldown_start = self.progress.step
-        without = () if self.progress.cooldown_start is not None else self.progress.tasks_done
-        collected = self.collector.collect(number, without)
+        in_cooldown = self.progress.step >= self._cooldown_start()
+        collected = self.collector.collect(number, () if in_cooldown else self.progress.tasks_done)
         collected_at = time.perf_counter()
         rate = self._learning_rate()
-        stats = self._update(collected, rate)
-        seconds = {
-            "rollout": collected.rollout_seconds,
-            "scoring": collected.scoring_seconds,
-            "update": time.perf_counter() - collected_at,
-            "step": time.perf_counter() - start,
-        }
-        with deferred_interrupts():
+        stats = self._accumulate_gradient(collected)
+        with deferred_interrupts():  # weights, position and log move on together
+            if stats is not None:
+                take_step(self.optimizer, rate)
             self.progress.step = number
             self.progress.stream = self.stream.state()
             self.progress.silent_steps += stats is None
+            seconds = {
+                "rollout": collected.rollout_seconds,
+                "scoring": collected.scoring_seconds,
+                "update": time.perf_counter() - collected_at,
+                "step": time.perf_counter() - start,
+            }
             self._write_log(collected, stats, rate, seconds)
-        if self.eval_sources and number % self.recipe.run.eval_every == 0:
-            self._validate()
-        if number % self.recipe.run.save_every == 0 and not self._is_over():
-            self._save()
 
-    def _update(self, collected: CollectedGroups, rate: float) -> UpdateStats | None:
-        """One optimizer step, or none where no group of any rank has signal."""
+    def _accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
+        """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
         groups = [self.objective.training_group(group) for group in collected.trained]
         if not self.is_checked and groups:
-            difference = check_packing(self.adapter, groups[0], self.recipe.rollout.temperature)
+            with_image = [group for group in groups if group.prompt.pixel_values is not None]
+            difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
             print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
             self.is_checked = True
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return update_policy(
+        return accumulate_gradient(
             self.forward,
-            self.optimizer,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
             self.recipe.update,
@@ -196,25 +217,26 @@ class _Trainer:
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
-        config, steps, progress = self.recipe.update, self.recipe.run.steps, self.progress
-        if progress.cooldown_start is None:
-            return learning_rate(config, progress.step, steps)
-        done = progress.step - progress.cooldown_start
-        return learning_rate(config, progress.cooldown_start, steps) * (1 - done / self.recipe.run.cooldown_steps)
+        config, steps, step = self.recipe.update, self.recipe.run.steps, self.progress.step
+        start = self._cooldown_start()
+        if step < start or not self.recipe.run.cooldown_steps:
+            return learning_rate(config, step, steps)
+        return learning_rate(config, start, steps) * (1 - (step - start) / self.recipe.run.cooldown_steps)
 
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
+        progress, stop_when = self.progress, self.recipe.run.stop_when
         samples = [sample for source in self.eval_sources for sample in source.samples]
         scores = summarise_scores(self.evaluator.run(samples), self.tasks)
-        self.log.write(self.progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
-        text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
-        self.log.say(self.progress.step, f"validation: {text}")
-        stop_when = self.recipe.run.stop_when
-        if not stop_when or self.progress.cooldown_start is not None:
-            return
-        self.progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
-        if len(self.progress.tasks_done) == len(stop_when):
-            self.progress.cooldown_start = self.progress.step
+        with deferred_interrupts():
+            if stop_when and progress.step < self._cooldown_start():
+                progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
+                if len(progress.tasks_done) == len(stop_when):
+                    progress.all_done_step = progress.step
+            progress.validated_step = progress.step
+            self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
+            text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
+            self.log.say(progress.step, f"validation: {text}")
 
     def _write_log(
         self, collected: CollectedGroups, stats: UpdateStats | None, rate: float, seconds: dict[str, float]
@@ -247,19 +269,23 @@ class _Trainer:
         state = TrainingState(
             step=progress.step,
             stream=progress.stream,
+            validated_step=progress.validated_step,
             tasks_done=list(progress.tasks_done),
-            cooldown_start=progress.cooldown_start,
+            all_done_step=progress.all_done_step,
             counters={"silent_steps": progress.silent_steps},
         )
         with deferred_interrupts():
-            return save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            self.saved_step = progress.step
+        return folder
 
     def _restore(self, state: TrainingState) -> None:
         self.progress = Progress(
             step=state.step,
             stream=state.stream,
+            validated_step=state.validated_step,
             tasks_done=tuple(state.tasks_done),
-            cooldown_start=state.cooldown_start,
+            all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
         )
         self.stream.restore(state.stream)
@@ -303,11 +329,22 @@ def _check_group_size(recipe: Recipe, objective: Objective) -> None:
         )
 
 
-def _check_stop_when(recipe: Recipe, validation: list[CheckedSources]) -> None:
-    validated = sorted(task for each in validation for task in each.tasks)
-    missing = sorted(set(recipe.run.stop_when) - set(validated))
-    if missing:
-        raise ValueError(f"run.stop_when: no row of data.eval has the task {missing[0]!r}; its tasks are {validated}")
+def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
+    for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
+        tasks = sorted(each.tasks) if each is not None else []
+        missing = sorted(set(recipe.run.stop_when) - set(tasks))
+        if missing:
+            raise ValueError(f"run.stop_when: no row of {key} has the task {missing[0]!r}; its tasks are {tasks}")
+
+
+def _check_all_rows(
+    recipe: Recipe, checked: Sequence[CheckedSources], prompts: PromptBuilder, adapter: QwenVLAdapter
+) -> None:
+    budget = {recipe.update.tokens_per_micro_batch: "raise update.tokens_per_micro_batch"}
+    check_rows(checked[0], prompts, recipe.rollout.max_new_tokens, context_limit(adapter) | budget)
+    for validation in checked[1:]:
+        room = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
+        check_rows(validation, prompts, room, context_limit(adapter))
 
 
 def _seed_everything(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""TrainingGroup -> one optimizer step. The only owner of the gradient's scale.
+"""TrainingGroup -> gradient -> one optimizer step. The only owner of the gradient's scale.
 
 The loss is a sum over all completion tokens of the step, divided once by a denominator that is known before the first
 backward pass, so neither micro-batches nor ranks nor accumulation change the gradient.
@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gpg_vl.config import UpdateConfig
-from gpg_vl.interrupts import deferred_interrupts
 from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import build_micro_batch, plan_micro_batches, visible_keys
@@ -69,24 +68,27 @@ def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
     return MicroBatch(**{name: move(getattr(batch, name)) for name in MicroBatch.__slots__})  # type: ignore[arg-type]
 
 
-def update_policy(
+def accumulate_gradient(
     forward: nn.Module,
-    optimizer: torch.optim.Optimizer,
     groups: Sequence[TrainingGroup],
     denominator: float,
     config: UpdateConfig,
     pad_token_id: int,
     accelerator: Accelerator,
 ) -> UpdateStats:
-    """Accumulates the gradient of ``sum of coefficient * log-prob / denominator`` and steps.
+    """Leaves the clipped gradient of ``sum of coefficient * log-prob / denominator`` on the weights.
 
     Args:
         groups: this rank's groups
         denominator: of the whole step, over all ranks
+
+    Raises:
+        FloatingPointError: the gradient is not finite
     """
     forward.train()
     plan = plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch)
-    loss = padded_tokens = 0.0
+    loss = 0.0
+    padded_tokens = 0
     for rows in plan:
         batch = move_to(build_micro_batch(rows, pad_token_id), accelerator.device)
         weighted_sum = forward(batch)
@@ -94,11 +96,16 @@ def update_policy(
         accelerator.backward(weighted_sum * (accelerator.num_processes / denominator))
         loss += float(weighted_sum.detach()) / denominator
         padded_tokens += batch.input_ids.numel()
-    grad_norm = accelerator.clip_grad_norm_(forward.parameters(), config.max_grad_norm)
+    grad_norm = float(accelerator.clip_grad_norm_(forward.parameters(), config.max_grad_norm))
     if not math.isfinite(grad_norm):
-        raise FloatingPointError(f"the gradient's norm is {float(grad_norm)}; the weights were left as they were")
-    with deferred_interrupts():
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"the gradient's norm is {grad_norm}; the weights were left as they were")
     num_rows = sum(len(rows) for rows in plan)
-    return UpdateStats(loss, float(grad_norm), len(plan), num_rows - len(groups), int(padded_tokens))
+    return UpdateStats(loss, grad_norm, len(plan), num_rows - len(groups), padded_tokens)
+
+
+def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Moves the weights along the accumulated gradient and forgets it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from builders import png
-from data_tools.generate import draw_samples
+from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.dataset import write_parquet
 from gpg_vl.recipes import KNOWN_KEYS, describe_keys
@@ -78,12 +80,12 @@ def write_rows(path: Path, **changes: Any) -> Path:
         (["--task", "countin"], r"no task 'countin'; did you mean 'counting'\?"),
         (
             ["--rollout.max_new_tokens", "5000"],
-            "sample counting-0-0 has 23 tokens and its completion up to 5000.*lower",
+            "rows.parquet, row 1: the prompt has 23 tokens and its completion up to 5000.*lower",
         ),
         (["--update.tokens_per_micro_batch", "20"], "together more than 20; raise update.tokens_per_micro_batch"),
         (
             ["--run.stop_when", "{geometry: 0.3}", "--run.eval_every", "1"],
-            "no row of data.eval has the task 'geometry'",
+            "no row of data.train has the task 'geometry'",
         ),
         (["--prompt.template", "How many?"], r"prompt.template has no \{question\}"),
         (["--evaluation.num_samples", "4"], "evaluation.num_samples above 1 needs a temperature above 0"),
@@ -106,9 +108,9 @@ def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words
         ({"answer": ...}, "has no column answer; it has"),
         ({"answer": "four"}, "row 1: the answer 'four' is no count"),
         ({"images": ["gone.png"]}, "row 1: image 'gone.png' is not in"),
-        ({"question": "Look: <|image_pad|>"}, r"sample r1: the question contains the control token <\|image_pad\|>"),
-        ({"question": "<image> or <image>?"}, "sample r1: the question has 2 <image> markers for 0 images"),
-        ({"question": "word " * 5000}, "sample r1 has .* tokens and its completion up to 4, together more than 4096"),
+        ({"question": "Look: <|image_pad|>"}, r"row 1: the question contains the control token <\|image_pad\|>"),
+        ({"question": "<image> or <image>?"}, "row 1: the question has 2 <image> markers for 0 images; write one"),
+        ({"question": "word " * 5000}, "row 1: the prompt has .* tokens and its completion up to 4, together more"),
     ],
 )
 def test_mistakes_in_the_rows(run: RunCli, recipe: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -130,8 +132,22 @@ def test_broken_image_names_its_row(run: RunCli, recipe: Path, tmp_path: Path) -
     rows = write_rows(tmp_path / "bad.jsonl", images=["broken.png"])
     code, err = run("train", recipe, "--data.train", f"[{rows}]")
     assert code == 2
-    assert "sample r1: cannot open image" in last_line(err)
+    assert "bad.jsonl, row 1: cannot open image" in last_line(err)
     assert "broken.png" in last_line(err)
+
+
+def test_broken_row_in_the_middle_is_found_before_training(run: RunCli, recipe: Path, tmp_path: Path) -> None:
+    rows = []
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(84, 84, number)[: 300 if number == 4 else None])
+        rows.append(
+            {"id": f"r{number}", "task": "counting", "images": [f"{number}.png"], "question": "?", "answer": "4"}
+        )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, err = run("train", recipe, "--data.train", f"[{tmp_path / 'rows.jsonl'}]", "--run.steps", "9")
+    assert code == 2
+    assert re.search("rows.jsonl, row 5: cannot open image .*4.png", last_line(err)), err
+    assert "step 1/" not in err
 
 
 def test_folder_of_another_kind_of_model(run: RunCli, recipe: Path, tmp_path: Path) -> None:
@@ -150,6 +166,17 @@ def test_model_without_processor(run: RunCli, recipe: Path, tmp_path: Path, mode
     code, err = run("train", recipe, "--model.path", folder)
     assert code == 2
     assert "has no complete processor" in last_line(err)
+
+
+def test_missing_and_damaged_weights(run: RunCli, recipe: Path, tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(model_folders["qwen2_vl"], folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(weights) if "mlp" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors")
+    assert "1 weights are missing in" in last_line(run("train", recipe, "--model.path", folder)[1])
+    (folder / "model.safetensors").write_bytes(b"12345")
+    assert "cannot be loaded" in last_line(run("train", recipe, "--model.path", folder)[1])
 
 
 def test_output_directory_that_cannot_be_written(run: RunCli, recipe: Path, tmp_path: Path) -> None:
@@ -220,6 +247,23 @@ def test_eval_writes_results_and_predictions(
     assert [len(row["completions"]) for row in predictions] == [3] * 8
 
 
+def test_eval_of_published_columns_and_its_mistakes(
+    run: RunCli, tmp_path: Path, recipe: Path, model_folders: dict[str, Path]
+) -> None:
+    write_published(draw_samples("counting", 4, seed=1), tmp_path / "published.parquet")
+    entry = f"{{path: {tmp_path / 'published.parquet'}, columns: {json.dumps(PUBLISHED_COLUMNS)}}}"
+    words = ["eval", model_folders["qwen2_vl"], "--recipe", recipe, "--task", "counting"]
+    assert run(*words, "--data", entry, "--out", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 4
+    limited = ["--data", entry, "--evaluation.limit", 3, "--out", tmp_path / "out"]
+    assert run(*words, *limited)[0] == 0
+    assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 3
+    (tmp_path / "file").write_text("")
+    code, err = run(*words, "--data", entry, "--out", tmp_path / "file/out")
+    assert (code, "--out: cannot write to" in last_line(err), "prompts" in err) == (2, True, False)
+    assert "name the rows by --data" in run(*words, "--data", entry, "--data.eval", "[x]")[1]
+
+
 def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "picture.png").write_bytes(png(84, 84))
     words = ["ask", model_folders["qwen2_vl"], "--image", tmp_path / "picture.png", "--question", "How many shapes?"]
@@ -236,15 +280,19 @@ def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.Captu
         (["--answer", "4"], "--answer needs --task"),
         (["--task", "counting", "--answer", "many"], "the answer 'many' is no count"),
         (["--n", "0"], "--n must be at least 1"),
+        (["--temperature", "-1"], "--temperature must not be negative"),
         (["--image", "gone.png"], "--image: no file gone.png"),
     ):
         assert cli.main([str(word) for word in [*words, *limits, *extra]]) == 2
         assert message in capfd.readouterr().err
 
 
-def test_own_task_by_path_trains_and_evaluates(run: RunCli, recipe: Path, tmp_path: Path) -> None:
+def test_own_task_by_path_trains_and_evaluates(
+    run: RunCli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "colour.py").write_text(
         """
+from letters_answer import read_letters
 from gpg_vl.tasks.base import Task
 
 class Letters(Task):
@@ -254,15 +302,20 @@ class Letters(Task):
         return sample.question
 
     def read(self, answer, sample, views):
-        return answer.upper()
+        return read_letters(answer)
 
     def score(self, answer, sample, views):
         return {"correct": float(answer == sample.answer.upper())}
 """
     )
-    spec = f"{tmp_path / 'colour.py'}:Letters"
+    (tmp_path / "letters_answer.py").write_text("def read_letters(text):\n    return text.upper()\n")
+    monkeypatch.chdir(tmp_path)
+    spec = "colour.py:Letters"
     rows = write_rows(tmp_path / "own.jsonl", task=..., answer="red")
     code, err = run("train", recipe, "--task", spec, "--data.train", f"[{rows}]")
     assert code == 0, err
-    assert json.loads((tmp_path / "run/rollouts/000001.jsonl").read_text().splitlines()[0])["task"] == spec
+    assert json.loads((tmp_path / "run/rollouts/000001.jsonl").read_text().splitlines()[0])["task"].endswith(
+        "/colour.py:Letters"
+    )
+    monkeypatch.chdir(tmp_path.parent)
     assert run("eval", tmp_path / "run", "--data", rows)[0] == 0

@@ -182,7 +182,7 @@ def test_published_columns(tmp_path: Path, kind: str) -> None:
     path = write_table(tmp_path / "geoqa.parquet", published_columns(images), features)
     source = load_source({"path": path, "weight": 2, "columns": PUBLISHED}, task="geometry")
     assert source.weight == 2.0
-    sample = Sample("geoqa.parquet:2", "geometry", (png(),), "Find the angle.", "145°", {"level": 1})
+    sample = Sample(f"{path}:2", "geometry", (png(),), "Find the angle.", "145°", {"level": 1})
     assert source.samples[1] == sample
 
 
@@ -200,7 +200,7 @@ def test_published_rows_with_a_list_of_images(tmp_path: Path) -> None:
 def test_own_ids_and_no_images(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", {"key": "k1", "id": 3, "problem": "2 + 2?", "answer": 4})
     columns = {"question": "problem", "images": None}
-    assert load_source({"path": path, "columns": columns}, task="counting").samples[0].id == "rows.jsonl:1"
+    assert load_source({"path": path, "columns": columns}, task="counting").samples[0].id == f"{path}:1"
     sample = load_source({"path": path, "columns": columns | {"id": "key"}}, task="counting").samples[0]
     assert sample == Sample("k1", "counting", (), "2 + 2?", "4", {"id": 3})
 

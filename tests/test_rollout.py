@@ -10,7 +10,7 @@ from transformers import SuppressTokensLogitsProcessor
 
 from builders import FAMILIES, make_prompt, make_sample
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import Prompt
+from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import HfEngine, Sampling
 
 LoadModel = Callable[..., QwenVLAdapter]
@@ -62,9 +62,8 @@ def test_greedy_equals_generate_for_a_batch_and_one_by_one(load: LoadModel, fami
     make_lively(adapter)
     prompts = make_prompts(adapter)
     expected = [hf_greedy(adapter, prompt) for prompt in prompts]
-    engine = HfEngine(adapter, MANY)
-    together = engine.generate(prompts, 2, GREEDY, ())
-    alone = [engine.generate([prompt], 1, GREEDY, ())[0] for prompt in prompts]
+    together = roll_out(adapter, prompts, 2, GREEDY, ())
+    alone = [roll_out(adapter, [prompt], 1, GREEDY, ())[0] for prompt in prompts]
     assert [g.completions[0].token_ids for g in alone] == expected
     assert [[c.token_ids for c in g.completions] for g in together] == [[tokens] * 2 for tokens in expected]
     assert len(set(expected)) == len(prompts)
@@ -75,21 +74,28 @@ def test_rope_deltas_of_the_model_play_no_part(load: LoadModel) -> None:
     """The model remembers the positions of its last forward; a rollout must not read them."""
     adapter = load()
     prompts = make_prompts(adapter)
-    engine = HfEngine(adapter, MANY)
-    before = engine.generate(prompts, 2, GREEDY, ())
+    before = roll_out(adapter, prompts, 2, GREEDY, ())
     adapter.model.model.rope_deltas = torch.full((1, 1), 37)
-    assert engine.generate(prompts, 2, GREEDY, ()) == before
+    assert roll_out(adapter, prompts, 2, GREEDY, ()) == before
 
 
 def test_samples_do_not_depend_on_the_batch(load: LoadModel) -> None:
     adapter = load()
     prompts = make_prompts(adapter)
-    together = HfEngine(adapter, MANY).generate(prompts, 4, SAMPLED, (3, 1))
-    in_small_batches = HfEngine(adapter, 1).generate(prompts, 4, SAMPLED, (3, 1))
-    alone = [HfEngine(adapter, MANY).generate([prompt], 4, SAMPLED, (3, 1))[0] for prompt in prompts]
+    together = roll_out(adapter, prompts, 4, SAMPLED, (3, 1))
+    in_small_batches = roll_out(adapter, prompts, 4, SAMPLED, (3, 1), tokens_per_batch=1)
+    alone = [roll_out(adapter, [prompt], 4, SAMPLED, (3, 1))[0] for prompt in prompts]
     assert tokens_of(together) == tokens_of(in_small_batches) == tokens_of(alone)
-    assert tokens_of(together) != tokens_of(HfEngine(adapter, MANY).generate(prompts, 4, SAMPLED, (3, 2)))
+    assert tokens_of(together) != tokens_of(roll_out(adapter, prompts, 4, SAMPLED, (3, 2)))
     assert len({c.token_ids for g in together for c in g.completions}) == 20
+
+
+def roll_out(
+    adapter: QwenVLAdapter, prompts: list[Prompt], group_size: int, sampling: Sampling, key: tuple[int, ...] = (),
+    tokens_per_batch: int = MANY,
+) -> list[RolloutGroup]:  # fmt: skip
+    seeds = [(*key, prompt.sample.id) for prompt in prompts]
+    return HfEngine(adapter, tokens_per_batch).generate(prompts, group_size, sampling, seeds)
 
 
 def tokens_of(groups: list) -> list:
@@ -104,7 +110,7 @@ def test_no_vision_token_in_ten_thousand_samples(load: LoadModel, family: str) -
     vision.add(adapter.tokenizer.convert_tokens_to_ids("<|vision_pad|>"))
     assert set(adapter.banned_token_ids) == vision
     sampling = Sampling(max_new_tokens=64, temperature=2.0)
-    groups = HfEngine(adapter, MANY).generate(make_prompts(adapter), 48, sampling, (0,))
+    groups = roll_out(adapter, make_prompts(adapter), 48, sampling, (0,))
     tokens = [token for group in groups for c in group.completions for token in c.token_ids]
     assert len(tokens) > 10_000
     assert not vision & set(tokens)
@@ -114,14 +120,14 @@ def test_without_the_ban_a_vision_token_would_come(load: LoadModel, monkeypatch:
     adapter = load()
     monkeypatch.setattr(QwenVLAdapter, "banned_token_ids", property(lambda self: ()))
     sampling = Sampling(max_new_tokens=64, temperature=2.0)
-    groups = HfEngine(adapter, MANY).generate(make_prompts(adapter)[:1], 64, sampling, (0,))
+    groups = roll_out(adapter, make_prompts(adapter)[:1], 64, sampling, (0,))
     assert {3, 4, 5, 6, 7} & {token for c in groups[0].completions for token in c.token_ids}
 
 
 def test_completions_end_in_an_end_token_iff_finished(load: LoadModel) -> None:
     adapter = load()
     adapter.model.generation_config.eos_token_id = [2, 40, 41, 42, 43, 44, 45]
-    groups = HfEngine(adapter, MANY).generate(make_prompts(adapter), 16, Sampling(24, 1.5), (0,))
+    groups = roll_out(adapter, make_prompts(adapter), 16, Sampling(24, 1.5), (0,))
     completions = [c for group in groups for c in group.completions]
     assert {c.finished for c in completions} == {True, False}
     for completion in completions:
@@ -140,7 +146,7 @@ def test_sampling_follows_the_models_distribution(load: LoadModel) -> None:
     make_lively(adapter)
     prompt = make_prompts(adapter)[0]
     temperature, n = 2.0, 4000
-    groups = HfEngine(adapter, MANY).generate([prompt], n, Sampling(1, temperature), (5,))
+    groups = roll_out(adapter, [prompt], n, Sampling(1, temperature), (5,))
     counts = torch.bincount(
         torch.tensor([c.token_ids[0] for c in groups[0].completions]), minlength=adapter.head_weight.shape[0]
     )
@@ -163,9 +169,8 @@ def test_sampling_follows_the_models_distribution(load: LoadModel) -> None:
 def test_top_k_and_top_p_narrow_the_choice(load: LoadModel, top_k: int, top_p: float) -> None:
     adapter = load()
     prompt = make_prompts(adapter)[0]
-    engine = HfEngine(adapter, MANY)
-    [wide] = engine.generate([prompt], 256, Sampling(1, 1.0), (0,))
-    [narrow] = engine.generate([prompt], 256, Sampling(1, 1.0, top_p, top_k), (0,))
+    [wide] = roll_out(adapter, [prompt], 256, Sampling(1, 1.0), (0,))
+    [narrow] = roll_out(adapter, [prompt], 256, Sampling(1, 1.0, top_p, top_k), (0,))
     first = {c.token_ids[0] for c in narrow.completions}
     assert len(first) < len({c.token_ids[0] for c in wide.completions})
     assert top_k == 0 or len(first) <= top_k
@@ -175,5 +180,5 @@ def test_mode_is_restored(load: LoadModel) -> None:
     adapter = load()
     for training in (True, False):
         adapter.model.train(training)
-        HfEngine(adapter, MANY).generate(make_prompts(adapter)[:1], 1, GREEDY, ())
+        roll_out(adapter, make_prompts(adapter)[:1], 1, GREEDY, ())
         assert adapter.model.training is training

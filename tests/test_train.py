@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,9 +22,10 @@ from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
 from gpg_vl.recipes import load_recipe
-from gpg_vl.records import Reward, Sample
+from gpg_vl.records import Reward, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import read_metrics
+from gpg_vl.self_check import plain_log_probs
 from gpg_vl.tasks.base import Task
 from gpg_vl.train import train
 
@@ -212,12 +214,12 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     whole = train(make_recipe(**schedule, run__steps=6, run__output_dir=str(tmp_path / "whole")))
     recipe = make_recipe(**schedule, run__steps=6, run__save_every=3, run__output_dir=str(tmp_path / "cut"))
     stop_after(4, lambda: train(recipe))
-    assert [p.name for p in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert {p.name for p in (tmp_path / "cut").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    shutil.rmtree(tmp_path / "cut/checkpoint-4")  # as if the crash had left no time to save
     resumed = train(recipe)
     assert_equal_checkpoints(whole, resumed)
     assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
-    drop_seconds = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / "whole")]
-    assert drop_seconds == [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / "cut")]
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
 
 
 def stop_after(steps: int, run: Callable[[], Any]) -> None:
@@ -228,7 +230,7 @@ def stop_after(steps: int, run: Callable[[], Any]) -> None:
     def generate(self: HfEngine, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if args[3][1] > steps:
+        if args[3][0][1] > steps:
             raise KeyError("crash")
         return original(self, *args, **kwargs)
 
@@ -242,31 +244,54 @@ def stop_after(steps: int, run: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_last_finished_step(
-    make_recipe: MakeRecipe,
-    tmp_path: Path,
-    noisy_rewards: None,
-    monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,
+@pytest.mark.parametrize("moment", ["rollout", "scoring", "backward", "optimizer step", "validation", "save"])
+def test_a_signal_at_any_moment_costs_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
-    whole = train(make_recipe(run__steps=5, run__output_dir=str(tmp_path / "whole")))
-    recipe = make_recipe(run__steps=5)
-    original = HfEngine.generate
+    """Signalled in its third step, the run ends with the signal's code; the same recipe goes on as if nothing was."""
+    calls = 0
 
-    def generate(self: HfEngine, *args: Any, **kwargs: Any) -> Any:
-        if args[3][1] == 3:
-            os.kill(os.getpid(), number)
-        return original(self, *args, **kwargs)
+    def in_third_call(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **names: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                os.kill(os.getpid(), number)
+            return work(*words, **names)
 
-    monkeypatch.setattr(HfEngine, "generate", generate)
-    handler = signal.getsignal(number)
-    with pytest.raises(Interrupted) as caught:
-        train(recipe)
-    assert caught.value.exit_code == 128 + number
-    assert signal.getsignal(number) is handler
-    assert [p.name for p in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
-    monkeypatch.setattr(HfEngine, "generate", original)
-    assert_equal_checkpoints(whole, train(recipe))
+        return call
+
+    def score(sample: Sample, text: str) -> float:
+        return noise(text)
+
+    score_by(monkeypatch, score)
+    validation = tmp_path / "validation.parquet"
+    write_parquet(draw_samples("counting", 6, seed=8), validation)
+    common = {"run.steps": 5, "run.eval_every": 1, "data.eval": [str(validation)], "run.save_every": 1}
+    whole = train(make_recipe(**common, run__output_dir=str(tmp_path / "whole")))
+    with monkeypatch.context() as patched:
+        place: dict[str, tuple[Any, str]] = {
+            "rollout": (train_module.Collector, "_roll_out"),
+            "scoring": (train_module.Collector, "_totals"),
+            "backward": (train_module, "accumulate_gradient"),
+            "optimizer step": (torch.optim.AdamW, "step"),
+            "validation": (train_module, "summarise_scores"),
+            "save": (train_module, "save_checkpoint"),
+        }
+        owner, name = place[moment]
+        patched.setattr(owner, name, in_third_call(getattr(owner, name)))
+        handler = signal.getsignal(number)
+        with pytest.raises(Interrupted) as caught:
+            train(make_recipe(**common))
+        assert caught.value.exit_code == 128 + number
+        assert signal.getsignal(number) is handler
+    assert_equal_checkpoints(whole, train(make_recipe(**common)))
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "run")
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "run")
+
+
+def without_seconds(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_metrics(run)]
 
 
 def test_finished_run_is_left_as_it_is(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
@@ -291,6 +316,104 @@ def test_another_recipe_is_refused_by_key(make_recipe: MakeRecipe, noisy_rewards
         train(make_recipe(run__steps=2, objective__f_norm="std"))
     with pytest.raises(ValueError, match=r"holds a run; choose another folder, or --run.resume auto"):
         train(make_recipe(run__steps=2, run__resume="never"))
+
+
+def test_cooldown_moves_with_the_steps(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=3, run__cooldown_steps=2, update__schedule="constant"))
+    folder = train(make_recipe(run__steps=6, run__cooldown_steps=2, update__schedule="constant"))
+    assert folder.name == "checkpoint-6"
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path / "run")]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 1e-3, 1e-3, 5e-4])
+
+
+def test_a_moved_run_goes_on(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=1))
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert train(make_recipe(run__steps=2, run__output_dir=str(tmp_path / "moved"))).name == "checkpoint-2"
+
+
+# --- from the recipe to the gradient ---
+
+
+@pytest.mark.parametrize("reduction", ["group", "sequence", "token", "token_official"])
+def test_logged_loss_and_gradient_are_the_recipes(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reduction: str
+) -> None:
+    """One step of a run against the plain formulas: refill, alpha, temperature, denominator, all by the recipe."""
+    score_by(monkeypatch, lambda sample, text: noise(text) if int(sample.id.split("-")[-1]) % 3 == 0 else 0.0)
+    recipe = make_recipe(
+        run__steps=1, objective__beta_th=1.0, objective__reduction=reduction, rollout__temperature=0.7,
+        objective__f_norm="std", update__learning_rate=3e-4, update__betas=[0.5, 0.6], update__weight_decay=0.3,
+        update__warmup_steps=2,
+    )  # fmt: skip
+    trainer = train_module._Trainer(recipe)
+    kept: list[Any] = []
+    original = trainer.collector.collect
+    monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
+    [group] = trainer.optimizer.param_groups
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
+    reference = load_adapter(recipe.model)
+    trainer.run()
+    [row] = read_metrics(tmp_path / "run")
+    loss = plain_loss(reference, kept[0].groups, reduction, temperature=0.7)
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in reference.model.parameters() if p.grad is not None]).norm()
+    assert row["draws"] > 1
+    assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert row["learning_rate"] == pytest.approx(1.5e-4)
+    assert group["lr"] == pytest.approx(1.5e-4)
+
+
+def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:
+    """GPG as the paper and the published codes write it, on plain rows, over all sampled groups."""
+    per_group, per_sequence, trained_tokens, all_tokens = [], [], [], []
+    for group in groups:
+        rewards = torch.tensor([reward.total for reward in group.rewards])
+        valid = bool(rewards.max() - rewards.min() > 1e-5)
+        advantages = (rewards - rewards.mean()) / rewards.std() if valid else torch.zeros_like(rewards)
+        terms = [
+            -advantage * plain_log_probs(adapter, group.prompt, completion, temperature)
+            for advantage, completion in zip(advantages, group.completions, strict=True)
+        ]
+        per_group.append(torch.cat(terms).mean())
+        per_sequence += [term.mean() for term in terms]
+        all_tokens += terms
+        trained_tokens += terms if valid else []
+    alpha = len(groups) / sum(group.has_signal for group in groups)
+    return {
+        "group": torch.stack(per_group).mean() * alpha,
+        "sequence": torch.stack(per_sequence).mean() * alpha,
+        "token": torch.cat(trained_tokens or [torch.zeros(1)]).mean(),
+        "token_official": torch.cat(all_tokens).mean() * alpha,
+    }[reduction]
+
+
+def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    """Two rows, four prompts a step, two draws: every group has completions of its own."""
+    path = tmp_path / "two.parquet"
+    write_parquet(draw_samples("counting", 2, seed=3), path)
+    recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
+    trainer = train_module._Trainer(recipe)
+    trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
+    collected = trainer.collector.collect(1)
+    assert collected.num_draws == 2
+    texts = [tuple(c.token_ids for c in group.completions) for group in collected.groups]
+    assert len(set(texts)) == len(texts) == 8
+
+
+def test_truncated_sampling_reaches_the_engine(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe(run__steps=1, rollout__top_k=1))
+    groups = [json.loads(line) for line in sampled(tmp_path / "run")[0].splitlines()]
+    assert all(len({c["text"] for c in group["completions"]}) == 1 for group in groups)
+
+
+def test_gold_of_a_base_prompt_continues_behind_think(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe(objective__name="supervised", prompt__style="base", run__steps=1))
+    [row, *_] = [json.loads(line) for line in sampled(tmp_path / "run")[0].splitlines()]
+    assert row["prompt"].endswith("Assistant: <think>")
+    assert row["completions"][0]["text"] == f"</think><answer>{row['answer']}</answer>"
+    assert row["completions"][0]["reward"] == pytest.approx(1.2)
 
 
 # --- validation ---

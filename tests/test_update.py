@@ -14,7 +14,7 @@ from gpg_vl.config import UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.optimizer import build_optimizer, learning_rate
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update import PolicyForward, UpdateStats, update_policy
+from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -35,10 +35,11 @@ def run_updates(
 ) -> list[UpdateStats]:
     accelerator = Accelerator()
     forward, optimizer = accelerator.prepare(PolicyForward(adapter, 1.0), build_optimizer(adapter, config))
-    return [
-        update_policy(forward, optimizer, groups, denominator, config, adapter.pad_token_id, accelerator)
-        for _ in range(steps)
-    ]
+    stats = []
+    for _ in range(steps):
+        stats.append(accumulate_gradient(forward, groups, denominator, config, adapter.pad_token_id, accelerator))
+        take_step(optimizer, config.learning_rate)
+    return stats
 
 
 def weights(adapter: QwenVLAdapter) -> dict[str, Tensor]:
@@ -95,7 +96,8 @@ def test_gradient_is_clipped(load: LoadModel) -> None:
     optimizer = torch.optim.SGD(adapter.model.parameters(), lr=1.0)
     forward, optimizer = accelerator.prepare(PolicyForward(adapter, 1.0), optimizer)
     config = UpdateConfig(max_grad_norm=0.01)
-    stats = update_policy(forward, optimizer, make_groups(adapter), 1.0, config, adapter.pad_token_id, accelerator)
+    stats = accumulate_gradient(forward, make_groups(adapter), 1.0, config, adapter.pad_token_id, accelerator)
+    take_step(optimizer, 1.0)
     assert stats.grad_norm > 0.1
     assert displacement(adapter, before) == pytest.approx(0.01, rel=1e-2)
 

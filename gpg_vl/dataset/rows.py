@@ -88,7 +88,7 @@ class LazySamples(Sequence[Sample]):
     def _make_sample(self, row: Row, number: int) -> Sample:
         fields = {field: row.get(column) for field, column in self.columns.items()}
         taken = set(self.columns.values())
-        default_id = None if "id" in self.columns else f"{Path(self.path).name}:{number}"
+        default_id = None if "id" in self.columns else f"{self.path}:{number}"
         return Sample(
             id=_read_text("id", fields.get("id", default_id)),
             task=self.task or _read_text("task", fields.get("task")),

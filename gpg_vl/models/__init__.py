@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.models.folders import find_checkpoints
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Frame
 
@@ -33,8 +34,6 @@ def resolve_model_path(path: str) -> str:
         return path
     if (folder / "config.json").is_file():
         return path
-    from gpg_vl.models.folders import find_checkpoints
-
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         raise ValueError(f"model.path: {path} holds neither a config.json nor a checkpoint-N folder")

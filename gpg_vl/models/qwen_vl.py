@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from qwen_vl_utils import smart_resize
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoProcessor,
@@ -64,10 +65,17 @@ class QwenVLAdapter:
         attention = "sdpa" if config.attention == "auto" else config.attention
         model_class: Any = _MODEL_CLASSES[model_config.model_type]
         try:
-            model = model_class.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
-        except (OSError, ValueError, RuntimeError) as error:
+            model, info = model_class.from_pretrained(
+                path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+        if processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") != model_config.image_token_id:
+            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
         return cls(model, processor, config, frame)
 
     # --- prompts -----------------------------------------------------------------------------------------------------
@@ -76,11 +84,6 @@ class QwenVLAdapter:
     def context_length(self) -> int:
         """Most tokens that the model can read, prompt and completion together."""
         return int(self.model.config.text_config.max_position_embeddings)
-
-    @property
-    def max_image_tokens(self) -> int:
-        """Most tokens that one image can take in a prompt."""
-        return self.config.max_pixels // self._resize_factor**2
 
     @property
     def _resize_factor(self) -> int:
@@ -219,7 +222,7 @@ class QwenVLAdapter:
         input_ids: Tensor,
         token_types: Tensor,
         position_ids: Tensor,
-        visible: Tensor,
+        visible: Tensor | None,
         pixel_values: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
         cache: DynamicCache | None = None,
@@ -230,7 +233,7 @@ class QwenVLAdapter:
             input_ids: [R, S] tokens
             token_types: [R, S], 1 where an image token stands
             position_ids: [3, R, S]
-            visible: [R, S, keys] bool, which key each query may see
+            visible: [R, S, keys] bool, which key each query may see; None for every earlier one, which is faster
             pixel_values: [K, D] patches of all images, in the order of their tokens
             image_grid_thw: [N, 3]
             cache: earlier keys and values, extended in place
@@ -250,8 +253,10 @@ class QwenVLAdapter:
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
-    def _attention_mask(self, visible: Tensor) -> Tensor:
+    def _attention_mask(self, visible: Tensor | None) -> Tensor | None:
         """[R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1."""
+        if visible is None:
+            return None
         if self.model.config._attn_implementation == "sdpa":
             return visible[:, None]
         dtype = self.autocast_dtype or self.model.dtype

@@ -44,6 +44,11 @@ def _load_own_task(path: Path, class_name: str) -> Task:
         raise ValueError(f"{class_name} in {path} is no task; make it a subclass of gpg_vl.tasks.base.Task")
     if not task_class.name:
         raise ValueError(f"{class_name} in {path} has no name; give the class a line such as name = 'my_task'")
+    if task_class.main_part not in task_class.weights:
+        raise ValueError(
+            f"{class_name} in {path}: main_part is {task_class.main_part!r}, which its weights do not name; "
+            f"set main_part to one of {sorted(task_class.weights)}"
+        )
     try:
         return task_class()
     except Exception as error:  # the constructor is the user's code
@@ -58,11 +63,14 @@ def _run_file(path: Path) -> ModuleType:
     assert module_spec is not None and module_spec.loader is not None, path
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
+    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's code
         del sys.modules[module.__name__]
         raise ValueError(f"task file {path} does not import: {_one_line(error)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

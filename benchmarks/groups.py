@@ -1,0 +1,73 @@
+"""The same random groups for every side: an image, a prompt of given length, completions of given lengths."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+
+from benchmarks.flops import Lengths
+from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, write_processor
+from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
+
+SIDE = PATCH * MERGE
+
+
+def build_adapter(shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "sdpa") -> QwenVLAdapter:
+    """The kit's adapter on a random model, on the GPU where there is one."""
+    processor = write_processor(folder, shape)
+    model = build_model(shape, processor, attention)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    config = ModelConfig(dtype=dtype, attention=attention, min_pixels=784, max_pixels=10**7)  # type: ignore[arg-type]
+    frame = "grid_1000" if shape.family == "qwen2_vl" else "resized_pixels"
+    return QwenVLAdapter(model, processor, config, frame)  # type: ignore[arg-type]
+
+
+def draw_image(image_tokens: int, seed: int) -> Image.Image:
+    """Noise that takes exactly ``image_tokens`` tokens, as square as that allows."""
+    rows = max(n for n in range(1, int(image_tokens**0.5) + 1) if image_tokens % n == 0)
+    shape = (rows * SIDE, image_tokens // rows * SIDE, 3)
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 255, shape, dtype=numpy.uint8))
+
+
+def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0) -> Prompt:
+    """A prompt of exactly ``lengths.prompt_tokens`` tokens."""
+    buffer = io.BytesIO()
+    draw_image(lengths.image_tokens, seed).save(buffer, "PNG")
+    build = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build
+    sample = Sample(f"bench-{seed}", "none", (buffer.getvalue(),), "?", "4")
+    missing = lengths.prompt_tokens - len(build(sample).token_ids)
+    assert missing >= 0, f"the chat template alone takes {-missing} tokens more than asked for"
+    question = "7" * (missing + 1)  # one token a digit
+    prompt = build(Sample(sample.id, sample.task, sample.images, question, sample.answer))
+    assert len(prompt.token_ids) == lengths.prompt_tokens, (len(prompt.token_ids), lengths)
+    return prompt
+
+
+def draw_group(
+    adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0, completion_lengths: Sequence[int] | None = None
+) -> TrainingGroup:
+    """A group with random completions; the coefficients are those of reduction ``sequence`` on random rewards."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = completion_lengths or [lengths.completion_tokens] * lengths.group_size
+    completions = []
+    for count in counts:
+        tokens = torch.randint(16, 300, (count,), generator=generator).tolist()
+        completions.append(Completion(tuple(tokens), "", finished=False))
+    advantages = torch.randn(len(counts), generator=generator)
+    advantages = (advantages - advantages.mean()).tolist()
+    coefficients = tuple((-a / count,) * count for a, count in zip(advantages, counts, strict=True))
+    return TrainingGroup(draw_prompt(adapter, lengths, seed), tuple(completions), coefficients)
+
+
+def shape_named(name: str) -> ModelShape:
+    if name not in SHAPES:
+        raise SystemExit(f"no model shape {name!r}; the shapes are {list(SHAPES)}")
+    return SHAPES[name]

@@ -1,0 +1,202 @@
+"""The rollout: kit against plain generate of repeated rows and against TRL's path.
+
+    python -m benchmarks.rollout [--model 40M] [--rounds 5]
+
+The first row decodes one prompt, all completions of one length. ``bound`` is what sharing alone can give: TRL's time
+over TRL's time less what vision and prefill of G rows take more than those of one row, each measured in the same run.
+The second decodes 8 prompts together, completion lengths from a fixed list in 4..256: there rows that are finished
+leave the kit's batch. On all sides the end token is forced at the given length, and forbidden before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from benchmarks import timing, trl_side
+from benchmarks.flops import Lengths
+from benchmarks.groups import build_adapter, draw_prompt, shape_named
+from benchmarks.update_step import parse_lengths
+from gpg_vl import rollout
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import Prompt
+from gpg_vl.rollout import HfEngine, Sampling
+
+ORDINARY_TOKEN = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="40M")
+    parser.add_argument("--shapes", nargs="+", default=["256+28+64x8"])
+    parser.add_argument("--many", default="256+28+256x8", help="shape of the prompts decoded together")
+    parser.add_argument("--num-prompts", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
+        rows = [measure_one_prompt(adapter, parse_lengths(text), options.rounds) for text in options.shapes]
+        rows.append(measure_many(adapter, parse_lengths(options.many), options.num_prompts, options.rounds))
+    path = timing.write_results("rollout", rows, options.out)
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "bound", "share_of_bound", "kit", "plain", "trl")
+    timing.print_table(f"Rollout, model {options.model}", rows, columns)
+    print(path)
+
+
+def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) -> dict[str, Any]:
+    prompts = [draw_prompt(adapter, lengths)]
+    counts = [lengths.completion_tokens] * lengths.group_size
+    sides = build_sides(adapter, prompts, counts, lengths)
+    phases = {
+        "prefill_g": lambda: prefill(adapter, prompts * lengths.group_size),
+        "prefill_1": lambda: prefill(adapter, prompts),
+    }
+    seconds = timing.time_in_turn(sides | phases, rounds)
+    described = {name: timing.describe(values) for name, values in seconds.items()}
+    saved = described["prefill_g"]["median"] - described["prefill_1"]["median"]
+    bound = described["trl"]["median"] / (described["trl"]["median"] - saved)
+    vs_trl = timing.ratio(seconds, "trl")
+    return {
+        "name": f"rollout_{lengths.name}",
+        "shape": lengths.name,
+        "ratio_vs_plain": timing.ratio(seconds, "plain"),
+        "ratio_vs_trl": vs_trl,
+        "bound": bound,
+        "ideal_ratio": bound,
+        "share_of_bound": vs_trl / bound,
+        **described,
+    }
+
+
+def measure_many(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rounds: int) -> dict[str, Any]:
+    """Prompts decoded together; ``kit_whole`` is the kit with every row kept to the end, as the others do."""
+    prompts = [draw_prompt(adapter, lengths, seed) for seed in range(num_prompts)]
+    rng = random.Random(0)
+    counts = [rng.randint(4, lengths.completion_tokens) for _ in range(num_prompts * lengths.group_size)]
+    sides = build_sides(adapter, prompts, counts, lengths)
+    longest = [max(counts)] * len(counts)
+    sides["kit_whole"] = build_sides(adapter, prompts, longest, lengths)["kit"]
+    seconds = timing.time_in_turn(sides, rounds)
+    return {
+        "name": f"rollout_{num_prompts}x{lengths.name}_lengths_4..{lengths.completion_tokens}",
+        "shape": f"{num_prompts} x {lengths.name}",
+        "ratio_vs_plain": timing.ratio(seconds, "plain"),
+        "ratio_vs_trl": timing.ratio(seconds, "trl"),
+        "ratio_vs_whole_batch": timing.ratio(seconds, "kit_whole"),
+        **{name: timing.describe(values) for name, values in seconds.items()},
+    }
+
+
+def build_sides(
+    adapter: QwenVLAdapter, prompts: Sequence[Prompt], counts: Sequence[int], lengths: Lengths
+) -> dict[str, Callable[[], None]]:
+    """One rollout of all prompts by side; completion r has ``counts[r]`` tokens."""
+    longest = max(counts)
+    repeated = [prompt for prompt in prompts for _ in range(lengths.group_size)]
+    inputs = padded_inputs(adapter, repeated)
+    trainer = trl_side.build_trainer(adapter, len(repeated), lengths.group_size, longest)
+    fields = {
+        "pixel_values": inputs["pixel_values"],
+        "image_grid_thw": inputs["image_grid_thw"],
+        "mm_token_type_ids": [list(prompt.token_types) for prompt in repeated],
+    }
+    ids = [list(prompt.token_ids) for prompt in repeated]
+    generate = adapter.model.generate
+    forced = functools.partial(generate, logits_processor=[ForceLengths(counts, inputs["input_ids"].shape[1], adapter)])
+
+    def kit() -> None:
+        with forced_lengths(counts, adapter):
+            engine = HfEngine(adapter, tokens_per_batch=10**9)
+            seeds = [(prompt.sample.id,) for prompt in prompts]
+            groups = engine.generate(prompts, lengths.group_size, Sampling(longest, 1.0), seeds)
+        assert [len(c.token_ids) for g in groups for c in g.completions] == list(counts)
+
+    def plain() -> None:
+        adapter.model.eval()
+        with torch.no_grad(), adapter.autocast():
+            output = forced(**inputs, max_new_tokens=longest, do_sample=True, top_k=0)
+        assert output.shape[1] == inputs["input_ids"].shape[1] + longest
+
+    def trl() -> None:
+        adapter.model.generate = forced
+        try:
+            completion_ids, _ = trainer._generate_single_turn(ids, None, fields, lengths.group_size)
+        finally:
+            adapter.model.generate = generate
+        assert [len(c) for c in completion_ids] == list(counts)
+
+    return {"kit": kit, "plain": plain, "trl": trl}
+
+
+def padded_inputs(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """What ``generate`` takes for repeated rows of equal length."""
+    device = adapter.device
+    ids = torch.tensor([prompt.token_ids for prompt in prompts])
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": torch.ones_like(ids).to(device),
+        "mm_token_type_ids": torch.tensor([prompt.token_types for prompt in prompts]).to(device),
+        "pixel_values": torch.cat([p.pixel_values for p in prompts]).to(device),  # type: ignore[misc]
+        "image_grid_thw": torch.cat([p.image_grid_thw for p in prompts]).to(device),  # type: ignore[misc]
+    }
+
+
+def prefill(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> None:
+    """Vision and prompt of each row, with a cache, through transformers' own forward."""
+    adapter.model.eval()
+    with torch.no_grad(), adapter.autocast():
+        adapter.model(**padded_inputs(adapter, prompts), use_cache=True, logits_to_keep=1)
+
+
+class ForceLengths(LogitsProcessor):
+    """For ``generate``: row r ends at its length and not before."""
+
+    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter):
+        self._counts = torch.tensor(counts, device=adapter.device)
+        self._prompt_length = prompt_length
+        self._ends = list(adapter.end_token_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        is_last = self._counts == input_ids.shape[1] - self._prompt_length + 1
+        end = scores[:, self._ends[0]].clone()
+        scores[:, self._ends] = -torch.inf
+        scores[is_last] = -torch.inf
+        scores[is_last, self._ends[0]] = end[is_last]
+        return scores
+
+
+@contextmanager
+def forced_lengths(counts: Sequence[int], adapter: QwenVLAdapter) -> Iterator[None]:
+    """The same for the kit's loop: it samples, then the token is replaced where an end is due or not allowed."""
+    ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
+    targets = torch.tensor(counts, device=adapter.device)
+
+    original = rollout._TokenChooser
+
+    class Chooser(original):  # type: ignore[misc,valid-type]
+        def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
+            tokens = super().__call__(logits, live, step)
+            tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
+            return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
+
+    rollout._TokenChooser = Chooser  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        rollout._TokenChooser = original  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Timing several sides of one piece of work in turn, and the files and tables that come of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Work = Callable[[], Any]
+LIBRARIES = ("torch", "transformers", "trl", "accelerate")
+
+
+def time_in_turn(sides: Mapping[str, Work], rounds: int, warmups: int = 1) -> dict[str, list[float]]:
+    """Seconds of each side, ``rounds`` times, one after the other within each round (ABAB)."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warmups + rounds):
+        for name, work in sides.items():
+            start = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= warmups:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def describe(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and interquartile range."""
+    if len(seconds) < 2:
+        return {"median": seconds[0], "iqr": 0.0}
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"median": statistics.median(seconds), "iqr": high - low}
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], other: str, kit: str = "kit") -> float:
+    """Median over the rounds of other / kit, each within its round."""
+    return statistics.median(o / k for o, k in zip(seconds[other], seconds[kit], strict=True))
+
+
+def peak_memory_of(module: str, words: Sequence[object]) -> float:
+    """MiB that ``python -m MODULE WORDS`` reports on its last line, in a fresh process."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(output.strip().splitlines()[-1])
+
+
+def measure_peak(work: Work) -> float:
+    """MiB that ``work`` takes at its peak above what was held before; to be called once in a process."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    held = _peak_resident()
+    work()
+    return _peak_resident() - held
+
+
+def _peak_resident() -> float:
+    """MiB."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def write_results(name: str, rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """``bench_NAME.json``: the rows, and versions and hardware once."""
+    path = folder / f"bench_{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"hardware": hardware(), "versions": versions(), "rows": list(rows)}, indent=1))
+    return path
+
+
+def hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = models[0].split(":")[1].strip() if models else platform.processor()
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console(width=160).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['median']:.3f} s ± {value['iqr']:.3f}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,146 @@
+"""The update: forward and backward of one group, kit against repeated rows and against TRL.
+
+    python -m benchmarks.update_step [--model 40M] [--shapes 256+28+128x8 ...] [--rounds 7]
+
+``plain`` is the kit's own batch of G repeated rows with the same completion-only chunked log-probs: nothing shared,
+everything else equal. TRL is its ``_compute_loss`` on the same frozen completions. The gradients of all three are
+compared first. A shape is image tokens + text tokens + completion tokens x group size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import timing, trl_side
+from benchmarks.flops import Lengths, ideal_update_ratio
+from benchmarks.groups import build_adapter, draw_group, shape_named
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.packing import Row, build_micro_batch
+from gpg_vl.records import TrainingGroup
+from gpg_vl.update import PolicyForward, move_to
+
+SHAPES = ("256+28+128x8", "484+28+64x8", "256+28+64x16")
+SIDES = ("kit", "plain", "trl")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="40M")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--name", default="update_step", help="of the results file")
+    parser.add_argument("--peak-of", choices=SIDES, help="print the peak memory of one side, MiB")
+    options = parser.parse_args()
+    shapes = [parse_lengths(text) for text in options.shapes]
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
+        if options.peak_of:
+            print(timing.measure_peak(build_sides(adapter, shapes[0])[options.peak_of]))
+            return
+        rows = [measure(adapter, options.model, lengths, options.rounds, text)
+                for lengths, text in zip(shapes, options.shapes, strict=True)]  # fmt: skip
+    path = timing.write_results(options.name, rows, options.out)
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ideal_ratio", "share_of_ideal_vs_plain",
+               "share_of_ideal_vs_trl", "peak_memory_ratio", "kit", "plain", "trl")  # fmt: skip
+    timing.print_table(f"Update, model {options.model}", rows, columns)
+    print(path)
+
+
+def parse_lengths(text: str) -> Lengths:
+    """``256+28+128x8`` -> image tokens, text tokens, completion tokens, group size."""
+    image, words, rest = text.split("+")
+    completion, group = rest.split("x")
+    return Lengths(int(image), int(words), int(completion), int(group))
+
+
+def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int, text: str) -> dict[str, Any]:
+    sides = build_sides(adapter, lengths)
+    differences = compare_gradients(adapter, sides)
+    seconds = timing.time_in_turn(sides, rounds)
+    ideal = ideal_update_ratio(shape_named(model), lengths)
+    memory = {
+        side: timing.peak_memory_of("benchmarks.update_step", ["--model", model, "--shapes", text, "--peak-of", side])
+        for side in ("kit", "trl")
+    }
+    vs_plain, vs_trl = timing.ratio(seconds, "plain"), timing.ratio(seconds, "trl")
+    return {
+        "name": f"update_step_{lengths.name}",
+        "shape": text,
+        "ratio_vs_plain": vs_plain,
+        "ratio_vs_trl": vs_trl,
+        "ideal_ratio": ideal,
+        "share_of_ideal_vs_plain": vs_plain / ideal,
+        "share_of_ideal_vs_trl": vs_trl / ideal,
+        "peak_memory_ratio": memory["trl"] / memory["kit"],
+        "peak_memory_mib": memory,
+        "gradient_difference": differences,
+        **{side: timing.describe(values) for side, values in seconds.items()},
+    }
+
+
+def build_sides(adapter: QwenVLAdapter, lengths: Lengths) -> dict[str, Callable[[], None]]:
+    """Forward and backward of one group, by side; each leaves its gradient on the model."""
+    group = draw_group(adapter, lengths)
+    forward = PolicyForward(adapter, 1.0)
+    forward.train()
+    together = [Row(group.prompt, group.completions, group.coefficients)]
+    repeated = [
+        Row(group.prompt, (c,), (k,)) for c, k in zip(group.completions, group.coefficients, strict=True)
+    ]  # fmt: skip
+    kit = move_to(build_micro_batch(together, adapter.pad_token_id), adapter.device)
+    plain = move_to(build_micro_batch(repeated, adapter.pad_token_id), adapter.device)
+
+    def run(batch: Any) -> None:
+        adapter.model.zero_grad()
+        (forward(batch) / lengths.group_size).backward()
+
+    return {"kit": lambda: run(kit), "plain": lambda: run(plain), "trl": _trl_work(adapter, group, lengths)}
+
+
+def _trl_work(adapter: QwenVLAdapter, group: TrainingGroup, lengths: Lengths) -> Callable[[], None]:
+    state: dict[str, Any] = {}
+
+    def run() -> None:
+        if not state:  # only the side that is asked for pays for the trainer
+            state["trainer"] = trl_side.build_trainer(
+                adapter, lengths.group_size, lengths.group_size, lengths.completion_tokens
+            )
+            state["inputs"] = trl_side.loss_inputs(adapter, [group])
+            state["trainer"].current_gradient_accumulation_steps = 1
+        trainer, inputs = state["trainer"], state["inputs"]
+        adapter.model.zero_grad()
+        trainer._compute_loss(trainer.model, inputs).backward()
+
+    return run
+
+
+def compare_gradients(adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Relative difference of each side's whole gradient from that of ``plain``; bans are off for it."""
+    gradients = {}
+    banned = type(adapter).banned_token_ids
+    type(adapter).banned_token_ids = property(lambda self: ())  # type: ignore[assignment]
+    try:
+        for name, work in sides.items():
+            work()
+            gradients[name] = _flat_gradient(adapter)
+    finally:
+        type(adapter).banned_token_ids = banned  # type: ignore[method-assign]
+    norm = gradients["plain"].norm()
+    return {name: float((g - gradients["plain"]).norm() / norm) for name, g in gradients.items() if name != "plain"}
+
+
+def _flat_gradient(adapter: QwenVLAdapter) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in adapter.model.parameters() if p.grad is not None])
+
+
+if __name__ == "__main__":
+    main()
