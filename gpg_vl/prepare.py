@@ -11,7 +11,7 @@ from gpg_vl.dataset import Source, load_source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import Task, task_weights
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,19 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
             longest_question = max(longest_question, len(sample.question.encode()))
             most_images = max(most_images, len(sample.images))
+    _check_scorer(recipe, tasks)
     _check_weights(recipe, tasks)
     return CheckedSources(sources, tasks, longest_question, most_images)
 
 
+def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    unpublished = [name for name, task in tasks.items() if task.legacy is None]
+    if recipe.rewards.scorer == "legacy" and unpublished:
+        raise ValueError(f"rewards.scorer: task {unpublished[0]} has no published scorer; set rewards.scorer to strict")
+
+
 def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
-    known = {"format"}.union(*(task.weights for task in tasks.values()))
+    known = {"format"}.union(*(task_weights(task, recipe.rewards.scorer) for task in tasks.values()))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
