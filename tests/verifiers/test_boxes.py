@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_vl.records import Box
-from gpg_vl.verifiers.boxes import clip_box, iou, is_inside, is_ordered, parse_box
+from gpg_vl.verifiers.box_text import parse_box
+from gpg_vl.verifiers.boxes import clip_box, iou, is_inside, is_ordered
 
 coordinates = st.floats(-2000, 2000, allow_nan=False)
 any_boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
