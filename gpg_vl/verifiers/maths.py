@@ -31,7 +31,7 @@ _ROOT = re.compile(r"√\s*([0-9.]{1,18})")
 
 # What math-verify cannot finish: a power of a power, a power of four digits or more, numbers of hundreds of digits.
 _ENDLESS = re.compile(
-    r"(?:\^|\*\*)[{(\s-]{0,8}[0-9.]{1,64}[)}\s]{0,8}(?:\^|\*\*)"
+    r"(?:\^|\*\*)[{(\s-]{0,8}[0-9.]{1,64}[)}\s]{0,8}(?:\^|\*\*)[{(\s-]{0,8}[0-9]"
     r"|(?:\^|\*\*)[{(\s-]{0,8}[0-9]{4}|[0-9]{300}|[0-9)}]!"
 )
 _MAX_PUBLISHED_CHARS = 65_536
