@@ -209,7 +209,18 @@ def test_confidence_is_best_told_as_it_is() -> None:
     assert [part(hit, c) for c in (0, 0.5, 1)] == [0, pytest.approx(0.75), 1]
 
 
-PIECES = ["[", "[1,", " ", "[1, 2, 30, 40],", "9", "(1,2),", "<answer>", "<think>", "{'Position': [1, 2, 3, 4]},", "\u200b"]
+PIECES = [
+    "[",
+    "[1,",
+    " ",
+    "[1, 2, 30, 40],",
+    "9",
+    "(1,2),",
+    "<answer>",
+    "<think>",
+    "{'Position': [1, 2, 3, 4]},",
+    "\u200b",
+]
 PIECES += ["√(", "a ", "(A) ", "<|box_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "'", "\\frac{1}", "\n", "```"]
 
 
