@@ -46,7 +46,7 @@ def giou(a: Box, b: Box) -> float:
         return -1.0
     union = _area(a) + _area(b) - _shared_area(a, b)
     hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    return min(1.0, max(-1.0, iou(a, b) - (hull - union) / hull)) if hull > 0 else iou(a, b)
+    return max(-1.0, iou(a, b) - max(0.0, hull - union) / hull) if hull > 0 else iou(a, b)
 
 
 def _shared_area(a: Box, b: Box) -> float:
