@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MAX_CHARS = 256
 
-_SEPARATORS = str.maketrans(dict.fromkeys(" \t\r\n_-‐‑–—/.,'’`\"*"))
+_SEPARATORS = str.maketrans(dict.fromkeys(" \t\r\n_-‐‑–—/.,'’`\""))
 
 
 def normalise_name(text: str) -> str | None:

@@ -74,6 +74,10 @@ def test_every_expression_is_finished_soon(text: str) -> None:
         ("<answer> 3 </answer>", "<answer> 3 </answer>", True),
         ("<answer>3</answer>", "3", False),
         ("5cm^2^ ", "5cm^2^", True),
+        ("<answer> **1440** </answer>", "1440", True),
+        ("**12** 5 cm, so **3** ", "3", True),
+        ("the answer is 140!", "140", True),
+        ("1/3 = 0." + "3" * 400 + " so 5", "5", True),
         ("9^9^9 ", "3", False),
         ("9**9**9", "3", False),
         ("9" * 5000, "3", False),
@@ -93,3 +97,11 @@ def test_published_match_outside_of_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert found == [True]
+
+
+def test_time_out_is_wrong_and_quiet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("gpg_vl.verifiers.maths.TIMEOUT_S", 1)
+    start = time.monotonic()
+    assert not published_match("\\[a" * 16_000, "3")
+    assert time.monotonic() - start < 10
+    assert caplog.text == ""
