@@ -17,7 +17,7 @@ import yaml
 
 import gpg_vl
 
-COMMANDS_HELP = "train RECIPE | eval MODEL | ask MODEL | tiny-model FOLDER; each explains itself with --help"
+COMMANDS_HELP = "train RECIPE | eval MODEL | score | ask MODEL | tiny-model FOLDER; each explains itself with --help"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": _train,
         "eval": _eval,
+        "score": _score,
         "ask": _ask,
         "tiny-model": _tiny_model,
     }
@@ -90,7 +91,25 @@ def _eval(words: list[str]) -> None:
     scores = evaluate_model(recipe, Path(options.out) if options.out else None)
     for task, score in scores.items():
         interval = f"[{score.low:.3f}, {score.high:.3f}]"
-        print(f"{task}: {score.metric} {score.value:.3f} {interval}  reward {score.reward:.3f}  n {score.n}")
+        legacy = "" if score.legacy is None else f"  legacy {score.legacy:.3f}"
+        print(f"{task}: {score.metric} {score.value:.3f} {interval}{legacy}  reward {score.reward:.3f}  n {score.n}")
+
+
+def _score(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl score", description="Scores completions that are at hand; prints one JSON object."
+    )
+    parser.add_argument("--task", required=True, help="name or FILE.py:CLASS")
+    parser.add_argument(
+        "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
+    )
+    parser.add_argument("--scorer", choices=["strict", "legacy"], default="strict", help="legacy: as published")
+    parser.add_argument("--out", help="file for the rows with their rewards")
+    options = parser.parse_args(words)
+    from gpg_vl.score import score_file
+
+    out = Path(options.out) if options.out else None
+    print(json.dumps(score_file(options.task, Path(options.predictions), options.scorer, out), ensure_ascii=False))
 
 
 def _ask(words: list[str]) -> None:

@@ -89,9 +89,11 @@ class RewardsConfig:
     """The reward.
 
     Args:
+        scorer: strict, or legacy: the published code's reward, for parity with published numbers (docs/rewards.md)
         weights: weight of a reward part by name, instead of the task's own; 0 measures without training
     """
 
+    scorer: Literal["strict", "legacy"] = "strict"
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scipy.stats import binomtest
 
 from gpg_vl.config import EvaluationConfig, RewardsConfig
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prompting import PromptBuilder, completion_text
 from gpg_vl.records import Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
 from gpg_vl.scoring import score_groups
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import LegacyScorer, Task
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """The score of one task; ``value`` and its 95 % interval are means over prompts of the metric, in [0, 1]."""
+    """The score of one task; ``value`` and its 95 % interval are means over prompts of the metric, in [0, 1].
+
+    ``value`` and ``reward`` are the strict scorer's, ``legacy`` is the mean of the published metric.
+    """
 
     metric: str
     value: float
@@ -31,6 +34,7 @@ class TaskScore:
     n: int  # prompts
     num_samples: int  # completions per prompt
     status: dict[str, int]
+    legacy: float | None = None  # None where the task has no published scorer
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +56,7 @@ class Evaluator:
         self._prompts = prompts
         self._engine = engine
         self._tasks = tasks
-        self._rewards = rewards
+        self._rewards = replace(rewards, scorer="strict")
         self._num_samples = evaluation.num_samples
         self._sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
         self._seed = seed
@@ -95,7 +99,15 @@ def _score_task(task: Task, groups: Sequence[ScoredGroup]) -> TaskScore:
         n=len(groups),
         num_samples=len(groups[0].rewards),
         status=dict(Counter(reward.status for reward in rewards)),
+        legacy=None if task.legacy is None else statistics.fmean(_legacy_values(task.legacy, groups)),
     )
+
+
+def _legacy_values(legacy: LegacyScorer, groups: Sequence[ScoredGroup]) -> Iterator[float]:
+    for group in groups:
+        prompt = group.prompt
+        for completion in group.completions:
+            yield legacy.metric(completion_text(prompt, completion.text), prompt.sample, prompt.image_views)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import Task, task_weights
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,19 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+    _check_scorer(recipe, tasks)
     _check_weights(recipe, tasks)
     return CheckedSources(sources, tasks)
 
 
+def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    unpublished = [name for name, task in tasks.items() if task.legacy is None]
+    if recipe.rewards.scorer == "legacy" and unpublished:
+        raise ValueError(f"rewards.scorer: task {unpublished[0]} has no published scorer; set rewards.scorer to strict")
+
+
 def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
-    known = {"format"}.union(*(task.weights for task in tasks.values()))
+    known = {"format"}.union(*(task_weights(task, recipe.rewards.scorer) for task in tasks.values()))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")

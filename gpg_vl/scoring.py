@@ -29,7 +29,7 @@ def _score(prompt: Prompt, completion: Completion, tasks: Mapping[str, Task], co
     sample = prompt.sample
     text = completion_text(prompt, completion.text)
     try:
-        return score_completion(tasks[sample.task], sample, text, prompt.image_views, config.weights)
+        return score_completion(tasks[sample.task], sample, text, prompt.image_views, config.weights, config.scorer)
     except Exception as error:  # noqa: BLE001  a task is the user's code: what it raises is one completion's fault
         _log.warning("task %s raised on sample %s: %.200r", sample.task, sample.id, error)
         return Reward(0.0, {}, "error")

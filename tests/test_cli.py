@@ -74,6 +74,11 @@ def write_rows(path: Path, **changes: Any) -> Path:
         (["--rollout.group_size", "two"], 'Parser key "rollout.group_size"'),
         (["--objective.name", "ppo"], r"objective.name: 'ppo' is not known; the objectives are"),
         (["--rewards.weights", "{iou: 1}"], r"rewards.weights: no task here has a part 'iou'; the parts are"),
+        (["--rewards.scorer", "lenient"], 'Parser key "rewards.scorer"'),
+        (
+            ["--rewards.scorer", "legacy", "--rewards.weights", "{correct: 1}"],
+            r"no task here has a part 'correct'; the parts are \['accuracy', 'format'\]",
+        ),
         (["--data.train", "[]"], "data.train is empty; give at least one file"),
         (["--data.train", "[nowhere.parquet]"], "no such file: nowhere.parquet"),
         (["--model.path", "./nowhere"], r"model.path: no folder './nowhere'"),

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from scipy import stats
 
-from gpg_vl.evaluate import mean_interval
+from gpg_vl.evaluate import mean_interval, summarise_scores
+from gpg_vl.records import Completion, ImageView, Prompt, Sample, ScoredGroup
+from gpg_vl.tasks import TASKS
+from gpg_vl.tasks.base import score_completion
 
 
 def test_interval_of_zeros_and_ones_is_wilsons() -> None:
@@ -21,3 +25,25 @@ def test_interval_of_means_is_the_normal_one() -> None:
     expected = stats.norm.interval(0.95, sum(values) / 6, stats.sem(values))
     assert mean_interval(values) == pytest.approx(expected, abs=1e-4)
     assert mean_interval([0.5]) == (0.0, 1.0)
+
+
+def scored_group(task: str, gold: str, *texts: str) -> ScoredGroup:
+    sample = Sample(f"{task}-1", task, ("picture.png",), "What is asked?", gold)
+    view = ImageView(1000, 1000, 1000, 1000, "grid_1000")
+    prompt = Prompt(sample, "Q", (1,), (0,), torch.zeros(3, 1), None, None, (view,))
+    completions = tuple(Completion((1,), text, finished=True) for text in texts)
+    rewards = tuple(score_completion(TASKS[task], sample, text, [view]) for text in texts)
+    return ScoredGroup(prompt, completions, rewards)
+
+
+def test_published_metric_stands_beside_the_strict_one() -> None:
+    groups = [
+        scored_group("classification", "rose", "<answer></answer>", "<answer>rose</answer>"),
+        scored_group(
+            "grounding", "[0, 0, 100, 100]", "<think>(0,0),(100,100)</think><answer>[500, 500, 600, 600]</answer>"
+        ),
+    ]
+    scores = summarise_scores(groups, TASKS)
+    assert (scores["classification"].value, scores["classification"].legacy) == (0.5, 1.0)
+    assert (scores["grounding"].value, scores["grounding"].legacy) == (0.0, pytest.approx(1, abs=1e-3))
+    assert scores["grounding"].to_dict()["legacy"] == scores["grounding"].legacy

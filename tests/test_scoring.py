@@ -52,6 +52,13 @@ def test_weights_of_the_recipe_go_before_the_tasks() -> None:
     assert scored.rewards[0].parts == {"correct": 1.0, "format": 1.0}
 
 
+def test_legacy_scorer_of_the_recipe() -> None:
+    texts = ("<think>4 items</think><answer>5</answer>", "<think>it is 4</think><answer>5</answer>", "")
+    [scored] = score_groups([group(*texts)], TASKS, RewardsConfig(scorer="legacy"))
+    assert [reward.total for reward in scored.rewards] == [1.0, 2.0, 0.0]
+    assert [reward.status for reward in scored.rewards] == ["ok"] * 3
+
+
 def test_think_opened_in_the_prompt_counts_for_the_format() -> None:
     [scored] = score_groups([group("</think><answer>4</answer>", prompt_text="Q\nA: <think>")], TASKS, RewardsConfig())
     assert scored.rewards[0].parts == {"correct": 1.0, "format": 1.0}

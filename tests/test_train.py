@@ -40,7 +40,7 @@ Score = Callable[[Sample, str], float]
 def score_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     """Replaces the tasks' scoring: a random model answers nothing right and would have nothing to learn."""
 
-    def score_completion(task: Task, sample: Sample, text: str, views: object, weights: object = None) -> Reward:
+    def score_completion(task: Task, sample: Sample, text: str, *_: object) -> Reward:
         return Reward(score(sample, text), {"correct": 0.0, "format": 0.0}, "ok")
 
     monkeypatch.setattr("gpg_vl.scoring.score_completion", score_completion)

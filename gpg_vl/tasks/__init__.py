@@ -10,11 +10,21 @@ from pathlib import Path
 from types import ModuleType
 
 from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.choice import Choice
+from gpg_vl.tasks.classification import Classification
 from gpg_vl.tasks.counting import Counting
+from gpg_vl.tasks.detection import DetectionTask
 from gpg_vl.tasks.geometry import Geometry
 from gpg_vl.tasks.grounding import Grounding
 
-TASKS: dict[str, Task] = {"counting": Counting(), "geometry": Geometry(), "grounding": Grounding()}
+TASKS: dict[str, Task] = {
+    "choice": Choice(),
+    "classification": Classification(),
+    "counting": Counting(),
+    "detection": DetectionTask(),
+    "geometry": Geometry(),
+    "grounding": Grounding(),
+}
 
 
 def load_task(spec: str) -> Task:

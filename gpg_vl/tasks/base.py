@@ -8,15 +8,34 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.records import ImageView, Reward, Sample, Status
 from gpg_vl.verifiers.answers import find_answer, has_think_answer_format
 
 FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
 )
+
+
+Scorer = Literal["strict", "legacy"]
+"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyScorer:
+    """What the published code makes of a completion: its defects included, so never a default (docs/rewards.md).
+
+    Both functions get the whole completion, the sample and the image views.
+    """
+
+    reward: Callable[[str, Sample, Sequence[ImageView]], dict[str, float]]
+    """The parts that the published training adds up; not every one is in [0, 1]."""
+    metric: Callable[[str, Sample, Sequence[ImageView]], float]
+    """What the published evaluation gives this completion, in [0, 1]; the published figure is the mean."""
+    weights: Mapping[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 1.0})
 
 
 class Task(ABC):
@@ -33,6 +52,8 @@ class Task(ABC):
     main_part: ClassVar[str] = "correct"
     weights: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.2}
     """Weight of each reward part in the total; a recipe's ``rewards.weights`` goes before."""
+    legacy: ClassVar[LegacyScorer | None] = None
+    """The published scorer, where the task has one."""
 
     @abstractmethod
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
@@ -71,14 +92,24 @@ def score_completion(
     text: str,
     views: Sequence[ImageView],
     weights: Mapping[str, float] | None = None,
+    scorer: Scorer = "strict",
 ) -> Reward:
     """Scores one completion, the opening ``<think>`` included where the prompt opened it.
 
-    A completion without exactly one readable answer earns nothing but its format part; its status is ``unparsable``.
+    Under ``strict`` a completion without exactly one readable answer earns nothing but its format part; its status is
+    ``unparsable``. The published scorers know no such status.
 
     Raises:
-        ValueError: the task returned a part that is no finite number, or that its ``weights`` do not name
+        ValueError: the task returned a part that is no finite number, or that its ``weights`` do not name; the task has
+            no published scorer
     """
+    if scorer == "legacy":
+        return _weigh(
+            task,
+            legacy_scorer(task).reward(text, sample, views),
+            {**task_weights(task, scorer), **(weights or {})},
+            "ok",
+        )
     tagged = find_answer(text)
     answer = None if tagged is None else task.read(tagged, sample, views)
     if answer is None:
@@ -86,8 +117,31 @@ def score_completion(
     else:
         parts = {name: float(value) for name, value in task.score(answer, sample, views).items()}
     parts["format"] = float(has_think_answer_format(text))
-    all_weights = {"format": 0.0, **task.weights, **(weights or {})}
-    if not set(parts) <= set(all_weights) or not all(map(math.isfinite, parts.values())):
+    all_weights = {**task_weights(task, scorer), **(weights or {})}
+    return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
+
+
+def task_weights(task: Task, scorer: Scorer) -> Mapping[str, float]:
+    """The weights of a task's reward parts under a scorer, before a recipe's.
+
+    Raises:
+        ValueError: the task has no published scorer
+    """
+    return {"format": 0.0, **task.weights} if scorer == "strict" else legacy_scorer(task).weights
+
+
+def legacy_scorer(task: Task) -> LegacyScorer:
+    """The task's published scorer.
+
+    Raises:
+        ValueError: it has none
+    """
+    if task.legacy is None:
+        raise ValueError(f"task {task.name} has no published scorer; set the scorer to strict")
+    return task.legacy
+
+
+def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], status: Status) -> Reward:
+    if not set(parts) <= set(weights) or not all(map(math.isfinite, parts.values())):
         raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
-    total = sum(all_weights[name] * value for name, value in parts.items())
-    return Reward(total, parts, "unparsable" if answer is None else "ok")
+    return Reward(sum(weights[name] * value for name, value in parts.items()), parts, status)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
+from gpg_vl.tasks.legacy.numbers import COUNTING
 from gpg_vl.verifiers.numbers import read_integer
 
 
 class Counting(Task):
     name = "counting"
+    legacy = COUNTING
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is a whole number."

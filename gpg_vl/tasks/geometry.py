@@ -6,21 +6,24 @@ from collections.abc import Sequence
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.verifiers.numbers import Quantity, normalise_quantity
+from gpg_vl.tasks.legacy.numbers import GEOMETRY
+from gpg_vl.verifiers.maths import Value, read_value, same_value
 
 
 class Geometry(Task):
     name = "geometry"
+    legacy = GEOMETRY
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is an exact number, or the letter of a choice."
 
-    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Quantity | str | None:
-        return normalise_quantity(answer)
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Value | None:
+        return read_value(answer)
 
-    def score(self, answer: Quantity | str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(answer == normalise_quantity(sample.answer))}
+    def score(self, answer: Value, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+        gold = read_value(sample.answer)
+        return {"correct": float(gold is not None and same_value(answer, gold))}
 
     def check(self, sample: Sample) -> None:
-        if normalise_quantity(sample.answer) is None:
+        if read_value(sample.answer) is None:
             raise ValueError(f"the answer {sample.answer[:40]!r} is no value; write one such as 145°, 8√3 or 3/2")

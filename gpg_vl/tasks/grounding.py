@@ -1,20 +1,21 @@
-"""Where a thing is: one box around it in the first image, scored by its overlap with the gold box.
+"""Where things are: one box or several in the first image, scored by their overlap with the gold boxes.
 
-Rows hold the box in original pixels; the model is asked, and answers, in its own frame.
+Rows hold boxes in original pixels, one as ``[x1, y1, x2, y2]`` or a list of them; the model is asked, and answers, in
+its own frame.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from math import ceil, floor, inf
 from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.verifiers.boxes import clip_box, iou, is_inside, is_ordered, parse_box
-
-EDGE_TOLERANCE = 1.0
-"""Original pixels that a corner may lie outside of the image; it is moved back to the edge before scoring."""
+from gpg_vl.tasks.boxes import boxes_in_image, check_boxes, describe_frame, write_box
+from gpg_vl.tasks.legacy.grounding import GROUNDING
+from gpg_vl.verifiers.box_text import parse_box, parse_boxes
+from gpg_vl.verifiers.boxes import assigned_iou
 
 
 class Grounding(Task):
@@ -22,54 +23,26 @@ class Grounding(Task):
     metric = "miou"
     main_part = "iou"
     weights: ClassVar[Mapping[str, float]] = {"iou": 1.0, "format": 0.2}
+    legacy = GROUNDING
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        view = views[0]
-        if view.frame == "grid_1000":
-            frame = "on a grid from 0 to 1000 over the image"
-        else:
-            frame = f"in pixels of the {view.model_width} x {view.model_height} image"
-        return f"{sample.question}\n{FORMAT_REQUEST} The final answer is one box [x1, y1, x2, y2] {frame}."
+        """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
+        is_one = parse_box(sample.answer) is not None
+        wanted = "one box [x1, y1, x2, y2]" if is_one else "a list of boxes [[x1, y1, x2, y2], ...]"
+        return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views[0])}."
 
-    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Box | None:
-        """The box in original pixels; None unless it has an area and lies in the image."""
-        parsed = parse_box(answer)
-        if parsed is None:
-            return None
-        view = views[0]
-        box = view.to_original(parsed)
-        if not is_inside(box, view.width, view.height, EDGE_TOLERANCE):
-            return None
-        clipped = clip_box(box, view.width, view.height)
-        return clipped if is_ordered(clipped) else None
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:
+        """The boxes in original pixels; None unless each has an area and lies in the image."""
+        boxes = parse_boxes(answer)
+        return None if boxes is None else boxes_in_image(boxes, views[0])
 
-    def score(self, answer: Box, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"iou": iou(answer, _gold_box(sample))}
+    def score(self, answer: Sequence[Box], sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+        """Sum of IoU under the best one-to-one assignment / the larger of the two counts."""
+        return {"iou": assigned_iou(answer, parse_boxes(sample.answer) or [])}
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        """The gold box in whole units of the model's frame; a side shorter than that becomes one unit long."""
-        x1, y1, x2, y2 = views[0].to_model(_gold_box(sample))
-        left, right = _round_side(x1, x2)
-        top, bottom = _round_side(y1, y2)
-        return f"[{left}, {top}, {right}, {bottom}]"
+        boxes = [write_box(box, views[0]) for box in parse_boxes(sample.answer) or []]
+        return json.dumps(boxes[0] if parse_box(sample.answer) is not None else boxes)
 
     def check(self, sample: Sample) -> None:
-        _gold_box(sample)
-        if not sample.images:
-            raise ValueError("the row has no image to find a box in")
-
-
-def _gold_box(sample: Sample) -> Box:
-    box = parse_box(sample.answer)
-    if box is None or not is_ordered(box) or not is_inside(box, inf, inf):
-        raise ValueError(
-            f"the answer {sample.answer[:60]!r} is no box; write [x1, y1, x2, y2] in original pixels, top left first"
-        )
-    return box
-
-
-def _round_side(low: float, high: float) -> tuple[int, int]:
-    """Both ends to the nearest unit, but never to the same: the box keeps an area."""
-    if round(low) < round(high):
-        return round(low), round(high)
-    return floor(low), ceil(high)
+        check_boxes(sample, parse_boxes(sample.answer))

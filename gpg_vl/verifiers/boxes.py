@@ -1,32 +1,14 @@
-"""Reads and compares boxes in plain Python. A box is x1, y1, x2, y2 with the origin at the image's top left."""
+"""Compares boxes: overlap, assignment, hits. A box is x1, y1, x2, y2 with the origin at the image's top left."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+from scipy.optimize import linear_sum_assignment
 
 from gpg_vl.records import Box
-
-MAX_CHARS = 256
-
-_NUMBER = r"\s*([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s*"
-_LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
-_CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
-
-
-def parse_box(text: str) -> Box | None:
-    """The one box that the text is, in any order of its corners; whitespace aside, nothing else may stand.
-
-    >>> parse_box("[1, 2, 30.5, 40]"), parse_box("(1,2),(30,40)"), parse_box("[1, 2, 30]")
-    ((1.0, 2.0, 30.5, 40.0), (1.0, 2.0, 30.0, 40.0), None)
-    """
-    stripped = text.strip()
-    if len(stripped) > MAX_CHARS:
-        return None
-    match = _LIST.fullmatch(stripped) or _CORNERS.fullmatch(stripped)
-    if match is None:
-        return None
-    x1, y1, x2, y2 = map(float, match.groups())
-    return (x1, y1, x2, y2)
 
 
 def is_ordered(box: Box) -> bool:
@@ -53,14 +35,95 @@ def iou(a: Box, b: Box) -> float:
     """Intersection over union in [0, 1]; 0 where either box has no area."""
     if not is_ordered(a) or not is_ordered(b):
         return 0.0
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
+    shared = _shared_area(a, b)
     union = _area(a) + _area(b) - shared
     return min(1.0, shared / union) if union > 0 else 0.0
 
 
+def giou(a: Box, b: Box) -> float:
+    """Generalised IoU in [-1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630); -1 where either box has no area."""
+    if not is_ordered(a) or not is_ordered(b):
+        return -1.0
+    union = _area(a) + _area(b) - _shared_area(a, b)
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return max(-1.0, iou(a, b) - max(0.0, hull - union) / hull) if hull > 0 else iou(a, b)
+
+
+def _shared_area(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
 def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def iou_matrix(left: Sequence[Box], right: Sequence[Box]) -> numpy.ndarray:
+    """IoU of every pair, [len(left), len(right)] float64; 0 where either box has no area."""
+    a = numpy.asarray(left, dtype=float).reshape(-1, 1, 4)
+    b = numpy.asarray(right, dtype=float).reshape(1, -1, 4)
+    sides = numpy.minimum(a[..., 2:], b[..., 2:]) - numpy.maximum(a[..., :2], b[..., :2])
+    shared = numpy.where((sides > 0).all(-1), sides.prod(-1), 0.0)
+    union = _areas(a) + _areas(b) - shared
+    has_area = (_areas(a) > 0) & (_areas(b) > 0)
+    overlaps = numpy.divide(shared, union, out=numpy.zeros_like(shared), where=has_area & (union > 0))
+    return numpy.minimum(overlaps, 1.0)
+
+
+def _areas(boxes: numpy.ndarray) -> numpy.ndarray:
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return numpy.where((sides > 0).all(-1), sides.prod(-1), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An answered box with the gold box that it stands for, by position."""
+
+    answered: int
+    gold: int
+    iou: float
+
+
+def assign_boxes(answered: Sequence[Box], gold: Sequence[Box]) -> list[Pair]:
+    """The one-to-one assignment with the largest sum of IoU (Hungarian method); pairs without overlap are left out."""
+    if not answered or not gold:
+        return []
+    overlaps = iou_matrix(answered, gold)
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    pairs = (Pair(int(i), int(j), float(overlaps[i, j])) for i, j in zip(rows, columns, strict=True))
+    return [pair for pair in pairs if pair.iou > 0]
+
+
+def assigned_iou(answered: Sequence[Box], gold: Sequence[Box]) -> float:
+    """Sum of IoU of the assigned boxes / the larger number of boxes, in [0, 1]: surplus and missing boxes cost alike.
+
+    No box for no gold box is 1.
+    """
+    most = max(len(answered), len(gold))
+    return sum(pair.iou for pair in assign_boxes(answered, gold)) / most if most else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """One image's share of average precision at one IoU threshold."""
+
+    confidences: tuple[float, ...]  # descending
+    true_positive: tuple[bool, ...]  # of the box with that confidence
+    num_gold: int
+
+
+def count_hits(boxes: Sequence[Box], confidences: Sequence[float], gold: Sequence[Box], threshold: float) -> Hits:
+    """Which boxes are true positives, as COCO counts: in descending confidence, each takes the free gold box that it
+    overlaps most, if by at least ``threshold``."""
+    order = sorted(range(len(boxes)), key=lambda index: -confidences[index])
+    overlaps = iou_matrix(boxes, gold)
+    free = set(range(len(gold)))
+    hits = []
+    for index in order:
+        best = max(free, key=lambda column: (overlaps[index, column], -column), default=None)
+        is_hit = best is not None and bool(overlaps[index, best] >= threshold)
+        if best is not None and is_hit:
+            free.discard(best)
+        hits.append(is_hit)
+    return Hits(tuple(confidences[index] for index in order), tuple(hits), len(gold))

@@ -4,8 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpg_vl.records import Box
-from gpg_vl.verifiers.boxes import clip_box, iou, is_inside, is_ordered, parse_box
+from gpg_vl.records import Box, Frame, ImageView
+from gpg_vl.verifiers.box_text import parse_box
+from gpg_vl.verifiers.boxes import (
+    Hits,
+    assign_boxes,
+    assigned_iou,
+    clip_box,
+    count_hits,
+    giou,
+    iou,
+    iou_matrix,
+    is_inside,
+    is_ordered,
+)
 
 coordinates = st.floats(-2000, 2000, allow_nan=False)
 any_boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
@@ -108,3 +120,87 @@ def test_overlap_does_not_depend_on_the_scale(a: Box, b: Box) -> None:
         return (box[0] * 0.25, box[1] * 0.25, box[2] * 0.25, box[3] * 0.25)
 
     assert iou(scale(a), scale(b)) == pytest.approx(iou(a, b))
+
+
+# --- several boxes ----------------------------------------------------------------------------------------------------
+
+few_boxes = st.lists(boxes, max_size=5)
+
+
+@given(any_boxes, any_boxes)
+def test_giou_is_symmetric_and_bounded(a: Box, b: Box) -> None:
+    assert giou(a, b) == giou(b, a)
+    assert -1 <= giou(a, b) <= iou(a, b) <= 1
+
+
+def test_known_giou() -> None:
+    assert giou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert giou((0, 0, 10, 10), (20, 0, 30, 10)) == pytest.approx(-1 / 3)
+    assert giou((10, 10, 0, 0), (0, 0, 10, 10)) == -1
+
+
+@given(few_boxes, few_boxes)
+def test_matrix_holds_every_pair(left: list[Box], right: list[Box]) -> None:
+    matrix = iou_matrix(left, right)
+    assert matrix.shape == (len(left), len(right))
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            assert matrix[i, j] == pytest.approx(iou(a, b))
+
+
+def greedy_sum(answered: list[Box], gold: list[Box]) -> float:
+    free, total = list(gold), 0.0
+    for box in answered:
+        if free:
+            best = max(free, key=lambda other: iou(box, other))
+            total += iou(box, best)
+            free.remove(best)
+    return total
+
+
+@given(few_boxes, few_boxes)
+def test_assignment_is_one_to_one_and_never_worse_than_greedy(answered: list[Box], gold: list[Box]) -> None:
+    pairs = assign_boxes(answered, gold)
+    assert len({pair.answered for pair in pairs}) == len({pair.gold for pair in pairs}) == len(pairs)
+    assert sum(pair.iou for pair in pairs) >= greedy_sum(answered, gold) - 1e-9
+
+
+@given(few_boxes, few_boxes, st.randoms(use_true_random=False))
+def test_assigned_overlap_is_bounded_and_knows_no_order(answered: list[Box], gold: list[Box], random: object) -> None:
+    score = assigned_iou(answered, gold)
+    assert 0 <= score <= 1 + 1e-9
+    shuffled = list(answered)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert assigned_iou(shuffled, gold) == pytest.approx(score)
+    assert assigned_iou(gold, answered) == pytest.approx(score)
+
+
+def test_surplus_and_missing_boxes_cost_alike() -> None:
+    a, b = (0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)
+    assert assigned_iou([a], [a]) == 1
+    assert assigned_iou([a, b], [a]) == assigned_iou([a], [a, b]) == assigned_iou([a, a], [a]) == 0.5
+    assert assigned_iou([], []) == 1
+    assert assigned_iou([], [a]) == assigned_iou([a], []) == 0
+
+
+def test_hits_of_average_precision() -> None:
+    gold = [(0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)]
+    answered = [(0.0, 0.0, 10.0, 8.0), gold[0], (50.0, 50.0, 60.0, 60.0), gold[1]]
+    confidences = [0.3, 0.9, 0.5, 0.8]
+    assert count_hits(answered, confidences, gold, 0.5) == Hits((0.9, 0.8, 0.5, 0.3), (True, True, False, False), 2)
+    assert count_hits(answered[:1], [1.0], gold, 0.75) == Hits((1.0,), (True,), 2)
+    assert count_hits(answered[:1], [1.0], gold, 0.85) == Hits((1.0,), (False,), 2)
+    assert count_hits([], [], gold, 0.5) == Hits((), (), 2)
+    assert count_hits(answered[:1], [1.0], [], 0.5) == Hits((1.0,), (False,), 0)
+
+
+sides = st.integers(20, 4000)
+
+
+@given(st.tuples(*[st.integers(0, 1000)] * 4), sides, sides, st.sampled_from(["grid_1000", "resized_pixels"]))
+def test_overlap_does_not_depend_on_the_frame(box: Box, width: int, height: int, frame: Frame) -> None:
+    view = ImageView(width, height, 448, 336, frame)
+    gold = (0.2 * width, 0.1 * height, 0.9 * width, 0.7 * height)
+    original = (box[0] * width / 1000, box[1] * height / 1000, box[2] * width / 1000, box[3] * height / 1000)
+    assert iou(view.to_model(original), view.to_model(gold)) == pytest.approx(iou(original, gold), abs=1e-9)
+    assert view.to_original(view.to_model(original)) == pytest.approx(original)

@@ -1,16 +1,13 @@
 import json
-import os
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers.numbers import Quantity, normalise_quantity, read_integer, same_quantity
-
-SHARED_DATA = Path(os.environ.get("GPG_VL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from shared_data import shared_file
 
 
 @pytest.mark.parametrize(
@@ -157,9 +154,7 @@ def test_fractions_and_roots_agree_with_arithmetic(value: Fraction, number: int)
 
 
 def test_every_published_geometry_answer_is_read() -> None:
-    path = SHARED_DATA / "geoqa_test_prompts.jsonl"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there; set GPG_VL_SHARED_DATA to the folder that has it")
+    path = shared_file("geoqa_test_prompts.jsonl")
     golds = [json.loads(line)["ground_truth"] for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(golds) == 754
     for gold in golds:

@@ -1,0 +1,263 @@
+"""What nobody should earn by, on every task under the strict scorer.
+
+No reward above an honest wrong answer's; a well-formed box earns exactly its overlap; nothing takes long.
+"""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.tasks import TASKS
+from gpg_vl.tasks.base import gold_completion, score_completion
+
+GRID = ImageView(640, 480, 644, 476, "grid_1000")
+PIXELS = ImageView(640, 480, 320, 240, "resized_pixels")
+FORMAT_WEIGHT = 0.2
+MAX_SECONDS = 0.05
+
+
+def make_sample(task: str, answer: str, **meta: object) -> Sample:
+    return Sample(f"{task}-1", task, ("picture.png",), "What is asked? (A) left (B) right", answer, meta)
+
+
+SAMPLES = [
+    make_sample("counting", "4"),
+    make_sample("geometry", "8√{3}cm"),
+    make_sample("geometry", "9"),
+    make_sample("geometry", "B"),
+    make_sample("grounding", "[64, 48, 320, 240]"),
+    make_sample("grounding", "[[64, 48, 320, 240], [320, 240, 640, 480]]"),
+    make_sample("detection", "[{'Position': [64, 48, 320, 240], 'Confidence': 1}]"),
+    make_sample("detection", "[[64, 48, 320, 240], [320, 240, 640, 480]]"),
+    make_sample("detection", "No Objects"),
+    make_sample("classification", "rose"),
+    make_sample("classification", "2012 Audi A5 Coupe"),
+    make_sample("choice", "B"),
+    make_sample("choice", "right", options=["left", "right"]),
+    make_sample("choice", "(A)", choices=["4", "5", "6"]),
+]
+every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
+
+# An answer that is honest and wrong for every sample above.
+WRONG = {
+    "counting": "77",
+    "geometry": "77",
+    "grounding": "[900, 10, 990, 90]",
+    "detection": "[{'Position': [900, 10, 990, 90], 'Confidence': 0.9}]",
+    "classification": "tulip",
+    "choice": "up",
+}
+HOSTILE = {
+    "empty": "",
+    "space": " ",
+    "nan": "nan",
+    "NaN in a list": "[NaN, NaN, NaN, NaN]",
+    "infinity": "1e999",
+    "infinite box": "[0, 0, 1e999, 1e999]",
+    "infinite confidence": "[{'Position': [1, 2, 3, 4], 'Confidence': 1e999}]",
+    "huge number": "9" * 5000,
+    "huge box": "[0, 0, 999999999, 999999999]",
+    "huge exponent": "9^9^9^9",
+    "tower of powers": "9^{9^{9^{9}}}",
+    "factorial": "99999!",
+    "large power": "10^99999999",
+    "roots": "√(" * 200 + "2" + ")" * 200,
+    "nested brackets": "[" * 4000,
+    "nested objects": '{"a":' * 4000,
+    "closed brackets": "[" * 4000 + "]" * 4000,
+    "parentheses": "(" * 500,
+    "inverted box": "[1000, 1000, 0, 0]",
+    "inverted gold": "[500, 500, 100, 100]",
+    "inverted corners": "(500,500),(100,100)",
+    "inverted soft tokens": "<|box_start|>(1000,1000),(0,0)<|box_end|>",
+    "flat box": "[0, 0, 0, 0]",
+    "outside": "[-500, -500, 500, 500]",
+    "thousands of boxes": "[" + "[100, 100, 500, 500], " * 2000 + "[100, 100, 500, 500]]",
+    "many boxes unlisted": "[100, 100, 500, 500] " * 2000,
+    "many soft tokens": "<|box_start|>(100,100),(500,500)<|box_end|>" * 1000,
+    "confidence above one": "[{'Position': [100, 100, 500, 500], 'Confidence': 5}]",
+    "negative confidence": "[{'Position': [900, 10, 990, 90], 'Confidence': -3}]",
+    "miss without confidence": "[{'Position': [900, 10, 990, 90], 'Confidence': 0}]",
+    "two answers": "4 or 5, 8√3 or 9, left or right, rose or tulip",
+    "two boxes": "[100, 100, 500, 500], [500, 500, 1000, 1000]",
+    "two letters": "A B",
+    "all letters": "(A) (B) (C) (D)",
+    "all numbers": " ".join(map(str, range(1000))),
+    "all classes": "rose, tulip, pink primrose, 2012 Audi A5 Coupe",
+    "part of a name": "2012",
+    "name within": "pink primrose",
+    "letter of a name": "o",
+    "unicode digits": "４",
+    "arabic digits": "٤",
+    "superscript": "⁴",
+    "unicode box": "[１００, 100, 500, 500]",
+    "zero width": "4\u200b",
+    "zero width name": "ro\u200bse",
+    "zero width letter": "\u200bB",
+    "prompt": "What is asked? (A) left (B) right",
+    "64 kB": "x" * 65_000,
+    "64 kB of digits": "4" * 65_000,
+    "64 kB of spaces": "[" + " " * 65_000 + "1",
+    "64 kB of commas": "[1" + ", 1" * 20_000 + "]",
+    "quotes": "'\"" * 10_000,
+    "fences": "```json" * 1000 + "```",
+}
+
+
+def wrap(answer: str) -> str:
+    return f"<think></think><answer>{answer}</answer>"
+
+
+def timed_score(sample: Sample, text: str, view: ImageView = GRID) -> Reward:
+    task = TASKS[sample.task]
+    score_completion(task, sample, wrap("3^2"), [view])  # warm
+    start = time.process_time()
+    reward = score_completion(task, sample, text, [view])
+    assert time.process_time() - start < MAX_SECONDS
+    return reward
+
+
+@every_sample
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, name: str) -> None:
+    wrong = timed_score(sample, wrap(WRONG[sample.task]))
+    assert wrong.total <= FORMAT_WEIGHT
+    for view in (GRID, PIXELS):
+        reward = timed_score(sample, wrap(HOSTILE[name]), view)
+        assert 0 <= reward.total <= FORMAT_WEIGHT
+        assert all(value == 0 for part, value in reward.parts.items() if part != "format")
+
+
+@every_sample
+def test_hostile_completions_earn_nothing(sample: Sample) -> None:
+    task = TASKS[sample.task]
+    gold = task.gold(sample, [GRID])
+    request = task.ask(sample, [GRID])
+    for text in [
+        "",
+        gold,
+        request,
+        f"<think>{gold}</think>",
+        f"<think>{gold}</think><answer></answer>",
+        f"{wrap(gold)}<answer>{gold}</answer>",
+        f"{wrap(gold)}{wrap(gold)[15:]}",
+        f"<think></think><answer>{gold}</answer><answer>{WRONG[sample.task]}</answer>",
+        f"<answer>{gold}</answer><think></think>",
+        f"<think></think><answer><answer>{gold}</answer></answer>",
+        f"<think>{'x' * 65_536}</think><answer>{gold}</answer>",
+        "<answer>" * 8000,
+        "<think></think>" * 4000,
+        "<answer></answer>" * 3800,
+        f"<answer>{gold}</answer>" * 200,
+    ]:
+        assert timed_score(sample, text).total == 0, text[:80]
+
+
+@every_sample
+def test_gold_in_the_reasoning_earns_nothing(sample: Sample) -> None:
+    gold = TASKS[sample.task].gold(sample, [GRID])
+    reward = timed_score(sample, f"<think>it is {gold}</think><answer>{WRONG[sample.task]}</answer>")
+    assert reward.total <= FORMAT_WEIGHT
+
+
+@every_sample
+def test_gold_earns_full_marks_and_nothing_more_does(sample: Sample) -> None:
+    task = TASKS[sample.task]
+    task.check(sample)
+    reward = score_completion(task, sample, gold_completion(task, sample, [GRID]), [GRID])
+    assert reward.total == pytest.approx(sum(task.weights.values()), abs=0.02)
+    assert all(value <= 1 for value in reward.parts.values())
+
+
+@pytest.mark.parametrize("answer", ["[0, 0, 1000, 1000]", "(0,0),(1000,1000)", "[[0, 0, 1000, 1000]]"])
+def test_whole_image_earns_exactly_its_overlap(answer: str) -> None:
+    share = (256 * 192) / (640 * 480)
+    reward = timed_score(make_sample("grounding", "[64, 48, 320, 240]"), wrap(answer))
+    assert reward.parts["iou"] == pytest.approx(share)
+    detected = timed_score(make_sample("detection", "[64, 48, 320, 240]"), wrap(answer))
+    assert detected.parts == {"iou": pytest.approx(share), "confidence": 0, "format": 1}
+
+
+def test_surplus_and_missing_boxes_cost_alike() -> None:
+    one, two = "[64, 48, 320, 240]", "[[64, 48, 320, 240], [320, 240, 640, 480]]"
+    both, first = "[[100, 100, 500, 500], [500, 500, 1000, 1000]]", "[100, 100, 500, 500]"
+    assert timed_score(make_sample("grounding", one), wrap(both)).parts["iou"] == pytest.approx(0.5)
+    assert timed_score(make_sample("grounding", two), wrap(first)).parts["iou"] == pytest.approx(0.5)
+    twice = f"[{first}, {first}]"
+    assert timed_score(make_sample("grounding", two), wrap(twice)).parts["iou"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("sample", SAMPLES[6:8], ids=["one", "two"])
+def test_confidence_never_pays_for_a_miss(sample: Sample) -> None:
+    for confidence in (0, 0.3, 1):
+        answer = f"[{{'Position': [900, 10, 990, 90], 'Confidence': {confidence}}}]"
+        assert timed_score(sample, wrap(answer)).parts["confidence"] == 0
+
+
+def test_confidence_is_best_told_as_it_is() -> None:
+    sample = make_sample("detection", "[64, 48, 320, 240]")
+
+    def part(box: str, confidence: float) -> float:
+        answer = f"[{{'Position': {box}, 'Confidence': {confidence}}}]"
+        return timed_score(sample, wrap(answer)).parts["confidence"]
+
+    hit = "[100, 100, 500, 500]"
+    assert [part(hit, c) for c in (0, 0.5, 1)] == [0, pytest.approx(0.75), 1]
+
+
+PIECES = [
+    "[",
+    "[1,",
+    " ",
+    "[1, 2, 30, 40],",
+    "9",
+    "(1,2),",
+    "<answer>",
+    "<think>",
+    "{'Position': [1, 2, 3, 4]},",
+    "\u200b",
+]
+PIECES += ["√(", "a ", "(A) ", "<|box_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "'", "\\frac{1}", "\n", "```"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("sample", [SAMPLES[n] for n in (0, 1, 4, 6, 9, 11)], ids=lambda sample: sample.task)
+@pytest.mark.parametrize("closed", [True, False], ids=["answered", "open"])
+def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: bool) -> None:
+    def best_of_three(length: int) -> float:
+        body = (piece * length)[:length]
+        text = wrap(body) if closed else body
+        return min(_seconds(lambda: score_completion(TASKS[sample.task], sample, text, [GRID])) for _ in range(3))
+
+    score_completion(TASKS[sample.task], sample, wrap("3^2"), [GRID])
+    half, whole = best_of_three(32_000), best_of_three(64_000)
+    assert whole < MAX_SECONDS
+    assert whole <= 2 * half + 0.005  # what the clock and the collector add
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+@given(st.lists(st.text(max_size=40), max_size=6), st.randoms(use_true_random=False), st.sampled_from(SAMPLES))
+def test_score_does_not_depend_on_the_order_of_completions(texts: list[str], random: object, sample: Sample) -> None:
+    completions = [wrap(text) for text in [*texts, WRONG[sample.task], TASKS[sample.task].gold(sample, [GRID])]]
+    task = TASKS[sample.task]
+    expected = {text: score_completion(task, sample, text, [GRID]) for text in completions}
+    random.shuffle(completions)  # type: ignore[attr-defined]
+    for text in completions:
+        assert score_completion(task, sample, text, [GRID]) == expected[text]
+
+
+@given(st.text(max_size=200), st.sampled_from(SAMPLES), st.sampled_from([GRID, PIXELS]))
+def test_any_text_earns_between_nothing_and_full_marks(text: str, sample: Sample, view: ImageView) -> None:
+    task = TASKS[sample.task]
+    reward = score_completion(task, sample, wrap(text), [view])
+    assert 0 <= reward.total <= sum(task.weights.values())
+    assert all(0 <= value <= 1 for value in reward.parts.values())

@@ -1,0 +1,54 @@
+import pytest
+
+from gpg_vl.verifiers.choices import find_options, read_choice, row_options
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "(B)", "(b).", "B.", "B)", "right", " Right. ", "B. right", "(B) right"])
+def test_letter_or_text(answer: str) -> None:
+    assert read_choice(answer, ["left", "right"]) == "right"
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "C", "left or right", "A. right", "A B", "AB", "a lot", "rights", "１", "\u200bB", "B" * 600]
+)
+def test_no_choice(answer: str) -> None:
+    assert read_choice(answer, ["left", "right"]) is None
+
+
+def test_text_goes_before_the_letter() -> None:
+    assert read_choice("A", ["B", "A"]) == "a"
+    assert read_choice("(A)", ["B", "A"]) == "b"
+
+
+def test_options_with_the_same_text_are_told_by_nothing() -> None:
+    assert read_choice("same", ["same", "same"]) is None
+    assert read_choice("A", ["same", "same"]) is None
+
+
+def test_without_options_the_text_stands() -> None:
+    assert read_choice("To the LEFT.", []) == "to the left"
+    assert read_choice("(C)", []) == read_choice("c", []) == "c"
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("Which is closer? (A) chair (B) table", ["chair", "table"]),
+        ("Select from the following choices.\n(A) above\n(B) below\nAnswer with one.", ["above", "below"]),
+        ("A. 30° B. 40° C. 50°", ["30°", "40°", "50°"]),
+        ("What is angle A?", []),
+        ("(B) first", []),
+        ("(A) alone", []),
+    ],
+)
+def test_lettered_options(question: str, options: list[str]) -> None:
+    assert find_options(question) == options
+
+
+def test_options_of_the_row() -> None:
+    assert row_options({"options": ["x", 2]}, "(A) a (B) b") == ["x", "2"]
+    assert row_options({"choices": '["x", "y"]'}, "") == ["x", "y"]
+    assert row_options({}, "(A) a (B) b") == ["a", "b"]
+    for wrong in ("x, y", 3, "{}"):
+        with pytest.raises(ValueError, match="no list"):
+            row_options({"options": wrong}, "")
