@@ -286,9 +286,11 @@ def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.Captu
         (["--task", "counting", "--answer", "many"], "the answer 'many' is no count"),
         (["--n", "0"], "--n must be at least 1"),
         (["--temperature", "-1"], "--temperature must not be negative"),
+        (["--task", "grounding"], "the row has no image to find a box in"),
         (["--image", "gone.png"], "--image: no file gone.png"),
     ):
-        assert cli.main([str(word) for word in [*words, *limits, *extra]]) == 2
+        asked = ["ask", words[1], *words[4:]] if "grounding" in extra else words
+        assert cli.main([str(word) for word in [*asked, *limits, *extra]]) == 2
         assert message in capfd.readouterr().err
 
 

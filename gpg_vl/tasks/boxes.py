@@ -12,8 +12,15 @@ EDGE_TOLERANCE = 1.0
 """Original pixels that a corner may lie outside of the image; it is moved back to the edge before scoring."""
 
 
-def describe_frame(view: ImageView) -> str:
-    """In what the model is to give coordinates, for the end of a sentence."""
+def describe_frame(views: Sequence[ImageView]) -> str:
+    """In what the model is to give coordinates of the first image, for the end of a sentence.
+
+    Raises:
+        ValueError: there is no image
+    """
+    if not views:
+        raise ValueError("the row has no image to find a box in")
+    view = views[0]
     if view.frame == "grid_1000":
         return "on a grid from 0 to 1000 over the image"
     return f"in pixels of the {view.model_width} x {view.model_height} image"

@@ -28,7 +28,7 @@ class DetectionTask(Task):
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return (
             f"{sample.question}\n{FORMAT_REQUEST} The final answer is a list with every object, "
-            f"[{{'Position': [x1, y1, x2, y2], 'Confidence': c}}, ...], coordinates {describe_frame(views[0])} and "
+            f"[{{'Position': [x1, y1, x2, y2], 'Confidence': c}}, ...], coordinates {describe_frame(views)} and "
             f"confidence from 0 to 1, or {NO_OBJECTS} where there is none."
         )
 

@@ -29,7 +29,7 @@ class Grounding(Task):
         """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
         is_one = parse_box(sample.answer) is not None
         wanted = "one box [x1, y1, x2, y2]" if is_one else "a list of boxes [[x1, y1, x2, y2], ...]"
-        return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views[0])}."
+        return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views)}."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:
         """The boxes in original pixels; None unless each has an area and lies in the image."""

@@ -14,8 +14,9 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def find_answer(text: str) -> str | None:
     """The content of the one answer tag after the reasoning, stripped; None where there is no such content.
 
-    Only the text after the last ``</think>`` counts, or all of it where there is none. It must hold exactly one
-    ``<answer>`` and exactly one ``</answer>``, in this order, with something between them.
+    Only the text after the last ``</think>`` counts, or all of it where no reasoning was opened: what stands in a
+    reasoning that is never closed is no answer. The rest must hold exactly one ``<answer>`` and exactly one
+    ``</answer>``, in this order, with something between them.
 
     >>> find_answer("<think>3 or 4?</think> <answer> 4 </answer>")
     '4'
@@ -23,7 +24,7 @@ def find_answer(text: str) -> str | None:
     if len(text) > MAX_CHARS:
         return None
     conclusion = text.rpartition("</think>")[2]
-    if conclusion.count("<answer>") != 1 or conclusion.count("</answer>") != 1:
+    if "<think>" in conclusion or conclusion.count("<answer>") != 1 or conclusion.count("</answer>") != 1:
         return None
     content, closing, _ = conclusion.partition("<answer>")[2].partition("</answer>")
     return (content.strip() or None) if closing else None
