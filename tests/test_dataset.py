@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -285,7 +286,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
 
 
 def test_empty_sources(tmp_path: Path) -> None:
-    write_parquet([], tmp_path / "rows.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"id": [], "question": []}), tmp_path / "rows.parquet")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=r"rows\.parquet has no rows"):
         load_source(str(tmp_path / "rows.parquet"))
