@@ -7,13 +7,14 @@ PYTEST_ARGS ?=
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-learning test-lower check clean
+.PHONY: help quickstart test test-learning test-lower bench check clean
 
 help:
 	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
 	@echo "make test-learning  the demo on three seeds and a shuffled-reward control (about 15 minutes)"
 	@echo "make test-lower   run the tests on the oldest supported libraries"
+	@echo "make bench        speed and memory beside plain transformers code and TRL"
 	@echo "make check        ruff, mypy, import-linter"
 	@echo "make clean        remove the environments and caches"
 	@echo "PYTHON=python3.12 picks the interpreter of a new environment (3.11 to 3.13)"
@@ -30,6 +31,13 @@ test-learning: .venv/.installed
 
 test-lower: .venv-lower/.installed
 	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# On two cores about 20 minutes; longer shapes and a GPU: docs/performance.md.
+bench: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3
+	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.rollout --rounds 3
+	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.full_step --rounds 4
 
 check: .venv/.installed
 	.venv/bin/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -23,7 +24,7 @@ SIDE = PATCH * MERGE
 def build_adapter(shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "sdpa") -> QwenVLAdapter:
     """The kit's adapter on a random model, on the GPU where there is one."""
     processor = write_processor(folder, shape)
-    model = build_model(shape, processor, attention)
+    model: Any = build_model(shape, processor, attention)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     config = ModelConfig(dtype=dtype, attention=attention, min_pixels=784, max_pixels=10**7)  # type: ignore[arg-type]
     frame = "grid_1000" if shape.family == "qwen2_vl" else "resized_pixels"
@@ -61,8 +62,8 @@ def draw_group(
     for count in counts:
         tokens = torch.randint(16, 300, (count,), generator=generator).tolist()
         completions.append(Completion(tuple(tokens), "", finished=False))
-    advantages = torch.randn(len(counts), generator=generator)
-    advantages = (advantages - advantages.mean()).tolist()
+    rewards = torch.randn(len(counts), generator=generator)
+    advantages = (rewards - rewards.mean()).tolist()
     coefficients = tuple((-a / count,) * count for a, count in zip(advantages, counts, strict=True))
     return TrainingGroup(draw_prompt(adapter, lengths, seed), tuple(completions), coefficients)
 

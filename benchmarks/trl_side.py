@@ -21,8 +21,8 @@ from gpg_vl.records import TrainingGroup
 
 def build_trainer(
     adapter: QwenVLAdapter, batch_size: int, group_size: int, max_new_tokens: int, rows: Sequence[dict[str, Any]] = ()
-) -> GRPOTrainer:
-    """A trainer that steps on ``batch_size`` completions at once, ``group_size`` a prompt."""
+) -> Any:
+    """A ``GRPOTrainer`` that steps on ``batch_size`` completions at once, ``group_size`` a prompt."""
     on_gpu = torch.cuda.is_available()
     config = GRPOConfig(
         output_dir=tempfile.mkdtemp(prefix="trl-"),
@@ -58,7 +58,7 @@ def build_trainer(
     )
 
 
-def _no_reward(completions: list[Any], **columns: Any) -> list[float]:
+def _no_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(i % 2) for i in range(len(completions))]
 
 
