@@ -6,9 +6,9 @@ Training and evaluation call the same ``score_completion``.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 from gpg_vl.records import ImageView, Reward, Sample
@@ -33,6 +33,8 @@ class Task(ABC):
     main_part: ClassVar[str] = "correct"
     weights: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.2}
     """Weight of each reward part in the total; a recipe's ``rewards.weights`` goes before."""
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Lowest and highest value of a part that is not in [0, 1]."""
 
     @abstractmethod
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
@@ -47,7 +49,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, answer: Any, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        """The reward parts, without ``format``, of an answer that ``read`` understood. Each is in [0, 1]."""
+        """The reward parts, without ``format``, of an answer that ``read`` understood: numbers within ``ranges``."""
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """The content of the answer tag that earns full marks, in the frame that the model speaks."""
@@ -77,17 +79,28 @@ def score_completion(
     A completion without exactly one readable answer earns nothing but its format part; its status is ``unparsable``.
 
     Raises:
-        ValueError: the task returned a part that is no finite number, or that its ``weights`` do not name
+        TypeError, ValueError: the task returned a part that is no number, that is out of its range, or that its
+            ``weights`` do not name
     """
     tagged = find_answer(text)
     answer = None if tagged is None else task.read(tagged, sample, views)
     if answer is None:
         parts = {task.main_part: 0.0}
     else:
-        parts = {name: float(value) for name, value in task.score(answer, sample, views).items()}
+        parts = {name: _checked(task, name, value) for name, value in task.score(answer, sample, views).items()}
     parts["format"] = float(has_think_answer_format(text))
     all_weights = {"format": 0.0, **task.weights, **(weights or {})}
-    if not set(parts) <= set(all_weights) or not all(map(math.isfinite, parts.values())):
-        raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
+    if not set(parts) <= set(all_weights):
+        raise ValueError(f"task {task.name} gave {parts}; each part must be named in the task's weights")
     total = sum(all_weights[name] * value for name, value in parts.items())
     return Reward(total, parts, "unparsable" if answer is None else "ok")
+
+
+def _checked(task: Task, name: str, value: Any) -> float:
+    """A part as a plain number of its range; NaN is in none."""
+    if not isinstance(value, Real):
+        raise TypeError(f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number")
+    low, high = task.ranges.get(name, (0.0, 1.0))
+    if not low <= value <= high:
+        raise ValueError(f"part {name!r} of task {task.name} is {value}, not in [{low:g}, {high:g}]; see Task.ranges")
+    return float(value)
