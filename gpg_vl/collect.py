@@ -1,7 +1,8 @@
 """The groups of one optimizer step: draw prompts, generate, score, and draw again while too few have signal.
 
 Paper, section 3.2 and Algorithm 1: sampling goes on until the share of valid groups reaches beta_th. Every group with
-signal is kept and trained; no group is sampled in vain.
+signal is kept and trained; no group is sampled in vain. Only with ``rewards.on_error: drop_group`` does a group leave
+the step, as if it had not been drawn: it is in no count, alpha's included, but logged.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from gpg_vl.config import Recipe
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import score_groups
+from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.stream import SampleStream
 from gpg_vl.tasks.base import Task, gold_completion
 
@@ -27,8 +29,9 @@ from gpg_vl.tasks.base import Task, gold_completion
 class CollectedGroups:
     """What one optimizer step is made from, on this rank."""
 
-    groups: list[ScoredGroup]  # all that were sampled
+    groups: list[ScoredGroup]  # all that were sampled and not dropped
     trained: list[ScoredGroup]  # those that the objective trains
+    dropped: list[ScoredGroup]  # those with a completion that could not be scored, under rewards.on_error: drop_group
     totals: StepTotals  # over all ranks
     num_draws: int
     rollout_seconds: float
@@ -44,6 +47,7 @@ class Collector:
         prompts: PromptBuilder,
         engine: HfEngine,
         tasks: Mapping[str, Task],
+        scorer: Scorer,
         encode_completion: Callable[[str], tuple[int, ...]],
         accelerator: Accelerator,
     ):
@@ -53,6 +57,7 @@ class Collector:
         self._prompts = prompts
         self._engine = engine
         self._tasks = tasks
+        self._scorer = scorer
         self._encode_completion = encode_completion
         self._accelerator = accelerator
 
@@ -61,19 +66,21 @@ class Collector:
         config = self._recipe.objective
         enough = config.beta_th * self._recipe.rollout.prompts_per_step
         groups: list[ScoredGroup] = []
+        dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
         for draw in range(config.max_draws):
             start = time.perf_counter()
             rolled = self._roll_out(self._draw(without_tasks), step, draw)
             generated = time.perf_counter()
-            groups += score_groups(rolled, self._tasks, self._recipe.rewards)
+            for group in self._score(rolled):
+                (dropped if self._is_dropped(group) else groups).append(group)
             rollout_seconds += generated - start
             scoring_seconds += time.perf_counter() - generated
             trained = [group for group in groups if self._objective.trains(group)]
             totals = self._totals(groups, trained)
             if totals.trained_groups >= enough:
                 break
-        return CollectedGroups(groups, trained, totals, draw + 1, rollout_seconds, scoring_seconds)
+        return CollectedGroups(groups, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
 
     def _draw(self, without_tasks: Collection[str]) -> list[Prompt]:
         """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin."""
@@ -88,6 +95,29 @@ class Collector:
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         seed = (self._recipe.run.seed, step, draw)
         return self._engine.generate(prompts, rollout.group_size, sampling, seed)
+
+    def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+        """The groups with rewards; where scoring failed on some rank, all ranks stop, each with the cause.
+
+        Raises:
+            RewardError: scoring failed elsewhere, or here with ``rewards.on_error: abort``
+        """
+        failure: Exception | None = None
+        scored: list[ScoredGroup] = []
+        try:
+            scored = self._scorer.score(rolled)
+        except Exception as error:  # noqa: BLE001  the others would wait for this rank in the next collective
+            failure = error
+        messages = gather_object([None if failure is None else str(failure)])
+        if failure is not None:
+            raise failure
+        causes = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
+        if causes:
+            raise RewardError(causes[0])
+        return scored
+
+    def _is_dropped(self, group: ScoredGroup) -> bool:
+        return self._recipe.rewards.on_error == "drop_group" and group.has_failure
 
     def _gold(self, prompt: Prompt) -> Completion:
         sample: Sample = prompt.sample

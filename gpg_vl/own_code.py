@@ -17,7 +17,7 @@ def run_file(path: Path) -> ModuleType:
         ValueError: there is no such file, or it does not import; one line
     """
     if not path.is_file():
-        raise ValueError(f"no such task file: {path}")
+        raise ValueError(f"no such file: {path}")
     module_spec = importlib.util.spec_from_file_location(str(path), path)
     assert module_spec is not None and module_spec.loader is not None, path
     module = importlib.util.module_from_spec(module_spec)
@@ -26,7 +26,7 @@ def run_file(path: Path) -> ModuleType:
         module_spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's code
         del sys.modules[module.__name__]
-        raise ValueError(f"task file {path} does not import: {describe_error(error)}") from error
+        raise ValueError(f"{path} does not import: {describe_error(error)}") from error
     return module
 
 

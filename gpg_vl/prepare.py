@@ -10,6 +10,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.reward_functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
 
@@ -46,12 +47,18 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
             longest_question = max(longest_question, len(sample.question.encode()))
             most_images = max(most_images, len(sample.images))
-    _check_weights(recipe, tasks)
+    _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, longest_question, most_images)
 
 
-def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
+def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    """Loads the reward functions once, and knows each part that has a weight."""
     known = {"format"}.union(*(task.weights for task in tasks.values()))
+    for spec in recipe.rewards.functions:
+        load_function(spec)
+        if function_name(spec) in known:
+            raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
+        known.add(function_name(spec))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")

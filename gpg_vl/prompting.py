@@ -43,9 +43,7 @@ class PromptBuilder:
             request = self._request(sample, views)
             text = self._render(request, views)
             encoded = self._adapter.encode(text, images, views)
-            return Prompt(
-                sample=sample, text=text, image_views=views, messages=self._messages(request), **encoded
-            )
+            return Prompt(sample=sample, text=text, image_views=views, messages=self._messages(request), **encoded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """What the user's turn says, with the row's own image markers, if any."""

@@ -15,7 +15,7 @@ from gpg_vl.own_code import absolute_spec
 from gpg_vl.prompting import completion_text
 from gpg_vl.records import Reward, RolloutGroup, ScoredGroup
 from gpg_vl.reward_functions import Conversation, function_name, sample_columns
-from gpg_vl.scoring_pool import FunctionJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.scoring_pool import FunctionJob, Job, Outcome, ScoringPool, TaskJob
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,9 @@ class Scorer:
         Raises:
             RewardError: there is one, and ``rewards.on_error`` is ``abort``
         """
-        jobs = [job for group in groups for job in (self._task_job(group), *self._function_jobs(group))]
+        jobs: list[Job] = []
+        for group in groups:
+            jobs += [self._task_job(group), *self._function_jobs(group)]
         outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
         by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
         self._report(groups, by_group)

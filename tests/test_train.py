@@ -21,10 +21,10 @@ from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
 from gpg_vl.recipes import load_recipe
-from gpg_vl.records import Reward, Sample
+from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import read_metrics
-from gpg_vl.tasks.base import Task
+from gpg_vl.scoring import Scorer
 from gpg_vl.train import train
 
 TASKS = ("counting", "geometry", "grounding")
@@ -38,10 +38,12 @@ Score = Callable[[Sample, str], float]
 def score_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     """Replaces the tasks' scoring: a random model answers nothing right and would have nothing to learn."""
 
-    def score_completion(task: Task, sample: Sample, text: str, views: object, weights: object = None) -> Reward:
-        return Reward(score(sample, text), {"correct": 0.0, "format": 0.0}, "ok")
+    def score_group(group: RolloutGroup) -> ScoredGroup:
+        values = [score(group.prompt.sample, completion.text) for completion in group.completions]
+        rewards = tuple(Reward(value, {"correct": 0.0, "format": 0.0}, "ok") for value in values)
+        return ScoredGroup(group.prompt, group.completions, rewards)
 
-    monkeypatch.setattr("gpg_vl.scoring.score_completion", score_completion)
+    monkeypatch.setattr(Scorer, "score", lambda scorer, groups: [score_group(group) for group in groups])
 
 
 def noise(text: str) -> float:

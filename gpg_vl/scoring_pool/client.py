@@ -33,7 +33,7 @@ class ScoringPool:
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
         self._num_workers = num_workers or _share_of_cores()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None  # the supervisor
         self._connection: Connection | None = None
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class ScoringPool:
         with far:
             module = ["-m", "gpg_vl.scoring_pool.supervisor"]
             words = [str(far.fileno()), str(self._num_workers), str(self._memory_mb)]
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-P", *module, *words],
                 pass_fds=[far.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -81,15 +81,15 @@ class ScoringPool:
 
     def close(self) -> None:
         """Ends every process of the pool. The pool can be used again: it then starts anew."""
-        if self._connection is None or self._process is None:
+        if self._connection is None or self.process is None:
             return
         self._connection.close()
         try:
-            self._process.wait(timeout=5)
+            self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._connection = self._process = None
+            self.process.kill()
+            self.process.wait()
+        self._connection = self.process = None
 
     def __enter__(self) -> ScoringPool:
         return self

@@ -101,6 +101,7 @@ def _checked(task: Task, name: str, value: Any) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number")
     low, high = task.ranges.get(name, (0.0, 1.0))
-    if not low <= value <= high:
-        raise ValueError(f"part {name!r} of task {task.name} is {value}, not in [{low:g}, {high:g}]; see Task.ranges")
-    return float(value)
+    number = float(value)
+    if not low <= number <= high:
+        raise ValueError(f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges")
+    return number
