@@ -266,3 +266,8 @@ class Letters(Task):
     assert code == 0, err
     assert json.loads((tmp_path / "run/rollouts/000001.jsonl").read_text().splitlines()[0])["task"] == spec
     assert run("eval", tmp_path / "run", "--data", rows)[0] == 0
+    (tmp_path / "picture.png").write_bytes(png(84, 84))
+    words = ["--image", tmp_path / "picture.png", "--question", "Which?", "--task", spec, "--answer", "red"]
+    assert run("ask", tmp_path / "run", *words)[0] == 0
+    code, err = run("train", recipe, "--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]")
+    assert (code, "has no function 'Letters'" in err) == (2, True)
