@@ -15,6 +15,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_add_a_task_as_written(tmp_path: Path) -> None:
     bin_folder = tmp_path / ".venv/bin"
     bin_folder.mkdir(parents=True)
