@@ -269,5 +269,6 @@ class Letters(Task):
     (tmp_path / "picture.png").write_bytes(png(84, 84))
     words = ["--image", tmp_path / "picture.png", "--question", "Which?", "--task", spec, "--answer", "red"]
     assert run("ask", tmp_path / "run", *words)[0] == 0
-    code, err = run("train", recipe, "--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]")
+    functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
+    code, err = run("train", recipe, *functions)
     assert (code, "has no function 'Letters'" in err) == (2, True)

@@ -222,7 +222,7 @@ def flaky(completions, id, **kwargs):
         time.sleep(60)
     if number % 3 == 2:
         raise KeyError(id[0])
-    return [sum(map(ord, text)) % 97 / 97 for text in completions]
+    return [sum(map(ord, messages[0]["content"])) % 97 / 97 for messages in completions]
 """
     )
     return {"rewards.functions": [f"{tmp_path}/functions.py:flaky"], "rewards.timeout_s": 0.1}
