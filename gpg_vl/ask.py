@@ -11,7 +11,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.prompting import PromptBuilder, completion_text
 from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import score_groups
+from gpg_vl.scoring import Scorer
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
@@ -56,7 +56,7 @@ def ask(
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = HfEngine(adapter, rollout.tokens_per_batch)
     [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
-    rewards = _score(group, recipe, tasks) if answer is not None else [None] * num_samples
+    rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [
         Answered(completion, find_answer(completion_text(prompt, completion.text)), reward)
         for completion, reward in zip(group.completions, rewards, strict=True)
@@ -67,5 +67,6 @@ def _plain_question(config: PromptConfig) -> PromptConfig:
     return replace(config, template="{question} " + FORMAT_REQUEST)
 
 
-def _score(group: RolloutGroup, recipe: Recipe, tasks: dict) -> list[Reward]:  # type: ignore[type-arg]
-    return list(score_groups([group], tasks, recipe.rewards)[0].rewards)
+def _score(group: RolloutGroup, recipe: Recipe) -> list[Reward]:
+    with Scorer(recipe.rewards) as scorer:
+        return list(scorer.score([group])[0].rewards)

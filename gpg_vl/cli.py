@@ -17,7 +17,10 @@ import yaml
 
 import gpg_vl
 
-COMMANDS_HELP = "train RECIPE | eval MODEL | score | ask MODEL | tiny-model FOLDER; each explains itself with --help"
+COMMANDS_HELP = (
+    "train RECIPE | eval MODEL | score | ask MODEL | new-task NAME | tiny-model FOLDER; "
+    "each explains itself with --help"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "eval": _eval,
         "score": _score,
         "ask": _ask,
+        "new-task": _new_task,
         "tiny-model": _tiny_model,
     }
     if not words or words[0] in ("-h", "--help"):
@@ -146,6 +150,25 @@ def _ask(words: list[str]) -> None:
 
 def _parts(parts: dict[str, float]) -> str:
     return "(" + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()) + ")"
+
+
+def _new_task(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl new-task", description="Writes a working task of your own and its test into the current folder."
+    )
+    parser.add_argument("name", help="in small letters, as in fine_print")
+    name = parser.parse_args(words).name
+    from gpg_vl.new_task import write_new_task
+
+    path, class_name = write_new_task(name, Path())
+    spec = f"{path}:{class_name}"
+    print(
+        f"wrote {path} and test_{path}\n\n"
+        f"test it:   python -m pytest test_{path}\n"
+        f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
+        f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
+        f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
+    )
 
 
 def _tiny_model(words: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The groups of one optimizer step: draw prompts, generate, score, and draw again while too few have signal.
 
 Paper, section 3.2 and Algorithm 1: sampling goes on until the share of valid groups reaches beta_th. Every group with
-signal is kept and trained; no group is sampled in vain.
+signal is kept and trained; no group is sampled in vain. Only with ``rewards.on_error: drop_group`` does a group leave
+the step, as if it had not been drawn: it is in no count, alpha's included, but logged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from gpg_vl.config import Recipe
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
 from gpg_vl.prompting import PromptBuilder, continue_prompt
 from gpg_vl.records import Completion, Prompt, RolloutGroup, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import score_groups
+from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.stream import SampleStream
 from gpg_vl.tasks.base import Task, gold_completion
 
@@ -30,8 +32,9 @@ Seed = tuple[object, ...]
 class CollectedGroups:
     """What one optimizer step is made from, on this rank."""
 
-    groups: list[ScoredGroup]  # all that were sampled
+    groups: list[ScoredGroup]  # all that were sampled and not dropped
     trained: list[ScoredGroup]  # those that the objective trains
+    dropped: list[ScoredGroup]  # those with a completion that could not be scored, under rewards.on_error: drop_group
     totals: StepTotals  # over all ranks
     num_draws: int
     rollout_seconds: float
@@ -47,6 +50,7 @@ class Collector:
         prompts: PromptBuilder,
         engine: HfEngine,
         tasks: Mapping[str, Task],
+        scorer: Scorer,
         encode_completion: Callable[[str], tuple[int, ...]],
         accelerator: Accelerator,
     ):
@@ -56,6 +60,7 @@ class Collector:
         self._prompts = prompts
         self._engine = engine
         self._tasks = tasks
+        self._scorer = scorer
         self._encode_completion = encode_completion
         self._accelerator = accelerator
 
@@ -64,19 +69,21 @@ class Collector:
         config = self._recipe.objective
         enough = config.beta_th * self._recipe.rollout.prompts_per_step
         groups: list[ScoredGroup] = []
+        dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
         for draw in range(config.max_draws):
             start = time.perf_counter()
             rolled = self._roll_out(*self._draw(step, draw, without_tasks))
             generated = time.perf_counter()
-            groups += score_groups(rolled, self._tasks, self._recipe.rewards)
+            for group in self._score(rolled):
+                (dropped if self._is_dropped(group) else groups).append(group)
             rollout_seconds += generated - start
             scoring_seconds += time.perf_counter() - generated
             trained = [group for group in groups if self._objective.trains(group)]
             totals = self._totals(groups, trained)
             if totals.trained_groups >= enough:
                 break
-        return CollectedGroups(groups, trained, totals, draw + 1, rollout_seconds, scoring_seconds)
+        return CollectedGroups(groups, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
 
     def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed]]:
         """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin, and the seed of each.
@@ -98,6 +105,29 @@ class Collector:
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
+
+    def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+        """The groups with rewards; where scoring failed on some rank, all ranks stop, each with the cause.
+
+        Raises:
+            RewardError: scoring failed elsewhere, or here with ``rewards.on_error: abort``
+        """
+        failure: Exception | None = None
+        scored: list[ScoredGroup] = []
+        try:
+            scored = self._scorer.score(rolled)
+        except Exception as error:  # noqa: BLE001  the others would wait for this rank in the next collective
+            failure = error
+        messages = gather_object([None if failure is None else str(failure)])
+        if failure is not None:
+            raise failure
+        causes = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
+        if causes:
+            raise RewardError(causes[0])
+        return scored
+
+    def _is_dropped(self, group: ScoredGroup) -> bool:
+        return self._recipe.rewards.on_error == "drop_group" and group.has_failure
 
     def _gold(self, prompt: Prompt) -> Completion:
         task = self._tasks[prompt.sample.task]

@@ -91,12 +91,22 @@ class RewardsConfig:
     Args:
         scorer: strict, or legacy: the published code's reward, for parity with published numbers (docs/rewards.md)
         weights: weight of a reward part by name, instead of the task's own; 0 measures without training
+        functions: reward functions written for TRL, as FILE.py:NAME; each is a further part, of weight 1
+        timeout_s: longest scoring of one completion in seconds; then its process is killed
+        memory_mb: most memory that scoring may take in a process, on top of the task's code
+        on_error: what a timeout or error does; zero counts 0, drop_group leaves the group out, abort stops the run
     """
 
     scorer: Literal["strict", "legacy"] = "strict"
     weights: dict[str, float] = field(default_factory=dict)
+    functions: list[str] = field(default_factory=list)
+    timeout_s: float = 5.0
+    memory_mb: int = 2048
+    on_error: Literal["zero", "drop_group", "abort"] = "zero"
 
     def __post_init__(self) -> None:
+        _require(self.timeout_s > 0, "rewards.timeout_s must be above 0")
+        _require(self.memory_mb >= 64, "rewards.memory_mb must be at least 64")
         _require(all(map(math.isfinite, self.weights.values())), "rewards.weights must be finite numbers")
 
 

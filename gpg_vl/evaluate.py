@@ -1,4 +1,7 @@
-"""Samples -> scores: the tasks that train also evaluate, on greedy or sampled completions."""
+"""Samples -> scores: the tasks that train also evaluate, on greedy or sampled completions.
+
+A completion that could not be scored counts 0 here, also where training drops its group: a score is of all prompts.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.stats import binomtest
 
-from gpg_vl.config import EvaluationConfig, RewardsConfig
+from gpg_vl.config import EvaluationConfig
 from gpg_vl.prompting import PromptBuilder, completion_text
 from gpg_vl.records import Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import score_groups
+from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import LegacyScorer, Task
 
 
@@ -47,16 +50,14 @@ class Evaluator:
         self,
         prompts: PromptBuilder,
         engine: HfEngine,
-        tasks: Mapping[str, Task],
-        rewards: RewardsConfig,
+        scorer: Scorer,
         evaluation: EvaluationConfig,
         max_new_tokens: int,
         seed: int,
     ):
         self._prompts = prompts
         self._engine = engine
-        self._tasks = tasks
-        self._rewards = replace(rewards, scorer="strict")
+        self._scorer = scorer
         self._num_samples = evaluation.num_samples
         self._sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
         self._seed = seed
@@ -73,7 +74,7 @@ class Evaluator:
             prompts = [self._prompts.build(sample) for sample in samples[start : start + prompts_at_once]]
             seeds = [("evaluation", self._seed, prompt.sample.id) for prompt in prompts]
             rolled = self._engine.generate(prompts, self._num_samples, self._sampling, seeds)
-            groups += score_groups(rolled, self._tasks, self._rewards)
+            groups += self._scorer.score(rolled, "strict")
             on_progress(len(groups), len(samples))
         return groups
 

@@ -18,6 +18,7 @@ from gpg_vl.prepare import check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import ScoredGroup
 from gpg_vl.rollout import HfEngine
+from gpg_vl.scoring import Scorer
 
 
 def evaluate_model(recipe: Recipe, out: Path | None = None) -> dict[str, TaskScore]:
@@ -27,16 +28,20 @@ def evaluate_model(recipe: Recipe, out: Path | None = None) -> dict[str, TaskSco
     """
     if out is not None:
         _open_folder(out)
+    with Scorer(recipe.rewards) as scorer:
+        return _evaluate(recipe, out, scorer)
+
+
+def _evaluate(recipe: Recipe, out: Path | None, scorer: Scorer) -> dict[str, TaskScore]:
     checked = load_sources(recipe.data.eval, recipe, "data.eval")
+    scorer.start()
     adapter = load_adapter(recipe.model)
     adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
     prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt)
     max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
     check_rows(checked, prompts, max_new_tokens, context_limit(adapter))
     engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
-    evaluator = Evaluator(
-        prompts, engine, checked.tasks, recipe.rewards, recipe.evaluation, max_new_tokens, recipe.run.seed
-    )
+    evaluator = Evaluator(prompts, engine, scorer, recipe.evaluation, max_new_tokens, recipe.run.seed)
     samples = [sample for source in checked.sources for sample in source.samples]
     groups = evaluator.run(samples, on_progress=_show_progress)
     scores = summarise_scores(groups, checked.tasks)

@@ -34,6 +34,7 @@ def interrupts_raise() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _pending = None
 
 
 @contextmanager

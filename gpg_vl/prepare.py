@@ -14,6 +14,7 @@ from gpg_vl.dataset import Source, load_source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Sample
+from gpg_vl.reward_functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
 
@@ -50,7 +51,7 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
             if other != source.name:
                 raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
     _check_scorer(recipe, tasks)
-    _check_weights(recipe, tasks)
+    _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks)
 
 
@@ -60,8 +61,14 @@ def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
         raise ValueError(f"rewards.scorer: task {unpublished[0]} has no published scorer; set rewards.scorer to strict")
 
 
-def _check_weights(recipe: Recipe, tasks: dict[str, Task]) -> None:
+def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    """Loads the reward functions once, and knows each part that has a weight."""
     known = {"format"}.union(*(task_weights(task, recipe.rewards.scorer) for task in tasks.values()))
+    for spec in recipe.rewards.functions:
+        load_function(spec)
+        if function_name(spec) in known:
+            raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
+        known.add(function_name(spec))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")

@@ -40,16 +40,28 @@ class PromptBuilder:
         with _naming(sample):
             images = [open_image(source) for source in sample.images]
             views = tuple(self._adapter.view(*image.size) for image in images)
-            text = self._render(sample, views)
-            return Prompt(sample=sample, text=text, image_views=views, **self._adapter.encode(text, images, views))
+            request = self._request(sample, views)
+            text = self._render(request, views)
+            encoded = self._adapter.encode(text, images, views)
+            return Prompt(sample=sample, text=text, image_views=views, messages=self._messages(request), **encoded)
 
-    def _render(self, sample: Sample, views: Sequence[ImageView]) -> str:
+    def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        """What the user's turn says, with the row's own image markers, if any."""
         template = self._config.template
         if template is None:
             request = self._tasks[sample.task].ask(sample, views)
         else:
             request = template.replace("{question}", sample.question)
         self._refuse_control_tokens(request)
+        return request
+
+    def _messages(self, request: str) -> tuple[tuple[str, str], ...]:
+        if not self._is_chat:
+            return ()
+        system = () if self._config.system is None else (("system", self._config.system),)
+        return (*system, ("user", request))
+
+    def _render(self, request: str, views: Sequence[ImageView]) -> str:
         parts = _place_images(request, len(views))
         if self._is_chat:
             return self._adapter.render_chat(parts, self._config.system)
@@ -67,7 +79,7 @@ class PromptBuilder:
             ValueError: an image cannot be opened or the row's text cannot be put to the model
         """
         views = [self._adapter.view(*open_image(source).size) for source in sample.images]
-        text_tokens = self._adapter.count_text_tokens(self._render(sample, views))
+        text_tokens = self._adapter.count_text_tokens(self._render(self._request(sample, views), views))
         return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
 
 

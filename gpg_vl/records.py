@@ -83,6 +83,7 @@ class Prompt:
     pixel_values: Tensor | None  # [K, D] float32
     image_grid_thw: Tensor | None  # [N, 3] int64
     image_views: tuple[ImageView, ...]  # N
+    messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; () for a base prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,11 @@ class ScoredGroup:
         """Whether the group's rewards differ: the kit's one validity test. The paper's M counts the groups without."""
         totals = [reward.total for reward in self.rewards]
         return max(totals) - min(totals) > 1e-5
+
+    @property
+    def has_failure(self) -> bool:
+        """Whether some completion could not be scored."""
+        return any(reward.status in ("timeout", "error") for reward in self.rewards)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class RunLog:
 
 
 def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
-    """Mean reward in all and by task, means of the parts, counts by status, lengths."""
+    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
     rewards = [reward for group in groups for reward in group.rewards]
     completions = [completion for group in groups for completion in group.completions]
     if not rewards:
@@ -79,10 +79,13 @@ def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "reward": _mean([reward.total for reward in rewards]),
         "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
         "parts": {name: _mean(values) for name, values in sorted(parts.items())},
-        "status": dict(Counter(reward.status for reward in rewards)),
         "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
         "finished": _mean([float(completion.finished) for completion in completions]),
     }
+
+
+def count_statuses(groups: Sequence[ScoredGroup]) -> dict[str, int]:
+    return dict(Counter(reward.status for group in groups for reward in group.rewards))
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:

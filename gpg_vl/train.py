@@ -6,6 +6,7 @@ centred rewards, log. Everything that can be wrong with the recipe or the data i
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -41,7 +42,8 @@ from gpg_vl.optimizer import build_optimizer, learning_rate
 from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.rollout import HfEngine
-from gpg_vl.run_log import RunLog, summarise_rewards
+from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
@@ -56,6 +58,9 @@ MAY_CHANGE_ON_RESUME = {
     "rollout.tokens_per_batch",
     "update.tokens_per_micro_batch",
     "update.patches_per_micro_batch",
+    "rewards.timeout_s",
+    "rewards.memory_mb",
+    "rewards.on_error",
 }
 
 
@@ -79,16 +84,17 @@ def train(recipe: Recipe) -> Path:
 
     Raises:
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
+        RewardError: a completion could not be scored and ``rewards.on_error`` is abort
         Interrupted: SIGINT or SIGTERM
 
     Whatever ends the run early, the state of the last finished step is saved first.
     """
-    with interrupts_raise():
-        return _Trainer(recipe).run()
+    with interrupts_raise(), Scorer(recipe.rewards) as scorer:
+        return _Trainer(recipe, scorer).run()
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, scorer: Scorer):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
         self.resumed_from = _open_output_dir(recipe)
@@ -100,6 +106,7 @@ class _Trainer:
         self.eval_sources = checked[1].sources if len(checked) > 1 else []
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         _check_stop_when(recipe, checked)
+        scorer.start()  # its processes come up while the model loads
         _seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
         path = recipe.model.path if self.resumed_from is None else str(self.resumed_from)
@@ -111,13 +118,12 @@ class _Trainer:
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
-            recipe, self.objective, self.stream, prompts, engine, self.tasks, self.adapter.encode_completion,
-            self.accelerator,
+            recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
+            self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, self.tasks, recipe.rewards, recipe.evaluation, recipe.rollout.max_new_tokens,
-            recipe.run.seed,
-        )  # fmt: skip
+            prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+        )
         optimizer = build_optimizer(self.adapter, recipe.update)
         self.progress = Progress()
         if self.resumed_from is not None:
@@ -245,6 +251,8 @@ class _Trainer:
         rewards = summarise_rewards(collected.groups)
         metrics = {
             **rewards,
+            "status": count_statuses([*collected.groups, *collected.dropped]),
+            "dropped_groups": len(collected.dropped),
             "alpha": totals.alpha,
             "groups": totals.groups,
             "trained_groups": totals.trained_groups,
@@ -255,11 +263,11 @@ class _Trainer:
             "seconds": seconds,
         }
         self.log.write(self.progress.step, metrics)
-        self.log.write_rollouts(self.progress.step, collected.groups, collected.trained)
+        self.log.write_rollouts(self.progress.step, [*collected.groups, *collected.dropped], collected.trained)
         update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {stats.grad_norm:.3f}"
         self.log.say(
             self.progress.step,
-            f"reward {rewards['reward']:.3f}  signal {totals.trained_groups}/{totals.groups}  {update}  "
+            f"reward {rewards.get('reward', math.nan):.3f}  signal {totals.trained_groups}/{totals.groups}  {update}  "
             f"{seconds['step']:.1f} s",
         )
 

@@ -326,3 +326,9 @@ class Letters(Task):
     )
     monkeypatch.chdir(tmp_path.parent)
     assert run("eval", tmp_path / "run", "--data", rows)[0] == 0
+    (tmp_path / "picture.png").write_bytes(png(84, 84))
+    words = ["--image", tmp_path / "picture.png", "--question", "Which?", "--answer", "red"]
+    assert run("ask", tmp_path / "run", *words)[0] == 0
+    functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
+    code, err = run("train", recipe, *functions)
+    assert (code, "has no function 'Letters'" in err) == (2, True)

@@ -38,6 +38,13 @@ def test_signal_waits_for_the_end_of_the_outer_block() -> None:
     assert done == ["went on", "and on"]
 
 
+def test_a_signal_is_over_with_its_run() -> None:
+    with interrupts_raise(), pytest.raises(Interrupted):
+        kill_and([])
+    with deferred_interrupts():
+        pass
+
+
 def test_second_signal_ends_the_process() -> None:
     script = """
 import os, signal

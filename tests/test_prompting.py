@@ -49,8 +49,9 @@ def test_tensors_equal_the_processors(load: LoadModel, family: str) -> None:
 def test_chat_and_base_prompts(load: LoadModel) -> None:
     chat = load()
     assert chat.is_chat()
-    text = builder(chat, template="{question}", system="Be brief.").build(make_sample()).text
-    assert text == (
+    prompt = builder(chat, template="{question}", system="Be brief.").build(make_sample())
+    assert prompt.messages == (("system", "Be brief."), ("user", "How many shapes?"))
+    assert prompt.text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
         "How many shapes?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -58,6 +59,7 @@ def test_chat_and_base_prompts(load: LoadModel) -> None:
     base.processor.chat_template = BASE_TEMPLATE
     assert not base.is_chat()
     prompt = builder(base, template="{question}").build(make_sample())
+    assert prompt.messages == ()
     assert prompt.text == ("User: <|vision_start|><|image_pad|><|vision_end|>How many shapes?\nAssistant: <think>")
     assert completion_text(prompt, "4</think><answer>4</answer>") == "<think>4</think><answer>4</answer>"
     assert completion_text(builder(chat).build(make_sample()), "<think>") == "<think>"

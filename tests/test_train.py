@@ -22,11 +22,11 @@ from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
 from gpg_vl.recipes import load_recipe
-from gpg_vl.records import Reward, Sample, ScoredGroup
+from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import read_metrics
+from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.self_check import plain_log_probs
-from gpg_vl.tasks.base import Task
 from gpg_vl.train import train
 
 TASKS = ("counting", "geometry", "grounding")
@@ -40,10 +40,12 @@ Score = Callable[[Sample, str], float]
 def score_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     """Replaces the tasks' scoring: a random model answers nothing right and would have nothing to learn."""
 
-    def score_completion(task: Task, sample: Sample, text: str, *_: object) -> Reward:
-        return Reward(score(sample, text), {"correct": 0.0, "format": 0.0}, "ok")
+    def score_group(group: RolloutGroup) -> ScoredGroup:
+        values = [score(group.prompt.sample, completion.text) for completion in group.completions]
+        rewards = tuple(Reward(value, {"correct": 0.0, "format": 0.0}, "ok") for value in values)
+        return ScoredGroup(group.prompt, group.completions, rewards)
 
-    monkeypatch.setattr("gpg_vl.scoring.score_completion", score_completion)
+    monkeypatch.setattr(Scorer, "score", lambda scorer, groups, *_: [score_group(group) for group in groups])
 
 
 def noise(text: str) -> float:
@@ -206,6 +208,74 @@ def test_step_follows_the_reward(make_recipe: MakeRecipe, monkeypatch: pytest.Mo
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
 
 
+# --- rewards that fail ---
+
+
+@pytest.fixture
+def flaky(tmp_path: Path) -> dict[str, Any]:
+    """Keys of a recipe with a noisy reward function, which hangs on one row in three and raises on another."""
+    (tmp_path / "functions.py").write_text(
+        """
+import time
+
+def flaky(completions, id, **kwargs):
+    number = int(id[0].split("-")[-1])
+    if number % 3 == 1:
+        time.sleep(60)
+    if number % 3 == 2:
+        raise KeyError(id[0])
+    return [sum(map(ord, messages[0]["content"])) % 97 / 97 for messages in completions]
+"""
+    )
+    return {"rewards.functions": [f"{tmp_path}/functions.py:flaky"], "rewards.timeout_s": 0.1}
+
+
+@pytest.mark.parametrize("policy", ["zero", "drop_group"])
+def test_failing_rewards_do_not_stop_the_run(
+    make_recipe: MakeRecipe, tmp_path: Path, flaky: dict[str, Any], policy: str
+) -> None:
+    train(make_recipe(**flaky, rewards__on_error=policy, rollout__prompts_per_step=6, objective__beta_th=0.3))
+    rows = read_metrics(tmp_path / "run")
+    assert len(rows) == 3
+    for row, file in zip(rows, sampled(tmp_path / "run"), strict=True):
+        groups = [json.loads(line) for line in file.splitlines()]
+        kinds = [int(group["id"].split("-")[-1]) % 3 for group in groups]
+        assert len(groups) == 6 * row["draws"]
+        assert row["status"].get("timeout", 0) == 3 * kinds.count(1)
+        assert row["status"].get("error", 0) == 3 * kinds.count(2)
+        failed = kinds.count(1) + kinds.count(2)
+        assert row["dropped_groups"] == (failed if policy == "drop_group" else 0)
+        assert row["groups"] == len(groups) - row["dropped_groups"]
+        assert row["trained_groups"] == sum(group["trained"] for group in groups)
+        with_signal = [len({c["reward"] for c in group["completions"]}) > 1 for group in groups]
+        assert [group["trained"] for group in groups] == with_signal
+        failures = [group for group, kind in zip(groups, kinds, strict=True) if kind]
+        assert all(c["reward"] == 0 and c["parts"] == {} for group in failures for c in group["completions"])
+
+
+def test_a_step_of_which_every_group_is_dropped(make_recipe: MakeRecipe, tmp_path: Path, flaky: dict[str, Any]) -> None:
+    rows = [sample for sample in draw_samples("counting", 24, seed=0) if int(sample.id.split("-")[-1]) % 3 == 2]
+    write_parquet(rows, tmp_path / "failing.parquet")
+    train(make_recipe(**flaky, data__train=[str(tmp_path / "failing.parquet")], rewards__on_error="drop_group"))
+    assert all(row["groups"] == 0 and row["dropped_groups"] == 4 for row in read_metrics(tmp_path / "run"))
+
+
+def test_abort_stops_the_run_which_may_go_on_with_another_policy(
+    make_recipe: MakeRecipe, flaky: dict[str, Any]
+) -> None:
+    with pytest.raises(RewardError, match=r"reward function flaky on sample counting-\d+-\d+: "):
+        train(make_recipe(**flaky, rewards__on_error="abort"))
+    assert train(make_recipe(**flaky)).name == "checkpoint-3"
+
+
+def test_a_rank_stops_with_the_cause_of_another(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
+) -> None:
+    monkeypatch.setattr("gpg_vl.collect.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
+    with pytest.raises(RewardError, match="rank 1: scoring failed: sample s7: timeout"):
+        train(make_recipe())
+
+
 # --- stopping and going on ---
 
 
@@ -346,7 +416,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
         objective__f_norm="std", update__learning_rate=3e-4, update__betas=[0.5, 0.6], update__weight_decay=0.3,
         update__warmup_steps=2,
     )  # fmt: skip
-    trainer = train_module._Trainer(recipe)
+    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
     kept: list[Any] = []
     original = trainer.collector.collect
     monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
@@ -394,7 +464,7 @@ def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path:
     path = tmp_path / "two.parquet"
     write_parquet(draw_samples("counting", 2, seed=3), path)
     recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
-    trainer = train_module._Trainer(recipe)
+    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
     trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
     collected = trainer.collector.collect(1)
     assert collected.num_draws == 2

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
+from gpg_vl.own_code import describe_error, run_file
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.choice import Choice
 from gpg_vl.tasks.classification import Classification
@@ -47,7 +45,7 @@ def load_task(spec: str) -> Task:
 
 @functools.cache
 def _load_own_task(path: Path, class_name: str) -> Task:
-    task_class = vars(_run_file(path)).get(class_name)
+    task_class = vars(run_file(path)).get(class_name)
     if task_class is None:
         raise ValueError(f"{path} has no class {class_name!r}; name the task as {path.name}:ClassName")
     if not isinstance(task_class, type) or not issubclass(task_class, Task):
@@ -62,27 +60,4 @@ def _load_own_task(path: Path, class_name: str) -> Task:
     try:
         return task_class()
     except Exception as error:  # the constructor is the user's code
-        raise ValueError(f"{class_name} in {path} cannot be made: {_one_line(error)}") from error
-
-
-@functools.cache
-def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"no such task file: {path}")
-    module_spec = importlib.util.spec_from_file_location(str(path), path)
-    assert module_spec is not None and module_spec.loader is not None, path
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
-    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's code
-        del sys.modules[module.__name__]
-        raise ValueError(f"task file {path} does not import: {_one_line(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{class_name} in {path} cannot be made: {describe_error(error)}") from error

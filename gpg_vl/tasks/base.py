@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 from gpg_vl.records import ImageView, Reward, Sample, Status
@@ -52,6 +53,8 @@ class Task(ABC):
     main_part: ClassVar[str] = "correct"
     weights: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.2}
     """Weight of each reward part in the total; a recipe's ``rewards.weights`` goes before."""
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Lowest and highest value of a part that is not in [0, 1]."""
     legacy: ClassVar[LegacyScorer | None] = None
     """The published scorer, where the task has one."""
 
@@ -68,7 +71,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, answer: Any, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        """The reward parts, without ``format``, of an answer that ``read`` understood. Each is in [0, 1]."""
+        """The reward parts, without ``format``, of an answer that ``read`` understood: numbers within ``ranges``."""
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """The content of the answer tag that earns full marks, in the frame that the model speaks."""
@@ -100,8 +103,8 @@ def score_completion(
     ``unparsable``. The published scorers know no such status.
 
     Raises:
-        ValueError: the task returned a part that is no finite number, or that its ``weights`` do not name; the task has
-            no published scorer
+        TypeError, ValueError: the task returned a part that is no number, that is out of its range, or that its
+            ``weights`` do not name; the task has no published scorer
     """
     if scorer == "legacy":
         return _weigh(
@@ -115,7 +118,7 @@ def score_completion(
     if answer is None:
         parts = {task.main_part: 0.0}
     else:
-        parts = {name: float(value) for name, value in task.score(answer, sample, views).items()}
+        parts = {name: _checked(task, name, value) for name, value in task.score(answer, sample, views).items()}
     parts["format"] = float(has_think_answer_format(text))
     all_weights = {**task_weights(task, scorer), **(weights or {})}
     return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
@@ -145,3 +148,14 @@ def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], st
     if not set(parts) <= set(weights) or not all(map(math.isfinite, parts.values())):
         raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
     return Reward(sum(weights[name] * value for name, value in parts.items()), parts, status)
+
+
+def _checked(task: Task, name: str, value: Any) -> float:
+    """A part as a plain number of its range; NaN is in none."""
+    if not isinstance(value, Real):
+        raise TypeError(f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number")
+    low, high = task.ranges.get(name, (0.0, 1.0))
+    number = float(value)
+    if not low <= number <= high:
+        raise ValueError(f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges")
+    return number

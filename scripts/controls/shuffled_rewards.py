@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from gpg_vl import cli, collect
-from gpg_vl.config import RewardsConfig
+from gpg_vl import cli
 from gpg_vl.records import RolloutGroup, ScoredGroup
-from gpg_vl.scoring import score_groups
-from gpg_vl.tasks.base import Task
+from gpg_vl.scoring import Scorer
+
+score = Scorer.score
 
 
-def score_and_shuffle(
-    groups: Sequence[RolloutGroup], tasks: Mapping[str, Task], config: RewardsConfig
-) -> list[ScoredGroup]:
-    scored = score_groups(groups, tasks, config)
+def score_and_shuffle(scorer: Scorer, groups: Sequence[RolloutGroup], *rule: Any) -> list[ScoredGroup]:
+    scored = score(scorer, groups, *rule)
     rewards = [reward for group in scored for reward in group.rewards]
     random.Random(groups[0].prompt.sample.id).shuffle(rewards)
     dealt = iter(rewards)
@@ -29,5 +28,5 @@ def score_and_shuffle(
 
 
 if __name__ == "__main__":
-    collect.score_groups = score_and_shuffle
+    Scorer.score = score_and_shuffle  # type: ignore[method-assign, assignment]
     sys.exit(cli.main(["train", *sys.argv[1:]]))

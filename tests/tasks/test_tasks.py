@@ -292,7 +292,7 @@ def test_files_that_do_not_import(tmp_path: Path, body: str, message: str) -> No
         ("", "the tasks are"),
         ("colour:ColourTask", "the tasks are"),
         ("colour.py", "write it as colour.py:ClassName"),
-        ("missing/colour.py:ColourTask", "no such task file: .*colour.py"),
+        ("missing/colour.py:ColourTask", "no such file: .*colour.py"),
     ],
 )
 def test_specs_that_name_no_task(spec: str, message: str) -> None:

@@ -1,0 +1,16 @@
+"""Runs reward code in processes that can be killed; nothing here imports torch.
+
+    this process                     supervisor                        workers, one job at a time
+    ScoringPool.run(jobs)  ------>   queue, deadlines, kills  ------>  job.load(), then unit after unit
+                           <------   outcomes of the batch    <------  an outcome per unit
+
+The supervisor is started as a fresh interpreter, has one thread and has imported the tasks, so that a worker is a fork
+of it: ready in milliseconds, also in place of one that was killed. Each worker has a pipe of its own and reports every
+unit, so a deadline is that of a single unit, and what was finished before a kill is kept. Nothing is shared between
+workers that a killed one could leave locked. When this process ends, however it ends, the others end too.
+"""
+
+from gpg_vl.scoring_pool.client import ScoringPool
+from gpg_vl.scoring_pool.jobs import FunctionJob, Job, Outcome, TaskJob
+
+__all__ = ["FunctionJob", "Job", "Outcome", "ScoringPool", "TaskJob"]

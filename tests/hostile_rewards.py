@@ -1,0 +1,107 @@
+"""A task that does what the answer says, and reward functions of all kinds; tests name them by path."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpg_vl.records import ImageView, Sample
+from gpg_vl.tasks.base import Task
+
+
+def overflow() -> float:
+    return 1.0 + overflow()
+
+
+def start_sleeper() -> float:
+    """A child process of the verifier, which must not outlive it."""
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # left behind by a verifier"]).wait()
+    return 1.0
+
+
+ACTIONS: dict[str, Callable[[], Any]] = {
+    "right": lambda: 1.0,
+    "wrong": lambda: 0.0,
+    "true": lambda: True,
+    "doze": lambda: time.sleep(0.3) or 1.0,  # type: ignore[func-returns-value]
+    "sleep": lambda: time.sleep(60),
+    "tower": lambda: 9**9**9 % 7,
+    "busy": lambda: sum(range(10**12)),
+    "regex": lambda: re.match(r"(a|a)*$", "a" * 40 + "b"),
+    "child": start_sleeper,
+    "memory": lambda: len(bytearray(3 * 2**30)),
+    "recursion": overflow,
+    "raise": lambda: {}["no such column"],
+    "exit": lambda: sys.exit("enough"),
+    "crash": lambda: os._exit(3),
+    "nan": lambda: float("nan"),
+    "infinite": lambda: 1e999,
+    "large": lambda: 1.5,
+    "negative": lambda: -0.1,
+    "text": lambda: "1",
+    "none": lambda: None,
+    "print": lambda: print("said by a verifier") or 1.0,  # type: ignore[func-returns-value]
+}
+
+
+class Hostile(Task):
+    name = "hostile"
+
+    def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        return sample.question
+
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any:
+        return answer
+
+    def score(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any:
+        if answer == "undeclared":
+            return {"style": 1.0}
+        return 1.0 if answer == "no dict" else {"correct": ACTIONS[answer]()}
+
+
+class Signed(Hostile):
+    """A part outside of [0, 1], which the task declares."""
+
+    ranges = {"correct": (-1.0, 2.0)}  # noqa: RUF012
+
+
+def length(completions: list[Any], **kwargs: Any) -> list[float]:
+    """As in TRL's documentation: conversations or plain strings."""
+    texts = [each if isinstance(each, str) else each[0]["content"] for each in completions]
+    return [len(text) / 10 for text in texts]
+
+
+def columns(prompts: list[Any], completions: list[Any], solution: list[str], colour: list[str], **kwargs: Any) -> Any:
+    """Says what it was called with by raising it."""
+    names = sorted(kwargs)
+    raise LookupError(f"{prompts} | {completions} | {solution} | {colour} | {names}")
+
+
+def when_right(completions: list[str], answer: list[str], **kwargs: Any) -> list[float | None]:
+    return [10.0 if gold in text else None for text, gold in zip(completions, answer, strict=True)]
+
+
+async def later(completions: list[str], **kwargs: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
+def too_few(completions: list[str], **kwargs: Any) -> list[float]:
+    return [1.0]
+
+
+def not_finite(completions: list[str], **kwargs: Any) -> list[float]:
+    return [float("nan")] * len(completions)
+
+
+def words(completions: list[str], **kwargs: Any) -> list[str]:
+    return ["1.0"] * len(completions)
+
+
+def hang(completions: list[str], **kwargs: Any) -> list[float]:
+    time.sleep(60)
+    return []
