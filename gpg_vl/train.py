@@ -22,10 +22,8 @@ from accelerate import Accelerator
 from gpg_vl.checkpoint import (
     RECIPE_FILE,
     TrainingState,
-    changed_keys,
     load_optimizer,
     load_state,
-    read_recipe,
     save_checkpoint,
     write_recipe,
 )
@@ -34,12 +32,13 @@ from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, summarise_scores
 from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
-from gpg_vl.models.folders import checkpoint_folder, find_checkpoints
+from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, learning_rate
-from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
+from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources, open_output_dir
+from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
@@ -47,21 +46,6 @@ from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
-
-MAY_CHANGE_ON_RESUME = {
-    "run.steps",
-    "run.save_every",
-    "run.eval_every",
-    "run.trackers",
-    "run.resume",
-    "run.output_dir",
-    "rollout.tokens_per_batch",
-    "update.tokens_per_micro_batch",
-    "update.patches_per_micro_batch",
-    "rewards.timeout_s",
-    "rewards.memory_mb",
-    "rewards.on_error",
-}
 
 
 @dataclass(slots=True)
@@ -94,28 +78,41 @@ def train(recipe: Recipe) -> Path:
 
 
 class _Trainer:
+    """The state of a run and its loop. Made in the order that finds mistakes cheapest: recipe, rows, model."""
+
     def __init__(self, recipe: Recipe, scorer: Scorer):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        self.resumed_from = _open_output_dir(recipe)
+        self.resumed_from = open_output_dir(recipe)
         self.objective: Objective = build_objective(recipe.objective)
-        _check_group_size(recipe, self.objective)
-        checked = [load_sources(recipe.data.train, recipe, "data.train")]
-        if recipe.run.eval_every and recipe.data.eval:
-            checked.append(load_sources(recipe.data.eval, recipe, "data.eval"))
-        self.eval_sources = checked[1].sources if len(checked) > 1 else []
-        self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        _check_stop_when(recipe, checked)
+        check_group_size(recipe, self.objective)
+        checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         _seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
-        path = recipe.model.path if self.resumed_from is None else str(self.resumed_from)
-        self.adapter: QwenVLAdapter = load_adapter(replace(recipe.model, path=path))
-        self.adapter.model.to(self.accelerator.device)
+        self.adapter = self._load_adapter()
+        self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
         if self.resumed_from is None:  # else they were checked before
-            _check_all_rows(recipe, checked, prompts, self.adapter)
+            check_all_rows(recipe, checked, prompts, self.adapter)
+        self._build_stages(checked, prompts, scorer)
+        self._take_up_position()
+        write_recipe(recipe, self.output_dir / RECIPE_FILE)
+        self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
+
+    def _load_adapter(self) -> QwenVLAdapter:
+        path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
+        adapter = load_adapter(replace(self.recipe.model, path=path))
+        adapter.model.to(self.accelerator.device)
+        return adapter
+
+    def _build_stages(self, checked: Sequence[CheckedSources], prompts: PromptBuilder, scorer: Scorer) -> None:
+        """What a step goes through: stream, rollout, scoring, update; and validation."""
+        recipe = self.recipe
+        if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
+            print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
+        self.eval_sources = [source for each in checked[1:] for source in each.sources]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
@@ -124,22 +121,19 @@ class _Trainer:
         self.evaluator = Evaluator(
             prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
         )
+        forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
+        self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+
+    def _take_up_position(self) -> None:
+        """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
         self.progress = Progress()
         if self.resumed_from is not None:
-            load_optimizer(self.resumed_from, self.adapter, optimizer)
+            load_optimizer(self.resumed_from, self.adapter, self.optimizer.optimizer)
             self._restore(load_state(self.resumed_from))
             print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
-        forward = PolicyForward(self.adapter, recipe.rollout.temperature)
-        self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
         self.saved_step = self.progress.step
         self.is_checked = False
-        if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
-            print(
-                "note: samples are of a truncated distribution (top_p, top_k), log-probs of the full", file=sys.stderr
-            )
-        write_recipe(recipe, self.output_dir / RECIPE_FILE)
-        self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
 
     def run(self) -> Path:
         if self.resumed_from is not None and self._is_over():
@@ -297,62 +291,6 @@ class _Trainer:
             silent_steps=state.counters["silent_steps"],
         )
         self.stream.restore(state.stream)
-
-
-def _open_output_dir(recipe: Recipe) -> Path | None:
-    """Makes the output directory and returns the checkpoint to go on from, if there is one.
-
-    Raises:
-        ValueError: it cannot be written, or holds a run of another recipe
-    """
-    folder = Path(recipe.run.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
-    earlier = folder / RECIPE_FILE
-    if not earlier.is_file():
-        return None
-    if recipe.run.resume == "never":
-        raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
-    changes = changed_keys(read_recipe(earlier), recipe.to_plain())
-    for key, (old, new) in changes.items():
-        if key not in MAY_CHANGE_ON_RESUME:
-            raise ValueError(
-                f"run.output_dir: {folder} holds a run with {key}={old!r}, the recipe has {new!r}; choose another "
-                "run.output_dir, or the old value to go on"
-            )
-    checkpoints = find_checkpoints(folder)
-    return checkpoints[-1] if checkpoints else None
-
-
-def _check_group_size(recipe: Recipe, objective: Objective) -> None:
-    if recipe.rollout.group_size < objective.min_group_size:
-        raise ValueError(
-            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
-            f"completions of a group; set it to {objective.min_group_size} or more"
-        )
-
-
-def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
-    for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
-        tasks = sorted(each.tasks) if each is not None else []
-        missing = sorted(set(recipe.run.stop_when) - set(tasks))
-        if missing:
-            raise ValueError(f"run.stop_when: no row of {key} has the task {missing[0]!r}; its tasks are {tasks}")
-
-
-def _check_all_rows(
-    recipe: Recipe, checked: Sequence[CheckedSources], prompts: PromptBuilder, adapter: QwenVLAdapter
-) -> None:
-    budget = {recipe.update.tokens_per_micro_batch: "raise update.tokens_per_micro_batch"}
-    check_rows(checked[0], prompts, recipe.rollout.max_new_tokens, context_limit(adapter) | budget)
-    for validation in checked[1:]:
-        room = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
-        check_rows(validation, prompts, room, context_limit(adapter))
 
 
 def _seed_everything(seed: int) -> None:
