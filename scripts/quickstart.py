@@ -153,7 +153,10 @@ def show(summary: dict[str, Any], out: Path) -> None:
 the number that GPG optimises, with its 95 % interval. greedy: the most likely answer.
 {summary["seconds"]:.0f} s in all. The run is {out}/gpg, the numbers are in {out}/summary.json.
 Curves: .venv/bin/tensorboard --logdir {out}
-Ask it: .venv/bin/gpg-vl ask {out}/gpg --image FILE --question "How many shapes?" --task counting --answer 4 --n 8"""
+Ask it about a picture of its own:
+  .venv/bin/python -m data_tools.generate --task counting --num 3 --seed 9 --out {out}/new/rows.jsonl
+  .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \
+    --task counting --answer 3 --n 8"""
     )
 
 

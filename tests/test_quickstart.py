@@ -1,4 +1,4 @@
-"""The demo: its pieces, and (slow, `make test-learning`) that it learns on every seed and not from shuffled rewards."""
+"""The demo: its pieces, and (slow, `make test-slow`) that it learns on every seed and not from shuffled rewards."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""The FLOP model against what torch counts in a real forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.flops import Lengths, body_flops, head_flops, ideal_update_ratio, repeated_flops, vision_flops
+from benchmarks.groups import build_adapter, draw_group
+from benchmarks.models import ModelShape
+from gpg_vl.packing import Row, build_micro_batch, visible_keys
+
+FAMILIES = {
+    "qwen2_vl": ModelShape("test", "qwen2_vl", 400, 128, 2, 4, 2, 256, 96, 2, 4, 384),
+    "qwen2_5_vl": ModelShape("test", "qwen2_5_vl", 400, 128, 2, 4, 2, 256, 96, 8, 4, 256),
+}
+LENGTHS = Lengths(image_tokens=64, text_tokens=20, completion_tokens=16, group_size=4)
+MULTIPLICATIONS = {"mm", "addmm", "bmm", "convolution"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_of_the_flop_model_are_those_that_torch_multiplies(family: str, tmp_path: Path) -> None:
+    shape = FAMILIES[family]
+    adapter = build_adapter(shape, tmp_path)
+    group = draw_group(adapter, LENGTHS)
+    batch = build_micro_batch([Row(group.prompt, group.completions, group.coefficients)], adapter.pad_token_id)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        adapter.run_body(
+            input_ids=batch.input_ids,
+            token_types=batch.token_types,
+            position_ids=batch.position_ids,
+            visible=visible_keys(batch.segment_ids),
+            pixel_values=batch.pixel_values,
+            image_grid_thw=batch.image_grid_thw,
+        )
+    counted = sum(
+        count
+        for operation, count in counter.get_flop_counts()["Global"].items()
+        if str(operation).split(".")[-1] in MULTIPLICATIONS
+    )
+    tokens = batch.input_ids.numel()
+    patches = 4 * LENGTHS.image_tokens
+    weights = 2 * shape.text_parameters * tokens + 2 * shape.vision_parameters * patches
+    weights += 2 * shape.merger_parameters * LENGTHS.image_tokens
+    embedding = 2 * patches * 1176 * shape.vision_width  # the patch embedding, which the model leaves out
+    assert counted - embedding == pytest.approx(weights, rel=0.01)
+
+
+def test_attention_is_added_on_top() -> None:
+    shape = FAMILIES["qwen2_vl"]
+    assert vision_flops(shape, 64) > 2 * 256 * shape.vision_parameters
+    assert body_flops(shape, 10, 90) - body_flops(shape, 10, 0) == 4 * shape.layers * shape.hidden * 10 * 90
+    assert head_flops(shape, 3) == 2 * shape.vocab * shape.hidden * 3
+
+
+def test_ideal_ratio_grows_to_its_limits() -> None:
+    shape = FAMILIES["qwen2_vl"]
+    ratios = [ideal_update_ratio(shape, Lengths(64, 20, 16, g)) for g in (1, 2, 8, 64)]
+    assert ratios[0] == pytest.approx(1.0)
+    assert ratios == sorted(ratios)
+    one_token = ideal_update_ratio(shape, Lengths(1024, 20, 1, 8))
+    assert 7.5 < one_token < 8
+    assert repeated_flops(shape, Lengths(64, 20, 16, 8)) == 2 * repeated_flops(shape, Lengths(64, 20, 16, 4))
