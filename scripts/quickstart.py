@@ -28,6 +28,7 @@ HOME = Path("runs/quickstart")
 RECIPES = Path(__file__).parent / "recipes"
 TASKS = ("counting", "geometry", "grounding")
 SPLITS = {"test": (256, 1), "validation": (96, 2), "train": (4000, 3)}  # rows and seed of each
+MARKER = ".quickstart"  # says that the folder may be replaced
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the model, the prompts and the samples (default 0)")
     parser.add_argument("--out", type=Path, default=HOME, help=f"default {HOME}")
     options = parser.parse_args(argv)
-    if (options.out / "summary.json").exists():
-        print(f"{options.out} holds a finished demo; remove it to run again: rm -r {options.out}", file=sys.stderr)
+    if not make_folder(options.out):
+        print(f"{options.out} holds something other than this demo; choose another --out", file=sys.stderr)
         return 2
-    shutil.rmtree(options.out, ignore_errors=True)
     start = time.perf_counter()
     draw_data(options.out / "data")
     train_model(options.out, options.seed)
@@ -47,6 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1))
     show(summary, options.out)
     return 0
+
+
+def make_folder(out: Path) -> bool:
+    """An empty folder in place of an earlier demo's; False where it holds anything that this script did not make."""
+    if (out / MARKER).is_file():
+        print(f"replacing the earlier demo in {out}")
+        shutil.rmtree(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+    return True
 
 
 def draw_data(folder: Path) -> None:

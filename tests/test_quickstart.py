@@ -48,10 +48,16 @@ def test_recipes_move_to_another_folder(quickstart: Any, tmp_path: Path) -> None
         assert json.loads(back) == original.to_plain()
 
 
-def test_finished_demo_is_not_overwritten(quickstart: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "summary.json").write_text("{}")
+def test_only_an_earlier_demo_is_replaced(quickstart: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert quickstart.make_folder(out)
+    (out / "summary.json").write_text("{}")
+    assert quickstart.make_folder(out)
+    assert [path.name for path in out.iterdir()] == [quickstart.MARKER]
+    (tmp_path / "mine.txt").write_text("precious")
     assert quickstart.main(["--out", str(tmp_path)]) == 2
-    assert "holds a finished demo; remove it to run again" in capsys.readouterr().err
+    assert "holds something other than this demo; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
 def run_python(*words: object) -> None:
