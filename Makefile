@@ -32,7 +32,7 @@ test-slow: .venv/.installed
 test-lower: .venv-lower/.installed
 	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
-# On two cores about 20 minutes; longer shapes and a GPU: docs/performance.md.
+# What was measured, longer shapes and a GPU: docs/performance.md.
 bench: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3

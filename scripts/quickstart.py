@@ -167,7 +167,7 @@ the number that GPG optimises, with its 95 % interval. greedy: the most likely a
 Curves: .venv/bin/tensorboard --logdir {out}
 Ask it about a picture of its own:
   .venv/bin/python -m data_tools.generate --task counting --num 3 --seed 9 --out {out}/new/rows.jsonl
-  .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \
+  .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \\
     --task counting --answer 3 --n 8"""
     )
 
