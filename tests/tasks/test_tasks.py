@@ -85,6 +85,13 @@ def test_grounding_scores_the_overlap_in_original_pixels() -> None:
     assert score(sample, "[500, 0, 1000, 1000]").status == "ok"
 
 
+def test_detection_of_exactly_half_an_overlap_is_a_hit() -> None:
+    sample = make_sample("detection", "[0, 0, 640, 480]")
+    half, less = (f"[{{'Position': [0, 0, {right}, 1000], 'Confidence': 1}}]" for right in (500, 499))
+    assert score(sample, half).parts == {"iou": 0.5, "confidence": 1, "format": 1}
+    assert score(sample, less).parts["confidence"] == 0
+
+
 def test_grounding_moves_a_corner_just_outside_to_the_edge() -> None:
     sample = make_sample("grounding", "[0, 0, 640, 480]")
     assert score(sample, "[0, 0, 320.5, 240]", view=PIXELS).parts["iou"] == 1

@@ -57,6 +57,11 @@ def test_everything_else_is_no_boxes(text: str) -> None:
     assert parse_boxes(text) is None
 
 
+def test_at_most_four_brackets_deep() -> None:
+    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [["cat"]]}]') == [BOX]
+    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [[["cat"]]]}]') is None
+
+
 def test_detections() -> None:
     assert parse_detections("[{'Position': [1, 2, 30, 40], 'Confidence': 0.25}]") == [Detection(BOX, 0.25)]
     assert parse_detections('[{"bbox_2d": [1, 2, 30, 40]}]') == [Detection(BOX, 1.0)]
