@@ -15,6 +15,7 @@ MAX_CHARS = 512
 MAX_DIGITS = 18  # of one number
 MAX_RADICAND = 10**6
 MAX_TERMS = 32
+MAX_PRODUCTS = 4096  # of terms by terms in one text
 MAX_DEPTH = 8  # of brackets
 
 _INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}\.?")
@@ -131,6 +132,7 @@ class _Parser:
         self.text = text
         self.position = 0
         self.depth = 0
+        self.num_products = 0
 
     def read(self) -> Quantity:
         terms = self._sum()
@@ -170,11 +172,16 @@ class _Parser:
         result = self._factor()
         while True:
             if self._accept("/"):
-                result = _multiply(result, _invert(self._factor()))
+                result = self._times(result, _invert(self._factor()))
             elif self._accept("*") or self._sees("(", "√", "π"):  # a number never follows a factor without a sign
-                result = _multiply(result, self._factor())
+                result = self._times(result, self._factor())
             else:
                 return result
+
+    def _times(self, left: _Terms, right: _Terms) -> _Terms:
+        self.num_products += len(left) * len(right)
+        _require(self.num_products <= MAX_PRODUCTS)
+        return _multiply(left, right)
 
     def _factor(self) -> _Terms:
         if self._accept("π"):
@@ -182,7 +189,7 @@ class _Parser:
         if self._accept("√"):
             return _root(self._group() if self._sees("{", "(") else _rational(self._number()))
         if self._accept("\\frac"):
-            return _multiply(self._group(), _invert(self._group()))
+            return self._times(self._group(), _invert(self._group()))
         return self._group() if self._sees("{", "(") else _rational(self._number())
 
     def _group(self) -> _Terms:
@@ -209,8 +216,12 @@ def _add(left: _Terms, right: _Terms, sign: int) -> _Terms:
     total = dict(left)
     for key, factor in right.items():
         total[key] = total.get(key, Fraction(0)) + sign * factor
-    _require(len(total) <= MAX_TERMS)
-    return {key: factor for key, factor in total.items() if factor}
+    return _few_terms(total)
+
+
+def _few_terms(terms: _Terms) -> _Terms:
+    _require(len(terms) <= MAX_TERMS)
+    return {key: factor for key, factor in terms.items() if factor}
 
 
 def _multiply(left: _Terms, right: _Terms) -> _Terms:
@@ -219,8 +230,8 @@ def _multiply(left: _Terms, right: _Terms) -> _Terms:
         for (other_radicand, other_pi_power), other_factor in right.items():
             shared = gcd(radicand, other_radicand)  # √a √b = shared √(ab / shared²), free of squares again
             key = (radicand // shared * (other_radicand // shared), pi_power + other_pi_power)
-            product = _add(product, {key: factor * other_factor * shared}, 1)
-    return product
+            product[key] = product.get(key, Fraction(0)) + factor * other_factor * shared
+    return _few_terms(product)
 
 
 def _invert(terms: _Terms) -> _Terms:

@@ -66,6 +66,8 @@ HOSTILE = {
     "factorial": "99999!",
     "large power": "10^99999999",
     "roots": "√(" * 200 + "2" + ")" * 200,
+    "product of sums": "*".join(["((1+√2)(1+√3)(1+√5)(1+√7)(1+√11))"] * 13),
+    "product of long sums": "*".join(["((123456789+√2)(7/9+√3)(987654321+√5)(1/7+√7)(1+√11))"] * 9),
     "nested brackets": "[" * 4000,
     "nested objects": '{"a":' * 4000,
     "closed brackets": "[" * 4000 + "]" * 4000,
