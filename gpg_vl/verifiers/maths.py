@@ -63,17 +63,20 @@ def read_value(text: str) -> Value | None:
 
 
 def same_value(answer: Value, gold: Value) -> bool:
-    """Whether two answers stand for the same value: exactly, or an expression to 30 digits.
+    """Whether two answers stand for the same value: exactly, or to 30 digits where either is an expression.
 
-    >>> same_value(read_value("3^2"), read_value("9 cm"))
-    True
+    >>> same_value(read_value("3^2"), read_value("9 cm")), same_value(read_value("9 cm"), read_value("3^2"))
+    (True, True)
     """
     if answer == gold:
         return True
-    if not isinstance(answer, Expression) or not isinstance(gold, Quantity | Expression):
+    are_values = not isinstance(answer, str) and not isinstance(gold, str)
+    if not are_values or not (isinstance(answer, Expression) or isinstance(gold, Expression)):
         return False
     left, right = _work_out(answer), _work_out(gold)
-    return left is not None and right is not None and bool(abs(left - right) <= abs(right) * 10 ** (2 - DIGITS))
+    if left is None or right is None:
+        return False
+    return bool(abs(left - right) <= max(abs(left), abs(right)) * 10 ** (2 - DIGITS))
 
 
 def _is_expression(text: str) -> bool:
@@ -94,11 +97,15 @@ def _work_out(value: Quantity | Expression) -> Any | None:
     import sympy
 
     if isinstance(value, Quantity):
+        to_float = functools.partial(sympy.Float, precision=None, dps=DIGITS + 10)  # exact ones could take long
         terms = [
-            sympy.Rational(factor.numerator, factor.denominator) * sympy.sqrt(radicand) * sympy.pi**power
+            to_float(factor.numerator)
+            / to_float(factor.denominator)
+            * sympy.sqrt(to_float(radicand))
+            * to_float(sympy.pi) ** power
             for radicand, power, factor in value.terms
         ]
-        return sympy.Add(*terms).evalf(DIGITS)
+        return sum(terms, to_float(0))
     latex = _ROOT.sub(r"\\sqrt{\1}", value.text).replace("√", "\\sqrt").replace("π", "\\pi ")
     parsed = _parse(f"${latex}$")
     number = parsed[0].evalf(DIGITS) if parsed and isinstance(parsed[0], sympy.Expr) else None
