@@ -92,6 +92,16 @@ def test_detection_of_exactly_half_an_overlap_is_a_hit() -> None:
     assert score(sample, less).parts["confidence"] == 0
 
 
+@pytest.mark.parametrize("gold", ["No Objects", "[]"])
+def test_detection_of_nothing(gold: str) -> None:
+    sample = make_sample("detection", gold)
+    TASKS["detection"].check(sample)
+    for answer in ("No Objects", "[]"):
+        assert score(sample, answer).parts == {"iou": 1, "confidence": 1, "format": 1}
+        assert score(make_sample("detection", "[64, 48, 320, 240]"), answer).parts["iou"] == 0
+    assert score(sample, "[100, 100, 500, 500]").parts["iou"] == 0
+
+
 def test_grounding_moves_a_corner_just_outside_to_the_edge() -> None:
     sample = make_sample("grounding", "[0, 0, 640, 480]")
     assert score(sample, "[0, 0, 320.5, 240]", view=PIXELS).parts["iou"] == 1
