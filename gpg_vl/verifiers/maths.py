@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from gpg_vl.verifiers.numbers import Quantity, normalise_quantity
+from gpg_vl.verifiers.numbers import Quantity, normalise_quantity, same_size
 
 TIMEOUT_S = 5  # math-verify's own; only a process's main thread has it
 DIGITS = 30  # that must agree
@@ -68,10 +68,11 @@ def same_value(answer: Value, gold: Value) -> bool:
     >>> same_value(read_value("3^2"), read_value("9 cm")), same_value(read_value("9 cm"), read_value("3^2"))
     (True, True)
     """
+    if isinstance(answer, Quantity) and isinstance(gold, Quantity):
+        return same_size(answer, gold)
     if answer == gold:
         return True
-    are_values = not isinstance(answer, str) and not isinstance(gold, str)
-    if not are_values or not (isinstance(answer, Expression) or isinstance(gold, Expression)):
+    if not isinstance(answer, Expression) and not isinstance(gold, Expression):
         return False
     left, right = _work_out(answer), _work_out(gold)
     if left is None or right is None:
@@ -92,10 +93,12 @@ def _is_expression(text: str) -> bool:
     return not any(pattern.search(text) for pattern in (_LARGE_POWER, _TWO_NUMBERS, _ENDLESS))
 
 
-def _work_out(value: Quantity | Expression) -> Any | None:
+def _work_out(value: Value) -> Any | None:
     """The real number to 30 digits; None where there is none."""
     import sympy
 
+    if isinstance(value, str):
+        return None
     if isinstance(value, Quantity):
         to_float = functools.partial(sympy.Float, precision=None, dps=DIGITS + 10)  # exact ones could take long
         terms = [
