@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.choices import CHOICE
-from gpg_vl.verifiers.choices import read_choice, row_options
+from gpg_vl.verifiers.choices import normalise_choice, read_choice, row_options
 
 
 class Choice(Task):
@@ -29,6 +29,13 @@ class Choice(Task):
 
     def check(self, sample: Sample) -> None:
         options = row_options(sample.meta, sample.question)
+        texts = [normalise_choice(option) for option in options]
+        twice = next((option for option, text in zip(options, texts, strict=True) if texts.count(text) > 1), None)
+        if read_choice(sample.answer, options) is None and twice is not None:
+            raise ValueError(
+                f"the answer {sample.answer[:40]!r} is no single one of the choices {options}, "
+                f"which hold {twice[:40]!r} more than once; write each choice once"
+            )
         if read_choice(sample.answer, options) is None:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is none of the choices {options}; write its letter or text"

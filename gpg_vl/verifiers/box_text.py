@@ -22,6 +22,7 @@ NO_OBJECTS = "No Objects"
 _NUMBER = r"\s{0,64}([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s{0,64}"
 _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 _CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s{{0,64}},\s{{0,64}}\({_NUMBER},{_NUMBER}\)")
+_EMPTY_LIST = re.compile(r"\[\s*\]")
 _SOFT_NAME = re.compile(r"<\|object_ref_start\|>[^<]*<\|object_ref_end\|>")
 _GAP = re.compile(r"[\s,]*")
 _SOFT_OPEN, _SOFT_CLOSE = "<|box_start|>", "<|box_end|>"
@@ -64,7 +65,7 @@ def parse_boxes(text: str) -> list[Box] | None:
 
 
 def parse_detections(text: str) -> list[Detection] | None:
-    """The boxes with their confidences (1 where none is written); [] for ``No Objects``; None where it is neither.
+    """The boxes with their confidences (1 where none is written); [] for ``No Objects`` and ``[]``; None for neither.
 
     >>> parse_detections("[{'Position': [1, 2, 3, 4], 'Confidence': 0.5}]")
     [Detection(box=(1.0, 2.0, 3.0, 4.0), confidence=0.5)]
@@ -72,7 +73,7 @@ def parse_detections(text: str) -> list[Detection] | None:
     if len(text) > MAX_CHARS:
         return None
     body = _without_fence(text.strip())
-    if body.removesuffix(".").casefold() == NO_OBJECTS.casefold():
+    if body.removesuffix(".").casefold() == NO_OBJECTS.casefold() or _EMPTY_LIST.fullmatch(body):
         return []
     box = parse_box(body)
     if box is not None:
@@ -118,7 +119,13 @@ def _load_json(text: str) -> Any:
     if not text.startswith(("[", "{")) or _depth(text) > MAX_DEPTH:
         return None
     try:
-        return json.loads(text, parse_int=_read_number, parse_float=_read_number, parse_constant=_read_number)
+        return json.loads(
+            text,
+            parse_int=_read_number,
+            parse_float=_read_number,
+            parse_constant=_read_number,
+            object_pairs_hook=_distinct_keys,
+        )
     except ValueError:
         return None
 
@@ -129,6 +136,13 @@ def _depth(text: str) -> int:
         depth += (char in "[{") - (char in "]}")
         deepest = max(deepest, depth)
     return deepest
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError("a key stands twice")
+    return entry
 
 
 def _read_number(literal: str) -> float:

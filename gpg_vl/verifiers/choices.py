@@ -12,6 +12,7 @@ LETTERS = "ABCDEFGHIJ"
 
 _LETTER = re.compile(r"\(?([A-Ja-j])(?:\)|\.|:)?\.?")
 _LETTERED = re.compile(r"\(?([A-Ja-j])(?:\)|\.|:)\s{1,8}(\S.*)")
+_SENTENCE_END = re.compile(r"(\w*)[.?!]\s{1,8}(?=[A-Z])")
 _MARKER = re.compile(r"(?<![^\s(])\(?([A-J])(?:\)|\.|:)\s{0,8}")
 
 
@@ -61,8 +62,15 @@ def find_options(question: str) -> list[str]:
         if len(run) >= 2:
             ends = [following.start() for following in run[1:]] + [len(question)]
             texts = [question[found.end() : end] for found, end in zip(run, ends, strict=True)]
-            return [text.split("\n")[0].strip(" ,;") for text in texts]
+            *first, last = [text.split("\n")[0].strip(" ,;") for text in texts]
+            return [*first, last if any(map(_first_sentence_end, first)) else last[: _first_sentence_end(last)]]
     return []
+
+
+def _first_sentence_end(text: str) -> int | None:
+    """Where the first of several sentences ends; capitals of up to three letters (``St. John``) end none."""
+    ends = (match for match in _SENTENCE_END.finditer(text) if not (match[1][:1].isupper() and len(match[1]) <= 3))
+    return next((match.end(1) for match in ends), None)
 
 
 def _run_from_a(markers: Sequence[re.Match[str]]) -> list[re.Match[str]]:
@@ -78,16 +86,24 @@ def _run_from_a(markers: Sequence[re.Match[str]]) -> list[re.Match[str]]:
 def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
     """The options of a row: its column ``options`` or ``choices``, a list or JSON text of one; else the lettered ones.
 
+    An object of letters to texts, ``{"A": "left", "B": "right"}``, stands for the list of its texts.
+
     Raises:
-        ValueError: the column holds no list
+        ValueError: the column holds no list, or its letters are not A, B, C ...
     """
     given = meta.get("options") or meta.get("choices")
     if given is None:
         return find_options(question)
     try:
-        listed = json.loads(given) if isinstance(given, str) else list(given)
+        content = json.loads(given) if isinstance(given, str) else given
+        listed = None if isinstance(content, str) else list(content)
     except (TypeError, ValueError, RecursionError):
         listed = None
-    if not isinstance(listed, list) or not listed:
+    if not listed:
         raise ValueError("the row's options are no list; write the texts of the choices, as [left, right] in JSON")
+    if isinstance(content, Mapping):
+        by_letter = {str(key).strip(" ().:").upper(): text for key, text in content.items()}
+        if sorted(by_letter) != list(LETTERS[: len(content)]):
+            raise ValueError("the keys of the row's options are not the letters A, B, C ..., each once")
+        listed = [by_letter[letter] for letter in sorted(by_letter)]
     return [str(option) for option in listed]

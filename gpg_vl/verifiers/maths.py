@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from gpg_vl.verifiers.numbers import Quantity, normalise_quantity
+from gpg_vl.verifiers.numbers import Quantity, normalise_quantity, same_size
 
 TIMEOUT_S = 5  # math-verify's own; only a process's main thread has it
 DIGITS = 30  # that must agree
@@ -63,17 +63,21 @@ def read_value(text: str) -> Value | None:
 
 
 def same_value(answer: Value, gold: Value) -> bool:
-    """Whether two answers stand for the same value: exactly, or an expression to 30 digits.
+    """Whether two answers stand for the same value: exactly, or to 30 digits where either is an expression.
 
-    >>> same_value(read_value("3^2"), read_value("9 cm"))
-    True
+    >>> same_value(read_value("3^2"), read_value("9 cm")), same_value(read_value("9 cm"), read_value("3^2"))
+    (True, True)
     """
+    if isinstance(answer, Quantity) and isinstance(gold, Quantity):
+        return same_size(answer, gold)
     if answer == gold:
         return True
-    if not isinstance(answer, Expression) or not isinstance(gold, Quantity | Expression):
+    if not isinstance(answer, Expression) and not isinstance(gold, Expression):
         return False
     left, right = _work_out(answer), _work_out(gold)
-    return left is not None and right is not None and bool(abs(left - right) <= abs(right) * 10 ** (2 - DIGITS))
+    if left is None or right is None:
+        return False
+    return bool(abs(left - right) <= max(abs(left), abs(right)) * 10 ** (2 - DIGITS))
 
 
 def _is_expression(text: str) -> bool:
@@ -89,16 +93,22 @@ def _is_expression(text: str) -> bool:
     return not any(pattern.search(text) for pattern in (_LARGE_POWER, _TWO_NUMBERS, _ENDLESS))
 
 
-def _work_out(value: Quantity | Expression) -> Any | None:
+def _work_out(value: Value) -> Any | None:
     """The real number to 30 digits; None where there is none."""
     import sympy
 
+    if isinstance(value, str):
+        return None
     if isinstance(value, Quantity):
+        to_float = functools.partial(sympy.Float, precision=None, dps=DIGITS + 10)  # exact ones could take long
         terms = [
-            sympy.Rational(factor.numerator, factor.denominator) * sympy.sqrt(radicand) * sympy.pi**power
+            to_float(factor.numerator)
+            / to_float(factor.denominator)
+            * sympy.sqrt(to_float(radicand))
+            * to_float(sympy.pi) ** power
             for radicand, power, factor in value.terms
         ]
-        return sympy.Add(*terms).evalf(DIGITS)
+        return sum(terms, to_float(0))
     latex = _ROOT.sub(r"\\sqrt{\1}", value.text).replace("√", "\\sqrt").replace("π", "\\pi ")
     parsed = _parse(f"${latex}$")
     number = parsed[0].evalf(DIGITS) if parsed and isinstance(parsed[0], sympy.Expr) else None

@@ -1,13 +1,14 @@
 """Reads whole numbers and the quantities of geometry answers, exactly: no floats, no ``eval``, bounded digits.
 
 A quantity is a sum of fraction * square root * power of pi, so every way to write it compares equal. Units are read and
-dropped: the question states them. What is no such sum (a letter of a multiple choice, a ratio) stays text.
+not asked for, since the question states them, but ``5 cm`` is not ``5 m``.
+What is no such sum (a letter of a multiple choice, a ratio) stays text.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
 
@@ -15,6 +16,7 @@ MAX_CHARS = 512
 MAX_DIGITS = 18  # of one number
 MAX_RADICAND = 10**6
 MAX_TERMS = 32
+MAX_PRODUCTS = 4096  # of terms by terms in one text
 MAX_DEPTH = 8  # of brackets
 
 _INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}\.?")
@@ -32,21 +34,51 @@ _SPELLINGS = (
     ("−", "-"),
 )
 
-_LENGTHS = (
-    *("mm", "cm", "dm", "m", "km", "毫米", "厘米", "分米", "米", "千米", "公里", "海里", "unit", "units"),
-    *(size + name for size in ("milli", "centi", "", "kilo") for name in ("meter", "meters", "metre", "metres")),
-    *("nauticalmile", "nauticalmiles"),
-)
-_UNITS = frozenset(
-    [
-        "",
-        *(length + power for length in _LENGTHS for power in ("", "2", "3")),
-        *(power + length for length in _LENGTHS for power in ("square", "cubic", "sq", "平方", "立方")),
-        *("°", "º", "circ", "degree", "degrees", "deg", "度"),
-        *("s", "min", "h", "second", "seconds", "minute", "minutes", "hour", "hours", "秒", "分钟", "小时", "时"),
-        *("m/s", "km/h", "米/秒", "千米/时", "千米/小时", "海里/时", "海里/小时"),
-    ]
-)
+_LENGTHS = {
+    "mm": 1,
+    "cm": 10,
+    "dm": 100,
+    "m": 1000,
+    "km": 10**6,
+    "毫米": 1,
+    "厘米": 10,
+    "分米": 100,
+    "米": 1000,
+    "千米": 10**6,
+    "公里": 10**6,
+    "海里": 1_852_000,
+    **{
+        prefix + name: size
+        for prefix, size in {"milli": 1, "centi": 10, "": 1000, "kilo": 10**6}.items()
+        for name in ("meter", "meters", "metre", "metres")
+    },
+    "nauticalmile": 1_852_000,
+    "nauticalmiles": 1_852_000,
+    "unit": 0,
+    "units": 0,
+}
+_POWERS = {"square": 2, "cubic": 3, "sq": 2, "平方": 2, "立方": 3}
+# What is measured, and the size among such units; 0 where the unit has none.
+_UNITS = {
+    "": ("", 0),
+    **{
+        length + (str(power) if power > 1 else ""): (f"m{power}", size**power)
+        for length, size in _LENGTHS.items()
+        for power in (1, 2, 3)
+    },
+    **{
+        word + length: (f"m{power}", size**power)
+        for length, size in _LENGTHS.items()
+        for word, power in _POWERS.items()
+    },
+    **dict.fromkeys(("°", "º", "circ", "degree", "degrees", "deg", "度"), ("angle", 0)),
+    **dict.fromkeys(("s", "second", "seconds", "秒"), ("time", 1)),
+    **dict.fromkeys(("min", "minute", "minutes", "分钟"), ("time", 60)),
+    **dict.fromkeys(("h", "hour", "hours", "小时", "时"), ("time", 3600)),
+    **dict.fromkeys(("m/s", "米/秒"), ("speed", 3_600_000)),
+    **dict.fromkeys(("km/h", "千米/时", "千米/小时"), ("speed", 1_000_000)),
+    **dict.fromkeys(("海里/时", "海里/小时"), ("speed", 1_852_000)),
+}
 _UNIT_NOISE = str.maketrans({**dict.fromkeys(" \t\n\r{}^\\"), "²": "2", "³": "3"})
 _NOT_FINITE = frozenset(["NAN", "INF", "INFINITY", "\\INFTY", "∞"])
 
@@ -58,6 +90,7 @@ class Quantity:
     """An exact number: ``8√3`` is ``Quantity(((3, 0, Fraction(8)),))``, and zero has no terms."""
 
     terms: tuple[tuple[int, int, Fraction], ...]  # radicand without square factors, power of pi, factor; sorted
+    unit: tuple[str, int] = field(default=("", 0), compare=False)  # what it measures, and its size or 0
 
     def __str__(self) -> str:
         return "".join(_term_text(*term) for term in self.terms).removeprefix("+") or "0"
@@ -102,9 +135,17 @@ def normalise_quantity(text: str) -> Quantity | str | None:
 
 
 def same_quantity(left: str, right: str) -> bool:
-    """Whether two answers stand for the same value; units are not compared, and nothing equals an unreadable answer."""
-    value = normalise_quantity(left)
-    return value is not None and value == normalise_quantity(right)
+    """Whether two answers stand for the same value, in units that agree; nothing equals an unreadable answer."""
+    value, other = normalise_quantity(left), normalise_quantity(right)
+    if isinstance(value, Quantity) and isinstance(other, Quantity):
+        return same_size(value, other)
+    return value is not None and value == other
+
+
+def same_size(left: Quantity, right: Quantity) -> bool:
+    """Whether two quantities are the same number and do not both name units, of the same kind, of different size."""
+    (kind, size), (other_kind, other_size) = left.unit, right.unit
+    return left == right and not (kind == other_kind and size and other_size and size != other_size)
 
 
 def _plain_text(cleaned: str) -> str | None:
@@ -131,12 +172,13 @@ class _Parser:
         self.text = text
         self.position = 0
         self.depth = 0
+        self.num_products = 0
 
     def read(self) -> Quantity:
         terms = self._sum()
         unit = self.text[self.position :].translate(_UNIT_NOISE).lower()
         _require(unit in _UNITS)
-        return Quantity(tuple((*key, terms[key]) for key in sorted(terms)))
+        return Quantity(tuple((*key, terms[key]) for key in sorted(terms)), _UNITS[unit])
 
     def _skip_spaces(self) -> None:
         while self.text[self.position : self.position + 1].isspace():
@@ -170,11 +212,16 @@ class _Parser:
         result = self._factor()
         while True:
             if self._accept("/"):
-                result = _multiply(result, _invert(self._factor()))
+                result = self._times(result, _invert(self._factor()))
             elif self._accept("*") or self._sees("(", "√", "π"):  # a number never follows a factor without a sign
-                result = _multiply(result, self._factor())
+                result = self._times(result, self._factor())
             else:
                 return result
+
+    def _times(self, left: _Terms, right: _Terms) -> _Terms:
+        self.num_products += len(left) * len(right)
+        _require(self.num_products <= MAX_PRODUCTS)
+        return _multiply(left, right)
 
     def _factor(self) -> _Terms:
         if self._accept("π"):
@@ -182,7 +229,7 @@ class _Parser:
         if self._accept("√"):
             return _root(self._group() if self._sees("{", "(") else _rational(self._number()))
         if self._accept("\\frac"):
-            return _multiply(self._group(), _invert(self._group()))
+            return self._times(self._group(), _invert(self._group()))
         return self._group() if self._sees("{", "(") else _rational(self._number())
 
     def _group(self) -> _Terms:
@@ -209,8 +256,12 @@ def _add(left: _Terms, right: _Terms, sign: int) -> _Terms:
     total = dict(left)
     for key, factor in right.items():
         total[key] = total.get(key, Fraction(0)) + sign * factor
-    _require(len(total) <= MAX_TERMS)
-    return {key: factor for key, factor in total.items() if factor}
+    return _few_terms(total)
+
+
+def _few_terms(terms: _Terms) -> _Terms:
+    _require(len(terms) <= MAX_TERMS)
+    return {key: factor for key, factor in terms.items() if factor}
 
 
 def _multiply(left: _Terms, right: _Terms) -> _Terms:
@@ -219,8 +270,8 @@ def _multiply(left: _Terms, right: _Terms) -> _Terms:
         for (other_radicand, other_pi_power), other_factor in right.items():
             shared = gcd(radicand, other_radicand)  # √a √b = shared √(ab / shared²), free of squares again
             key = (radicand // shared * (other_radicand // shared), pi_power + other_pi_power)
-            product = _add(product, {key: factor * other_factor * shared}, 1)
-    return product
+            product[key] = product.get(key, Fraction(0)) + factor * other_factor * shared
+    return _few_terms(product)
 
 
 def _invert(terms: _Terms) -> _Terms:

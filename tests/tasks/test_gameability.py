@@ -29,6 +29,7 @@ SAMPLES = [
     make_sample("geometry", "8√{3}cm"),
     make_sample("geometry", "9"),
     make_sample("geometry", "B"),
+    make_sample("geometry", "1/(1+√2)"),
     make_sample("grounding", "[64, 48, 320, 240]"),
     make_sample("grounding", "[[64, 48, 320, 240], [320, 240, 640, 480]]"),
     make_sample("detection", "[{'Position': [64, 48, 320, 240], 'Confidence': 1}]"),
@@ -66,6 +67,8 @@ HOSTILE = {
     "factorial": "99999!",
     "large power": "10^99999999",
     "roots": "√(" * 200 + "2" + ")" * 200,
+    "product of sums": "*".join(["((1+√2)(1+√3)(1+√5)(1+√7)(1+√11))"] * 13),
+    "product of long sums": "*".join(["((123456789+√2)(7/9+√3)(987654321+√5)(1/7+√7)(1+√11))"] * 9),
     "nested brackets": "[" * 4000,
     "nested objects": '{"a":' * 4000,
     "closed brackets": "[" * 4000 + "]" * 4000,
@@ -191,7 +194,7 @@ def test_surplus_and_missing_boxes_cost_alike() -> None:
     assert timed_score(make_sample("grounding", two), wrap(twice)).parts["iou"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("sample", SAMPLES[6:8], ids=["one", "two"])
+@pytest.mark.parametrize("sample", SAMPLES[7:9], ids=["one", "two"])
 def test_confidence_never_pays_for_a_miss(sample: Sample) -> None:
     for confidence in (0, 0.3, 1):
         answer = f"[{{'Position': [900, 10, 990, 90], 'Confidence': {confidence}}}]"
@@ -225,7 +228,7 @@ PIECES += ["√(", "a ", "(A) ", "<|box_start|>", "<|box_start|>(1,2),(3,4)<|box
 
 
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("sample", [SAMPLES[n] for n in (0, 1, 4, 6, 9, 11)], ids=lambda sample: sample.task)
+@pytest.mark.parametrize("sample", [SAMPLES[n] for n in (0, 1, 5, 7, 10, 12)], ids=lambda sample: sample.task)
 @pytest.mark.parametrize("closed", [True, False], ids=["answered", "open"])
 def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: bool) -> None:
     def best_of_three(length: int) -> float:

@@ -159,6 +159,13 @@ def test_cv_bench_metric(gold: str, text: str, expected: float) -> None:
     assert metric("choice", gold, text, **CHOICES) == expected
 
 
+def test_cv_bench_metric_knows_six_letters() -> None:
+    seven = {"choices": ["chair", "table", "lamp", "sofa", "door", "bed", "shelf"]}
+    assert metric("choice", "(F)", "<answer>F</answer>", **seven) == 1
+    assert metric("choice", "(G)", "<answer>G</answer>", **seven) == 0
+    assert metric("choice", "(A)", "it is A and not G", **seven) == 1
+
+
 def test_cv_bench_metric_on_counts() -> None:
     counts = {"choices": ["2", "3", "0"]}
     assert metric("choice", "(B)", "<answer>3</answer>", **counts) == 1
@@ -231,9 +238,13 @@ def test_lisa_reward_of_an_inverted_box_is_unbounded() -> None:
 
 def test_lisa_gold_is_truncated_to_the_grid() -> None:
     view = ImageView(640, 480, 644, 476, "grid_1000")
-    sample = make_sample("grounding", "[64.9, 48, 320, 240]")
-    text = "<answer>(101,100),(500,500)</answer>"
-    assert score_completion(TASKS["grounding"], sample, text, [view], scorer="legacy").parts["accuracy"] == 2
+    sample = make_sample("grounding", "[65.2, 48, 320, 240]")  # 101.875 on the grid
+
+    def accuracy(text: str) -> float:
+        return score_completion(TASKS["grounding"], sample, text, [view], scorer="legacy").parts["accuracy"]
+
+    assert accuracy("<answer>(101,100),(500,500)</answer>") == 2
+    assert accuracy("<answer>(102,100),(500,500)</answer>") < 2
 
 
 @pytest.mark.parametrize(
@@ -284,6 +295,21 @@ ONE = "[{'Position': [100, 200, 300, 400], 'Confidence': 1}]"
         (ONE, "[{'Position': [100, 201, 300], 'Confidence': 1}]", 0, 0),
         (ONE, "[" * 5000, 0, 0),
         (ONE, "[{'Position': [0, 201, 190, 400], 'Confidence': 0.7}]", 0, 0.3),  # IoU below one half is a miss
+        (ONE, "[{'Position': [100, 300, 300, 400], 'Confidence': 0.7}]", 0, 0.3),  # so is one of exactly one half
+        (
+            ONE,
+            "[{'Position': [100, 201, 300, 400], 'Confidence': 0.8}, "
+            "{'Position': [100, 201, 300, 400], 'Confidence': 0.3}]",
+            0.995,
+            0.8,  # of the same box twice the first stands
+        ),
+        (
+            ONE,
+            "[{'Position': [100, 250, 300, 400], 'Confidence': 1}, "
+            "{'Position': [100, 201, 300, 400], 'Confidence': 1}]",
+            0.375,
+            0.5,  # of boxes as sure as each other the first takes the gold box
+        ),
     ],
 )
 def test_detection(gold: str, answer: str, iou: float, confidence: float) -> None:

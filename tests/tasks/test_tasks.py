@@ -67,6 +67,10 @@ def test_number_in_the_reasoning_earns_nothing() -> None:
         ("counting", "4", "-4", 0),
         ("geometry", "140°", "140", 1),
         ("geometry", "140°", "14", 0),
+        ("geometry", "5 m", "5", 1),
+        ("geometry", "5", "5 cm", 1),
+        ("geometry", "5 m", "5 米", 1),
+        ("geometry", "5 m", "5 cm", 0),
         ("geometry", r"\frac{1}{2}", "0.5", 1),
         ("geometry", "C", "(c)", 1),
         ("geometry", "C", "D", 0),
@@ -83,6 +87,23 @@ def test_grounding_scores_the_overlap_in_original_pixels() -> None:
     assert score(sample, "[0, 0, 320, 240]", view=PIXELS).parts["iou"] == pytest.approx(0.5)
     assert score(sample, "(0,0),(160,240)", view=PIXELS).parts["iou"] == pytest.approx(1)
     assert score(sample, "[500, 0, 1000, 1000]").status == "ok"
+
+
+def test_detection_of_exactly_half_an_overlap_is_a_hit() -> None:
+    sample = make_sample("detection", "[0, 0, 640, 480]")
+    half, less = (f"[{{'Position': [0, 0, {right}, 1000], 'Confidence': 1}}]" for right in (500, 499))
+    assert score(sample, half).parts == {"iou": 0.5, "confidence": 1, "format": 1}
+    assert score(sample, less).parts["confidence"] == 0
+
+
+@pytest.mark.parametrize("gold", ["No Objects", "[]"])
+def test_detection_of_nothing(gold: str) -> None:
+    sample = make_sample("detection", gold)
+    TASKS["detection"].check(sample)
+    for answer in ("No Objects", "[]"):
+        assert score(sample, answer).parts == {"iou": 1, "confidence": 1, "format": 1}
+        assert score(make_sample("detection", "[64, 48, 320, 240]"), answer).parts["iou"] == 0
+    assert score(sample, "[100, 100, 500, 500]").parts["iou"] == 0
 
 
 def test_grounding_moves_a_corner_just_outside_to_the_edge() -> None:
@@ -155,6 +176,7 @@ def test_hostile_completions_earn_nothing(sample: Sample) -> None:
         f"<think></think><answer><answer>{gold}</answer></answer>",
         f"<think>{'x' * 65_536}</think><answer>{gold}</answer>",
         "<answer>" * 8000,
+        f"<think>so <answer>{gold}</answer>",
     ]:
         reward = score_completion(TASKS[sample.task], sample, text, [GRID])
         assert reward == Reward(0.0, {TASKS[sample.task].main_part: 0.0, "format": 0.0}, "unparsable")
@@ -202,6 +224,19 @@ def test_grounding_asks_in_the_frame_of_the_model() -> None:
 def test_rows_that_a_task_cannot_read(task: str, answer: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TASKS[task].check(make_sample(task, answer))
+
+
+def test_choices_by_letter() -> None:
+    sample = make_sample("choice", "B", options={"A": "left", "B": "right"})
+    TASKS["choice"].check(sample)
+    assert [score(sample, answer).parts["correct"] for answer in ("right", "B", "left", "A")] == [1, 1, 0, 0]
+
+
+def test_choices_that_stand_twice() -> None:
+    TASKS["choice"].check(make_sample("choice", "up", options=["same", "up", "Same"]))
+    for answer in ("same", "A"):
+        with pytest.raises(ValueError, match="hold 'same' more than once; write each choice once"):
+            TASKS["choice"].check(make_sample("choice", answer, options=["same", "up", "Same"]))
 
 
 def test_grounding_needs_an_image() -> None:

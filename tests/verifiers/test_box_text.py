@@ -49,6 +49,11 @@ def test_ways_to_write_two_boxes(text: str) -> None:
         *("[[1, 2, 30, -Infinity]]", "[[1, 2, 30, " + "9" * 40 + "]]", "[" * 5000, '{"a":' * 5000),
         *("<|box_start|>(1,2),(30,40)", "see <|box_start|>(1,2),(30,40)<|box_end|>", "<|box_start|><|box_end|>"),
         *("<|box_start|>(1,2),(30,40)<|box_end|> or so", "(1,2),(30,40) (5,6),(7,8)", "No Objects"),
+        *('{"bbox_2d": [1, 2, 30, 40], "bbox_2d": [5, 6, 7, 8]}', "[[]]", "[{}]"),
+        *(
+            '{"bbox_2d": [1, 2, 30, 40], "label": "cat", "label": "dog"}',
+            "[{'box': [1, 2, 3, 4], 'box': [1, 2, 3, 4]}]",
+        ),
         *('{"bbox_2d": [1, 2, 30, 40], "Position": [5, 6, 7, 8]}', '[{"label": "cat"}]', '{"bbox_2d": null}'),
         "[" + "[1, 2, 30, 40], " * MAX_BOXES + "[1, 2, 30, 40]]",
     ],
@@ -57,10 +62,16 @@ def test_everything_else_is_no_boxes(text: str) -> None:
     assert parse_boxes(text) is None
 
 
+def test_at_most_four_brackets_deep() -> None:
+    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [["cat"]]}]') == [BOX]
+    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [[["cat"]]]}]') is None
+
+
 def test_detections() -> None:
     assert parse_detections("[{'Position': [1, 2, 30, 40], 'Confidence': 0.25}]") == [Detection(BOX, 0.25)]
     assert parse_detections('[{"bbox_2d": [1, 2, 30, 40]}]') == [Detection(BOX, 1.0)]
     assert parse_detections("No Objects") == parse_detections("no objects.") == []
+    assert parse_detections("[]") == parse_detections("```json\n[ ]\n```") == []
 
 
 @pytest.mark.parametrize("confidence", ["5", "-0.1", "NaN", "1e999", "'high'", "null", "true", "[1]"])

@@ -36,6 +36,12 @@ def test_without_options_the_text_stands() -> None:
         ("Which is closer? (A) chair (B) table", ["chair", "table"]),
         ("Select from the following choices.\n(A) above\n(B) below\nAnswer with one.", ["above", "below"]),
         ("A. 30° B. 40° C. 50°", ["30°", "40°", "50°"]),
+        ("Where is it? A. left B. right. Answer with the letter.", ["left", "right"]),
+        ("(A) 4 m (B) 5 m. Choose one", ["4 m", "5 m"]),
+        ("Is it A. left B. right? Answer.", ["left", "right"]),
+        ("(A) Mr. Smith (B) St. John", ["Mr. Smith", "St. John"]),
+        ("(A) It is red. It is big. (B) It is red. It is small.", ["It is red. It is big.", "It is red. It is small."]),
+        ("(A) 1.5 (B) 2.5", ["1.5", "2.5"]),
         ("What is angle A?", []),
         ("(B) first", []),
         ("(A) alone", []),
@@ -49,6 +55,11 @@ def test_options_of_the_row() -> None:
     assert row_options({"options": ["x", 2]}, "(A) a (B) b") == ["x", "2"]
     assert row_options({"choices": '["x", "y"]'}, "") == ["x", "y"]
     assert row_options({}, "(A) a (B) b") == ["a", "b"]
-    for wrong in ("x, y", 3, "{}"):
+    assert row_options({"options": {"A": "left", "B": "right"}}, "") == ["left", "right"]
+    assert row_options({"options": '{"b": "right", "a": 4}'}, "") == ["4", "right"]
+    for keys in (["A", "C"], ["left", "right"], ["A", "a"]):
+        with pytest.raises(ValueError, match="not the letters A, B, C"):
+            row_options({"options": dict.fromkeys(keys, "x")}, "")
+    for wrong in ("x, y", 3, "{}", '"xy"'):
         with pytest.raises(ValueError, match="no list"):
             row_options({"options": wrong}, "")

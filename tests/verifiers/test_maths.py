@@ -30,6 +30,7 @@ def same(left: str, right: str) -> bool:
 )
 def test_same_values(answer: str, gold: str) -> None:
     assert same(answer, gold)
+    assert same(gold, answer)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,23 @@ def test_same_values(answer: str, gold: str) -> None:
 )
 def test_different_values(answer: str, gold: str) -> None:
     assert not same(answer, gold)
+    assert not same(gold, answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(1+√2)(1+√3)(1+√5)(1+√7)(1+√11)",
+        "*".join(f"√{n}" for n in (999_983, 999_979, 999_961, 999_959, 999_953, 999_931, 999_917, 999_907) * 7),
+        "*".join(["123456789123456789π"] * 20),
+        "/".join(["1"] + ["123456789123456789"] * 20),
+    ],
+)
+def test_any_quantity_is_compared_with_an_expression_at_once(answer: str) -> None:
+    same("3^2", "9")  # warm
+    start = time.process_time()
+    assert not same(answer, "3^2")
+    assert time.process_time() - start < 0.05
 
 
 @pytest.mark.parametrize("text", ["9^9^9", "9^{9^9}", "9^99", "(9^9)^9", "9**9", "9!", "9" * 19 + "^2", "((((((((1^2"])

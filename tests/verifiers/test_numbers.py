@@ -42,6 +42,10 @@ SAME = [
     ("9cm^2^", "9"),
     ("16π平方米", "16 pi square meters"),
     ("40海里", "40 nautical miles"),
+    ("5米", "5 meters"),
+    ("5 units", "5 cm"),
+    ("5 m", "5 m²"),
+    ("3小时", "3 hours"),
     ("3.6秒", r"\frac{18}{5}"),
     ("8√3", "8√{3}"),
     ("8√3", r"8\sqrt{3}"),
@@ -98,6 +102,13 @@ def test_one_value_in_several_ways(left: str, right: str) -> None:
         ("4", "2^2"),
         ("A", "B"),
         ("A", "A B"),
+        ("5 m", "5 cm"),
+        ("5米", "5厘米"),
+        (r"5\text{ cm}^2", "5 square meters"),
+        ("5√3 km", "5√3 m"),
+        ("3秒", "3 min"),
+        ("6 m/s", "6 km/h"),
+        ("40海里", "40 km"),
         ("2", r"\sqrt[3]{8}"),
         ("1/2", "1/2/1/0"),
     ],
@@ -120,6 +131,15 @@ def test_what_cannot_be_computed_stays_text(text: str) -> None:
     assert isinstance(normalise_quantity(text), str)
 
 
+def test_at_most_32_terms() -> None:
+    roots = [f"√{n}" for n in range(2, 80) if all(n % (d * d) for d in range(2, 9))]
+    assert isinstance(normalise_quantity("+".join(roots[:32])), Quantity)
+    assert isinstance(normalise_quantity("+".join(roots[:33])), str)
+    product = "*".join(["(1+√2)", "(1+√3)", "(1+√5)", "(1+√7)", "(1+√11)"])
+    assert isinstance(normalise_quantity(product), Quantity)
+    assert isinstance(normalise_quantity(f"{product}*(1+√13)"), str)
+
+
 def test_value_is_exact_and_readable() -> None:
     assert normalise_quantity("8√3") == Quantity(((3, 0, Fraction(8)),))
     written = {"-6+6√{2}": "-6+6√2", "-√3": "-√3", "π": "π", "0": "0", "1.50": "3/2", "2π*π": "2π^2", "1/π": "π^-1"}
@@ -133,6 +153,14 @@ def test_hostile_text_is_fast(piece: str) -> None:
     normalise_quantity(text)
     normalise_quantity(text + "1")
     assert time.process_time() - start < 0.1
+
+
+def test_products_of_sums_are_bounded() -> None:
+    five = "((1+√2)(1+√3)(1+√5)(1+√7)(1+√11))"
+    assert isinstance(normalise_quantity(f"{five}*{five}"), Quantity)
+    start = time.process_time()
+    assert isinstance(normalise_quantity("*".join([five] * 13)), str)
+    assert time.process_time() - start < 0.05
 
 
 def test_long_text_is_not_read() -> None:
