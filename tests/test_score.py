@@ -176,7 +176,10 @@ HOSTILE = Path(__file__).parent / "hostile_rewards.py"
 
 
 def test_what_a_task_does_costs_its_row_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gpg_vl.score.RewardsConfig", lambda: RewardsConfig(timeout_s=0.5))
     actions = ("right", "busy", "exit", "print", "memory", "crash")
@@ -186,7 +189,7 @@ def test_what_a_task_does_costs_its_row_alone(
     summary = json.loads(captured.out)
     assert summary["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert summary["accuracy"] == pytest.approx(2 / 6)
-    assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 0.5 s" in captured.err
+    assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 0.5 s" in caplog.text
 
     legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")
     assert legacy["status"] == {"ok": 2, "timeout": 1, "error": 3}

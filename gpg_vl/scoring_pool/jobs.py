@@ -62,7 +62,7 @@ class TaskJob:
 
 @dataclass(frozen=True, slots=True)
 class MetricJob:
-    """The completions of one sample through its task's published metric: a unit is one completion, its value a float."""
+    """The completions of one sample through its task's published metric; a unit is a completion, its value a number."""
 
     task: str  # as in TaskJob, and one that has a published scorer
     sample: Sample
