@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.stats import binomtest
 
 from gpg_vl.config import EvaluationConfig
-from gpg_vl.prompting import PromptBuilder, completion_text
+from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
 from gpg_vl.scoring import Scorer
-from gpg_vl.tasks.base import LegacyScorer, Task
+from gpg_vl.tasks.base import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TaskScore:
     n: int  # prompts
     num_samples: int  # completions per prompt
     status: dict[str, int]
-    legacy: float | None = None  # None where the task has no published scorer
+    legacy: float | None = None  # None where the task has no published scorer, or it was not asked for (validation)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,15 +79,40 @@ class Evaluator:
         return groups
 
 
-def summarise_scores(groups: Sequence[ScoredGroup], tasks: Mapping[str, Task]) -> dict[str, TaskScore]:
-    """The score of each task among the groups."""
+def summarise_scores(
+    groups: Sequence[ScoredGroup], tasks: Mapping[str, Task], published: Mapping[str, float] | None = None
+) -> dict[str, TaskScore]:
+    """The score of each task among the groups.
+
+    Args:
+        published: the published metric by task, from ``measure_published``; it can be slow, so validation goes without
+    """
+    legacy = published or {}
+    return {
+        name: _score_task(tasks[name], members, legacy.get(name)) for name, members in _split_by_task(groups).items()
+    }
+
+
+def measure_published(
+    groups: Sequence[ScoredGroup], tasks: Mapping[str, Task], scorer: Scorer, groups_at_once: int = 256
+) -> dict[str, float]:
+    """The mean of the published metric, of each task among the groups that has one."""
+    means = {}
+    for name, members in _split_by_task(groups).items():
+        if tasks[name].legacy is not None:
+            parts = [members[n : n + groups_at_once] for n in range(0, len(members), groups_at_once)]
+            means[name] = statistics.fmean(v for part in parts for vs in scorer.measure_published(part) for v in vs)
+    return means
+
+
+def _split_by_task(groups: Sequence[ScoredGroup]) -> dict[str, list[ScoredGroup]]:
     by_task: dict[str, list[ScoredGroup]] = {}
     for group in groups:
         by_task.setdefault(group.prompt.sample.task, []).append(group)
-    return {name: _score_task(tasks[name], members) for name, members in sorted(by_task.items())}
+    return dict(sorted(by_task.items()))
 
 
-def _score_task(task: Task, groups: Sequence[ScoredGroup]) -> TaskScore:
+def _score_task(task: Task, groups: Sequence[ScoredGroup], legacy: float | None) -> TaskScore:
     values = [statistics.fmean(reward.parts.get(task.main_part, 0.0) for reward in g.rewards) for g in groups]
     low, high = mean_interval(values)
     rewards = [reward for group in groups for reward in group.rewards]
@@ -100,15 +125,8 @@ def _score_task(task: Task, groups: Sequence[ScoredGroup]) -> TaskScore:
         n=len(groups),
         num_samples=len(groups[0].rewards),
         status=dict(Counter(reward.status for reward in rewards)),
-        legacy=None if task.legacy is None else statistics.fmean(_legacy_values(task.legacy, groups)),
+        legacy=legacy,
     )
-
-
-def _legacy_values(legacy: LegacyScorer, groups: Sequence[ScoredGroup]) -> Iterator[float]:
-    for group in groups:
-        prompt = group.prompt
-        for completion in group.completions:
-            yield legacy.metric(completion_text(prompt, completion.text), prompt.sample, prompt.image_views)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, TaskScore, summarise_scores
+from gpg_vl.evaluate import Evaluator, TaskScore, measure_published, summarise_scores
 from gpg_vl.models import load_adapter
 from gpg_vl.prepare import check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
@@ -44,7 +44,7 @@ def _evaluate(recipe: Recipe, out: Path | None, scorer: Scorer) -> dict[str, Tas
     evaluator = Evaluator(prompts, engine, scorer, recipe.evaluation, max_new_tokens, recipe.run.seed)
     samples = [sample for source in checked.sources for sample in source.samples]
     groups = evaluator.run(samples, on_progress=_show_progress)
-    scores = summarise_scores(groups, checked.tasks)
+    scores = summarise_scores(groups, checked.tasks, measure_published(groups, checked.tasks, scorer))
     if out is not None:
         _write(out, recipe, scores, groups)
     return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
 from pathlib import Path
@@ -70,7 +71,7 @@ def write_new_task(name: str, folder: Path) -> tuple[Path, str]:
         the task's file, and the name of its class
 
     Raises:
-        ValueError: ``name`` is no Python name in small letters, or one of the files exists
+        ValueError: ``name`` is no Python name in small letters or that of a module, or one of the files exists
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"{name!r} cannot name a task; take small letters, digits and _, as in fine_print")
@@ -79,6 +80,8 @@ def write_new_task(name: str, folder: Path) -> tuple[Path, str]:
     taken = [path.name for path in texts if path.exists()]
     if taken:
         raise ValueError(f"{taken[0]} exists already; choose another name or move it away")
+    if importlib.util.find_spec(name) is not None:
+        raise ValueError(f"{name!r} is a Python module already, and {name}.py would hide it; choose another name")
     for path, template in texts.items():
         path.write_text(template.substitute(name=name, class_name=class_name))
     return folder / f"{name}.py", class_name

@@ -25,7 +25,7 @@ def run_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's code
+    except (Exception, SystemExit) as error:  # the file is the user's code
         del sys.modules[module.__name__]
         raise ValueError(f"{path} does not import: {describe_error(error)}") from error
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.own_code import describe_error
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.reward_functions import function_name, load_function
@@ -47,6 +48,9 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 tasks[sample.task].check(sample)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
+            except (Exception, SystemExit) as error:  # the check is the user's code
+                cause = f"task {sample.task}: {describe_error(error)}"
+                raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")

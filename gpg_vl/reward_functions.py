@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gpg_vl.own_code import run_file
 from gpg_vl.records import Sample
@@ -37,9 +37,9 @@ def load_function(spec: str) -> RewardFunction:
     if not path.endswith(".py"):
         raise ValueError(f"reward function {spec!r} has no place; write it as path/to/file.py:function")
     function = vars(run_file(Path(path).resolve())).get(name)
-    if not inspect.isroutine(function):
+    if not callable(function) or isinstance(function, type):
         raise ValueError(f"{path} has no function {name!r}; name it as {path}:function")
-    return function
+    return cast(RewardFunction, function)
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:

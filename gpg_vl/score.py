@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpg_vl.config import RewardsConfig
 from gpg_vl.images import read_size
+from gpg_vl.own_code import absolute_spec, describe_error
 from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.scoring_pool import MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Scorer, Task, legacy_scorer, score_completion
+from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
 
 UNKNOWN_SIDE = 10**9
@@ -52,13 +57,31 @@ def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out
     Raises:
         ValueError: no such task or file, or a row that cannot be scored; names file and row
     """
-    task = load_task(task_name)
-    if scorer == "legacy":
-        legacy_scorer(task)
-    scored = [_score(task, prediction, scorer) for prediction in read_predictions(predictions, task_name, task)]
     if out is not None:
-        out.write_text("".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored))
+        _check_out(out, predictions)
+    with redirect_stdout(sys.stderr):  # what a user's task prints is no part of the answer
+        task = load_task(task_name)
+        if scorer == "legacy":
+            legacy_scorer(task)
+        read = read_predictions(predictions, task_name, task)
+    scored = _score(task, task_name, read, scorer)
+    if out is not None:
+        text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
+        out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
     return _summarise(task_name, task, scorer, scored)
+
+
+def _check_out(out: Path, predictions: Path) -> None:
+    """Refuses a file that could not be written, before the work; leaves none behind."""
+    if out.resolve() == predictions.resolve() or (out.exists() and predictions.exists() and out.samefile(predictions)):
+        raise ValueError(f"--out: {out} is the file of --predictions; choose another")
+    is_new = not out.exists()
+    try:
+        out.open("a").close()
+        if is_new:
+            out.unlink()
+    except OSError as error:
+        raise ValueError(f"--out: cannot write {out} ({error.strerror}); choose another file") from error
 
 
 def read_predictions(path: Path, task_name: str, task: Task) -> list[Prediction]:
@@ -76,6 +99,8 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[Prediction]
             task.check(prediction.sample)
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from error
+        except (Exception, SystemExit) as error:  # the check is the user's code
+            raise ValueError(f"{path}, row {number}: task {task_name}: {describe_error(error)}") from error
         predictions.append(prediction)
     if not predictions:
         raise ValueError(f"{path} has no rows; a row is {{'completion': ..., 'answer': ...}}")
@@ -85,11 +110,11 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[Prediction]
 
 def _read_rows(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}") from error
     try:
-        content = json.loads(text)
+        content = _parse(text)
     except (ValueError, RecursionError):
         return [_read_line(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if isinstance(content, dict) and isinstance(content.get("results"), list):
@@ -99,11 +124,20 @@ def _read_rows(path: Path) -> list[Any]:
 
 def _read_line(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
+        return _parse(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}, line {number}: no JSON ({type(error).__name__}); write one object per line"
         ) from error
+
+
+def _parse(text: str) -> Any:
+    """JSON; NaN and infinities, which are none, become null."""
+    return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    return float(digits) if math.isfinite(float(digits)) else None
 
 
 def _read_row(row: Any, number: int, task_name: str) -> Prediction:
@@ -168,18 +202,37 @@ def _warn_of_missing_images(predictions: Iterable[Prediction]) -> None:
         print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
 
 
-def _score(task: Task, prediction: Prediction, scorer: Scorer) -> ScoredPrediction:
-    sample, views = prediction.sample, [prediction.view]
-    try:
-        reward = score_completion(task, sample, prediction.completion, views, scorer=scorer)
-        if scorer == "legacy":
-            metric = legacy_scorer(task).metric(prediction.completion, sample, views)
-        else:
-            metric = reward.parts.get(task.main_part, 0.0)
-    except Exception as error:  # noqa: BLE001  a task is the user's code: what it raises is one completion's fault
-        _log.warning("task %s raised on row %s: %.200r", sample.task, sample.id, error)
-        return ScoredPrediction(prediction, Reward(0.0, {}, "error"), 0.0)
-    return ScoredPrediction(prediction, reward, metric)
+def _score(task: Task, task_name: str, predictions: Sequence[Prediction], scorer: Scorer) -> list[ScoredPrediction]:
+    """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
+    code, limits = absolute_spec(task_name), RewardsConfig()
+    cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
+    rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
+    metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
+    with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
+        outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics])]
+    of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
+    scored = []
+    failures = []
+    for n, prediction in enumerate(predictions):
+        of_row = [outcome for outcome in (of_rewards[n], *of_metrics[n : n + 1]) if outcome is not None]
+        failure = next((outcome for outcome in of_row if outcome.status != "ok"), None)
+        if failure is not None:
+            failures.append((prediction, failure))
+            scored.append(ScoredPrediction(prediction, _no_reward(failure), 0.0))
+            continue
+        reward: Reward = of_row[0].value
+        metric = of_row[1].value if len(of_row) > 1 else reward.parts.get(task.main_part, 0.0)
+        scored.append(ScoredPrediction(prediction, reward, metric))
+    if failures:
+        (first, failure), num = failures[0], len(failures)
+        _log.warning(
+            "scoring failed on %d rows; first: row %s: %s: %s", num, first.sample.id, failure.status, failure.message
+        )
+    return scored
+
+
+def _no_reward(failure: Outcome) -> Reward:
+    return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
 
 
 def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredPrediction]) -> dict[str, Any]:

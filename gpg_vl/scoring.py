@@ -16,7 +16,7 @@ from gpg_vl.own_code import absolute_spec
 from gpg_vl.prompting import completion_text
 from gpg_vl.records import Reward, RolloutGroup, ScoredGroup
 from gpg_vl.reward_functions import Conversation, function_name, sample_columns
-from gpg_vl.scoring_pool import FunctionJob, Job, Outcome, ScoringPool, TaskJob
+from gpg_vl.scoring_pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 
 Rule = Literal["strict", "legacy"]
 
@@ -72,11 +72,27 @@ class Scorer:
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 
+    def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
+        """What the published metric of their task gives the completions; one that times out or fails there counts 0."""
+        jobs = [
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
+            for g in groups
+        ]
+        by_group = self._pool.run(jobs)
+        failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
+        if failures:
+            _log.warning(
+                "%d times the published metric failed and counts 0; first: %s: %s",
+                len(failures),
+                failures[0].status,
+                failures[0].message,
+            )
+        return [[_value_or_zero(outcome) for outcome in outcomes] for outcomes in by_group]
+
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
-        texts = tuple(completion_text(prompt, completion.text) for completion in group.completions)
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.image_views, texts, self._config.weights, rule)
+        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         texts = tuple(completion.text for completion in group.completions)
@@ -121,6 +137,15 @@ class Scorer:
 
     def _sources(self, group: RolloutGroup) -> list[str]:
         return [f"task {group.prompt.sample.task}", *(f"reward function {name}" for name in self._functions)]
+
+
+def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:
+    """The completions with the opening ``<think>`` where the prompt ended in one."""
+    return tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
+
+
+def _value_or_zero(outcome: Outcome | None) -> float:
+    return outcome.value if outcome is not None and outcome.status == "ok" else 0.0
 
 
 def _as_trl_prompt(group: RolloutGroup) -> str | Conversation:

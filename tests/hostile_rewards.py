@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpg_vl.records import ImageView, Sample
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import LegacyScorer, Task
 
 
 def overflow() -> float:
@@ -64,6 +65,25 @@ class Hostile(Task):
         return 1.0 if answer == "no dict" else {"correct": ACTIONS[answer]()}
 
 
+def act(text: str, sample: Sample, views: Sequence[ImageView]) -> Any:
+    return ACTIONS[re.sub("<.*?>", "", text)]()
+
+
+class HostileMetric(Hostile):
+    """The published metric does what the answer says; its reward is harmless."""
+
+    legacy = LegacyScorer(reward=lambda text, sample, views: {"accuracy": 1.0}, metric=act)
+
+
+class RaisingCheck(Hostile):
+    def check(self, sample: Sample) -> None:
+        print("said by a check")
+        if sample.answer == "row":
+            raise KeyError("colour")
+        if sample.answer == "exit":
+            sys.exit("enough")
+
+
 class Signed(Hostile):
     """A part outside of [0, 1], which the task declares."""
 
@@ -100,6 +120,21 @@ def not_finite(completions: list[str], **kwargs: Any) -> list[float]:
 
 def words(completions: list[str], **kwargs: Any) -> list[str]:
     return ["1.0"] * len(completions)
+
+
+def constant(value: float, completions: list[str], **kwargs: Any) -> list[float]:
+    return [value] * len(completions)
+
+
+half = functools.partial(constant, 0.5)
+
+
+class _Constant:
+    def __call__(self, completions: list[str], **kwargs: Any) -> list[float]:
+        return constant(0.25, completions)
+
+
+quarter = _Constant()
 
 
 def hang(completions: list[str], **kwargs: Any) -> list[float]:

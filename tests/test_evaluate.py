@@ -4,8 +4,10 @@ import pytest
 import torch
 from scipy import stats
 
-from gpg_vl.evaluate import mean_interval, summarise_scores
+from gpg_vl.config import RewardsConfig
+from gpg_vl.evaluate import mean_interval, measure_published, summarise_scores
 from gpg_vl.records import Completion, ImageView, Prompt, Sample, ScoredGroup
+from gpg_vl.scoring import Scorer
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
 
@@ -43,7 +45,9 @@ def test_published_metric_stands_beside_the_strict_one() -> None:
             "grounding", "[0, 0, 100, 100]", "<think>(0,0),(100,100)</think><answer>[500, 500, 600, 600]</answer>"
         ),
     ]
-    scores = summarise_scores(groups, TASKS)
+    with Scorer(RewardsConfig()) as scorer:
+        scores = summarise_scores(groups, TASKS, measure_published(groups, TASKS, scorer, groups_at_once=1))
     assert (scores["classification"].value, scores["classification"].legacy) == (0.5, 1.0)
     assert (scores["grounding"].value, scores["grounding"].legacy) == (0.0, pytest.approx(1, abs=1e-3))
+    assert summarise_scores(groups, TASKS)["grounding"].legacy is None, "validation goes without"
     assert scores["grounding"].to_dict()["legacy"] == scores["grounding"].legacy

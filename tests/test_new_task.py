@@ -47,6 +47,13 @@ def test_nothing_is_overwritten(
     assert [path.name for path in tmp_path.iterdir()] == ["test_colour.py"]
 
 
+@pytest.mark.parametrize("name", ["json", "sys", "torch", "pytest"])
+def test_names_of_modules(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is a Python module already"):
+        write_new_task(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["", "Colour", "my-task", "../x", "7up", "class", "a.b"])
 def test_names_that_python_cannot_import(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a task"):

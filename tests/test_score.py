@@ -8,6 +8,8 @@ import pytest
 
 from builders import png
 from gpg_vl.cli import main
+from gpg_vl.config import Recipe, RewardsConfig
+from gpg_vl.prepare import load_sources
 from gpg_vl.score import score_file
 from shared_data import shared_file
 
@@ -170,6 +172,43 @@ def test_task_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "colour has no published scorer" in capsys.readouterr().err
 
 
+HOSTILE = Path(__file__).parent / "hostile_rewards.py"
+
+
+def test_what_a_task_does_costs_its_row_alone(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpg_vl.score.RewardsConfig", lambda: RewardsConfig(timeout_s=0.5))
+    actions = ("right", "busy", "exit", "print", "memory", "crash")
+    path = write_rows(tmp_path, *({"completion": f"<answer>{action}</answer>", "answer": "4"} for action in actions))
+    assert main(["score", "--task", f"{HOSTILE}:Hostile", "--predictions", str(path)]) == 0
+    captured = capfd.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["status"] == {"ok": 2, "timeout": 1, "error": 3}
+    assert summary["accuracy"] == pytest.approx(2 / 6)
+    assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 0.5 s" in caplog.text
+
+    legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")
+    assert legacy["status"] == {"ok": 2, "timeout": 1, "error": 3}
+    assert legacy["reward_mean"] == legacy["accuracy"] == pytest.approx(2 / 6)
+
+
+def test_byte_order_mark_nan_and_half_surrogates(tmp_path: Path) -> None:
+    path, out = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
+    row = '{"completion": "<answer>4</answer>", "answer": 4, "a": NaN, "b": [1e999, 1.5], "c": "\\ud800 é"}'
+    path.write_text(row, encoding="utf-8-sig")
+    assert score_file("counting", path, out=out)["accuracy"] == 1
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    scored = json.loads(out.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert (scored["a"], scored["b"], scored["c"]) == (None, [None, 1.5], "\ud800 é")
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
@@ -205,3 +244,38 @@ def test_no_such_file_or_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "no file" in capsys.readouterr().err
     assert main(["score", "--task", "countin", "--predictions", str(path)]) == 2
     assert "did you mean 'counting'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "cause"), [("row", "KeyError: 'colour'"), ("exit", "SystemExit: enough")])
+def test_check_that_raises_is_one_line(
+    answer: str, cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_rows(tmp_path, {"completion": GOOD, "answer": "4"}, {"completion": GOOD, "answer": answer})
+    task = f"{HOSTILE}:RaisingCheck"
+    assert main(["score", "--task", task, "--predictions", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == f"gpg-vl score: {path}, row 2: task {task}: {cause}"
+    rows = tmp_path / "train.jsonl"
+    (tmp_path / "a.png").write_bytes(png(8, 8))
+    rows.write_text(json.dumps({"id": "a", "images": ["a.png"], "question": "What?", "answer": answer}))
+    with pytest.raises(ValueError, match=f"train.jsonl, row 1: task .*RaisingCheck: {cause}"):
+        load_sources([str(rows)], Recipe(task=task), "data.train")
+
+
+def test_out_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path, {"completion": GOOD, "answer": "4"})
+    before = path.read_text()
+    (tmp_path / "link.jsonl").hardlink_to(path)
+    for out, message in (
+        (tmp_path / "none/scored.jsonl", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (path, "is the file of --predictions"),
+        (tmp_path / "link.jsonl", "is the file of --predictions"),
+    ):
+        words = ["--task", "no such task", "--predictions", str(path), "--out", str(out)]
+        assert main(["score", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert path.read_text() == before
+    assert main(["score", "--task", "countin", "--predictions", str(path), "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()

@@ -93,7 +93,29 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
         assert time.monotonic() - start < 10
 
 
+def test_published_metric_that_hangs_or_fails_counts_0(caplog: pytest.LogCaptureFixture) -> None:
+    texts = ("right", "busy", "raise", "nan", "exit", "wrong", "right")
+    with Scorer(RewardsConfig(timeout_s=0.3, on_error="abort")) as scorer:
+        [scored] = scorer.score([group(*texts, task=f"{FILE}:HostileMetric")])
+        assert scorer.measure_published([scored]) == [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]
+    assert "4 times the published metric failed and counts 0; first: timeout" in caplog.text
+
+
 # --- reward functions as TRL calls them ---
+
+
+def test_callable_objects_are_reward_functions() -> None:
+    [reward] = score_once(with_functions("half", "quarter"), group(RIGHT))
+    assert reward.parts == {"correct": 1.0, "format": 1.0, "half": 0.5, "quarter": 0.25}
+
+
+def test_a_call_has_one_limit_whatever_the_group() -> None:
+    config = RewardsConfig(functions=[f"{FILE}:hang"], timeout_s=1.0, on_error="abort")
+    with Scorer(config) as scorer:
+        start = time.monotonic()
+        with pytest.raises(RewardError, match="reward function hang on sample s1: timeout: no answer within 1 s"):
+            scorer.score([group(*[RIGHT] * 16)])
+        assert time.monotonic() - start < 6
 
 
 def with_functions(*names: str, **weights: float) -> RewardsConfig:
@@ -139,7 +161,7 @@ def test_arguments_of_a_reward_function(
         ("too_few", "error", "ValueError: 1 rewards for 2 completions"),
         ("not_finite", "error", "ValueError: a reward is nan"),
         ("words", "error", "TypeError: a reward is str"),
-        ("hang", "timeout", "no answer within 0.8 s"),
+        ("hang", "timeout", "no answer within 0.4 s"),
     ],
 )
 def test_reward_functions_that_fail(caplog: pytest.LogCaptureFixture, name: str, status: str, message: str) -> None:

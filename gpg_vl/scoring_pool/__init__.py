@@ -11,6 +11,6 @@ workers that a killed one could leave locked. When this process ends, however it
 """
 
 from gpg_vl.scoring_pool.client import ScoringPool
-from gpg_vl.scoring_pool.jobs import FunctionJob, Job, Outcome, TaskJob
+from gpg_vl.scoring_pool.jobs import FunctionJob, Job, MetricJob, Outcome, TaskJob
 
-__all__ = ["FunctionJob", "Job", "Outcome", "ScoringPool", "TaskJob"]
+__all__ = ["FunctionJob", "Job", "MetricJob", "Outcome", "ScoringPool", "TaskJob"]

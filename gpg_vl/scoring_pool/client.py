@@ -24,7 +24,7 @@ class ScoringPool:
     """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
 
     Args:
-        timeout_s: wall-clock limit of one completion in seconds
+        timeout_s: wall-clock limit of one completion, or of one call of a reward function, in seconds
         memory_mb: what scoring may allocate in a worker, on top of its code
         num_workers: default: this process's share of the cores, at most ``MAX_WORKERS``
     """
@@ -64,10 +64,7 @@ class ScoringPool:
         """
         self.start()
         assert self._connection is not None
-        batch = Batch(
-            [JobBytes(pickle.dumps(j), j.num_units, j.completions_per_unit * self._timeout_s) for j in jobs],
-            stops_on_failure,
-        )
+        batch = Batch([JobBytes(pickle.dumps(j), j.num_units, self._timeout_s) for j in jobs], stops_on_failure)
         try:
             self._connection.send_bytes(pickle.dumps(batch))
             pickled: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())

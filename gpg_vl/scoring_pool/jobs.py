@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Literal, Protocol
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.reward_functions import Conversation, call_function, load_function
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import score_completion
+from gpg_vl.tasks.base import legacy_scorer, score_completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Outcome:
 
 
 class Job(Protocol):
-    """Units of work on the same user code. A unit is what a deadline is for."""
+    """Units of work on the same user code. A unit is what a deadline is for: a completion, or a function's call."""
 
     @property
     def code(self) -> str:
@@ -30,10 +31,6 @@ class Job(Protocol):
 
     @property
     def num_units(self) -> int: ...
-
-    @property
-    def completions_per_unit(self) -> int:
-        """The time limit of a unit is that of a completion times this."""
 
     def load(self) -> Callable[[int], Any]:
         """Imports the code and returns what makes the value of a unit of its number."""
@@ -49,7 +46,6 @@ class TaskJob:
     texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
     weights: Mapping[str, float]  # of the recipe, before the task's own
     scorer: Literal["strict", "legacy"] = "strict"
-    completions_per_unit: int = 1
 
     @property
     def code(self) -> str:
@@ -62,6 +58,35 @@ class TaskJob:
     def load(self) -> Callable[[int], Any]:
         task = load_task(self.task)
         return lambda n: score_completion(task, self.sample, self.texts[n], self.views, self.weights, self.scorer)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricJob:
+    """The completions of one sample through its task's published metric; a unit is a completion, its value a number."""
+
+    task: str  # as in TaskJob, and one that has a published scorer
+    sample: Sample
+    views: tuple[ImageView, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def code(self) -> str:
+        return self.task
+
+    @property
+    def num_units(self) -> int:
+        return len(self.texts)
+
+    def load(self) -> Callable[[int], float]:
+        metric = legacy_scorer(load_task(self.task)).metric
+
+        def measure(n: int) -> float:
+            value = float(metric(self.texts[n], self.sample, self.views))
+            if not math.isfinite(value):
+                raise ValueError(f"the published metric of {self.task} is {value}; it must be finite")
+            return value
+
+        return measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +103,6 @@ class FunctionJob:
     @property
     def code(self) -> str:
         return self.function
-
-    @property
-    def completions_per_unit(self) -> int:
-        return len(self.completions)
 
     def load(self) -> Callable[[int], Any]:
         function = load_function(self.function)
