@@ -47,8 +47,9 @@ def open_output_dir(recipe: Recipe) -> Path | None:
     except OSError as error:
         raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
     earlier = folder / RECIPE_FILE
-    if not earlier.is_file():
-        return None
+    checkpoints = find_checkpoints(folder)
+    if not earlier.is_file() or not checkpoints:
+        return None  # nothing that could be lost or gone on from
     if recipe.run.resume == "never":
         raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
     changes = changed_keys(read_recipe(earlier), recipe.to_plain())
@@ -58,8 +59,7 @@ def open_output_dir(recipe: Recipe) -> Path | None:
                 f"run.output_dir: {folder} holds a run with {key}={old!r}, the recipe has {new!r}; choose another "
                 "run.output_dir, or the old value to go on"
             )
-    checkpoints = find_checkpoints(folder)
-    return checkpoints[-1] if checkpoints else None
+    return checkpoints[-1]
 
 
 def check_group_size(recipe: Recipe, objective: Objective) -> None:
