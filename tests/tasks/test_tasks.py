@@ -157,6 +157,7 @@ HOSTILE = [
 @pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: answer[:20] or "empty")
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
 def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, answer: str) -> None:
+    score(sample, "1/(1+√2)")  # warm: what a task imports late, it imports now
     start = time.process_time()
     reward = score(sample, answer)
     assert time.process_time() - start < 0.05
