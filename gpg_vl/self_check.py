@@ -61,7 +61,7 @@ def check_packing(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
 
 
 def _largest_difference(adapter: QwenVLAdapter, group: TrainingGroup, temperature: float) -> float:
-    row = Row(group.prompt, group.completions, group.coefficients)
+    row = Row(group.prompt, group.completions, group.coefficients, group.image_features)
     batch = move_to(build_micro_batch([row], adapter.pad_token_id), adapter.device)
     packed = packed_log_probs(adapter, batch, temperature)
     plain = torch.cat([plain_log_probs(adapter, group.prompt, c, temperature) for c in group.completions])
