@@ -66,6 +66,6 @@ define install
 	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
 @echo "Installing into $(1); the libraries take about 6 GB of disk"
 $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev]"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev,bench]"
 @touch $@
 endef

@@ -27,7 +27,7 @@ class ModelConfig:
     Args:
         path: folder of the model, or its name on the hub
         dtype: compute type; trained weights always have a float32 master
-        attention: attention code, or one for each of {text, vision}; auto takes sdpa, flex_attention on long rows on CUDA
+        attention: attention code, or {text, vision}; auto takes sdpa, flex_attention on long rows on CUDA
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         freeze: parts that are not trained, of vision, projector, text

@@ -34,7 +34,7 @@ _MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
 FLEX_ROW_LENGTH = 2048
-"""Tokens of a packed row from which ``model.attention: auto`` takes FlexAttention on CUDA; a dense mask is quadratic."""
+"""Tokens of a row from which ``model.attention: auto`` takes FlexAttention on CUDA: a dense mask is quadratic."""
 _IMAGE_PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
 _PART_PREFIXES = (("model.visual.merger.", "projector"), ("model.visual.", "vision"))
 
@@ -54,6 +54,8 @@ class QwenVLAdapter:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+        if self.autocast_dtype is not None:  # the float32 head may take TF32, which keeps more than bfloat16 does
+            torch.set_float32_matmul_precision("high")
         self._dense_attention = model.config.text_config._attn_implementation
 
     @classmethod
