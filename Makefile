@@ -34,7 +34,6 @@ test-lower: .venv-lower/.installed
 
 # What was measured, longer shapes and a GPU: docs/performance.md.
 bench: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.rollout --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.full_step --rounds 4
