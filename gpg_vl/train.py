@@ -36,7 +36,7 @@ from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import build_optimizer, learning_rate
+from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources, open_output_dir
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
@@ -86,6 +86,8 @@ class _Trainer:
         self.resumed_from = open_output_dir(recipe)
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
+        check_optimizer(recipe.update)
+        learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         _seed_everything(recipe.run.seed)
@@ -123,6 +125,8 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
+        if self.accelerator.is_main_process:
+            show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
 
     def _take_up_position(self) -> None:

@@ -58,7 +58,11 @@ class PolicyForward(nn.Module):
         """The sum of coefficient * log-prob over the micro-batch, a scalar."""
         with self._adapter.autocast():
             log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        return (batch.coefficients * log_probs).sum()
+        weighted_sum = (batch.coefficients * log_probs).sum()
+        if torch.is_grad_enabled() and not weighted_sum.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            weighted_sum = weighted_sum + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return weighted_sum
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -104,8 +108,12 @@ def accumulate_gradient(
 
 
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Moves the weights along the accumulated gradient and forgets it."""
+    """Moves the weights along the accumulated gradient and forgets it.
+
+    Args:
+        learning_rate: of this step; a group's ``lr_scale`` is its part's share of it
+    """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
