@@ -78,9 +78,7 @@ def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     ("family", "parts", "checkpointing"),
     [*((family, parts, False) for family in FAMILIES for parts in PARTS), ("qwen2_vl", ["text", "vision"], True)],
 )
-def test_packed_gradients_equal_plain_ones(
-    load: LoadModel, family: str, parts: list[Any], checkpointing: bool
-) -> None:
+def test_packed_gradients_equal_plain_ones(load: LoadModel, family: str, parts: list[Any], checkpointing: bool) -> None:
     adapter = moved(load(family, lora=LoraConfig(r=4, parts=parts), gradient_checkpointing=checkpointing))
     found = packed_gradients(adapter)
     assert set(found) == {name for name, _ in adapter.trainable_parameters()}
@@ -89,7 +87,9 @@ def test_packed_gradients_equal_plain_ones(
     assert worst_relative_error(found, plain_gradients(adapter)) < 1e-5
 
 
-def test_gradient_is_that_of_the_merged_weights(load: LoadModel, model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_gradient_is_that_of_the_merged_weights(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     """By the chain rule from the gradient of the whole weight: dA = s B^T dW, dB = s dW A^T."""
     adapter = moved(load(lora=LoraConfig(r=4, alpha=6.0, parts=["text", "vision"])))
     adapter.save(tmp_path)
