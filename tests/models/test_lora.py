@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_gradient_is_that_of_the_merged_weights(
     adapter.save(tmp_path)
     found = packed_gradients(adapter)
     whole = packed_gradients(load(path=str(tmp_path)))
-    weights = dict(adapter.model.named_parameters())
+    weights = {name: p.detach() for name, p in adapter.model.named_parameters()}
     for name in [n for n in found if "lora_A" in n]:
         other = name.replace("lora_A", "lora_B")
         whole_name = name.replace(".lora_A.default", "")
@@ -133,16 +134,17 @@ def test_rollout_and_self_check_go_through_the_adapter(load: LoadModel) -> None:
     plain, adapter = load(), moved(load(lora=LoraConfig(parts=["text", "vision"])))
     assert check_packing(adapter, make_groups(adapter)[1], 0.7) < 1e-5
     prompt = make_prompt(adapter, make_sample([(84, 84)]))
-    sampling = Sampling(max_new_tokens=8, temperature=0.0)
+    sampling = Sampling(max_new_tokens=4, temperature=0.0)
     [group] = HfEngine(adapter, 65536).generate([prompt], 1, sampling, [("s",)])
     [other] = HfEngine(plain, 65536).generate([prompt], 1, sampling, [("s",)])
-    assert group.completions[0].token_ids != other.completions[0].token_ids
-    with torch.no_grad():
-        ids = list(group.completions[0].token_ids)
-        chosen = plain_log_probs(adapter, prompt, group.completions[0], 1.0)
-        for position, token in enumerate(ids):  # greedy: no other token is likelier, given the adapter
-            rivals = type(group.completions[0])((*ids[:position], (token + 1) % 300 + 8), "", False)
-            assert chosen[position] >= plain_log_probs(adapter, prompt, rivals, 1.0)[position] or token == 8
+    [completion] = group.completions
+    assert completion.token_ids != other.completions[0].token_ids
+    for position, token in enumerate(completion.token_ids):  # greedy: no other token is likelier, given the adapter
+        hidden = replace(completion, token_ids=(*completion.token_ids[:position], token))
+        with torch.no_grad():
+            chosen = plain_log_probs(adapter, prompt, hidden, 1.0)[-1]
+            rivals = [replace(hidden, token_ids=(*hidden.token_ids[:-1], rival)) for rival in range(8, 320, 13)]
+            assert all(chosen >= plain_log_probs(adapter, prompt, rival, 1.0)[-1] for rival in rivals)
 
 
 def test_saved_adapter_is_read_by_peft_and_transformers_and_merges(
