@@ -298,7 +298,7 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps},
         )
         with deferred_interrupts():
-            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state, self.log.latest)
             self.saved_step = progress.step
         return folder
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from transformers import PreTrainedModel
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from gpg_vl.config import LoraConfig
 
@@ -81,6 +82,14 @@ def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """``model`` with the adapter in ``folder`` added into its weights."""
     merged: PreTrainedModel = peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
     return merged
+
+
+def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that the adapter's config in ``folder`` asks for."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
+        wrapped = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder))
+    return {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(wrapped).items()}
 
 
 def _peft_config(config: LoraConfig, base: str) -> Any:
