@@ -60,9 +60,10 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _check_weights(folder: Path) -> None:
+    model_class: Any = AutoModelForImageTextToText
     try:
         config = AutoConfig.from_pretrained(folder)
-        _, info = AutoModelForImageTextToText.from_pretrained(
+        _, info = model_class.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError) as error:

@@ -94,7 +94,7 @@ def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
 
 def _peft_config(config: LoraConfig, base: str) -> Any:
     layers = "|".join(f"({_LAYERS[part]})" for part in sorted(config.parts))
-    alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
+    alpha: Any = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     return peft.LoraConfig(
         base_model_name_or_path=_lasting_name(base), r=config.r, lora_alpha=alpha, lora_dropout=0.0,
         target_modules=layers, bias="none",
