@@ -55,7 +55,7 @@ class Reference:
 
 def _without_weights(group: ScoredGroup) -> TrainingGroup:
     zeros = tuple((0.0,) * len(completion.token_ids) for completion in group.completions)
-    return TrainingGroup(group.prompt, group.completions, zeros)
+    return TrainingGroup(group.prompt, group.completions, zeros, group.image_features)
 
 
 def mean_kl(log_probs: Sequence[LogProbs]) -> float:
