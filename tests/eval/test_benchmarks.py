@@ -22,7 +22,10 @@ LIMITS += ["--evaluation.max_new_tokens", "3"]
 
 
 def write_rows(path: Path, num: int, metas: list[dict[str, Any]], **values: str) -> None:
-    samples = [replace(make_sample(seed=n, **values), meta=metas[n % len(metas)]) for n in range(num)]
+    """Rows with ids of their own, as the converters give each split."""
+    samples = [
+        replace(make_sample(seed=n, **values), id=f"{path.stem}-{n}", meta=metas[n % len(metas)]) for n in range(num)
+    ]
     write_jsonl(samples, path)
 
 
@@ -117,16 +120,17 @@ def test_table_has_only_what_was_measured(tmp_path: Path, capsys: pytest.Capture
     rows = [{"completion": f"<answer> {n} </answer>", "answer": "3"} for n in (3, 4, 3, 5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--completions", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "run")]
-    assert run(geoqa.BENCHMARK, words) == 0
+    assert run(superclevr.BENCHMARK, words) == 0
     capsys.readouterr()
     assert table.main([f"grpo={tmp_path / 'run'}", "--out", str(tmp_path / "table.md")]) == 0
     lines = (tmp_path / "table.md").read_text().splitlines()
-    geometry = [line for line in lines if line.startswith("| Accuracy")][:3]
-    assert geometry[0] == "| Accuracy | base | 35.41 | not run | not run | not run | not run | not run |"
-    assert geometry[1].startswith("| Accuracy | grpo | 47.48 | 50.00 [15.0, 85.0] | +2.52 [-32.5, +37.5] | 50.00 [")
-    assert "| 4 of 754 |" in geometry[1]
-    assert sum("not run" not in line for line in lines if line.startswith("| ") and "figure" not in line) == 1 + 6, (
-        "one measured row, and the six lines under the headers"
+    base, grpo = [line for line in lines if line.startswith("| Accuracy")][-2:]
+    assert base == "| Accuracy | base | 48.00 | not run | not run | not run | not run | not run |"
+    assert grpo.startswith(
+        "| Accuracy | grpo | 82.50 | 50.00 [15.0, 85.0] | -32.50 [-67.5, +2.5] | 50.00 [15.0, 85.0] | "
     )
+    assert "| 4 of 200 |" in grpo
+    body = [line for line in lines if line.startswith("| ") and not line.startswith(("| figure", "| ---"))]
+    assert [line for line in body if "not run" not in line] == [grpo]
     assert table.main([str(tmp_path / "none")]) == 2
     assert "no results.json of a benchmark" in capsys.readouterr().err
