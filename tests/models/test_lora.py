@@ -57,7 +57,8 @@ def packed_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)
     for rows in plan_micro_batches(make_groups(adapter), 8192, 10_000):
-        forward(build_micro_batch(rows, adapter.pad_token_id)).backward()
+        batch = build_micro_batch(rows, adapter.pad_token_id)
+        (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)
 
 
