@@ -416,6 +416,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
         objective__f_norm="std", update__learning_rate=3e-4, update__betas=[0.5, 0.6], update__weight_decay=0.3,
         update__warmup_steps=2,
     )  # fmt: skip
+    Path(recipe.run.output_dir).mkdir()
     trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
     kept: list[Any] = []
     original = trainer.collector.collect
@@ -464,6 +465,7 @@ def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path:
     path = tmp_path / "two.parquet"
     write_parquet(draw_samples("counting", 2, seed=3), path)
     recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
+    Path(recipe.run.output_dir).mkdir()
     trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
     trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
     collected = trainer.collector.collect(1)
