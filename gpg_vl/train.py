@@ -28,7 +28,7 @@ from gpg_vl.checkpoint import (
 )
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, summarise_scores
+from gpg_vl.evaluate import Evaluator, number_rows
 from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -41,8 +41,10 @@ from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
+from gpg_vl.reference import Reference, mean_kl
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
@@ -119,18 +121,19 @@ class _Trainer:
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_sources = [source for each in checked[1:] for source in each.sources]
+        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+            prompts, engine, scorer, self.tasks, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.reference = Reference(recipe, self.accelerator) if self.objective.needs_log_probs else None
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
@@ -183,7 +186,7 @@ class _Trainer:
 
     def _is_validation_due(self) -> bool:
         step, every = self.progress.step, self.recipe.run.eval_every
-        return bool(self.eval_sources) and step > self.progress.validated_step and step % every == 0
+        return bool(self.eval_rows) and step > self.progress.validated_step and step % every == 0
 
     def _is_save_due(self) -> bool:
         step = self.progress.step
@@ -215,13 +218,17 @@ class _Trainer:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
-        groups = [self.objective.training_group(group) for group in collected.trained]
+        if self.reference is None:
+            kl, groups = None, [self.objective.training_group(group) for group in collected.trained]
+        else:
+            log_probs = self.reference.compare(self.forward, collected.trained)
+            kl, groups = mean_kl(log_probs), list(map(self.objective.training_group, collected.trained, log_probs))
         if not self.is_checked and groups:
             with_image = [group for group in groups if group.prompt.pixel_values is not None]
             difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
             print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
             self.is_checked = True
-        return accumulate_gradient(
+        stats = accumulate_gradient(
             self.forward,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
@@ -229,6 +236,7 @@ class _Trainer:
             self.adapter.pad_token_id,
             self.accelerator,
         )
+        return replace(stats, kl=kl)
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
@@ -241,8 +249,7 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        samples = [sample for source in self.eval_sources for sample in source.samples]
-        scores = summarise_scores(self.evaluator.run(samples), self.tasks)
+        scores = summarise_scores([each for part in self.evaluator.run(self.eval_rows) for each in part], self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
