@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from gpg_vl.dataset.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.dataset.tables import Row, Table
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
-
-KIT_FIELDS = ("id", "task", "images", "question", "answer", "meta")
 
 
 def match_columns(
@@ -86,23 +85,18 @@ class LazySamples(Sequence[Sample]):
             raise ValueError(f"{self.path}, row {position + 1}: {error}") from error
 
     def _make_sample(self, row: Row, number: int) -> Sample:
+        check_version(row.get(VERSION_FIELD))
         fields = {field: row.get(column) for field, column in self.columns.items()}
-        taken = set(self.columns.values())
+        taken = {VERSION_FIELD, *self.columns.values()}
         default_id = None if "id" in self.columns else f"{self.path}:{number}"
         return Sample(
-            id=_read_text("id", fields.get("id", default_id)),
-            task=self.task or _read_text("task", fields.get("task")),
+            id=read_text("id", fields.get("id", default_id)),
+            task=self.task or read_text("task", fields.get("task")),
             images=_read_images(fields.get("images"), self.root),
-            question=_read_text("question", fields.get("question")),
-            answer=strip_answer_tags(_read_text("answer", fields.get("answer"))),
+            question=read_text("question", fields.get("question")),
+            answer=strip_answer_tags(read_text("answer", fields.get("answer"))),
             meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
         )
-
-
-def _read_text(field: str, value: Any) -> str:
-    if value is None or value == "":
-        raise ValueError(f"the {field} is missing")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _read_meta(value: Any) -> dict[str, Any]:
