@@ -248,6 +248,7 @@ class RunConfig:
         steps: optimizer steps
         output_dir: everything the run writes goes here
         save_every: steps between checkpoints; the last step is always saved
+        save_total_limit: keeps the newest so many checkpoints, and that of the best validation score; null keeps all
         eval_every: steps between validations of data.eval; 0 never
         seed: decides prompts, samples and initial state of the run
         resume: auto continues the run found in output_dir, never refuses to touch it
@@ -259,6 +260,7 @@ class RunConfig:
     steps: int = 500
     output_dir: str = "runs/run"
     save_every: int = 100
+    save_total_limit: int | None = None
     eval_every: int = 100
     seed: int = 42
     resume: Literal["auto", "never"] = "auto"
@@ -269,6 +271,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "run.steps must be at least 1")
         _require(self.save_every >= 1, "run.save_every must be at least 1")
+        _require(self.save_total_limit is None or self.save_total_limit >= 1, "run.save_total_limit must be at least 1")
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - {"tensorboard"})
