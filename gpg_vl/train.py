@@ -28,7 +28,7 @@ from gpg_vl.checkpoint import (
 )
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, summarise_scores
+from gpg_vl.evaluate import Evaluator, number_rows
 from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -43,6 +43,7 @@ from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
@@ -119,14 +120,14 @@ class _Trainer:
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_sources = [source for each in checked[1:] for source in each.sources]
+        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+            prompts, engine, scorer, self.tasks, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
@@ -183,7 +184,7 @@ class _Trainer:
 
     def _is_validation_due(self) -> bool:
         step, every = self.progress.step, self.recipe.run.eval_every
-        return bool(self.eval_sources) and step > self.progress.validated_step and step % every == 0
+        return bool(self.eval_rows) and step > self.progress.validated_step and step % every == 0
 
     def _is_save_due(self) -> bool:
         step = self.progress.step
@@ -241,8 +242,7 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        samples = [sample for source in self.eval_sources for sample in source.samples]
-        scores = summarise_scores(self.evaluator.run(samples), self.tasks)
+        scores = summarise_scores([each for part in self.evaluator.run(self.eval_rows) for each in part], self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
