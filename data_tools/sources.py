@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import ijson
 import pyarrow
 import pyarrow.parquet
 
@@ -68,6 +69,17 @@ def read_parquet(source: str, columns: Sequence[str], pattern: str = "*.parquet"
     return _iterate_parquet(files, columns)
 
 
+def read_all_parquet(source: str) -> Iterator[SourceRow]:
+    """The rows of one Parquet file with all its columns.
+
+    Raises:
+        ValueError: there is no such file, or it is no Parquet
+    """
+    if not Path(source).is_file():
+        raise ValueError(f"no such file: {source}")
+    return read_parquet(source, _column_names(Path(source)))
+
+
 def _column_names(file: Path) -> list[str]:
     try:
         names: list[str] = pyarrow.parquet.read_schema(file).names
@@ -106,6 +118,32 @@ def _iterate_lines(file: Path) -> Iterator[SourceRow]:
                 number += 1
                 place = f"{file.name}, line {line_number}"
                 yield SourceRow(number, place, parse_object(line, place))
+
+
+def read_json_list(source: str) -> Iterator[SourceRow]:
+    """The objects of a JSON file that is one list, UTF-8, never in memory as a whole.
+
+    Raises:
+        ValueError: no such file, or no JSON list of objects; names the place
+    """
+    if not Path(source).is_file():
+        raise ValueError(f"no such file: {source}")
+    return _iterate_list(Path(source))
+
+
+def _iterate_list(file: Path) -> Iterator[SourceRow]:
+    number = 0
+    with file.open("rb") as stream:
+        try:
+            for value in ijson.items(stream, "item", use_float=True):
+                number += 1
+                if not isinstance(value, dict):
+                    raise ValueError(f"{file.name}, entry {number}: a {type(value).__name__}, not an object")
+                yield SourceRow(number, f"{file.name}, entry {number}", value)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file.name}, after entry {number}: not JSON ({type(error).__name__})") from error
+    if number == 0:
+        raise ValueError(f"{file.name} is no JSON list of objects")
 
 
 def parse_object(content: bytes, place: str) -> dict[str, Any]:
