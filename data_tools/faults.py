@@ -29,8 +29,8 @@ def find_fault(sample: Sample) -> Fault | None:
         views = [_view(source) for source in sample.images]
     except ValueError as error:
         return Fault("an image cannot be opened", str(error))
-    task = load_task(sample.task)
     try:
+        task = load_task(sample.task)
         task.check(sample)
     except ValueError as error:
         return Fault("the answer is none of its task", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from gpg_vl.images import MAX_BYTES
@@ -12,7 +13,7 @@ class ImageFiles:
     """Finds images by the path that a row has, or by the longest end of that path that exists.
 
     So ``./Geo170K/images/test/0.png`` is found in the folder above ``Geo170K``, in ``Geo170K``, in ``images``, and in
-    a ZIP with members ``images/test/0.png``.
+    a ZIP with members ``images/test/0.png``. A ZIP knows a member by its bare name too, where no other one has it.
     """
 
     def __init__(self, location: str) -> None:
@@ -23,7 +24,7 @@ class ImageFiles:
             self._root = Path(location).resolve()
         elif zipfile.is_zipfile(location):
             self._archive = zipfile.ZipFile(location)
-            self._members = {entry.filename: entry for entry in self._archive.infolist()}
+            self._members = _name_members(self._archive)
         else:
             raise ValueError(f"--images {location}: no such folder or ZIP archive")
 
@@ -47,9 +48,17 @@ class ImageFiles:
             entry = self._members.get(path)
             if entry is not None and entry.file_size > MAX_BYTES:
                 raise ValueError(f"image {path[:80]!r} has {entry.file_size} bytes, more than {MAX_BYTES}")
-            return None if entry is None or entry.is_dir() else self._archive.read(entry)
+            return None if entry is None else self._archive.read(entry)
         try:
             file = (self._root / path).resolve()
             return str(file) if file.is_relative_to(self._root) and file.is_file() else None
         except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
             raise ValueError(f"image {path[:80]!r} is no usable path ({type(error).__name__})") from error
+
+
+def _name_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    names = [PurePosixPath(entry.filename).name for entry in files]
+    counts = Counter(names)
+    alone = {name: entry for name, entry in zip(names, files, strict=True) if counts[name] == 1}
+    return {**alone, **{entry.filename: entry for entry in files}}

@@ -4,8 +4,8 @@
         images=image --image-root pictures --out data/mine/train.parquet
 
 ``--columns`` says which column holds which of id, images, question, answer, task and meta; one of the same name needs
-no word, rows without a column ``id`` are numbered, and columns that no word names go into ``meta``. A row lacking a field
-is dropped and counted; boxes have to be in original pixels.
+no word, rows without a column ``id`` are numbered, and columns that no word names go into ``meta``. A row that lacks a
+field is dropped and counted; boxes have to be in original pixels.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     python -m data_tools.lisa --source ReasonSeg/test --box published --instructions first --out data/lisa/test.parquet
 
 Each instruction of a picture makes a row. ``published`` is the box around the first polygon, whatever its label, as in
-Visual-RFT; ``union`` is the box around all polygons labelled target, which is what the instruction asks for.
+Visual-RFT; ``union`` is the box around all polygons labelled target, which is what the instruction asks for. The
+polygons that a box is around stand in ``meta.polygons``, for masks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gpg_vl.images import read_size
 from gpg_vl.records import Box, Sample
 
 MIN_POINTS = 3  # fewer enclose nothing
-Point = tuple[float, float]
+Polygon = list[list[float]]  # of [x, y] in pixels
 
 
 def read_folder(source: str) -> Iterator[SourceRow]:
@@ -48,47 +49,44 @@ def make_samples(row: SourceRow, box: str, only_first: bool) -> Iterator[Sample]
     shapes, instructions = annotation.get("shapes"), annotation.get("text")
     if not isinstance(shapes, list) or not isinstance(instructions, list):
         raise ValueError("shapes or text is no list")
-    corners = published_box(shapes) if box == "published" else union_box(shapes)
-    answer = write_pixels([cut_at_edges(corners, read_size(str(image)))])
+    polygons = first_polygon(shapes) if box == "published" else target_polygons(shapes)
+    answer = write_pixels([cut_at_edges(box_around(polygons), read_size(str(image)))])
     for number, instruction in enumerate(instructions[:1] if only_first else instructions):
-        meta = {"is_sentence": bool(annotation.get("is_sentence"))}
+        meta = {"is_sentence": bool(annotation.get("is_sentence")), "polygons": polygons}
         name = f"lisa-{file.parent.name}-{file.stem}-{number}"
         yield Sample(name, "grounding", (str(image),), str(instruction).strip(), answer, meta)
 
 
-def published_box(shapes: Sequence[Mapping[str, Any]]) -> Box:
-    """The box around the first polygon, whatever its label."""
+def first_polygon(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
+    """The first polygon alone, whatever its label."""
     if not shapes:
         raise DropRow("no polygon")
-    return _box_around(_read_polygon(shapes[0]))
+    polygon = _points(shapes[0])
+    if len(polygon) < MIN_POINTS:
+        raise DropRow("a polygon of fewer than three points", json.dumps(polygon))
+    return [polygon]
 
 
-def union_box(shapes: Sequence[Mapping[str, Any]]) -> Box:
-    """The box around all polygons of the label target; ones of fewer than three points are passed over."""
-    polygons = [_points(shape) for shape in shapes if shape.get("label") == "target"]
-    points = [point for polygon in polygons if len(polygon) >= MIN_POINTS for point in polygon]
-    if not points:
+def target_polygons(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
+    """All polygons of the label target; ones of fewer than three points are passed over."""
+    targets = [_points(shape) for shape in shapes if shape.get("label") == "target"]
+    polygons = [polygon for polygon in targets if len(polygon) >= MIN_POINTS]
+    if not polygons:
         raise DropRow("no polygon of the label target")
-    return _box_around(points)
+    return polygons
 
 
-def _read_polygon(shape: Mapping[str, Any]) -> list[Point]:
-    points = _points(shape)
-    if len(points) < MIN_POINTS:
-        raise DropRow("a polygon of fewer than three points", json.dumps(points))
-    return points
+def box_around(polygons: Sequence[Polygon]) -> Box:
+    """The smallest box that holds every point."""
+    xs, ys = zip(*(point for polygon in polygons for point in polygon), strict=True)
+    return (min(xs), min(ys), max(xs), max(ys))
 
 
-def _points(shape: Mapping[str, Any]) -> list[Point]:
+def _points(shape: Mapping[str, Any]) -> Polygon:
     try:
-        return [(float(x), float(y)) for x, y in shape["points"]]
+        return [[float(x), float(y)] for x, y in shape["points"]]
     except (KeyError, TypeError) as error:
         raise ValueError("a polygon's points are no list of [x, y]") from error
-
-
-def _box_around(points: Sequence[Point]) -> Box:
-    xs, ys = zip(*points, strict=True)
-    return (min(xs), min(ys), max(xs), max(ys))
 
 
 def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gpg_vl.dataset import load_source
 from gpg_vl.images import read_size
 from gpg_vl.records import ImageView, Sample
@@ -17,7 +19,8 @@ def read_rows(path: Path) -> list[Sample]:
     """The rows of a converted file, each scored as its own answer: the main part must be 1."""
     samples = list(load_source(str(path)).samples)
     for sample in samples:
-        assert score_gold(sample) == 1, sample
+        score = score_gold(sample)
+        assert score == pytest.approx(1, abs=1e-9), (sample.id, sample.answer)
     return samples
 
 
