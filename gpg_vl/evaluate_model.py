@@ -37,7 +37,7 @@ def _evaluate(recipe: Recipe, out: Path | None, scorer: Scorer) -> dict[str, Tas
     scorer.start()
     adapter = load_adapter(recipe.model)
     adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt)
+    prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt, recipe.data.image_hosts)
     max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
     check_rows(checked, prompts, max_new_tokens, context_limit(adapter))
     engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)

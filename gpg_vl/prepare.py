@@ -11,6 +11,7 @@ from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
+from gpg_vl.images import check_presence
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.own_code import describe_error
 from gpg_vl.prompting import PromptBuilder
@@ -37,7 +38,8 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
     if not entries:
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
-    sources = [load_source(entry, recipe.data.image_root, recipe.task, limit) for entry in entries]
+    data = recipe.data
+    sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     for source in sources:
@@ -46,6 +48,8 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 if sample.task not in tasks:
                     tasks[sample.task] = load_task(sample.task)
                 tasks[sample.task].check(sample)
+                for image in sample.images:
+                    check_presence(image)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
             except (Exception, SystemExit) as error:  # the check is the user's code

@@ -112,7 +112,7 @@ def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words
     [
         ({"answer": ...}, "has no column answer; it has"),
         ({"answer": "four"}, "row 1: the answer 'four' is no count"),
-        ({"images": ["gone.png"]}, "row 1: image 'gone.png' is not in"),
+        ({"images": ["gone.png"]}, "row 1: cannot open image .*gone.png: no such file"),
         ({"question": "Look: <|image_pad|>"}, r"row 1: the question contains the control token <\|image_pad\|>"),
         ({"question": "<image> or <image>?"}, "row 1: the question has 2 <image> markers for 0 images; write one"),
         ({"question": "word " * 5000}, "row 1: the prompt has .* tokens and its completion up to 4, together more"),

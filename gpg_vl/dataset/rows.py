@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from gpg_vl.dataset.tables import Row, Table
+from gpg_vl.images import find_image
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
 
@@ -66,6 +67,7 @@ class LazySamples(Sequence[Sample]):
     columns: dict[str, str]  # kit field -> column
     root: Path | None  # resolved folder that image paths must stay in; None allows no paths
     task: str | None
+    hosts: Collection[str] = ()  # that image URLs may name
 
     def __len__(self) -> int:
         return len(self.table)
@@ -92,7 +94,7 @@ class LazySamples(Sequence[Sample]):
         return Sample(
             id=_read_text("id", fields.get("id", default_id)),
             task=self.task or _read_text("task", fields.get("task")),
-            images=_read_images(fields.get("images"), self.root),
+            images=_read_images(fields.get("images"), self.root, self.hosts),
             question=_read_text("question", fields.get("question")),
             answer=strip_answer_tags(_read_text("answer", fields.get("answer"))),
             meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
@@ -127,35 +129,17 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
     return location.parent.resolve() if location.is_file() else None
 
 
-def _read_images(value: Any, root: Path | None) -> tuple[str | bytes, ...]:
+def _read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes, ...]:
     """The images of one row: a list, a single one, or null for none."""
     entries = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(_read_image(entry, root) for entry in entries)
+    return tuple(_read_image(entry, root, hosts) for entry in entries)
 
 
-def _read_image(entry: Any, root: Path | None) -> str | bytes:
+def _read_image(entry: Any, root: Path | None, hosts: Collection[str]) -> str | bytes:
     if isinstance(entry, Mapping):
         entry = entry.get("path") if entry.get("bytes") is None else entry["bytes"]
     if isinstance(entry, bytes):
         return entry
     if not isinstance(entry, str):
         raise ValueError(f"an image is a {type(entry).__name__}; give a path, or the bytes of an image file")
-    if "://" in entry or entry.startswith("data:"):
-        raise ValueError(f"image {entry[:80]!r} is a URL; download it and give its path")
-    return _find_image(entry, root)
-
-
-def _find_image(entry: str, root: Path | None) -> str:
-    if root is None:
-        raise ValueError(
-            f"image {entry!r} is not in the hub data set itself; set data.image_root to the images' folder"
-        )
-    try:
-        path = (root / entry).resolve()
-        if not path.is_relative_to(root):
-            raise ValueError(f"image {entry!r} is outside of {root}; set data.image_root to a folder that holds it")
-        if not path.is_file():
-            raise ValueError(f"image {entry!r} is not in {root}; put it there or set data.image_root")
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
-    return str(path)
+    return find_image(entry, root, hosts)
