@@ -7,12 +7,14 @@ PYTEST_ARGS ?=
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-lower bench check clean
+.PHONY: help quickstart test test-slow test-faults test-faults-ci test-lower bench check clean
 
 help:
 	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
 	@echo "make test-slow    the demo on three seeds, a control, and docs/add-a-task.md followed (about 20 minutes)"
+	@echo "make test-faults  runs that are killed, starved and corrupted, on one rank and on two (docs/reliability.md)"
+	@echo "make test-faults-ci   the part of them that every commit has to pass"
 	@echo "make test-lower   run the tests on the oldest supported libraries"
 	@echo "make bench        speed and memory beside plain transformers code and TRL"
 	@echo "make check        ruff, mypy, import-linter"
@@ -29,12 +31,17 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -m slow -s --timeout 3600
 
+test-faults: .venv/.installed
+	$(TEST_ENV) .venv/bin/python -m pytest -m faults --durations 0 $(PYTEST_ARGS)
+
+test-faults-ci: .venv/.installed
+	$(TEST_ENV) .venv/bin/python -m pytest -m faults_ci $(PYTEST_ARGS)
+
 test-lower: .venv-lower/.installed
 	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 # What was measured, longer shapes and a GPU: docs/performance.md.
 bench: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.rollout --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.full_step --rounds 4
@@ -66,6 +73,6 @@ define install
 	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
 @echo "Installing into $(1); the libraries take about 6 GB of disk"
 $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev]"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev,bench]"
 @touch $@
 endef

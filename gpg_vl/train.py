@@ -7,29 +7,28 @@ centred rewards, log. Everything that can be wrong with the recipe or the data i
 from __future__ import annotations
 
 import math
-import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
 from accelerate import Accelerator
 
 from gpg_vl.checkpoint import (
     RECIPE_FILE,
     TrainingState,
+    changed_versions,
     load_optimizer,
+    load_random_state,
     load_state,
     save_checkpoint,
     write_recipe,
 )
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, summarise_scores
+from gpg_vl.evaluate import Evaluator, number_rows
 from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -37,11 +36,14 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, learning_rate
-from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources, open_output_dir
+from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.random_state import seed_everything
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
@@ -55,6 +57,7 @@ class Progress:
     step: int = 0  # finished optimizer steps
     stream: dict[str, Any] | None = None
     validated_step: int = 0
+    validation: dict[str, float] = field(default_factory=dict)  # of validated_step
     tasks_done: tuple[str, ...] = ()
     all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
     silent_steps: int = 0
@@ -69,11 +72,12 @@ def train(recipe: Recipe) -> Path:
     Raises:
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
         RewardError: a completion could not be scored and ``rewards.on_error`` is abort
+        OSError: the disk is full or gone; the last checkpoint is as it was
         Interrupted: SIGINT or SIGTERM
 
     Whatever ends the run early, the state of the last finished step is saved first.
     """
-    with interrupts_raise(), Scorer(recipe.rewards) as scorer:
+    with interrupts_raise(), claim_output_dir(recipe), Scorer(recipe.rewards) as scorer:
         return _Trainer(recipe, scorer).run()
 
 
@@ -83,22 +87,26 @@ class _Trainer:
     def __init__(self, recipe: Recipe, scorer: Scorer):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        self.resumed_from = open_output_dir(recipe)
+        self.resumed_from = find_resume_point(recipe)
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
-        _seed_everything(recipe.run.seed)
+        seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
             check_all_rows(recipe, checked, prompts, self.adapter)
+        parameters = list(self.adapter.model.parameters())
+        check_room(recipe, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
         self._build_stages(checked, prompts, scorer)
         self._take_up_position()
         write_recipe(recipe, self.output_dir / RECIPE_FILE)
         self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
+        if self.resumed_from is not None:
+            load_random_state(self.resumed_from)  # last: loading the model draws from them
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
@@ -112,14 +120,14 @@ class _Trainer:
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_sources = [source for each in checked[1:] for source in each.sources]
+        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+            prompts, engine, scorer, self.tasks, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
@@ -132,6 +140,8 @@ class _Trainer:
             load_optimizer(self.resumed_from, self.adapter, self.optimizer.optimizer)
             self._restore(load_state(self.resumed_from))
             print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
+            for name, (then, now) in changed_versions(self.resumed_from).items():
+                print(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ", file=sys.stderr)
         self.saved_step = self.progress.step
         self.is_checked = False
 
@@ -148,12 +158,18 @@ class _Trainer:
                 if self._is_over():
                     return checkpoint_folder(self.output_dir, self.progress.step)
                 self._step()
-        except BaseException:
-            if self.progress.step > self.saved_step:
-                print(f"stopped; the same command goes on from {self._save()}", file=sys.stderr)
+        except BaseException as error:
+            self._save_after(error)
             raise
         finally:
             self.log.close()
+
+    def _save_after(self, error: BaseException) -> None:
+        """Saves the last finished step, except after an error of the disk: it would only come again."""
+        if isinstance(error, OSError):
+            print(f"stopped; the same command goes on from step {self.saved_step}", file=sys.stderr)
+        elif self.progress.step > self.saved_step:
+            print(f"stopped; the same command goes on from {self._save()}", file=sys.stderr)
 
     def _is_over(self) -> bool:
         return self.progress.step >= self._last_step()
@@ -168,7 +184,7 @@ class _Trainer:
 
     def _is_validation_due(self) -> bool:
         step, every = self.progress.step, self.recipe.run.eval_every
-        return bool(self.eval_sources) and step > self.progress.validated_step and step % every == 0
+        return bool(self.eval_rows) and step > self.progress.validated_step and step % every == 0
 
     def _is_save_due(self) -> bool:
         step = self.progress.step
@@ -226,14 +242,14 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        samples = [sample for source in self.eval_sources for sample in source.samples]
-        scores = summarise_scores(self.evaluator.run(samples), self.tasks)
+        scores = summarise_scores([each for part in self.evaluator.run(self.eval_rows) for each in part], self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
                 if len(progress.tasks_done) == len(stop_when):
                     progress.all_done_step = progress.step
             progress.validated_step = progress.step
+            progress.validation = {task: score.value for task, score in scores.items()}
             self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
@@ -272,6 +288,7 @@ class _Trainer:
             step=progress.step,
             stream=progress.stream,
             validated_step=progress.validated_step,
+            validation=progress.validation if progress.validated_step == progress.step else {},
             tasks_done=list(progress.tasks_done),
             all_done_step=progress.all_done_step,
             counters={"silent_steps": progress.silent_steps},
@@ -286,14 +303,9 @@ class _Trainer:
             step=state.step,
             stream=state.stream,
             validated_step=state.validated_step,
+            validation=state.validation,
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
         )
         self.stream.restore(state.stream)
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
