@@ -167,11 +167,12 @@ class ObjectiveConfig:
     """What is followed (docs/objective.md).
 
     Args:
-        name: gpg, or supervised (the task's gold completion with coefficient 1)
+        name: gpg, grpo, or supervised (the task's gold completion with coefficient 1)
         f_norm: divisor of the centred reward; one, or the group's std (paper, Eq. 6)
         f_norm_eps: added to the std
         alpha: divide by the groups with signal (paper, Eq. 7) instead of by all groups
         alpha_eps: added to 1/alpha; for parity with the published multimodal code only
+        kl_coefficient: of GRPO's KL to the initial policy; above 0 that model is loaded too and run every step
         reduction: group (paper, Eq. 5), sequence, token, or token_official (silent groups stay in the denominator)
         beta_th: draw again while fewer than this share of prompts_per_step has signal; 0 never draws again
         max_draws: most draws of a step, the first included
@@ -182,6 +183,7 @@ class ObjectiveConfig:
     f_norm_eps: float = 0.0
     alpha: bool = True
     alpha_eps: float = 0.0
+    kl_coefficient: float = 0.0
     reduction: Literal["group", "sequence", "token", "token_official"] = "group"
     beta_th: float = 0.6
     max_draws: int = 20
@@ -192,6 +194,7 @@ class ObjectiveConfig:
         _require(
             self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative"
         )
+        _require(self.kl_coefficient >= 0, "objective.kl_coefficient must not be negative")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
+from gpg_vl.reference import Reference, mean_kl
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
 from gpg_vl.scores import summarise_scores
@@ -132,6 +133,7 @@ class _Trainer:
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.reference = Reference(recipe, self.accelerator) if self.objective.needs_log_probs else None
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
@@ -216,13 +218,17 @@ class _Trainer:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
-        groups = [self.objective.training_group(group) for group in collected.trained]
+        if self.reference is None:
+            kl, groups = None, [self.objective.training_group(group) for group in collected.trained]
+        else:
+            log_probs = self.reference.compare(self.forward, collected.trained)
+            kl, groups = mean_kl(log_probs), list(map(self.objective.training_group, collected.trained, log_probs))
         if not self.is_checked and groups:
             with_image = [group for group in groups if group.prompt.pixel_values is not None]
             difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
             print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
             self.is_checked = True
-        return accumulate_gradient(
+        stats = accumulate_gradient(
             self.forward,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
@@ -230,6 +236,7 @@ class _Trainer:
             self.adapter.pad_token_id,
             self.accelerator,
         )
+        return replace(stats, kl=kl)
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""

@@ -29,6 +29,7 @@ class UpdateStats:
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group: prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
+    kl: float | None = None  # mean k3 to the reference over this rank's tokens, where the objective has a reference
 
 
 def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
@@ -54,7 +55,7 @@ def _visible(adapter: QwenVLAdapter, segment_ids: Tensor) -> Tensor | BlockMask:
 
 
 class PolicyForward(nn.Module):
-    """Forward, log-probs and weighted sum as one module: the one that is wrapped for distributed training."""
+    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
 
     def __init__(self, adapter: QwenVLAdapter, temperature: float):
         super().__init__()
@@ -63,10 +64,9 @@ class PolicyForward(nn.Module):
         self._temperature = temperature
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """The sum of coefficient * log-prob over the micro-batch, a scalar."""
+        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
         with self._adapter.autocast():
-            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        return (batch.coefficients * log_probs).sum()
+            return packed_log_probs(self._adapter, batch, self._temperature)
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -99,7 +99,7 @@ def accumulate_gradient(
     padded_tokens = 0
     for rows in plan:
         batch = move_to(build_micro_batch(rows, pad_token_id), accelerator.device)
-        weighted_sum = forward(batch)
+        weighted_sum = (batch.coefficients * forward(batch)).sum()
         # the wrapper averages over ranks: undo it, the denominator is that of all ranks
         accelerator.backward(weighted_sum * (accelerator.num_processes / denominator))
         loss += float(weighted_sum.detach()) / denominator

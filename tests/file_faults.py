@@ -65,9 +65,7 @@ class FileOperations:
             patch.setattr(f"{module}.{name}", watched_save_file)
 
     def _on_event(self, event: str, words: tuple[Any, ...]) -> None:
-        if event in EVENTS:
-            self._count(event, str(words[0]))
-        elif event == "open" and isinstance(words[2], int) and words[2] & (os.O_WRONLY | os.O_RDWR):
+        if event in EVENTS or (event == "open" and isinstance(words[2], int) and words[2] & (os.O_WRONLY | os.O_RDWR)):
             self._count(event, str(words[0]))
 
     def _count(self, operation: str, path: str) -> None:

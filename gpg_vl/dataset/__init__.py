@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gpg_vl.dataset.rows import KIT_FIELDS, LazySamples, find_image_root, match_columns
+from gpg_vl.dataset.rows import LazySamples, find_image_root, match_columns
+from gpg_vl.dataset.schema import KIT_FIELDS
 from gpg_vl.dataset.tables import open_table
 from gpg_vl.dataset.writing import write_jsonl, write_parquet
 from gpg_vl.records import Sample
