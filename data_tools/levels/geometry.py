@@ -63,8 +63,8 @@ def _hypotenuse(rng: Random, canvas: Canvas) -> Figure:
     for side, length in lengths.items():
         if side != unknown:
             _label_side(canvas, corners, side, str(length))
-    side = ("AB", "BC", "CA")[unknown]
-    return f"Triangle ABC has a right angle at A. How long is {side}?", str(lengths[unknown])
+    asked = ("AB", "BC", "CA")[unknown]
+    return f"Triangle ABC has a right angle at A. How long is {asked}?", str(lengths[unknown])
 
 
 def _isosceles(rng: Random, canvas: Canvas) -> Figure:
