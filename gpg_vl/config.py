@@ -101,12 +101,18 @@ class DataConfig:
     Args:
         train: training sources, each a path or {path, weight, columns}
         eval: validation sources, scored every run.eval_every steps
-        image_root: folder that image paths are relative to; null takes the data file's own folder
+        image_root: folder that image paths are relative to and stay in; null takes the data file's own folder
+        image_hosts: hosts that image URLs may name, as images.example.org; none of them refuses every URL
     """
 
     train: list[str | dict[str, Any]] = field(default_factory=list)
     eval: list[str | dict[str, Any]] = field(default_factory=list)
     image_root: str | None = None
+    image_hosts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]
+        _require(not urls, f"data.image_hosts: {urls} is no host; write names such as images.example.org")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class _Trainer:
         self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
+        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
             check_all_rows(recipe, checked, prompts, self.adapter)
         parameters = list(self.adapter.model.parameters())
