@@ -35,12 +35,13 @@ from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import build_optimizer, learning_rate
+from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
+from gpg_vl.reference import Reference, mean_kl
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
 from gpg_vl.scores import summarise_scores
@@ -90,13 +91,15 @@ class _Trainer:
         self.resumed_from = find_resume_point(recipe)
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
+        check_optimizer(recipe.update)
+        learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
+        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
             check_all_rows(recipe, checked, prompts, self.adapter)
         parameters = list(self.adapter.model.parameters())
@@ -131,7 +134,10 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
+        if self.accelerator.is_main_process:
+            show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.reference = Reference(recipe, self.accelerator) if self.objective.needs_log_probs else None
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
@@ -216,13 +222,17 @@ class _Trainer:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
-        groups = [self.objective.training_group(group) for group in collected.trained]
+        if self.reference is None:
+            kl, groups = None, [self.objective.training_group(group) for group in collected.trained]
+        else:
+            log_probs = self.reference.compare(self.forward, collected.trained)
+            kl, groups = mean_kl(log_probs), list(map(self.objective.training_group, collected.trained, log_probs))
         if not self.is_checked and groups:
             with_image = [group for group in groups if group.prompt.pixel_values is not None]
             difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
             print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
             self.is_checked = True
-        return accumulate_gradient(
+        stats = accumulate_gradient(
             self.forward,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
@@ -230,6 +240,7 @@ class _Trainer:
             self.adapter.pad_token_id,
             self.accelerator,
         )
+        return replace(stats, kl=kl)
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
@@ -294,7 +305,7 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps},
         )
         with deferred_interrupts():
-            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state, self.log.latest)
             self.saved_step = progress.step
         return folder
 

@@ -28,6 +28,7 @@ class UpdateStats:
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group: prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
+    kl: float | None = None  # mean k3 to the reference over this rank's tokens, where the objective has a reference
 
 
 def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
@@ -47,7 +48,7 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
 
 
 class PolicyForward(nn.Module):
-    """Forward, log-probs and weighted sum as one module: the one that is wrapped for distributed training."""
+    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
 
     def __init__(self, adapter: QwenVLAdapter, temperature: float):
         super().__init__()
@@ -56,10 +57,13 @@ class PolicyForward(nn.Module):
         self._temperature = temperature
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """The sum of coefficient * log-prob over the micro-batch, a scalar."""
+        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
         with self._adapter.autocast():
             log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        return (batch.coefficients * log_probs).sum()
+        if torch.is_grad_enabled() and not log_probs.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return log_probs
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -92,7 +96,7 @@ def accumulate_gradient(
     padded_tokens = 0
     for rows in plan:
         batch = move_to(build_micro_batch(rows, pad_token_id), accelerator.device)
-        weighted_sum = forward(batch)
+        weighted_sum = (batch.coefficients * forward(batch)).sum()
         # the wrapper averages over ranks: undo it, the denominator is that of all ranks
         accelerator.backward(weighted_sum * (accelerator.num_processes / denominator))
         loss += float(weighted_sum.detach()) / denominator
@@ -105,8 +109,12 @@ def accumulate_gradient(
 
 
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Moves the weights along the accumulated gradient and forgets it."""
+    """Moves the weights along the accumulated gradient and forgets it.
+
+    Args:
+        learning_rate: of this step; a group's ``lr_scale`` is its part's share of it
+    """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -51,7 +51,8 @@ def packed_gradients(
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)
     for rows in plan_micro_batches(groups, max_tokens, 10_000):
-        forward(build_micro_batch(rows, adapter.pad_token_id)).backward()
+        batch = build_micro_batch(rows, adapter.pad_token_id)
+        (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)
 
 
