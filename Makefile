@@ -13,7 +13,7 @@ help:
 	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
 	@echo "make test-slow    the demo on three seeds, a control, and docs/add-a-task.md followed (about 20 minutes)"
-	@echo "make test-faults  runs that are killed, starved and corrupted, on one rank and on two (docs/reliability.md)"
+	@echo "make test-faults  saves that are killed or out of disk at every file operation (docs/reliability.md)"
 	@echo "make test-faults-ci   the part of them that every commit has to pass"
 	@echo "make test-lower   run the tests on the oldest supported libraries"
 	@echo "make bench        speed and memory beside plain transformers code and TRL"

@@ -66,7 +66,11 @@ class PolicyForward(nn.Module):
     def forward(self, batch: MicroBatch) -> Tensor:
         """Log-probs [M] of the completion tokens of the micro-batch, float32."""
         with self._adapter.autocast():
-            return packed_log_probs(self._adapter, batch, self._temperature)
+            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
+        if torch.is_grad_enabled() and not log_probs.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return log_probs
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -112,8 +116,12 @@ def accumulate_gradient(
 
 
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Moves the weights along the accumulated gradient and forgets it."""
+    """Moves the weights along the accumulated gradient and forgets it.
+
+    Args:
+        learning_rate: of this step; a group's ``lr_scale`` is its part's share of it
+    """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import DataConfig, Recipe
 from gpg_vl.dataset import Source, load_source, write_jsonl, write_parquet
 from gpg_vl.prepare import load_sources
 from gpg_vl.records import Sample
@@ -374,19 +374,16 @@ def test_image_paths_are_relative_to_the_data_file_or_the_root(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("missing.png", "'missing.png' is not in .*data; put it there or set data.image_root"),
         ("../secret.png", "is outside of"),
         ("img/../../secret.png", "is outside of"),
         ("/etc/passwd", "is outside of"),
         ("link.png", "is outside of"),
         ("linked/secret.png", "is outside of"),
-        ("http://169.254.169.254/x.png", "is a URL"),
-        ("file:///etc/passwd", "is a URL"),
-        ("data:image/png;base64,AAAA", "is a URL"),
-        ("zero\0byte.png", "null byte"),
-        ("x" * 300, "no usable path"),
-        ("img", "is not in"),
-        ("", "'' is not in"),
+        ("http://169.254.169.254/x.png", "a host that data.image_hosts does not name"),
+        ("file:///etc/passwd", "a URL of the scheme 'file'"),
+        ("data:image/png;base64,AAAA", "a URL of the scheme 'data'"),
+        ("zero\0byte.png", "no usable path"),
+        ("loop/x.png", "no usable path"),
         (7, "an image is a int"),
         (None, "an image is a NoneType"),
         ({"bytes": None, "path": None}, "an image is a NoneType"),
@@ -397,9 +394,21 @@ def test_refused_image_paths(tmp_path: Path, image: Any, message: str) -> None:
     save_png(tmp_path / "data" / "img" / "7.png")
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "data" / "linked").symlink_to(tmp_path)
+    (tmp_path / "data" / "loop").symlink_to("loop")
     with pytest.raises(ValueError, match=rf"rows\.jsonl, row 2: .*{message}") as caught:
         read_images(tmp_path / "data" / "rows.jsonl", [image])
     assert "\n" not in str(caught.value)
+
+
+def test_urls_of_named_hosts_are_taken_and_not_fetched(tmp_path: Path) -> None:
+    url = "https://pictures.test/7.png"
+    path = write_lines(tmp_path / "rows.jsonl", kit_row(images=[url]))
+    recipe = Recipe(data=DataConfig(image_hosts=["pictures.test"]))
+    assert load_sources([path], recipe, "data.train").sources[0].samples[0].images == (url,)
+    with pytest.raises(ValueError, match=r"row 1: image .* a host that data.image_hosts does not name"):
+        check_rows(path)
+    with pytest.raises(ValueError, match=r"data.image_hosts: \['https://pictures.test'\] is no host"):
+        DataConfig(image_hosts=["https://pictures.test"])
 
 
 def test_image_root_must_exist(tmp_path: Path) -> None:
@@ -432,7 +441,9 @@ def check_rows(entry: str) -> list[Source]:
         ({"task": None}, "the task is missing"),
         ({"task": "countin"}, "no task 'countin'; did you mean 'counting'"),
         ({"task": "grounding", "answer": [1, 2, 30, 40]}, "no image"),
-        ({"images": ["missing.png"]}, "'missing.png' is not in"),
+        ({"images": ["missing.png"]}, "missing.png: no such file; put it there or set data.image_root"),
+        ({"images": [""]}, "no such file"),
+        ({"images": ["x" * 300]}, "file name too long"),
         ({"meta": "{"}, "meta is text but no JSON"),
         ({"meta": [1]}, "meta is a list"),
     ],

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.records import Frame, ImageView
 
 _MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
@@ -49,8 +50,9 @@ class QwenVLAdapter:
         self.config = config
         self.frame = frame
         _refuse_inexact(model.config)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.part_of(name) not in config.freeze)
+        if config.lora is None:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(self.part_of(name) not in config.freeze)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
@@ -69,17 +71,14 @@ class QwenVLAdapter:
                 f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
             ) from error
         attention = {f"{name}_config": _dense_attention(config, name) for name in ("text", "vision")}
-        model_class: Any = _MODEL_CLASSES[model_config.model_type]
-        try:
-            model, info = model_class.from_pretrained(
-                path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+        base = find_base(path)
+        model = _load_weights(base or path, model_config.model_type, attention)
+        if config.lora is not None and base is not None:
+            attach_saved(model, path, config.lora, base)
+        elif config.lora is not None:
+            attach(model, config.lora, path)
+        elif base is not None:
+            model = merge_saved(model, path)
         if processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") != model_config.image_token_id:
             raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
         return cls(model, processor, config, frame)
@@ -324,6 +323,26 @@ class QwenVLAdapter:
         """Writes a complete model folder: weights, config, generation config, processor, chat template."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _load_weights(path: str, model_type: str, attention: Any) -> PreTrainedModel:
+    """
+    Raises:
+        ValueError: a weight is missing or not as the config has it
+    """
+    model_class: Any = _MODEL_CLASSES[model_type]
+    try:
+        model, info = model_class.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
