@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,53 @@ def test_task_of_the_recipe_goes_before_that_of_the_row(tmp_path: Path) -> None:
 
 def test_numbers_serve_as_ids(tmp_path: Path) -> None:
     assert load_source(write_lines(tmp_path / "rows.jsonl", kit_row(id=7))).samples[0].id == "7"
+
+
+def test_rows_of_a_newer_schema_are_refused(tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, schema_version=1), kit_row(3, schema_version=2))
+    samples = load_source(lines).samples
+    assert [sample.meta for sample in samples[:2]] == [{}, {}]
+    with pytest.raises(ValueError, match=r"rows\.jsonl, row 3: schema_version is 2, this kit reads 1; write the rows"):
+        samples[2]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_files_say_their_schema(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (write_parquet if path.suffix == ".parquet" else write_jsonl)(demo_samples(png()), path)
+    if path.suffix == ".parquet":
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["schema_version"] for row in rows] == [1, 1, 1]
+    assert load_source(str(path)).samples[0].meta == demo_samples(png())[0].meta
+
+
+@pytest.mark.parametrize("field", ["question", "answer"])
+def test_a_text_of_a_million_characters_is_refused(tmp_path: Path, field: str) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, **{field: "x" * 1_000_000}))
+    with pytest.raises(ValueError, match=f"row 2: the {field} has 1000000 characters, more than 65536") as caught:
+        load_source(lines).samples[1]
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_a_file_is_complete_or_the_earlier_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write = write_parquet if path.suffix == ".parquet" else write_jsonl
+
+    def broken() -> Iterator[Sample]:
+        yield from demo_samples(png()) * 200
+        raise ValueError("the source broke off")
+
+    with pytest.raises(ValueError, match="broke off"):
+        write(broken(), path)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == []
+    write(demo_samples(png()), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="broke off"):
+        write(broken(), path)
+    assert path.read_bytes() == before
 
 
 # --- published columns -----------------------------------------------------------------------------------------------
