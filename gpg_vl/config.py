@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 PARTS = ("vision", "projector", "text")
-Attention = Literal["auto", "sdpa", "eager", "flex_attention"]
+Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
+PACKED_ATTENTION = ("grouped_sdpa", "flex_attention")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -51,7 +52,8 @@ class ModelConfig:
     Args:
         path: folder of the model, or its name on the hub
         dtype: compute type; trained weights always have a float32 master
-        attention: attention code, or {text, vision}; auto takes sdpa, flex_attention on long rows on CUDA
+        attention: attention code, or {text, vision}; auto: grouped_sdpa on a CPU, on CUDA sdpa with a dense mask, or
+            flex_attention where packed rows are long
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         freeze: parts that are not trained, of vision, projector, text
@@ -80,18 +82,18 @@ class ModelConfig:
         if isinstance(self.attention, dict):
             unknown = sorted(set(self.attention) - {"text", "vision"})
             _require(not unknown, f"model.attention: {unknown} has no attention of its own; name text or vision")
-            flex = self.attention.get("vision") == "flex_attention"
-            _require(not flex, "model.attention: vision has no rows to pack; leave flex_attention to text")
+            packed = self.attention.get("vision") in PACKED_ATTENTION
+            _require(not packed, f"model.attention: vision has no packed rows; leave {PACKED_ATTENTION} to text")
 
     @property
     def trained_parts(self) -> list[str]:
         return [part for part in PARTS if part not in self.freeze and (self.lora is None or part in self.lora.parts)]
 
     def attention_of(self, sub_model: Literal["text", "vision"]) -> Attention:
-        """The attention code of a sub-model; flex_attention for the whole model means the text."""
+        """The attention code of a sub-model; one for packed rows alone means the text."""
         if isinstance(self.attention, dict):
             return self.attention.get(sub_model, "auto")
-        return "auto" if sub_model == "vision" and self.attention == "flex_attention" else self.attention
+        return "auto" if sub_model == "vision" and self.attention in PACKED_ATTENTION else self.attention
 
 
 @dataclass(frozen=True)
