@@ -121,7 +121,7 @@ def test_converted_rows_train(tmp_path: Path, model_folders: dict[str, Path], na
     recipe = {
         "model": {"path": str(model), "dtype": "float32", "min_pixels": 784, "max_pixels": 50176},
         "data": {"train": [str(rows)]},
-        "rewards": {"functions": [f"{tmp_path}/spread.py:spread"]},
+        "rewards": {"functions": [f"{tmp_path}/spread.py:spread"], "timeout_s": 60.0},  # on a busy machine
         "rollout": {"prompts_per_step": 2, "group_size": 3, "max_new_tokens": 6},
         "update": {"learning_rate": 1.0e-3},
         "run": {"steps": 2, "output_dir": str(tmp_path / "run"), "eval_every": 0, "trackers": []},
