@@ -67,7 +67,7 @@ class Saves:
 
     def save(self, step: int) -> Path:
         state = TrainingState(step, {}, 0, {}, [], None, {})
-        return save_checkpoint(self.recipe, self._adapter, self._optimizer, state)
+        return save_checkpoint(self.recipe, self._adapter, self._optimizer, state, {})
 
     def save_in_child(self, strike_at: int | None, fault: Fault = kill, torn: bool = False) -> tuple[int, list[str]]:
         """Exit code of a process that saves step 2, 0 where it got through and 28 after an OSError; what it did."""
