@@ -17,7 +17,7 @@ environment:
   DATA        folder with the published files (default data/published)
   MODEL       model folder or name on the hub (default $default_model)
   OUT         what is made goes here (default runs/reproduce/$name; --smoke: $name-smoke)
-  PYTHON      the interpreter; and those of scripts/train.sh: NUM_PROCESSES, DEEPSPEED, NNODES ...
+  PYTHON      the interpreter (default .venv/bin/python of this checkout where there is one, else python3)
 END
 }
 
@@ -81,7 +81,7 @@ train() {
     [[ $variant != base ]] || return 0
     local recipes=("$home/scripts/recipes/$recipe.yaml")
     [[ $variant == gpg ]] || recipes+=("$home/scripts/recipes/variants/$variant.yaml")
-    run "$home/scripts/train.sh" "${recipes[@]}" --model.path "$model" --data.train "[$out/rows/$rows]" \
+    run "$PYTHON" -m gpg_vl train "${recipes[@]}" --model.path "$model" --data.train "[$out/rows/$rows]" \
         --run.output_dir "$folder" ${train_words[@]+"${train_words[@]}"}
 }
 
