@@ -6,6 +6,10 @@ PYTEST_ARGS ?=
 # The tests need no network; one thread for each of the two workers.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
+# Threads that wait sleep, and freed memory is kept: asking the system for gigabytes anew in every step costs those sides
+# most that need most, and on a virtual machine it can cost several times the step.
+BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-faults test-faults-ci smoke-reproduce test-lower bench check clean
 
@@ -51,9 +55,9 @@ test-lower: .venv-lower/.installed
 
 # What was measured, longer shapes and a GPU: docs/performance.md.
 bench: .venv/.installed
-	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3
-	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.rollout --rounds 3
-	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.full_step --rounds 4
+	$(BENCH_ENV) .venv/bin/python -m benchmarks.update_step --rounds 3
+	$(BENCH_ENV) .venv/bin/python -m benchmarks.rollout --rounds 3 --num-prompts 0
+	$(BENCH_ENV) .venv/bin/python -m benchmarks.full_step --rounds 4
 
 check: .venv/.installed
 	.venv/bin/ruff check .

@@ -55,7 +55,7 @@ class Counts:
 
     def lines(self) -> list[str]:
         """The counts as the screen shows them."""
-        total = f"{self.rows_written} rows written of {self.rows_read} read"
+        total = f"{self.rows_written} rows written from {self.rows_read} read"
         return [
             total,
             *(f"  {count} dropped: {name} ({self.examples[name][0]})" for name, count in self.dropped.items()),
@@ -102,7 +102,7 @@ def _make_all(rows: Iterable[SourceRow], make_samples: MakeSamples, counts: Coun
         except DropRow as error:
             counts.drop(row.place, Fault(error.reason, str(error)))
         except ValueError as error:
-            counts.drop(row.place, Fault("not as published", str(error)))
+            counts.drop(row.place, Fault("a field cannot be read", str(error)))
         else:
             yield from ((row.place, sample) for sample in samples)
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:

@@ -22,6 +22,7 @@ class RunLog:
         self._total_steps = total_steps
         self._first_step = first_step
         self._start = time.perf_counter()
+        self.latest: dict[str, Any] = {}  # every metric's last value
         _keep_until(self._metrics_path, first_step)
         for path in self._rollouts.glob("*.jsonl"):
             if int(path.stem) > first_step:
@@ -34,6 +35,7 @@ class RunLog:
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
+        self.latest |= {"step": step, **metrics}
         with self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:

@@ -35,7 +35,7 @@ from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import build_optimizer, learning_rate
+from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
@@ -91,13 +91,15 @@ class _Trainer:
         self.resumed_from = find_resume_point(recipe)
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
+        check_optimizer(recipe.update)
+        learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
+        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
             check_all_rows(recipe, checked, prompts, self.adapter)
         parameters = list(self.adapter.model.parameters())
@@ -132,6 +134,8 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
+        if self.accelerator.is_main_process:
+            show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
         self.reference = Reference(recipe, self.accelerator) if self.objective.needs_log_probs else None
 
@@ -301,7 +305,7 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps},
         )
         with deferred_interrupts():
-            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state, self.log.latest)
             self.saved_step = progress.step
         return folder
 

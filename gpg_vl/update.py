@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import build_micro_batch, plan_micro_batches, visible_blocks, visible_keys
+from gpg_vl.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.records import MicroBatch, TrainingGroup
 
 
@@ -38,7 +37,7 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        visible=_visible(adapter, batch.segment_ids),
+        segment_ids=batch.segment_ids,
         pixel_values=batch.pixel_values,
         image_grid_thw=batch.image_grid_thw,
         image_features=batch.image_features,
@@ -46,12 +45,6 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
     # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
     sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
-
-
-def _visible(adapter: QwenVLAdapter, segment_ids: Tensor) -> Tensor | BlockMask:
-    if adapter.uses_flex_attention(segment_ids.shape[1]):
-        return visible_blocks(segment_ids)
-    return visible_keys(segment_ids)
 
 
 class PolicyForward(nn.Module):
@@ -66,7 +59,11 @@ class PolicyForward(nn.Module):
     def forward(self, batch: MicroBatch) -> Tensor:
         """Log-probs [M] of the completion tokens of the micro-batch, float32."""
         with self._adapter.autocast():
-            return packed_log_probs(self._adapter, batch, self._temperature)
+            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
+        if torch.is_grad_enabled() and not log_probs.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return log_probs
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -112,8 +109,12 @@ def accumulate_gradient(
 
 
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Moves the weights along the accumulated gradient and forgets it."""
+    """Moves the weights along the accumulated gradient and forgets it.
+
+    Args:
+        learning_rate: of this step; a group's ``lr_scale`` is its part's share of it
+    """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

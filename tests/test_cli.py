@@ -247,7 +247,7 @@ def test_eval_writes_results_and_predictions(
     assert "counting: accuracy 0.000 [0.000, " in capfd.readouterr().out
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"]["counting"]["n"] == 8
-    assert results["recipe"]["prompt"]["template"] == "{question}"
+    assert results["run"]["recipe"]["prompt"]["template"] == "{question}"
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [len(row["completions"]) for row in predictions] == [3] * 8
 

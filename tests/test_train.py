@@ -292,6 +292,29 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
+        {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
+    ],
+    ids=["lora", "parts"],
+)
+def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
+) -> None:
+    whole = train(make_recipe(**keys, run__steps=4, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**keys, run__steps=4, run__save_every=2, run__output_dir=str(tmp_path / "cut"))
+    stop_after(2, lambda: train(recipe))
+    resumed = train(recipe)
+    name = "adapter_model.safetensors" if "model.lora" in keys else "model.safetensors"
+    for file in (name, "training_state/optimizer.safetensors"):
+        one, other = load_file(whole / file), load_file(resumed / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), file
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+
+
 def stop_after(steps: int, run: Callable[[], Any]) -> None:
     """Runs until ``steps`` steps are logged and then raises in the middle of the next rollout, as a crash would."""
     original = HfEngine.generate
@@ -421,8 +444,8 @@ def test_logged_loss_and_gradient_are_the_recipes(
     kept: list[Any] = []
     original = trainer.collector.collect
     monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
-    [group] = trainer.optimizer.param_groups
-    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
+    for group in trainer.optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
     reference = load_adapter(recipe.model)
     trainer.run()
     [row] = read_metrics(tmp_path / "run")
@@ -433,7 +456,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert row["learning_rate"] == pytest.approx(1.5e-4)
-    assert group["lr"] == pytest.approx(1.5e-4)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
 
 
 def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:

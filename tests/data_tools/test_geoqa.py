@@ -45,14 +45,14 @@ def test_bad_training_rows_are_counted(tmp_path: Path, capsys: pytest.CaptureFix
     counts = read_counts(tmp_path / "out/train.parquet")
     assert (counts["rows_read"], counts["rows_written"]) == (8, 1)
     assert counts["dropped"] == {
-        "not as published": 2,
+        "a field cannot be read": 2,
         "a field is empty or too long": 1,
         "an image cannot be opened": 3,
         "the answer is none of its task": 1,
     }
-    assert counts["examples"]["not as published"][0].startswith("train.parquet, row 2: ")
+    assert counts["examples"]["a field cannot be read"][0].startswith("train.parquet, row 2: ")
     shown = capsys.readouterr().out
-    assert "1 rows written of 8 read" in shown
+    assert "1 rows written from 8 read" in shown
     assert "3 dropped: an image cannot be opened (train.parquet, row 5: " in shown
 
 
@@ -84,5 +84,5 @@ def test_test_questions_need_their_images(tmp_path: Path, capsys: pytest.Capture
     assert main(["--source", source, "--out", str(out), "--images", str(tmp_path / "none")]) == 2
     assert "none: no such folder or ZIP archive" in capsys.readouterr().err
     assert main(["--source", source, "--out", str(out), "--images", str(tmp_path)]) == 2
-    assert "1 dropped: not as published" in capsys.readouterr().err
+    assert "1 dropped: a field cannot be read" in capsys.readouterr().err
     assert not out.exists()

@@ -75,7 +75,7 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
     assert len(read_rows(folder / "rows.parquet")) == 1
     counts = read_counts(folder / "rows.parquet")
     assert counts["dropped"] == {
-        "not as published": 7,
+        "a field cannot be read": 7,
         "the id is repeated": 1,
         "the answer does not score 1": 1,
         "the answer is none of its task": 2,

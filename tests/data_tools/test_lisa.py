@@ -89,7 +89,7 @@ def test_bad_annotations_are_counted(tmp_path: Path) -> None:
     assert convert(folder, out, "--box", "union") == {"lisa-train-good-0": [30, 20, 60.5, 50]}
     assert read_counts(out)["dropped"] == {
         "the picture is missing": 1,
-        "not as published": 3,
+        "a field cannot be read": 3,
         "no polygon of the label target": 3,
         "a box is outside of its image": 3,
         "a field is empty or too long": 1,

@@ -46,7 +46,7 @@ def test_bad_records_are_counted(tmp_path: Path) -> None:
         record([1, 2, 30, 40], problem=""),
     ]
     assert convert(tmp_path, record([1, 2, 30, 40]), *bad) == 0
-    dropped = {"a box is outside of its image": 2, "not as published": 5}
+    dropped = {"a box is outside of its image": 2, "a field cannot be read": 5}
     assert read_counts(tmp_path / "rows.parquet")["dropped"] == dropped
 
 

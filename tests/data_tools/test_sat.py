@@ -84,7 +84,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     assert len(read_rows(out)) == 1
     assert read_counts(out)["dropped"] == {
         "the answer is none of its task": 2,
-        "not as published": 2,
+        "a field cannot be read": 2,
         "no image": 1,
         "an image cannot be opened": 1,
     }

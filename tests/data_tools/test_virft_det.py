@@ -60,6 +60,6 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     assert len(read_rows(out)) == 1
     assert read_counts(out)["dropped"] == {
         "a box is outside of its image": 3,
-        "not as published": 3,
+        "a field cannot be read": 3,
         "the problem names no category": 1,
     }
