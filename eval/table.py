@@ -1,6 +1,6 @@
 """Our numbers beside the paper's, in the terminal and as Markdown.
 
-    python -m eval.table RUN... [--out table.md]
+    python -m eval.table RUN... [--benchmark geoqa] [--out table.md]
 
 RUN is a folder with ``results.json`` of benchmarks somewhere below it, as ``METHOD=FOLDER`` (base, sft, grpo, gpg) or
 plainly, for gpg. What was not measured says "not run". A difference is legacy minus paper, with the interval of ours
@@ -134,11 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="FOLDER or METHOD=FOLDER, METHOD one of base sft grpo gpg"
     )
+    parser.add_argument("--benchmark", help="this one alone")
     parser.add_argument("--out", type=Path, help="Markdown file to write as well")
     options = parser.parse_args(argv)
     paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
     try:
         tables = make_tables(read_runs(options.runs), paper)
+        if options.benchmark is not None:
+            if options.benchmark not in tables:
+                raise ValueError(f"--benchmark: {options.benchmark!r} is not known; there are {', '.join(tables)}")
+            tables = {options.benchmark: tables[options.benchmark]}
         if options.out is not None:
             options.out.write_text(write_markdown(tables, paper), encoding="utf-8")
     except (ValueError, OSError) as error:

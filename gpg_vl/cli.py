@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,13 @@ def _train(words: list[str]) -> None:
     from gpg_vl.recipes import describe_keys, load_recipe
 
     if not words or words[0] in ("-h", "--help"):
-        print("usage: gpg-vl train RECIPE [--section.key VALUE ...] [--debug]\n\n" + describe_keys())
+        print("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--debug]\n")
+        print("A later recipe holds the keys in which it differs from those before.\n\n" + describe_keys())
         return
     if words[0].startswith("--"):
         raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
-    recipe = load_recipe(words[0], words[1:])
+    paths = list(takewhile(lambda word: not word.startswith("--"), words))
+    recipe = load_recipe(paths, words[len(paths) :])
     from gpg_vl.train import train
 
     folder = train(recipe)

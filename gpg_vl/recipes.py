@@ -22,16 +22,18 @@ KNOWN_KEYS = ["task", *(f"{name}.{field.name}" for name, c in _SECTIONS.items() 
 _NESTED = ("rewards.weights", "run.stop_when", "model.lora", "update.learning_rates", "update.schedule_options")
 
 
-def load_recipe(path: str | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path``, with ``overrides`` such as ``["--run.steps", "6"]`` on top.
+
+    Of several paths, a later file holds the keys in which it differs from those before.
 
     Raises:
         ValueError: no such file, an unknown key, or a value of the wrong type; one line
     """
     arguments = []
-    if path is not None:
-        _check_file(path)
-        arguments = ["--config", path]
+    for file in [path] if isinstance(path, str) else path or ():
+        _check_file(file)
+        arguments += ["--config", file]
     for word in overrides:
         if word.startswith("--"):
             _check_key(word[2:].split("=")[0].rstrip("+"), f"option {word.split('=')[0]}")

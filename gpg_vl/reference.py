@@ -6,7 +6,8 @@ An objective that needs no log-probs never gets here: no second model, no furthe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -14,7 +15,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from gpg_vl.config import Recipe
-from gpg_vl.models import load_adapter
+from gpg_vl.models import load_adapter, resolve_model_path
+from gpg_vl.models.lora import find_base
+from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.records import LogProbs, ScoredGroup, TrainingGroup
 from gpg_vl.update import PolicyForward, move_to
@@ -23,20 +26,39 @@ GroupLogProbs = tuple[tuple[float, ...], ...]  # [G][T]
 
 
 class Reference:
-    """A second copy of ``recipe.model``, frozen; also in a resumed run it is the model that the run started from."""
+    """The model that the run started from, also in a resumed run.
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator):
-        adapter = load_adapter(recipe.model)
-        adapter.model.requires_grad_(requires_grad=False).to(accelerator.device)
-        self._forward = PolicyForward(adapter, recipe.rollout.temperature)
+    It is a second, frozen copy of ``recipe.model``. Where the policy is that model with a fresh LoRA adapter, it is the
+    policy with the adapter switched off, and takes no memory.
+    """
+
+    def __init__(self, recipe: Recipe, adapter: QwenVLAdapter, accelerator: Accelerator):
         self._recipe = recipe
-        self._pad_token_id = adapter.pad_token_id
+        self._adapter = adapter
         self._accelerator = accelerator
+        self._copy: nn.Module | None = None
+        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
+            initial = load_adapter(recipe.model)
+            initial.model.requires_grad_(requires_grad=False).to(accelerator.device)
+            self._copy = PolicyForward(initial, recipe.rollout.temperature)
 
     def compare(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[LogProbs]:
         """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference."""
-        pairs = zip(self._measure(policy, groups), self._measure(self._forward, groups), strict=True)
-        return [LogProbs(current, reference) for current, reference in pairs]
+        current = self._measure(policy, groups)
+        with self._initial_policy(policy) as initial:
+            reference = self._measure(initial, groups)
+        return [LogProbs(*pair) for pair in zip(current, reference, strict=True)]
+
+    @contextmanager
+    def _initial_policy(self, policy: nn.Module) -> Iterator[nn.Module]:
+        if self._copy is not None:
+            yield self._copy
+            return
+        self._adapter.model.disable_adapters()
+        try:
+            yield policy
+        finally:
+            self._adapter.model.enable_adapters()
 
     @torch.no_grad()
     def _measure(self, forward: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
@@ -46,7 +68,7 @@ class Reference:
         unweighted = [_without_weights(group) for group in groups]
         found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
         for rows in plan_micro_batches(unweighted, budget.tokens_per_micro_batch, budget.patches_per_micro_batch):
-            batch = move_to(build_micro_batch(rows, self._pad_token_id), self._accelerator.device)
+            batch = move_to(build_micro_batch(rows, self._adapter.pad_token_id), self._accelerator.device)
             log_probs = iter(forward(batch).tolist())
             for completion in (completion for row in rows for completion in row.completions):
                 found[id(completion)] = tuple(islice(log_probs, len(completion.token_ids)))

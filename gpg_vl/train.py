@@ -137,7 +137,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
-        self.reference = Reference(recipe, self.accelerator) if self.objective.needs_log_probs else None
+        self.reference = Reference(recipe, self.adapter, self.accelerator) if self.objective.needs_log_probs else None
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""

@@ -199,7 +199,7 @@ def test_packed_gradient_equals_autograd_of_the_loss(load: LoadModel, budget: in
     recipe = Recipe(model=model, objective=config, update=UpdateConfig(tokens_per_micro_batch=budget))
     objective = build_objective(config)
     forward = PolicyForward(policy, 1.0)
-    log_probs = Reference(recipe, Accelerator()).compare(forward, groups)
+    log_probs = Reference(recipe, policy, Accelerator()).compare(forward, groups)
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]
     for rows in plan_micro_batches(weighted, budget, 10_000):
         batch = build_micro_batch(rows, policy.pad_token_id)
