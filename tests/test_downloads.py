@@ -178,6 +178,8 @@ HOSTS = ["pictures.test", "Big.Test", "own-port.test:8443"]
 )  # fmt: skip
 def test_hosts_that_are_named(url: str) -> None:
     check_url(url, HOSTS)
+    with pytest.raises(ValueError, match="does not name"):
+        check_url(url, [])
 
 
 @pytest.mark.parametrize(

@@ -35,4 +35,5 @@ def test_mode_and_precision_are_restored(load: LoadModel) -> None:
     check_packing(adapter, make_training_group(adapter, make_sample(), [3, 2]), 1.0)
     assert adapter.model.training
     assert torch.get_float32_matmul_precision() == "high"
-    torch.set_float32_matmul_precision("highest")
+    load()
+    assert torch.get_float32_matmul_precision() == "highest"

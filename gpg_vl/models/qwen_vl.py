@@ -57,8 +57,8 @@ class QwenVLAdapter:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
-        if self.autocast_dtype is not None:  # the float32 head may take TF32, which keeps more than bfloat16 does
-            torch.set_float32_matmul_precision("high")
+        # beside bfloat16 the float32 head may take TF32, which keeps more; set both ways, for it holds for the process
+        torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
         self._dense_attention = model.config.text_config._attn_implementation
 
     @classmethod
