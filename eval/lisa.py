@@ -9,7 +9,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present, run
+from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present
+from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluate import Row
 from gpg_vl.evaluate_model import Evaluation

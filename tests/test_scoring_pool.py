@@ -133,6 +133,25 @@ def test_the_limit_is_that_of_one_completion(pool: ScoringPool) -> None:
         assert {outcome.status for outcome in run(patient, *["doze"] * 5)} == {"ok"}
 
 
+def test_waiting_for_a_processor_does_not_count() -> None:
+    """A quarter of a second of work under a limit of one, on a processor that eight others want."""
+    own = os.sched_getaffinity(0)
+    hogs = []
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+        with ScoringPool(1.0, 512, num_workers=1) as pool:
+            run(pool, "right")
+            start = time.monotonic()
+            assert [outcome.status for outcome in run(pool, "work", "sleep", "work")] == ["ok", "timeout", "ok"]
+            assert time.monotonic() - start > 3, "the processor was wanted by others"
+    finally:
+        os.sched_setaffinity(0, own)
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
 def test_code_that_does_not_load_costs_its_jobs(pool: ScoringPool, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module")
     (tmp_path / "crashing.py").write_text("import os; os._exit(1)")

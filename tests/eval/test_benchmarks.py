@@ -13,7 +13,7 @@ import pytest
 
 from builders import make_sample
 from eval import cvbench, detection, fine_grained, geoqa, lisa, refcoco, superclevr, table
-from eval.benchmark import run
+from eval.command import run
 from gpg_vl.dataset import write_jsonl
 from shared_data import shared_file
 

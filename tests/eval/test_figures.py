@@ -10,7 +10,7 @@ import torch
 from torchvision.ops import box_iou
 
 from builders import png
-from eval.detection import average_precision
+from eval.detection import average_precision, gold_of_rows
 from eval.fine_grained import mean_of
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.records import Box, Sample
@@ -60,14 +60,16 @@ def test_ap_of_random_boxes_is_the_definitions(seed: int) -> None:
         samples.append(Sample(str(n), "detection", (f"{n}.png",), "?", answer, {"category": "cat"}))
         found.append([Detection(box, c) for box, c in zip(boxes, confidences, strict=True)])
         hits.append(count_hits(boxes, confidences, gold, 0.5))
-    assert average_precision(samples, found, 100)["AP50"] == pytest.approx(interpolated_ap(hits), abs=1e-6)
+    assert average_precision(gold_of_rows(samples), found, 100)["AP50"] == pytest.approx(
+        interpolated_ap(hits), abs=1e-6
+    )
 
 
 def test_ap_of_gold_boxes_is_1_and_of_none_0() -> None:
     sample = Sample("1", "detection", ("1.png",), "?", "[[1, 2, 30, 40]]", {"category": "cat"})
     right = [[Detection((1.0, 2.0, 30.0, 40.0), 0.9)]]
-    assert average_precision([sample], right, 100) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
-    assert average_precision([sample], [[]], 100)["AP"] == 0
+    assert average_precision(gold_of_rows([sample]), right, 100) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
+    assert average_precision(gold_of_rows([sample]), [[]], 100)["AP"] == 0
 
 
 def test_mean_of_four_sets() -> None:
