@@ -164,7 +164,7 @@ def _report(
 
 def _notes(counts: Mapping[str, Mapping[str, int]], scores: Mapping[str, TaskScore]) -> list[str]:
     notes = [
-        f"{split} has {each['num']} rows and {each['dropped']} dropped ones, the published one {each['published']}: "
+        f"{split} has {each['num']} rows{_and_dropped(each['dropped'])}, the published one {each['published']}: "
         "another benchmark"
         for split, each in counts.items()
         if each["num"] + each["dropped"] != each["published"]
@@ -173,6 +173,10 @@ def _notes(counts: Mapping[str, Mapping[str, int]], scores: Mapping[str, TaskSco
     if num_failures:
         notes.append(f"the published metric failed on {num_failures} completions, which count 0 in the legacy figures")
     return notes
+
+
+def _and_dropped(num: int) -> str:
+    return f" and {num} dropped ones" if num else ""
 
 
 def _describe(figures: Figures) -> list[str]:

@@ -110,6 +110,8 @@ def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
         truth = _silently(lambda: COCO(str(file)))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(f"{file} holds no annotations of COCO or LVIS ({type(error).__name__})") from error
+    if not truth.imgs or not truth.cats or not truth.anns:
+        raise ValueError(f"{file} holds no annotations of COCO or LVIS: images, categories and annotations")
     keys = []
     for sample in samples:
         key = (sample.meta.get("image_id"), sample.meta.get("category_id"))

@@ -105,11 +105,9 @@ def test_published_metric_that_hangs_or_fails_has_no_value(
 
 
 def test_published_metric_does_not_depend_on_the_limit_of_the_recipe() -> None:
-    """A hostile text that math-verify reads in about half a second, under a tenth of that: the reward is lost, the
-    metric is not. Between the brackets it finds the gold answer, which math-verify's own time-out would lose."""
-    text = "\\[a" * 1800 + " so it is 3"
+    """A text that math-verify reads in half a second, under a tenth of that: the reward is lost, the metric is not."""
+    text = "\\[a" * 1800 + " so it is 4"
     with Scorer(RewardsConfig(timeout_s=0.05, scorer="legacy")) as scorer:
-        scorer.score([group(RIGHT, task="geometry")])  # warm
         [scored] = scorer.score([group(text, task="geometry")])
         assert scored.rewards[0].status == "timeout"
         assert scorer.measure_published([scored]) == [[1.0]]

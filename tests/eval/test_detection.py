@@ -14,7 +14,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from eval.detection import average_precision, gold_of_rows, published_gold
+from eval.command import run
+from eval.detection import BENCHMARK, average_precision, gold_of_rows, published_gold
 from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import Detection
 
@@ -134,3 +135,21 @@ def test_rows_of_other_annotations_are_refused(tmp_path: Path) -> None:
             published_gold(file, samples)
     with pytest.raises(ValueError, match="holds no annotations"):
         published_gold(tmp_path / "none.json", samples)
+
+
+def test_published_ap_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, samples, found, plain = make_case(5, crowds=True)
+    file = write(tmp_path, truth)
+    rows = []
+    for sample, detections in zip(samples, found, strict=True):
+        boxes = [{"Position": list(each.box), "Confidence": each.confidence} for each in detections]
+        rows.append({"completion": f"<answer>{boxes}</answer>", "answer": sample.answer, "meta": sample.meta})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--completions", str(tmp_path / "rows.jsonl"), "--split", "coco_few_shot", "--out", str(tmp_path / "out")]
+    assert run(BENCHMARK, [*words, "--coco", str(file)]) == 0, capsys.readouterr().err
+    assert f"note: coco_few_shot has {len(rows)} rows, the published one 1608" in capsys.readouterr().err
+    figures = json.loads((tmp_path / "out/results.json").read_text())["figures"]
+    values = {name: figures[f"{name} coco_few_shot"]["strict"]["value"] for name in ("AP", "AP50", "AP75")}
+    assert values == pytest.approx(by_pycocotools(file, plain, CATEGORIES), abs=1e-9)
+    assert run(BENCHMARK, [*words, "--coco", str(tmp_path / "none.json")]) == 2
+    assert "none.json holds no annotations of COCO or LVIS" in capsys.readouterr().err
