@@ -21,6 +21,7 @@ from eval.benchmark import Benchmark, Figures, in_split
 from eval.dropped import Dropped, read_dropped, say_dropped, wrong_predictions
 from eval.stored import evaluate_stored
 from gpg_vl.checkpoint import recipe_of_model
+from gpg_vl.dataset.tables import open_table
 from gpg_vl.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.predictions import Prediction
 from gpg_vl.scores import Estimate, TaskScore, summarise_scores
@@ -79,6 +80,8 @@ def _evaluate(
     if not options.model or not options.data:
         raise ValueError("--model and --data are needed, or --completions")
     files = find_rows(benchmark, options.data, splits if options.split else None)
+    for path in files.values():
+        _check_task(benchmark, path)
     words = ["--task", benchmark.task, "--data.eval", json.dumps([str(path) for path in files.values()])]
     words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
     recipe = recipe_of_model(options.model, options.recipe, words)
@@ -117,6 +120,21 @@ def find_rows(benchmark: Benchmark, data: Path, wanted: Sequence[str] | None) ->
             f"--data: {data} has no {names} (nor .jsonl); make it by python -m data_tools.{benchmark.converter}"
         )
     return found
+
+
+def _check_task(benchmark: Benchmark, rows: Path) -> None:
+    """Refuses rows that say they are of another task: those of another benchmark.
+
+    Raises:
+        ValueError: the first row does
+    """
+    table = open_table(str(rows), 1)
+    task = table.column("task")[0] if len(table) and "task" in table.column_names else None
+    if task not in (None, benchmark.task):
+        raise ValueError(
+            f"{rows} holds rows of task {task}, those of {benchmark.name} are of {benchmark.task}; make them by "
+            f"python -m data_tools.{benchmark.converter}"
+        )
 
 
 def _count_rows(evaluation: Evaluation, split: str) -> int:

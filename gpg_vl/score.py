@@ -91,7 +91,7 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompl
         ValueError: no file, no rows, or a row without completion and answer; names file and row
     """
     if not path.is_file():
-        raise ValueError(f"--predictions: no file {path}")
+        raise ValueError(f"no file {path}; it is to hold completions")
     predictions = []
     for number, row in enumerate(_read_rows(path), start=1):
         try:

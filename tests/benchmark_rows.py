@@ -16,6 +16,7 @@ LIMITS += ["--evaluation.max_new_tokens", "3"]
 
 def write_rows(path: Path, num: int, metas: Sequence[dict[str, Any]], **values: str) -> None:
     """Rows with ids of their own, as the converters give each split."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     samples = [
         replace(make_sample(seed=n, **values), id=f"{path.stem}-{n}", meta=metas[n % len(metas)]) for n in range(num)
     ]

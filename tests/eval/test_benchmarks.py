@@ -82,6 +82,7 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/test.jsonl").write_text("")
     (tmp_path / "nothing").mkdir()
+    write_rows(tmp_path / "geoqa/test.jsonl", 2, [{}], task="geometry")
     good, data, out = str(model_folders["qwen2_vl"]), str(tmp_path), str(tmp_path / "out")
     assert run(superclevr.BENCHMARK, ["--model", good, "--data", data, "--out", out, *LIMITS]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -89,6 +90,13 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     for benchmark, model, rows, extra, message in (
         (superclevr, str(no_processor), data, [], "has no complete processor"),
         (superclevr, good, str(tmp_path / "empty"), [], "has no rows"),
+        (
+            superclevr,
+            good,
+            str(tmp_path / "geoqa"),
+            [],
+            "holds rows of task geometry, those of superclevr are of counting",
+        ),
         (superclevr, good, str(tmp_path / "nothing"), [], "make it by python -m data_tools.clevr"),
         (superclevr, good, data, ["--split", "train"], "has no split 'train'; its splits are test"),
         (geoqa, good, data, [], 'predictions with benchmark = "superclevr", this evaluation has "geoqa"'),

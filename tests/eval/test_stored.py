@@ -42,7 +42,8 @@ def processor_seconds() -> float:
 
 def test_the_size_of_geoqa_is_scored_within_20_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole command, from the start of the interpreter. Processor time, which a busy machine hardly changes: on two
-    idle cores the command takes less than that. Seen: 11.5 s, of which 7 s are imports."""
+    idle cores the command takes less than that. Seen: 11.5 to 12.8 s, of which 7 s
+    are imports."""
     words = ["--completions", str(write_geoqa_answers(tmp_path / "rows.jsonl")), "--out", str(tmp_path / "out")]
     before = processor_seconds()
     ended = subprocess.run(
