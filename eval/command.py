@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
 from accelerate import PartialState
 
@@ -39,13 +40,18 @@ def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"eval.{benchmark.name}: {error}", file=sys.stderr)
         return 2
-    except SystemExit as error:  # argparse: help, or an option that is missing
+    except SystemExit as error:  # of argparse, after its help
         return int(error.code or 0)
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
 def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m eval.{benchmark.name}",
         description=f"Scores a model on {benchmark.name}: rows of data_tools.{benchmark.converter}.",
         epilog="Every other --section.key VALUE overrides the recipe, as --model.max_pixels 200704.",

@@ -114,7 +114,7 @@ def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
         raise ValueError(f"{file} holds no annotations of COCO or LVIS: images, categories and annotations")
     keys = []
     for sample in samples:
-        key = (sample.meta.get("image_id"), sample.meta.get("category_id"))
+        key: tuple[Any, Any] = (sample.meta.get("image_id"), sample.meta.get("category_id"))
         if key[0] not in truth.imgs or key[1] not in truth.cats:
             raise ValueError(f"{file} does not know picture and category {key} of row {sample.id}; the rows of "
                              "data_tools.coco carry them as meta.image_id and meta.category_id")  # fmt: skip

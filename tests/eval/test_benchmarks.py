@@ -95,17 +95,42 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
             good,
             str(tmp_path / "geoqa"),
             [],
-            "holds rows of task geometry, those of superclevr are of counting",
+            "rows of task geometry, those of superclevr are of",
         ),
         (superclevr, good, str(tmp_path / "nothing"), [], "make it by python -m data_tools.clevr"),
         (superclevr, good, data, ["--split", "train"], "has no split 'train'; its splits are test"),
-        (geoqa, good, data, [], 'predictions with benchmark = "superclevr", this evaluation has "geoqa"'),
+        (
+            geoqa,
+            good,
+            str(tmp_path / "geoqa"),
+            [],
+            'predictions with benchmark = "superclevr", this evaluation has "geoqa"',
+        ),
         (superclevr, good, data, ["--run.seed", "1"], "sampling.seed = 42"),
     ):
         words = ["--model", model, "--data", rows, "--out", out, *LIMITS, *extra]
         assert run(benchmark.BENCHMARK, words) == 2, message
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_options_that_are_missing_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    out = ["--out", str(tmp_path / "out")]
+    for benchmark, words, message in (
+        (geoqa, ["--model", "x"], "the following arguments are required: --out; see --help"),
+        (geoqa, out, "--model and --data are needed, or --completions"),
+        (geoqa, [*out, "--completions", "x", "--model", "y"], "--completions takes the place of --model"),
+        (geoqa, [*out, "--completions", str(tmp_path)], f"no file {tmp_path}; it is to hold completions"),
+        (geoqa, [*out, "--completions", str(empty)], "empty.jsonl has no rows"),
+        (lisa, [*out, "--completions", str(empty)], "--completions are those of one split; name it by --split"),
+    ):
+        assert run(benchmark.BENCHMARK, words) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [empty]
+    assert run(geoqa.BENCHMARK, ["--help"]) == 0
 
 
 def test_table_has_only_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

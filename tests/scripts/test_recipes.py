@@ -96,9 +96,10 @@ def test_variant_trains_a_step(
 ) -> None:
     family = "qwen2_5_vl" if experiment == "geoqa" else "qwen2_vl"
     smoke_reward = f"{ROOT / 'scripts/reproduce/smoke_reward.py'}:spread"
+    data = json.dumps([str(rows.get(experiment, rows["flowers"]))])  # the 4-shot sets have one format
     overrides = {
         "model.path": str(model_folders[family]), "model.dtype": "float32", "model.max_pixels": "50176",
-        "data.train": json.dumps([str(rows.get(experiment, rows["flowers"]))]), "rewards.functions": json.dumps([smoke_reward]),
+        "data.train": data, "rewards.functions": json.dumps([smoke_reward]),
         "rollout.prompts_per_step": "2", "rollout.max_new_tokens": "8",
         "rollout.group_size": "1" if variant == "sft" else "3",
         "run.steps": "1", "run.trackers": "[]", "run.output_dir": str(tmp_path / "run"),
