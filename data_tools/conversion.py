@@ -55,7 +55,7 @@ class Counts:
         if len(examples) < EXAMPLES:
             examples.append(f"{place}: {fault.detail[:200]}")
         if len(self.dropped_rows) < LISTED:
-            self.dropped_rows.append(f"{place}: {fault.reason}")
+            self.dropped_rows.append(f"{place}: {fault.reason} ({fault.detail[:200]})")
 
     def lines(self) -> list[str]:
         """The counts as the screen shows them."""

@@ -40,9 +40,8 @@ def words_for(model: Path, data: Path, out: Path, sampling: str) -> list[str]:
 
 
 def on_two_ranks(module: ModuleType, words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"] + [
-        module.__name__, *words
-    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return [*launch, "-m", module.__name__, *words]
 
 
 def assert_same(out: Path, expected: Path) -> None:
