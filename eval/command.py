@@ -20,9 +20,9 @@ from accelerate import PartialState
 
 from eval.benchmark import Benchmark, Figures, in_split
 from eval.dropped import Dropped, read_dropped, say_dropped, wrong_predictions
+from eval.rows import check_splits, check_task, find_rows, name_splits
 from eval.stored import evaluate_stored
 from gpg_vl.checkpoint import recipe_of_model
-from gpg_vl.dataset.tables import open_table
 from gpg_vl.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.predictions import Prediction
 from gpg_vl.scores import Estimate, TaskScore, summarise_scores
@@ -58,7 +58,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--model", help="model folder, run folder, or name on the hub")
-    parser.add_argument("--data", type=Path, help=f"folder with SPLIT.parquet or SPLIT.jsonl: {_names(benchmark)}")
+    parser.add_argument("--data", type=Path, help=f"folder with SPLIT.parquet or SPLIT.jsonl: {name_splits(benchmark)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions and results; gone on with")
     parser.add_argument("--split", nargs="+", help="default: those that --data holds")
     parser.add_argument("--recipe", help="prompt, pixels, rewards; default: the one saved with the model, if any")
@@ -67,80 +67,27 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     return parser
 
 
-def _names(benchmark: Benchmark) -> str:
-    return ", ".join(benchmark.splits)
-
-
 def _evaluate(
     benchmark: Benchmark, options: argparse.Namespace, overrides: Sequence[str]
 ) -> tuple[Evaluation, dict[str, Path]]:
     """The evaluation, and the file of each split's rows; {} where completions are scored."""
-    splits = _check_splits(benchmark, options.split)
+    splits = check_splits(benchmark, options.split)
     if options.completions is not None:
         if options.model or options.data or overrides:
             raise ValueError("--completions takes the place of --model, --data and the recipe; leave them out")
         if len(splits) != 1:
-            raise ValueError(f"--completions are those of one split; name it by --split: {_names(benchmark)}")
+            raise ValueError(f"--completions are those of one split; name it by --split: {name_splits(benchmark)}")
         named = (benchmark.name, benchmark.task, splits[0])
         return evaluate_stored(options.completions, *named, options.out, benchmark.category), {}
     if not options.model or not options.data:
         raise ValueError("--model and --data are needed, or --completions")
     files = find_rows(benchmark, options.data, splits if options.split else None)
     for path in files.values():
-        _check_task(benchmark, path)
+        check_task(benchmark, path)
     words = ["--task", benchmark.task, "--data.eval", json.dumps([str(path) for path in files.values()])]
     words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
     recipe = recipe_of_model(options.model, options.recipe, words)
     return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category), files
-
-
-def _check_splits(benchmark: Benchmark, given: Sequence[str] | None) -> list[str]:
-    for split in given or ():
-        if split not in benchmark.splits:
-            raise ValueError(f"--split: {benchmark.name} has no split {split!r}; its splits are {_names(benchmark)}")
-    return list(dict.fromkeys(given or benchmark.splits))
-
-
-def find_rows(benchmark: Benchmark, data: Path, wanted: Sequence[str] | None) -> dict[str, Path]:
-    """The file of each split; all that are there where none are named.
-
-    Raises:
-        ValueError: there is none, or a named one is missing; says how to make it
-    """
-    if data.is_file():
-        splits = list(wanted or benchmark.splits)
-        if len(splits) != 1:
-            raise ValueError(f"--data: {data} is one file; name its split by --split: {_names(benchmark)}")
-        return {splits[0]: data}
-    found = {
-        split: path
-        for split in wanted or benchmark.splits
-        for name in (f"{split}/test", split)
-        for path in (data / f"{name}.jsonl", data / f"{name}.parquet")
-        if path.is_file()
-    }
-    missing = [split for split in wanted or () if split not in found]
-    if missing or not found:
-        names = " or ".join(f"{split}.parquet" for split in missing or benchmark.splits)
-        raise ValueError(
-            f"--data: {data} has no {names} (nor .jsonl); make it by python -m data_tools.{benchmark.converter}"
-        )
-    return found
-
-
-def _check_task(benchmark: Benchmark, rows: Path) -> None:
-    """Refuses rows that say they are of another task: those of another benchmark.
-
-    Raises:
-        ValueError: the first row does
-    """
-    table = open_table(str(rows), 1)
-    task = table.column("task")[0] if len(table) and "task" in table.column_names else None
-    if task not in (None, benchmark.task):
-        raise ValueError(
-            f"{rows} holds rows of task {task}, those of {benchmark.name} are of {benchmark.task}; make them by "
-            f"python -m data_tools.{benchmark.converter}"
-        )
 
 
 def _count_rows(evaluation: Evaluation, split: str) -> int:
