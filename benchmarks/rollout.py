@@ -52,8 +52,8 @@ def main() -> None:
         if options.num_prompts:
             rows.append(measure_many(adapter, parse_lengths(options.many), options.num_prompts, options.rounds))
     path = timing.write_results("rollout", rows, options.out)
-    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "bound", "share_of_bound", "decode_step_ratio", "kit", "plain",
-               "trl")  # fmt: skip
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ratio_vs_whole_batch", "bound", "share_of_bound",
+               "decode_step_ratio", "kit", "plain", "trl")  # fmt: skip
     timing.print_table(f"Rollout, model {options.model}", rows, columns)
     print(path)
 
