@@ -120,4 +120,6 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{value['median']:.3f} s ± {value['iqr']:.3f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value)
