@@ -5,7 +5,7 @@
 The first row decodes one prompt, all completions of one length. ``bound`` is what sharing alone can give: TRL's time
 over TRL's time less what vision and prefill of G rows take more than those of one row, each measured in the same run.
 A decode step is what each token more than the first takes. The last rows decode 8 prompts together, completion lengths
-from a fixed list in 4..256, drawn evenly or with a long tail: there rows that are finished leave the kit's batch. On all
+from a fixed list in 4..256, even or with a long tail: there rows that are finished leave the kit's batch. On all
 sides the end token is forced at the given length, and forbidden before.
 """
 
