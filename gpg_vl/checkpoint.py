@@ -40,7 +40,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    recipe: Recipe, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer, state: TrainingState
+    recipe: Recipe, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer | None, state: TrainingState
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it."""
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
@@ -50,7 +50,8 @@ def save_checkpoint(
     adapter.save(partial)
     write_recipe(recipe, partial / RECIPE_FILE)
     names = [name for name, _ in adapter.trainable_parameters()]
-    save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
+    if optimizer is not None:
+        save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
     (partial / STATE_FOLDER / "state.json").write_text(json.dumps(asdict(state), indent=1))
     _sync(partial)
     partial.rename(final)

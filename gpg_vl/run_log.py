@@ -14,8 +14,18 @@ from gpg_vl.records import ScoredGroup
 
 
 class RunLog:
-    def __init__(self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int):
-        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped."""
+    def __init__(
+        self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int, is_silent: bool = False
+    ):
+        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped.
+
+        Args:
+            is_silent: write nothing, as on every rank but one
+        """
+        self._is_silent = is_silent
+        self._tensorboard: Any = None
+        if is_silent:
+            return
         self._metrics_path = output_dir / "metrics.jsonl"
         self._rollouts = output_dir / "rollouts"
         self._rollouts.mkdir(parents=True, exist_ok=True)
@@ -26,7 +36,6 @@ class RunLog:
         for path in self._rollouts.glob("*.jsonl"):
             if int(path.stem) > first_step:
                 path.unlink()
-        self._tensorboard: Any = None
         if "tensorboard" in trackers:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -34,6 +43,8 @@ class RunLog:
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
+        if self._is_silent:
+            return
         with self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:
@@ -43,6 +54,8 @@ class RunLog:
 
     def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
         """Every sampled completion of the step with its reward, a line a group."""
+        if self._is_silent:
+            return
         is_trained = {id(group) for group in trained}
         with (self._rollouts / f"{step:06d}.jsonl").open("w") as file:
             for group in groups:
@@ -50,6 +63,8 @@ class RunLog:
 
     def say(self, step: int, text: str) -> None:
         """A line on screen with the step and the time that is left at the pace so far."""
+        if self._is_silent:
+            return
         done = step - self._first_step
         left = ""
         if done:

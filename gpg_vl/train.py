@@ -10,14 +10,13 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
-from accelerate import Accelerator
 
 from gpg_vl.checkpoint import (
     RECIPE_FILE,
@@ -30,7 +29,8 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, summarise_scores
-from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -40,12 +40,25 @@ from gpg_vl.optimizer import build_optimizer, learning_rate
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources, open_output_dir
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.ranks import (
+    RankError,
+    check_whole_weights_fit,
+    gather_groups,
+    run_together,
+    sharding_stage,
+    start_ranks,
+    sum_losses,
+    whole_weights,
+)
+from gpg_vl.records import Sample, ScoredGroup, TrainingGroup
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -83,34 +96,61 @@ class _Trainer:
     def __init__(self, recipe: Recipe, scorer: Scorer):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        self.resumed_from = open_output_dir(recipe)
+        self.accelerator = start_ranks()
+        self.is_main = self.accelerator.is_main_process
+        self.resumed_from = self._main_first(lambda: open_output_dir(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         _seed_everything(recipe.run.seed)
-        self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
         if self.resumed_from is None:  # else they were checked before
-            check_all_rows(recipe, checked, prompts, self.adapter)
+            run_together(lambda: check_all_rows(recipe, checked, prompts, self.adapter))
         self._build_stages(checked, prompts, scorer)
         self._take_up_position()
-        write_recipe(recipe, self.output_dir / RECIPE_FILE)
-        self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
+        if self.is_main:
+            write_recipe(recipe, self.output_dir / RECIPE_FILE)
+        self.log = RunLog(
+            self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
+        )
+
+    def _main_first(self, work: Callable[[], T]) -> T:
+        """``work`` on the main rank, then on the others: they find what it made."""
+        result: T | None = None
+        for turn in (True, False):
+            if self.is_main == turn:
+                result = run_together(work)
+            else:
+                run_together(lambda: None)
+        return result  # type: ignore[return-value]
+
+    def _note(self, text: str) -> None:
+        """A line on screen, once for all ranks."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
         adapter = load_adapter(replace(self.recipe.model, path=path))
-        adapter.model.to(self.accelerator.device)
+        num_weights = sum(parameter.numel() for parameter in adapter.model.parameters())
+        cost = run_together(lambda: check_whole_weights_fit(self.accelerator, num_weights))
+        if cost is not None:
+            self._note(
+                f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
+                f"{cost.free / 2**30:.2f} GiB are free"
+            )
+        if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
+            adapter.model.to(self.accelerator.device)
         return adapter
 
     def _build_stages(self, checked: Sequence[CheckedSources], prompts: PromptBuilder, scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
         recipe = self.recipe
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
-            print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
+            self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_sources = [source for each in checked[1:] for source in each.sources]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
@@ -123,22 +163,24 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
-        self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
+        self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
         self.progress = Progress()
         if self.resumed_from is not None:
-            load_optimizer(self.resumed_from, self.adapter, self.optimizer.optimizer)
+            if sharding_stage(self.accelerator):
+                raise ValueError("a run under ZeRO cannot be resumed yet; choose another run.output_dir")
+            load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
-            print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
+            self._note(f"resuming {self.output_dir} after step {self.progress.step}")
         self.saved_step = self.progress.step
         self.is_checked = False
 
     def run(self) -> Path:
         if self.resumed_from is not None and self._is_over():
             ended = "by run.stop_when" if self.progress.all_done_step is not None else "at run.steps; raise it to go on"
-            print(f"{self.output_dir} has ended {ended}", file=sys.stderr)
+            self._note(f"{self.output_dir} has ended {ended}")
         try:
             while True:
                 if self._is_validation_due():
@@ -148,12 +190,16 @@ class _Trainer:
                 if self._is_over():
                     return checkpoint_folder(self.output_dir, self.progress.step)
                 self._step()
-        except BaseException:
-            if self.progress.step > self.saved_step:
-                print(f"stopped; the same command goes on from {self._save()}", file=sys.stderr)
+        except BaseException as error:
+            if self.progress.step > self.saved_step and self._are_all_here(error):
+                self._note(f"stopped; the same command goes on from {self._save()}")
             raise
         finally:
             self.log.close()
+
+    def _are_all_here(self, error: BaseException) -> bool:
+        """Whether every rank is on its way out too, so that they can save together."""
+        return self.accelerator.num_processes == 1 or isinstance(error, RankError | Interrupted)
 
     def _is_over(self) -> bool:
         return self.progress.step >= self._last_step()
@@ -183,8 +229,7 @@ class _Trainer:
         rate = self._learning_rate()
         stats = self._accumulate_gradient(collected)
         with deferred_interrupts():  # weights, position and log move on together
-            if stats is not None:
-                take_step(self.optimizer, rate)
+            grad_norm = None if stats is None else take_step(self.layout, rate)
             self.progress.step = number
             self.progress.stream = self.stream.state()
             self.progress.silent_steps += stats is None
@@ -194,26 +239,32 @@ class _Trainer:
                 "update": time.perf_counter() - collected_at,
                 "step": time.perf_counter() - start,
             }
-            self._write_log(collected, stats, rate, seconds)
+            self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
 
     def _accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
         groups = [self.objective.training_group(group) for group in collected.trained]
-        if not self.is_checked and groups:
-            with_image = [group for group in groups if group.prompt.pixel_values is not None]
-            difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
-            print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
+        if not self.is_checked:
+            with whole_weights(self.accelerator, self.adapter.model):
+                run_together(lambda: self._check_packing(groups))
             self.is_checked = True
-        return accumulate_gradient(
-            self.forward,
+        stats = accumulate_gradient(
+            self.layout,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
             self.recipe.update,
-            self.adapter.pad_token_id,
+            self.adapter,
             self.accelerator,
         )
+        return replace(stats, loss=sum_losses(self.accelerator, stats.loss))
+
+    def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
+        with_image = [group for group in groups if group.prompt.pixel_values is not None]
+        for group in [*with_image, *groups][:1]:
+            difference = check_packing(self.adapter, group, self.recipe.rollout.temperature)
+            self._note(f"self-check: packed and plain log-probs agree to {difference:.1e}")
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
@@ -227,7 +278,7 @@ class _Trainer:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
         samples = [sample for source in self.eval_sources for sample in source.samples]
-        scores = summarise_scores(self.evaluator.run(samples), self.tasks)
+        scores = summarise_scores(self._evaluate(samples), self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
@@ -238,8 +289,20 @@ class _Trainer:
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
 
+    def _evaluate(self, samples: Sequence[Sample]) -> list[ScoredGroup]:
+        """Each rank scores its share of the samples; the groups of all ranks."""
+        mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
+        with whole_weights(self.accelerator, self.adapter.model):
+            groups = run_together(lambda: self.evaluator.run(mine))
+        return gather_groups(groups)[0]
+
     def _write_log(
-        self, collected: CollectedGroups, stats: UpdateStats | None, rate: float, seconds: dict[str, float]
+        self,
+        collected: CollectedGroups,
+        stats: UpdateStats | None,
+        grad_norm: float | None,
+        rate: float,
+        seconds: dict[str, float],
     ) -> None:
         totals = collected.totals
         rewards = summarise_rewards(collected.groups)
@@ -253,12 +316,12 @@ class _Trainer:
             "draws": collected.num_draws,
             "silent_steps": self.progress.silent_steps,
             "learning_rate": rate,
-            "update": None if stats is None else asdict(stats),
+            "update": None if stats is None else {**asdict(stats), "grad_norm": grad_norm},
             "seconds": seconds,
         }
         self.log.write(self.progress.step, metrics)
         self.log.write_rollouts(self.progress.step, [*collected.groups, *collected.dropped], collected.trained)
-        update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {stats.grad_norm:.3f}"
+        update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {grad_norm:.3f}"
         self.log.say(
             self.progress.step,
             f"reward {rewards.get('reward', math.nan):.3f}  signal {totals.trained_groups}/{totals.groups}  {update}  "
@@ -277,7 +340,12 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps},
         )
         with deferred_interrupts():
-            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state)
+            with whole_weights(self.accelerator, self.adapter.model):
+                folder = checkpoint_folder(self.output_dir, progress.step)
+                if self.is_main:
+                    optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
+                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state)
+            self.accelerator.wait_for_everyone()
             self.saved_step = progress.step
         return folder
 

@@ -21,6 +21,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
+from gpg_vl.ranks import RankError
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
@@ -271,8 +272,8 @@ def test_abort_stops_the_run_which_may_go_on_with_another_policy(
 def test_a_rank_stops_with_the_cause_of_another(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
 ) -> None:
-    monkeypatch.setattr("gpg_vl.collect.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
-    with pytest.raises(RewardError, match="rank 1: scoring failed: sample s7: timeout"):
+    monkeypatch.setattr("gpg_vl.ranks.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
+    with pytest.raises(RankError, match="rank 1: scoring failed: sample s7: timeout"):
         train(make_recipe())
 
 
