@@ -42,7 +42,6 @@ test-lower: .venv-lower/.installed
 
 # What was measured, longer shapes and a GPU: docs/performance.md.
 bench: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.update_step --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.rollout --rounds 3
 	OMP_WAIT_POLICY=passive .venv/bin/python -m benchmarks.full_step --rounds 4
@@ -74,6 +73,6 @@ define install
 	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
 @echo "Installing into $(1); the libraries take about 6 GB of disk"
 $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev]"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev,bench]"
 @touch $@
 endef

@@ -4,8 +4,9 @@
 
 The first row decodes one prompt, all completions of one length. ``bound`` is what sharing alone can give: TRL's time
 over TRL's time less what vision and prefill of G rows take more than those of one row, each measured in the same run.
-The second decodes 8 prompts together, completion lengths from a fixed list in 4..256: there rows that are finished
-leave the kit's batch. On all sides the end token is forced at the given length, and forbidden before.
+A decode step is what each token more than the first takes. The last row decodes 8 prompts together, completion lengths
+from a fixed list in 4..256: there rows that are finished leave the kit's batch. On all sides the end token is forced at
+the given length, and forbidden before.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ ORDINARY_TOKEN = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
-    parser.add_argument("--shapes", nargs="+", default=["256+28+64x8"])
+    parser.add_argument("--shapes", nargs="*", default=["256+28+64x8"])
     parser.add_argument("--many", default="256+28+256x8", help="shape of the prompts decoded together")
-    parser.add_argument("--num-prompts", type=int, default=8)
+    parser.add_argument("--num-prompts", type=int, default=8, help="how many of them; 0 leaves that row out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -48,9 +49,11 @@ def main() -> None:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
         rows = [measure_one_prompt(adapter, parse_lengths(text), options.rounds) for text in options.shapes]
-        rows.append(measure_many(adapter, parse_lengths(options.many), options.num_prompts, options.rounds))
+        if options.num_prompts:
+            rows.append(measure_many(adapter, parse_lengths(options.many), options.num_prompts, options.rounds))
     path = timing.write_results("rollout", rows, options.out)
-    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "bound", "share_of_bound", "kit", "plain", "trl")
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "bound", "share_of_bound", "decode_step_ratio", "kit", "plain",
+               "trl")  # fmt: skip
     timing.print_table(f"Rollout, model {options.model}", rows, columns)
     print(path)
 
@@ -59,15 +62,22 @@ def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) ->
     prompts = [draw_prompt(adapter, lengths)]
     counts = [lengths.completion_tokens] * lengths.group_size
     sides = build_sides(adapter, prompts, counts, lengths)
+    first_token = build_sides(adapter, prompts, [1] * lengths.group_size, lengths)
     phases = {
         "prefill_g": lambda: prefill(adapter, prompts * lengths.group_size),
         "prefill_1": lambda: prefill(adapter, prompts),
+        "kit_first_token": first_token["kit"],
+        "plain_first_token": first_token["plain"],
     }
     seconds = timing.time_in_turn(sides | phases, rounds)
     described = {name: timing.describe(values) for name, values in seconds.items()}
     saved = described["prefill_g"]["median"] - described["prefill_1"]["median"]
     bound = described["trl"]["median"] / (described["trl"]["median"] - saved)
     vs_trl = timing.ratio(seconds, "trl")
+    step = {
+        side: (described[side]["median"] - described[f"{side}_first_token"]["median"]) / (lengths.completion_tokens - 1)
+        for side in ("kit", "plain")
+    }
     return {
         "name": f"rollout_{lengths.name}",
         "shape": lengths.name,
@@ -76,6 +86,8 @@ def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) ->
         "bound": bound,
         "ideal_ratio": bound,
         "share_of_bound": vs_trl / bound,
+        "decode_step_seconds": step,
+        "decode_step_ratio": step["plain"] / step["kit"],
         **described,
     }
 

@@ -20,7 +20,12 @@ from gpg_vl.records import TrainingGroup
 
 
 def build_trainer(
-    adapter: QwenVLAdapter, batch_size: int, group_size: int, max_new_tokens: int, rows: Sequence[dict[str, Any]] = ()
+    adapter: QwenVLAdapter,
+    batch_size: int,
+    group_size: int,
+    max_new_tokens: int,
+    rows: Sequence[dict[str, Any]] = (),
+    temperature: float = 1.0,
 ) -> Any:
     """A ``GRPOTrainer`` that steps on ``batch_size`` completions at once, ``group_size`` a prompt."""
     on_gpu = torch.cuda.is_available()
@@ -35,7 +40,7 @@ def build_trainer(
         loss_type="grpo",
         scale_rewards="none",
         beta=0.0,
-        temperature=1.0,
+        temperature=temperature,
         gradient_checkpointing=False,
         bf16=on_gpu,
         use_cpu=not on_gpu,

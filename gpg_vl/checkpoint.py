@@ -1,39 +1,50 @@
 """Checkpoints: a complete model folder and, in ``training_state``, what the run needs to go on from there.
 
-Written beside its final name, synced to disk, and renamed last, so a folder named ``checkpoint-STEP`` is whole. The
+Written under another name, synced to disk, sealed by a manifest of sizes and hashes, and renamed last; what is older is
+removed only then. So a folder named ``checkpoint-STEP`` was whole once, and the manifest tells whether it still is. The
 state is safetensors and JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.folders import checkpoint_folder
+from gpg_vl.manifest import seal_folder, sync
+from gpg_vl.models.folders import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.random_state import read_random_state, restore_random_state
 
 RECIPE_FILE = "recipe.yaml"
 STATE_FOLDER = "training_state"
+_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What decides the future of a run besides weights and optimizer; all noise is seeded by step and sample."""
+    """What decides the future of a run besides weights, optimizer and random states.
+
+    The learning rate follows from the step; prompts and sampled tokens from step, stream and seed. Saved between steps,
+    so there are no groups of a refill to keep: a step that was under way is made anew, from the same prompts.
+    """
 
     step: int  # finished optimizer steps
     stream: dict[str, Any]  # of the prompts consumed by them
     validated_step: int  # last step that was validated
+    validation: dict[str, float]  # task to its score, where that is this step; else empty
     tasks_done: list[str]  # tasks at their run.stop_when score
     all_done_step: int | None  # step at which all of them were
     counters: dict[str, int]
@@ -42,21 +53,55 @@ class TrainingState:
 def save_checkpoint(
     recipe: Recipe, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer | None, state: TrainingState
 ) -> Path:
-    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it."""
+    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it.
+
+    Raises:
+        OSError: it could not be written, as on a full disk; what was there before is untouched
+    """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = final.with_name(f"{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / STATE_FOLDER).mkdir(parents=True)
-    adapter.save(partial)
-    write_recipe(recipe, partial / RECIPE_FILE)
-    names = [name for name, _ in adapter.trainable_parameters()]
-    if optimizer is not None:
-        save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
-    (partial / STATE_FOLDER / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    _sync(partial)
-    partial.rename(final)
-    _sync_folder(final.parent)
+    partial.mkdir()  # not its parents: an output directory that vanished, as with its disk, must not come back empty
+    try:
+        (partial / STATE_FOLDER).mkdir()
+        adapter.save(partial)
+        write_recipe(recipe, partial / RECIPE_FILE)
+        names = [name for name, _ in adapter.trainable_parameters()]
+        if optimizer is not None:
+            save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
+        _write_json(read_random_state(), partial / STATE_FOLDER / "random-0.json")
+        _write_json(asdict(state), partial / STATE_FOLDER / "state.json")
+        _write_json(library_versions(), partial / STATE_FOLDER / "versions.json")
+        seal_folder(partial)
+        _replace(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what it took is wanted back
+        raise OSError(f"{final} could not be written: {error}") from error
+    remove_old_checkpoints(final.parent, recipe.run.save_total_limit)
     return final
+
+
+def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
+    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score."""
+    if limit is None:
+        return
+    checkpoints = find_checkpoints(output_dir)
+    best = find_best_checkpoint(output_dir)
+    for folder in checkpoints[:-limit]:
+        if folder != best:
+            # under its own name it must be whole or gone, whatever interrupts the removal
+            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
+
+
+def find_best_checkpoint(output_dir: Path) -> Path | None:
+    """The checkpoint whose step had the best validation score, the mean over its tasks; the older of equal ones."""
+    scores: dict[Path, float] = {}
+    for folder in find_checkpoints(output_dir):
+        path = folder / STATE_FOLDER / "state.json"
+        validation = json.loads(path.read_text())["validation"] if path.is_file() else {}
+        if validation:
+            scores[folder] = sum(validation.values()) / len(validation)
+    return max(scores, key=scores.__getitem__, default=None)
 
 
 def load_state(folder: Path) -> TrainingState:
@@ -68,6 +113,21 @@ def load_state(folder: Path) -> TrainingState:
     if not path.is_file():
         raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
     return TrainingState(**json.loads(path.read_text()))
+
+
+def load_random_state(folder: Path) -> None:
+    restore_random_state(json.loads((folder / STATE_FOLDER / "random-0.json").read_text()))
+
+
+def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
+    """Libraries that the checkpoint was written with in another version than they have now, with both."""
+    now = library_versions()
+    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
+
+
+def library_versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer) -> None:
@@ -124,19 +184,13 @@ def _flatten(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Te
     }
 
 
-def _sync(folder: Path) -> None:
-    """Files and folders below ``folder``, and itself, on disk."""
-    for path in [*folder.rglob("*")]:
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        _sync_folder(path)
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=1))
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _replace(partial: Path, final: Path) -> None:
+    """Gives ``partial`` its final name, and has that on disk. What had the name, damaged or older, is set aside."""
+    if final.exists():
+        set_aside(final)
+    partial.rename(final)
+    sync([final.parent])

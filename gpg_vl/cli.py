@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # the disk is full, or gone
+        if debug:
+            raise
+        print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         return error.exit_code
     except SystemExit as error:  # argparse: help, or a word that it does not know

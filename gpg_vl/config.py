@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 PARTS = ("vision", "projector", "text")
+Attention = Literal["auto", "sdpa", "eager", "flex_attention"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -26,7 +27,7 @@ class ModelConfig:
     Args:
         path: folder of the model, or its name on the hub
         dtype: compute type; trained weights always have a float32 master
-        attention: attention code; auto takes sdpa
+        attention: attention code, or {text, vision}; auto takes sdpa, flex_attention on long rows on CUDA
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         freeze: parts that are not trained, of vision, projector, text
@@ -35,7 +36,7 @@ class ModelConfig:
 
     path: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    attention: Attention | dict[str, Attention] = "auto"
     min_pixels: int = 3136
     max_pixels: int = 401408
     freeze: list[str] = field(default_factory=list)
@@ -48,6 +49,17 @@ class ModelConfig:
         unknown = sorted(set(self.freeze) - set(PARTS))
         _require(not unknown, f"model.freeze: {unknown} is no part of the model; the parts are {list(PARTS)}")
         _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")
+        if isinstance(self.attention, dict):
+            unknown = sorted(set(self.attention) - {"text", "vision"})
+            _require(not unknown, f"model.attention: {unknown} has no attention of its own; name text or vision")
+            flex = self.attention.get("vision") == "flex_attention"
+            _require(not flex, "model.attention: vision has no rows to pack; leave flex_attention to text")
+
+    def attention_of(self, sub_model: Literal["text", "vision"]) -> Attention:
+        """The attention code of a sub-model; flex_attention for the whole model means the text."""
+        if isinstance(self.attention, dict):
+            return self.attention.get(sub_model, "auto")
+        return "auto" if sub_model == "vision" and self.attention == "flex_attention" else self.attention
 
 
 @dataclass(frozen=True)
@@ -248,6 +260,7 @@ class RunConfig:
         steps: optimizer steps
         output_dir: everything the run writes goes here
         save_every: steps between checkpoints; the last step is always saved
+        save_total_limit: keeps the newest so many checkpoints, and that of the best validation score; null keeps all
         eval_every: steps between validations of data.eval; 0 never
         seed: decides prompts, samples and initial state of the run
         resume: auto continues the run found in output_dir, never refuses to touch it
@@ -259,6 +272,7 @@ class RunConfig:
     steps: int = 500
     output_dir: str = "runs/run"
     save_every: int = 100
+    save_total_limit: int | None = None
     eval_every: int = 100
     seed: int = 42
     resume: Literal["auto", "never"] = "auto"
@@ -269,6 +283,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "run.steps must be at least 1")
         _require(self.save_every >= 1, "run.save_every must be at least 1")
+        _require(self.save_total_limit is None or self.save_total_limit >= 1, "run.save_total_limit must be at least 1")
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - {"tensorboard"})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from gpg_vl.records import Completion, MicroBatch, Prompt, TrainingGroup
 
@@ -23,6 +24,7 @@ class Row:
     prompt: Prompt
     completions: tuple[Completion, ...]
     coefficients: tuple[tuple[float, ...], ...]
+    image_features: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -30,7 +32,9 @@ class Row:
 
     @property
     def num_patches(self) -> int:
-        return 0 if self.prompt.pixel_values is None else len(self.prompt.pixel_values)
+        """Patches that the vision tower runs on for this row."""
+        pixels = self.prompt.pixel_values
+        return 0 if pixels is None or self.image_features is not None else len(pixels)
 
 
 def _input_length(completion: Completion) -> int:
@@ -64,7 +68,12 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
         parts[-1].append(index)
         used += length
     return [
-        Row(group.prompt, tuple(group.completions[i] for i in part), tuple(group.coefficients[i] for i in part))
+        Row(
+            group.prompt,
+            tuple(group.completions[i] for i in part),
+            tuple(group.coefficients[i] for i in part),
+            group.image_features,
+        )
         for part in parts
     ]
 
@@ -118,7 +127,8 @@ def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
         token_types=token_types,
         position_ids=position_ids,
         segment_ids=segment_ids,
-        pixel_values=_concatenate([row.prompt.pixel_values for row in rows]),
+        pixel_values=_concatenate([row.prompt.pixel_values for row in rows if row.image_features is None]),
+        image_features=_concatenate([row.image_features for row in rows]),
         image_grid_thw=_concatenate([row.prompt.image_grid_thw for row in rows]),
         source_index=torch.tensor(sources),
         target_ids=torch.tensor([t for row in rows for c in row.completions for t in c.token_ids]),
@@ -132,6 +142,17 @@ def visible_keys(segment_ids: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
     keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
     return causal & ((keys == 0) | (keys == queries))
+
+
+def visible_blocks(segment_ids: Tensor) -> BlockMask:
+    """The same rule for FlexAttention, which skips blocks of 128 x 128 that hold no visible key."""
+
+    def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        segment = segment_ids[row, key]
+        return (query >= key) & ((segment == 0) | (segment == segment_ids[row, query]))
+
+    num_rows, length = segment_ids.shape
+    return create_block_mask(is_visible, num_rows, None, length, length, device=segment_ids.device)
 
 
 def _lay_out(row: Row) -> tuple[list[int], list[int]]:

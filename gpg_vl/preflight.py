@@ -1,4 +1,4 @@
-"""What is checked before the first step of a run: output directory, recipe against rows, every row against the model.
+"""What is checked before the first step of a run: recipe against rows, every row against the model.
 
 Each mistake is a ``ValueError`` of one line with the file, row or key and the way out.
 """
@@ -6,60 +6,12 @@ Each mistake is a ``ValueError`` of one line with the file, row or key and the w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from gpg_vl.checkpoint import RECIPE_FILE, changed_keys, read_recipe
 from gpg_vl.config import Recipe
-from gpg_vl.models.folders import find_checkpoints
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives.base import Objective
 from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
 from gpg_vl.prompting import PromptBuilder
-
-MAY_CHANGE_ON_RESUME = {
-    "run.steps",
-    "run.save_every",
-    "run.eval_every",
-    "run.trackers",
-    "run.resume",
-    "run.output_dir",
-    "rollout.tokens_per_batch",
-    "update.tokens_per_micro_batch",
-    "update.patches_per_micro_batch",
-    "rewards.timeout_s",
-    "rewards.memory_mb",
-    "rewards.on_error",
-}
-
-
-def open_output_dir(recipe: Recipe) -> Path | None:
-    """Makes the output directory and returns the checkpoint to go on from, if there is one.
-
-    Raises:
-        ValueError: it cannot be written, or holds a run of another recipe
-    """
-    folder = Path(recipe.run.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
-    earlier = folder / RECIPE_FILE
-    checkpoints = find_checkpoints(folder)
-    if not earlier.is_file() or not checkpoints:
-        return None  # nothing that could be lost or gone on from
-    if recipe.run.resume == "never":
-        raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
-    changes = changed_keys(read_recipe(earlier), recipe.to_plain())
-    for key, (old, new) in changes.items():
-        if key not in MAY_CHANGE_ON_RESUME:
-            raise ValueError(
-                f"run.output_dir: {folder} holds a run with {key}={old!r}, the recipe has {new!r}; choose another "
-                "run.output_dir, or the old value to go on"
-            )
-    return checkpoints[-1]
 
 
 def check_group_size(recipe: Recipe, objective: Objective) -> None:

@@ -5,6 +5,7 @@ before packing. Letters used for shapes, here and in the rest of the code:
 
     P  tokens of a prompt            T  tokens of a completion      G  completions of a group
     N  images of a prompt            K  vision patches of a prompt  D  values of a patch
+    I  image tokens of a prompt
     R  rows of a micro-batch         S  tokens of its longest row   M  completion tokens in a micro-batch
     V  size of the vocabulary        H  hidden size
 """
@@ -93,12 +94,14 @@ class Completion:
     token_ids: tuple[int, ...]  # [T], no padding; the last one is an end token iff finished
     text: str  # decoded without the end token, other special tokens kept
     finished: bool
+    log_probs: tuple[float, ...] | None = None  # [T] under the distribution sampled from; kept when asked for
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
+    image_features: Tensor | None = None  # [I, H] of all images, from a fully frozen vision tower; else made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class ScoredGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
     rewards: tuple[Reward, ...]  # G
+    image_features: Tensor | None = None  # [I, H], as in RolloutGroup
 
     @property
     def has_signal(self) -> bool:
@@ -135,6 +139,7 @@ class TrainingGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
     coefficients: tuple[tuple[float, ...], ...]  # [G][T]
+    image_features: Tensor | None = None  # [I, H], as in RolloutGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ class MicroBatch:
     segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding
     pixel_values: Tensor | None  # [sum K, D]
     image_grid_thw: Tensor | None  # [sum N, 3]
+    image_features: Tensor | None  # [sum I, H], instead of the pixels where the vision tower is fully frozen
     source_index: Tensor  # [M] int64
     target_ids: Tensor  # [M] int64
     coefficients: Tensor  # [M] float32

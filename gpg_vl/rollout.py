@@ -37,6 +37,17 @@ class Sampling:
     top_k: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Prefilled:
+    """Prompts after their one run, expanded to R rows, ``group_size`` a prompt."""
+
+    logits: Tensor  # [R, V] float32, of the next token
+    cache: DynamicCache
+    visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None where all are
+    positions: Tensor  # [R] int64, of the next token
+    image_features: list[Tensor | None]  # by prompt, [I, H] where the vision tower is fully frozen
+
+
 class HfEngine:
     """Samples completions with the policy itself."""
 
@@ -55,12 +66,14 @@ class HfEngine:
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         on_progress: Callable[[int], None] = lambda num_done: None,
+        keep_log_probs: bool = False,
     ) -> list[RolloutGroup]:
         """``group_size`` completions per prompt, in the order of ``prompts``.
 
         Args:
             seeds: one per prompt; with its index in the group it decides the noise of a completion
             on_progress: called with the number of prompts done
+            keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
         """
         groups: dict[int, RolloutGroup] = {}
         model = self._adapter.model
@@ -68,13 +81,14 @@ class HfEngine:
         model.eval()
         try:
             for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
+                keys = [(*seeds[i], g) for i in batch for g in range(group_size)]
                 with torch.no_grad(), self._adapter.autocast():
-                    token_ids = self._decode(
-                        [prompts[i] for i in batch], group_size, sampling, [seeds[i] for i in batch]
-                    )
+                    state = self._prefill([prompts[i] for i in batch], group_size)
+                    features = state.image_features
+                    rows = self._decode(state, sampling, keys, keep_log_probs)
                 for n, i in enumerate(batch):
-                    rows = token_ids[n * group_size : (n + 1) * group_size]
-                    groups[i] = RolloutGroup(prompts[i], tuple(self._completion(row) for row in rows))
+                    completions = tuple(rows[n * group_size : (n + 1) * group_size])
+                    groups[i] = RolloutGroup(prompts[i], completions, features[n])
                 on_progress(len(groups))
         finally:
             model.train(was_training)
@@ -89,25 +103,29 @@ class HfEngine:
             yield order[:count]
             order = order[count:]
 
-    def _completion(self, token_ids: list[int]) -> Completion:
+    def _completion(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> Completion:
         finished = token_ids[-1] in self._adapter.end_token_ids
-        return Completion(tuple(token_ids), self._adapter.decode(token_ids), finished)
+        kept = None if log_probs is None else tuple(log_probs)
+        return Completion(tuple(token_ids), self._adapter.decode(token_ids), finished, kept)
 
     def _decode(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seeds: Sequence[tuple[object, ...]]
-    ) -> list[list[int]]:
-        """Token ids of the completions, ``group_size`` rows per prompt."""
-        device = self._adapter.device
-        logits, cache, visible, positions = self._prefill(prompts, group_size)
-        completions: list[list[int]] = [[] for _ in range(len(prompts) * group_size)]
-        live = list(range(len(completions)))
-        keys = [(*seed, g) for seed in seeds for g in range(group_size)]
-        choose = _TokenChooser(sampling, keys, logits.shape[-1], device)
-        ends = torch.tensor(self._adapter.end_token_ids, device=device)
+        self, state: _Prefilled, sampling: Sampling, keys: Sequence[tuple[object, ...]], keep_log_probs: bool
+    ) -> list[Completion]:
+        """The completions, ``group_size`` rows per prompt; ``keys`` decide the noise of each."""
+        logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
+        completions: list[list[int]] = [[] for _ in keys]
+        log_probs: list[list[float]] = [[] for _ in keys]
+        live = list(range(len(keys)))
+        choose = _TokenChooser(sampling, keys, logits.shape[-1], logits.device)
+        ends = torch.tensor(self._adapter.end_token_ids, device=logits.device)
         for step in range(sampling.max_new_tokens):
-            tokens = choose(mask_banned(logits, self._adapter.banned_token_ids), live, step)
+            scores = choose.warp(mask_banned(logits, self._adapter.banned_token_ids))
+            tokens = choose(scores, live, step)
             for row, token in zip(live, tokens.tolist(), strict=True):
                 completions[row].append(token)
+            if keep_log_probs:
+                for row, log_prob in zip(live, choose.log_probs(scores, tokens).tolist(), strict=True):
+                    log_probs[row].append(log_prob)
             if step == sampling.max_new_tokens - 1:
                 break
             going_on = (~torch.isin(tokens, ends)).nonzero()[:, 0]
@@ -121,18 +139,14 @@ class HfEngine:
             visible = None if visible is None else F.pad(visible, (0, 1), value=True)
             logits = self._next_logits(tokens, visible, positions, cache)
             positions = positions + 1
-        return completions
+        return [
+            self._completion(ids, row if keep_log_probs else None)
+            for ids, row in zip(completions, log_probs, strict=True)
+        ]
 
-    def _prefill(
-        self, prompts: Sequence[Prompt], group_size: int
-    ) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
-        """Runs each prompt once, padded on the left, and expands the results to the group.
-
-        Returns:
-            next-token logits [R, V], the cache, which of its keys are real [R, P] bool (None where all are), next
-            positions [R]
-        """
-        adapter = self._adapter
+    def _prefill(self, prompts: Sequence[Prompt], group_size: int) -> _Prefilled:
+        """Runs each prompt once, padded on the left, and expands the results to the group."""
+        adapter, device = self._adapter, self._adapter.device
         length = max(len(p.token_ids) for p in prompts)
         shape = (len(prompts), length)
         input_ids = torch.full(shape, adapter.pad_token_id)
@@ -145,26 +159,44 @@ class HfEngine:
             token_types[r, start:] = torch.tensor(prompt.token_types)
             position_ids[:, r, start:] = prompt.position_ids
             real[r, start:] = True
-        visible = None if real.all() else _visible_behind_padding(real).to(adapter.device)
-        pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
-        grids = [p.image_grid_thw for p in prompts if p.image_grid_thw is not None]
-        device = adapter.device
+        visible = None if real.all() else _visible_behind_padding(real).to(device)
         cache = DynamicCache(config=adapter.model.config)
+        vision, features = self._vision_inputs(prompts)
         hidden = adapter.run_body(
             input_ids=input_ids.to(device),
             token_types=token_types.to(device),
             position_ids=position_ids.to(device),
             visible=visible,
-            pixel_values=torch.cat(pixels).to(device) if pixels else None,
-            image_grid_thw=torch.cat(grids).to(device) if grids else None,
             cache=cache,
+            **vision,
         )
         cache.batch_repeat_interleave(group_size)
-        logits = self._logits(hidden).repeat_interleave(group_size, dim=0)
         next_positions = torch.tensor([int(p.position_ids.max()) + 1 for p in prompts], device=device)
         repeat = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
-        real_keys = None if visible is None else real.to(device)[repeat]
-        return logits, cache, real_keys, next_positions[repeat]
+        return _Prefilled(
+            logits=self._logits(hidden)[repeat],
+            cache=cache,
+            visible=None if visible is None else real.to(device)[repeat],
+            positions=next_positions[repeat],
+            image_features=features,
+        )
+
+    def _vision_inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """What the body takes for the images, and each prompt's features where the vision tower is fully frozen.
+
+        Those are the same in the update, so they are made here and go with the group.
+        """
+        device = self._adapter.device
+        grids = [p.image_grid_thw for p in prompts if p.image_grid_thw is not None]
+        if not grids:
+            return {}, [None] * len(prompts)
+        pixel_values = torch.cat([p.pixel_values for p in prompts if p.pixel_values is not None]).to(device)
+        image_grid_thw = torch.cat(grids).to(device)
+        if not self._adapter.has_frozen_tower():
+            return {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}, [None] * len(prompts)
+        features = self._adapter.encode_images(pixel_values, image_grid_thw)
+        of_prompts = features.split([sum(p.token_types) for p in prompts])
+        return {"image_features": features}, [each if len(each) else None for each in of_prompts]
 
     def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
         hidden = self._adapter.run_body(
@@ -205,13 +237,25 @@ class _TokenChooser:
         self._generators = [] if sampling.temperature == 0 else [_generator(key, device) for key in keys]
         self._log_noise = torch.empty(0)
 
-    def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
-        """Tokens [R] of the rows ``live`` from their logits [R, V]."""
+    def warp(self, logits: Tensor) -> Tensor:
+        """[R, V] logits of the distribution that is sampled from."""
         if self._sampling.temperature == 0:
-            return logits.argmax(dim=-1)
+            return logits
+        scores: Tensor = self._warpers(_NO_HISTORY, logits / self._sampling.temperature)
+        return scores
+
+    def log_probs(self, scores: Tensor, tokens: Tensor) -> Tensor:
+        """[R] log-probs of the chosen tokens; 0 at temperature 0, where the choice is certain."""
+        if self._sampling.temperature == 0:
+            return torch.zeros(len(tokens))
+        return scores.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
+
+    def __call__(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
+        """Tokens [R] of the rows ``live`` from their warped logits [R, V]."""
+        if self._sampling.temperature == 0:
+            return scores.argmax(dim=-1)
         if step % self._block == 0:
             self._draw_noise(live)
-        scores = self._warpers(_NO_HISTORY, logits / self._sampling.temperature)
         rows = torch.tensor([self._slot[row] for row in live], device=self._device)
         return (scores - self._log_noise[rows, step % self._block]).argmax(dim=-1)
 

@@ -68,7 +68,7 @@ class Scorer:
         by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
         self._report(groups, by_group)
         return [
-            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)))
+            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.image_features)
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 

@@ -7,21 +7,22 @@ centred rewards, log. Everything that can be wrong with the recipe or the data i
 from __future__ import annotations
 
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy
-import torch
+from accelerate import Accelerator
 
 from gpg_vl.checkpoint import (
     RECIPE_FILE,
     TrainingState,
+    changed_versions,
     load_optimizer,
+    load_random_state,
     load_state,
     save_checkpoint,
     write_recipe,
@@ -37,9 +38,11 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, learning_rate
-from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources, open_output_dir
+from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.random_state import seed_everything
 from gpg_vl.ranks import (
     RankError,
     check_whole_weights_fit,
@@ -68,6 +71,7 @@ class Progress:
     step: int = 0  # finished optimizer steps
     stream: dict[str, Any] | None = None
     validated_step: int = 0
+    validation: dict[str, float] = field(default_factory=dict)  # of validated_step
     tasks_done: tuple[str, ...] = ()
     all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
     silent_steps: int = 0
@@ -82,33 +86,43 @@ def train(recipe: Recipe) -> Path:
     Raises:
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
         RewardError: a completion could not be scored and ``rewards.on_error`` is abort
+        OSError: the disk is full or gone; the last checkpoint is as it was
         Interrupted: SIGINT or SIGTERM
 
     Whatever ends the run early, the state of the last finished step is saved first.
     """
-    with interrupts_raise(), Scorer(recipe.rewards) as scorer:
-        return _Trainer(recipe, scorer).run()
+    accelerator = start_ranks()
+    with interrupts_raise(), ExitStack() as stack:
+        if accelerator.is_main_process:
+            run_together(lambda: stack.enter_context(claim_output_dir(recipe)))
+        else:
+            run_together(lambda: None)
+        scorer = stack.enter_context(Scorer(recipe.rewards))
+        return _Trainer(recipe, scorer, accelerator).run()
 
 
 class _Trainer:
     """The state of a run and its loop. Made in the order that finds mistakes cheapest: recipe, rows, model."""
 
-    def __init__(self, recipe: Recipe, scorer: Scorer):
+    def __init__(self, recipe: Recipe, scorer: Scorer, accelerator: Accelerator):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        self.accelerator = start_ranks()
-        self.is_main = self.accelerator.is_main_process
-        self.resumed_from = self._main_first(lambda: open_output_dir(recipe))
+        self.accelerator = accelerator
+        self.is_main = accelerator.is_main_process
+        self.resumed_from = self._main_first(lambda: find_resume_point(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
-        _seed_everything(recipe.run.seed)
+        seed_everything(recipe.run.seed)
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
         if self.resumed_from is None:  # else they were checked before
             run_together(lambda: check_all_rows(recipe, checked, prompts, self.adapter))
+        parameters = list(self.adapter.model.parameters())
+        room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
+        run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, prompts, scorer)
         self._take_up_position()
         if self.is_main:
@@ -116,6 +130,8 @@ class _Trainer:
         self.log = RunLog(
             self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
         )
+        if self.resumed_from is not None:
+            load_random_state(self.resumed_from)  # last: loading the model draws from them
 
     def _main_first(self, work: Callable[[], T]) -> T:
         """``work`` on the main rank, then on the others: they find what it made."""
@@ -174,6 +190,8 @@ class _Trainer:
             load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
             self._note(f"resuming {self.output_dir} after step {self.progress.step}")
+            for name, (then, now) in changed_versions(self.resumed_from).items():
+                self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
         self.saved_step = self.progress.step
         self.is_checked = False
 
@@ -191,15 +209,21 @@ class _Trainer:
                     return checkpoint_folder(self.output_dir, self.progress.step)
                 self._step()
         except BaseException as error:
-            if self.progress.step > self.saved_step and self._are_all_here(error):
-                self._note(f"stopped; the same command goes on from {self._save()}")
+            self._save_after(error)
             raise
         finally:
             self.log.close()
 
-    def _are_all_here(self, error: BaseException) -> bool:
-        """Whether every rank is on its way out too, so that they can save together."""
-        return self.accelerator.num_processes == 1 or isinstance(error, RankError | Interrupted)
+    def _save_after(self, error: BaseException) -> None:
+        """Saves the last finished step, except after an error of the disk: it would only come again.
+
+        Several ranks save together, so not where one of them is on its way out alone.
+        """
+        alone = self.accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
+        if isinstance(error, OSError) or alone:
+            self._note(f"stopped; the same command goes on from step {self.saved_step}")
+        elif self.progress.step > self.saved_step:
+            self._note(f"stopped; the same command goes on from {self._save()}")
 
     def _is_over(self) -> bool:
         return self.progress.step >= self._last_step()
@@ -285,6 +309,7 @@ class _Trainer:
                 if len(progress.tasks_done) == len(stop_when):
                     progress.all_done_step = progress.step
             progress.validated_step = progress.step
+            progress.validation = {task: score.value for task, score in scores.items()}
             self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
@@ -335,6 +360,7 @@ class _Trainer:
             step=progress.step,
             stream=progress.stream,
             validated_step=progress.validated_step,
+            validation=progress.validation if progress.validated_step == progress.step else {},
             tasks_done=list(progress.tasks_done),
             all_done_step=progress.all_done_step,
             counters={"silent_steps": progress.silent_steps},
@@ -354,14 +380,9 @@ class _Trainer:
             step=state.step,
             stream=state.stream,
             validated_step=state.validated_step,
+            validation=state.validation,
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
         )
         self.stream.restore(state.stream)
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.layouts import Layout
 from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget, visible_keys
+from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget, visible_blocks, visible_keys
 from gpg_vl.ranks import RankError, max_over_ranks
 from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
 
@@ -50,13 +51,20 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        visible=visible_keys(batch.segment_ids),
+        visible=_visible(adapter, batch.segment_ids),
         pixel_values=batch.pixel_values,
         image_grid_thw=batch.image_grid_thw,
+        image_features=batch.image_features,
     )
     # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
     sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
+
+
+def _visible(adapter: QwenVLAdapter, segment_ids: Tensor) -> Tensor | BlockMask:
+    if adapter.uses_flex_attention(segment_ids.shape[1]):
+        return visible_blocks(segment_ids)
+    return visible_keys(segment_ids)
 
 
 class PolicyForward(nn.Module):
@@ -145,7 +153,8 @@ def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator:
     """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
     count = max_over_ranks(accelerator, len(plan))
     filler = build_filler_row(adapter)
-    passes = [rows if any(row.num_patches for row in rows) else [*rows, filler] for rows in plan]
+    has_tower = filler.num_patches > 0
+    passes = [rows if any(row.num_patches for row in rows) or not has_tower else [*rows, filler] for rows in plan]
     return passes + [[filler]] * (count - len(plan))
 
 

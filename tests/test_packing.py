@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,15 +13,19 @@ from builders import FAMILIES, make_sample, make_training_group
 from gpg_vl import packing, update
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
-from gpg_vl.records import TrainingGroup
+from gpg_vl.records import Prompt, TrainingGroup
+from gpg_vl.rollout import HfEngine, Sampling
 from gpg_vl.self_check import check_packing, plain_log_probs
 from gpg_vl.update import PolicyForward
 
 LoadModel = Callable[..., QwenVLAdapter]
 
-# image sizes of the prompt, completion lengths: mixed sizes, several images, none, length 1, G = 1
+# image sizes of the prompt, completion lengths: mixed sizes, several images, none, G = 1; a completion of length 1 in
+# an even place is an end token alone (builders.random_completions)
 CASES = {
     "one image": ([(84, 84)], [5, 1, 9, 3]),
+    "end token first": ([(84, 84)], [1, 4, 1, 1]),
+    "two images of one size": ([(56, 56), (56, 56)], [3, 8]),
     "three images of different sizes": ([(84, 56), (140, 84), (30, 200)], [4, 7]),
     "no image": ([], [6, 2, 1]),
     "one completion": ([(56, 56)], [5]),
@@ -84,6 +89,45 @@ def test_packed_log_probs_equal_plain_ones(load: LoadModel, family: str, case: s
     assert check_packing(adapter, group, temperature=0.7) < 1e-5
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_gradients_equal_plain_ones_in_float64(load: LoadModel, family: str, attention: str) -> None:
+    """Weights in float64; norms, rotations and the head still compute in float32 inside."""
+    adapter = load(family, attention=attention)
+    adapter.model.double()
+    groups = [make_training_group(adapter, make_sample(sizes, 1), lengths, 1) for sizes, lengths in CASES.values()]
+    doubled = [replace(g, prompt=in_float64(g.prompt)) for g in groups]
+    assert worst_relative_error(packed_gradients(adapter, doubled), plain_gradients(adapter, doubled)) < 1e-6
+
+
+def in_float64(prompt: Prompt) -> Prompt:
+    pixels = prompt.pixel_values
+    return prompt if pixels is None else replace(prompt, pixel_values=pixels.double())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flex_attention_gives_the_same_log_probs(load: LoadModel, family: str) -> None:
+    """Forward alone: FlexAttention has no backward pass on a CPU."""
+    adapter = load(family)
+    batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], 0)
+    with torch.no_grad():
+        dense = update.packed_log_probs(adapter, batch, 1.0)
+        adapter.uses_flex_attention = lambda row_length: True  # type: ignore[method-assign]
+        blocks = update.packed_log_probs(adapter, batch, 1.0)
+        assert adapter.model.config.text_config._attn_implementation == "flex_attention"
+    assert float((dense - blocks).abs().max()) < 1e-5
+
+
+def test_blocks_and_dense_mask_show_the_same_keys() -> None:
+    segment_ids = torch.tensor([[0, 0, 1, 1, 2, 3, 3], [0, 1, 1, 2, -1, -1, -1]])
+    blocks = packing.visible_blocks(segment_ids)
+    index = torch.arange(7)
+    shown = torch.stack([
+        blocks.mask_mod(torch.tensor(r), torch.tensor(0), index[:, None], index[None, :]) for r in range(2)
+    ])  # fmt: skip
+    assert torch.equal(shown, packing.visible_keys(segment_ids))
+
+
 def test_gradient_does_not_depend_on_the_budget(load: LoadModel) -> None:
     adapter = load()
     groups = make_groups(adapter)
@@ -107,6 +151,58 @@ def test_frozen_vision_leaves_the_projector_its_gradient(load: LoadModel) -> Non
     found = packed_gradients(frozen, groups)
     assert {frozen.part_of(name) for name in found} == {"projector", "text"}
     assert worst_relative_error(found, {name: expected[name] for name in found}) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel, family: str) -> None:
+    """With neither vision nor projector trained, the update never runs the tower, and its gradient is the same."""
+    adapter = load(family, freeze=["vision", "projector"])
+    groups = make_groups(adapter)
+    rolled = HfEngine(adapter, 10**6).generate(
+        [g.prompt for g in groups], 2, Sampling(3, 1.0), [(g,) for g in range(7)]
+    )
+    reused = [replace(g, image_features=r.image_features) for g, r in zip(groups, rolled, strict=True)]
+    assert [g.image_features is None for g in reused] == [g.prompt.pixel_values is None for g in groups]
+    expected = plain_gradients(adapter, groups)
+    calls: list[int] = []
+    adapter.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    found = packed_gradients(adapter, reused)
+    assert not calls
+    assert {adapter.part_of(name) for name in found} == {"text"}
+    assert worst_relative_error(found, expected) < 1e-5
+    one, two = reused[1], reused[2]
+    swapped = [replace(one, image_features=one.image_features.flip(0)), *reused[2:]]
+    assert worst_relative_error(packed_gradients(adapter, swapped), plain_gradients(adapter, groups[1:])) > 1e-3
+    assert check_packing(adapter, two, 1.0) < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [["vision"], ["vision", "projector"]])
+def test_frozen_tower_builds_no_graph(load: LoadModel, frozen: list[str]) -> None:
+    adapter = load(freeze=frozen)
+    outputs: list[Tensor] = []
+    adapter.model.model.visual.blocks[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    packed_gradients(adapter, make_groups(adapter)[:1])
+    assert len(outputs) == 1
+    assert not outputs[0].requires_grad
+
+
+def test_flex_attention_is_refused_where_it_cannot_train(load: LoadModel) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("FlexAttention trains on CUDA")
+    for attention in ("flex_attention", {"text": "flex_attention"}):
+        with pytest.raises(
+            ValueError, match=r"model.attention: flex_attention has no backward pass on a CPU; use auto"
+        ):
+            load(attention=attention)
+
+
+def test_attention_is_chosen_per_sub_model(load: LoadModel) -> None:
+    config = load(attention={"text": "eager", "vision": "sdpa"}).model.config
+    assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("eager", "sdpa")
+    config = load(attention="auto").model.config
+    assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("sdpa", "sdpa")
+    with pytest.raises(ValueError, match=r"model.attention: \['head'\] has no attention"):
+        load(attention={"head": "sdpa"})
 
 
 def no_mask_between_completions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import SuppressTokensLogitsProcessor
 
-from builders import FAMILIES, make_prompt, make_sample
+from builders import FAMILIES, make_lively, make_prompt, make_sample
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.self_check import plain_log_probs
 
 LoadModel = Callable[..., QwenVLAdapter]
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
@@ -26,13 +28,6 @@ def make_prompts(adapter: QwenVLAdapter) -> list[Prompt]:
         make_prompt(adapter, make_sample(sizes, seed, question=question))
         for seed, (sizes, question) in enumerate(zip(SIZES, questions, strict=True))
     ]
-
-
-def make_lively(adapter: QwenVLAdapter) -> None:
-    """Larger weights between embedding and head: greedy output then depends on what was read, and is never close."""
-    with torch.no_grad():
-        for parameter in adapter.model.model.language_model.layers.parameters():
-            parameter.mul_(3)
 
 
 def vision_inputs(prompt: Prompt) -> dict[str, torch.Tensor]:
@@ -182,3 +177,52 @@ def test_mode_is_restored(load: LoadModel) -> None:
         adapter.model.train(training)
         roll_out(adapter, make_prompts(adapter)[:1], 1, GREEDY, ())
         assert adapter.model.training is training
+
+
+def test_log_probs_are_kept_on_request(load: LoadModel) -> None:
+    """They are the update's, where the distribution is not truncated; a truncated one is renormalised."""
+    adapter = load()
+    prompts = make_prompts(adapter)
+    sampling = Sampling(max_new_tokens=9, temperature=0.7)
+    assert {c.log_probs for g in roll_out(adapter, prompts, 3, sampling, (1,)) for c in g.completions} == {None}
+    seeds = [(1, prompt.sample.id) for prompt in prompts]
+    groups = HfEngine(adapter, MANY).generate(prompts, 3, sampling, seeds, keep_log_probs=True)
+    for group in groups:
+        for completion in group.completions:
+            kept = torch.tensor(completion.log_probs)
+            expected = plain_log_probs(adapter, group.prompt, completion, 0.7).detach()
+            assert torch.allclose(kept, expected, atol=1e-5)
+    narrow = Sampling(max_new_tokens=9, temperature=0.7, top_k=1)
+    groups = HfEngine(adapter, MANY).generate(prompts, 1, narrow, seeds, keep_log_probs=True)
+    assert {value for g in groups for c in g.completions for value in c.log_probs or ()} == {0.0}
+
+
+def test_a_wrong_position_of_one_prompt_shows(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: all completions start where those of the first prompt do, as with rope deltas not repeated."""
+    adapter = load()
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    prefill = HfEngine._prefill
+
+    def with_positions_of_the_first(engine: HfEngine, batch: list[Prompt], group_size: int) -> object:
+        state = prefill(engine, batch, group_size)
+        return replace(state, positions=state.positions[:1].expand_as(state.positions))
+
+    right = tokens_of(roll_out(adapter, prompts, 2, GREEDY))
+    monkeypatch.setattr(HfEngine, "_prefill", with_positions_of_the_first)
+    assert tokens_of(roll_out(adapter, prompts, 2, GREEDY)) != right
+
+
+def test_the_image_is_encoded_once_and_the_prompt_runs_once_per_group(load: LoadModel) -> None:
+    adapter = load()
+    prompts = make_prompts(adapter)
+    patches: list[int] = []
+    rows: list[tuple[int, ...]] = []
+    adapter.model.model.visual.register_forward_hook(lambda module, inputs, output: patches.append(len(inputs[0])))
+    adapter.model.model.language_model.register_forward_hook(
+        lambda module, inputs, words, output: rows.append(tuple(words["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    roll_out(adapter, prompts, 6, SAMPLED, (0,))
+    assert patches == [sum(len(p.pixel_values) for p in prompts if p.pixel_values is not None)]
+    assert rows[0] == (len(prompts), max(len(p.token_ids) for p in prompts))
+    assert all(length == 1 for _, length in rows[1:])

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
 from qwen_vl_utils import smart_resize
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import (
     AutoProcessor,
     PreTrainedConfig,
@@ -32,6 +33,8 @@ _MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
     "qwen2_vl": Qwen2VLForConditionalGeneration,
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
 }
+FLEX_ROW_LENGTH = 2048
+"""Tokens of a row from which ``model.attention: auto`` takes FlexAttention on CUDA: a dense mask is quadratic."""
 _IMAGE_PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
 _PART_PREFIXES = (("model.visual.merger.", "projector"), ("model.visual.", "vision"))
 
@@ -51,6 +54,9 @@ class QwenVLAdapter:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+        if self.autocast_dtype is not None:  # the float32 head may take TF32, which keeps more than bfloat16 does
+            torch.set_float32_matmul_precision("high")
+        self._dense_attention = model.config.text_config._attn_implementation
 
     @classmethod
     def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, frame: Frame) -> QwenVLAdapter:
@@ -62,7 +68,7 @@ class QwenVLAdapter:
             raise ValueError(
                 f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
             ) from error
-        attention = "sdpa" if config.attention == "auto" else config.attention
+        attention = {f"{name}_config": _dense_attention(config, name) for name in ("text", "vision")}
         model_class: Any = _MODEL_CLASSES[model_config.model_type]
         try:
             model, info = model_class.from_pretrained(
@@ -222,9 +228,10 @@ class QwenVLAdapter:
         input_ids: Tensor,
         token_types: Tensor,
         position_ids: Tensor,
-        visible: Tensor | None,
+        visible: Tensor | BlockMask | None,
         pixel_values: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
+        image_features: Tensor | None = None,
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """The transformer without its head.
@@ -233,31 +240,64 @@ class QwenVLAdapter:
             input_ids: [R, S] tokens
             token_types: [R, S], 1 where an image token stands
             position_ids: [3, R, S]
-            visible: [R, S, keys] bool, which key each query may see; None for every earlier one, which is faster
+            visible: which key each query may see, [R, S, keys] bool, or blocks of them for FlexAttention; None for
+                every earlier one, which is faster
             pixel_values: [K, D] patches of all images, in the order of their tokens
             image_grid_thw: [N, 3]
+            image_features: [I, H] what ``encode_images`` made of all images, instead of their pixels
             cache: earlier keys and values, extended in place
 
         Returns:
             hidden states [R, S, H] after the last norm
         """
+        # with gradient checkpointing transformers drops the cache in training, and tokens would not see their prompt
+        assert cache is None or not (self.model.training and self.model.is_gradient_checkpointing)
+        tokens: dict[str, Tensor] = {"input_ids": input_ids}
+        if image_features is not None:
+            tokens = {"inputs_embeds": self._embed(input_ids, image_features)}
         output = self.model.model(
-            input_ids=input_ids,
+            **tokens,
             mm_token_type_ids=token_types,
             position_ids=position_ids,
             attention_mask=self._attention_mask(visible),
             pixel_values=pixel_values,
-            image_grid_thw=image_grid_thw,
+            image_grid_thw=image_grid_thw if image_features is None else None,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
-    def _attention_mask(self, visible: Tensor | None) -> Tensor | None:
-        """[R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1."""
-        if visible is None:
-            return None
-        if self.model.config._attn_implementation == "sdpa":
+    def has_frozen_tower(self) -> bool:
+        """Whether images always turn into the same features: neither vision nor projector is trained."""
+        return not any(parameter.requires_grad for parameter in self.model.model.visual.parameters())
+
+    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
+        """Features [I, H] of all images, one per image token: vision tower and projector."""
+        return torch.cat(self.model.model.get_image_features(pixel_values, image_grid_thw).pooler_output)
+
+    def _embed(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
+        """[R, S, H] input embeddings with the features in the image tokens' places."""
+        embedded = self.model.get_input_embeddings()(input_ids)
+        is_image = (input_ids == self.model.config.image_token_id)[..., None].expand_as(embedded)
+        return embedded.masked_scatter(is_image, image_features.to(embedded.dtype))
+
+    def uses_flex_attention(self, row_length: int) -> bool:
+        """Whether a packed row of so many tokens runs through FlexAttention."""
+        attention = self.config.attention_of("text")
+        if attention == "auto":
+            return self.device.type == "cuda" and row_length >= FLEX_ROW_LENGTH
+        return attention == "flex_attention"
+
+    def _attention_mask(self, visible: Tensor | BlockMask | None) -> Tensor | BlockMask | None:
+        """The mask as the text model's attention takes it, which is set to the code that the mask is for.
+
+        [R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1.
+        """
+        is_blocks = isinstance(visible, BlockMask)
+        self.model.config.text_config._attn_implementation = "flex_attention" if is_blocks else self._dense_attention
+        if visible is None or isinstance(visible, BlockMask):
+            return visible
+        if self._dense_attention == "sdpa":
             return visible[:, None]
         dtype = self.autocast_dtype or self.model.dtype
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
@@ -284,6 +324,18 @@ class QwenVLAdapter:
         """Writes a complete model folder: weights, config, generation config, processor, chat template."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
+    """The attention code of a sub-model where there is no block mask: FlexAttention is for packed rows alone.
+
+    Raises:
+        ValueError: FlexAttention is asked for on a CPU, where it has no backward pass
+    """
+    attention = config.attention_of(sub_model)
+    if attention == "flex_attention" and not torch.cuda.is_available():
+        raise ValueError("model.attention: flex_attention has no backward pass on a CPU; use auto, sdpa or eager")
+    return "eager" if attention == "eager" else "sdpa"
 
 
 def _refuse_inexact(config: PreTrainedConfig) -> None:

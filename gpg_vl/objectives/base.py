@@ -60,7 +60,7 @@ class Objective(ABC):
             length = len(completion.token_ids)
             weight = _token_weight(self.config.reduction, length, group_tokens)
             coefficients.append((-advantage * weight,) * length)
-        return TrainingGroup(group.prompt, group.completions, tuple(coefficients))
+        return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.image_features)
 
     def denominator(self, totals: StepTotals, prompts_per_step: int) -> float:
         """What the sum over all tokens of the step is divided by.

@@ -1,0 +1,49 @@
+"""The random states of a process, of python, numpy, torch and its accelerators, as JSON holds them.
+
+Prompts and sampled tokens do not depend on them: each is seeded by step and sample. What may is the model (dropout) and
+code of a user's own.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy
+import torch
+
+
+def read_random_state() -> dict[str, Any]:
+    version, words, next_gauss = random.getstate()
+    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), next_gauss],
+        "numpy": [name, numpy.asarray(keys).tolist(), position, has_gauss, gauss],
+        "torch": _to_text(torch.get_rng_state()),
+        "cuda": [_to_text(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """The states of accelerators are restored where there are as many as there were."""
+    version, words, next_gauss = state["python"]
+    random.setstate((version, tuple(words), next_gauss))
+    name, keys, *rest = state["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    torch.set_rng_state(_from_text(state["torch"]))
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_from_text(text) for text in state["cuda"]])
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _to_text(state: torch.Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_text(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
