@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.manifest import seal_folder, sync
+from gpg_vl.models import resolve_model_path
 from gpg_vl.models.folders import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.random_state import read_random_state, restore_random_state
+from gpg_vl.recipes import load_recipe
 
 RECIPE_FILE = "recipe.yaml"
 STATE_FOLDER = "training_state"
@@ -160,6 +162,20 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds no keys; restore it, or choose another run.output_dir")
     return recipe
+
+
+def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe to use a model with: ``recipe``, else the one saved with the model, else the defaults.
+
+    Args:
+        model: a model folder, a run folder, whose newest checkpoint counts, or a name on the hub
+        overrides: ``--section.key VALUE`` words on top
+    """
+    path = resolve_model_path(model)
+    saved = Path(path) / RECIPE_FILE
+    if recipe is None and saved.is_file():
+        recipe = str(saved)
+    return load_recipe(recipe, [*overrides, "--model.path", path])
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

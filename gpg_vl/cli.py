@@ -89,19 +89,39 @@ def _eval(words: list[str]) -> None:
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--data", nargs="+", required=True, help="files of rows, or '{path: ..., columns: ...}'")
     parser.add_argument("--recipe", help="prompt, rewards and limits; default: the one saved with the model, if any")
-    parser.add_argument("--out", help="folder for results.json and predictions.jsonl; default: print only")
+    parser.add_argument(
+        "--out", help="folder for results.json and predictions.jsonl, gone on with if there; default: print only"
+    )
+    parser.add_argument("--by", default="category", metavar="COLUMN", help="scores by this column too (category)")
     options, overrides = parser.parse_known_args(words)
+    from gpg_vl.checkpoint import recipe_of_model
+
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows by --data, not by --data.eval")
     entries = [yaml.safe_load(word) if word.startswith("{") else word for word in options.data]
-    recipe = _recipe_of(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
+    recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
+    from accelerate import PartialState
+
     from gpg_vl.evaluate_model import evaluate_model
 
-    scores = evaluate_model(recipe, Path(options.out) if options.out else None)
-    for task, score in scores.items():
-        interval = f"[{score.low:.3f}, {score.high:.3f}]"
-        legacy = "" if score.legacy is None else f"  legacy {score.legacy:.3f}"
-        print(f"{task}: {score.metric} {score.value:.3f} {interval}{legacy}  reward {score.reward:.3f}  n {score.n}")
+    scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by)
+    if PartialState().is_main_process:
+        for task, score in scores.items():
+            print("\n".join(_describe_score(task, score)))
+
+
+def _describe_score(task: str, score: Any) -> list[str]:
+    def write(estimate: Any) -> str:
+        return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+    def legacy(estimate: Any) -> str:
+        return "" if estimate is None else f"  legacy {estimate.value:.3f}"
+
+    lines = [f"{task}: {score.metric} {write(score)}{legacy(score.legacy)}  reward {score.reward:.3f}  n {score.n}"]
+    for name, each in score.categories.items():
+        lines.append(f"  {name}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
+    lines += [f"  pass@{k}: {write(estimate)}" for k, estimate in score.pass_at.items()]
+    return lines if score.majority is None else [*lines, f"  maj@{score.num_samples}: {write(score.majority)}"]
 
 
 def _score(words: list[str]) -> None:
@@ -132,9 +152,11 @@ def _ask(words: list[str]) -> None:
     parser.add_argument("--temperature", type=float, help="default: 0 for one sample, the recipe's for several")
     parser.add_argument("--recipe", help="default: the one saved with the model, if any")
     options, overrides = parser.parse_known_args(words)
+    from gpg_vl.checkpoint import recipe_of_model
+
     if options.n < 1:
         raise ValueError("--n must be at least 1")
-    recipe = _recipe_of(options.model, options.recipe, overrides)
+    recipe = recipe_of_model(options.model, options.recipe, overrides)
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
@@ -188,15 +210,3 @@ def _tiny_model(words: list[str]) -> None:
 
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     print(f"wrote {options.folder}")
-
-
-def _recipe_of(model: str, recipe: str | None, overrides: list[str]) -> Any:
-    from gpg_vl.checkpoint import RECIPE_FILE
-    from gpg_vl.models import resolve_model_path
-    from gpg_vl.recipes import load_recipe
-
-    path = resolve_model_path(model)
-    saved = Path(path) / RECIPE_FILE
-    if recipe is None and saved.is_file():
-        recipe = str(saved)
-    return load_recipe(recipe, [*overrides, "--model.path", path])

@@ -1,139 +1,180 @@
-"""Samples -> scores: the tasks that train also evaluate, on greedy or sampled completions.
+"""Rows -> predictions: the tasks that train also evaluate, on greedy or sampled completions, shared among the ranks.
 
-A completion that could not be scored counts 0 here, also where training drops its group: a score is of all prompts.
+What is sampled depends on seed, row and index of the completion alone (exactly so in float32): batches bound the
+memory, ranks the time, and neither changes a prediction.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from scipy.stats import binomtest
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from gpg_vl.config import EvaluationConfig
-from gpg_vl.prompting import PromptBuilder
-from gpg_vl.records import Sample, ScoredGroup
+from gpg_vl.images import BadImage
+from gpg_vl.predictions import NO_IMAGE, Prediction
+from gpg_vl.prepare import CheckedSources
+from gpg_vl.prompting import PromptBuilder, completion_text
+from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import Scorer
+from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.tasks.base import Task
+from gpg_vl.verifiers.answers import find_answer
+
+PROMPTS_AT_ONCE = 64  # of a rank; what a killed evaluation loses at most
 
 
 @dataclass(frozen=True, slots=True)
-class TaskScore:
-    """The score of one task; ``value`` and its 95 % interval are means over prompts of the metric, in [0, 1].
+class Row:
+    """A sample with its place in the evaluation."""
 
-    ``value`` and ``reward`` are the strict scorer's, ``legacy`` is the mean of the published metric.
+    number: int  # from 0, over all splits
+    split: str
+    sample: Sample
+    category: str = ""
+
+
+def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: str = "category") -> list[Row]:
+    """The rows of all sources, one after the other.
+
+    Args:
+        splits: name of each source; () takes the sources' own
+        category: the column, or key of ``meta``, that scores are reported by
     """
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    reward: float  # mean total reward
-    n: int  # prompts
-    num_samples: int  # completions per prompt
-    status: dict[str, int]
-    legacy: float | None = None  # None where the task has no published scorer, or it was not asked for (validation)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    names = splits or [source.name for source in checked.sources]
+    pairs = [(split, sample) for split, source in zip(names, checked.sources, strict=True) for sample in source.samples]
+    return [
+        Row(number, split, sample, str(sample.meta.get(category) or "")) for number, (split, sample) in enumerate(pairs)
+    ]
 
 
 class Evaluator:
-    """Generates and scores; batches only bound the memory, they do not change what is sampled."""
+    """Generates and scores, on every rank its share."""
 
     def __init__(
         self,
         prompts: PromptBuilder,
         engine: HfEngine,
         scorer: Scorer,
+        tasks: Mapping[str, Task],
         evaluation: EvaluationConfig,
         max_new_tokens: int,
         seed: int,
+        with_legacy: bool = False,
     ):
+        """
+        Args:
+            with_legacy: whether the published metric is measured too; it can be slow, so validation goes without
+        """
         self._prompts = prompts
         self._engine = engine
         self._scorer = scorer
+        self._tasks = tasks
         self._num_samples = evaluation.num_samples
         self._sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
         self._seed = seed
+        self._with_legacy = with_legacy
 
-    def run(
-        self,
-        samples: Sequence[Sample],
-        prompts_at_once: int = 256,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> list[ScoredGroup]:
-        """One scored group of ``num_samples`` completions per sample, in order."""
-        groups: list[ScoredGroup] = []
-        for start in range(0, len(samples), prompts_at_once):
-            prompts = [self._prompts.build(sample) for sample in samples[start : start + prompts_at_once]]
-            seeds = [("evaluation", self._seed, prompt.sample.id) for prompt in prompts]
-            rolled = self._engine.generate(prompts, self._num_samples, self._sampling, seeds)
-            groups += self._scorer.score(rolled, "strict")
-            on_progress(len(groups), len(samples))
-        return groups
+    def run(self, rows: Sequence[Row], prompts_at_once: int = PROMPTS_AT_ONCE) -> Iterator[list[Prediction]]:
+        """Predictions in the order of the rows, part by part, the same on every rank.
+
+        All ranks go through the same parts, so that each may wait for the others in between.
+
+        Raises:
+            RewardError: a completion could not be scored and ``rewards.on_error`` is ``abort``
+        """
+        state = PartialState()
+        step = prompts_at_once * state.num_processes
+        for start in range(0, len(rows), step):
+            mine = rows[start : start + step][state.process_index :: state.num_processes]
+            yield sorted(self._share(mine), key=lambda prediction: prediction.row)
+
+    def _share(self, rows: Sequence[Row]) -> list[Prediction]:
+        """The predictions of all ranks; where one failed, all stop, each with the cause."""
+        failure: Exception | None = None
+        predictions: list[Prediction] = []
+        try:
+            predictions = self._predict(rows)
+        except Exception as error:  # noqa: BLE001  the others would wait for this rank
+            failure = error
+        causes = [cause for cause in gather_object([None if failure is None else str(failure)]) if cause is not None]
+        if failure is not None:
+            raise failure
+        if causes:
+            raise RewardError(causes[0])
+        return list(gather_object(predictions))
+
+    def _predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        prompts = {row.number: self._build(row.sample) for row in rows}
+        readable = [(row, prompt) for row in rows if (prompt := prompts[row.number]) is not None]
+        seeds = [("evaluation", self._seed, row.sample.id) for row, _ in readable]
+        rolled = self._engine.generate([prompt for _, prompt in readable], self._num_samples, self._sampling, seeds)
+        tasks = self._tasks
+        scored = score_groups([row for row, _ in readable], rolled, self._scorer, tasks, self._with_legacy)
+        found = {prediction.row: prediction for prediction in scored}
+        return [found[row.number] if row.number in found else self._without_image(row) for row in rows]
+
+    def _build(self, sample: Sample) -> Prompt | None:
+        """The prompt, or None where an image is missing or broken."""
+        try:
+            return self._prompts.build(sample)
+        except BadImage:
+            return None
+
+    def _without_image(self, row: Row) -> Prediction:
+        k, sample = self._num_samples, row.sample
+        return Prediction(
+            row=row.number, id=sample.id, task=sample.task, split=row.split, category=row.category,
+            question=sample.question, answer=sample.answer, views=(), completions=("",) * k, num_tokens=(0,) * k,
+            finished=(False,) * k, answers=(None,) * k, rewards=(0.0,) * k, parts=({},) * k, status=(NO_IMAGE,) * k,
+            legacy=(0.0,) * k if self._with_legacy and self._tasks[sample.task].legacy else None,
+        )  # fmt: skip
 
 
-def summarise_scores(
-    groups: Sequence[ScoredGroup], tasks: Mapping[str, Task], published: Mapping[str, float] | None = None
-) -> dict[str, TaskScore]:
-    """The score of each task among the groups.
-
-    Args:
-        published: the published metric by task, from ``measure_published``; it can be slow, so validation goes without
-    """
-    legacy = published or {}
-    return {
-        name: _score_task(tasks[name], members, legacy.get(name)) for name, members in _split_by_task(groups).items()
-    }
-
-
-def measure_published(
-    groups: Sequence[ScoredGroup], tasks: Mapping[str, Task], scorer: Scorer, groups_at_once: int = 256
-) -> dict[str, float]:
-    """The mean of the published metric, of each task among the groups that has one."""
-    means = {}
-    for name, members in _split_by_task(groups).items():
-        if tasks[name].legacy is not None:
-            parts = [members[n : n + groups_at_once] for n in range(0, len(members), groups_at_once)]
-            means[name] = statistics.fmean(v for part in parts for vs in scorer.measure_published(part) for v in vs)
-    return means
+def score_groups(
+    rows: Sequence[Row], groups: Sequence[RolloutGroup], scorer: Scorer, tasks: Mapping[str, Task], with_legacy: bool
+) -> list[Prediction]:
+    """The completions of rows, scored strictly and, where asked for and published, by the published metric too."""
+    scored = scorer.score(groups, "strict")
+    has_legacy = [with_legacy and tasks[row.sample.task].legacy is not None for row in rows]
+    published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
+    values = iter(scorer.measure_published(published) if published else [])
+    return [
+        _prediction(row, group, tasks[row.sample.task], tuple(next(values)) if wanted else None)
+        for row, group, wanted in zip(rows, scored, has_legacy, strict=True)
+    ]
 
 
-def _split_by_task(groups: Sequence[ScoredGroup]) -> dict[str, list[ScoredGroup]]:
-    by_task: dict[str, list[ScoredGroup]] = {}
-    for group in groups:
-        by_task.setdefault(group.prompt.sample.task, []).append(group)
-    return dict(sorted(by_task.items()))
-
-
-def _score_task(task: Task, groups: Sequence[ScoredGroup], legacy: float | None) -> TaskScore:
-    values = [statistics.fmean(reward.parts.get(task.main_part, 0.0) for reward in g.rewards) for g in groups]
-    low, high = mean_interval(values)
-    rewards = [reward for group in groups for reward in group.rewards]
-    return TaskScore(
-        metric=task.metric,
-        value=statistics.fmean(values),
-        low=low,
-        high=high,
-        reward=statistics.fmean(reward.total for reward in rewards),
-        n=len(groups),
-        num_samples=len(groups[0].rewards),
-        status=dict(Counter(reward.status for reward in rewards)),
+def _prediction(row: Row, group: ScoredGroup, task: Task, legacy: tuple[float, ...] | None) -> Prediction:
+    sample, views = row.sample, group.prompt.image_views
+    texts = tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
+    status = tuple(reward.status for reward in group.rewards)
+    return Prediction(
+        row=row.number,
+        id=sample.id,
+        task=sample.task,
+        split=row.split,
+        category=row.category,
+        question=sample.question,
+        answer=sample.answer,
+        views=views,
+        completions=texts,
+        num_tokens=tuple(len(completion.token_ids) for completion in group.completions),
+        finished=tuple(completion.finished for completion in group.completions),
+        answers=tuple(
+            # Reading is the user's code; a completion of status ok was read within the limits before.
+            _spell(task.read(find_answer(text) or "", sample, views)) if of_text == "ok" else None
+            for text, of_text in zip(texts, status, strict=True)
+        ),
+        rewards=tuple(reward.total for reward in group.rewards),
+        parts=tuple(reward.parts for reward in group.rewards),
+        status=status,
         legacy=legacy,
     )
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of a mean over prompts: Wilson's for zeros and ones, the normal one otherwise."""
-    mean, n = statistics.fmean(values), len(values)
-    if set(values) <= {0.0, 1.0}:
-        interval = binomtest(round(sum(values)), n).proportion_ci(0.95, method="wilson")
-        return float(interval.low), float(interval.high)
-    half = 1.96 * statistics.stdev(values) / math.sqrt(n) if n > 1 else 1.0
-    return max(0.0, mean - half), min(1.0, mean + half)
+def _spell(value: object) -> str:
+    """A value as text, the same for equal values: the way that majority votes are counted."""
+    return str(value)

@@ -32,8 +32,18 @@ _TURNS = {  # EXIF orientation -> what makes the image upright
 _Result = TypeVar("_Result")
 
 
+class BadImage(ValueError):
+    """An image is missing, broken, or not one that the kit takes; the text names it and says why."""
+
+
 class _RefusedError(Exception):
     """The image is not one that the kit takes; the text says why."""
+
+
+def check_presence(source: str | bytes) -> None:
+    """Raises ``BadImage`` where a path names no file; bytes are there."""
+    if isinstance(source, str) and not Path(source).is_file():
+        raise BadImage(f"cannot open image {source[:200]}: no such file; put it there or set data.image_root")
 
 
 def open_image(source: str | bytes) -> Image.Image:
@@ -43,7 +53,7 @@ def open_image(source: str | bytes) -> Image.Image:
         source: path of a PNG, JPEG or WEBP file, or the bytes of one
 
     Raises:
-        ValueError: ``cannot open image NAME: REASON``
+        BadImage: ``cannot open image NAME: REASON``
     """
     return _read(source, _decode)
 
@@ -52,7 +62,7 @@ def read_size(source: str | bytes) -> tuple[int, int]:
     """Width and height in pixels of what ``open_image`` would return, from the header alone.
 
     Raises:
-        ValueError: ``cannot open image NAME: REASON``
+        BadImage: ``cannot open image NAME: REASON``
     """
     return _read(source, _upright_size)
 
@@ -64,7 +74,7 @@ def _read(source: str | bytes, action: Callable[[Image.Image], _Result]) -> _Res
             return action(image)
     except Exception as error:  # on broken bytes decoders raise nearly anything
         name = f"({len(source)} bytes)" if isinstance(source, bytes) else source
-        raise ValueError(f"cannot open image {name}: {_reason(error)}") from error
+        raise BadImage(f"cannot open image {name}: {_reason(error)}") from error
 
 
 def _open_stream(source: str | bytes) -> AbstractContextManager[IO[bytes]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
+from gpg_vl.images import BadImage, check_presence
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.own_code import describe_error
 from gpg_vl.prompting import PromptBuilder
@@ -28,8 +29,13 @@ class CheckedSources:
     tasks: dict[str, Task]  # by the name that the rows use
 
 
-def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: str) -> CheckedSources:
+def load_sources(
+    entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: str, needs_images: bool = True
+) -> CheckedSources:
     """Loads the sources of ``data.train`` or ``data.eval`` and goes over every row once, images unopened.
+
+    Args:
+        needs_images: whether an image that is not there is an error
 
     Raises:
         ValueError: no source, or a row that its task cannot use; names file and row
@@ -46,6 +52,8 @@ def load_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: s
                 if sample.task not in tasks:
                     tasks[sample.task] = load_task(sample.task)
                 tasks[sample.task].check(sample)
+                for image in sample.images if needs_images else ():
+                    check_presence(image)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
             except (Exception, SystemExit) as error:  # the check is the user's code
@@ -78,28 +86,43 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
 
 
-def check_rows(checked: CheckedSources, prompts: PromptBuilder, max_new_tokens: int, limits: Mapping[int, str]) -> None:
+def check_rows(
+    checked: CheckedSources,
+    prompts: PromptBuilder,
+    max_new_tokens: int,
+    limits: Mapping[int, str],
+    needs_images: bool = True,
+) -> list[str]:
     """Opens and renders every row: a broken image or a prompt too long shows before the first step.
 
     Args:
         max_new_tokens: room that the completion needs behind the prompt
         limits: tokens that prompt and completion must not exceed together, each with the way out
+        needs_images: whether an image that cannot be opened is an error
+
+    Returns:
+        the rows whose image cannot be opened, each with file, row and reason; empty with ``needs_images``
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
     total = sum(len(source.samples) for source in checked.sources)
     done = 0
+    without_image: list[str] = []
     with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
         for source in checked.sources:
             for number, num_tokens in enumerate(_in_order(pool, prompts.count_tokens, source.samples), start=1):
                 try:
                     _check_length(num_tokens(), max_new_tokens, limits)
                 except ValueError as error:
-                    raise ValueError(f"{source.name}, row {number}: {error}") from error
+                    message = f"{source.name}, row {number}: {error}"
+                    if needs_images or not isinstance(error, BadImage):
+                        raise ValueError(message) from error
+                    without_image.append(message)
                 done += 1
                 if done % 5000 == 0:
                     print(f"checked {done}/{total} rows", file=sys.stderr, flush=True)
+    return without_image
 
 
 def _check_length(num_tokens: int, max_new_tokens: int, limits: Mapping[int, str]) -> None:

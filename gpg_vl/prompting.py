@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpg_vl.config import PromptConfig
-from gpg_vl.images import open_image
+from gpg_vl.images import BadImage, open_image
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task
@@ -35,7 +35,8 @@ class PromptBuilder:
         """Opens the images and encodes the prompt.
 
         Raises:
-            ValueError: an image cannot be opened or the row's text cannot be put to the model; names the sample
+            BadImage: an image cannot be opened; names the sample
+            ValueError: the row's text cannot be put to the model; names the sample
         """
         with _naming(sample):
             images = [open_image(source) for source in sample.images]
@@ -115,4 +116,5 @@ def _naming(sample: Sample) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"sample {sample.id}: {error}") from error
+        kind = BadImage if isinstance(error, BadImage) else ValueError
+        raise kind(f"sample {sample.id}: {error}") from error

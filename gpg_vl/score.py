@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class StoredCompletion:
     """One completion to be scored: the row it came in, its sample and the view of its image."""
 
     row: Mapping[str, Any]
@@ -45,8 +45,8 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPrediction:
-    prediction: Prediction
+class ScoredCompletion:
+    prediction: StoredCompletion
     reward: Reward
     metric: float  # in [0, 1]
 
@@ -84,7 +84,7 @@ def _check_out(out: Path, predictions: Path) -> None:
         raise ValueError(f"--out: cannot write {out} ({error.strerror}); choose another file") from error
 
 
-def read_predictions(path: Path, task_name: str, task: Task) -> list[Prediction]:
+def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompletion]:
     """The rows of a JSON lines file or of a published result file.
 
     Raises:
@@ -140,7 +140,7 @@ def _finite(digits: str) -> float | None:
     return float(digits) if math.isfinite(float(digits)) else None
 
 
-def _read_row(row: Any, number: int, task_name: str) -> Prediction:
+def _read_row(row: Any, number: int, task_name: str) -> StoredCompletion:
     if not isinstance(row, dict):
         raise ValueError(f"is a {type(row).__name__}; make it an object with completion and answer")
     completion = _first(row, "completion", "model_output")
@@ -158,7 +158,7 @@ def _read_row(row: Any, number: int, task_name: str) -> Prediction:
         answer=strip_answer_tags(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)),
         meta={name: value for name, value in row.items() if name not in _TAKEN} | meta,
     )
-    return Prediction(row, sample, completion, _view(row, sample.images[0]))
+    return StoredCompletion(row, sample, completion, _view(row, sample.images[0]))
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:
@@ -196,13 +196,15 @@ def _image_size(image: str | bytes) -> tuple[int, int] | None:
     return read_size(image) if image and Path(str(image)).is_file() else None
 
 
-def _warn_of_missing_images(predictions: Iterable[Prediction]) -> None:
+def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
     missing = sum(1 for p in predictions if p.row.get("image") and p.view.width == UNKNOWN_SIDE)
     if missing:
         print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
 
 
-def _score(task: Task, task_name: str, predictions: Sequence[Prediction], scorer: Scorer) -> list[ScoredPrediction]:
+def _score(
+    task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer
+) -> list[ScoredCompletion]:
     """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
     code, limits = absolute_spec(task_name), RewardsConfig()
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
@@ -218,11 +220,11 @@ def _score(task: Task, task_name: str, predictions: Sequence[Prediction], scorer
         failure = next((outcome for outcome in of_row if outcome.status != "ok"), None)
         if failure is not None:
             failures.append((prediction, failure))
-            scored.append(ScoredPrediction(prediction, _no_reward(failure), 0.0))
+            scored.append(ScoredCompletion(prediction, _no_reward(failure), 0.0))
             continue
         reward: Reward = of_row[0].value
         metric = of_row[1].value if len(of_row) > 1 else reward.parts.get(task.main_part, 0.0)
-        scored.append(ScoredPrediction(prediction, reward, metric))
+        scored.append(ScoredCompletion(prediction, reward, metric))
     if failures:
         (first, failure), num = failures[0], len(failures)
         _log.warning(
@@ -235,7 +237,7 @@ def _no_reward(failure: Outcome) -> Reward:
     return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
 
 
-def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredPrediction]) -> dict[str, Any]:
+def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
     rewards = [item.reward for item in scored]
     names = sorted({name for reward in rewards for name in reward.parts})
     return {
@@ -250,7 +252,7 @@ def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[Scor
     }
 
 
-def _scored_row(item: ScoredPrediction) -> dict[str, Any]:
+def _scored_row(item: ScoredCompletion) -> dict[str, Any]:
     reward = item.reward
     result = {"reward": reward.total, "parts": reward.parts, "status": reward.status, "metric": item.metric}
     return {**item.prediction.row, **result}

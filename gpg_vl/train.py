@@ -29,7 +29,7 @@ from gpg_vl.checkpoint import (
 )
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, summarise_scores
+from gpg_vl.evaluate import Evaluator, number_rows
 from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
 from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
@@ -46,16 +46,16 @@ from gpg_vl.random_state import seed_everything
 from gpg_vl.ranks import (
     RankError,
     check_whole_weights_fit,
-    gather_groups,
     run_together,
     sharding_stage,
     start_ranks,
     sum_losses,
     whole_weights,
 )
-from gpg_vl.records import Sample, ScoredGroup, TrainingGroup
+from gpg_vl.records import TrainingGroup
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
@@ -168,14 +168,14 @@ class _Trainer:
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_sources = [source for each in checked[1:] for source in each.sources]
+        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, scorer, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+            prompts, engine, scorer, self.tasks, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
@@ -238,7 +238,7 @@ class _Trainer:
 
     def _is_validation_due(self) -> bool:
         step, every = self.progress.step, self.recipe.run.eval_every
-        return bool(self.eval_sources) and step > self.progress.validated_step and step % every == 0
+        return bool(self.eval_rows) and step > self.progress.validated_step and step % every == 0
 
     def _is_save_due(self) -> bool:
         step = self.progress.step
@@ -301,8 +301,9 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        samples = [sample for source in self.eval_sources for sample in source.samples]
-        scores = summarise_scores(self._evaluate(samples), self.tasks)
+        with whole_weights(self.accelerator, self.adapter.model):
+            predictions = [each for part in self.evaluator.run(self.eval_rows) for each in part]
+        scores = summarise_scores(predictions, self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
@@ -313,13 +314,6 @@ class _Trainer:
             self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
-
-    def _evaluate(self, samples: Sequence[Sample]) -> list[ScoredGroup]:
-        """Each rank scores its share of the samples; the groups of all ranks."""
-        mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
-        with whole_weights(self.accelerator, self.adapter.model):
-            groups = run_together(lambda: self.evaluator.run(mine))
-        return gather_groups(groups)[0]
 
     def _write_log(
         self,

@@ -112,7 +112,7 @@ def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words
     [
         ({"answer": ...}, "has no column answer; it has"),
         ({"answer": "four"}, "row 1: the answer 'four' is no count"),
-        ({"images": ["gone.png"]}, "row 1: image 'gone.png' is not in"),
+        ({"images": ["gone.png"]}, "row 1: cannot open image .*/gone.png: no such file"),
         ({"question": "Look: <|image_pad|>"}, r"row 1: the question contains the control token <\|image_pad\|>"),
         ({"question": "<image> or <image>?"}, "row 1: the question has 2 <image> markers for 0 images; write one"),
         ({"question": "word " * 5000}, "row 1: the prompt has .* tokens and its completion up to 4, together more"),
@@ -260,9 +260,15 @@ def test_eval_of_published_columns_and_its_mistakes(
     words = ["eval", model_folders["qwen2_vl"], "--recipe", recipe, "--task", "counting"]
     assert run(*words, "--data", entry, "--out", tmp_path / "out")[0] == 0
     assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 4
-    limited = ["--data", entry, "--evaluation.limit", 3, "--out", tmp_path / "out"]
-    assert run(*words, *limited)[0] == 0
-    assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 3
+    limited = ["--data", entry, "--evaluation.limit", 3, "--out"]
+    assert run(*words, *limited, tmp_path / "few")[0] == 0
+    assert json.loads((tmp_path / "few/results.json").read_text())["tasks"]["counting"]["n"] == 3
+    code, err = run(*words, *limited, tmp_path / "out")
+    assert (code, "out holds predictions with rows.num = 4, this evaluation has 3; choose" in last_line(err)) == (
+        2,
+        True,
+    )
+    assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 4, "nothing is lost"
     (tmp_path / "file").write_text("")
     code, err = run(*words, "--data", entry, "--out", tmp_path / "file/out")
     assert (code, "--out: cannot write to" in last_line(err), "prompts" in err) == (2, True, False)

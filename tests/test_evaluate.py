@@ -1,53 +1,75 @@
+"""The evaluator on real tiny models: batch, ranks and restarts change no prediction."""
+
 from __future__ import annotations
 
-import pytest
-import torch
-from scipy import stats
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from gpg_vl.config import RewardsConfig
-from gpg_vl.evaluate import mean_interval, measure_published, summarise_scores
-from gpg_vl.records import Completion, ImageView, Prompt, Sample, ScoredGroup
+import pytest
+
+from builders import make_sample
+from gpg_vl.config import EvaluationConfig, PromptConfig, RewardsConfig
+from gpg_vl.evaluate import Evaluator, Row
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.predictions import NO_IMAGE, Prediction, read_prediction
+from gpg_vl.prompting import PromptBuilder
+from gpg_vl.rollout import HfEngine
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks import TASKS
-from gpg_vl.tasks.base import score_completion
+
+Load = Callable[..., QwenVLAdapter]
+LONG = "How many shapes are there in this picture, if one counts the small ones as well?"
 
 
-def test_interval_of_zeros_and_ones_is_wilsons() -> None:
-    low, high = mean_interval([1.0] * 7 + [0.0] * 13)
-    z, n, p = 1.959964, 20, 0.35
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-6)
-    assert mean_interval([0.0] * 50)[0] == 0
-    assert mean_interval([0.0] * 50)[1] > 0.05
-
-
-def test_interval_of_means_is_the_normal_one() -> None:
-    values = [0.1, 0.4, 0.35, 0.8, 0.25, 0.5]
-    expected = stats.norm.interval(0.95, sum(values) / 6, stats.sem(values))
-    assert mean_interval(values) == pytest.approx(expected, abs=1e-4)
-    assert mean_interval([0.5]) == (0.0, 1.0)
-
-
-def scored_group(task: str, gold: str, *texts: str) -> ScoredGroup:
-    sample = Sample(f"{task}-1", task, ("picture.png",), "What is asked?", gold)
-    view = ImageView(1000, 1000, 1000, 1000, "grid_1000")
-    prompt = Prompt(sample, "Q", (1,), (0,), torch.zeros(3, 1), None, None, (view,))
-    completions = tuple(Completion((1,), text, finished=True) for text in texts)
-    rewards = tuple(score_completion(TASKS[task], sample, text, [view]) for text in texts)
-    return ScoredGroup(prompt, completions, rewards)
-
-
-def test_published_metric_stands_beside_the_strict_one() -> None:
-    groups = [
-        scored_group("classification", "rose", "<answer></answer>", "<answer>rose</answer>"),
-        scored_group(
-            "grounding", "[0, 0, 100, 100]", "<think>(0,0),(100,100)</think><answer>[500, 500, 600, 600]</answer>"
-        ),
+def make_rows(num: int) -> list[Row]:
+    """Rows of different images and lengths."""
+    samples = [
+        make_sample(sizes=((56 + 28 * (n % 3), 84),), seed=n, question=LONG if n % 2 else "How many shapes?")
+        for n in range(num)
     ]
+    return [Row(n, "test", sample, f"kind {n % 2}") for n, sample in enumerate(samples)]
+
+
+def predict(
+    adapter: QwenVLAdapter, rows: Sequence[Row], prompts_at_once: int, tokens_per_batch: int, **sampling: float
+) -> list[Prediction]:
+    config = EvaluationConfig(**sampling)  # type: ignore[arg-type]
     with Scorer(RewardsConfig()) as scorer:
-        scores = summarise_scores(groups, TASKS, measure_published(groups, TASKS, scorer, groups_at_once=1))
-    assert (scores["classification"].value, scores["classification"].legacy) == (0.5, 1.0)
-    assert (scores["grounding"].value, scores["grounding"].legacy) == (0.0, pytest.approx(1, abs=1e-3))
-    assert summarise_scores(groups, TASKS)["grounding"].legacy is None, "validation goes without"
-    assert scores["grounding"].to_dict()["legacy"] == scores["grounding"].legacy
+        evaluator = Evaluator(
+            PromptBuilder(adapter, TASKS, PromptConfig()), HfEngine(adapter, tokens_per_batch), scorer, TASKS, config,
+            max_new_tokens=6, seed=3, with_legacy=True,
+        )  # fmt: skip
+        return [each for part in evaluator.run(rows, prompts_at_once) for each in part]
+
+
+@pytest.mark.parametrize(
+    ("family", "sampling"), [("qwen2_vl", {}), ("qwen2_5_vl", {"num_samples": 3, "temperature": 1.0})]
+)
+def test_batch_of_1_7_and_32_gives_the_same_predictions(load: Load, family: str, sampling: dict[str, float]) -> None:
+    adapter, rows = load(family), make_rows(34)
+    alone = predict(adapter, rows, 1, 1, **sampling)
+    assert [each.row for each in alone] == list(range(34))
+    assert len({each.completions for each in alone}) > 5, "the rows are not all answered alike"
+    for batch in (7, 32):
+        assert predict(adapter, rows, batch, 10**6, **sampling) == alone
+
+
+def test_a_row_without_its_image_is_wrong_and_the_others_are_as_they_were(load: Load, tmp_path: Path) -> None:
+    adapter, rows = load(), make_rows(5)
+    gone = replace(rows[2], sample=replace(rows[2].sample, images=(str(tmp_path / "gone.png"),)))
+    with_gap = predict(adapter, [*rows[:2], gone, *rows[3:]], 5, 10**6)
+    assert [each.status[0] for each in with_gap].count(NO_IMAGE) == 1
+    missing = with_gap.pop(2)
+    assert (missing.row, missing.rewards, missing.legacy, missing.parts) == (2, (0.0,), (0.0,), ({},))
+    whole = predict(adapter, rows, 5, 10**6)
+    whole.pop(2)
+    assert with_gap == whole
+
+
+def test_prediction_comes_back_from_its_line(load: Load) -> None:
+    for prediction in predict(load(), make_rows(2), 2, 10**6, num_samples=2, temperature=1.0):
+        assert read_prediction(prediction.to_line()) == prediction
+    for line in ("[]", "{}", "3"):
+        with pytest.raises(ValueError, match="no line of predictions"):
+            read_prediction(line)

@@ -418,6 +418,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
         objective__f_norm="std", update__learning_rate=3e-4, update__betas=[0.5, 0.6], update__weight_decay=0.3,
         update__warmup_steps=2,
     )  # fmt: skip
+    (tmp_path / "run").mkdir()
     trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
     kept: list[Any] = []
     original = trainer.collector.collect
@@ -466,6 +467,7 @@ def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path:
     path = tmp_path / "two.parquet"
     write_parquet(draw_samples("counting", 2, seed=3), path)
     recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
+    (tmp_path / "run").mkdir()
     trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
     trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
     collected = trainer.collector.collect(1)

@@ -154,8 +154,6 @@ def _find_image(entry: str, root: Path | None) -> str:
         path = (root / entry).resolve()
         if not path.is_relative_to(root):
             raise ValueError(f"image {entry!r} is outside of {root}; set data.image_root to a folder that holds it")
-        if not path.is_file():
-            raise ValueError(f"image {entry!r} is not in {root}; put it there or set data.image_root")
     except (OSError, RuntimeError) as error:  # a name too long, a loop of links
         raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
     return str(path)

@@ -1,0 +1,36 @@
+"""CV-Bench: 2,638 choices about counts, relations, depths and distances; accuracy of each and of all (micro average).
+
+python -m eval.cvbench --model PATH --data data/cvbench --out runs/sat/eval
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from eval.benchmark import Benchmark, Figures, figure_of, present, run
+from gpg_vl.evaluate_model import Evaluation
+
+CATEGORIES = ("Count", "Relation", "Depth", "Distance")
+
+
+def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
+    predictions = evaluation.predictions
+    of_category = {name: [each for each in predictions if each.category == name] for name in CATEGORIES}
+    return present(
+        {name: figure_of(members, "choice") for name, members in {"Total": predictions, **of_category}.items()}
+    )
+
+
+BENCHMARK = Benchmark(
+    name="cvbench",
+    task="choice",
+    splits={"test": 2638},
+    max_new_tokens=1024,
+    converter="cvbench",
+    category="benchmark_task",
+    figures=make_figures,
+)
+
+if __name__ == "__main__":
+    sys.exit(run(BENCHMARK))

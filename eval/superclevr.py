@@ -1,0 +1,29 @@
+"""SuperCLEVR: how many things 200 pictures show; accuracy.
+
+python -m eval.superclevr --model PATH --data data/superclevr --out runs/clevr/eval
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from eval.benchmark import Benchmark, Figures, figure_of, present, run
+from gpg_vl.evaluate_model import Evaluation
+
+
+def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
+    return present({"Accuracy": figure_of(evaluation.predictions, "counting")})
+
+
+BENCHMARK = Benchmark(
+    name="superclevr",
+    task="counting",
+    splits={"test": 200},
+    max_new_tokens=256,
+    converter="clevr",
+    figures=make_figures,
+)
+
+if __name__ == "__main__":
+    sys.exit(run(BENCHMARK))

@@ -1,0 +1,55 @@
+"""One evaluated row with all that a score is made from, as a line of ``predictions.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gpg_vl.records import ImageView
+
+NO_IMAGE = "no_image"
+"""Status of the completions of a row whose image is missing or broken: there are none, and they count as wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The k completions of a row, scored; every tuple has one entry per completion."""
+
+    row: int  # position among the evaluated rows, from 0
+    id: str
+    task: str
+    split: str
+    category: str  # "" where the rows have none
+    question: str
+    answer: str  # gold
+    views: tuple[ImageView, ...]  # one per image; () where an image is missing
+    completions: tuple[str, ...]  # with the opening <think> where the prompt ended in one
+    num_tokens: tuple[int, ...]
+    finished: tuple[bool, ...]
+    answers: tuple[str | None, ...]  # what the task read, in one spelling; None where it read nothing
+    rewards: tuple[float, ...]
+    parts: tuple[dict[str, float], ...]
+    status: tuple[str, ...]  # of records.Status, or NO_IMAGE
+    legacy: tuple[float, ...] | None  # published metric; None where there is none, or it was not asked for
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+_NAMES = {each.name for each in fields(Prediction)}
+_TUPLES = ("completions", "num_tokens", "finished", "answers", "rewards", "parts", "status")
+
+
+def read_prediction(line: str) -> Prediction:
+    """The prediction that ``to_line`` wrote.
+
+    Raises:
+        ValueError: the line is none
+    """
+    row: Any = json.loads(line)
+    if not isinstance(row, dict) or set(row) != _NAMES:
+        raise ValueError("no line of predictions.jsonl")
+    legacy = None if row["legacy"] is None else tuple(row["legacy"])
+    views = tuple(ImageView(**view) for view in row["views"])
+    return Prediction(**{**row, **{name: tuple(row[name]) for name in _TUPLES}, "legacy": legacy, "views": views})
