@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.records import ScoredGroup
+from gpg_vl.records import ScoredGroup, TrainingGroup
+
+SKIPPED_FOLDER = "skipped"
 
 
 class RunLog:
@@ -75,6 +77,22 @@ class RunLog:
     def close(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
+    """What the update of a step was made from, a line a group: enough to run it again."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        for group in groups:
+            row = {
+                "id": group.prompt.sample.id,
+                "prompt": group.prompt.text,
+                "prompt_tokens": group.prompt.token_ids,
+                "completions": [completion.text for completion in group.completions],
+                "completion_tokens": [completion.token_ids for completion in group.completions],
+                "coefficients": group.coefficients,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:

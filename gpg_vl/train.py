@@ -54,12 +54,12 @@ from gpg_vl.ranks import (
 )
 from gpg_vl.records import TrainingGroup
 from gpg_vl.rollout import HfEngine
-from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, count_statuses, dump_groups, summarise_rewards
 from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
-from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
+from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
 
 T = TypeVar("T")
 
@@ -75,6 +75,8 @@ class Progress:
     tasks_done: tuple[str, ...] = ()
     all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
     silent_steps: int = 0
+    skipped_steps: int = 0  # whose gradient was not finite
+    skips_in_a_row: int = 0
 
 
 def train(recipe: Recipe) -> Path:
@@ -257,6 +259,7 @@ class _Trainer:
             self.progress.step = number
             self.progress.stream = self.stream.state()
             self.progress.silent_steps += stats is None
+            self._count_skips(grad_norm)
             seconds = {
                 "rollout": collected.rollout_seconds,
                 "scoring": collected.scoring_seconds,
@@ -264,6 +267,31 @@ class _Trainer:
                 "step": time.perf_counter() - start,
             }
             self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
+        if self.progress.skips_in_a_row:
+            self._report_skip(collected)
+
+    def _count_skips(self, grad_norm: float | None) -> None:
+        if grad_norm is not None:
+            is_skipped = not math.isfinite(grad_norm)
+            self.progress.skipped_steps += is_skipped
+            self.progress.skips_in_a_row = self.progress.skips_in_a_row + 1 if is_skipped else 0
+
+    def _report_skip(self, collected: CollectedGroups) -> None:
+        """Writes the groups of the skipped step, every rank its own.
+
+        Raises:
+            UpdateError: it was one too many
+        """
+        progress, rank = self.progress, self.accelerator.process_index
+        groups = [self.objective.training_group(group) for group in collected.trained]
+        folder = self.output_dir / SKIPPED_FOLDER
+        run_together(lambda: dump_groups(groups, folder / f"{progress.step:06d}-rank-{rank}.jsonl"))
+        self._note(f"step {progress.step} is skipped: its gradient is not finite; its groups are in {folder}")
+        if progress.skips_in_a_row >= self.recipe.update.max_skips:
+            raise UpdateError(
+                f"{progress.skips_in_a_row} steps in a row had a gradient that is not finite; look into {folder}, "
+                "lower update.learning_rate, or go on from an earlier checkpoint"
+            )
 
     def _accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
         """The step's gradient, or None where no group of any rank has signal."""
@@ -325,6 +353,7 @@ class _Trainer:
     ) -> None:
         totals = collected.totals
         rewards = summarise_rewards(collected.groups)
+        norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
         metrics = {
             **rewards,
             "status": count_statuses([*collected.groups, *collected.dropped]),
@@ -334,8 +363,9 @@ class _Trainer:
             "trained_groups": totals.trained_groups,
             "draws": collected.num_draws,
             "silent_steps": self.progress.silent_steps,
+            "skipped_steps": self.progress.skipped_steps,
             "learning_rate": rate,
-            "update": None if stats is None else {**asdict(stats), "grad_norm": grad_norm},
+            "update": None if stats is None else {**asdict(stats), "grad_norm": norm},
             "seconds": seconds,
         }
         self.log.write(self.progress.step, metrics)
@@ -357,7 +387,7 @@ class _Trainer:
             validation=progress.validation if progress.validated_step == progress.step else {},
             tasks_done=list(progress.tasks_done),
             all_done_step=progress.all_done_step,
-            counters={"silent_steps": progress.silent_steps},
+            counters={"silent_steps": progress.silent_steps, "skipped_steps": progress.skipped_steps},
         )
         with deferred_interrupts():
             with whole_weights(self.accelerator, self.adapter.model):
@@ -378,5 +408,6 @@ class _Trainer:
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
+            skipped_steps=state.counters["skipped_steps"],
         )
         self.stream.restore(state.stream)
