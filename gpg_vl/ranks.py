@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.records import ScoredGroup
 
@@ -42,8 +43,12 @@ def start_ranks() -> Accelerator:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
+        raise ValueError("DeepSpeed was asked for, but accelerate leaves it out; unset ACCELERATE_USE_CPU")
     if accelerator.state.deepspeed_plugin is not None:
         _check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config)
+        # else transformers shards while it loads, and saves under other names than it loaded; layouts.py shards
+        unset_hf_deepspeed_config()
     return accelerator
 
 
@@ -66,6 +71,15 @@ def sharding_stage(accelerator: Accelerator) -> int:
     """ZeRO's stage: 0 nothing is sharded, 1 the optimizer, 2 the gradients as well, 3 the weights as well."""
     plugin = accelerator.state.deepspeed_plugin
     return 0 if plugin is None else int(plugin.zero_stage)
+
+
+def gather_object(mine: list[T]) -> list[T]:
+    """The lists of all ranks, one behind the other."""
+    if not torch.distributed.is_initialized():
+        return mine
+    lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(lists, mine)
+    return [each for of_rank in lists for each in of_rank]
 
 
 def run_together(work: Callable[[], T]) -> T:
@@ -141,10 +155,10 @@ def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
     if sharding_stage(accelerator) < 3:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     parameters = list(model.parameters())
-    with GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(parameters):
         for parameter in parameters:
             parameter.ds_active_sub_modules.add(_HOLD)  # type: ignore[attr-defined]
         try:

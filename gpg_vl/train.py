@@ -182,6 +182,9 @@ class _Trainer:
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
         self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
+        if self.accelerator.num_processes > 1:
+            stage = sharding_stage(self.accelerator)
+            self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {type(self.layout).__name__}")
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""

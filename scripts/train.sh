@@ -30,7 +30,12 @@ nnodes=${NNODES:-1}
 export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [[ $num_gpus -eq 0 ]]; then
-    export DS_ACCELERATOR=cpu ACCELERATE_USE_CPU=true
+    export DS_ACCELERATOR=cpu
+    if [[ $deepspeed == zero0 ]]; then
+        export ACCELERATE_USE_CPU=true  # with DeepSpeed, accelerate would leave DeepSpeed out without a word
+    else
+        unset ACCELERATE_USE_CPU
+    fi
 fi
 if [[ $deepspeed != zero0 ]]; then
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$config

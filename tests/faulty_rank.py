@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gpg_vl import cli, layouts, train, update
+from gpg_vl import cli, train, update
 from gpg_vl.collect import Collector
 from gpg_vl.scoring import Scorer
 
@@ -60,6 +60,11 @@ def poison(first: int, last: int) -> None:
     train.accumulate_gradient = accumulate
 
 
+def use_plain_descent() -> None:
+    """The weights' change is then the clipped gradient itself; AdamW divides it by its own size, rounding included."""
+    train.build_optimizer = lambda adapter, config: torch.optim.SGD(adapter.model.parameters(), lr=1.0)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "kill in rollout": lambda: in_call(2, Collector, "_roll_out", die),
@@ -74,8 +79,9 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def main() -> int:
-    assert layouts
-    if os.environ.get("RANK", "0") == os.environ.get("FAULTY_RANK", "1"):
+    if sys.argv[1] == "plain descent":  # no fault: for all ranks
+        use_plain_descent()
+    elif os.environ.get("RANK", "0") == os.environ.get("FAULTY_RANK", "1"):
         FAULTS[sys.argv[1]]()
     return cli.main(sys.argv[2:])
 
