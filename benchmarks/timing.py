@@ -31,8 +31,10 @@ def time_in_turn(sides: Mapping[str, Work], rounds: int, warmups: int = 1) -> di
             work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+            taken = time.perf_counter() - start
+            print(f"  round {number + 1}/{warmups + rounds}  {name} {taken:.3f} s", file=sys.stderr, flush=True)
             if number >= warmups:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return seconds
 
 

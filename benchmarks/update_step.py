@@ -101,7 +101,7 @@ def build_sides(adapter: QwenVLAdapter, lengths: Lengths) -> dict[str, Callable[
 
     def run(batch: Any) -> None:
         adapter.model.zero_grad()
-        (forward(batch) / lengths.group_size).backward()
+        ((batch.coefficients * forward(batch)).sum() / lengths.group_size).backward()
 
     return {"kit": lambda: run(kit), "plain": lambda: run(plain), "trl": _trl_work(adapter, group, lengths)}
 

@@ -1,8 +1,12 @@
-"""Draws demo data: a file of scenes with questions and answers, decided by the seed alone.
+"""Draws scenes with questions and answers that are known by construction, decided by the seed alone.
 
     python -m data_tools.generate --task counting --num 500 --seed 1 --out data/demo/test.parquet
     python -m data_tools.generate --task counting --num 5000 --seed 2 --out data/demo/train.parquet \\
         --exclude data/demo/test.parquet
+    python -m data_tools.generate --task choice --level 3 --num 5000 --seed 3 --out data/relations.parquet
+
+Without ``--level`` the scenes are the small ones of the demo, which a tiny model learns in minutes. Levels 1 to 5 are
+richer ones, harder from level to level: counting by attributes, labelled figures, referring expressions, relations.
 
 No two pictures of a file are the same, and none is one of an excluded file: pictures are compared pixel by pixel.
 ``--format published`` writes the columns of the published data sets (image, problem, solution) instead of kit rows.
@@ -13,16 +17,17 @@ from __future__ import annotations
 import hashlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import datasets
 import pyarrow.parquet
 from PIL import Image
 
+from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.dataset import load_source, write_jsonl, write_parquet
 from gpg_vl.images import open_image
@@ -32,47 +37,81 @@ PUBLISHED_COLUMNS = {"images": "image", "question": "problem", "answer": "soluti
 """Kit field to the column of the published data sets, as ``columns`` of a recipe's ``data.train`` entry has it."""
 
 MIN_SIZE = 56  # pixels; in smaller pictures the grid of the geometry scene is gone
+MIN_LEVEL_SIZE = 112  # in smaller pictures labels cannot be read
 MAX_SIZE = 1024
+DEMO_SIZE = 84
+LEVEL_SIZE = 224
 _MAX_REPEATS = 2000  # refused pictures in a row before a scene counts as exhausted
 
 
 def draw_samples(
-    task: str, num: int, seed: int, size: int = 84, exclude: Collection[str] = frozenset()
+    task: str,
+    num: int,
+    seed: int,
+    size: int | None = None,
+    exclude: Collection[str] = frozenset(),
+    knobs: Knobs | None = None,
 ) -> list[Sample]:
-    """``num`` kit rows with different pictures, as PNG bytes of ``size`` x ``size`` pixels.
+    """``num`` kit rows with different pictures, as PNG bytes; see ``stream_samples``."""
+    return list(stream_samples(task, num, seed, size, exclude, knobs))
+
+
+def stream_samples(
+    task: str,
+    num: int,
+    seed: int,
+    size: int | None = None,
+    exclude: Collection[str] = frozenset(),
+    knobs: Knobs | None = None,
+) -> Iterator[Sample]:
+    """``num`` kit rows one by one, with different pictures, as PNG bytes of ``size`` x ``size`` pixels.
 
     Args:
-        task: one of ``scenes.DRAWERS``
+        task: one of ``scenes.DRAWERS``, or with ``knobs`` one of ``levels.LEVELLED_DRAWERS``
         seed: the same seed gives the same rows; with more rows asked for, the first ones stay the same
+        size: None takes 84 for the demo's scenes and 224 for the levels
         exclude: ``hash_pixels`` of pictures that must not be drawn
+        knobs: level and number of things; None draws the demo's scenes
 
     Raises:
         ValueError: an argument that makes no sense, or too few different pictures are left
     """
-    _check(task, num, size)
-    rng = Random(f"{task} {seed}")
+    size = size or (DEMO_SIZE if knobs is None else LEVEL_SIZE)
+    _check(task, num, size, knobs)
+    rng = Random(f"{task} {seed}" if knobs is None else f"{task} {seed} level {knobs}")
+    name = f"{task}-{seed}" if knobs is None else f"{task}-level{knobs.level}-{seed}"
     seen = set(exclude)
-    samples: list[Sample] = []
-    repeats = 0
-    while len(samples) < num:
-        scene = DRAWERS[task](rng, size)
+    repeats = number = 0
+    while number < num:
+        scene = DRAWERS[task](rng, size) if knobs is None else LEVELLED_DRAWERS[task](rng, size, knobs)
         digest = hash_pixels(scene.image)
         repeats = repeats + 1 if digest in seen else 0
         if repeats > _MAX_REPEATS:
-            raise ValueError(_explain_exhaustion(task, num, len(samples), len(exclude)))
+            raise ValueError(_explain_exhaustion(task, num, number, len(exclude)))
         if not repeats:
             seen.add(digest)
-            samples.append(_make_sample(f"{task}-{seed}-{len(samples)}", task, scene))
-    return samples
+            yield _make_sample(f"{name}-{number}", task, scene, knobs)
+            number += 1
 
 
-def _check(task: str, num: int, size: int) -> None:
-    if task not in DRAWERS:
-        raise ValueError(f"there are no scenes for task {task!r}; the tasks are {list(DRAWERS)}")
+def _check(task: str, num: int, size: int, knobs: Knobs | None) -> None:
+    tasks = list(DRAWERS if knobs is None else LEVELLED_DRAWERS)
+    if task not in tasks:
+        more = "; give it a --level from 1 to 5" if task in LEVELLED_DRAWERS else ""
+        raise ValueError(f"there are no demo scenes for task {task!r}, only for {tasks}{more}")
     if num < 1:
         raise ValueError(f"--num is {num}; draw at least one row")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"--size is {size}; a picture needs {MIN_SIZE} to {MAX_SIZE} pixels a side")
+    if knobs is None:
+        return
+    if size < MIN_LEVEL_SIZE:
+        raise ValueError(f"--size is {size}; a picture of a level needs at least {MIN_LEVEL_SIZE} pixels a side")
+    if knobs.objects is not None and not MIN_OBJECTS <= knobs.objects[0] <= knobs.objects[1] <= MAX_OBJECTS:
+        least, most = knobs.objects
+        raise ValueError(
+            f"--objects is {least} {most}; give two numbers from {MIN_OBJECTS} to {MAX_OBJECTS}, the smaller one first"
+        )
 
 
 def hash_pixels(image: Image.Image) -> str:
@@ -121,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(argv)
         write = _choose_writer(options.format, options.out)
         exclude = {digest for path in options.exclude for digest in read_hashes(path)}
-        samples = draw_samples(options.task, options.num, options.seed, options.size, exclude)
+        samples = draw_samples(options.task, options.num, options.seed, options.size, exclude, _read_knobs(options))
         write(samples, options.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -130,20 +169,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _read_knobs(options: Namespace) -> Knobs | None:
+    if options.level is not None:
+        return Knobs(options.level, None if options.objects is None else tuple(options.objects))
+    if options.objects is not None:
+        raise ValueError("--objects goes with a --level from 1 to 5")
+    return None
+
+
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = _Parser(prog="python -m data_tools.generate", description="Draws demo scenes with questions and answers.")
-    parser.add_argument("--task", required=True, choices=list(DRAWERS))
+    parser = _Parser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
+    parser.add_argument("--task", required=True, choices=list(LEVELLED_DRAWERS))
     parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
     parser.add_argument("--num", required=True, type=int, help="number of rows")
     parser.add_argument("--seed", required=True, type=int, help="the same seed draws the same rows")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="FILE", help="draw no picture of these files")
     parser.add_argument("--format", default="kit", choices=["kit", "published"], help="columns of the rows")
-    parser.add_argument("--size", default=84, type=int, help="side of a picture in pixels (84)")
+    parser.add_argument("--level", type=int, choices=LEVELS, help="difficulty; without it, the demo's small scenes")
+    parser.add_argument(
+        "--objects", nargs=2, type=int, metavar=("LEAST", "MOST"), help="things in a picture, whatever the level"
+    )
+    parser.add_argument("--size", type=int, help="side of a picture in pixels (84 for the demo, 224 for a level)")
     return parser.parse_args(argv)
 
 
@@ -155,10 +206,14 @@ def _choose_writer(kind: str, path: str) -> Callable[[Sequence[Sample], str], No
     return writers[Path(path).suffix]
 
 
-def _make_sample(sample_id: str, task: str, scene: Scene) -> Sample:
+def _make_sample(sample_id: str, task: str, scene: Scene, knobs: Knobs | None) -> Sample:
     file = BytesIO()
     scene.image.save(file, "PNG")
-    meta = {} if scene.reasoning is None else {"reasoning": scene.reasoning}
+    meta: dict[str, Any] = {} if scene.reasoning is None else {"reasoning": scene.reasoning}
+    if knobs is not None:
+        meta["level"] = knobs.level
+    if scene.options:
+        meta["options"] = list(scene.options)
     return Sample(sample_id, task, (file.getvalue(),), scene.question, scene.answer, meta)
 
 

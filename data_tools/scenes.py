@@ -38,6 +38,7 @@ class Scene:
     question: str
     answer: str  # boxes in pixels of the image
     reasoning: str | None = None
+    options: tuple[str, ...] = ()  # of a choice, in the order in which the question letters them
 
 
 def draw_counting(rng: Random, size: int) -> Scene:

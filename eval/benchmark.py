@@ -139,7 +139,8 @@ def find_rows(benchmark: Benchmark, data: Path, wanted: Sequence[str] | None) ->
     found = {
         split: path
         for split in wanted or benchmark.splits
-        for path in [data / f"{split}.parquet", data / f"{split}.jsonl"][::-1]
+        for name in (f"{split}/test", split)
+        for path in (data / f"{name}.jsonl", data / f"{name}.parquet")
         if path.is_file()
     }
     missing = [split for split in wanted or () if split not in found]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.manifest import seal_folder, sync
+from gpg_vl.model_folder import save_model
 from gpg_vl.models import resolve_model_path
 from gpg_vl.models.folders import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -53,9 +54,16 @@ class TrainingState:
 
 
 def save_checkpoint(
-    recipe: Recipe, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer | None, state: TrainingState
+    recipe: Recipe,
+    adapter: QwenVLAdapter,
+    optimizer: torch.optim.Optimizer | None,
+    state: TrainingState,
+    metrics: Mapping[str, Any],
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it.
+
+    Args:
+        metrics: the run's last ones, for the model card
 
     Raises:
         OSError: it could not be written, as on a full disk; what was there before is untouched
@@ -66,7 +74,7 @@ def save_checkpoint(
     partial.mkdir()  # not its parents: an output directory that vanished, as with its disk, must not come back empty
     try:
         (partial / STATE_FOLDER).mkdir()
-        adapter.save(partial)
+        save_model(adapter, partial, recipe, metrics)
         write_recipe(recipe, partial / RECIPE_FILE)
         names = [name for name, _ in adapter.trainable_parameters()]
         if optimizer is not None:

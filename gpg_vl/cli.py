@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import yaml
 import gpg_vl
 
 COMMANDS_HELP = (
-    "train RECIPE | eval MODEL | score | ask MODEL | new-task NAME | tiny-model FOLDER; "
+    "train RECIPE | eval MODEL | score | ask MODEL | merge CHECKPOINT OUT | doctor | new-task NAME | "
+    "tiny-model FOLDER; "
     "each explains itself with --help"
 )
 
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "eval": _eval,
         "score": _score,
         "ask": _ask,
+        "merge": _merge,
+        "doctor": _doctor,
         "new-task": _new_task,
         "tiny-model": _tiny_model,
     }
@@ -69,11 +73,13 @@ def _train(words: list[str]) -> None:
     from gpg_vl.recipes import describe_keys, load_recipe
 
     if not words or words[0] in ("-h", "--help"):
-        print("usage: gpg-vl train RECIPE [--section.key VALUE ...] [--debug]\n\n" + describe_keys())
+        print("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--debug]\n")
+        print("A later recipe holds the keys in which it differs from those before.\n\n" + describe_keys())
         return
     if words[0].startswith("--"):
         raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
-    recipe = load_recipe(words[0], words[1:])
+    paths = list(takewhile(lambda word: not word.startswith("--"), words))
+    recipe = load_recipe(paths, words[len(paths) :])
     from gpg_vl.train import train
 
     folder = train(recipe)
@@ -196,6 +202,35 @@ def _new_task(words: list[str]) -> None:
         f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
         f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
     )
+
+
+def _merge(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl merge", description="Writes a LoRA checkpoint and its model as one ordinary model folder."
+    )
+    parser.add_argument("checkpoint", help="folder of the adapter, or of its run")
+    parser.add_argument("out", help="new folder")
+    options = parser.parse_args(words)
+    from gpg_vl.checkpoint import recipe_of_model
+
+    recipe = recipe_of_model(options.checkpoint)
+    from gpg_vl.merge import merge
+
+    merge(recipe, Path(options.out))
+    print(f"wrote {options.out}")
+
+
+def _doctor(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="gpg-vl doctor", description="Shows what this machine has; or checks a checkpoint and lets it answer."
+    )
+    parser.add_argument("--checkpoint", help="model folder or run folder")
+    folder = parser.parse_args(words).checkpoint
+    from gpg_vl.checkpoint import recipe_of_model
+    from gpg_vl.doctor import check_checkpoint, describe_machine
+
+    for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
+        print(line, flush=True)
 
 
 def _tiny_model(words: list[str]) -> None:

@@ -12,12 +12,37 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 PARTS = ("vision", "projector", "text")
-Attention = Literal["auto", "sdpa", "eager", "flex_attention"]
+Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
+PACKED_ATTENTION = ("grouped_sdpa", "flex_attention")
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter that is trained in place of the weights (docs/parameters.md).
+
+    Args:
+        r: rank
+        alpha: the adapter counts alpha / r
+        parts: whose linear layers get one, of text and vision
+        dropout: 0
+    """
+
+    r: int = 16
+    alpha: float = 32.0
+    parts: list[Literal["text", "vision"]] = field(default_factory=lambda: ["text"])
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.r >= 1, "model.lora.r must be at least 1")
+        _require(self.alpha > 0, "model.lora.alpha must be positive")
+        _require(len(self.parts) > 0, "model.lora.parts is empty; name text, vision or both")
+        exact = "model.lora.dropout must be 0: with dropout the trained log-probs are not those of the sampled tokens"
+        _require(self.dropout == 0, exact)
 
 
 @dataclass(frozen=True)
@@ -27,10 +52,12 @@ class ModelConfig:
     Args:
         path: folder of the model, or its name on the hub
         dtype: compute type; trained weights always have a float32 master
-        attention: attention code, or {text, vision}; auto takes sdpa, flex_attention on long rows on CUDA
+        attention: attention code, or {text, vision}; auto: grouped_sdpa on a CPU, on CUDA sdpa with a dense mask, or
+            flex_attention where packed rows are long
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         freeze: parts that are not trained, of vision, projector, text
+        lora: {r, alpha, parts}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
     """
 
@@ -40,6 +67,7 @@ class ModelConfig:
     min_pixels: int = 3136
     max_pixels: int = 401408
     freeze: list[str] = field(default_factory=list)
+    lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -49,17 +77,23 @@ class ModelConfig:
         unknown = sorted(set(self.freeze) - set(PARTS))
         _require(not unknown, f"model.freeze: {unknown} is no part of the model; the parts are {list(PARTS)}")
         _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")
+        idle = "model.freeze: model.lora freezes every weight already; leave model.freeze out"
+        _require(self.lora is None or not self.freeze, idle)
         if isinstance(self.attention, dict):
             unknown = sorted(set(self.attention) - {"text", "vision"})
             _require(not unknown, f"model.attention: {unknown} has no attention of its own; name text or vision")
-            flex = self.attention.get("vision") == "flex_attention"
-            _require(not flex, "model.attention: vision has no rows to pack; leave flex_attention to text")
+            packed = self.attention.get("vision") in PACKED_ATTENTION
+            _require(not packed, f"model.attention: vision has no packed rows; leave {PACKED_ATTENTION} to text")
+
+    @property
+    def trained_parts(self) -> list[str]:
+        return [part for part in PARTS if part not in self.freeze and (self.lora is None or part in self.lora.parts)]
 
     def attention_of(self, sub_model: Literal["text", "vision"]) -> Attention:
-        """The attention code of a sub-model; flex_attention for the whole model means the text."""
+        """The attention code of a sub-model; one for packed rows alone means the text."""
         if isinstance(self.attention, dict):
             return self.attention.get(sub_model, "auto")
-        return "auto" if sub_model == "vision" and self.attention == "flex_attention" else self.attention
+        return "auto" if sub_model == "vision" and self.attention in PACKED_ATTENTION else self.attention
 
 
 @dataclass(frozen=True)
@@ -69,12 +103,18 @@ class DataConfig:
     Args:
         train: training sources, each a path or {path, weight, columns}
         eval: validation sources, scored every run.eval_every steps
-        image_root: folder that image paths are relative to; null takes the data file's own folder
+        image_root: folder that image paths are relative to and stay in; null takes the data file's own folder
+        image_hosts: hosts that image URLs may name, as images.example.org; none of them refuses every URL
     """
 
     train: list[str | dict[str, Any]] = field(default_factory=list)
     eval: list[str | dict[str, Any]] = field(default_factory=list)
     image_root: str | None = None
+    image_hosts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]
+        _require(not urls, f"data.image_hosts: {urls} is no host; write names such as images.example.org")
 
 
 @dataclass(frozen=True)
@@ -161,11 +201,12 @@ class ObjectiveConfig:
     """What is followed (docs/objective.md).
 
     Args:
-        name: gpg, or supervised (the task's gold completion with coefficient 1)
+        name: gpg, grpo, or supervised (the task's gold completion with coefficient 1)
         f_norm: divisor of the centred reward; one, or the group's std (paper, Eq. 6)
         f_norm_eps: added to the std
         alpha: divide by the groups with signal (paper, Eq. 7) instead of by all groups
         alpha_eps: added to 1/alpha; for parity with the published multimodal code only
+        kl_coefficient: of GRPO's KL to the initial policy; above 0 that model is loaded too and run every step
         reduction: group (paper, Eq. 5), sequence, token, or token_official (silent groups stay in the denominator)
         beta_th: draw again while fewer than this share of prompts_per_step has signal; 0 never draws again
         max_draws: most draws of a step, the first included
@@ -176,6 +217,7 @@ class ObjectiveConfig:
     f_norm_eps: float = 0.0
     alpha: bool = True
     alpha_eps: float = 0.0
+    kl_coefficient: float = 0.0
     reduction: Literal["group", "sequence", "token", "token_official"] = "group"
     beta_th: float = 0.6
     max_draws: int = 20
@@ -186,6 +228,7 @@ class ObjectiveConfig:
         _require(
             self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative"
         )
+        _require(self.kl_coefficient >= 0, "objective.kl_coefficient must not be negative")
 
 
 @dataclass(frozen=True)
@@ -193,10 +236,13 @@ class UpdateConfig:
     """The optimizer step.
 
     Args:
-        learning_rate: peak learning rate of AdamW
-        schedule: shape of the learning rate after the warm-up
+        learning_rate: peak learning rate
+        learning_rates: peak learning rate of a part, of vision, projector, text, in place of learning_rate
+        schedule: shape of the learning rate over the run, as transformers has it
+        schedule_options: that schedule's own options, as {power: 2} of polynomial or {num_cycles: 3}
         warmup_steps: steps of linear warm-up
         min_learning_rate_ratio: the schedule ends at this share of the peak
+        optimizer: AdamW, its fused kernel, or with 8-bit state (bitsandbytes; CUDA)
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm
@@ -206,9 +252,12 @@ class UpdateConfig:
     """
 
     learning_rate: float = 1.0e-6
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    schedule: Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"] = "linear"
+    schedule_options: dict[str, float] = field(default_factory=dict)
     warmup_steps: int = 0
     min_learning_rate_ratio: float = 0.0
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -218,6 +267,10 @@ class UpdateConfig:
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "update.learning_rate must be positive")
+        unknown = sorted(set(self.learning_rates) - set(PARTS))
+        _require(not unknown, f"update.learning_rates: {unknown} is no part of the model; the parts are {list(PARTS)}")
+        positive = all(rate > 0 for rate in self.learning_rates.values())
+        _require(positive, "update.learning_rates must be positive; model.freeze keeps a part as it is")
         _require(0 <= self.min_learning_rate_ratio <= 1, "update.min_learning_rate_ratio must be in [0, 1]")
         _require(self.max_grad_norm > 0, "update.max_grad_norm must be positive")
         _require(self.max_skips >= 1, "update.max_skips must be at least 1")
@@ -309,6 +362,11 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     task: str | None = None
+
+    def __post_init__(self) -> None:
+        trained = self.model.trained_parts
+        idle = sorted(set(self.update.learning_rates) - set(trained))
+        _require(not idle, f"update.learning_rates: {idle} is not trained here, only {trained} is; leave it out")
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as YAML and JSON hold it."""

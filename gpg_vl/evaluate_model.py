@@ -113,7 +113,7 @@ class _Run:
         self._benchmark = benchmark
         self._checked = checked
         self._adapter = adapter
-        self._prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt)
+        self._prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt, recipe.data.image_hosts)
         self._max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
         engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
         self._evaluator = Evaluator(

@@ -1,11 +1,12 @@
-"""An image file or its bytes -> an upright RGB image, or one line that says why not.
+"""An image file, its bytes or its URL -> an upright RGB image, or one line that says why not.
 
-Everything that can be wrong with a file is known from its header where possible, before a pixel is decoded.
+Everything that can be wrong with a file is known from its header where possible, before a pixel is decoded. A path
+never leaves its root; a URL is fetched only from a host that the caller names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import IO, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
+
+from gpg_vl.downloads import check_url, download
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 20_000_000
@@ -33,51 +36,93 @@ _Result = TypeVar("_Result")
 
 
 class BadImage(ValueError):
-    """An image is missing, broken, or not one that the kit takes; the text names it and says why."""
+    """``cannot open image NAME: REASON``: what ``data.on_bad_image`` decides about."""
 
 
 class _RefusedError(Exception):
     """The image is not one that the kit takes; the text says why."""
 
 
+def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> str:
+    """The image that a row names, as ``open_image`` takes it: an absolute path in the root, or a URL of a known host.
+
+    Args:
+        entry: a path relative to ``root``, links included, or a URL
+        root: resolved folder; None allows no paths
+        hosts: hosts that a URL may name
+
+    Raises:
+        ValueError: the path leads out of the root, or the URL is none of these hosts; says what to do
+    """
+    if _is_url(entry):
+        try:
+            check_url(entry, hosts)
+        except ValueError as error:
+            raise ValueError(f"image {entry[:80]!r}: {error}") from error
+        return entry
+    if root is None:
+        raise ValueError(
+            f"image {entry[:80]!r} is not in the hub data set itself; set data.image_root to the images' folder"
+        )
+    try:
+        path = (root / entry).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
+    if not path.is_relative_to(root):
+        raise ValueError(f"image {entry[:80]!r} is outside of {root}; set data.image_root to a folder that holds it")
+    return str(path)
+
+
 def check_presence(source: str | bytes) -> None:
-    """Raises ``BadImage`` where a path names no file; bytes are there."""
-    if isinstance(source, str) and not Path(source).is_file():
-        raise BadImage(f"cannot open image {source[:200]}: no such file; put it there or set data.image_root")
+    """Raises ``BadImage`` where a path names no file. Bytes are there, and a URL is not asked."""
+    if isinstance(source, str) and not _is_url(source):
+        try:
+            reason = "" if Path(source).is_file() else "no such file"
+        except OSError as error:
+            reason = _reason(error)
+        if reason:
+            raise BadImage(f"cannot open image {source[:200]}: {reason}; put it there or set data.image_root")
 
 
-def open_image(source: str | bytes) -> Image.Image:
+def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
     """The first frame as RGB, turned upright by its EXIF orientation, on white where it is transparent.
 
     Args:
-        source: path of a PNG, JPEG or WEBP file, or the bytes of one
+        source: path or URL of a PNG, JPEG or WebP file, or the bytes of one
+        hosts: hosts that a URL may name; without any, every URL is refused
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
     """
-    return _read(source, _decode)
+    return _read(source, hosts, _decode)
 
 
-def read_size(source: str | bytes) -> tuple[int, int]:
+def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, int]:
     """Width and height in pixels of what ``open_image`` would return, from the header alone.
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
     """
-    return _read(source, _upright_size)
+    return _read(source, hosts, _upright_size)
 
 
-def _read(source: str | bytes, action: Callable[[Image.Image], _Result]) -> _Result:
+def _is_url(source: str) -> bool:
+    return "://" in source or source.startswith("data:")
+
+
+def _read(source: str | bytes, hosts: Collection[str], action: Callable[[Image.Image], _Result]) -> _Result:
     try:
-        with _open_stream(source) as stream, Image.open(stream, formats=_FORMATS) as image:
+        with _open_stream(source, hosts) as stream, Image.open(stream, formats=_FORMATS) as image:
             _refuse_size(*image.size)
             return action(image)
     except Exception as error:  # on broken bytes decoders raise nearly anything
-        name = f"({len(source)} bytes)" if isinstance(source, bytes) else source
+        name = f"({len(source)} bytes)" if isinstance(source, bytes) else source[:200]
         raise BadImage(f"cannot open image {name}: {_reason(error)}") from error
 
 
-def _open_stream(source: str | bytes) -> AbstractContextManager[IO[bytes]]:
+def _open_stream(source: str | bytes, hosts: Collection[str]) -> AbstractContextManager[IO[bytes]]:
+    if isinstance(source, str) and _is_url(source):
+        source = _fetch(source, hosts)
     if isinstance(source, str) and not Path(source).is_file():
         raise _RefusedError("no such file")
     num_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
@@ -86,6 +131,13 @@ def _open_stream(source: str | bytes) -> AbstractContextManager[IO[bytes]]:
     if num_bytes > MAX_BYTES:
         raise _RefusedError(f"the file has {num_bytes} bytes, more than {MAX_BYTES}")
     return BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
+def _fetch(url: str, hosts: Collection[str]) -> bytes:
+    try:
+        return download(url, hosts, MAX_BYTES)
+    except ValueError as error:
+        raise _RefusedError(str(error)) from error
 
 
 def _refuse_size(width: int, height: int) -> None:

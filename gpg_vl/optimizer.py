@@ -1,28 +1,107 @@
-"""AdamW, and the learning rate as a plain function of the step."""
+"""What the optimizer is: AdamW by part of the model, and the learning rate as a plain function of the step."""
 
 from __future__ import annotations
 
-import math
+import itertools
+import sys
+from typing import Any
 
 import torch
+from torch import nn
+from transformers import get_scheduler
 
-from gpg_vl.config import UpdateConfig
+from gpg_vl.config import PARTS, ModelConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 
-def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim.AdamW:
-    """AdamW on the trainable float32 weights."""
-    parameters = [parameter for _, parameter in adapter.trainable_parameters()]
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim.Optimizer:
+    """AdamW on the trainable float32 weights, a group for each part.
+
+    ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
+    it. The groups in a row hold the weights in the order of ``adapter.trainable_parameters``.
+
+    Raises:
+        ValueError: this machine does not have the optimizer
+    """
+    groups: list[dict[str, Any]] = []
+    for part, named in itertools.groupby(adapter.trainable_parameters(), key=lambda pair: adapter.part_of(pair[0])):
+        rate = config.learning_rates.get(part, config.learning_rate)
+        parameters = [parameter for _, parameter in named]
+        groups.append({"params": parameters, "lr": rate, "lr_scale": rate / config.learning_rate})
+    options: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw_8bit":
+        check_optimizer(config)
+        from bitsandbytes.optim import AdamW8bit
+
+        optimizer: torch.optim.Optimizer = AdamW8bit(groups, **options)
+        return optimizer
+    if config.optimizer == "adamw_fused":
+        try:
+            return torch.optim.AdamW(groups, fused=True, **options)
+        except RuntimeError as error:  # torch knows on which devices it has the kernel
+            raise ValueError(f"update.optimizer: adamw_fused is not available here ({error}); use adamw") from error
+    return torch.optim.AdamW(groups, **options)
+
+
+def check_optimizer(config: UpdateConfig) -> None:
+    """
+    Raises:
+        ValueError: the 8-bit optimizer is asked for, without its library or a device that it runs on
+    """
+    if config.optimizer != "adamw_8bit":
+        return
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        way_out = "pip install 'gpg-vl[bnb]', or use adamw"
+        raise ValueError(f"update.optimizer: adamw_8bit needs the library bitsandbytes; {way_out}") from error
+    if not torch.cuda.is_available():
+        raise ValueError("update.optimizer: adamw_8bit needs a CUDA device; use adamw")
 
 
 def learning_rate(config: UpdateConfig, step: int, total_steps: int) -> float:
     """Learning rate of ``step``, counted from 0, of a run of ``total_steps``.
 
-    Linear warm-up, times the schedule's fall from 1 to ``min_learning_rate_ratio`` over the whole run.
+    Linear warm-up, times the schedule's fall from 1 to ``min_learning_rate_ratio`` over the whole run. The schedule is
+    transformers', whose value at a step depends on nothing but the step; so a resumed run needs no scheduler state.
+
+    Raises:
+        ValueError: the schedule does not take one of ``config.schedule_options``
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    progress = min(1.0, step / total_steps)
-    remaining = {"linear": 1 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * progress), "constant": 1.0}
     low = config.min_learning_rate_ratio
-    return config.learning_rate * warmup * (low + (1 - low) * remaining[config.schedule])
+    return config.learning_rate * warmup * (low + (1 - low) * _schedule(config, total_steps)(min(step, total_steps)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Of the step to come; each part gets its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+
+
+def _schedule(config: UpdateConfig, total_steps: int) -> Any:
+    """transformers' function from a step to a share of the peak. The optimizer that it asks for is of no weight."""
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)
+    options = {name: int(value) if value == int(value) else value for name, value in config.schedule_options.items()}
+    try:
+        scheduler = get_scheduler(
+            config.schedule, stand_in, num_warmup_steps=0, num_training_steps=total_steps,
+            scheduler_specific_kwargs=options,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"update.schedule_options: {config.schedule} does not take {options}: {error}") from error
+    return scheduler.lr_lambdas[0]
+
+
+def show_trained_parts(adapter: QwenVLAdapter, model: ModelConfig, update: UpdateConfig) -> None:
+    """A line for each part on standard error: how many of its weights are trained, and at which peak rate."""
+    counts = {part: [0, 0] for part in PARTS}
+    for name, parameter in adapter.model.named_parameters():
+        count = counts[adapter.part_of(name)]
+        count[0] += parameter.numel()
+        count[1] += parameter.numel() if parameter.requires_grad else 0
+    print(f"{'part':<10} {'parameters':>15} {'trained':>15}  peak learning rate", file=sys.stderr)
+    for part, (total, trained) in counts.items():
+        rate = f"{update.learning_rates.get(part, update.learning_rate):g}" if trained else "-"
+        lora = f" (LoRA, r {model.lora.r})" if trained and model.lora is not None else ""
+        print(f"{part:<10} {total:>15,} {trained:>15,}  {rate}{lora}", file=sys.stderr)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from gpg_vl.records import Completion, MicroBatch, Prompt, TrainingGroup
 
@@ -134,25 +133,6 @@ def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
         target_ids=torch.tensor([t for row in rows for c in row.completions for t in c.token_ids]),
         coefficients=torch.tensor([x for row in rows for c in row.coefficients for x in c], dtype=torch.float32),
     )
-
-
-def visible_keys(segment_ids: Tensor) -> Tensor:
-    """Which key each query sees, [R, S, S] bool: earlier ones of the prompt and of its own segment."""
-    length = segment_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
-    return causal & ((keys == 0) | (keys == queries))
-
-
-def visible_blocks(segment_ids: Tensor) -> BlockMask:
-    """The same rule for FlexAttention, which skips blocks of 128 x 128 that hold no visible key."""
-
-    def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        segment = segment_ids[row, key]
-        return (query >= key) & ((segment == 0) | (segment == segment_ids[row, query]))
-
-    num_rows, length = segment_ids.shape
-    return create_block_mask(is_visible, num_rows, None, length, length, device=segment_ids.device)
 
 
 def _lay_out(row: Row) -> tuple[list[int], list[int]]:

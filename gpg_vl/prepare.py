@@ -43,7 +43,8 @@ def load_sources(
     if not entries:
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
-    sources = [load_source(entry, recipe.data.image_root, recipe.task, limit) for entry in entries]
+    data = recipe.data
+    sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     for source in sources:

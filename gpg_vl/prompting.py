@@ -5,7 +5,7 @@ Images are opened here, so that a bad one is the error of its row. Nothing is ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gpg_vl.config import PromptConfig
@@ -21,8 +21,15 @@ THINK_OPENING = "<think>"
 class PromptBuilder:
     """Builds the prompts of one run."""
 
-    def __init__(self, adapter: QwenVLAdapter, tasks: Mapping[str, Task], config: PromptConfig):
+    def __init__(
+        self,
+        adapter: QwenVLAdapter,
+        tasks: Mapping[str, Task],
+        config: PromptConfig,
+        image_hosts: Collection[str] = (),
+    ):
         self._adapter = adapter
+        self._image_hosts = image_hosts
         self._tasks = tasks
         self._config = config
         self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
@@ -39,7 +46,7 @@ class PromptBuilder:
             ValueError: the row's text cannot be put to the model; names the sample
         """
         with _naming(sample):
-            images = [open_image(source) for source in sample.images]
+            images = [open_image(source, self._image_hosts) for source in sample.images]
             views = tuple(self._adapter.view(*image.size) for image in images)
             request = self._request(sample, views)
             text = self._render(request, views)
@@ -79,7 +86,7 @@ class PromptBuilder:
         Raises:
             ValueError: an image cannot be opened or the row's text cannot be put to the model
         """
-        views = [self._adapter.view(*open_image(source).size) for source in sample.images]
+        views = [self._adapter.view(*open_image(source, self._image_hosts).size) for source in sample.images]
         text_tokens = self._adapter.count_text_tokens(self._render(self._request(sample, views), views))
         return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
 

@@ -106,6 +106,13 @@ def run_together(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def run_on_main(work: Callable[[], T]) -> T:
+    """The result of ``work``, done by the first rank alone, on every rank; so is its failure."""
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    result = run_together(lambda: work() if is_main else None)
+    return gather_object([result])[0]  # type: ignore[return-value]
+
+
 def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
     return [int(x) for x in _reduced(accelerator, values, torch.int64, torch.distributed.ReduceOp.SUM)]
 

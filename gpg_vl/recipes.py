@@ -19,24 +19,28 @@ _SECTIONS: dict[str, Any] = {
 }
 KNOWN_KEYS = ["task", *(f"{name}.{field.name}" for name, c in _SECTIONS.items() for field in dataclasses.fields(c))]
 
+_NESTED = ("rewards.weights", "run.stop_when", "model.lora", "update.learning_rates", "update.schedule_options")
 
-def load_recipe(path: str | None, overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path``, with ``overrides`` such as ``["--run.steps", "6"]`` on top.
+
+    Of several paths, a later file holds the keys in which it differs from those before.
 
     Raises:
         ValueError: no such file, an unknown key, or a value of the wrong type; one line
     """
     arguments = []
-    if path is not None:
-        _check_file(path)
-        arguments = ["--config", path]
+    for file in [path] if isinstance(path, str) else path or ():
+        _check_file(file)
+        arguments += ["--config", file]
     for word in overrides:
         if word.startswith("--"):
             _check_key(word[2:].split("=")[0].rstrip("+"), f"option {word.split('=')[0]}")
     try:
         namespace = _build_parser().parse_args([*arguments, *overrides])
         values = _build_parser().instantiate(namespace)
-    except (ArgumentError, argparse.ArgumentError, TypeError) as error:
+    except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(_first_line(str(error))) from error
     # Namespace has methods of its own (update, keys): sections are read as items
     return Recipe(**{name: values[name] for name in _SECTIONS}, task=_with_absolute_path(values["task"]))
@@ -86,13 +90,18 @@ def _check_file(path: str) -> None:
 def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
     if key in known:
         return
-    if any(key.startswith(f"{free}.") for free in ("rewards.weights", "run.stop_when")):
+    if any(key.startswith(f"{free}.") for free in _NESTED):
         return  # an entry of a dict
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else "; the keys are explained by gpg-vl train --help"
     raise ValueError(f"{where}: unknown key {key}{hint}")
 
 
+_NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
+
+
 def _first_line(message: str) -> str:
+    """The message's first words; of a key that may be null, what is wrong with the value that it has."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:3])
+    telling = [line for line in lines if not line.startswith(_NOISE) and line != "Expected a <class 'NoneType'>"]
+    return " ".join(telling[:3])

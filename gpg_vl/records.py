@@ -133,6 +133,14 @@ class ScoredGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Log-probs of a group's completion tokens, for the objectives whose coefficients depend on them."""
+
+    current: tuple[tuple[float, ...], ...]  # [G][T] under the weights that the step starts from
+    reference: tuple[tuple[float, ...], ...]  # [G][T] under the frozen reference model
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingGroup:
     """A group with the factor of each token's log-prob in the loss, before the division by the step's denominator."""
 

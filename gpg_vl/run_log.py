@@ -34,6 +34,7 @@ class RunLog:
         self._total_steps = total_steps
         self._first_step = first_step
         self._start = time.perf_counter()
+        self.latest: dict[str, Any] = {}  # every metric's last value
         _keep_until(self._metrics_path, first_step)
         for path in self._rollouts.glob("*.jsonl"):
             if int(path.stem) > first_step:
@@ -47,6 +48,7 @@ class RunLog:
         """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
         if self._is_silent:
             return
+        self.latest |= {"step": step, **metrics}
         with self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:

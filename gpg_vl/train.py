@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -37,7 +37,7 @@ from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import build_optimizer, learning_rate
+from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
@@ -46,13 +46,15 @@ from gpg_vl.random_state import seed_everything
 from gpg_vl.ranks import (
     RankError,
     check_whole_weights_fit,
+    run_on_main,
     run_together,
     sharding_stage,
     start_ranks,
     sum_losses,
     whole_weights,
 )
-from gpg_vl.records import TrainingGroup
+from gpg_vl.records import ScoredGroup, TrainingGroup
+from gpg_vl.reference import Reference, sum_kl
 from gpg_vl.rollout import HfEngine
 from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, count_statuses, dump_groups, summarise_rewards
 from gpg_vl.scores import summarise_scores
@@ -60,8 +62,6 @@ from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -95,10 +95,7 @@ def train(recipe: Recipe) -> Path:
     """
     accelerator = start_ranks()
     with interrupts_raise(), ExitStack() as stack:
-        if accelerator.is_main_process:
-            run_together(lambda: stack.enter_context(claim_output_dir(recipe)))
-        else:
-            run_together(lambda: None)
+        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         return _Trainer(recipe, scorer, accelerator).run()
 
@@ -111,15 +108,17 @@ class _Trainer:
         self.output_dir = Path(recipe.run.output_dir)
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
-        self.resumed_from = self._main_first(lambda: find_resume_point(recipe))
+        self.resumed_from = run_on_main(lambda: find_resume_point(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
+        check_optimizer(recipe.update)
+        learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt)
+        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
             run_together(lambda: check_all_rows(recipe, checked, prompts, self.adapter))
         parameters = list(self.adapter.model.parameters())
@@ -127,23 +126,12 @@ class _Trainer:
         run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, prompts, scorer)
         self._take_up_position()
-        if self.is_main:
-            write_recipe(recipe, self.output_dir / RECIPE_FILE)
+        run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
         self.log = RunLog(
             self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
         )
         if self.resumed_from is not None:
             load_random_state(self.resumed_from)  # last: loading the model draws from them
-
-    def _main_first(self, work: Callable[[], T]) -> T:
-        """``work`` on the main rank, then on the others: they find what it made."""
-        result: T | None = None
-        for turn in (True, False):
-            if self.is_main == turn:
-                result = run_together(work)
-            else:
-                run_together(lambda: None)
-        return result  # type: ignore[return-value]
 
     def _note(self, text: str) -> None:
         """A line on screen, once for all ranks."""
@@ -181,6 +169,10 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
+        if self.is_main:
+            show_trained_parts(self.adapter, recipe.model, recipe.update)
+        self.reference = Reference(recipe, self.adapter, self.accelerator) if self.objective.needs_log_probs else None
+        self.policy = forward
         self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
         if self.accelerator.num_processes > 1:
             stage = sharding_stage(self.accelerator)
@@ -300,11 +292,9 @@ class _Trainer:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
-        groups = [self.objective.training_group(group) for group in collected.trained]
-        if not self.is_checked:
-            with whole_weights(self.accelerator, self.adapter.model):
-                run_together(lambda: self._check_packing(groups))
-            self.is_checked = True
+        needs_forward = self.reference is not None or not self.is_checked
+        with whole_weights(self.accelerator, self.adapter.model) if needs_forward else nullcontext():
+            kl, groups = run_together(lambda: self._prepare_groups(collected.trained))
         stats = accumulate_gradient(
             self.layout,
             groups,
@@ -313,7 +303,21 @@ class _Trainer:
             self.adapter,
             self.accelerator,
         )
-        return replace(stats, loss=sum_losses(self.accelerator, stats.loss))
+        loss = sum_losses(self.accelerator, stats.loss)
+        kl = None if kl is None else sum_losses(self.accelerator, kl) / collected.totals.trained_tokens
+        return replace(stats, loss=loss, kl=kl)
+
+    def _prepare_groups(self, trained: Sequence[ScoredGroup]) -> tuple[float | None, list[TrainingGroup]]:
+        """The coefficients of this rank's groups, and the sum of their tokens' KL where there is a reference."""
+        if self.reference is None:
+            kl, groups = None, [self.objective.training_group(group) for group in trained]
+        else:
+            log_probs = self.reference.compare(self.policy, trained)
+            kl, groups = sum_kl(log_probs), list(map(self.objective.training_group, trained, log_probs))
+        if not self.is_checked:
+            self._check_packing(groups)
+            self.is_checked = True
+        return kl, groups
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
         with_image = [group for group in groups if group.prompt.pixel_values is not None]
@@ -397,7 +401,7 @@ class _Trainer:
                 folder = checkpoint_folder(self.output_dir, progress.step)
                 if self.is_main:
                     optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
-                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state)
+                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
             self.accelerator.wait_for_everyone()
             self.saved_step = progress.step
         return folder

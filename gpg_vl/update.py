@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.layouts import Layout
 from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget, visible_blocks, visible_keys
+from gpg_vl.optimizer import set_learning_rate
+from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
 from gpg_vl.ranks import RankError, max_over_ranks
 from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
 
@@ -36,13 +36,14 @@ class OutOfMemory(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """Of this rank."""
+    """Of this rank, except ``loss`` and ``kl``: ``train`` sums them over all."""
 
     loss: float
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group: prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
+    kl: float | None = None  # mean k3 to the reference over all tokens, where the objective has a reference
 
 
 def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
@@ -51,7 +52,7 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        visible=_visible(adapter, batch.segment_ids),
+        segment_ids=batch.segment_ids,
         pixel_values=batch.pixel_values,
         image_grid_thw=batch.image_grid_thw,
         image_features=batch.image_features,
@@ -61,14 +62,8 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
 
 
-def _visible(adapter: QwenVLAdapter, segment_ids: Tensor) -> Tensor | BlockMask:
-    if adapter.uses_flex_attention(segment_ids.shape[1]):
-        return visible_blocks(segment_ids)
-    return visible_keys(segment_ids)
-
-
 class PolicyForward(nn.Module):
-    """Forward, log-probs and weighted sum as one module: the one that is wrapped for distributed training."""
+    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
 
     def __init__(self, adapter: QwenVLAdapter, temperature: float):
         super().__init__()
@@ -77,10 +72,13 @@ class PolicyForward(nn.Module):
         self._temperature = temperature
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """The sum of coefficient * log-prob over the micro-batch, a scalar."""
+        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
         with self._adapter.autocast():
             log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        return (batch.coefficients * log_probs).sum()
+        if torch.is_grad_enabled() and not log_probs.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return log_probs
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
@@ -140,7 +138,7 @@ def _run_passes(
     padded_tokens = 0
     for number, rows in enumerate(passes, start=1):
         batch = move_to(build_micro_batch(rows, adapter.pad_token_id), accelerator.device)
-        weighted_sum = layout.forward(batch)
+        weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
         value = float(weighted_sum.detach())
         # a loss that is not finite makes the gradient so, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
@@ -152,20 +150,22 @@ def _run_passes(
 def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator: Accelerator) -> list[list[Row]]:
     """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
     count = max_over_ranks(accelerator, len(plan))
-    filler = build_filler_row(adapter)
-    has_tower = filler.num_patches > 0
-    passes = [rows if any(row.num_patches for row in rows) or not has_tower else [*rows, filler] for rows in plan]
+    runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
+    filler = build_filler_row(adapter, runs_tower)
+    passes = [[*rows, filler] if runs_tower and not _num_patches(rows) else rows for rows in plan]
     return passes + [[filler]] * (count - len(plan))
 
 
-def build_filler_row(adapter: QwenVLAdapter) -> Row:
-    """The smallest image and one token behind it, with coefficient zero."""
-    view = adapter.view(1, 1)
-    image = Image.new("RGB", (1, 1))
-    text = adapter.render_plain([None])
-    prompt = Prompt(
-        Sample("filler", "", (), "", ""), text, image_views=(view,), **adapter.encode(text, [image], [view])
-    )
+def _num_patches(rows: Sequence[Row]) -> int:
+    return sum(row.num_patches for row in rows)
+
+
+def build_filler_row(adapter: QwenVLAdapter, with_image: bool) -> Row:
+    """The shortest prompt, the smallest image if any, and one token behind it, with coefficient zero."""
+    views = (adapter.view(1, 1),) if with_image else ()
+    images = [Image.new("RGB", (1, 1)) for _ in views]
+    text = adapter.render_plain([None] if with_image else ["."])
+    prompt = Prompt(Sample("filler", "", (), "", ""), text, image_views=views, **adapter.encode(text, images, views))
     return Row(prompt, (Completion((adapter.end_token_ids[0],), "", finished=True),), ((0.0,),))
 
 
@@ -199,6 +199,5 @@ def take_step(layout: Layout, learning_rate: float) -> float:
     Returns:
         the gradient's norm before clipping; where it is not finite, no rank moved a weight
     """
-    for group in layout.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(layout.optimizer, learning_rate)
     return layout.step()

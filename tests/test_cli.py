@@ -18,7 +18,7 @@ from builders import png
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.dataset import write_parquet
-from gpg_vl.recipes import KNOWN_KEYS, describe_keys
+from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
 
 RunCli = Callable[..., tuple[int, str]]
 
@@ -95,7 +95,7 @@ def write_rows(path: Path, **changes: Any) -> Path:
         (["--prompt.template", "How many?"], r"prompt.template has no \{question\}"),
         (["--evaluation.num_samples", "4"], "evaluation.num_samples above 1 needs a temperature above 0"),
         (["--model.freeze", "[vision, projector, text]"], "model.freeze freezes every part"),
-        (["extra"], "unrecognized arguments: extra"),
+        (["extra"], "recipe extra: No such file or directory"),
     ],
 )
 def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words: list[str], message: str) -> None:
@@ -247,7 +247,7 @@ def test_eval_writes_results_and_predictions(
     assert "counting: accuracy 0.000 [0.000, " in capfd.readouterr().out
     results = json.loads((out / "results.json").read_text())
     assert results["tasks"]["counting"]["n"] == 8
-    assert results["recipe"]["prompt"]["template"] == "{question}"
+    assert results["run"]["recipe"]["prompt"]["template"] == "{question}"
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [len(row["completions"]) for row in predictions] == [3] * 8
 
@@ -338,3 +338,20 @@ class Letters(Task):
     functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
     code, err = run("train", recipe, *functions)
     assert (code, "has no function 'Letters'" in err) == (2, True)
+
+
+def test_a_later_recipe_holds_the_keys_in_which_it_differs(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("rollout: {group_size: 4, max_new_tokens: 9}\nrun: {steps: 5, seed: 3}\n")
+    other.write_text("rollout: {max_new_tokens: 7}\nrun: {steps: 6}\n")
+    recipe = load_recipe([str(one), str(other)], ["--run.seed", "8"])
+    assert (recipe.rollout.group_size, recipe.rollout.max_new_tokens) == (4, 7)
+    assert (recipe.run.steps, recipe.run.seed) == (6, 8)
+
+
+def test_train_names_the_recipe_with_the_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("run: {steps: 5}\n")
+    other.write_text("run: {step: 6}\n")
+    assert cli.main(["train", str(one), str(other)]) == 2
+    assert f"recipe {other}: unknown key run.step; did you mean run.steps?" in capsys.readouterr().err

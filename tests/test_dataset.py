@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import DataConfig, Recipe
 from gpg_vl.dataset import Source, load_source, write_jsonl, write_parquet
 from gpg_vl.prepare import load_sources
 from gpg_vl.records import Sample
@@ -164,6 +165,53 @@ def test_task_of_the_recipe_goes_before_that_of_the_row(tmp_path: Path) -> None:
 
 def test_numbers_serve_as_ids(tmp_path: Path) -> None:
     assert load_source(write_lines(tmp_path / "rows.jsonl", kit_row(id=7))).samples[0].id == "7"
+
+
+def test_rows_of_a_newer_schema_are_refused(tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, schema_version=1), kit_row(3, schema_version=2))
+    samples = load_source(lines).samples
+    assert [sample.meta for sample in samples[:2]] == [{}, {}]
+    with pytest.raises(ValueError, match=r"rows\.jsonl, row 3: schema_version is 2, this kit reads 1; write the rows"):
+        samples[2]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_files_say_their_schema(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (write_parquet if path.suffix == ".parquet" else write_jsonl)(demo_samples(png()), path)
+    if path.suffix == ".parquet":
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["schema_version"] for row in rows] == [1, 1, 1]
+    assert load_source(str(path)).samples[0].meta == demo_samples(png())[0].meta
+
+
+@pytest.mark.parametrize("field", ["question", "answer"])
+def test_a_text_of_a_million_characters_is_refused(tmp_path: Path, field: str) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, **{field: "x" * 1_000_000}))
+    with pytest.raises(ValueError, match=f"row 2: the {field} has 1000000 characters, more than 65536") as caught:
+        load_source(lines).samples[1]
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_a_file_is_complete_or_the_earlier_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write = write_parquet if path.suffix == ".parquet" else write_jsonl
+
+    def broken() -> Iterator[Sample]:
+        yield from demo_samples(png()) * 200
+        raise ValueError("the source broke off")
+
+    with pytest.raises(ValueError, match="broke off"):
+        write(broken(), path)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == []
+    write(demo_samples(png()), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="broke off"):
+        write(broken(), path)
+    assert path.read_bytes() == before
 
 
 # --- published columns -----------------------------------------------------------------------------------------------
@@ -326,19 +374,16 @@ def test_image_paths_are_relative_to_the_data_file_or_the_root(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("missing.png", "'missing.png' is not in .*data; put it there or set data.image_root"),
         ("../secret.png", "is outside of"),
         ("img/../../secret.png", "is outside of"),
         ("/etc/passwd", "is outside of"),
         ("link.png", "is outside of"),
         ("linked/secret.png", "is outside of"),
-        ("http://169.254.169.254/x.png", "is a URL"),
-        ("file:///etc/passwd", "is a URL"),
-        ("data:image/png;base64,AAAA", "is a URL"),
-        ("zero\0byte.png", "null byte"),
-        ("x" * 300, "no usable path"),
-        ("img", "is not in"),
-        ("", "'' is not in"),
+        ("http://169.254.169.254/x.png", "a host that data.image_hosts does not name"),
+        ("file:///etc/passwd", "a URL of the scheme 'file'"),
+        ("data:image/png;base64,AAAA", "a URL of the scheme 'data'"),
+        ("zero\0byte.png", "no usable path"),
+        ("loop/x.png", "no usable path"),
         (7, "an image is a int"),
         (None, "an image is a NoneType"),
         ({"bytes": None, "path": None}, "an image is a NoneType"),
@@ -349,9 +394,21 @@ def test_refused_image_paths(tmp_path: Path, image: Any, message: str) -> None:
     save_png(tmp_path / "data" / "img" / "7.png")
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "data" / "linked").symlink_to(tmp_path)
+    (tmp_path / "data" / "loop").symlink_to("loop")
     with pytest.raises(ValueError, match=rf"rows\.jsonl, row 2: .*{message}") as caught:
         read_images(tmp_path / "data" / "rows.jsonl", [image])
     assert "\n" not in str(caught.value)
+
+
+def test_urls_of_named_hosts_are_taken_and_not_fetched(tmp_path: Path) -> None:
+    url = "https://pictures.test/7.png"
+    path = write_lines(tmp_path / "rows.jsonl", kit_row(images=[url]))
+    recipe = Recipe(data=DataConfig(image_hosts=["pictures.test"]))
+    assert load_sources([path], recipe, "data.train").sources[0].samples[0].images == (url,)
+    with pytest.raises(ValueError, match=r"row 1: image .* a host that data.image_hosts does not name"):
+        check_rows(path)
+    with pytest.raises(ValueError, match=r"data.image_hosts: \['https://pictures.test'\] is no host"):
+        DataConfig(image_hosts=["https://pictures.test"])
 
 
 def test_image_root_must_exist(tmp_path: Path) -> None:
@@ -384,7 +441,9 @@ def check_rows(entry: str) -> list[Source]:
         ({"task": None}, "the task is missing"),
         ({"task": "countin"}, "no task 'countin'; did you mean 'counting'"),
         ({"task": "grounding", "answer": [1, 2, 30, 40]}, "no image"),
-        ({"images": ["missing.png"]}, "'missing.png' is not in"),
+        ({"images": ["missing.png"]}, "missing.png: no such file; put it there or set data.image_root"),
+        ({"images": [""]}, "no such file"),
+        ({"images": ["x" * 300]}, "file name too long"),
         ({"meta": "{"}, "meta is text but no JSON"),
         ({"meta": [1]}, "meta is a list"),
     ],

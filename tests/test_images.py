@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from gpg_vl.images import MAX_BYTES, open_image, read_size
+from gpg_vl import images
+from gpg_vl.downloads import check_url
+from gpg_vl.images import MAX_BYTES, BadImage, open_image, read_size
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
@@ -181,3 +183,45 @@ def test_damage_is_one_line_that_echoes_nothing(kind: str, position: int, damage
         assert reason.startswith(("it is ", "it has "))
         assert "0x" not in reason
         assert "\n" not in reason
+
+
+def test_url_is_fetched_from_a_named_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, hosts: list[str], max_bytes: int) -> bytes:
+        check_url(url, hosts)
+        assert max_bytes == MAX_BYTES
+        fetched.append(url)
+        return encode(halves())
+
+    monkeypatch.setattr(images, "download", fetch)
+    url = "https://pictures.test/7.png"
+    assert open_image(url, ["pictures.test"]).size == read_size(url, ["pictures.test"]) == (40, 20)
+    assert fetched == [url, url]
+    with pytest.raises(
+        BadImage, match=r"^cannot open image https://pictures.test/7.png: it is a URL of 'pictures.test'"
+    ):
+        open_image(url)
+    assert fetched == [url, url]
+
+
+def test_bomb_of_81_megapixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PNG of 236 kB that holds 81 million black pixels; it would take 245 MB."""
+    rows = zlib.compressobj(9)
+    line = b"\0" + bytes(3 * 9000)
+    data = b"".join(rows.compress(line) for _ in range(9000)) + rows.flush()
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    assert 230_000 < len(bomb) < 240_000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(BadImage, match="9000 x 9000 pixels, more than 20000000; make it smaller"):
+        open_image(bomb)
+
+
+def test_page_named_like_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("<html>404</html>")
+    with pytest.raises(BadImage, match=r"photo.jpg: it is no PNG, JPEG or WEBP image$"):
+        open_image(str(tmp_path / "photo.jpg"))

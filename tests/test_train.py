@@ -294,6 +294,29 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
+        {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
+    ],
+    ids=["lora", "parts"],
+)
+def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
+) -> None:
+    whole = train(make_recipe(**keys, run__steps=4, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**keys, run__steps=4, run__save_every=2, run__output_dir=str(tmp_path / "cut"))
+    stop_after(2, lambda: train(recipe))
+    resumed = train(recipe)
+    name = "adapter_model.safetensors" if "model.lora" in keys else "model.safetensors"
+    for file in (name, "training_state/optimizer.safetensors"):
+        one, other = load_file(whole / file), load_file(resumed / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), file
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+
+
 def stop_after(steps: int, run: Callable[[], Any]) -> None:
     """Runs until ``steps`` steps are logged and then raises in the middle of the next rollout, as a crash would."""
     original = HfEngine.generate
@@ -423,8 +446,8 @@ def test_logged_loss_and_gradient_are_the_recipes(
     kept: list[Any] = []
     original = trainer.collector.collect
     monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
-    [group] = trainer.layout.optimizer.param_groups
-    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
+    for group in trainer.layout.optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
     reference = load_adapter(recipe.model)
     trainer.run()
     [row] = read_metrics(tmp_path / "run")
@@ -435,7 +458,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert row["learning_rate"] == pytest.approx(1.5e-4)
-    assert group["lr"] == pytest.approx(1.5e-4)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
 
 
 def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:
@@ -544,3 +567,48 @@ def test_validation_of_a_checkpoint_gives_the_logged_number(make_recipe: MakeRec
         assert evaluated.legacy is not None
         assert {**evaluated.to_dict(), "legacy": None} == score, "validation goes without the published metric"
     assert logged[40]["status"].get("ok", 0) > 0
+
+
+# --- GRPO ---
+
+
+def test_grpo_with_kl_trains_silent_groups_and_is_held_near_the_start(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    """The KL is 0 in the first step, grows as the policy moves, and less so under a larger coefficient."""
+    grpo = {
+        "objective.name": "grpo", "objective.f_norm": "std", "objective.f_norm_eps": 1e-4, "objective.alpha": False,
+        "objective.reduction": "sequence", "run.steps": 8, "update.schedule": "constant",
+    }  # fmt: skip
+    last = {}
+    for coefficient in (0.001, 10.0):
+        folder = tmp_path / str(coefficient)
+        train(make_recipe(**grpo, objective__kl_coefficient=coefficient, run__output_dir=str(folder)))
+        rows = read_metrics(folder)
+        assert all(row["trained_groups"] == row["groups"] == 4 for row in rows)
+        assert rows[0]["update"]["kl"] == pytest.approx(0, abs=1e-9)
+        assert all(row["update"]["kl"] > 0 for row in rows[1:])
+        last[coefficient] = rows[-1]["update"]["kl"]
+    assert last[10.0] < 0.5 * last[0.001]
+
+
+def test_grpo_goes_on_with_the_reference_that_it_started_from(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    grpo = {
+        "objective.name": "grpo", "objective.f_norm": "std", "objective.alpha": False,
+        "objective.reduction": "sequence", "objective.kl_coefficient": 0.5, "update.schedule": "constant",
+    }  # fmt: skip
+    whole = train(make_recipe(**grpo, run__steps=4, run__output_dir=str(tmp_path / "whole")))
+    train(make_recipe(**grpo, run__steps=2))
+    resumed = train(make_recipe(**grpo, run__steps=4))
+    for row, other in zip(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "run"), strict=True):
+        assert row["update"] == other["update"]
+    assert_equal_checkpoints(whole, resumed)
+
+
+def test_gpg_loads_no_reference(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_by(monkeypatch, lambda sample, text: noise(text))
+    monkeypatch.setattr(train_module, "Reference", None)  # calling it would fail
+    train(make_recipe(run__steps=1))
+    assert read_metrics(tmp_path / "run")[0]["update"]["kl"] is None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gpg_vl.dataset.rows import KIT_FIELDS, LazySamples, find_image_root, match_columns
+from gpg_vl.dataset.rows import LazySamples, find_image_root, match_columns
+from gpg_vl.dataset.schema import KIT_FIELDS
 from gpg_vl.dataset.tables import open_table
 from gpg_vl.dataset.writing import write_jsonl, write_parquet
 from gpg_vl.records import Sample
@@ -35,6 +36,7 @@ def load_source(
     image_root: str | None = None,
     task: str | None = None,
     limit: int | None = None,
+    image_hosts: Collection[str] = (),
 ) -> Source:
     """Opens a source and matches its columns; rows are read when asked for.
 
@@ -44,6 +46,7 @@ def load_source(
         image_root: folder that image paths are relative to and must stay in; None takes the data file's own folder
         task: replaces the task of every row
         limit: first so many rows; None takes all
+        image_hosts: hosts that image URLs may name; without any, every URL is refused
 
     Raises:
         ValueError: names the entry, and the column or the row, and the way out
@@ -53,7 +56,7 @@ def load_source(
     if not len(table):
         raise ValueError(f"{path} has no rows; fill it or leave it out")
     matched = match_columns(path, table.column_names, columns, task)
-    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task)
+    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
     if "id" in matched:
         _refuse_repeated_ids(path, table.column(matched["id"]))
     return Source(path, weight, samples)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from gpg_vl.dataset.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.dataset.tables import Row, Table
+from gpg_vl.images import find_image
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
-
-KIT_FIELDS = ("id", "task", "images", "question", "answer", "meta")
 
 
 def match_columns(
@@ -66,6 +66,7 @@ class LazySamples(Sequence[Sample]):
     columns: dict[str, str]  # kit field -> column
     root: Path | None  # resolved folder that image paths must stay in; None allows no paths
     task: str | None
+    hosts: Collection[str] = ()  # that image URLs may name
 
     def __len__(self) -> int:
         return len(self.table)
@@ -81,28 +82,44 @@ class LazySamples(Sequence[Sample]):
         if isinstance(position, range):
             return [self[i] for i in position]
         try:
-            return self._make_sample(self.table.row(position), position + 1)
+            number = position + 1
+            default_id = None if "id" in self.columns else f"{self.path}:{number}"
+            return make_sample(self.table.row(position), self.columns, self.root, self.task, default_id, self.hosts)
         except ValueError as error:
             raise ValueError(f"{self.path}, row {position + 1}: {error}") from error
 
-    def _make_sample(self, row: Row, number: int) -> Sample:
-        fields = {field: row.get(column) for field, column in self.columns.items()}
-        taken = set(self.columns.values())
-        default_id = None if "id" in self.columns else f"{self.path}:{number}"
-        return Sample(
-            id=_read_text("id", fields.get("id", default_id)),
-            task=self.task or _read_text("task", fields.get("task")),
-            images=_read_images(fields.get("images"), self.root),
-            question=_read_text("question", fields.get("question")),
-            answer=strip_answer_tags(_read_text("answer", fields.get("answer"))),
-            meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
-        )
 
+def make_sample(
+    row: Row,
+    columns: Mapping[str, str],
+    root: Path | None,
+    task: str | None,
+    default_id: str | None,
+    hosts: Collection[str] = (),
+) -> Sample:
+    """The sample of one row.
 
-def _read_text(field: str, value: Any) -> str:
-    if value is None or value == "":
-        raise ValueError(f"the {field} is missing")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    Args:
+        columns: kit field to the row's column, for the fields that it has
+        root: resolved folder that image paths must stay in; None allows no paths
+        task: goes before the row's own
+        default_id: where the row has none
+        hosts: that image URLs may name
+
+    Raises:
+        ValueError: a field is missing, too long or of the wrong kind; names it
+    """
+    check_version(row.get(VERSION_FIELD))
+    fields = {field: row.get(column) for field, column in columns.items()}
+    taken = {VERSION_FIELD, *columns.values()}
+    return Sample(
+        id=read_text("id", fields.get("id", default_id)),
+        task=task or read_text("task", fields.get("task")),
+        images=_read_images(fields.get("images"), root, hosts),
+        question=read_text("question", fields.get("question")),
+        answer=strip_answer_tags(read_text("answer", fields.get("answer"))),
+        meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
+    )
 
 
 def _read_meta(value: Any) -> dict[str, Any]:
@@ -127,33 +144,17 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
     return location.parent.resolve() if location.is_file() else None
 
 
-def _read_images(value: Any, root: Path | None) -> tuple[str | bytes, ...]:
+def _read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes, ...]:
     """The images of one row: a list, a single one, or null for none."""
     entries = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(_read_image(entry, root) for entry in entries)
+    return tuple(_read_image(entry, root, hosts) for entry in entries)
 
 
-def _read_image(entry: Any, root: Path | None) -> str | bytes:
+def _read_image(entry: Any, root: Path | None, hosts: Collection[str]) -> str | bytes:
     if isinstance(entry, Mapping):
         entry = entry.get("path") if entry.get("bytes") is None else entry["bytes"]
     if isinstance(entry, bytes):
         return entry
     if not isinstance(entry, str):
         raise ValueError(f"an image is a {type(entry).__name__}; give a path, or the bytes of an image file")
-    if "://" in entry or entry.startswith("data:"):
-        raise ValueError(f"image {entry[:80]!r} is a URL; download it and give its path")
-    return _find_image(entry, root)
-
-
-def _find_image(entry: str, root: Path | None) -> str:
-    if root is None:
-        raise ValueError(
-            f"image {entry!r} is not in the hub data set itself; set data.image_root to the images' folder"
-        )
-    try:
-        path = (root / entry).resolve()
-        if not path.is_relative_to(root):
-            raise ValueError(f"image {entry!r} is outside of {root}; set data.image_root to a folder that holds it")
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
-    return str(path)
+    return find_image(entry, root, hosts)

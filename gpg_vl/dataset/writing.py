@@ -1,54 +1,82 @@
-"""Samples -> a file of kit rows, as ``load_source`` reads them."""
+"""Samples -> a file of kit rows, as ``load_source`` reads them; written as they come, complete or not there at all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 
-from gpg_vl.dataset.tables import without_progress_bars
+from gpg_vl.dataset.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
 from gpg_vl.records import Sample
 
+ROWS_PER_GROUP = 100
+BYTES_PER_GROUP = 2**24  # of images; what is in memory at once
 
-def write_parquet(samples: Sequence[Sample], path: str | Path) -> None:
+
+def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes kit rows with the bytes of their images and ``meta`` as JSON: one file that needs no other."""
-    features = datasets.Features(
-        {
-            **{name: datasets.Value("string") for name in ("id", "task")},
-            "images": datasets.List(datasets.Image()),
-            **{name: datasets.Value("string") for name in ("question", "answer", "meta")},
-        }
-    )
-    rows = [
-        {
-            **_text_fields(sample),
-            "images": [_embed_image(source) for source in sample.images],
-            "meta": json.dumps(sample.meta, ensure_ascii=False),
-        }
-        for sample in samples
-    ]
-    columns = {name: [row[name] for row in rows] for name in features}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with without_progress_bars():
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(path))
+    schema = FEATURES.arrow_schema
+    with replace_when_done(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+        for rows in _group_rows(samples):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
-def write_jsonl(samples: Sequence[Sample], path: str | Path) -> None:
+def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes kit rows as JSON lines; image bytes become files of the folder ``NAME_images`` beside the file."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8") as file:
+    with replace_when_done(target) as partial, partial.open("w", encoding="utf-8") as file:
         for number, sample in enumerate(samples, start=1):
             images = [_save_image(source, target, f"{number}-{k}") for k, source in enumerate(sample.images)]
-            row = {**_text_fields(sample), "images": images, "meta": sample.meta}
+            row = {**_plain_fields(sample), "images": images, "meta": sample.meta}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _text_fields(sample: Sample) -> dict[str, str]:
-    return {"id": sample.id, "task": sample.task, "question": sample.question, "answer": sample.answer}
+@contextmanager
+def replace_when_done(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place when the block ends, and goes away when the block fails.
+
+    What a killed process left behind is overwritten by the next attempt.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
+    """Rows of Parquet in groups that bound what is in memory."""
+    rows: list[dict[str, Any]] = []
+    num_bytes = 0
+    for sample in samples:
+        images = [_embed_image(source) for source in sample.images]
+        meta = json.dumps(sample.meta, ensure_ascii=False)
+        rows.append({**_plain_fields(sample), "images": images, "meta": meta})
+        num_bytes += sum(len(image["bytes"]) for image in images)
+        if len(rows) == ROWS_PER_GROUP or num_bytes >= BYTES_PER_GROUP:
+            yield rows
+            rows, num_bytes = [], 0
+    if rows:
+        yield rows
+
+
+def _plain_fields(sample: Sample) -> dict[str, Any]:
+    return {
+        VERSION_FIELD: SCHEMA_VERSION,
+        "id": sample.id,
+        "task": sample.task,
+        "question": sample.question,
+        "answer": sample.answer,
+    }
 
 
 def _embed_image(source: str | bytes) -> dict[str, Any]:

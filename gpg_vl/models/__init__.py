@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.folders import find_checkpoints
+from gpg_vl.models.lora import ADAPTER_CONFIG, find_base
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Frame
 
@@ -32,7 +33,7 @@ def resolve_model_path(path: str) -> str:
         if not path or path.startswith((".", "/", "~", "runs/")) or path.count("/") > 1:
             raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
         return path
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
         return path
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
@@ -41,7 +42,9 @@ def resolve_model_path(path: str) -> str:
 
 
 def load_adapter(config: ModelConfig) -> QwenVLAdapter:
-    """Loads the model, its processor and its generation config.
+    """Loads the model, its processor and its generation config; of an adapter, its model and the adapter.
+
+    With ``config.lora`` an adapter goes on as one, without it is merged into the weights.
 
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; says which and what is known
@@ -49,11 +52,12 @@ def load_adapter(config: ModelConfig) -> QwenVLAdapter:
     from transformers import AutoConfig
 
     path = resolve_model_path(config.path)
+    base = find_base(path) or path
     try:
-        model_config = AutoConfig.from_pretrained(path)
+        model_config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.path: {path} has no readable config.json ({reason})") from error
+        raise ValueError(f"model.path: {base} has no readable config.json ({reason})") from error
     model_type = model_config.model_type
     if model_type not in FAMILIES:
         near = difflib.get_close_matches(model_type, FAMILIES, n=1)

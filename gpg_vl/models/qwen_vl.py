@@ -27,6 +27,8 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.models.attention import GROUPED_ATTENTION, visible_blocks, visible_keys
+from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.records import Frame, ImageView
 
 _MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
@@ -49,13 +51,14 @@ class QwenVLAdapter:
         self.config = config
         self.frame = frame
         _refuse_inexact(model.config)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.part_of(name) not in config.freeze)
+        if config.lora is None:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(self.part_of(name) not in config.freeze)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
-        if self.autocast_dtype is not None:  # the float32 head may take TF32, which keeps more than bfloat16 does
-            torch.set_float32_matmul_precision("high")
+        # beside bfloat16 the float32 head may take TF32, which keeps more; set both ways, for it holds for the process
+        torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
         self._dense_attention = model.config.text_config._attn_implementation
 
     @classmethod
@@ -69,17 +72,14 @@ class QwenVLAdapter:
                 f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
             ) from error
         attention = {f"{name}_config": _dense_attention(config, name) for name in ("text", "vision")}
-        model_class: Any = _MODEL_CLASSES[model_config.model_type]
-        try:
-            model, info = model_class.from_pretrained(
-                path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+        base = find_base(path)
+        model = _load_weights(base or path, model_config.model_type, attention)
+        if config.lora is not None and base is not None:
+            attach_saved(model, path, config.lora, base)
+        elif config.lora is not None:
+            attach(model, config.lora, path)
+        elif base is not None:
+            model = merge_saved(model, path)
         if processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") != model_config.image_token_id:
             raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
         return cls(model, processor, config, frame)
@@ -228,7 +228,8 @@ class QwenVLAdapter:
         input_ids: Tensor,
         token_types: Tensor,
         position_ids: Tensor,
-        visible: Tensor | BlockMask | None,
+        visible: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
         image_features: Tensor | None = None,
@@ -240,8 +241,8 @@ class QwenVLAdapter:
             input_ids: [R, S] tokens
             token_types: [R, S], 1 where an image token stands
             position_ids: [3, R, S]
-            visible: which key each query may see, [R, S, keys] bool, or blocks of them for FlexAttention; None for
-                every earlier one, which is faster
+            visible: [R, S, keys] bool, which key each query may see; None for every earlier one, which is faster
+            segment_ids: [R, S] of packed rows (``MicroBatch``), instead of ``visible``
             pixel_values: [K, D] patches of all images, in the order of their tokens
             image_grid_thw: [N, 3]
             image_features: [I, H] what ``encode_images`` made of all images, instead of their pixels
@@ -259,7 +260,7 @@ class QwenVLAdapter:
             **tokens,
             mm_token_type_ids=token_types,
             position_ids=position_ids,
-            attention_mask=self._attention_mask(visible),
+            attention_mask=self._attention_mask(visible, segment_ids),
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw if image_features is None else None,
             past_key_values=cache,
@@ -281,22 +282,29 @@ class QwenVLAdapter:
         is_image = (input_ids == self.model.config.image_token_id)[..., None].expand_as(embedded)
         return embedded.masked_scatter(is_image, image_features.to(embedded.dtype))
 
-    def uses_flex_attention(self, row_length: int) -> bool:
-        """Whether a packed row of so many tokens runs through FlexAttention."""
+    def _packed_attention(self, row_length: int) -> str:
+        """The attention code for packed rows of so many tokens."""
         attention = self.config.attention_of("text")
-        if attention == "auto":
-            return self.device.type == "cuda" and row_length >= FLEX_ROW_LENGTH
-        return attention == "flex_attention"
+        if attention != "auto":
+            return attention
+        if self.device.type == "cpu":
+            return GROUPED_ATTENTION
+        return "flex_attention" if self.device.type == "cuda" and row_length >= FLEX_ROW_LENGTH else "sdpa"
 
-    def _attention_mask(self, visible: Tensor | BlockMask | None) -> Tensor | BlockMask | None:
-        """The mask as the text model's attention takes it, which is set to the code that the mask is for.
+    def _attention_mask(self, visible: Tensor | None, segment_ids: Tensor | None) -> Tensor | BlockMask | None:
+        """What stands for the mask; the text model's attention is set to the code that it is for."""
+        attention = self._dense_attention if segment_ids is None else self._packed_attention(segment_ids.shape[1])
+        self.model.config.text_config._attn_implementation = attention
+        if segment_ids is not None and attention == GROUPED_ATTENTION:
+            return segment_ids[:, None, None]
+        if segment_ids is not None and attention == "flex_attention":
+            return visible_blocks(segment_ids)
+        if segment_ids is not None:
+            visible = visible_keys(segment_ids)
+        return None if visible is None else self._dense_mask(visible)
 
-        [R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1.
-        """
-        is_blocks = isinstance(visible, BlockMask)
-        self.model.config.text_config._attn_implementation = "flex_attention" if is_blocks else self._dense_attention
-        if visible is None or isinstance(visible, BlockMask):
-            return visible
+    def _dense_mask(self, visible: Tensor) -> Tensor:
+        """[R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1."""
         if self._dense_attention == "sdpa":
             return visible[:, None]
         dtype = self.autocast_dtype or self.model.dtype
@@ -326,8 +334,28 @@ class QwenVLAdapter:
         self.processor.save_pretrained(folder)
 
 
+def _load_weights(path: str, model_type: str, attention: Any) -> PreTrainedModel:
+    """
+    Raises:
+        ValueError: a weight is missing or not as the config has it
+    """
+    model_class: Any = _MODEL_CLASSES[model_type]
+    try:
+        model, info = model_class.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
 def _dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
-    """The attention code of a sub-model where there is no block mask: FlexAttention is for packed rows alone.
+    """The attention code of a sub-model where rows are not packed.
 
     Raises:
         ValueError: FlexAttention is asked for on a CPU, where it has no backward pass

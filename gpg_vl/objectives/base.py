@@ -5,13 +5,14 @@ The loss of a step is ``sum over tokens of coefficient * log-prob / denominator`
 
 from __future__ import annotations
 
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.records import Completion, ScoredGroup, TrainingGroup
+from gpg_vl.records import Completion, LogProbs, ScoredGroup, TrainingGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,18 @@ def count_tokens(completions: Sequence[Completion]) -> int:
     return sum(len(completion.token_ids) for completion in completions)
 
 
+def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:
+    """(r_i - mean(r)) / F_norm, [G] (paper, Eq. 6); zeros for a group without signal."""
+    rewards = [reward.total for reward in group.rewards]
+    if not group.has_signal:
+        return [0.0] * len(rewards)
+    mean = statistics.fmean(rewards)
+    norm = statistics.stdev(rewards) + config.f_norm_eps if config.f_norm == "std" else 1.0  # ddof 1
+    return [(reward - mean) / norm for reward in rewards]
+
+
 class Objective(ABC):
-    """An objective whose coefficients come from the rewards alone."""
+    """An objective whose coefficients come from the rewards, and where it asks for them from log-probs."""
 
     imitates_gold: ClassVar[bool] = False
     """Whether the completions are the rows' gold answers instead of samples."""
@@ -43,6 +54,11 @@ class Objective(ABC):
 
     def __init__(self, config: ObjectiveConfig):
         self.config = config
+
+    @property
+    def needs_log_probs(self) -> bool:
+        """Whether the coefficients need log-probs: a further forward a step, and a second, frozen model."""
+        return False
 
     @abstractmethod
     def trains(self, group: ScoredGroup) -> bool:
@@ -52,14 +68,22 @@ class Objective(ABC):
     def advantages(self, group: ScoredGroup) -> list[float]:
         """One number per completion, [G]; a positive one makes the completion likelier."""
 
-    def training_group(self, group: ScoredGroup) -> TrainingGroup:
-        """The group with ``-advantage * weight`` on every token; the weight is the reduction's."""
+    def token_gradients(self, group: ScoredGroup, log_probs: LogProbs | None) -> list[list[float]]:
+        """Derivative of each token's loss by its log-prob, [G][T], before the reduction weighs the tokens."""
+        pairs = zip(group.completions, self.advantages(group), strict=True)
+        return [[-advantage] * len(completion.token_ids) for completion, advantage in pairs]
+
+    def training_group(self, group: ScoredGroup, log_probs: LogProbs | None = None) -> TrainingGroup:
+        """The group with ``token gradient * weight`` on every token; the weight is the reduction's.
+
+        Args:
+            log_probs: of this group, where the objective ``needs_log_probs``
+        """
         group_tokens = count_tokens(group.completions)
         coefficients = []
-        for completion, advantage in zip(group.completions, self.advantages(group), strict=True):
-            length = len(completion.token_ids)
-            weight = _token_weight(self.config.reduction, length, group_tokens)
-            coefficients.append((-advantage * weight,) * length)
+        for gradients in self.token_gradients(group, log_probs):
+            weight = _token_weight(self.config.reduction, len(gradients), group_tokens)
+            coefficients.append(tuple(gradient * weight for gradient in gradients))
         return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.image_features)
 
     def denominator(self, totals: StepTotals, prompts_per_step: int) -> float:

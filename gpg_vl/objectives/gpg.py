@@ -9,10 +9,9 @@ No critic, no reference model, no KL, no ratio, no clip.
 
 from __future__ import annotations
 
-import statistics
 from typing import ClassVar
 
-from gpg_vl.objectives.base import Objective
+from gpg_vl.objectives.base import Objective, centred_rewards
 from gpg_vl.records import ScoredGroup
 
 
@@ -23,9 +22,4 @@ class Gpg(Objective):
         return group.has_signal
 
     def advantages(self, group: ScoredGroup) -> list[float]:
-        rewards = [reward.total for reward in group.rewards]
-        mean = statistics.fmean(rewards)
-        norm = 1.0
-        if self.config.f_norm == "std":
-            norm = statistics.stdev(rewards) + self.config.f_norm_eps  # ddof 1
-        return [(reward - mean) / norm for reward in rewards]
+        return centred_rewards(group, self.config)

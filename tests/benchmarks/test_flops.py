@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import Lengths, body_flops, head_flops, ideal_update_ratio, repeated_flops, vision_flops
 from benchmarks.groups import build_adapter, draw_group
 from benchmarks.models import ModelShape
-from gpg_vl.packing import Row, build_micro_batch, visible_keys
+from gpg_vl.packing import Row, build_micro_batch
 
 FAMILIES = {
     "qwen2_vl": ModelShape("test", "qwen2_vl", 400, 128, 2, 4, 2, 256, 96, 2, 4, 384),
@@ -32,7 +32,7 @@ def test_weights_of_the_flop_model_are_those_that_torch_multiplies(family: str, 
             input_ids=batch.input_ids,
             token_types=batch.token_types,
             position_ids=batch.position_ids,
-            visible=visible_keys(batch.segment_ids),
+            segment_ids=batch.segment_ids,
             pixel_values=batch.pixel_values,
             image_grid_thw=batch.image_grid_thw,
         )

@@ -43,7 +43,8 @@ def kit_gradients(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
     tokens = sum(LENGTHS)
     totals = StepTotals(groups=1, tokens=tokens, trained_groups=1, trained_sequences=4, trained_tokens=tokens)
     batch = build_micro_batch(split_into_rows(group, 8192), adapter.pad_token_id)
-    (PolicyForward(adapter, temperature)(batch) / objective.denominator(totals, 1)).backward()
+    weighted = (batch.coefficients * PolicyForward(adapter, temperature)(batch)).sum()
+    (weighted / objective.denominator(totals, 1)).backward()
     return gradients(adapter)
 
 

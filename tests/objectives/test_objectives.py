@@ -161,7 +161,7 @@ def test_supervised_trains_every_group_towards_its_completion() -> None:
 
 def test_unknown_objective_is_named() -> None:
     with pytest.raises(
-        ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'supervised'\]"
+        ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'grpo', 'supervised'\]"
     ):
         build_objective(ObjectiveConfig(name="gpgg"))
 

@@ -1,0 +1,137 @@
+"""Rows of a published source -> a file of kit rows, and a JSON file beside it that counts what was dropped and why.
+
+What every converter shares: only rows whose images open and whose gold answer scores 1 under its own task are kept,
+memory is bounded, progress shows, and the file appears when it is complete. The same source gives the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from data_tools.faults import Fault, find_fault
+from data_tools.sources import SourceRow
+from gpg_vl.dataset import write_jsonl, write_parquet
+from gpg_vl.dataset.schema import SCHEMA_VERSION
+from gpg_vl.dataset.writing import replace_when_done
+from gpg_vl.records import Sample
+
+SAMPLES_AT_ONCE = 64
+EXAMPLES = 3  # of each reason, in the counts
+SECONDS_BETWEEN_LINES = 5.0
+_WRITERS = {".parquet": write_parquet, ".jsonl": write_jsonl}
+
+
+class DropRow(Exception):
+    """This row makes no sample; the text says why, and ``reason`` is what it is counted under."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+@dataclass
+class Counts:
+    """What a conversion did."""
+
+    source: str
+    schema_version: int = SCHEMA_VERSION
+    rows_read: int = 0
+    rows_written: int = 0  # may exceed the rows read where one source row makes several
+    dropped: dict[str, int] = field(default_factory=dict)  # by reason
+    examples: dict[str, list[str]] = field(default_factory=dict)  # of each reason the first few, with their place
+
+    def drop(self, place: str, fault: Fault) -> None:
+        self.dropped[fault.reason] = self.dropped.get(fault.reason, 0) + 1
+        examples = self.examples.setdefault(fault.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{place}: {fault.detail[:200]}")
+
+    def lines(self) -> list[str]:
+        """The counts as the screen shows them."""
+        total = f"{self.rows_written} rows written from {self.rows_read} read"
+        return [
+            total,
+            *(f"  {count} dropped: {name} ({self.examples[name][0]})" for name, count in self.dropped.items()),
+        ]
+
+
+MakeSamples = Callable[[SourceRow], Iterable[Sample]]
+"""The samples of a source row; raises ``DropRow``, or ``ValueError`` where the row is not as published."""
+
+
+def convert(
+    source: str, rows: Iterable[SourceRow], make_samples: MakeSamples, out: str | Path, limit: int | None = None
+) -> Counts:
+    """Writes ``out`` and, beside it, ``NAME.counts.json``.
+
+    Args:
+        rows: of the source, made as they are asked for
+        limit: first so many rows of the source, dropped ones included; None takes all
+
+    Raises:
+        ValueError: the name of the file does not end as one of rows, the source breaks off, or no row is left; then
+            there is no file
+    """
+    target = Path(out)
+    if target.suffix not in _WRITERS:
+        raise ValueError(f"--out {out}: the name of a file of rows ends in {' or '.join(_WRITERS)}")
+    counts = Counts(source)
+    made = _make_all(islice(rows, limit), make_samples, counts)
+    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts), counts), target)
+    with replace_when_done(target.with_suffix(".counts.json")) as partial:
+        partial.write_text(json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return counts
+
+
+_Placed = tuple[str, Sample]  # with the place of its row in the source
+
+
+def _make_all(rows: Iterable[SourceRow], make_samples: MakeSamples, counts: Counts) -> Iterator[_Placed]:
+    start = last = time.monotonic()
+    for row in rows:
+        counts.rows_read += 1
+        try:
+            samples = list(make_samples(row))
+        except DropRow as error:
+            counts.drop(row.place, Fault(error.reason, str(error)))
+        except ValueError as error:
+            counts.drop(row.place, Fault("a field cannot be read", str(error)))
+        else:
+            yield from ((row.place, sample) for sample in samples)
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            _show(counts, last - start)
+
+
+def _show(counts: Counts, seconds: float) -> None:
+    rate = f"{counts.rows_read / seconds:.0f} rows/s"
+    print(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}", file=sys.stderr, flush=True)
+
+
+def _keep_good(made: Iterator[_Placed], counts: Counts) -> Iterator[Sample]:
+    """The samples without fault and with an id of their own, in their order; images are decoded in threads."""
+    seen: set[str] = set()
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(made, SAMPLES_AT_ONCE)):
+            faults = pool.map(find_fault, [sample for _, sample in batch])
+            for (place, sample), found in zip(batch, faults, strict=True):
+                fault = found or (Fault("the id is repeated", repr(sample.id)) if sample.id in seen else None)
+                if fault is not None:
+                    counts.drop(place, fault)
+                    continue
+                seen.add(sample.id)
+                counts.rows_written += 1
+                yield sample
+
+
+def _refuse_nothing(samples: Iterable[Sample], counts: Counts) -> Iterator[Sample]:
+    yield from samples
+    if counts.rows_written == 0:
+        raise ValueError("; ".join(line.strip() for line in counts.lines()))

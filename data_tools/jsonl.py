@@ -1,0 +1,70 @@
+"""Rows of your own, JSON lines, a JSON list or Parquet with any columns -> rows of a task of the kit.
+
+    python -m data_tools.jsonl --source mine.jsonl --task counting --columns question=problem answer=solution \\
+        images=image --image-root pictures --out data/mine/train.parquet
+
+``--columns`` says which column holds which of id, images, question, answer, task and meta; one of the same name needs
+no word, rows without a column ``id`` are numbered, and columns that no word names go into ``meta``. A row that lacks a
+field is dropped and counted; boxes have to be in original pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from data_tools.command_line import make_parser, run_converter
+from data_tools.conversion import MakeSamples
+from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
+from gpg_vl.dataset.rows import find_image_root, make_sample
+from gpg_vl.dataset.schema import KIT_FIELDS
+from gpg_vl.records import Sample
+from gpg_vl.tasks import load_task
+
+_READERS = {".jsonl": read_json_lines, ".json": read_json_list, ".parquet": read_all_parquet}
+
+
+def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
+    suffix = Path(options.source).suffix
+    if suffix not in _READERS:
+        raise ValueError(f"--source {options.source}: the name ends in none of {', '.join(_READERS)}")
+    if options.task is not None:
+        load_task(options.task)
+    columns = read_columns(options.columns)
+    root = find_image_root(options.source, options.image_root)
+    name = Path(options.source).stem
+
+    def make(row: SourceRow) -> Iterator[Sample]:
+        own = {field: field for field in KIT_FIELDS if field in row.values}
+        if "image" in row.values:
+            own.setdefault("images", "image")
+        yield make_sample(row.values, {**own, **columns}, root, options.task, f"{name}:{row.number}")
+
+    return _READERS[suffix](options.source), make
+
+
+def read_columns(words: Sequence[str]) -> dict[str, str]:
+    """Kit field to column, of words such as ``question=problem``.
+
+    Raises:
+        ValueError: a word is not of that form, or names no field
+    """
+    columns = dict(word.partition("=")[::2] for word in words)
+    for field, column in columns.items():
+        if field not in KIT_FIELDS or not column:
+            raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
+    return columns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("jsonl", str(__doc__))
+    parser.add_argument("--task", help="task of every row; left out, each row's own")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="your name of a field")
+    parser.add_argument("--image-root", help="folder that image paths are relative to; left out, that of --source")
+    return run_converter(parser, plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

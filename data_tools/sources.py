@@ -1,0 +1,174 @@
+"""A published source, local or on the hub -> its rows, one at a time: memory does not grow with the source."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import ijson
+import pyarrow
+import pyarrow.parquet
+
+ROWS_AT_ONCE = 16
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One row as published: ``SourceRow(7, "train.parquet, row 7", {"problem": ..., "solution": ...})``."""
+
+    number: int  # from 1, over all files of the source
+    place: str  # file and row, for messages
+    values: dict[str, Any]
+
+
+def find_files(source: str, pattern: str) -> list[Path]:
+    """The file that ``source`` names, or the files of a folder or hub data set that match, in the order of their names.
+
+    A hub data set is downloaded into the hub's cache, which goes on where an earlier download stopped.
+
+    Raises:
+        ValueError: there is nothing of the kind; says what was looked for
+    """
+    location = Path(source)
+    if location.is_file():
+        return [location]
+    folder = location if location.is_dir() else _download(source, pattern)
+    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    if not files:
+        raise ValueError(f"{source} holds no file {pattern}; name the file itself")
+    return files
+
+
+def _download(name: str, pattern: str) -> Path:
+    if not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"no such file or folder: {name}")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{pattern}"]))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name} is no file or folder here, and not to be had from the hub: {reason}") from error
+
+
+def read_parquet(source: str, columns: Sequence[str], pattern: str = "*.parquet") -> Iterator[SourceRow]:
+    """The rows of the Parquet files of a source, with these columns; the columns of every file are checked at once.
+
+    Raises:
+        ValueError: a file is no Parquet or lacks a column; names it
+    """
+    files = find_files(source, pattern)
+    for file in files:
+        missing = sorted(set(columns) - set(_column_names(file)))
+        if missing:
+            raise ValueError(f"{file} has no column {', '.join(missing)}; it has {_column_names(file)}")
+    return _iterate_parquet(files, columns)
+
+
+def read_all_parquet(source: str) -> Iterator[SourceRow]:
+    """The rows of one Parquet file with all its columns.
+
+    Raises:
+        ValueError: there is no such file, or it is no Parquet
+    """
+    if not Path(source).is_file():
+        raise ValueError(f"no such file: {source}")
+    return read_parquet(source, _column_names(Path(source)))
+
+
+def _column_names(file: Path) -> list[str]:
+    try:
+        names: list[str] = pyarrow.parquet.read_schema(file).names
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    return names
+
+
+def _iterate_parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[SourceRow]:
+    number = 0
+    for file in files:
+        with pyarrow.parquet.ParquetFile(file, memory_map=True) as parquet:
+            row = 0
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns), use_threads=False):
+                for values in batch.to_pylist():
+                    number, row = number + 1, row + 1
+                    yield SourceRow(number, f"{file.name}, row {row}", values)
+
+
+def read_json_lines(source: str) -> Iterator[SourceRow]:
+    """The objects of a JSON lines file; empty lines are passed over.
+
+    Raises:
+        ValueError: no such file, or a line that is no JSON object; names the line
+    """
+    if not Path(source).is_file():
+        raise ValueError(f"no such file: {source}")
+    return _iterate_lines(Path(source))
+
+
+def _iterate_lines(file: Path) -> Iterator[SourceRow]:
+    number = 0
+    with file.open("rb") as lines:
+        for line_number, line in enumerate(lines, start=1):
+            if line.strip():
+                number += 1
+                place = f"{file.name}, line {line_number}"
+                yield SourceRow(number, place, parse_object(line, place))
+
+
+def read_json_list(source: str) -> Iterator[SourceRow]:
+    """The objects of a JSON file that is one list, UTF-8, never in memory as a whole.
+
+    Raises:
+        ValueError: no such file, or no JSON list of objects; names the place
+    """
+    if not Path(source).is_file():
+        raise ValueError(f"no such file: {source}")
+    return _iterate_list(Path(source))
+
+
+def _iterate_list(file: Path) -> Iterator[SourceRow]:
+    number = 0
+    with file.open("rb") as stream:
+        try:
+            for value in ijson.items(stream, "item", use_float=True):
+                number += 1
+                if not isinstance(value, dict):
+                    raise ValueError(f"{file.name}, entry {number}: a {type(value).__name__}, not an object")
+                yield SourceRow(number, f"{file.name}, entry {number}", value)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file.name}, after entry {number}: not JSON ({type(error).__name__})") from error
+    if number == 0:
+        raise ValueError(f"{file.name} is no JSON list of objects")
+
+
+def parse_object(content: bytes, place: str) -> dict[str, Any]:
+    """A JSON object as UTF-8, or else as cp1252, which some published files are in.
+
+    Raises:
+        ValueError: it is neither; names the place
+    """
+    try:
+        value = json.loads(decode_text(content))
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"{place}: not JSON ({reason})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8, with or without a mark at the start, else cp1252.
+
+    Raises:
+        UnicodeDecodeError: neither
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")

@@ -1,0 +1,61 @@
+"""The detection sets of Visual-RFT -> rows of the task detection.
+
+    python -m data_tools.virft_det --source laolao77/ViRFT_COCO_base65 --out data/coco_base65/train.parquet
+
+As published: Parquet with image, problem and solution, a solution being ``<answer>[{'Position': [x1, y1, x2, y2],
+'Confidence': 1}, ...]</answer>`` on a 0-1000 grid, or ``No Objects``. Here boxes are in original pixels, and the
+question names the category alone: the frame and the format are the task's to ask for. The other sets are
+laolao77/ViRFT_COCO, laolao77/ViRFT_COCO_8_cate_4_shot and laolao77/ViRFT_LVIS_few_shot.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+
+from data_tools.command_line import make_parser, run_converter
+from data_tools.conversion import DropRow, MakeSamples
+from data_tools.published import cut_at_edges, read_image, read_solution, read_string
+from data_tools.sources import SourceRow, read_parquet
+from gpg_vl.images import read_size
+from gpg_vl.records import Box, ImageView, Sample
+from gpg_vl.verifiers.box_text import NO_OBJECTS, parse_detections
+
+_CATEGORY = re.compile(r"category\s+(['\"])(.+?)\1(?=\s|[.,;])")
+EDGE_TOLERANCE = 2.0  # original pixels; rounding on the grid moves a corner by less in the published widths
+
+
+def make_sample(row: SourceRow) -> Iterator[Sample]:
+    values = row.values
+    image, problem, solution = read_image(values["image"]), read_string(values, "problem"), read_solution(values)
+    category = _CATEGORY.search(problem)
+    if category is None:
+        raise DropRow("the problem names no category", problem[:80])
+    found = parse_detections(solution)
+    if found is None:
+        raise ValueError(f"solution {solution[:60]!r} is no list of positions")
+    boxes = to_pixels([detection.box for detection in found], read_size(image))
+    answer = str([{"Position": box, "Confidence": 1} for box in boxes]) if boxes else NO_OBJECTS
+    question = f"Detect all objects of the category '{category[2]}' in the image."
+    meta = {"category": category[2]}
+    yield Sample(f"virft-det-{row.number}", "detection", (image,), question, answer, meta)
+
+
+def to_pixels(boxes: Sequence[Box], size: tuple[int, int]) -> list[list[float]]:
+    """Boxes of the 0-1000 grid in pixels of an image of ``size``."""
+    view = ImageView(*size, *size, "grid_1000")
+    return [[round(edge, 4) for edge in cut_at_edges(view.to_original(box), size, EDGE_TOLERANCE)] for box in boxes]
+
+
+def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
+    return read_parquet(options.source, ["image", "problem", "solution"]), make_sample
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_converter(make_parser("virft_det", str(__doc__), "laolao77/ViRFT_COCO_base65"), plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

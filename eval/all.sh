@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Every benchmark whose rows lie in DATA/NAME, then the table beside the paper's numbers.
+#   eval/all.sh MODEL DATA OUT [--section.key VALUE ...]
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: eval/all.sh MODEL DATA OUT [--section.key VALUE ...]" >&2
+    exit 2
+fi
+model=$1 data=$2 out=$3
+shift 3
+num_run=0
+for name in geoqa superclevr cvbench lisa fine_grained detection refcoco; do
+    if [ -d "$data/$name" ]; then
+        echo "== $name"
+        "${PYTHON:-python}" -m "eval.$name" --model "$model" --data "$data/$name" --out "$out/$name" "$@"
+        num_run=$((num_run + 1))
+    else
+        echo "== $name: not run, there is no $data/$name"
+    fi
+done
+if [ "$num_run" = 0 ]; then
+    echo "eval/all.sh: no benchmark has rows in $data" >&2
+    exit 2
+fi
+"${PYTHON:-python}" -m eval.table "$out" --out "$out/table.md"

@@ -1,0 +1,48 @@
+"""Fine-grained classification: Flowers102, Pets37, FGVC-Aircraft and Cars196; accuracy of each and their mean.
+
+python -m eval.fine_grained --model PATH --data data/fine_grained --out runs/flowers/eval [--split flowers]
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present, run
+from gpg_vl.evaluate_model import Evaluation
+from gpg_vl.scores import Estimate
+
+NAMES = {"flowers": "Flower102", "pets": "Pets37", "aircraft": "FGVC", "cars": "Cars196"}
+
+
+def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
+    of_set = present({name: figure_of(in_split(evaluation, split), "classification") for split, name in NAMES.items()})
+    if len(of_set) < len(NAMES):
+        return of_set  # the mean is of all four
+    strict = [figure.strict for figure in of_set.values() if figure.strict is not None]
+    legacy = [figure.legacy for figure in of_set.values() if figure.legacy is not None]
+    return {"Average": Figure(mean_of(strict), mean_of(legacy)), **of_set}
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent shares, each of equal weight, with its normal 95 % interval."""
+    k, value = len(estimates), statistics.fmean(each.value for each in estimates)
+    variance = sum(each.value * (1 - each.value) / each.n for each in estimates) / k**2
+    half = 1.96 * math.sqrt(variance)
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), sum(each.n for each in estimates))
+
+
+BENCHMARK = Benchmark(
+    name="fine_grained",
+    task="classification",
+    splits={"flowers": 2463, "pets": 3669, "aircraft": 3333, "cars": 8041},
+    max_new_tokens=1024,
+    converter="virft_cls",
+    figures=make_figures,
+)
+
+if __name__ == "__main__":
+    sys.exit(run(BENCHMARK))

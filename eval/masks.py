@@ -1,0 +1,59 @@
+"""Boxes -> masks by a SAM model of transformers, and their overlap with polygons: LISA's gIoU and cIoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image, ImageDraw
+
+from gpg_vl.images import open_image
+from gpg_vl.records import Box
+
+Polygon = Sequence[Sequence[float]]
+Mask = numpy.ndarray  # [height, width] bool
+
+
+class BoxSegmenter:
+    """SAM with a box as its prompt and one mask as its answer."""
+
+    def __init__(self, path: str):
+        """
+        Raises:
+            ValueError: there are no such weights here
+        """
+        from transformers import SamModel, SamProcessor
+
+        try:
+            self._processor: Any = SamProcessor.from_pretrained(path)
+            model: Any = SamModel.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--sam: {path} holds no SAM model ({str(error).splitlines()[0]})") from error
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def segment(self, source: str | bytes, box: Box) -> Mask:
+        """The mask of the box's content, in the size of the image; box in its pixels."""
+        inputs = self._processor(open_image(source), input_boxes=[[list(box)]], return_tensors="pt")
+        with torch.no_grad():
+            output = self._model(**inputs.to(self._model.device), multimask_output=False)
+        masks = self._processor.image_processor.post_process_masks(
+            output.pred_masks.cpu(), inputs["original_sizes"].cpu(), inputs["reshaped_input_sizes"].cpu()
+        )
+        mask: Mask = masks[0][0, 0].numpy()
+        return mask
+
+
+def draw_polygons(polygons: Sequence[Polygon], width: int, height: int) -> Mask:
+    """What lies within at least one of the polygons."""
+    image = Image.new("1", (width, height))
+    for polygon in polygons:
+        ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in polygon], fill=1, outline=1)
+    return numpy.asarray(image, dtype=bool)
+
+
+def count_overlap(mask: Mask | None, gold: Mask) -> tuple[int, int]:
+    """Pixels of the intersection and of the union; a missing mask is an empty one."""
+    found = numpy.zeros_like(gold) if mask is None else mask
+    return int((found & gold).sum()), int((found | gold).sum())

@@ -1,0 +1,47 @@
+"""RefCOCO: one box for an expression; the share of boxes with an IoU above 0.5.
+
+python -m eval.refcoco --model PATH --data data/refcoco --out runs/refcoco/eval [--split val]
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from eval.benchmark import Benchmark, Figure, Figures, in_split, run
+from gpg_vl.evaluate_model import Evaluation
+from gpg_vl.predictions import Prediction
+from gpg_vl.scores import Estimate, estimate
+
+HIT_IOU = 0.5
+
+
+def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
+    splits = {split: in_split(evaluation, split) for split in BENCHMARK.splits}
+    return {f"acc@0.5 {split}": share_of_hits(members) for split, members in splits.items() if members}
+
+
+def share_of_hits(predictions: Sequence[Prediction]) -> Figure:
+    """Strict: the kit's IoU; legacy: that of the first box anywhere in the output. Both above 0.5."""
+    strict = estimate([_share([parts.get("iou", 0.0) for parts in each.parts]) for each in predictions])
+    values = [_share(each.legacy) for each in predictions if each.legacy is not None]
+    legacy: Estimate | None = estimate(values) if values else None
+    return Figure(strict, legacy)
+
+
+def _share(overlaps: Sequence[float]) -> float:
+    return sum(overlap > HIT_IOU for overlap in overlaps) / len(overlaps)
+
+
+BENCHMARK = Benchmark(
+    name="refcoco",
+    task="grounding",
+    splits={"val": 10834, "testA": 5657, "testB": 5095},
+    max_new_tokens=256,
+    converter="refcoco",
+    figures=make_figures,
+)
+
+if __name__ == "__main__":
+    sys.exit(run(BENCHMARK))

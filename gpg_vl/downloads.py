@@ -1,0 +1,190 @@
+"""An image URL of an allowed host -> its bytes. Nothing else on the network can be reached through a row of data.
+
+A URL is parsed once; the address that was checked is the one that is connected to; proxies and cookies are not used.
+What is fetched is not kept: an image is fetched again whenever it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from urllib.parse import urljoin, urlsplit
+
+TIMEOUT_S = 20.0  # for one image: connection, redirects and body
+MAX_REDIRECTS = 3
+
+_PORTS = {"http": 80, "https": 443}
+_UNICAST_IPV6 = ipaddress.ip_network("2000::/3")
+_6TO4 = ipaddress.ip_network("2002::/16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a URL leads, as the one parser reads it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  # with the query
+
+    @property
+    def name(self) -> str:
+        """As the allow-list and the Host header have it: the port only where it is not the scheme's own."""
+        return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+
+def check_url(url: str, hosts: Collection[str]) -> None:
+    """Raises ``ValueError`` unless ``url`` is an http or https URL of one of ``hosts``; asks no name server.
+
+    Args:
+        hosts: names such as ``images.example.org``, or with a port of their own, ``images.example.org:8443``
+    """
+    _refuse_unknown_host(_parse(url), hosts)
+
+
+def download(url: str, hosts: Collection[str], max_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
+    """The bytes behind a URL of an allowed host. Redirects are followed to the same host only.
+
+    Raises:
+        ValueError: the host is not allowed or has an address that is not public, the answer is no success, longer than
+            ``max_bytes`` or later than ``timeout_s``; one line without anything that the server wrote
+    """
+    target = _parse(url)
+    deadline = time.monotonic() + timeout_s
+    for _ in range(MAX_REDIRECTS + 1):
+        _refuse_unknown_host(target, hosts)
+        found = _request(target, max_bytes, deadline)
+        if time.monotonic() >= deadline:  # what the cut connection left looks like a body that ended
+            raise ValueError(f"it was not there within {timeout_s:g} s")
+        if isinstance(found, bytes):
+            return found
+        target = _follow(target, found)
+    raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _parse(url: str) -> _Target:
+    if not url.isascii() or any(char <= " " or char in "\\\x7f" for char in url):
+        raise ValueError("it is a URL with a space, a backslash or a character beyond ASCII; write it percent-encoded")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError("it is no URL that can be read") from error
+    if parts.scheme not in _PORTS:
+        raise ValueError(f"it is a URL of the scheme {parts.scheme[:20]!r}; only http and https are fetched")
+    if not parts.hostname or parts.username is not None or parts.password is not None:
+        raise ValueError("it is a URL without a host, or with a user's name in it")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return _Target(parts.scheme, parts.hostname, _PORTS[parts.scheme] if port is None else port, path)
+
+
+def _refuse_unknown_host(target: _Target, hosts: Collection[str]) -> None:
+    if target.name not in {host.lower() for host in hosts}:
+        raise ValueError(
+            f"it is a URL of {target.name[:80]!r}, a host that data.image_hosts does not name; "
+            "add the host there, or download the image and give its path"
+        )
+
+
+def _follow(target: _Target, location: str) -> _Target:
+    try:
+        redirected = _parse(urljoin(f"{target.scheme}://{target.name}{target.path}", location))
+    except ValueError as error:
+        raise ValueError("it redirects to something that is no URL; write the URL that it ends at") from error
+    if redirected.host != target.host:
+        raise ValueError("it redirects to another host; write the URL that it ends at")
+    return redirected
+
+
+def _public_addresses(host: str, port: int) -> list[str]:
+    """The addresses of a host, none of which is private.
+
+    Raises:
+        ValueError: there is none, or one that belongs to this machine or a private network
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"the host {host[:80]!r} cannot be resolved") from error
+    addresses = [str(entry[4][0]) for entry in found]
+    if not addresses or not all(_is_public(address) for address in addresses):
+        raise ValueError(f"the host {host[:80]!r} has a private address; only public ones are fetched from")
+    return addresses
+
+
+def _is_public(address: str) -> bool:
+    number = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(number, ipaddress.IPv6Address) and (number not in _UNICAST_IPV6 or number in _6TO4):
+        return False  # forms that hold an IPv4 address among them: ::ffff:127.0.0.1, 64:ff9b::7f00:1
+    return number.is_global and not number.is_multicast
+
+
+def _request(target: _Target, max_bytes: int, deadline: float) -> bytes | str:
+    """The body, or the place that the server redirects to. Past the deadline: anything."""
+    try:
+        with _connect(target, deadline) as raw, _cut_at(raw, deadline):
+            connection = HTTPConnection(target.host, target.port)
+            connection.sock = raw
+            if target.scheme == "https":
+                connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=target.host)
+            with contextlib.closing(connection):
+                connection.request("GET", target.path, headers={"Host": target.name, "Accept": "image/*"})
+                return _read_answer(connection.getresponse(), max_bytes)
+    except (OSError, HTTPException) as error:
+        if time.monotonic() >= deadline:
+            return b""
+        raise ValueError(f"{target.name} did not answer properly ({type(error).__name__})") from error
+
+
+def _connect(target: _Target, deadline: float) -> socket.socket:
+    """To an address that was checked: there is no second look-up that could give another one."""
+    failure: OSError = TimeoutError()
+    for address in _public_addresses(target.host, target.port):
+        try:
+            return socket.create_connection((address, target.port), max(0.001, deadline - time.monotonic()))
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+@contextlib.contextmanager
+def _cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
+    """Ends the connection at the deadline: a socket's own timeout is for each read, so a slow server never meets it."""
+    handle = sock.dup()  # still names the connection when TLS has taken the socket over
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            handle.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        handle.close()
+
+
+def _read_answer(response: HTTPResponse, max_bytes: int) -> bytes | str:
+    location = response.getheader("Location")
+    if response.status in (301, 302, 303, 307, 308) and location:
+        return location
+    if response.status != 200:
+        raise ValueError(f"the server answered with status {response.status}")
+    if response.length is not None and response.length > max_bytes:
+        raise ValueError(f"it has {response.length} bytes, more than {max_bytes}")
+    body = response.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes")
+    if response.length:
+        raise ValueError("the connection ended before the image did")
+    return body

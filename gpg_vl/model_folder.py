@@ -1,0 +1,139 @@
+"""A model with its card -> a folder that other tools load as it is, and the check that it is one.
+
+The check compares names, shapes and types of the stored tensors with the config, on the headers of the files alone: it
+costs no second copy of the weights. ``gpg-vl doctor --checkpoint`` loads the folder in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import ModelCardData
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.utils import logging
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.lora import adapter_shapes, find_base
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+
+CARD_FILE = "README.md"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def save_model(adapter: QwenVLAdapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
+
+    Args:
+        metrics: the last ones of the run, by name, for the card
+
+    Raises:
+        ValueError: the folder is not the model that was to be saved
+    """
+    adapter.save(folder)
+    (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
+    check_model_folder(folder)
+
+
+def check_model_folder(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: names what is missing, or the first tensor that is not as the config has it
+    """
+    base = find_base(str(folder))
+    with _quiet_loading(), torch.random.fork_rng(devices=[]):
+        try:
+            processor = AutoProcessor.from_pretrained(folder)
+            GenerationConfig.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+        if processor.chat_template is None:
+            raise ValueError(f"{folder} has no chat template")
+        if base is None:
+            _check_weights(folder)
+        else:
+            _check_adapter(folder, base)
+
+
+def _check_weights(folder: Path) -> None:
+    model_class: Any = AutoModelForImageTextToText
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        _, info = model_class.from_pretrained(
+            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+    for what in ("missing", "unexpected", "mismatched"):
+        if info[f"{what}_keys"]:
+            raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(info[f'{what}_keys'])}")
+    expected = str(config.dtype).removeprefix("torch.")
+    for name, _, dtype in _stored_tensors(folder):
+        if dtype != expected:
+            raise ValueError(f"{folder}: {name} is {dtype}, config.json says {expected}")
+
+
+def _check_adapter(folder: Path, base: str) -> None:
+    expected = adapter_shapes(str(folder), base)
+    found = {name: shape for name, shape, _ in _stored_tensors(folder)}
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(f"{folder}: the adapter does not fit its config, the first tensor is {wrong[0]}")
+    for name, _, dtype in _stored_tensors(folder):
+        if dtype != "float32":
+            raise ValueError(f"{folder}: {name} is {dtype}, an adapter is float32")
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and type of every tensor of the model, from the files' headers."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  no dict
+                tensor = file.get_slice(name)
+                yield name, tuple(tensor.get_shape()), _DTYPES.get(tensor.get_dtype(), tensor.get_dtype())
+
+
+class _quiet_loading:  # noqa: N801  used as a function
+    """transformers prints a report and a bar for each load; here what is wrong is raised instead."""
+
+    def __enter__(self) -> None:
+        self._verbosity = logging.get_verbosity()
+        self._had_bar = logging.is_progress_bar_enabled()
+        logging.set_verbosity(logging.CRITICAL)
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        logging.set_verbosity(self._verbosity)
+        if self._had_bar:
+            logging.enable_progress_bar()
+
+
+def describe_model(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
+    """The model card: metadata of the hub, the last metrics, the recipe."""
+    path = recipe.model.path
+    data = ModelCardData(
+        base_model=None if Path(path).exists() else path,
+        library_name="transformers" if recipe.model.lora is None else "peft",
+        pipeline_tag="image-text-to-text",
+        tags=["gpg-vl", "reinforcement-learning", recipe.objective.name],
+    )
+    name = Path(path).name
+    kind = f"a LoRA adapter of {name}" if recipe.model.lora is not None else f"{name}, trained further"
+    lines = [f"| {key} | {value:.4g} |" for key, value in _numbers(metrics)]
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# {kind}\n\nTrained by GPG-VL with the objective `{recipe.objective.name}`.\n\n"
+        "## Last metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(lines) + "\n\n## Recipe\n\n```yaml\n"
+        + yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True) + "```\n"
+    )  # fmt: skip
+
+
+def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield prefix + key, value

@@ -1,0 +1,121 @@
+"""Rows of a user's own: columns mapped, bad rows counted, mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converted import read_counts, read_rows
+from data_tools.jsonl import main
+from published_files import picture, write_image_rows, write_lines
+
+COLUMNS = ["--columns", "question=problem", "answer=solution", "images=picture"]
+
+
+def own_row(**changes: Any) -> dict[str, Any]:
+    return {"picture": "a.jpg", "problem": "How many?", "solution": "4", "level": 2} | changes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    (tmp_path / "b.jpg").write_bytes(picture(2))
+    return tmp_path
+
+
+def test_columns_are_mapped(folder: Path) -> None:
+    rows = [own_row(), own_row(picture=["a.jpg", "b.jpg"], solution=7), own_row(solution="<answer> 3 </answer>")]
+    write_lines(folder / "mine.jsonl", rows)
+    (folder / "mine.json").write_text(json.dumps(rows))
+    out = folder / "out/rows.parquet"
+    for name in ("mine.jsonl", "mine.json"):
+        assert main(["--source", str(folder / name), "--task", "counting", *COLUMNS, "--out", str(out)]) == 0
+        samples = read_rows(out)
+        assert [sample.answer for sample in samples] == ["4", "7", "3"]
+        assert samples[1].images == (picture(1), picture(2))
+        assert [sample.id for sample in samples] == ["mine:1", "mine:2", "mine:3"]
+        assert samples[0].meta == {"level": 2}
+
+
+def test_parquet_and_rows_of_several_tasks(folder: Path) -> None:
+    source = write_image_rows(folder / "mine.parquet", [{"image": 3, "problem": "How many?", "solution": "4"}])
+    words = ["--columns", "question=problem", "answer=solution", "--task", "counting"]
+    assert main(["--source", str(source), *words, "--out", str(folder / "rows.jsonl")]) == 0
+    assert read_rows(folder / "rows.jsonl")[0].answer == "4"
+    kit = {"id": "k", "task": "counting", "images": ["a.jpg"], "question": "How many?", "answer": "4"}
+    other = kit | {"id": "m", "task": "grounding", "question": "Where?", "answer": [1, 2, 30, 40]}
+    source = write_lines(folder / "kit.jsonl", [kit, other])
+    assert main(["--source", str(source), "--out", str(folder / "rows.parquet")]) == 0
+    assert [sample.task for sample in read_rows(folder / "rows.parquet")] == ["counting", "grounding"]
+
+
+def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.jpg"
+    secret.write_bytes(picture())
+    (folder / "link.jpg").symlink_to(secret)
+    kit = {"id": "1", "task": "counting", "images": ["a.jpg"], "question": "How many?", "answer": "4"}
+    bad: list[dict[str, Any]] = [
+        kit,  # the id is repeated
+        kit | {"id": "2", "answer": ""},
+        kit | {"id": "3", "question": "x" * 1_000_000},
+        {"id": "4", "task": "counting", "image": "a.jpg", "problem": "other columns", "solution": "4"},
+        kit | {"id": "5", "schema_version": 2},
+        kit | {"id": "6", "images": ["link.jpg"]},
+        kit | {"id": "7", "images": ["../../etc/passwd"]},
+        kit | {"id": "8", "images": ["http://169.254.169.254/a.jpg"]},
+        kit | {"id": "9", "task": "grounding", "answer": [0, 0, 500, 500]},
+        kit | {"id": "10", "answer": "four"},
+        kit | {"id": "11", "task": "countin"},
+    ]
+    source = write_lines(folder / "mine.jsonl", [kit, *bad])
+    assert main(["--source", str(source), "--out", str(folder / "rows.parquet")]) == 0
+    assert len(read_rows(folder / "rows.parquet")) == 1
+    counts = read_counts(folder / "rows.parquet")
+    assert counts["dropped"] == {
+        "a field cannot be read": 7,
+        "the id is repeated": 1,
+        "the answer does not score 1": 1,
+        "the answer is none of its task": 2,
+    }
+
+
+def test_cp1252_lines_are_read(folder: Path) -> None:
+    source = write_lines(folder / "mine.jsonl", [own_row(problem="Wie viele Äpfel?")], encoding="cp1252")
+    out = folder / "rows.parquet"
+    assert main(["--source", str(source), "--task", "counting", *COLUMNS, "--out", str(out)]) == 0
+    assert read_rows(out)[0].question == "Wie viele Äpfel?"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--columns", "anser=x"], "--columns anser=x: write FIELD=COLUMN"),
+        (["--columns", "answer"], "--columns answer=: write FIELD=COLUMN"),
+        (["--task", "countin"], "did you mean 'counting'"),
+        (["--image-root", "nowhere"], "no such folder: nowhere"),
+        (["--out", "rows.csv"], "ends in .parquet or .jsonl"),
+        (["--limit", "0"], "--limit"),
+        (["--source", "rows.csv"], "ends in none of .jsonl, .json, .parquet"),
+        (["--source", "none.jsonl"], "no such file: none.jsonl"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    source = write_lines(folder / "mine.jsonl", [own_row()])
+    base = ["--source", str(source), "--task", "counting", "--out", str(folder / "out/rows.parquet")]
+    assert main([*base, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+def test_a_broken_line_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mine.jsonl").write_text(json.dumps(own_row()) + '\n{"picture": \n')
+    words = ["--source", str(folder / "mine.jsonl"), "--task", "counting", *COLUMNS]
+    assert main([*words, "--out", str(folder / "rows.parquet")]) == 2
+    assert "mine.jsonl, line 2: not JSON" in capsys.readouterr().err
+    assert not (folder / "rows.parquet").exists()

@@ -1,0 +1,211 @@
+"""Adapters: the packed gradient, what peft reads of a checkpoint, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group
+from gpg_vl.config import LoraConfig, ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.records import TrainingGroup
+from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.self_check import check_packing, plain_log_probs
+from gpg_vl.update import PolicyForward
+
+LoadModel = Callable[..., QwenVLAdapter]
+PARTS = (["text"], ["vision"], ["text", "vision"])
+
+
+def moved(adapter: QwenVLAdapter) -> QwenVLAdapter:
+    """With an adapter that changes something: a fresh one is zero, and hides errors."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in adapter.model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.05, generator=generator)
+    return adapter
+
+
+def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:
+    shapes: list[tuple[list[tuple[int, int]], list[int]]] = [
+        ([(84, 84)], [5, 1, 9]), ([(84, 56), (140, 84)], [4, 7]), ([], [6, 2]),
+    ]  # fmt: skip
+    return [
+        make_training_group(adapter, make_sample(sizes, seed), lengths, seed)
+        for seed, (sizes, lengths) in enumerate(shapes)
+    ]
+
+
+def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}
+    adapter.model.zero_grad()
+    return found
+
+
+def packed_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    adapter.model.train()
+    forward = PolicyForward(adapter, 1.0)
+    for rows in plan_micro_batches(make_groups(adapter), 8192, 10_000):
+        batch = build_micro_batch(rows, adapter.pad_token_id)
+        (batch.coefficients * forward(batch)).sum().backward()
+    return gradients(adapter)
+
+
+def plain_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    for group in make_groups(adapter):
+        for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
+            log_probs = plain_log_probs(adapter, group.prompt, completion, 1.0)
+            if log_probs.requires_grad:  # not so without an image, where the tower alone has an adapter
+                (log_probs * torch.tensor(coefficients)).sum().backward()
+    return gradients(adapter)
+
+
+def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys() and a
+    return max(float((a[name] - b[name]).norm() / b[name].norm()) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("family", "parts", "checkpointing"),
+    [*((family, parts, False) for family in FAMILIES for parts in PARTS), ("qwen2_vl", ["text", "vision"], True)],
+)
+def test_packed_gradients_equal_plain_ones(load: LoadModel, family: str, parts: list[Any], checkpointing: bool) -> None:
+    adapter = moved(load(family, lora=LoraConfig(r=4, parts=parts), gradient_checkpointing=checkpointing))
+    found = packed_gradients(adapter)
+    assert set(found) == {name for name, _ in adapter.trainable_parameters()}
+    assert all("lora_" in name for name in found)
+    assert {adapter.part_of(name) for name in found} == set(parts)
+    assert worst_relative_error(found, plain_gradients(adapter)) < 1e-5
+
+
+def test_gradient_is_that_of_the_merged_weights(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """By the chain rule from the gradient of the whole weight: dA = s B^T dW, dB = s dW A^T."""
+    adapter = moved(load(lora=LoraConfig(r=4, alpha=6.0, parts=["text", "vision"])))
+    adapter.save(tmp_path)
+    found = packed_gradients(adapter)
+    whole = packed_gradients(load(path=str(tmp_path)))
+    weights = {name: p.detach() for name, p in adapter.model.named_parameters()}
+    for name in [n for n in found if "lora_A" in n]:
+        other = name.replace("lora_A", "lora_B")
+        whole_name = name.replace(".lora_A.default", "")
+        expected_a = 1.5 * weights[other].T @ whole[whole_name]
+        expected_b = 1.5 * whole[whole_name] @ weights[name].T
+        assert float((found[name] - expected_a).norm() / expected_a.norm()) < 1e-4, name
+        assert float((found[other] - expected_b).norm() / expected_b.norm()) < 1e-4, other
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_linear_layer_of_a_part_has_an_adapter(load: LoadModel, family: str) -> None:
+    for parts in PARTS:
+        adapter = load(family, lora=LoraConfig(r=4, parts=parts))  # type: ignore[arg-type]
+        layers = {"text": "model.language_model.layers.", "vision": "model.visual.blocks."}
+        linear = {
+            name for name, module in load(family).model.named_modules()
+            if isinstance(module, torch.nn.Linear) and name.startswith(tuple(layers[p] for p in parts))
+        }  # fmt: skip
+        adapted = {name.split(".lora_A")[0] for name, _ in adapter.trainable_parameters() if "lora_A" in name}
+        assert adapted == linear
+        assert len(adapted) >= 21 * ("text" in parts) + 8 * ("vision" in parts)
+
+
+def test_fresh_adapter_changes_nothing_and_weights_are_float32(load: LoadModel) -> None:
+    plain, adapter = load(), load(lora=LoraConfig(), dtype="bfloat16")
+    assert {p.dtype for _, p in adapter.trainable_parameters()} == {torch.float32}
+    group = make_groups(plain)[0]
+    adapter.autocast_dtype = None
+    for completion in group.completions:
+        one, other = (plain_log_probs(a, group.prompt, completion, 1.0) for a in (plain, adapter))
+        assert torch.equal(one, other)
+
+
+def test_rollout_and_self_check_go_through_the_adapter(load: LoadModel) -> None:
+    plain, adapter = load(), moved(load(lora=LoraConfig(parts=["text", "vision"])))
+    assert check_packing(adapter, make_groups(adapter)[1], 0.7) < 1e-5
+    prompt = make_prompt(adapter, make_sample([(84, 84)]))
+    sampling = Sampling(max_new_tokens=4, temperature=0.0)
+    [group] = HfEngine(adapter, 65536).generate([prompt], 1, sampling, [("s",)])
+    [other] = HfEngine(plain, 65536).generate([prompt], 1, sampling, [("s",)])
+    [completion] = group.completions
+    assert completion.token_ids != other.completions[0].token_ids
+    for position, token in enumerate(completion.token_ids):  # greedy: no other token is likelier, given the adapter
+        hidden = replace(completion, token_ids=(*completion.token_ids[:position], token))
+        with torch.no_grad():
+            chosen = plain_log_probs(adapter, prompt, hidden, 1.0)[-1]
+            rivals = [replace(hidden, token_ids=(*hidden.token_ids[:-1], rival)) for rival in range(8, 320, 13)]
+            assert all(chosen >= plain_log_probs(adapter, prompt, rival, 1.0)[-1] for rival in rivals)
+
+
+def test_saved_adapter_is_read_by_peft_and_transformers_and_merges(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = LoraConfig(r=4, parts=["text", "vision"])
+    adapter = moved(load(lora=config))
+    adapter.save(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 400_000
+    group = make_groups(adapter)[0]
+
+    def log_probs(model: Any) -> Tensor:
+        view = load()
+        view.model = model
+        with torch.no_grad():
+            return torch.cat([plain_log_probs(view, group.prompt, c, 1.0) for c in group.completions])
+
+    expected = log_probs(adapter.model)
+    assert (expected - log_probs(load().model)).abs().max() > 0.01
+    base = AutoModelForImageTextToText.from_pretrained(model_folders["qwen2_vl"])
+    models = {
+        "peft": PeftModel.from_pretrained(base, tmp_path).base_model.model,
+        "transformers": AutoModelForImageTextToText.from_pretrained(tmp_path),
+        "the kit, going on": load(path=str(tmp_path), lora=config).model,
+        "the kit, merged": load(path=str(tmp_path)).model,
+    }
+    for name, model in models.items():
+        assert (log_probs(model) - expected).abs().max() < 1e-5, name
+    assert not any("lora" in name for name, _ in models["the kit, merged"].named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (LoraConfig(r=8), "has r=4, the recipe asks for 8"),
+        (LoraConfig(r=4, alpha=8.0), "has lora_alpha=32, the recipe asks for 8"),
+        (LoraConfig(r=4, parts=["text", "vision"]), "has target_modules="),
+    ],
+)
+def test_another_adapter_is_refused(load: LoadModel, tmp_path: Path, other: LoraConfig, message: str) -> None:
+    load(lora=LoraConfig(r=4)).save(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load(path=str(tmp_path), lora=other)
+
+
+def test_adapter_without_its_model_is_refused(load: LoadModel, tmp_path: Path) -> None:
+    load(lora=LoraConfig(r=4)).save(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "/gone/model"}))
+    with pytest.raises(ValueError, match="is an adapter of /gone/model, which is gone; put it back"):
+        load_adapter(ModelConfig(path=str(tmp_path), **SMALL_IMAGES))  # type: ignore[arg-type]
+    path.write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="does not name the model that it adapts"):
+        load(path=str(tmp_path))
+
+
+def test_dropout_and_freeze_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.lora\.dropout must be 0"):
+        LoraConfig(dropout=0.1)
+    with pytest.raises(ValueError, match=r"model\.lora freezes every weight already"):
+        ModelConfig(lora=LoraConfig(), freeze=["vision"])

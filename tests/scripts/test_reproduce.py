@@ -1,0 +1,50 @@
+"""The reproduction scripts: mistakes are named before anything is made. `make smoke-reproduce` runs each to its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(path for path in (ROOT / "scripts/reproduce").glob("*.sh") if path.name != "common.sh")
+
+
+def run_script(script: Path, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | {"OUT": str(folder / "out"), **environment}
+    command = [str(script), *words]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_there_is_a_script_for_every_experiment() -> None:
+    assert [path.stem for path in SCRIPTS] == ["clevr", "fine_grained", "geoqa", "lisa", "sat"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_and_mistakes(script: Path, tmp_path: Path) -> None:
+    shown = run_script(script, tmp_path, "--help")
+    assert shown.returncode == 0
+    assert f"usage: scripts/reproduce/{script.stem}.sh" in shown.stdout
+    wrong = run_script(script, tmp_path, "--variant", "ppo")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "--variant: 'ppo' is not known; it is gpg, gpg-official, grpo, sft or base\n"
+    unknown = run_script(script, tmp_path, "--fast")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("unknown word: --fast\nusage: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_source_stops_the_script(tmp_path: Path) -> None:
+    """An empty DATA: the training set would come from the hub, which is out of reach here."""
+    failed = run_script(ROOT / "scripts/reproduce/lisa.sh", tmp_path, DATA=str(tmp_path / "none"))
+    assert failed.returncode == 2
+    assert "ReasonSeg/train holds no file *.json" in failed.stderr
+    assert "scripts/recipes" not in failed.stderr, "it went on to train"
+
+
+def test_an_unknown_set_is_named(tmp_path: Path) -> None:
+    failed = run_script(ROOT / "scripts/reproduce/fine_grained.sh", tmp_path, SETS="birds")
+    assert failed.returncode == 2
+    assert failed.stderr == "SETS: 'birds' is not known; the sets are flowers, pets, aircraft, cars\n"
