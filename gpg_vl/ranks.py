@@ -20,16 +20,30 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from gpg_vl.interrupts import Interrupted, admitted_interrupts, clear_pending
 from gpg_vl.records import ScoredGroup
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = timedelta(hours=4)
-"""For the slowest rank, as in a long rollout; a rank that died is noticed by ``peer_watch`` long before."""
+"""For the slowest rank, as in a long rollout; one that died is noticed by its launcher and ``rank_watch``."""
 
 
 class RankError(ValueError):
     """Some rank failed; the message names it and its cause. Raised by all ranks together."""
+
+
+class RankDiskError(OSError):
+    """The same, where the cause is the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What the other ranks are told."""
+
+    signal_number: int  # 0 where the rank was not interrupted
+    is_disk: bool
+    text: str
 
 
 def start_ranks() -> Accelerator:
@@ -85,25 +99,49 @@ def gather_object(mine: list[T]) -> list[T]:
 def run_together(work: Callable[[], T]) -> T:
     """The result of ``work``, or an exception on every rank where it failed on some rank.
 
+    Also where signals are taken, by all ranks at once; ``work`` may be cut off by one anywhere.
+
     Raises:
         Exception: that of ``work``, in a run of one process
         RankError: in a run of several
+        Interrupted: some rank had a signal
     """
-    failure: Exception | None = None
+    failure: Exception | Interrupted | None = None
     result: T | None = None
     try:
-        result = work()
-    except Exception as error:  # noqa: BLE001  the others would wait for this rank in the next collective
+        with admitted_interrupts():
+            result = work()
+    except (Exception, Interrupted) as error:  # noqa: BLE001  the others would wait for this rank
         failure = error
-    messages = gather_object([None if failure is None else f"{type(failure).__name__}: {failure}"])
-    causes = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
-    if failure is not None and len(messages) == 1:
+    failures = gather_object([_describe(failure)])
+    if failure is not None and len(failures) == 1:
         raise failure
-    if failure is not None and not isinstance(failure, ValueError):
+    if failure is not None and not isinstance(failure, ValueError | OSError | Interrupted):
         traceback.print_exception(failure)
-    if causes:
-        raise RankError(causes[0]) from failure
+    _raise_together(failures, failure)
     return result  # type: ignore[return-value]
+
+
+def _describe(failure: Exception | Interrupted | None) -> _Failure | None:
+    if failure is None:
+        return None
+    if isinstance(failure, Interrupted):
+        return _Failure(failure.signal_number, is_disk=False, text="")
+    text = str(failure) if isinstance(failure, ValueError | OSError) else f"{type(failure).__name__}: {failure}"
+    return _Failure(0, isinstance(failure, OSError), text)
+
+
+def _raise_together(failures: Sequence[_Failure | None], own: BaseException | None) -> None:
+    """The first error of all ranks; else the first signal; else nothing."""
+    is_of_all = len(set(failures)) == 1
+    for rank, failure in enumerate(failures):
+        if failure is not None and not failure.signal_number:
+            text = failure.text if is_of_all else f"rank {rank}: {failure.text}"
+            raise (RankDiskError if failure.is_disk else RankError)(text) from own
+    for failure in failures:
+        if failure is not None:
+            clear_pending()
+            raise Interrupted(failure.signal_number) from own
 
 
 def run_on_main(work: Callable[[], T]) -> T:

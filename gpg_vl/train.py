@@ -30,7 +30,7 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
 from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -43,7 +43,9 @@ from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
+from gpg_vl.rank_watch import watched_rank
 from gpg_vl.ranks import (
+    RankDiskError,
     RankError,
     check_whole_weights_fit,
     run_on_main,
@@ -95,9 +97,17 @@ def train(recipe: Recipe) -> Path:
     """
     accelerator = start_ranks()
     with interrupts_raise(), ExitStack() as stack:
-        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
-        scorer = stack.enter_context(Scorer(recipe.rewards))
-        return _Trainer(recipe, scorer, accelerator).run()
+        if accelerator.num_processes > 1:
+            stack.enter_context(held_interrupts())
+            stack.enter_context(watched_rank())
+        try:
+            run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+            scorer = stack.enter_context(Scorer(recipe.rewards))
+            return _Trainer(recipe, scorer, accelerator).run()
+        except (RankError, RankDiskError) as error:
+            if accelerator.is_main_process:
+                raise
+            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
 
 
 class _Trainer:
@@ -113,10 +123,11 @@ class _Trainer:
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update)
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = load_all_sources(recipe)
+        checked = run_together(lambda: load_all_sources(recipe))
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
-        self.adapter = self._load_adapter()
+        self.adapter = run_together(self._load_adapter)
+        self._place_weights()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
@@ -140,8 +151,11 @@ class _Trainer:
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
-        adapter = load_adapter(replace(self.recipe.model, path=path))
-        num_weights = sum(parameter.numel() for parameter in adapter.model.parameters())
+        return load_adapter(replace(self.recipe.model, path=path))
+
+    def _place_weights(self) -> None:
+        model = self.adapter.model
+        num_weights = sum(parameter.numel() for parameter in model.parameters())
         cost = run_together(lambda: check_whole_weights_fit(self.accelerator, num_weights))
         if cost is not None:
             self._note(
@@ -149,8 +163,7 @@ class _Trainer:
                 f"{cost.free / 2**30:.2f} GiB are free"
             )
         if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
-            adapter.model.to(self.accelerator.device)
-        return adapter
+            model.to(self.accelerator.device)
 
     def _build_stages(self, checked: Sequence[CheckedSources], prompts: PromptBuilder, scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
@@ -397,12 +410,11 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps, "skipped_steps": progress.skipped_steps},
         )
         with deferred_interrupts():
+            optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
             with whole_weights(self.accelerator, self.adapter.model):
-                folder = checkpoint_folder(self.output_dir, progress.step)
-                if self.is_main:
-                    optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
-                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
-            self.accelerator.wait_for_everyone()
+                folder = run_on_main(
+                    lambda: save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
+                )
             self.saved_step = progress.step
         return folder
 

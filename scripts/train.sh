@@ -41,7 +41,7 @@ if [[ $deepspeed != zero0 ]]; then
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$config
 fi
 
-launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$num_processes")
+launch=("$PYTHON" -m gpg_vl.launch --nproc_per_node "$num_processes")
 if [[ $nnodes -gt 1 ]]; then
     launch+=(--nnodes "$nnodes" --node_rank "${NODE_RANK:?set it to 0 .. NNODES-1}"
              --master_addr "${MASTER_ADDR:?set it to the host of node 0}" --master_port "${MASTER_PORT:-29500}")
