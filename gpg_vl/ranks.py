@@ -55,6 +55,8 @@ def start_ranks() -> Accelerator:
         ValueError: the DeepSpeed file asks for what the update cannot keep exact
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "gloo":
+        _do_not_compile()
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
@@ -64,6 +66,17 @@ def start_ranks() -> Accelerator:
         # else transformers shards while it loads, and saves under other names than it loaded; layouts.py shards
         unset_hf_deepspeed_config()
     return accelerator
+
+
+def _do_not_compile() -> None:
+    """Keeps DeepSpeed from building an extension for CPU ranks in shared memory when they start.
+
+    It takes minutes, needs a compiler, and one that is killed leaves a lock on which every later start waits for ever.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from deepspeed import ops
+
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _check_deepspeed(config: dict[str, Any]) -> None:

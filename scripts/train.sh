@@ -41,8 +41,11 @@ if [[ $deepspeed != zero0 ]]; then
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$config
 fi
 
+train=(-m gpg_vl train "$@")
 launch=("$PYTHON" -m gpg_vl.launch --nproc_per_node "$num_processes")
-if [[ $nnodes -gt 1 ]]; then
+if [[ $deepspeed == zero0 && $num_processes -eq 1 && $nnodes -eq 1 ]]; then
+    launch=("$PYTHON")
+elif [[ $nnodes -gt 1 ]]; then
     launch+=(--nnodes "$nnodes" --node_rank "${NODE_RANK:?set it to 0 .. NNODES-1}"
              --master_addr "${MASTER_ADDR:?set it to the host of node 0}" --master_port "${MASTER_PORT:-29500}")
 elif [[ -n ${MASTER_PORT:-} ]]; then
@@ -50,7 +53,6 @@ elif [[ -n ${MASTER_PORT:-} ]]; then
 else
     launch+=(--standalone)
 fi
-launch+=(-m gpg_vl train "$@")
 
-{ printf '+ DEEPSPEED=%q' "$deepspeed"; printf ' %q' "${launch[@]}"; echo; } >&2
-exec "${launch[@]}"
+{ printf '+ DEEPSPEED=%q' "$deepspeed"; printf ' %q' "${launch[@]}" "${train[@]}"; echo; } >&2
+exec "${launch[@]}" "${train[@]}"
