@@ -30,7 +30,8 @@ def watched_rank() -> Iterator[None]:
         yield
         return
     is_over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(is_over,), daemon=True, name="rank_watch")
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    thread = threading.Thread(target=_watch, args=(is_over, store, os.getppid()), daemon=True, name="rank_watch")
     thread.start()
     try:
         yield
@@ -39,9 +40,7 @@ def watched_rank() -> Iterator[None]:
         thread.join()
 
 
-def _watch(is_over: threading.Event) -> None:
-    launcher = os.getppid()
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+def _watch(is_over: threading.Event, store: TCPStore, launcher: int) -> None:
     is_shared = False
     while not is_over.wait(_PERIOD_SECONDS):
         pending = pending_signal()

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.interrupts import Interrupted, admitted_interrupts, clear_pending
@@ -74,9 +73,9 @@ def _do_not_compile() -> None:
     It takes minutes, needs a compiler, and one that is killed leaves a lock on which every later start waits for ever.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        from deepspeed import ops
+        from deepspeed.ops import __compatible_ops__
 
-        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        __compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _check_deepspeed(config: dict[str, Any]) -> None:
@@ -92,6 +91,12 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
             f"the DeepSpeed file has gradient_accumulation_steps={steps}; set it to 1: a step's micro-batches follow "
             "from update.tokens_per_micro_batch"
         )
+
+
+def end_ranks() -> None:
+    """Closes the connections between ranks that all end now; threads of an open one may abort a process that exits."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sharding_stage(accelerator: Accelerator) -> int:
@@ -205,28 +210,19 @@ def _without_tensors(group: ScoredGroup) -> ScoredGroup:
 
 
 @contextmanager
-def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+def whole_weights(accelerator: Accelerator) -> Iterator[None]:
     """Within, every rank has all weights, to generate or to save. Entered and left by all ranks together.
 
-    Under ZeRO-3 they are gathered once; the hooks that would gather and free them module by module do nothing within.
+    Under ZeRO-3 they are gathered once. DeepSpeed's hooks are off within: they would record the modules that are called
+    as the order of the update's, which differs between ranks. After an exception they stay off.
     """
     if sharding_stage(accelerator) < 3:
         yield
         return
-    import deepspeed
+    from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
-    parameters = list(model.parameters())
-    with deepspeed.zero.GatheredParameters(parameters):
-        for parameter in parameters:
-            parameter.ds_active_sub_modules.add(_HOLD)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            for parameter in parameters:
-                parameter.ds_active_sub_modules.discard(_HOLD)  # type: ignore[attr-defined]
-
-
-_HOLD = "whole_weights"
+    with unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

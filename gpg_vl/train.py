@@ -48,6 +48,7 @@ from gpg_vl.ranks import (
     RankDiskError,
     RankError,
     check_whole_weights_fit,
+    end_ranks,
     run_on_main,
     run_together,
     sharding_stage,
@@ -103,11 +104,14 @@ def train(recipe: Recipe) -> Path:
         try:
             run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
             scorer = stack.enter_context(Scorer(recipe.rewards))
-            return _Trainer(recipe, scorer, accelerator).run()
-        except (RankError, RankDiskError) as error:
-            if accelerator.is_main_process:
+            folder = _Trainer(recipe, scorer, accelerator).run()
+        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
+            end_ranks()
+            if accelerator.is_main_process or isinstance(error, Interrupted):
                 raise
             raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
+        end_ranks()
+        return folder
 
 
 class _Trainer:
@@ -185,7 +189,7 @@ class _Trainer:
         if self.is_main:
             show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.reference = Reference(recipe, self.adapter, self.accelerator) if self.objective.needs_log_probs else None
-        self.policy = forward
+        self.policy = PolicyForward(self.adapter, recipe.rollout.temperature)  # outside of the layout
         self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
         if self.accelerator.num_processes > 1:
             stage = sharding_stage(self.accelerator)
@@ -306,7 +310,7 @@ class _Trainer:
         if collected.totals.trained_groups == 0:
             return None
         needs_forward = self.reference is not None or not self.is_checked
-        with whole_weights(self.accelerator, self.adapter.model) if needs_forward else nullcontext():
+        with whole_weights(self.accelerator) if needs_forward else nullcontext():
             kl, groups = run_together(lambda: self._prepare_groups(collected.trained))
         stats = accumulate_gradient(
             self.layout,
@@ -349,7 +353,7 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        with whole_weights(self.accelerator, self.adapter.model):
+        with whole_weights(self.accelerator):
             predictions = [each for part in self.evaluator.run(self.eval_rows) for each in part]
         scores = summarise_scores(predictions, self.tasks)
         with deferred_interrupts():
@@ -411,7 +415,7 @@ class _Trainer:
         )
         with deferred_interrupts():
             optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
-            with whole_weights(self.accelerator, self.adapter.model):
+            with whole_weights(self.accelerator):
                 folder = run_on_main(
                     lambda: save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
                 )

@@ -66,7 +66,7 @@ def layout_gradients(
     config = UpdateConfig(tokens_per_micro_batch=budget)
     accumulate_gradient(layout, groups, DENOMINATOR, config, adapter, ACCELERATOR)
     take_step(layout, 1.0)
-    with whole_weights(ACCELERATOR, adapter.model):
+    with whole_weights(ACCELERATOR):
         return {name: parameter.detach().clone() for name, parameter in adapter.model.named_parameters()}
 
 

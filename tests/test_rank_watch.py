@@ -26,18 +26,19 @@ torch.distributed.init_process_group("gloo")
 def work():
     if rank == 1 and case == "agree":
         os.kill(os.getpid(), signal.SIGTERM)
+    if rank == 0 and case == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(20)
 
 with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
     try:
-        if case == "orphan" and rank == 0:
-            os.kill(os.getppid(), signal.SIGKILL)
         if case == "stuck" and rank == 1:  # like a wait for a rank that is gone: no point where a signal is taken
             os.kill(os.getpid(), signal.SIGTERM)
         if case == "stuck":
             time.sleep(60)
         run_together(work)
     except Interrupted as error:
+        torch.distributed.destroy_process_group()
         print(f"rank {rank} took {error}", flush=True)
         sys.exit(error.exit_code)
 """
