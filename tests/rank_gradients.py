@@ -91,6 +91,7 @@ def measure(
     mine = [groups[i] for i in DEALS[deal][ACCELERATOR.process_index]]
     budget = max(map(shortest_budget, groups)) if is_split else 8192
     optimizer = KeepGradient(adapter.model.parameters())
+    ACCELERATOR.deepspeed_engine_wrapped = None  # accelerate keeps the first engine that it made
     layout = build_layout(ACCELERATOR, PolicyForward(adapter, 1.0), optimizer, max_grad_norm=1e9)
     with MUTATIONS[mutation](layout):
         found = layout_gradients(adapter, layout, mine, budget)
