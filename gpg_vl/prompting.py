@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.images import BadImage, open_image
@@ -18,6 +19,16 @@ IMAGE_MARKER = "<image>"
 THINK_OPENING = "<think>"
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A prompt before its images are encoded."""
+
+    request: str  # what the user's turn says
+    text: str  # the whole prompt, each image as a single placeholder
+    views: tuple[ImageView, ...]
+    num_tokens: int  # image placeholders expanded
+
+
 class PromptBuilder:
     """Builds the prompts of one run."""
 
@@ -27,7 +38,14 @@ class PromptBuilder:
         tasks: Mapping[str, Task],
         config: PromptConfig,
         image_hosts: Collection[str] = (),
+        shrink_to: int | None = None,
     ):
+        """
+        Args:
+            image_hosts: hosts that image URLs may name
+            shrink_to: tokens of the longest prompt, for which images are scaled down; None leaves their size
+        """
+        self._shrink_to = shrink_to
         self._adapter = adapter
         self._image_hosts = image_hosts
         self._tasks = tasks
@@ -47,11 +65,40 @@ class PromptBuilder:
         """
         with _naming(sample):
             images = [open_image(source, self._image_hosts) for source in sample.images]
-            views = tuple(self._adapter.view(*image.size) for image in images)
-            request = self._request(sample, views)
-            text = self._render(request, views)
-            encoded = self._adapter.encode(text, images, views)
-            return Prompt(sample=sample, text=text, image_views=views, messages=self._messages(request), **encoded)
+            layout = self.read(sample, [image.size for image in images])
+            encoded = self._adapter.encode(layout.text, images, layout.views)
+            return Prompt(
+                sample=sample,
+                text=layout.text,
+                image_views=layout.views,
+                messages=self._messages(layout.request),
+                **encoded,
+            )
+
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> Layout:
+        """The prompt as the model will read it, from the sizes of its images alone.
+
+        Where the prompt has more than ``shrink_to`` tokens its images are scaled down, to about model.min_pixels at
+        least. What is still too long then stays so.
+
+        Raises:
+            ValueError: the row's text cannot be put to the model
+        """
+        layout = self._lay_out(sample, [self._adapter.view(*size) for size in sizes])
+        counts = list(map(self._adapter.count_image_tokens, layout.views))
+        room = sum(counts)
+        while self._shrink_to is not None and layout.num_tokens > self._shrink_to and room > 0:
+            room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share of it
+            most = [max(1, count * room // sum(counts)) for count in counts]
+            views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, most, strict=True)]
+            layout = self._lay_out(sample, views)
+        return layout
+
+    def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> Layout:
+        request = self._request(sample, views)
+        text = self._render(request, views)
+        expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        return Layout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """What the user's turn says, with the row's own image markers, if any."""
@@ -80,15 +127,19 @@ class PromptBuilder:
             if token in text:
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
-    def count_tokens(self, sample: Sample) -> int:
-        """Length of the sample's prompt; opens its images, encodes none.
+    def count_tokens(self, sample: Sample, sizes: Sequence[tuple[int, int]] | None = None) -> int:
+        """Length of the sample's prompt; encodes no image.
+
+        Args:
+            sizes: width and height of each image where they are known; None opens the images
 
         Raises:
-            ValueError: an image cannot be opened or the row's text cannot be put to the model
+            BadImage: an image cannot be opened
+            ValueError: the row's text cannot be put to the model
         """
-        views = [self._adapter.view(*open_image(source, self._image_hosts).size) for source in sample.images]
-        text_tokens = self._adapter.count_text_tokens(self._render(self._request(sample, views), views))
-        return text_tokens + sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        if sizes is None:
+            sizes = [open_image(source, self._image_hosts).size for source in sample.images]
+        return self.read(sample, sizes).num_tokens
 
 
 def completion_text(prompt: Prompt, text: str) -> str:

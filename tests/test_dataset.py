@@ -346,6 +346,7 @@ def test_repeated_ids(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2), kit_row(1))
     with pytest.raises(ValueError, match=r"rows\.jsonl, row 3: has the id 'r1' of row 1"):
         load_source(path)
+    assert [sample.id for sample in load_source(path, check_ids=False).samples] == ["r1", "r2", "r1"]
 
 
 # --- images of a row -------------------------------------------------------------------------------------------------

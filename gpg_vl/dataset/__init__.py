@@ -37,6 +37,7 @@ def load_source(
     task: str | None = None,
     limit: int | None = None,
     image_hosts: Collection[str] = (),
+    check_ids: bool = True,
 ) -> Source:
     """Opens a source and matches its columns; rows are read when asked for.
 
@@ -47,6 +48,7 @@ def load_source(
         task: replaces the task of every row
         limit: first so many rows; None takes all
         image_hosts: hosts that image URLs may name; without any, every URL is refused
+        check_ids: whether an id that occurs twice is an error
 
     Raises:
         ValueError: names the entry, and the column or the row, and the way out
@@ -57,7 +59,7 @@ def load_source(
         raise ValueError(f"{path} has no rows; fill it or leave it out")
     matched = match_columns(path, table.column_names, columns, task)
     samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
-    if "id" in matched:
+    if check_ids and "id" in matched:
         _refuse_repeated_ids(path, table.column(matched["id"]))
     return Source(path, weight, samples)
 

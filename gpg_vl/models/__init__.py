@@ -41,10 +41,13 @@ def resolve_model_path(path: str) -> str:
     return str(checkpoints[-1])
 
 
-def load_adapter(config: ModelConfig) -> QwenVLAdapter:
+def load_adapter(config: ModelConfig, with_weights: bool = True) -> QwenVLAdapter:
     """Loads the model, its processor and its generation config; of an adapter, its model and the adapter.
 
     With ``config.lora`` an adapter goes on as one, without it is merged into the weights.
+
+    Args:
+        with_weights: False reads no weights: the adapter can render, count and size, and nothing else
 
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; says which and what is known
@@ -65,4 +68,5 @@ def load_adapter(config: ModelConfig) -> QwenVLAdapter:
         known = ", ".join(FAMILIES)
         raise ValueError(f"model.path: {path} is a {model_type!r} model; the kit knows {known}{hint}")
     adapter_class, frame = FAMILIES[model_type]
-    return adapter_class.load(path, model_config, config, frame)
+    load = adapter_class.load if with_weights else adapter_class.load_without_weights
+    return load(path, model_config, config, frame)

@@ -64,13 +64,7 @@ class QwenVLAdapter:
     @classmethod
     def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, frame: Frame) -> QwenVLAdapter:
         """Loads float32 weights: compute in bfloat16 is autocast, so that small steps are not rounded away."""
-        try:
-            processor = AutoProcessor.from_pretrained(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
-            ) from error
+        processor = _load_processor(path)
         attention = {f"{name}_config": _dense_attention(config, name) for name in ("text", "vision")}
         base = find_base(path)
         model = _load_weights(base or path, model_config.model_type, attention)
@@ -83,6 +77,15 @@ class QwenVLAdapter:
         if processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") != model_config.image_token_id:
             raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
         return cls(model, processor, config, frame)
+
+    @classmethod
+    def load_without_weights(
+        cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, frame: Frame
+    ) -> QwenVLAdapter:
+        """An adapter that can render, count and size, in a moment: its model has no values."""
+        with torch.device("meta"):
+            model = _MODEL_CLASSES[model_config.model_type](model_config)
+        return cls(model, _load_processor(path), config, frame)
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
@@ -122,15 +125,21 @@ class QwenVLAdapter:
         """Token texts that must not come from a row: they would be read as structure."""
         return [str(token) for token in self.tokenizer.all_special_tokens]
 
-    def view(self, width: int, height: int) -> ImageView:
+    def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """The size in pixels that the model sees of a ``width`` x ``height`` image.
+
+        Args:
+            max_tokens: tokens that the image should take at most; a floor is model.min_pixels, and a token on each side
 
         Raises:
             ValueError: no size fits the pixel limits
         """
-        c = self.config
-        model_height, model_width = smart_resize(height, width, self._resize_factor, c.min_pixels, c.max_pixels)
-        if min(model_height, model_width) < self._resize_factor:
+        c, factor = self.config, self._resize_factor
+        max_pixels = c.max_pixels if max_tokens is None else min(c.max_pixels, max_tokens * factor**2)
+        model_height, model_width = smart_resize(height, width, factor, c.min_pixels, max(c.min_pixels, max_pixels))
+        if max_tokens is not None:
+            model_height, model_width = max(factor, model_height), max(factor, model_width)
+        if min(model_height, model_width) < factor:
             raise ValueError(
                 f"a {width} x {height} image yields no token under model.max_pixels={c.max_pixels}; raise it"
             )
@@ -373,3 +382,13 @@ def _refuse_inexact(config: PreTrainedConfig) -> None:
         raise ValueError("model.path: the config uses sliding-window attention; set use_sliding_window to false in it")
     if text.attention_dropout:
         raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
+
+
+def _load_processor(path: str) -> Any:
+    try:
+        return AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
+        ) from error
