@@ -28,6 +28,8 @@ num_processes=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
 nnodes=${NNODES:-1}
 
 export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+# seconds that the launcher leaves the ranks after a signal, to save: they end by themselves where they cannot
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [[ $num_gpus -eq 0 ]]; then
     export DS_ACCELERATOR=cpu
