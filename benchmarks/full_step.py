@@ -25,6 +25,7 @@ from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.rollout import ForceLengths, forced_lengths
 from benchmarks.update_step import parse_lengths
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
+from gpg_vl.layouts import build_layout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.optimizer import build_optimizer
@@ -88,7 +89,7 @@ def build_kit_step(
     accelerator = Accelerator()
     config = UpdateConfig(learning_rate=1e-6)
     optimizer = build_optimizer(adapter, config)
-    forward, optimizer = accelerator.prepare(PolicyForward(adapter, 1.0), optimizer)
+    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), optimizer, config.max_grad_norm)
     objective = build_objective(ObjectiveConfig(reduction="sequence"))
     prompts = PromptBuilder(adapter, {}, PromptConfig(template="{question}"))
     engine = HfEngine(adapter, tokens_per_batch=10**9)
@@ -102,9 +103,9 @@ def build_kit_step(
         scored = [ScoredGroup(g.prompt, g.completions, _rewards(len(g.completions))) for g in groups]
         with _timed(phases, "forward and backward"):
             training = [objective.training_group(group) for group in scored]
-            accumulate_gradient(forward, training, len(counts), config, adapter.pad_token_id, accelerator)
+            accumulate_gradient(layout, training, len(counts), config, adapter, accelerator)
         with _timed(phases, "optimizer"):
-            take_step(optimizer, config.learning_rate)
+            take_step(layout, config.learning_rate)
 
     return run
 

@@ -56,7 +56,7 @@ class TrainingState:
 def save_checkpoint(
     recipe: Recipe,
     adapter: QwenVLAdapter,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     state: TrainingState,
     metrics: Mapping[str, Any],
 ) -> Path:
@@ -77,7 +77,8 @@ def save_checkpoint(
         save_model(adapter, partial, recipe, metrics)
         write_recipe(recipe, partial / RECIPE_FILE)
         names = [name for name, _ in adapter.trainable_parameters()]
-        save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
+        if optimizer is not None:
+            save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
         _write_json(read_random_state(), partial / STATE_FOLDER / "random-0.json")
         _write_json(asdict(state), partial / STATE_FOLDER / "state.json")
         _write_json(library_versions(), partial / STATE_FOLDER / "versions.json")

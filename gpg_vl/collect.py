@@ -10,18 +10,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from gpg_vl.config import Recipe
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
 from gpg_vl.prompting import PromptBuilder, continue_prompt
-from gpg_vl.records import Completion, Prompt, RolloutGroup, ScoredGroup
+from gpg_vl.ranks import gather_groups, run_together, sum_over_ranks, whole_weights
+from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import RewardError, Scorer
+from gpg_vl.scoring import Scorer
 from gpg_vl.stream import SampleStream
 from gpg_vl.tasks.base import Task, gold_completion
 
@@ -39,6 +39,11 @@ class CollectedGroups:
     num_draws: int
     rollout_seconds: float
     scoring_seconds: float
+
+    def of_all_ranks(self) -> CollectedGroups:
+        """The groups of all ranks, for the log: without images and positions."""
+        groups, trained, dropped = gather_groups(self.groups, self.trained, self.dropped)
+        return replace(self, groups=groups, trained=trained, dropped=dropped)
 
 
 class Collector:
@@ -73,9 +78,11 @@ class Collector:
         rollout_seconds = scoring_seconds = 0.0
         for draw in range(config.max_draws):
             start = time.perf_counter()
-            rolled = self._roll_out(*self._draw(step, draw, without_tasks))
+            samples, seeds = self._draw(step, draw, without_tasks)
+            with whole_weights(self._accelerator, self._engine.model):
+                rolled = run_together(partial(self._roll_out, samples, seeds))
             generated = time.perf_counter()
-            for group in self._score(rolled):
+            for group in run_together(partial(self._scorer.score, rolled)):
                 (dropped if self._is_dropped(group) else groups).append(group)
             rollout_seconds += generated - start
             scoring_seconds += time.perf_counter() - generated
@@ -85,8 +92,8 @@ class Collector:
                 break
         return CollectedGroups(groups, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
 
-    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed]]:
-        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin, and the seed of each.
+    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Sample], list[Seed]]:
+        """This rank's share of the next ``prompts_per_step`` samples, dealt round-robin, and the seed of each.
 
         A sample that comes up twice in a draw gets another seed the second time.
         """
@@ -97,34 +104,15 @@ class Collector:
             seeds.append((self._recipe.run.seed, step, draw, sample.id, times_drawn[sample.id]))
             times_drawn[sample.id] += 1
         mine = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
-        return [self._prompts.build(sample) for sample in samples[mine]], seeds[mine]
+        return samples[mine], seeds[mine]
 
-    def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
+    def _roll_out(self, samples: Sequence[Sample], seeds: Sequence[Seed]) -> list[RolloutGroup]:
+        prompts = [self._prompts.build(sample) for sample in samples]
         if self._objective.imitates_gold:
             return [RolloutGroup(prompt, (self._gold(prompt),)) for prompt in prompts]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
-
-    def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-        """The groups with rewards; where scoring failed on some rank, all ranks stop, each with the cause.
-
-        Raises:
-            RewardError: scoring failed elsewhere, or here with ``rewards.on_error: abort``
-        """
-        failure: Exception | None = None
-        scored: list[ScoredGroup] = []
-        try:
-            scored = self._scorer.score(rolled)
-        except Exception as error:  # noqa: BLE001  the others would wait for this rank in the next collective
-            failure = error
-        messages = gather_object([None if failure is None else str(failure)])
-        if failure is not None:
-            raise failure
-        causes = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
-        if causes:
-            raise RewardError(causes[0])
-        return scored
 
     def _is_dropped(self, group: ScoredGroup) -> bool:
         return self._recipe.rewards.on_error == "drop_group" and group.has_failure
@@ -143,6 +131,4 @@ class Collector:
             sum(len(group.completions) for group in trained),
             sum(count_tokens(group.completions) for group in trained),
         ]
-        local = torch.tensor(counts, dtype=torch.long, device=self._accelerator.device)
-        summed = self._accelerator.reduce(local, reduction="sum").tolist()
-        return StepTotals(*summed)
+        return StepTotals(*sum_over_ranks(self._accelerator, counts))

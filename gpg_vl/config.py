@@ -246,6 +246,7 @@ class UpdateConfig:
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm
+        max_skips: the run stops when so many steps in a row were skipped because their gradient was not finite
         tokens_per_micro_batch: speed knob; padded tokens of one forward
         patches_per_micro_batch: speed knob; vision patches of one forward
     """
@@ -260,6 +261,7 @@ class UpdateConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    max_skips: int = 3
     tokens_per_micro_batch: int = 8192
     patches_per_micro_batch: int = 65536
 
@@ -271,6 +273,7 @@ class UpdateConfig:
         _require(positive, "update.learning_rates must be positive; model.freeze keeps a part as it is")
         _require(0 <= self.min_learning_rate_ratio <= 1, "update.min_learning_rate_ratio must be in [0, 1]")
         _require(self.max_grad_norm > 0, "update.max_grad_norm must be positive")
+        _require(self.max_skips >= 1, "update.max_skips must be at least 1")
         _require(self.warmup_steps >= 0, "update.warmup_steps must not be negative")
         _require(all(0 <= beta < 1 for beta in self.betas), "update.betas must be in [0, 1)")
         _require(self.weight_decay >= 0, "update.weight_decay must not be negative")

@@ -17,8 +17,8 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim.Optimizer:
     """AdamW on the trainable float32 weights, a group for each part.
 
-    ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``take_step`` multiplies by it. The
-    groups in a row hold the weights in the order of ``adapter.trainable_parameters``.
+    ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
+    it. The groups in a row hold the weights in the order of ``adapter.trainable_parameters``.
 
     Raises:
         ValueError: this machine does not have the optimizer
@@ -71,6 +71,12 @@ def learning_rate(config: UpdateConfig, step: int, total_steps: int) -> float:
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     low = config.min_learning_rate_ratio
     return config.learning_rate * warmup * (low + (1 - low) * _schedule(config, total_steps)(min(step, total_steps)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Of the step to come; each part gets its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def _schedule(config: UpdateConfig, total_steps: int) -> Any:

@@ -26,6 +26,7 @@ MAY_CHANGE_ON_RESUME = {
     "run.resume",
     "run.output_dir",
     "rollout.tokens_per_batch",
+    "update.max_skips",
     "update.tokens_per_micro_batch",
     "update.patches_per_micro_batch",
     "rewards.timeout_s",

@@ -40,6 +40,11 @@ def _input_length(completion: Completion) -> int:
     return len(completion.token_ids) - 1
 
 
+def shortest_budget(group: TrainingGroup) -> int:
+    """Fewest tokens of a micro-batch that the group can be cut down to: the prompt and its longest completion."""
+    return len(group.prompt.token_ids) + max(_input_length(completion) for completion in group.completions)
+
+
 def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
     """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
 
@@ -75,7 +80,8 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
 def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[Row]]:
     """Rows of like length together, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
-    A single row may exceed ``max_patches``: an image cannot be cut.
+    A single row may exceed ``max_patches``: an image cannot be cut. The largest comes first, so that a budget which
+    does not fit fails at once.
     """
     rows = [row for group in groups for row in split_into_rows(group, max_tokens)]
     rows.sort(key=lambda row: row.num_tokens, reverse=True)
@@ -89,7 +95,13 @@ def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_pat
             patches = 0
         batches[-1].append(row)
         patches += row.num_patches
+    batches.sort(key=_size, reverse=True)
     return batches
+
+
+def _size(rows: Sequence[Row]) -> int:
+    """Padded tokens and patches of a micro-batch: what its memory goes by, roughly."""
+    return len(rows) * max(row.num_tokens for row in rows) + sum(row.num_patches for row in rows)
 
 
 def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:

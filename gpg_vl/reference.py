@@ -80,15 +80,12 @@ def _without_weights(group: ScoredGroup) -> TrainingGroup:
     return TrainingGroup(group.prompt, group.completions, zeros, group.image_features)
 
 
-def mean_kl(log_probs: Sequence[LogProbs]) -> float:
-    """Mean over all tokens of k3 = exp(l_ref - l) - (l_ref - l) - 1, an estimate of KL(policy || reference) in nats.
-
-    0 where there is no token.
-    """
+def sum_kl(log_probs: Sequence[LogProbs]) -> float:
+    """Sum over all tokens of k3 = exp(l_ref - l) - (l_ref - l) - 1, an estimate of KL(policy || reference) in nats."""
     gaps = [
         ref - now
         for each in log_probs
         for pair in zip(each.current, each.reference, strict=True)
         for now, ref in zip(*pair, strict=True)
     ]
-    return sum(math.expm1(gap) - gap for gap in gaps) / max(1, len(gaps))
+    return sum(math.expm1(gap) - gap for gap in gaps)

@@ -10,12 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.records import ScoredGroup
+from gpg_vl.records import ScoredGroup, TrainingGroup
+
+SKIPPED_FOLDER = "skipped"
 
 
 class RunLog:
-    def __init__(self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int):
-        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped."""
+    def __init__(
+        self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int, is_silent: bool = False
+    ):
+        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped.
+
+        Args:
+            is_silent: write nothing, as on every rank but one
+        """
+        self._is_silent = is_silent
+        self._tensorboard: Any = None
+        if is_silent:
+            return
         self._metrics_path = output_dir / "metrics.jsonl"
         self._rollouts = output_dir / "rollouts"
         self._rollouts.mkdir(parents=True, exist_ok=True)
@@ -27,7 +39,6 @@ class RunLog:
         for path in self._rollouts.glob("*.jsonl"):
             if int(path.stem) > first_step:
                 path.unlink()
-        self._tensorboard: Any = None
         if "tensorboard" in trackers:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -35,6 +46,8 @@ class RunLog:
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
+        if self._is_silent:
+            return
         self.latest |= {"step": step, **metrics}
         with self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -45,6 +58,8 @@ class RunLog:
 
     def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
         """Every sampled completion of the step with its reward, a line a group."""
+        if self._is_silent:
+            return
         is_trained = {id(group) for group in trained}
         with (self._rollouts / f"{step:06d}.jsonl").open("w") as file:
             for group in groups:
@@ -52,6 +67,8 @@ class RunLog:
 
     def say(self, step: int, text: str) -> None:
         """A line on screen with the step and the time that is left at the pace so far."""
+        if self._is_silent:
+            return
         done = step - self._first_step
         left = ""
         if done:
@@ -62,6 +79,22 @@ class RunLog:
     def close(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
+    """What the update of a step was made from, a line a group: enough to run it again."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        for group in groups:
+            row = {
+                "id": group.prompt.sample.id,
+                "prompt": group.prompt.text,
+                "prompt_tokens": group.prompt.token_ids,
+                "completions": [completion.text for completion in group.completions],
+                "completion_tokens": [completion.token_ids for completion in group.completions],
+                "coefficients": group.coefficients,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:

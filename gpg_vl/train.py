@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -41,14 +43,25 @@ from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
-from gpg_vl.reference import Reference, mean_kl
+from gpg_vl.ranks import (
+    RankError,
+    check_whole_weights_fit,
+    run_on_main,
+    run_together,
+    sharding_stage,
+    start_ranks,
+    sum_losses,
+    whole_weights,
+)
+from gpg_vl.records import ScoredGroup, TrainingGroup
+from gpg_vl.reference import Reference, sum_kl
 from gpg_vl.rollout import HfEngine
-from gpg_vl.run_log import RunLog, count_statuses, summarise_rewards
+from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, count_statuses, dump_groups, summarise_rewards
 from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
-from gpg_vl.update import PolicyForward, UpdateStats, accumulate_gradient, take_step
+from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
 
 
 @dataclass(slots=True)
@@ -62,6 +75,8 @@ class Progress:
     tasks_done: tuple[str, ...] = ()
     all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
     silent_steps: int = 0
+    skipped_steps: int = 0  # whose gradient was not finite
+    skips_in_a_row: int = 0
 
 
 def train(recipe: Recipe) -> Path:
@@ -78,17 +93,22 @@ def train(recipe: Recipe) -> Path:
 
     Whatever ends the run early, the state of the last finished step is saved first.
     """
-    with interrupts_raise(), claim_output_dir(recipe), Scorer(recipe.rewards) as scorer:
-        return _Trainer(recipe, scorer).run()
+    accelerator = start_ranks()
+    with interrupts_raise(), ExitStack() as stack:
+        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+        scorer = stack.enter_context(Scorer(recipe.rewards))
+        return _Trainer(recipe, scorer, accelerator).run()
 
 
 class _Trainer:
     """The state of a run and its loop. Made in the order that finds mistakes cheapest: recipe, rows, model."""
 
-    def __init__(self, recipe: Recipe, scorer: Scorer):
+    def __init__(self, recipe: Recipe, scorer: Scorer, accelerator: Accelerator):
         self.recipe = recipe
         self.output_dir = Path(recipe.run.output_dir)
-        self.resumed_from = find_resume_point(recipe)
+        self.accelerator = accelerator
+        self.is_main = accelerator.is_main_process
+        self.resumed_from = run_on_main(lambda: find_resume_point(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update)
@@ -96,32 +116,47 @@ class _Trainer:
         checked = load_all_sources(recipe)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
-        self.accelerator = Accelerator()
         self.adapter = self._load_adapter()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
         if self.resumed_from is None:  # else they were checked before
-            check_all_rows(recipe, checked, prompts, self.adapter)
+            run_together(lambda: check_all_rows(recipe, checked, prompts, self.adapter))
         parameters = list(self.adapter.model.parameters())
-        check_room(recipe, sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad))
+        room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
+        run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, prompts, scorer)
         self._take_up_position()
-        write_recipe(recipe, self.output_dir / RECIPE_FILE)
-        self.log = RunLog(self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps)
+        run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
+        self.log = RunLog(
+            self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
+        )
         if self.resumed_from is not None:
             load_random_state(self.resumed_from)  # last: loading the model draws from them
+
+    def _note(self, text: str) -> None:
+        """A line on screen, once for all ranks."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
         adapter = load_adapter(replace(self.recipe.model, path=path))
-        adapter.model.to(self.accelerator.device)
+        num_weights = sum(parameter.numel() for parameter in adapter.model.parameters())
+        cost = run_together(lambda: check_whole_weights_fit(self.accelerator, num_weights))
+        if cost is not None:
+            self._note(
+                f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
+                f"{cost.free / 2**30:.2f} GiB are free"
+            )
+        if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
+            adapter.model.to(self.accelerator.device)
         return adapter
 
     def _build_stages(self, checked: Sequence[CheckedSources], prompts: PromptBuilder, scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
         recipe = self.recipe
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
-            print("note: samples come from a truncated distribution, log-probs from the full one", file=sys.stderr)
+            self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
@@ -134,27 +169,33 @@ class _Trainer:
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
-        if self.accelerator.is_main_process:
+        if self.is_main:
             show_trained_parts(self.adapter, recipe.model, recipe.update)
-        self.forward, self.optimizer = self.accelerator.prepare(forward, optimizer)
         self.reference = Reference(recipe, self.adapter, self.accelerator) if self.objective.needs_log_probs else None
+        self.policy = forward
+        self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
+        if self.accelerator.num_processes > 1:
+            stage = sharding_stage(self.accelerator)
+            self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {type(self.layout).__name__}")
 
     def _take_up_position(self) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
         self.progress = Progress()
         if self.resumed_from is not None:
-            load_optimizer(self.resumed_from, self.adapter, self.optimizer.optimizer)
+            if sharding_stage(self.accelerator):
+                raise ValueError("a run under ZeRO cannot be resumed yet; choose another run.output_dir")
+            load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
-            print(f"resuming {self.output_dir} after step {self.progress.step}", file=sys.stderr)
+            self._note(f"resuming {self.output_dir} after step {self.progress.step}")
             for name, (then, now) in changed_versions(self.resumed_from).items():
-                print(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ", file=sys.stderr)
+                self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
         self.saved_step = self.progress.step
         self.is_checked = False
 
     def run(self) -> Path:
         if self.resumed_from is not None and self._is_over():
             ended = "by run.stop_when" if self.progress.all_done_step is not None else "at run.steps; raise it to go on"
-            print(f"{self.output_dir} has ended {ended}", file=sys.stderr)
+            self._note(f"{self.output_dir} has ended {ended}")
         try:
             while True:
                 if self._is_validation_due():
@@ -171,11 +212,15 @@ class _Trainer:
             self.log.close()
 
     def _save_after(self, error: BaseException) -> None:
-        """Saves the last finished step, except after an error of the disk: it would only come again."""
-        if isinstance(error, OSError):
-            print(f"stopped; the same command goes on from step {self.saved_step}", file=sys.stderr)
+        """Saves the last finished step, except after an error of the disk: it would only come again.
+
+        Several ranks save together, so not where one of them is on its way out alone.
+        """
+        alone = self.accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
+        if isinstance(error, OSError) or alone:
+            self._note(f"stopped; the same command goes on from step {self.saved_step}")
         elif self.progress.step > self.saved_step:
-            print(f"stopped; the same command goes on from {self._save()}", file=sys.stderr)
+            self._note(f"stopped; the same command goes on from {self._save()}")
 
     def _is_over(self) -> bool:
         return self.progress.step >= self._last_step()
@@ -205,42 +250,80 @@ class _Trainer:
         rate = self._learning_rate()
         stats = self._accumulate_gradient(collected)
         with deferred_interrupts():  # weights, position and log move on together
-            if stats is not None:
-                take_step(self.optimizer, rate)
+            grad_norm = None if stats is None else take_step(self.layout, rate)
             self.progress.step = number
             self.progress.stream = self.stream.state()
             self.progress.silent_steps += stats is None
+            self._count_skips(grad_norm)
             seconds = {
                 "rollout": collected.rollout_seconds,
                 "scoring": collected.scoring_seconds,
                 "update": time.perf_counter() - collected_at,
                 "step": time.perf_counter() - start,
             }
-            self._write_log(collected, stats, rate, seconds)
+            self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
+        if self.progress.skips_in_a_row:
+            self._report_skip(collected)
+
+    def _count_skips(self, grad_norm: float | None) -> None:
+        if grad_norm is not None:
+            is_skipped = not math.isfinite(grad_norm)
+            self.progress.skipped_steps += is_skipped
+            self.progress.skips_in_a_row = self.progress.skips_in_a_row + 1 if is_skipped else 0
+
+    def _report_skip(self, collected: CollectedGroups) -> None:
+        """Writes the groups of the skipped step, every rank its own.
+
+        Raises:
+            UpdateError: it was one too many
+        """
+        progress, rank = self.progress, self.accelerator.process_index
+        groups = [self.objective.training_group(group) for group in collected.trained]
+        folder = self.output_dir / SKIPPED_FOLDER
+        run_together(lambda: dump_groups(groups, folder / f"{progress.step:06d}-rank-{rank}.jsonl"))
+        self._note(f"step {progress.step} is skipped: its gradient is not finite; its groups are in {folder}")
+        if progress.skips_in_a_row >= self.recipe.update.max_skips:
+            raise UpdateError(
+                f"{progress.skips_in_a_row} steps in a row had a gradient that is not finite; look into {folder}, "
+                "lower update.learning_rate, or go on from an earlier checkpoint"
+            )
 
     def _accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
         """The step's gradient, or None where no group of any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
-        if self.reference is None:
-            kl, groups = None, [self.objective.training_group(group) for group in collected.trained]
-        else:
-            log_probs = self.reference.compare(self.forward, collected.trained)
-            kl, groups = mean_kl(log_probs), list(map(self.objective.training_group, collected.trained, log_probs))
-        if not self.is_checked and groups:
-            with_image = [group for group in groups if group.prompt.pixel_values is not None]
-            difference = check_packing(self.adapter, [*with_image, *groups][0], self.recipe.rollout.temperature)
-            print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr)
-            self.is_checked = True
+        needs_forward = self.reference is not None or not self.is_checked
+        with whole_weights(self.accelerator, self.adapter.model) if needs_forward else nullcontext():
+            kl, groups = run_together(lambda: self._prepare_groups(collected.trained))
         stats = accumulate_gradient(
-            self.forward,
+            self.layout,
             groups,
             self.objective.denominator(collected.totals, self.recipe.rollout.prompts_per_step),
             self.recipe.update,
-            self.adapter.pad_token_id,
+            self.adapter,
             self.accelerator,
         )
-        return replace(stats, kl=kl)
+        loss = sum_losses(self.accelerator, stats.loss)
+        kl = None if kl is None else sum_losses(self.accelerator, kl) / collected.totals.trained_tokens
+        return replace(stats, loss=loss, kl=kl)
+
+    def _prepare_groups(self, trained: Sequence[ScoredGroup]) -> tuple[float | None, list[TrainingGroup]]:
+        """The coefficients of this rank's groups, and the sum of their tokens' KL where there is a reference."""
+        if self.reference is None:
+            kl, groups = None, [self.objective.training_group(group) for group in trained]
+        else:
+            log_probs = self.reference.compare(self.policy, trained)
+            kl, groups = sum_kl(log_probs), list(map(self.objective.training_group, trained, log_probs))
+        if not self.is_checked:
+            self._check_packing(groups)
+            self.is_checked = True
+        return kl, groups
+
+    def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
+        with_image = [group for group in groups if group.prompt.pixel_values is not None]
+        for group in [*with_image, *groups][:1]:
+            difference = check_packing(self.adapter, group, self.recipe.rollout.temperature)
+            self._note(f"self-check: packed and plain log-probs agree to {difference:.1e}")
 
     def _learning_rate(self) -> float:
         """The schedule's rate; in the cool-down, falling linearly to 0 from where it stood."""
@@ -253,7 +336,9 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        scores = summarise_scores([each for part in self.evaluator.run(self.eval_rows) for each in part], self.tasks)
+        with whole_weights(self.accelerator, self.adapter.model):
+            predictions = [each for part in self.evaluator.run(self.eval_rows) for each in part]
+        scores = summarise_scores(predictions, self.tasks)
         with deferred_interrupts():
             if stop_when and progress.step < self._cooldown_start():
                 progress.tasks_done = tuple(task for task, least in stop_when.items() if scores[task].value >= least)
@@ -266,10 +351,16 @@ class _Trainer:
             self.log.say(progress.step, f"validation: {text}")
 
     def _write_log(
-        self, collected: CollectedGroups, stats: UpdateStats | None, rate: float, seconds: dict[str, float]
+        self,
+        collected: CollectedGroups,
+        stats: UpdateStats | None,
+        grad_norm: float | None,
+        rate: float,
+        seconds: dict[str, float],
     ) -> None:
         totals = collected.totals
         rewards = summarise_rewards(collected.groups)
+        norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
         metrics = {
             **rewards,
             "status": count_statuses([*collected.groups, *collected.dropped]),
@@ -279,13 +370,14 @@ class _Trainer:
             "trained_groups": totals.trained_groups,
             "draws": collected.num_draws,
             "silent_steps": self.progress.silent_steps,
+            "skipped_steps": self.progress.skipped_steps,
             "learning_rate": rate,
-            "update": None if stats is None else asdict(stats),
+            "update": None if stats is None else {**asdict(stats), "grad_norm": norm},
             "seconds": seconds,
         }
         self.log.write(self.progress.step, metrics)
         self.log.write_rollouts(self.progress.step, [*collected.groups, *collected.dropped], collected.trained)
-        update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {stats.grad_norm:.3f}"
+        update = "no signal: no update" if stats is None else f"loss {stats.loss:+.4f}  grad {grad_norm:.3f}"
         self.log.say(
             self.progress.step,
             f"reward {rewards.get('reward', math.nan):.3f}  signal {totals.trained_groups}/{totals.groups}  {update}  "
@@ -302,10 +394,15 @@ class _Trainer:
             validation=progress.validation if progress.validated_step == progress.step else {},
             tasks_done=list(progress.tasks_done),
             all_done_step=progress.all_done_step,
-            counters={"silent_steps": progress.silent_steps},
+            counters={"silent_steps": progress.silent_steps, "skipped_steps": progress.skipped_steps},
         )
         with deferred_interrupts():
-            folder = save_checkpoint(self.recipe, self.adapter, self.optimizer.optimizer, state, self.log.latest)
+            with whole_weights(self.accelerator, self.adapter.model):
+                folder = checkpoint_folder(self.output_dir, progress.step)
+                if self.is_main:
+                    optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
+                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
+            self.accelerator.wait_for_everyone()
             self.saved_step = progress.step
         return folder
 
@@ -318,5 +415,6 @@ class _Trainer:
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
+            skipped_steps=state.counters["skipped_steps"],
         )
         self.stream.restore(state.stream)

@@ -7,28 +7,43 @@ backward pass, so neither micro-batches nor ranks nor accumulation change the gr
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
 
 from gpg_vl.config import UpdateConfig
+from gpg_vl.layouts import Layout
 from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import build_micro_batch, plan_micro_batches
-from gpg_vl.records import MicroBatch, TrainingGroup
+from gpg_vl.optimizer import set_learning_rate
+from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.ranks import RankError, max_over_ranks
+from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
+
+
+class UpdateError(RankError):
+    """The update cannot go on; the message names the key to change. Raised by all ranks together."""
+
+
+class OutOfMemory(ValueError):
+    """The same, raised by one rank: the others are in the middle of a pass that needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
+    """Of this rank, except ``loss`` and ``kl``: ``train`` sums them over all."""
+
     loss: float
-    grad_norm: float  # before clipping
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group: prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
-    kl: float | None = None  # mean k3 to the reference over this rank's tokens, where the objective has a reference
+    tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
+    kl: float | None = None  # mean k3 to the reference over all tokens, where the objective has a reference
 
 
 def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
@@ -74,47 +89,115 @@ def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
 
 
 def accumulate_gradient(
-    forward: nn.Module,
+    layout: Layout,
     groups: Sequence[TrainingGroup],
     denominator: float,
     config: UpdateConfig,
-    pad_token_id: int,
+    adapter: QwenVLAdapter,
     accelerator: Accelerator,
 ) -> UpdateStats:
-    """Leaves the clipped gradient of ``sum of coefficient * log-prob / denominator`` on the weights.
+    """Adds up the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
+
+    Where memory runs out and the layout can forget a gradient, all ranks start the step's update anew with half the
+    budget: the same groups, the same gradient.
 
     Args:
         groups: this rank's groups
         denominator: of the whole step, over all ranks
 
     Raises:
-        FloatingPointError: the gradient is not finite
+        UpdateError, OutOfMemory: memory ran out for good
     """
-    forward.train()
+    while True:
+        try:
+            stats, out_of_memory = _run_passes(layout, groups, denominator, config, adapter, accelerator), 0
+        except torch.OutOfMemoryError as error:
+            if layout.needs_equal_passes:  # the others are in a pass already, which needs this rank
+                raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
+            stats, out_of_memory = None, 1
+        if not max_over_ranks(accelerator, out_of_memory):
+            assert stats is not None
+            return stats
+        layout.clear()
+        config = _halve_budget(config, groups, accelerator)
+
+
+def _run_passes(
+    layout: Layout,
+    groups: Sequence[TrainingGroup],
+    denominator: float,
+    config: UpdateConfig,
+    adapter: QwenVLAdapter,
+    accelerator: Accelerator,
+) -> UpdateStats:
+    layout.forward.train()
     plan = plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch)
+    num_rows = sum(len(rows) for rows in plan)
+    passes = level_passes(plan, adapter, accelerator) if layout.needs_equal_passes else plan
     loss = 0.0
     padded_tokens = 0
-    for rows in plan:
-        batch = move_to(build_micro_batch(rows, pad_token_id), accelerator.device)
-        weighted_sum = (batch.coefficients * forward(batch)).sum()
-        # the wrapper averages over ranks: undo it, the denominator is that of all ranks
-        accelerator.backward(weighted_sum * (accelerator.num_processes / denominator))
-        loss += float(weighted_sum.detach()) / denominator
+    for number, rows in enumerate(passes, start=1):
+        batch = move_to(build_micro_batch(rows, adapter.pad_token_id), accelerator.device)
+        weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
+        value = float(weighted_sum.detach())
+        # a loss that is not finite makes the gradient so, which every layout notices on all ranks
+        layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
+        loss += value / denominator
         padded_tokens += batch.input_ids.numel()
-    grad_norm = float(accelerator.clip_grad_norm_(forward.parameters(), config.max_grad_norm))
-    if not math.isfinite(grad_norm):
-        raise FloatingPointError(f"the gradient's norm is {grad_norm}; the weights were left as they were")
-    num_rows = sum(len(rows) for rows in plan)
-    return UpdateStats(loss, grad_norm, len(plan), num_rows - len(groups), padded_tokens)
+    return UpdateStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
 
 
-def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator: Accelerator) -> list[list[Row]]:
+    """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
+    count = max_over_ranks(accelerator, len(plan))
+    runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
+    filler = build_filler_row(adapter, runs_tower)
+    passes = [[*rows, filler] if runs_tower and not _num_patches(rows) else rows for rows in plan]
+    return passes + [[filler]] * (count - len(plan))
+
+
+def _num_patches(rows: Sequence[Row]) -> int:
+    return sum(row.num_patches for row in rows)
+
+
+def build_filler_row(adapter: QwenVLAdapter, with_image: bool) -> Row:
+    """The shortest prompt, the smallest image if any, and one token behind it, with coefficient zero."""
+    views = (adapter.view(1, 1),) if with_image else ()
+    images = [Image.new("RGB", (1, 1)) for _ in views]
+    text = adapter.render_plain([None] if with_image else ["."])
+    prompt = Prompt(Sample("filler", "", (), "", ""), text, image_views=views, **adapter.encode(text, images, views))
+    return Row(prompt, (Completion((adapter.end_token_ids[0],), "", finished=True),), ((0.0,),))
+
+
+def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], accelerator: Accelerator) -> UpdateConfig:
+    """
+    Raises:
+        UpdateError: the longest row of some rank cannot be cut further
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tokens = config.tokens_per_micro_batch // 2
+    longest = max_over_ranks(accelerator, max(map(shortest_budget, groups), default=0))
+    if tokens < longest:
+        raise UpdateError(_describe_lack(config, f"a prompt with one completion takes {longest} tokens"))
+    print(f"out of memory: the update starts anew with update.tokens_per_micro_batch {tokens}", file=sys.stderr)
+    return replace(
+        config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, config.patches_per_micro_batch // 2)
+    )
+
+
+def _describe_lack(config: UpdateConfig, why: str) -> str:
+    return (
+        f"out of memory in the update at update.tokens_per_micro_batch={config.tokens_per_micro_batch} ({why}); lower "
+        "it, update.patches_per_micro_batch or model.max_pixels, or set model.gradient_checkpointing"
+    )
+
+
+def take_step(layout: Layout, learning_rate: float) -> float:
     """Moves the weights along the accumulated gradient and forgets it.
 
-    Args:
-        learning_rate: of this step; a group's ``lr_scale`` is its part's share of it
+    Returns:
+        the gradient's norm before clipping; where it is not finite, no rank moved a weight
     """
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    set_learning_rate(layout.optimizer, learning_rate)
+    return layout.step()

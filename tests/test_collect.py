@@ -7,20 +7,18 @@ from pathlib import Path
 SCRIPT = """
 import sys, time
 from accelerate import Accelerator
-from gpg_vl.collect import Collector
+from gpg_vl.ranks import RankError, run_together
 from gpg_vl.config import RewardsConfig
-from gpg_vl.scoring import RewardError, Scorer
+from gpg_vl.scoring import Scorer
 from test_scoring import hostile
 
 rank = Accelerator(cpu=True).process_index
-collector = object.__new__(Collector)
 with Scorer(RewardsConfig(on_error="abort", timeout_s=1.0)) as scorer:
-    collector._scorer = scorer
-    assert collector._score([hostile("right")])[0].rewards[0].total == 1.2
+    assert run_together(lambda: scorer.score([hostile("right")]))[0].rewards[0].total == 1.2
     start = time.monotonic()
     try:
-        collector._score([hostile("sleep" if rank == 1 else "right", sample_id=f"row-{rank}")])
-    except RewardError as error:
+        run_together(lambda: scorer.score([hostile("sleep" if rank == 1 else "right", sample_id=f"row-{rank}")]))
+    except RankError as error:
         assert time.monotonic() - start < 10
         print(f"rank {rank} stopped: {error}", flush=True)
 """

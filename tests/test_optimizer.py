@@ -10,8 +10,7 @@ import torch
 
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
-from gpg_vl.update import take_step
+from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, set_learning_rate, show_trained_parts
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -48,7 +47,8 @@ def test_each_part_moves_at_its_own_rate(load: LoadModel) -> None:
     before = {name: p.detach().clone() for name, p in adapter.trainable_parameters()}
     for _, parameter in adapter.trainable_parameters():
         parameter.grad = torch.ones_like(parameter)
-    take_step(optimizer, 0.5e-3)  # half-way down the schedule
+    set_learning_rate(optimizer, 0.5e-3)  # half-way down the schedule
+    optimizer.step()
     for name, parameter in adapter.trainable_parameters():
         expected = 0.5 * rates.get(adapter.part_of(name), 1e-3)
         moved = before[name] - parameter.detach()
@@ -74,7 +74,8 @@ def test_fused_adamw_takes_the_same_step(load: LoadModel) -> None:
         generator = torch.Generator().manual_seed(0)
         for _, parameter in adapter.trainable_parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        take_step(built, 1e-3)
+        set_learning_rate(built, 1e-3)
+        built.step()
         results.append([parameter.detach() for _, parameter in adapter.trainable_parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
 

@@ -17,7 +17,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.packing import split_into_rows
 from gpg_vl.records import LogProbs, Reward, ScoredGroup
-from gpg_vl.reference import Reference, mean_kl
+from gpg_vl.reference import Reference, sum_kl
 from gpg_vl.self_check import plain_log_probs
 from gpg_vl.update import PolicyForward
 
@@ -80,9 +80,9 @@ def test_micro_batches_change_nothing(load: LoadModel, model_folders: dict[str, 
     assert flat(cut.current) == pytest.approx(flat(whole.current), abs=1e-5)
 
 
-def test_mean_kl() -> None:
+def test_sum_kl() -> None:
     same = LogProbs(((-1.0, -2.0),), ((-1.0, -2.0),))
     apart = LogProbs(((-1.0, -2.0),), ((-1.5, -2.0),))
-    assert mean_kl([same]) == 0
-    assert mean_kl([same, apart]) == pytest.approx((0.6065306597 + 0.5 - 1) / 4)
-    assert mean_kl([]) == 0
+    assert sum_kl([same]) == 0
+    assert sum_kl([same, apart]) == pytest.approx(0.6065306597 + 0.5 - 1)
+    assert sum_kl([]) == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
@@ -21,6 +22,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
+from gpg_vl.ranks import RankError
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
@@ -271,8 +273,8 @@ def test_abort_stops_the_run_which_may_go_on_with_another_policy(
 def test_a_rank_stops_with_the_cause_of_another(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
 ) -> None:
-    monkeypatch.setattr("gpg_vl.collect.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
-    with pytest.raises(RewardError, match="rank 1: scoring failed: sample s7: timeout"):
+    monkeypatch.setattr("gpg_vl.ranks.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
+    with pytest.raises(RankError, match="rank 1: scoring failed: sample s7: timeout"):
         train(make_recipe())
 
 
@@ -439,12 +441,12 @@ def test_logged_loss_and_gradient_are_the_recipes(
         objective__f_norm="std", update__learning_rate=3e-4, update__betas=[0.5, 0.6], update__weight_decay=0.3,
         update__warmup_steps=2,
     )  # fmt: skip
-    Path(recipe.run.output_dir).mkdir()
-    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
+    (tmp_path / "run").mkdir()
+    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
     kept: list[Any] = []
     original = trainer.collector.collect
     monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.layout.optimizer.param_groups:
         assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
     reference = load_adapter(recipe.model)
     trainer.run()
@@ -488,8 +490,8 @@ def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path:
     path = tmp_path / "two.parquet"
     write_parquet(draw_samples("counting", 2, seed=3), path)
     recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
-    Path(recipe.run.output_dir).mkdir()
-    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards))
+    (tmp_path / "run").mkdir()
+    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
     trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
     collected = trainer.collector.collect(1)
     assert collected.num_draws == 2
