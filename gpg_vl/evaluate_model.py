@@ -24,15 +24,14 @@ from gpg_vl.evaluation_folder import EvaluationFolder, probe_folder
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.predictions import Prediction
-from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prepare import CheckedSources, load_sources
 from gpg_vl.rollout import HfEngine
 from gpg_vl.scores import TaskScore, summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import Task
+from gpg_vl.usable_rows import build_prompts, check_rows, evaluation_room, list_rows
 
 VERSIONS_OF = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
-_LISTED = 20  # rows without an image that are printed
 _Result = TypeVar("_Result")
 
 
@@ -113,8 +112,9 @@ class _Run:
         self._benchmark = benchmark
         self._checked = checked
         self._adapter = adapter
-        self._prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt, recipe.data.image_hosts)
-        self._max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
+        self._room = evaluation_room(recipe, adapter)
+        self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
+        self._max_new_tokens = self._room.max_new_tokens
         engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
         self._evaluator = Evaluator(
             self._prompts, engine, scorer, checked.tasks, recipe.evaluation, self._max_new_tokens, recipe.run.seed,
@@ -140,15 +140,13 @@ class _Run:
 
     def _check_rows(self, rows: Sequence[Row]) -> list[str]:
         """Every row against the model; the rows whose image cannot be opened are said and count as wrong."""
-        limits = context_limit(self._adapter)
-        without = check_rows(self._checked, self._prompts, self._max_new_tokens, limits, needs_images=False)
+        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
+        without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
         if without and PartialState().is_main_process:
             print(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:", file=sys.stderr)
-            print("\n".join(f"  {line}" for line in without[:_LISTED]), file=sys.stderr)
-            if len(without) > _LISTED:
-                print(f"  and {len(without) - _LISTED} more, listed in results.json", file=sys.stderr)
+            print(*list_rows(without, "results.json"), sep="\n", file=sys.stderr)
         return without
 
     def _open(self, settings: dict[str, Any]) -> tuple[EvaluationFolder | None, list[Prediction]]:
