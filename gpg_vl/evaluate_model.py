@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, Row, number_rows
+from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, LazyRows, Row, number_rows
 from gpg_vl.evaluation_folder import EvaluationFolder, probe_folder
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -39,7 +39,7 @@ _Result = TypeVar("_Result")
 class Evaluation:
     """Every prediction of an evaluation, in the order of the rows, and what it was made with."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     predictions: list[Prediction]
     tasks: dict[str, Task]
     without_image: list[str]  # file, row and reason
@@ -121,13 +121,13 @@ class _Run:
             with_legacy=True,
         )  # fmt: skip
 
-    def run(self, rows: list[Row]) -> Evaluation:
+    def run(self, rows: LazyRows) -> Evaluation:
         start = time.perf_counter()
         without_image = self._check_rows(rows)
         settings = on_first_rank(lambda: self._settings(rows))
         folder, done = self._open(settings)
         predictions = {prediction.row: prediction for prediction in done}
-        todo = [row for row in rows if row.number not in predictions]
+        todo = rows.without(predictions)
         progress = _Progress(len(rows), len(predictions))
         for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
             if folder is not None:
@@ -135,7 +135,7 @@ class _Run:
             predictions |= {prediction.row: prediction for prediction in part}
             progress.show(len(predictions))
         run = self._describe_run(time.perf_counter() - start, len(done))
-        ordered = [predictions[row.number] for row in rows]
+        ordered = [predictions[number] for number in range(len(rows))]
         return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, folder)
 
     def _check_rows(self, rows: Sequence[Row]) -> list[str]:

@@ -166,7 +166,7 @@ class _Trainer:
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
+        self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
             recipe, self.objective, self.stream, self.prompts, engine, self.tasks, scorer,
