@@ -39,7 +39,8 @@ class SampleStream:
             patience -= 1
             if patience < 0:
                 other = f" of a task other than {sorted(without_tasks)}" if without_tasks else ""
-                raise ValueError(f"data.train has no row left{other}; {len(self._left_out)} were left out")
+                left_out = f", but for {len(self._left_out)} that are left out" if self._left_out else ""
+                raise ValueError(f"data.train has no row{other}{left_out}")
         return samples
 
     def leave_out(self, causes: Mapping[str, str]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +237,43 @@ def test_validation_leaves_no_row_out(make_recipe: MakeRecipe, rows: Path) -> No
     )
     [score] = [row["eval"]["counting"] for row in read_metrics(rows.parent / "run") if "eval" in row]
     assert (score["n"], score["status"]["no_image"]) == (5, 2)
+
+
+# --- two ranks -------------------------------------------------------------------------------------------------------
+
+
+def train_on_two_ranks(recipe: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "recipe.yaml").write_text(json.dumps(recipe.to_plain()))
+    script = Path(__file__).with_name("lost_image.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(script.parents[1])}
+    return subprocess.run(
+        [*command, "train", str(folder / "recipe.yaml")],
+        env=environment, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+
+
+@pytest.mark.faults
+def test_what_one_rank_cannot_open_all_leave_out(make_recipe: MakeRecipe, rows: Path) -> None:
+    """At the start each rank opens half of the rows; later one rank loses an image that the other never opens."""
+    policies = {"data__on_bad_image": "skip", "data__on_long_prompt": "drop"}
+    done = train_on_two_ranks(make_recipe(**policies, rollout__prompts_per_step=4), rows.parent)
+    assert done.returncode == 0, done.stderr
+    run = rows.parent / "run"
+    assert [row["left_out"] for row in read_metrics(run)][-1] == {"bad_image": 3, "long_prompt": 2}
+    assert len((run / "rows_left_out.txt").read_text().splitlines()) == 4
+    [lost] = {line.split()[5] for line in done.stderr.splitlines() if line.startswith("left out from now on")}
+    ids = sampled(run)
+    assert [len(step) for step in ids] == [4] * 6
+    drawn = {sample_id for step in ids for sample_id in step}
+    assert drawn == {f"counting-{number}" for number in range(8)} - {lost.rstrip(":")}
+
+
+@pytest.mark.faults
+def test_what_one_rank_cannot_open_ends_all_by_default(make_recipe: MakeRecipe, rows: Path) -> None:
+    good = rows.parent / "good.jsonl"
+    good.write_text("".join(rows.read_text().splitlines(keepends=True)[:8]))
+    done = train_on_two_ranks(make_recipe(data__train=[str(good)]), rows.parent)
+    assert done.returncode != 0
+    assert "rank 1: BadImage: sample counting-" in done.stderr
+    assert done.stderr.count("Traceback") <= 1, "torchrun's own"
