@@ -157,7 +157,7 @@ def test_rows_are_written_as_they_are_drawn(tmp_path: Path, monkeypatch: pytest.
     command = ["--task", "counting", "--seed", "0", "--num", "550"]
     assert main([*command, *(words if "--out" in words else [*words, "--out", "rows.parquet"])]) == 0
     [whole] = [path.stat().st_size for path in tmp_path.iterdir() if path.is_file()]
-    assert written[0] == 0 and 0.6 * whole < written[-1] < whole
+    assert written[0] <= 4 and 0.6 * whole < written[-1] < whole
     assert not list(tmp_path.glob(".*"))
 
 
