@@ -73,6 +73,6 @@ def test_rows_left_out_are_passed_over_and_move_no_other() -> None:
     other.restore(json.loads(json.dumps(stream.state())))
     assert dict(other.left_out) == dict.fromkeys(gone, "bad_image")
     assert ids(other.draw(20)) == ids(stream.draw(20))
-    stream.leave_out({each: "long_prompt" for each in whole})
+    stream.leave_out(dict.fromkeys(whole, "long_prompt"))
     with pytest.raises(ValueError, match=r"data\.train has no row, but for 12 that are left out"):
         stream.draw(1)
