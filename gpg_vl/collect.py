@@ -81,7 +81,7 @@ class Collector:
         for draw in range(config.max_draws):
             start = time.perf_counter()
             prompts, seeds = self._draw(step, draw, without_tasks)
-            with whole_weights(self._accelerator, self._engine.model):
+            with whole_weights(self._accelerator):
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
             for group in run_together(partial(self._scorer.score, rolled)):

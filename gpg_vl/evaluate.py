@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import overload
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from gpg_vl.config import EvaluationConfig
 from gpg_vl.images import BadImage
 from gpg_vl.predictions import NO_IMAGE, Prediction
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder, completion_text
+from gpg_vl.ranks import gather_object, run_together
 from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.scoring import RewardError, Scorer
+from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
 
@@ -122,7 +122,8 @@ class Evaluator:
         All ranks go through the same parts, so that each may wait for the others in between.
 
         Raises:
-            RewardError: a completion could not be scored and ``rewards.on_error`` is ``abort``
+            RewardError: a completion could not be scored and ``rewards.on_error`` is ``abort``; on several ranks, where
+                that is so on one of them, RankError
         """
         state = PartialState()
         step = prompts_at_once * state.num_processes
@@ -131,19 +132,8 @@ class Evaluator:
             yield sorted(self._share(mine), key=lambda prediction: prediction.row)
 
     def _share(self, rows: Sequence[Row]) -> list[Prediction]:
-        """The predictions of all ranks; where one failed, all stop, each with the cause."""
-        failure: Exception | None = None
-        predictions: list[Prediction] = []
-        try:
-            predictions = self._predict(rows)
-        except Exception as error:  # noqa: BLE001  the others would wait for this rank
-            failure = error
-        causes = [cause for cause in gather_object([None if failure is None else str(failure)]) if cause is not None]
-        if failure is not None:
-            raise failure
-        if causes:
-            raise RewardError(causes[0])
-        return list(gather_object(predictions))
+        """The predictions of all ranks."""
+        return gather_object(run_together(lambda: self._predict(rows)))
 
     def _predict(self, rows: Sequence[Row]) -> list[Prediction]:
         prompts = {row.number: self._build(row.sample) for row in rows}

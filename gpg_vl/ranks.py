@@ -17,19 +17,32 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from gpg_vl.interrupts import Interrupted, admitted_interrupts, clear_pending
 from gpg_vl.records import ScoredGroup
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = timedelta(hours=4)
-"""For the slowest rank, as in a long rollout; a rank that died is noticed by ``peer_watch`` long before."""
+"""For the slowest rank, as in a long rollout; one that died is noticed by its launcher and ``rank_watch``."""
 
 
 class RankError(ValueError):
     """Some rank failed; the message names it and its cause. Raised by all ranks together."""
+
+
+class RankDiskError(OSError):
+    """The same, where the cause is the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What the other ranks are told."""
+
+    signal_number: int  # 0 where the rank was not interrupted
+    is_disk: bool
+    text: str
 
 
 def start_ranks() -> Accelerator:
@@ -41,6 +54,8 @@ def start_ranks() -> Accelerator:
         ValueError: the DeepSpeed file asks for what the update cannot keep exact
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "gloo":
+        _do_not_compile()
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
@@ -50,6 +65,17 @@ def start_ranks() -> Accelerator:
         # else transformers shards while it loads, and saves under other names than it loaded; layouts.py shards
         unset_hf_deepspeed_config()
     return accelerator
+
+
+def _do_not_compile() -> None:
+    """Keeps DeepSpeed from building an extension for CPU ranks in shared memory when they start.
+
+    It takes minutes, needs a compiler, and one that is killed leaves a lock on which every later start waits for ever.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from deepspeed.ops import __compatible_ops__
+
+        __compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _check_deepspeed(config: dict[str, Any]) -> None:
@@ -65,6 +91,12 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
             f"the DeepSpeed file has gradient_accumulation_steps={steps}; set it to 1: a step's micro-batches follow "
             "from update.tokens_per_micro_batch"
         )
+
+
+def end_ranks() -> None:
+    """Closes the connections between ranks that all end now; threads of an open one may abort a process that exits."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sharding_stage(accelerator: Accelerator) -> int:
@@ -85,25 +117,49 @@ def gather_object(mine: list[T]) -> list[T]:
 def run_together(work: Callable[[], T]) -> T:
     """The result of ``work``, or an exception on every rank where it failed on some rank.
 
+    Also where signals are taken, by all ranks at once; ``work`` may be cut off by one anywhere.
+
     Raises:
         Exception: that of ``work``, in a run of one process
         RankError: in a run of several
+        Interrupted: some rank had a signal
     """
-    failure: Exception | None = None
+    failure: Exception | Interrupted | None = None
     result: T | None = None
     try:
-        result = work()
-    except Exception as error:  # noqa: BLE001  the others would wait for this rank in the next collective
+        with admitted_interrupts():
+            result = work()
+    except (Exception, Interrupted) as error:  # noqa: BLE001  the others would wait for this rank
         failure = error
-    messages = gather_object([None if failure is None else f"{type(failure).__name__}: {failure}"])
-    causes = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
-    if failure is not None and len(messages) == 1:
+    failures = gather_object([_describe(failure)])
+    if failure is not None and len(failures) == 1:
         raise failure
-    if failure is not None and not isinstance(failure, ValueError):
+    if failure is not None and not isinstance(failure, ValueError | OSError | Interrupted):
         traceback.print_exception(failure)
-    if causes:
-        raise RankError(causes[0]) from failure
+    _raise_together(failures, failure)
     return result  # type: ignore[return-value]
+
+
+def _describe(failure: Exception | Interrupted | None) -> _Failure | None:
+    if failure is None:
+        return None
+    if isinstance(failure, Interrupted):
+        return _Failure(failure.signal_number, is_disk=False, text="")
+    text = str(failure) if isinstance(failure, ValueError | OSError) else f"{type(failure).__name__}: {failure}"
+    return _Failure(0, isinstance(failure, OSError), text)
+
+
+def _raise_together(failures: Sequence[_Failure | None], own: BaseException | None) -> None:
+    """The first error of all ranks; else the first signal; else nothing."""
+    is_of_all = len(set(failures)) == 1
+    for rank, failure in enumerate(failures):
+        if failure is not None and not failure.signal_number:
+            text = failure.text if is_of_all else f"rank {rank}: {failure.text}"
+            raise (RankDiskError if failure.is_disk else RankError)(text) from own
+    for failure in failures:
+        if failure is not None:
+            clear_pending()
+            raise Interrupted(failure.signal_number) from own
 
 
 def run_on_main(work: Callable[[], T]) -> T:
@@ -154,28 +210,19 @@ def _without_tensors(group: ScoredGroup) -> ScoredGroup:
 
 
 @contextmanager
-def whole_weights(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+def whole_weights(accelerator: Accelerator) -> Iterator[None]:
     """Within, every rank has all weights, to generate or to save. Entered and left by all ranks together.
 
-    Under ZeRO-3 they are gathered once; the hooks that would gather and free them module by module do nothing within.
+    Under ZeRO-3 they are gathered once. DeepSpeed's hooks are off within: they would record the modules that are called
+    as the order of the update's, which differs between ranks. After an exception they stay off.
     """
     if sharding_stage(accelerator) < 3:
         yield
         return
-    import deepspeed
+    from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
-    parameters = list(model.parameters())
-    with deepspeed.zero.GatheredParameters(parameters):
-        for parameter in parameters:
-            parameter.ds_active_sub_modules.add(_HOLD)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            for parameter in parameters:
-                parameter.ds_active_sub_modules.discard(_HOLD)  # type: ignore[attr-defined]
-
-
-_HOLD = "whole_weights"
+    with unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

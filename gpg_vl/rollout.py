@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicCache
 
@@ -54,10 +54,6 @@ class HfEngine:
     def __init__(self, adapter: QwenVLAdapter, tokens_per_batch: int):
         self._adapter = adapter
         self._tokens_per_batch = tokens_per_batch
-
-    @property
-    def model(self) -> nn.Module:
-        return self._adapter.model  # type: ignore[no-any-return]
 
     def generate(
         self,

@@ -26,6 +26,7 @@ class RunLog:
         """
         self._is_silent = is_silent
         self._tensorboard: Any = None
+        self.latest: dict[str, Any] = {}  # every metric's last value
         if is_silent:
             return
         self._metrics_path = output_dir / "metrics.jsonl"
@@ -34,7 +35,6 @@ class RunLog:
         self._total_steps = total_steps
         self._first_step = first_step
         self._start = time.perf_counter()
-        self.latest: dict[str, Any] = {}  # every metric's last value
         _keep_until(self._metrics_path, first_step)
         for path in self._rollouts.glob("*.jsonl"):
             if int(path.stem) > first_step:

@@ -31,7 +31,7 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
 from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -43,9 +43,12 @@ from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.random_state import seed_everything
+from gpg_vl.rank_watch import watched_rank
 from gpg_vl.ranks import (
+    RankDiskError,
     RankError,
     check_whole_weights_fit,
+    end_ranks,
     run_on_main,
     run_together,
     sharding_stage,
@@ -96,9 +99,20 @@ def train(recipe: Recipe) -> Path:
     """
     accelerator = start_ranks()
     with interrupts_raise(), ExitStack() as stack:
-        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
-        scorer = stack.enter_context(Scorer(recipe.rewards))
-        return _Trainer(recipe, scorer, accelerator).run()
+        if accelerator.num_processes > 1:
+            stack.enter_context(held_interrupts())
+            stack.enter_context(watched_rank())
+        try:
+            run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+            scorer = stack.enter_context(Scorer(recipe.rewards))
+            folder = _Trainer(recipe, scorer, accelerator).run()
+        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
+            end_ranks()
+            if accelerator.is_main_process or isinstance(error, Interrupted):
+                raise
+            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
+        end_ranks()
+        return folder
 
 
 class _Trainer:
@@ -114,10 +128,11 @@ class _Trainer:
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update)
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = load_all_sources(recipe)
+        checked = run_together(lambda: load_all_sources(recipe))
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
-        self.adapter = self._load_adapter()
+        self.adapter = run_together(self._load_adapter)
+        self._place_weights()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
@@ -142,8 +157,11 @@ class _Trainer:
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
-        adapter = load_adapter(replace(self.recipe.model, path=path))
-        num_weights = sum(parameter.numel() for parameter in adapter.model.parameters())
+        return load_adapter(replace(self.recipe.model, path=path))
+
+    def _place_weights(self) -> None:
+        model = self.adapter.model
+        num_weights = sum(parameter.numel() for parameter in model.parameters())
         cost = run_together(lambda: check_whole_weights_fit(self.accelerator, num_weights))
         if cost is not None:
             self._note(
@@ -151,8 +169,7 @@ class _Trainer:
                 f"{cost.free / 2**30:.2f} GiB are free"
             )
         if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
-            adapter.model.to(self.accelerator.device)
-        return adapter
+            model.to(self.accelerator.device)
 
     def _check_rows(self, checked: Sequence[CheckedSources]) -> dict[str, str]:
         """The training rows that are left out, by their ids, and why."""
@@ -186,7 +203,7 @@ class _Trainer:
         if self.is_main:
             show_trained_parts(self.adapter, recipe.model, recipe.update)
         self.reference = Reference(recipe, self.adapter, self.accelerator) if self.objective.needs_log_probs else None
-        self.policy = forward
+        self.policy = PolicyForward(self.adapter, recipe.rollout.temperature)  # outside of the layout
         self.layout = build_layout(self.accelerator, forward, optimizer, recipe.update.max_grad_norm)
         if self.accelerator.num_processes > 1:
             stage = sharding_stage(self.accelerator)
@@ -308,7 +325,7 @@ class _Trainer:
         if collected.totals.trained_groups == 0:
             return None
         needs_forward = self.reference is not None or not self.is_checked
-        with whole_weights(self.accelerator, self.adapter.model) if needs_forward else nullcontext():
+        with whole_weights(self.accelerator) if needs_forward else nullcontext():
             kl, groups = run_together(lambda: self._prepare_groups(collected.trained))
         stats = accumulate_gradient(
             self.layout,
@@ -351,7 +368,7 @@ class _Trainer:
     def _validate(self) -> None:
         """Scores the validation rows; decides which tasks are at their ``run.stop_when`` score."""
         progress, stop_when = self.progress, self.recipe.run.stop_when
-        with whole_weights(self.accelerator, self.adapter.model):
+        with whole_weights(self.accelerator):
             predictions = [each for part in self.evaluator.run(self.eval_rows) for each in part]
         scores = summarise_scores(predictions, self.tasks)
         with deferred_interrupts():
@@ -413,12 +430,11 @@ class _Trainer:
             counters={"silent_steps": progress.silent_steps, "skipped_steps": progress.skipped_steps},
         )
         with deferred_interrupts():
-            with whole_weights(self.accelerator, self.adapter.model):
-                folder = checkpoint_folder(self.output_dir, progress.step)
-                if self.is_main:
-                    optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
-                    folder = save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
-            self.accelerator.wait_for_everyone()
+            optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
+            with whole_weights(self.accelerator):
+                folder = run_on_main(
+                    lambda: save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
+                )
             self.saved_step = progress.step
         return folder
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,8 +24,10 @@ from gpg_vl.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.optimizer import set_learning_rate
 from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
-from gpg_vl.ranks import RankError, max_over_ranks
+from gpg_vl.ranks import RankError, max_over_ranks, run_together
 from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
+
+T = TypeVar("T")
 
 
 class UpdateError(RankError):
@@ -108,18 +112,26 @@ def accumulate_gradient(
     Raises:
         UpdateError, OutOfMemory: memory ran out for good
     """
-    while True:
+    if layout.needs_equal_passes:
         try:
-            stats, out_of_memory = _run_passes(layout, groups, denominator, config, adapter, accelerator), 0
-        except torch.OutOfMemoryError as error:
-            if layout.needs_equal_passes:  # the others are in a pass already, which needs this rank
-                raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
-            stats, out_of_memory = None, 1
-        if not max_over_ranks(accelerator, out_of_memory):
+            return _run_passes(layout, groups, denominator, config, adapter, accelerator)
+        except torch.OutOfMemoryError as error:  # the others are in a pass already, which needs this rank
+            raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
+    while True:
+        stats = run_together(partial(_try_passes, layout, groups, denominator, config, adapter, accelerator))
+        if not max_over_ranks(accelerator, stats is None):
             assert stats is not None
             return stats
         layout.clear()
         config = _halve_budget(config, groups, accelerator)
+
+
+def _try_passes(*words: Any) -> UpdateStats | None:
+    """``_run_passes``, or None where memory ran out."""
+    try:
+        return _run_passes(*words)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _run_passes(
@@ -131,13 +143,15 @@ def _run_passes(
     accelerator: Accelerator,
 ) -> UpdateStats:
     layout.forward.train()
-    plan = plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch)
+    # where passes are collectives, the ranks agree before each; in the other layouts they agree on all of them at once
+    prepare = run_together if layout.needs_equal_passes else _at_once
+    plan = prepare(lambda: plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch))
     num_rows = sum(len(rows) for rows in plan)
     passes = level_passes(plan, adapter, accelerator) if layout.needs_equal_passes else plan
     loss = 0.0
     padded_tokens = 0
     for number, rows in enumerate(passes, start=1):
-        batch = move_to(build_micro_batch(rows, adapter.pad_token_id), accelerator.device)
+        batch = prepare(partial(_build_batch, rows, adapter))
         weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
         value = float(weighted_sum.detach())
         # a loss that is not finite makes the gradient so, which every layout notices on all ranks
@@ -145,6 +159,14 @@ def _run_passes(
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
     return UpdateStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
+
+
+def _at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
+def _build_batch(rows: Sequence[Row], adapter: QwenVLAdapter) -> MicroBatch:
+    return move_to(build_micro_batch(rows, adapter.pad_token_id), adapter.device)
 
 
 def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator: Accelerator) -> list[list[Row]]:

@@ -28,6 +28,8 @@ num_processes=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
 nnodes=${NNODES:-1}
 
 export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+# seconds that the launcher leaves the ranks after a signal, to save: they end by themselves where they cannot
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [[ $num_gpus -eq 0 ]]; then
     export DS_ACCELERATOR=cpu
@@ -41,8 +43,11 @@ if [[ $deepspeed != zero0 ]]; then
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$config
 fi
 
-launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$num_processes")
-if [[ $nnodes -gt 1 ]]; then
+train=(-m gpg_vl train "$@")
+launch=("$PYTHON" -m gpg_vl.launch --nproc_per_node "$num_processes")
+if [[ $deepspeed == zero0 && $num_processes -eq 1 && $nnodes -eq 1 ]]; then
+    launch=("$PYTHON")
+elif [[ $nnodes -gt 1 ]]; then
     launch+=(--nnodes "$nnodes" --node_rank "${NODE_RANK:?set it to 0 .. NNODES-1}"
              --master_addr "${MASTER_ADDR:?set it to the host of node 0}" --master_port "${MASTER_PORT:-29500}")
 elif [[ -n ${MASTER_PORT:-} ]]; then
@@ -50,7 +55,6 @@ elif [[ -n ${MASTER_PORT:-} ]]; then
 else
     launch+=(--standalone)
 fi
-launch+=(-m gpg_vl train "$@")
 
-{ printf '+ DEEPSPEED=%q' "$deepspeed"; printf ' %q' "${launch[@]}"; echo; } >&2
-exec "${launch[@]}"
+{ printf '+ DEEPSPEED=%q' "$deepspeed"; printf ' %q' "${launch[@]}" "${train[@]}"; echo; } >&2
+exec "${launch[@]}" "${train[@]}"

@@ -1,12 +1,17 @@
-"""``python faulty_rank.py FAULT train RECIPE ...``: the command line, with a fault in rank 1 in its second step."""
+"""``python faulty_rank.py FAULT train RECIPE ...``: the command line, with a fault in one rank (FAULTY_RANK, else 1).
+
+It comes in the second step; in a save, in the first one.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +28,10 @@ def die() -> None:
 
 def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("injected")
+
+
+def run_out_of_disk() -> None:
+    raise OSError(errno.ENOSPC, "injected: no space left")
 
 
 def in_call(number: int, owner: Any, name: str, fault: Callable[[], None]) -> None:
@@ -65,16 +74,30 @@ def use_plain_descent() -> None:
     train.build_optimizer = lambda adapter, config: torch.optim.SGD(adapter.model.parameters(), lr=1.0)
 
 
+PHASES: dict[str, tuple[int, Any, str]] = {
+    "rollout": (2, Collector, "_roll_out"),
+    "scoring": (2, Scorer, "score"),
+    "update": (2, update.PolicyForward, "forward"),
+    "save": (1, train, "save_checkpoint"),  # which the first rank alone calls
+}
+ACTIONS: dict[str, Callable[[], Any]] = {
+    "kill": die,
+    "error": lambda: 1 / 0,
+    "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGINT": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "SIGTERM to all": lambda: os.kill(os.getppid(), signal.SIGTERM),  # the launcher's, which passes it on
+    "full disk": run_out_of_disk,
+    "out of memory": run_out_of_memory,
+}
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
-    "kill in rollout": lambda: in_call(2, Collector, "_roll_out", die),
-    "kill in scoring": lambda: in_call(2, Scorer, "score", die),
-    "kill in update": lambda: in_call(2, update.PolicyForward, "forward", die),
-    "kill in save": lambda: in_call(1, train._Trainer, "_save", die),
-    "error in rollout": lambda: in_call(2, Collector, "_roll_out", lambda: 1 / 0),
     "nan once": lambda: poison(2, 2),
     "nan for ever": lambda: poison(2, 99),
-    "out of memory": lambda: in_call(2, update.PolicyForward, "forward", run_out_of_memory),
+    **{
+        f"{action} in {phase}": partial(in_call, *place, fault)
+        for phase, place in PHASES.items()
+        for action, fault in ACTIONS.items()
+    },
 }
 
 

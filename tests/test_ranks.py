@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -55,7 +56,12 @@ def run(tmp_path: Path, model_folders: dict[str, Path]) -> Run:
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
 
     def start(
-        deepspeed: str, words: list[object] | None = None, num: int = 2, fault: str = "none", name: str = "run"
+        deepspeed: str,
+        words: list[object] | None = None,
+        num: int = 2,
+        fault: str = "none",
+        name: str = "run",
+        faulty_rank: int = 1,
     ) -> subprocess.CompletedProcess[str]:
         words = ["recipe.yaml", "--run.output_dir", name, *(words or [])]
         environment = {
@@ -64,6 +70,7 @@ def run(tmp_path: Path, model_folders: dict[str, Path]) -> Run:
             "NUM_PROCESSES": str(num),
             "PYTHON": sys.executable,
             "FAULT": fault,
+            "FAULTY_RANK": str(faulty_rank),
             "OMP_NUM_THREADS": "1",
         }
         launcher = REPOSITORY / "scripts/train.sh"
@@ -178,7 +185,7 @@ def test_out_of_memory_halves_the_budget_on_all_ranks(run: Run, tmp_path: Path, 
     words: list[object] = ["--run.steps", 1, "--rollout.prompts_per_step", 12, "--update.learning_rate", 1e-5]
     words += ["--update.tokens_per_micro_batch", 128]
     assert run(deepspeed, words, name="whole").returncode == 0
-    done = run(deepspeed, words, fault="out of memory")
+    done = run(deepspeed, words, fault="out of memory in update")
     assert done.returncode == 0, done.stderr
     assert "out of memory: the update starts anew with update.tokens_per_micro_batch 64" in done.stderr
     whole, restarted = weights(tmp_path, "whole", 1), weights(tmp_path, "run", 1)
@@ -190,7 +197,7 @@ def test_out_of_memory_halves_the_budget_on_all_ranks(run: Run, tmp_path: Path, 
 @pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
 def test_out_of_memory_under_sharding_ends_all_ranks(run: Run, deepspeed: str) -> None:
     start = time.monotonic()
-    done = run(deepspeed, fault="out of memory")
+    done = run(deepspeed, fault="out of memory in update")
     assert done.returncode != 0
     assert "lower it, update.patches_per_micro_batch" in done.stderr
     assert time.monotonic() - start < SECONDS / 2
@@ -201,17 +208,67 @@ def test_out_of_memory_under_sharding_ends_all_ranks(run: Run, deepspeed: str) -
 @pytest.mark.parametrize("deepspeed", ["zero0", "zero3"])
 @pytest.mark.parametrize("phase", ["rollout", "scoring", "update", "save"])
 def test_a_rank_that_dies_takes_the_others_along(run: Run, deepspeed: str, phase: str) -> None:
-    done = run(deepspeed, fault=f"kill in {phase}")
+    rank = 0 if phase == "save" else 1
+    done = run(deepspeed, fault=f"kill in {phase}", faulty_rank=rank)
     ended = time.time()
     [killed] = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("killed at")]
-    assert done.returncode != 0
     assert ended - killed < 30
-    assert "Signal 9 (SIGKILL)" in done.stderr, "the launcher names the cause"
+    assert re.search(rf"rank {rank} \(process \d+\) was ended by SIGKILL, and with it the run", done.stderr)
+    assert done.returncode == 128 + 9
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize(
+    ("deepspeed", "fault"),
+    [
+        ("zero0", "SIGTERM to all in rollout"),
+        ("zero0", "SIGINT in scoring"),
+        ("zero0", "SIGTERM in update"),
+        ("zero3", "SIGTERM in rollout"),
+        pytest.param("zero3", "SIGTERM to all in rollout", marks=pytest.mark.faults_ci),
+        ("zero3", "SIGINT in update"),
+    ],
+)
+def test_a_signal_to_one_rank_or_all_stops_all_after_the_same_step(
+    run: Run, tmp_path: Path, deepspeed: str, fault: str
+) -> None:
+    """The step before is saved; ZeRO-3, whose passes need all ranks, ends the step in which a pass was under way."""
+    done = run(deepspeed, ["--run.steps", 9], fault=fault)
+    assert done.returncode == (130 if "SIGINT" in fault else 143), done.stderr
+    last = 2 if (deepspeed, fault) == ("zero3", "SIGINT in update") else 1
+    assert [row["step"] for row in read_metrics(tmp_path / "with space/run")] == list(range(1, last + 1))
+    assert f"stopped; the same command goes on from run/checkpoint-{last}" in done.stderr
+    assert weights(tmp_path, step=last)
+    if deepspeed == "zero0":
+        done = run(deepspeed, ["--run.steps", last + 1])
+        assert f"resuming run after step {last}" in done.stderr
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
-def test_an_error_on_one_rank_is_that_of_all(run: Run) -> None:
-    done = run("zero3", fault="error in rollout")
-    assert done.returncode != 0
-    assert done.stderr.count("rank 1: ZeroDivisionError: division by zero") == 2, "on both ranks"
+def test_a_signal_while_the_first_rank_saves_waits_for_the_end_of_the_save(run: Run, tmp_path: Path) -> None:
+    done = run("zero3", ["--run.steps", 9, "--run.save_every", 2], fault="SIGTERM in save", faulty_rank=0)
+    assert done.returncode == 143, done.stderr
+    assert weights(tmp_path, step=2)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize(
+    ("fault", "rank", "exit_code", "message"),
+    [
+        ("error in rollout", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
+        ("error in scoring", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
+        ("full disk in save", 0, 1, "rank 0: [Errno 28] injected: no space left"),
+    ],
+)
+def test_an_error_on_one_rank_is_that_of_all(
+    run: Run, tmp_path: Path, fault: str, rank: int, exit_code: int, message: str
+) -> None:
+    done = run("zero3", ["--run.save_every", 2], fault=fault, faulty_rank=rank)
+    assert done.stderr.count(f"gpg-vl train: {message}") == 1, "one rank says it"
+    assert done.returncode == exit_code
+    saved = [path.name for path in (tmp_path / "with space/run").glob("checkpoint-*")]
+    assert saved == ([] if "disk" in fault else ["checkpoint-1"])

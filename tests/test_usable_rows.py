@@ -275,5 +275,4 @@ def test_what_one_rank_cannot_open_ends_all_by_default(make_recipe: MakeRecipe, 
     good.write_text("".join(rows.read_text().splitlines(keepends=True)[:8]))
     done = train_on_two_ranks(make_recipe(data__train=[str(good)]), rows.parent)
     assert done.returncode != 0
-    assert "rank 1: BadImage: sample counting-" in done.stderr
-    assert done.stderr.count("Traceback") <= 1, "torchrun's own"
+    assert "rank 1: sample counting-" in done.stderr

@@ -81,7 +81,7 @@ train() {
     [[ $variant != base ]] || return 0
     local recipes=("$home/scripts/recipes/$recipe.yaml")
     [[ $variant == gpg ]] || recipes+=("$home/scripts/recipes/variants/$variant.yaml")
-    run "$PYTHON" -m gpg_vl train "${recipes[@]}" --model.path "$model" --data.train "[$out/rows/$rows]" \
+    run "$home/scripts/train.sh" "${recipes[@]}" --model.path "$model" --data.train "[$out/rows/$rows]" \
         --run.output_dir "$folder" ${train_words[@]+"${train_words[@]}"}
 }
 
