@@ -127,7 +127,7 @@ class Collector:
                 built[sample.id] = self._prompts.build(sample)
             except BadImage as error:
                 if self._recipe.data.on_bad_image == "fail":
-                    raise
+                    raise BadImage(f"{error}; mend it, or set data.on_bad_image to skip") from error
                 print(f"left out from now on: {error}", file=sys.stderr, flush=True)
         return built
 
