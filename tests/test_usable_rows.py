@@ -268,7 +268,7 @@ def test_what_one_rank_cannot_open_all_leave_out(make_recipe: MakeRecipe, rows: 
     run = rows.parent / "run"
     assert [row["left_out"] for row in read_metrics(run)][-1] == {"bad_image": 3, "long_prompt": 2}
     assert len((run / "rows_left_out.txt").read_text().splitlines()) == 4
-    [lost] = {line.split()[5] for line in done.stderr.splitlines() if line.startswith("left out from now on")}
+    [lost] = {line.split()[6] for line in done.stderr.splitlines() if line.startswith("left out from now on")}
     ids = sampled(run)
     assert [len(step) for step in ids] == [4] * 6
     drawn = {sample_id for step in ids for sample_id in step}
