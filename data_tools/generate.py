@@ -10,6 +10,7 @@ richer ones, harder from level to level: counting by attributes, labelled figure
 
 No two pictures of a file are the same, and none is one of an excluded file: pictures are compared pixel by pixel.
 ``--format published`` writes the columns of the published data sets (image, problem, solution) instead of kit rows.
+Rows are written as they are drawn: what is kept of each is 16 bytes that tell its picture from the others.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +33,7 @@ from data_tools.command_line import Parser
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.dataset import load_source, write_jsonl, write_parquet
+from gpg_vl.dataset.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.images import open_image
 from gpg_vl.records import Sample
 
@@ -50,7 +53,7 @@ def draw_samples(
     num: int,
     seed: int,
     size: int | None = None,
-    exclude: Collection[str] = frozenset(),
+    exclude: Collection[bytes] = frozenset(),
     knobs: Knobs | None = None,
 ) -> list[Sample]:
     """``num`` kit rows with different pictures, as PNG bytes; see ``stream_samples``."""
@@ -62,7 +65,7 @@ def stream_samples(
     num: int,
     seed: int,
     size: int | None = None,
-    exclude: Collection[str] = frozenset(),
+    exclude: Collection[bytes] = frozenset(),
     knobs: Knobs | None = None,
 ) -> Iterator[Sample]:
     """``num`` kit rows one by one, with different pictures, as PNG bytes of ``size`` x ``size`` pixels.
@@ -115,13 +118,14 @@ def _check(task: str, num: int, size: int, knobs: Knobs | None) -> None:
         )
 
 
-def hash_pixels(image: Image.Image) -> str:
+def hash_pixels(image: Image.Image) -> bytes:
     """The same for two images exactly when size and RGB pixels are, however they are stored."""
     rgb = image.convert("RGB")
-    return hashlib.sha256(f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+    content = f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()  # short: a run keeps one of every picture
 
 
-def read_hashes(path: str | Path) -> set[str]:
+def read_hashes(path: str | Path) -> set[bytes]:
     """``hash_pixels`` of every image of a file that this module wrote, in either format.
 
     Raises:
@@ -139,19 +143,22 @@ def _is_published(path: str | Path) -> bool:
         return False  # no Parquet; load_source says so where it cannot read it either
 
 
-def write_published(samples: Sequence[Sample], path: str | Path) -> None:
+def write_published(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes Parquet with the columns image, problem and solution; the solution is ``<answer> 4 </answer>``."""
     columns = {"image": datasets.Image(), "problem": datasets.Value("string"), "solution": datasets.Value("string")}
-    rows = [
-        {
-            "image": {"bytes": sample.images[0], "path": None},
-            "problem": sample.question,
-            "solution": f"<answer> {sample.answer} </answer>",
-        }
-        for sample in samples
-    ]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_list(rows, features=datasets.Features(columns)).to_parquet(str(path))
+    schema = datasets.Features(columns).arrow_schema
+    remaining = iter(samples)
+    with replace_when_done(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+        while rows := [_publish(sample) for sample in islice(remaining, ROWS_PER_GROUP)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _publish(sample: Sample) -> dict[str, Any]:
+    return {
+        "image": {"bytes": sample.images[0], "path": None},
+        "problem": sample.question,
+        "solution": f"<answer> {sample.answer} </answer>",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,12 +168,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parse(argv)
         write = _choose_writer(options.format, options.out)
         exclude = {digest for path in options.exclude for digest in read_hashes(path)}
-        samples = draw_samples(options.task, options.num, options.seed, options.size, exclude, _read_knobs(options))
-        write(samples, options.out)
+        knobs = _read_knobs(options)
+        write(stream_samples(options.task, options.num, options.seed, options.size, exclude, knobs), options.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {len(samples)} rows of {options.task}")
+    print(f"{options.out}: {options.num} rows of {options.task}")
     return 0
 
 
@@ -194,7 +201,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def _choose_writer(kind: str, path: str) -> Callable[[Sequence[Sample], str], None]:
+def _choose_writer(kind: str, path: str) -> Callable[[Iterable[Sample], str], None]:
     kit = {".parquet": write_parquet, ".jsonl": write_jsonl}
     writers = kit if kind == "kit" else {".parquet": write_published}
     if Path(path).suffix not in writers:

@@ -7,6 +7,7 @@ the step, as if it had not been drawn: it is in no count, alpha's included, but 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,9 +17,10 @@ from functools import partial
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
+from gpg_vl.images import BadImage
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
 from gpg_vl.prompting import PromptBuilder, continue_prompt
-from gpg_vl.ranks import gather_groups, run_together, sum_over_ranks, whole_weights
+from gpg_vl.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine, Sampling
 from gpg_vl.scoring import Scorer
@@ -78,9 +80,9 @@ class Collector:
         rollout_seconds = scoring_seconds = 0.0
         for draw in range(config.max_draws):
             start = time.perf_counter()
-            samples, seeds = self._draw(step, draw, without_tasks)
+            prompts, seeds = self._draw(step, draw, without_tasks)
             with whole_weights(self._accelerator):
-                rolled = run_together(partial(self._roll_out, samples, seeds))
+                rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
             for group in run_together(partial(self._scorer.score, rolled)):
                 (dropped if self._is_dropped(group) else groups).append(group)
@@ -92,22 +94,44 @@ class Collector:
                 break
         return CollectedGroups(groups, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
 
-    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Sample], list[Seed]]:
-        """This rank's share of the next ``prompts_per_step`` samples, dealt round-robin, and the seed of each.
+    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed]]:
+        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin, and the seed of each.
 
-        A sample that comes up twice in a draw gets another seed the second time.
+        A sample that comes up twice in a draw gets another seed the second time. One whose image can no longer be
+        opened, on whatever rank, is left out from now on by all, and the next takes its place.
         """
-        samples = self._stream.draw(self._recipe.rollout.prompts_per_step, without_tasks)
+        num_ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         times_drawn: Counter[str] = Counter()
+        prompts: list[Prompt] = []
         seeds: list[Seed] = []
-        for sample in samples:
-            seeds.append((self._recipe.run.seed, step, draw, sample.id, times_drawn[sample.id]))
-            times_drawn[sample.id] += 1
-        mine = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
-        return samples[mine], seeds[mine]
+        num_missing = self._recipe.rollout.prompts_per_step
+        while num_missing:
+            samples = self._stream.draw(num_missing, without_tasks)
+            built = run_together(partial(self._build, samples[rank::num_ranks]))
+            bad = set(gather_object([sample.id for sample in samples[rank::num_ranks] if sample.id not in built]))
+            self._stream.leave_out(dict.fromkeys(sorted(bad), "bad_image"))
+            for position, sample in enumerate(samples):
+                if sample.id not in bad:
+                    if position % num_ranks == rank:
+                        prompts.append(built[sample.id])
+                        seeds.append((self._recipe.run.seed, step, draw, sample.id, times_drawn[sample.id]))
+                    times_drawn[sample.id] += 1
+            num_missing = sum(sample.id in bad for sample in samples)
+        return prompts, seeds
 
-    def _roll_out(self, samples: Sequence[Sample], seeds: Sequence[Seed]) -> list[RolloutGroup]:
-        prompts = [self._prompts.build(sample) for sample in samples]
+    def _build(self, samples: Sequence[Sample]) -> dict[str, Prompt]:
+        """The prompts by the ids of their samples, without those that ``data.on_bad_image`` skips."""
+        built: dict[str, Prompt] = {}
+        for sample in samples:
+            try:
+                built[sample.id] = self._prompts.build(sample)
+            except BadImage as error:
+                if self._recipe.data.on_bad_image == "fail":
+                    raise BadImage(f"{error}; mend it, or set data.on_bad_image to skip") from error
+                print(f"left out from now on: {error}", file=sys.stderr, flush=True)
+        return built
+
+    def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
             return [RolloutGroup(prompt, (self._gold(prompt),)) for prompt in prompts]
         rollout = self._recipe.rollout

@@ -105,12 +105,17 @@ class DataConfig:
         eval: validation sources, scored every run.eval_every steps
         image_root: folder that image paths are relative to and stay in; null takes the data file's own folder
         image_hosts: hosts that image URLs may name, as images.example.org; none of them refuses every URL
+        on_bad_image: what a training image that cannot be opened does; fail ends the run, skip leaves its row out
+        on_long_prompt: what a prompt does that is too long for the model or a micro-batch; fail ends the run before its
+            first step, drop leaves the row out of training, shrink scales its images down
     """
 
     train: list[str | dict[str, Any]] = field(default_factory=list)
     eval: list[str | dict[str, Any]] = field(default_factory=list)
     image_root: str | None = None
     image_hosts: list[str] = field(default_factory=list)
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    on_long_prompt: Literal["fail", "drop", "shrink"] = "fail"
 
     def __post_init__(self) -> None:
         urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]

@@ -6,8 +6,9 @@ memory, ranks the time, and neither changes a prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from accelerate import PartialState
 
@@ -36,7 +37,43 @@ class Row:
     category: str = ""
 
 
-def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: str = "category") -> list[Row]:
+class LazyRows(Sequence[Row]):
+    """Rows that are made when asked for, so that their images are never in memory together."""
+
+    def __init__(self, places: Sequence[tuple[str, Sequence[Sample], int]], numbers: Sequence[int], category: str):
+        """
+        Args:
+            places: split, samples and position among them of each row of the evaluation
+            numbers: which of those these rows are
+            category: the column, or key of ``meta``, that scores are reported by
+        """
+        self._places = places
+        self._numbers = numbers
+        self._category = category
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazyRows: ...
+
+    def __getitem__(self, index: int | slice) -> Row | LazyRows:
+        if isinstance(index, slice):
+            return LazyRows(self._places, self._numbers[index], self._category)
+        number = self._numbers[index]
+        split, samples, position = self._places[number]
+        sample = samples[position]
+        return Row(number, split, sample, str(sample.meta.get(self._category) or ""))
+
+    def without(self, done: Collection[int]) -> LazyRows:
+        """These rows but for those of the numbers in ``done``."""
+        return LazyRows(self._places, [number for number in self._numbers if number not in done], self._category)
+
+
+def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: str = "category") -> LazyRows:
     """The rows of all sources, one after the other.
 
     Args:
@@ -44,10 +81,12 @@ def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: s
         category: the column, or key of ``meta``, that scores are reported by
     """
     names = splits or [source.name for source in checked.sources]
-    pairs = [(split, sample) for split, source in zip(names, checked.sources, strict=True) for sample in source.samples]
-    return [
-        Row(number, split, sample, str(sample.meta.get(category) or "")) for number, (split, sample) in enumerate(pairs)
+    places = [
+        (split, source.samples, position)
+        for split, source in zip(names, checked.sources, strict=True)
+        for position in range(len(source.samples))
     ]
+    return LazyRows(places, range(len(places)), category)
 
 
 class Evaluator:
@@ -89,7 +128,7 @@ class Evaluator:
         state = PartialState()
         step = prompts_at_once * state.num_processes
         for start in range(0, len(rows), step):
-            mine = rows[start : start + step][state.process_index :: state.num_processes]
+            mine = list(rows[start : start + step][state.process_index :: state.num_processes])
             yield sorted(self._share(mine), key=lambda prediction: prediction.row)
 
     def _share(self, rows: Sequence[Row]) -> list[Prediction]:

@@ -19,20 +19,19 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, Row, number_rows
+from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, LazyRows, Row, number_rows
 from gpg_vl.evaluation_folder import EvaluationFolder, probe_folder
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.predictions import Prediction
-from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prepare import CheckedSources, load_sources
 from gpg_vl.rollout import HfEngine
 from gpg_vl.scores import TaskScore, summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import Task
+from gpg_vl.usable_rows import build_prompts, check_rows, evaluation_room, list_rows
 
 VERSIONS_OF = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
-_LISTED = 20  # rows without an image that are printed
 _Result = TypeVar("_Result")
 
 
@@ -40,7 +39,7 @@ _Result = TypeVar("_Result")
 class Evaluation:
     """Every prediction of an evaluation, in the order of the rows, and what it was made with."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     predictions: list[Prediction]
     tasks: dict[str, Task]
     without_image: list[str]  # file, row and reason
@@ -121,21 +120,22 @@ class _Run:
         self._benchmark = benchmark
         self._checked = checked
         self._adapter = adapter
-        self._prompts = PromptBuilder(adapter, checked.tasks, recipe.prompt, recipe.data.image_hosts)
-        self._max_new_tokens = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
+        self._room = evaluation_room(recipe, adapter)
+        self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
+        self._max_new_tokens = self._room.max_new_tokens
         engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
         self._evaluator = Evaluator(
             self._prompts, engine, scorer, checked.tasks, recipe.evaluation, self._max_new_tokens, recipe.run.seed,
             with_legacy=True,
         )  # fmt: skip
 
-    def run(self, rows: list[Row]) -> Evaluation:
+    def run(self, rows: LazyRows) -> Evaluation:
         start = time.perf_counter()
         without_image = self._check_rows(rows)
         settings = on_first_rank(lambda: self._settings(rows))
         folder, done = self._open(settings)
         predictions = {prediction.row: prediction for prediction in done}
-        todo = [row for row in rows if row.number not in predictions]
+        todo = rows.without(predictions)
         progress = _Progress(len(rows), len(predictions))
         for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
             if folder is not None:
@@ -143,20 +143,18 @@ class _Run:
             predictions |= {prediction.row: prediction for prediction in part}
             progress.show(len(predictions))
         run = self._describe_run(time.perf_counter() - start, len(done))
-        ordered = [predictions[row.number] for row in rows]
+        ordered = [predictions[number] for number in range(len(rows))]
         return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, folder)
 
     def _check_rows(self, rows: Sequence[Row]) -> list[str]:
         """Every row against the model; the rows whose image cannot be opened are said and count as wrong."""
-        limits = context_limit(self._adapter)
-        without = check_rows(self._checked, self._prompts, self._max_new_tokens, limits, needs_images=False)
+        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
+        without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
         if without and PartialState().is_main_process:
             print(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:", file=sys.stderr)
-            print("\n".join(f"  {line}" for line in without[:_LISTED]), file=sys.stderr)
-            if len(without) > _LISTED:
-                print(f"  and {len(without) - _LISTED} more, listed in results.json", file=sys.stderr)
+            print(*list_rows(without, "results.json"), sep="\n", file=sys.stderr)
         return without
 
     def _open(self, settings: dict[str, Any]) -> tuple[EvaluationFolder | None, list[Prediction]]:

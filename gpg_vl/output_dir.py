@@ -32,6 +32,7 @@ MAY_CHANGE_ON_RESUME = {
     "rewards.timeout_s",
     "rewards.memory_mb",
     "rewards.on_error",
+    "data.on_bad_image",
 }
 
 

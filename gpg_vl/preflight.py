@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from gpg_vl.config import Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.prepare import CheckedSources, check_rows, context_limit, load_sources
+from gpg_vl.prepare import CheckedSources, load_sources
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.usable_rows import Cause, SourceReport, check_rows, evaluation_room, training_room
 
 
 def check_group_size(recipe: Recipe, objective: Objective) -> None:
@@ -24,9 +25,10 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
 
 def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
     """The training sources, then those of the validation where there is one."""
-    checked = [load_sources(recipe.data.train, recipe, "data.train")]
+    needs_images = recipe.data.on_bad_image == "fail"
+    checked = [load_sources(recipe.data.train, recipe, "data.train", needs_images)]
     if recipe.run.eval_every and recipe.data.eval:
-        checked.append(load_sources(recipe.data.eval, recipe, "data.eval"))
+        checked.append(load_sources(recipe.data.eval, recipe, "data.eval", needs_images))
     _check_stop_when(recipe, checked)
     return checked
 
@@ -40,10 +42,25 @@ def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
 
 
 def check_all_rows(
-    recipe: Recipe, checked: Sequence[CheckedSources], prompts: PromptBuilder, adapter: QwenVLAdapter
-) -> None:
-    budget = {recipe.update.tokens_per_micro_batch: "raise update.tokens_per_micro_batch"}
-    check_rows(checked[0], prompts, recipe.rollout.max_new_tokens, context_limit(adapter) | budget)
-    for validation in checked[1:]:
-        room = recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens
-        check_rows(validation, prompts, room, context_limit(adapter))
+    recipe: Recipe,
+    checked: Sequence[CheckedSources],
+    train: PromptBuilder,
+    validate: PromptBuilder,
+    adapter: QwenVLAdapter,
+) -> list[SourceReport]:
+    """Every row against the model; what was found in the training sources.
+
+    A validation row whose image cannot be opened counts as wrong, where a training row would be left out.
+
+    Raises:
+        ValueError: a row, or all, cannot be used; names it and the way out
+    """
+    skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
+    dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
+    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped)
+    left_out = [row for report in reports for row in report.left_out]
+    if len(left_out) == sum(report.num_rows for report in reports):
+        raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")
+    for each in checked[1:]:
+        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped)
+    return reports

@@ -1,21 +1,15 @@
-"""Sources, tasks and start-up checks that training and evaluation share."""
+"""Sources and their tasks, gone over once before a model is loaded; training and evaluation share it."""
 
 from __future__ import annotations
 
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source, load_source
-from gpg_vl.images import BadImage, check_presence
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.images import check_presence
 from gpg_vl.own_code import describe_error
-from gpg_vl.prompting import PromptBuilder
-from gpg_vl.records import Sample
 from gpg_vl.reward_functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
@@ -85,68 +79,3 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
-
-
-def check_rows(
-    checked: CheckedSources,
-    prompts: PromptBuilder,
-    max_new_tokens: int,
-    limits: Mapping[int, str],
-    needs_images: bool = True,
-) -> list[str]:
-    """Opens and renders every row: a broken image or a prompt too long shows before the first step.
-
-    Args:
-        max_new_tokens: room that the completion needs behind the prompt
-        limits: tokens that prompt and completion must not exceed together, each with the way out
-        needs_images: whether an image that cannot be opened is an error
-
-    Returns:
-        the rows whose image cannot be opened, each with file, row and reason; empty with ``needs_images``
-
-    Raises:
-        ValueError: names the file, the row and what is wrong with it
-    """
-    total = sum(len(source.samples) for source in checked.sources)
-    done = 0
-    without_image: list[str] = []
-    with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
-        for source in checked.sources:
-            for number, num_tokens in enumerate(_in_order(pool, prompts.count_tokens, source.samples), start=1):
-                try:
-                    _check_length(num_tokens(), max_new_tokens, limits)
-                except ValueError as error:
-                    message = f"{source.name}, row {number}: {error}"
-                    if needs_images or not isinstance(error, BadImage):
-                        raise ValueError(message) from error
-                    without_image.append(message)
-                done += 1
-                if done % 5000 == 0:
-                    print(f"checked {done}/{total} rows", file=sys.stderr, flush=True)
-    return without_image
-
-
-def _check_length(num_tokens: int, max_new_tokens: int, limits: Mapping[int, str]) -> None:
-    for limit, way_out in limits.items():
-        if num_tokens + max_new_tokens > limit:
-            raise ValueError(
-                f"the prompt has {num_tokens} tokens and its completion up to {max_new_tokens}, together more than "
-                f"{limit}; {way_out}"
-            )
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, count: Callable[[Sample], int], samples: Sequence[Sample]
-) -> Iterator[Callable[[], int]]:
-    """The counts of the samples, as calls that wait for them, computed a bounded number of samples ahead."""
-    pending: deque[Callable[[], int]] = deque()
-    for sample in samples:
-        pending.append(pool.submit(count, sample).result)
-        if len(pending) > 64:
-            yield pending.popleft()
-    yield from pending
-
-
-def context_limit(adapter: QwenVLAdapter) -> dict[int, str]:
-    """The model's own limit, for ``check_rows``."""
-    return {adapter.context_length: "shorten the row, or lower model.max_pixels or the new tokens"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.images import BadImage, open_image
@@ -27,6 +27,7 @@ class Layout:
     text: str  # the whole prompt, each image as a single placeholder
     views: tuple[ImageView, ...]
     num_tokens: int  # image placeholders expanded
+    is_shrunk: bool = False  # whether images are scaled down to fit
 
 
 class PromptBuilder:
@@ -91,7 +92,7 @@ class PromptBuilder:
             room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share of it
             most = [max(1, count * room // sum(counts)) for count in counts]
             views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, most, strict=True)]
-            layout = self._lay_out(sample, views)
+            layout = replace(self._lay_out(sample, views), is_shrunk=True)
         return layout
 
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> Layout:
@@ -127,19 +128,14 @@ class PromptBuilder:
             if token in text:
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
-    def count_tokens(self, sample: Sample, sizes: Sequence[tuple[int, int]] | None = None) -> int:
-        """Length of the sample's prompt; encodes no image.
-
-        Args:
-            sizes: width and height of each image where they are known; None opens the images
+    def measure(self, sample: Sample) -> Layout:
+        """What ``read`` gives, for which the images are opened; none is encoded.
 
         Raises:
             BadImage: an image cannot be opened
             ValueError: the row's text cannot be put to the model
         """
-        if sizes is None:
-            sizes = [open_image(source, self._image_hosts).size for source in sample.images]
-        return self.read(sample, sizes).num_tokens
+        return self.read(sample, [open_image(source, self._image_hosts).size for source in sample.images])
 
 
 def completion_text(prompt: Prompt, text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +42,6 @@ from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, sh
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
-from gpg_vl.prompting import PromptBuilder
 from gpg_vl.random_state import seed_everything
 from gpg_vl.rank_watch import watched_rank
 from gpg_vl.ranks import (
@@ -65,6 +65,7 @@ from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
+from gpg_vl.usable_rows import build_prompts, evaluation_room, show_rows, training_room
 
 
 @dataclass(slots=True)
@@ -133,13 +134,14 @@ class _Trainer:
         self.adapter = run_together(self._load_adapter)
         self._place_weights()
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        prompts = PromptBuilder(self.adapter, self.tasks, recipe.prompt, recipe.data.image_hosts)
-        if self.resumed_from is None:  # else they were checked before
-            run_together(lambda: check_all_rows(recipe, checked, prompts, self.adapter))
+        self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
+        self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
+        left_out = self._check_rows(checked) if self.resumed_from is None else {}  # else they were checked before
         parameters = list(self.adapter.model.parameters())
         room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
         run_together(lambda: check_room(recipe, *room))
-        self._build_stages(checked, prompts, scorer)
+        self._build_stages(checked, scorer)
+        self.stream.leave_out(left_out)
         self._take_up_position()
         run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
         self.log = RunLog(
@@ -169,20 +171,32 @@ class _Trainer:
         if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
             model.to(self.accelerator.device)
 
-    def _build_stages(self, checked: Sequence[CheckedSources], prompts: PromptBuilder, scorer: Scorer) -> None:
+    def _check_rows(self, checked: Sequence[CheckedSources]) -> dict[str, str]:
+        """The training rows that are left out, by their ids, and why."""
+        reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter)
+        run_on_main(lambda: show_rows(reports, self.output_dir))
+        return {row.id: row.cause for report in reports for row in report.left_out}
+
+    def _build_stages(self, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
         recipe = self.recipe
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_rows = [row for each in checked[1:] for row in number_rows(each)]
+        self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
-            recipe, self.objective, self.stream, prompts, engine, self.tasks, scorer,
+            recipe, self.objective, self.stream, self.prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
-            prompts, engine, scorer, self.tasks, recipe.evaluation, recipe.rollout.max_new_tokens, recipe.run.seed
+            self.eval_prompts,
+            engine,
+            scorer,
+            self.tasks,
+            recipe.evaluation,
+            recipe.rollout.max_new_tokens,
+            recipe.run.seed,
         )
         forward = PolicyForward(self.adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(self.adapter, recipe.update)
@@ -203,7 +217,8 @@ class _Trainer:
                 raise ValueError("a run under ZeRO cannot be resumed yet; choose another run.output_dir")
             load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
-            self._note(f"resuming {self.output_dir} after step {self.progress.step}")
+            left_out = f", {len(self.stream.left_out)} rows left out" if self.stream.left_out else ""
+            self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}")
             for name, (then, now) in changed_versions(self.resumed_from).items():
                 self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
         self.saved_step = self.progress.step
@@ -386,6 +401,7 @@ class _Trainer:
             "groups": totals.groups,
             "trained_groups": totals.trained_groups,
             "draws": collected.num_draws,
+            "left_out": dict(Counter(self.stream.left_out.values())),
             "silent_steps": self.progress.silent_steps,
             "skipped_steps": self.progress.skipped_steps,
             "learning_rate": rate,

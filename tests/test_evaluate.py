@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builders import make_sample
 from gpg_vl.config import EvaluationConfig, PromptConfig, RewardsConfig
-from gpg_vl.evaluate import Evaluator, Row
+from gpg_vl.dataset import Source
+from gpg_vl.evaluate import Evaluator, Row, number_rows
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.predictions import NO_IMAGE, Prediction, read_prediction
+from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder
+from gpg_vl.records import Sample
 from gpg_vl.rollout import HfEngine
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks import TASKS
@@ -73,3 +77,29 @@ def test_prediction_comes_back_from_its_line(load: Load) -> None:
     for line in ("[]", "{}", "3"):
         with pytest.raises(ValueError, match="no line of predictions"):
             read_prediction(line)
+
+
+def test_rows_are_made_when_asked_for() -> None:
+    """Their images are never in memory together."""
+    made: list[str] = []
+
+    class Table(list[Sample]):
+        def __getitem__(self, index: Any) -> Any:
+            made.append(str(index))
+            return super().__getitem__(index)
+
+    samples = [replace(make_sample(seed=n), meta={"kind": n % 2 or None}) for n in range(4)]
+    sources = [Source("a", 1.0, Table(samples[:1])), Source("b", 1.0, Table(samples[1:]))]
+    rows = number_rows(CheckedSources(sources, {}), ["first", "second"], "kind")
+    assert (len(rows), made) == (4, [])
+    assert [(row.number, row.split, row.sample, row.category) for row in rows] == [
+        (0, "first", samples[0], ""), (1, "second", samples[1], "1"),
+        (2, "second", samples[2], ""), (3, "second", samples[3], "1"),
+    ]  # fmt: skip
+    assert made == ["0", "0", "1", "2"]
+    left = rows.without({1, 3})
+    assert len(made) == 4
+    assert [row.number for row in left] == [0, 2]
+    assert [row.number for row in rows[1:][::2]] == [1, 3]
+    with pytest.raises(IndexError):
+        left[2]

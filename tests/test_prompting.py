@@ -120,7 +120,7 @@ def test_token_counts_are_exact(load: LoadModel) -> None:
     build = builder(load())
     for sizes in ([], [(84, 84)], [(200, 90), (30, 31)]):
         sample = make_sample(sizes)
-        assert build.count_tokens(sample) == len(build.build(sample).token_ids)
+        assert build.measure(sample).num_tokens == len(build.build(sample).token_ids)
 
 
 def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
@@ -130,7 +130,9 @@ def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
         build = builder(load(), shrink_to)
         prompt, layout = build.build(sample), build.read(replace(sample, images=()), sizes)
         assert (layout.text, layout.views) == (prompt.text, prompt.image_views)
-        assert layout.num_tokens == len(prompt.token_ids) == build.count_tokens(replace(sample, images=()), sizes)
+        assert layout == build.measure(sample)
+        assert layout.num_tokens == len(prompt.token_ids)
+        assert layout.is_shrunk == (shrink_to is not None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

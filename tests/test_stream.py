@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -57,3 +58,21 @@ def test_tasks_left_out_are_passed_over() -> None:
     assert {sample.task for sample in stream.draw(50)} == {"a", "b", "c"}
     with pytest.raises(ValueError, match=r"no row of a task other than \['a', 'b', 'c'\]"):
         stream.draw(1, {"a", "b", "c"})
+
+
+def test_rows_left_out_are_passed_over_and_move_no_other() -> None:
+    sources = [source("a", 7), source("b", 5)]
+    whole = ids(SampleStream(sources, seed=3).draw(120))
+    stream = SampleStream(sources, seed=3)
+    first = ids(stream.draw(30))
+    gone = set(whole[4:6])
+    stream.leave_out(dict.fromkeys(gone, "bad_image"))
+    after = ids(stream.draw(40))
+    assert first + after == (whole[:30] + [each for each in whole[30:] if each not in gone])[:70]
+    other = SampleStream(sources, seed=3)
+    other.restore(json.loads(json.dumps(stream.state())))
+    assert dict(other.left_out) == dict.fromkeys(gone, "bad_image")
+    assert ids(other.draw(20)) == ids(stream.draw(20))
+    stream.leave_out(dict.fromkeys(whole, "long_prompt"))
+    with pytest.raises(ValueError, match=r"data\.train has no row, but for 12 that are left out"):
+        stream.draw(1)

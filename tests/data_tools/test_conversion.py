@@ -103,11 +103,14 @@ def test_progress_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert [line.split(",")[:2] for line in lines] == [[f"{n} rows read", " 0 dropped"] for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("kill", "name"),
+    [(signal.SIGKILL, "rows.parquet"), (signal.SIGINT, "rows.parquet"), (signal.SIGKILL, "rows.jsonl")],
+)
+def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill: signal.Signals, name: str) -> None:
     source = clevr_source(tmp_path / "source/train.parquet", 1000)
     command = [sys.executable, "-m", "data_tools.clevr", "--source", str(source), "--out"]
-    out, partial = tmp_path / "rows.parquet", tmp_path / ".rows.parquet.partial"
+    out, partial = tmp_path / name, tmp_path / f".{name}.partial"
     process = subprocess.Popen(
         [*command, str(out)], env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -120,9 +123,14 @@ def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill
     assert not out.exists() and not out.with_suffix(".counts.json").exists()
     assert partial.exists() == (kill == signal.SIGKILL)
     assert clevr.main(["--source", str(source), "--out", str(out)]) == 0
-    assert clevr.main(["--source", str(source), "--out", str(tmp_path / "once/rows.parquet")]) == 0
-    assert out.read_bytes() == (tmp_path / "once/rows.parquet").read_bytes()
+    assert clevr.main(["--source", str(source), "--out", str(tmp_path / "once" / name)]) == 0
+    assert out.read_bytes() == (tmp_path / "once" / name).read_bytes()
     assert not partial.exists()
+    images = [
+        {file.name: file.read_bytes() for file in folder.glob("rows_images/*")}
+        for folder in (out.parent, tmp_path / "once")
+    ]
+    assert images[0] == images[1]
 
 
 MEASURE = """

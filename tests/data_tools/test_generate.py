@@ -143,5 +143,23 @@ def test_thousand_rows_are_quick() -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize("words", [[], ["--format", "published"], ["--out", "rows.jsonl"]])
+def test_rows_are_written_as_they_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """So memory does not grow with ``--num``: when the last row is drawn, all but the last group are in the file."""
+    monkeypatch.chdir(tmp_path)
+    draw, written = scenes.DRAWERS["counting"], []
+
+    def watch(rng: generate.Random, size: int) -> scenes.Scene:
+        written.append(sum(path.stat().st_size for path in tmp_path.glob(".rows.*.partial")))
+        return draw(rng, size)
+
+    monkeypatch.setitem(scenes.DRAWERS, "counting", watch)
+    command = ["--task", "counting", "--seed", "0", "--num", "550"]
+    assert main([*command, *(words if "--out" in words else [*words, "--out", "rows.parquet"])]) == 0
+    [whole] = [path.stat().st_size for path in tmp_path.iterdir() if path.is_file()]
+    assert written[0] <= 4 and 0.6 * whole < written[-1] < whole
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_geometry_does_not_run_out() -> None:
     assert len(set(hashes(draw_samples("geometry", 3000, seed=0)))) == 3000

@@ -1,4 +1,4 @@
-"""From each published format to two optimizer steps: source, converter, `gpg-vl train` on a tiny model."""
+"""From each published format to two optimizer steps: source, converter, `gpg-vl train RECIPE` on a tiny model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def spread(completions, **columns):
 """
 DETECTION = "Detect all objects belonging to the category 'cat' in the image."
 POSITIONS = "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 1}]</answer>"
+FOUR_SHOT = ["flowers", "pets", "aircraft", "cars"]
 CVBENCH = {
     "task": "Count",
     "type": "2D",
@@ -107,29 +108,56 @@ SOURCES: dict[str, Callable[[Path], list[str]]] = {
     "refcoco": write_refcoco,
     "jsonl": write_jsonl,
 }
+RECIPES = {  # of scripts/recipes, and the family of the model that it names
+    "geoqa": ("geoqa", "qwen2_5_vl"),
+    "clevr": ("clevr", "qwen2_vl"),
+    "sat": ("sat", "qwen2_vl"),
+    "cvbench": ("sat", "qwen2_vl"),
+    "lisa": ("lisa", "qwen2_vl"),
+    "virft_cls": ("flowers", "qwen2_vl"),
+    "virft_det": ("detection", "qwen2_vl"),
+    "refcoco": ("refcoco", "qwen2_5_vl"),
+    "jsonl": ("clevr", "qwen2_vl"),
+}
+CASES = [*((name, *RECIPES[name]) for name in SOURCES), *(("virft_cls", n, "qwen2_vl") for n in FOUR_SHOT[1:])]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(SOURCES))
-def test_converted_rows_train(tmp_path: Path, model_folders: dict[str, Path], name: str) -> None:
-    rows = tmp_path / "rows.parquet"
-    converter = importlib.import_module(f"data_tools.{name}")
-    assert converter.main([*SOURCES[name](tmp_path / "source"), "--out", str(rows)]) == 0
+def convert(name: str, folder: Path, words: list[str]) -> Path:
+    """The converted rows, the same bytes on a second run; nothing else is left beside them."""
+    main = importlib.import_module(f"data_tools.{name}").main
+    rows, again = folder / "rows/train.parquet", folder / "again/train.parquet"
+    for out in (rows, again):
+        assert main([*words, "--out", str(out)]) == 0
+    assert sorted(path.name for path in rows.parent.iterdir()) == ["train.counts.json", "train.parquet"]
+    assert rows.read_bytes() == again.read_bytes()
+    assert rows.with_suffix(".counts.json").read_bytes() == again.with_suffix(".counts.json").read_bytes()
+    return rows
+
+
+@pytest.mark.parametrize(("name", "recipe", "family"), CASES)
+def test_converted_rows_train_by_the_matching_recipe(
+    tmp_path: Path, model_folders: dict[str, Path], name: str, recipe: str, family: str
+) -> None:
+    """The recipe as it stands, but for paths and sizes, and a reward that differs within a random model's group."""
+    source = SOURCES[name](tmp_path / "source")
+    if name == "virft_cls":
+        source[source.index("--set") + 1] = recipe
+    rows = convert(name, tmp_path, source)
     assert len(read_rows(rows)) == NUM and read_counts(rows)["dropped"] == {}
     (tmp_path / "spread.py").write_text(REWARD)
-    model = model_folders["qwen2_vl"]
-    recipe = {
-        "model": {"path": str(model), "dtype": "float32", "min_pixels": 784, "max_pixels": 50176},
-        "data": {"train": [str(rows)]},
-        "rewards": {"functions": [f"{tmp_path}/spread.py:spread"], "timeout_s": 60.0},  # on a busy machine
-        "rollout": {"prompts_per_step": 2, "group_size": 3, "max_new_tokens": 6},
-        "update": {"learning_rate": 1.0e-3},
-        "run": {"steps": 2, "output_dir": str(tmp_path / "run"), "eval_every": 0, "trackers": []},
-    }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    assert cli.main(["train", str(tmp_path / "recipe.yaml")]) == 0
+    model = model_folders[family]
+    overrides: dict[str, object] = {
+        "model.path": str(model), "model.dtype": "float32", "model.min_pixels": 784, "model.max_pixels": 50176,
+        "data.train": [str(rows)], "rewards.functions": [f"{tmp_path}/spread.py:spread"], "rewards.timeout_s": 60.0,
+        "rollout.prompts_per_step": 2, "rollout.group_size": 3, "rollout.max_new_tokens": 6,
+        "update.learning_rate": 1.0e-3,
+        "run.steps": 2, "run.output_dir": str(tmp_path / "run"), "run.trackers": [],
+    }  # fmt: skip
+    words = [(f"--{key}", value if isinstance(value, str) else json.dumps(value)) for key, value in overrides.items()]
+    path = Path(__file__).parents[2] / f"scripts/recipes/{recipe}.yaml"
+    assert cli.main(["train", str(path), *(word for pair in words for word in pair)]) == 0
     metrics = read_metrics(tmp_path / "run")
-    assert [entry["step"] for entry in metrics] == [1, 2]
+    assert [(entry["step"], entry["trained_groups"] >= 2) for entry in metrics] == [(1, True), (2, True)]
     before = load_file(model / "model.safetensors")
     after = load_file(tmp_path / "run/checkpoint-2/model.safetensors")
     assert any(not torch.equal(before[key], after[key]) for key in before)

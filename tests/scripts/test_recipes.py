@@ -29,6 +29,7 @@ PUBLISHED = {
     "pets": (148, 24, 16, 256),
     "aircraft": (400, 8, 16, 256),
     "cars": (784, 8, 16, 256),
+    "detection": (6000, 2, 16, 256),
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "gpg": {"name": "gpg", "f_norm": "one", "alpha": True, "alpha_eps": 0.0, "reduction": "group", "beta_th": 0.6},
