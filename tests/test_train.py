@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
+from gpg_vl import ranks
 from gpg_vl import train as train_module
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
@@ -99,7 +100,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_checkpoints(a: Path, b: Path) -> None:
-    for name in ("model.safetensors", "training_state/optimizer.safetensors"):
+    for name in ("model.safetensors", "training_state/optimizer-1.safetensors"):
         one, other = load_file(a / name), load_file(b / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
@@ -273,7 +274,8 @@ def test_abort_stops_the_run_which_may_go_on_with_another_policy(
 def test_a_rank_stops_with_the_cause_of_another(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
 ) -> None:
-    monkeypatch.setattr("gpg_vl.ranks.gather_object", lambda mine: [*mine, "scoring failed: sample s7: timeout"])
+    failure = ranks._Failure(0, is_disk=False, text="scoring failed: sample s7: timeout")
+    monkeypatch.setattr("gpg_vl.ranks.gather_object", lambda mine: [*mine, failure])
     with pytest.raises(RankError, match="rank 1: scoring failed: sample s7: timeout"):
         train(make_recipe())
 
@@ -310,7 +312,7 @@ def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
     stop_after(2, lambda: train(recipe))
     resumed = train(recipe)
     name = "adapter_model.safetensors" if "model.lora" in keys else "model.safetensors"
-    for file in (name, "training_state/optimizer.safetensors"):
+    for file in (name, "training_state/optimizer-1.safetensors"):
         one, other = load_file(whole / file), load_file(resumed / file)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), file
