@@ -47,7 +47,10 @@ def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folde
     with (folder / "own.py").open("a") as file:
         file.write(UNRELIABLE)
     process = fork_command(folder, train_words("run"), "run_faults:soak")
-    by_step = watch(process, folder / "run")
+    try:
+        by_step = watch(process, folder / "run")
+    finally:
+        process.kill()
     assert process.exitcode == 0, (folder / "log.txt").read_text()[-3000:]
     assert_faults_struck(folder / "run", (folder / "log.txt").read_text())
     early = [use for step, use in by_step if WARM <= step < STEPS // 2]
@@ -68,7 +71,7 @@ def watch(process: BaseProcess, run: Path) -> list[tuple[int, dict[str, int]]]:
             return seen
         try:
             seen.append((last_step(run), resources(process.pid or 0)))
-        except (FileNotFoundError, ProcessLookupError):  # it ended, or a worker did, in between
+        except (FileNotFoundError, ProcessLookupError, KeyError):  # it ended in between, or its supervisor has
             continue
 
 
