@@ -71,7 +71,13 @@ def poison(first: int, last: int) -> None:
 
 def use_plain_descent() -> None:
     """The weights' change is then the clipped gradient itself; AdamW divides it by its own size, rounding included."""
-    train.build_optimizer = lambda adapter, config: torch.optim.SGD(adapter.model.parameters(), lr=1.0)
+    original = train.build_optimizer
+
+    def build(adapter: Any, config: Any) -> torch.optim.Optimizer:
+        groups = original(adapter, config).param_groups
+        return torch.optim.SGD([{key: group[key] for key in ("params", "lr", "lr_scale")} for group in groups])
+
+    train.build_optimizer = build
 
 
 PHASES: dict[str, tuple[int, Any, str]] = {

@@ -121,6 +121,7 @@ def test_two_ranks_under_zero_3(run: Run, tmp_path: Path) -> None:
 def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
     """One step of plain descent at rate 1: same samples, loss and norm, and weights to 1e-6, in every layout."""
     words: list[object] = ["--run.steps", 1, "--update.learning_rate", 1.0, "--rollout.prompts_per_step", 5]
+    words += ["--update.learning_rates", '{"vision": 0.3}']
     assert run("zero0", words, num=1, name="one", fault="plain descent").returncode == 0
     cases = {"zero0": 512, "zero1": 64, "zero2": 512, "zero3": 64, "zero3_offload": 512}
     one, [metrics] = weights(tmp_path, "one", 1), read_metrics(tmp_path / "with space/one")
@@ -136,6 +137,27 @@ def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
             assert other["update"][key] == pytest.approx(metrics["update"][key], rel=1e-5, abs=1e-6), deepspeed
         difference = max(float((w - one[n]).abs().max()) for n, w in weights(tmp_path, deepspeed, 1).items())
         assert difference < 1e-6, deepspeed
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3 * SECONDS)
+@pytest.mark.parametrize("deepspeed", ["zero0", "zero3"])
+@pytest.mark.parametrize("lora", ["null", '{"r": 4}'], ids=["full", "lora"])
+def test_grpo_with_kl_is_that_of_one_process(run: Run, tmp_path: Path, deepspeed: str, lora: str) -> None:
+    """The reference is a copy, or the policy without its adapter; the second step has a KL."""
+    words: list[object] = ["--objective.name", "grpo", "--objective.kl_coefficient", 0.5, "--model.lora", lora]
+    words += ["--objective.f_norm", "std", "--objective.alpha", "false", "--objective.reduction", "sequence"]
+    words += ["--run.steps", 2, "--update.learning_rate", 0.1, "--update.schedule", "constant"]
+    rows = {}
+    for name, num in (("one", 1), ("two", 2)):
+        done = run(deepspeed if num == 2 else "zero0", words, num=num, name=name, fault="plain descent")
+        assert done.returncode == 0, done.stderr
+        rows[name] = read_metrics(tmp_path / "with space" / name)
+    assert ids(tmp_path, "one") == ids(tmp_path, "two")
+    assert rows["one"][1]["update"]["kl"] > 1e-6
+    for one, two in zip(rows["one"], rows["two"], strict=True):
+        for key in ("loss", "grad_norm", "kl"):
+            assert two["update"][key] == pytest.approx(one["update"][key], rel=1e-3, abs=1e-7), key
 
 
 @pytest.mark.faults
