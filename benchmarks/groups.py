@@ -21,10 +21,10 @@ from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 SIDE = PATCH * MERGE
 
 
-def build_adapter(shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "sdpa") -> QwenVLAdapter:
+def build_adapter(shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "auto") -> QwenVLAdapter:
     """The kit's adapter on a random model, on the GPU where there is one."""
     processor = write_processor(folder, shape)
-    model: Any = build_model(shape, processor, attention)
+    model: Any = build_model(shape, processor)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     config = ModelConfig(dtype=dtype, attention=attention, min_pixels=784, max_pixels=10**7)  # type: ignore[arg-type]
     frame = "grid_1000" if shape.family == "qwen2_vl" else "resized_pixels"

@@ -77,7 +77,7 @@ def write_processor(folder: Path, shape: ModelShape) -> Any:
     return processor
 
 
-def build_model(shape: ModelShape, processor: Any, attention: str = "sdpa", seed: int = 0) -> PreTrainedModel:
+def build_model(shape: ModelShape, processor: Any, seed: int = 0) -> PreTrainedModel:
     """The model with random float32 weights, its generation config set to the processor's tokens."""
     ids = processor.tokenizer.convert_tokens_to_ids
     head_dim = shape.hidden // shape.heads
@@ -110,7 +110,7 @@ def build_model(shape: ModelShape, processor: Any, attention: str = "sdpa", seed
         }  # fmt: skip
         config = Qwen2_5_VLConfig(vision_config=vision, **common)
         model_class = Qwen2_5_VLForConditionalGeneration
-    config._attn_implementation = attention
+    config._attn_implementation = "sdpa"
     model = model_class(config)
     model.generation_config.eos_token_id = ids("<|im_end|>")
     model.generation_config.pad_token_id = ids("<|endoftext|>")

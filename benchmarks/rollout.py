@@ -4,15 +4,16 @@
 
 The first row decodes one prompt, all completions of one length. ``bound`` is what sharing alone can give: TRL's time
 over TRL's time less what vision and prefill of G rows take more than those of one row, each measured in the same run.
-A decode step is what each token more than the first takes. The last row decodes 8 prompts together, completion lengths
-from a fixed list in 4..256: there rows that are finished leave the kit's batch. On all sides the end token is forced at
-the given length, and forbidden before.
+A decode step is what each token more than the first takes. The last rows decode 8 prompts together, completion lengths
+from a fixed list in 4..256, even or with a long tail: there rows that are finished leave the kit's batch. On all
+sides the end token is forced at the given length, and forbidden before.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,10 @@ from gpg_vl.records import Prompt
 from gpg_vl.rollout import HfEngine, Sampling
 
 ORDINARY_TOKEN = 20
+LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
+    "even": lambda rng, longest: rng.randint(4, longest),
+    "long_tail": lambda rng, longest: round(math.exp(rng.uniform(math.log(4), math.log(longest)))),
+}
 
 
 def main() -> None:
@@ -41,7 +46,7 @@ def main() -> None:
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shapes", nargs="*", default=["256+28+64x8"])
     parser.add_argument("--many", default="256+28+256x8", help="shape of the prompts decoded together")
-    parser.add_argument("--num-prompts", type=int, default=8, help="how many of them; 0 leaves that row out")
+    parser.add_argument("--num-prompts", type=int, default=8, help="how many of them; 0 leaves those rows out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
@@ -50,10 +55,11 @@ def main() -> None:
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
         rows = [measure_one_prompt(adapter, parse_lengths(text), options.rounds) for text in options.shapes]
         if options.num_prompts:
-            rows.append(measure_many(adapter, parse_lengths(options.many), options.num_prompts, options.rounds))
+            many = parse_lengths(options.many)
+            rows += [measure_many(adapter, many, options.num_prompts, options.rounds, kind) for kind in LENGTHS]
     path = timing.write_results("rollout", rows, options.out)
-    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "bound", "share_of_bound", "decode_step_ratio", "kit", "plain",
-               "trl")  # fmt: skip
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ratio_vs_whole_batch", "bound", "share_of_bound",
+               "decode_step_ratio", "kit", "plain", "trl")  # fmt: skip
     timing.print_table(f"Rollout, model {options.model}", rows, columns)
     print(path)
 
@@ -92,17 +98,18 @@ def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) ->
     }
 
 
-def measure_many(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rounds: int) -> dict[str, Any]:
+def measure_many(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rounds: int, kind: str) -> dict[str, Any]:
     """Prompts decoded together; ``kit_whole`` is the kit with every row kept to the end, as the others do."""
     prompts = [draw_prompt(adapter, lengths, seed) for seed in range(num_prompts)]
     rng = random.Random(0)
-    counts = [rng.randint(4, lengths.completion_tokens) for _ in range(num_prompts * lengths.group_size)]
+    draw, longest = LENGTHS[kind], lengths.completion_tokens
+    counts = [draw(rng, longest) for _ in range(num_prompts * lengths.group_size)]
     sides = build_sides(adapter, prompts, counts, lengths)
-    longest = [max(counts)] * len(counts)
-    sides["kit_whole"] = build_sides(adapter, prompts, longest, lengths)["kit"]
+    sides["kit_whole"] = build_sides(adapter, prompts, [max(counts)] * len(counts), lengths)["kit"]
     seconds = timing.time_in_turn(sides, rounds)
     return {
-        "name": f"rollout_{num_prompts}x{lengths.name}_lengths_4..{lengths.completion_tokens}",
+        "name": f"rollout_{num_prompts}x{lengths.name}_{kind}_4..{longest}",
+        "mean_length": sum(counts) / len(counts),
         "shape": f"{num_prompts} x {lengths.name}",
         "ratio_vs_plain": timing.ratio(seconds, "plain"),
         "ratio_vs_trl": timing.ratio(seconds, "trl"),

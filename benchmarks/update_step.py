@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
+    parser.add_argument("--attention", default="auto", help="model.attention of kit and plain")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--name", default="update_step", help="of the results file")
@@ -42,7 +43,7 @@ def main() -> None:
     shapes = [parse_lengths(text) for text in options.shapes]
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-        adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
+        adapter = build_adapter(shape_named(options.model), Path(folder), dtype, options.attention)
         if options.peak_of:
             print(timing.measure_peak(build_sides(adapter, shapes[0])[options.peak_of]))
             return

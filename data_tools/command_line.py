@@ -1,4 +1,4 @@
-"""The command line that every converter has: ``--source``, ``--out``, ``--limit``, and its own options."""
+"""What command lines share: options of converters (``--source``, ``--out``, ``--limit``), of rows, and of a model."""
 
 from __future__ import annotations
 
@@ -9,29 +9,74 @@ from typing import NoReturn
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.sources import SourceRow
+from gpg_vl.config import ModelConfig
+from gpg_vl.dataset.schema import KIT_FIELDS
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """From the options to the rows of the source and what is made of each."""
 
 
-class _Parser(ArgumentParser):
+class Parser(ArgumentParser):
+    """A mistake is a ``ValueError`` of one line."""
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
     """A parser of the shared options; ``hub`` is the published name, which ``--source`` may leave out."""
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m data_tools.{name}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
     where = "file or folder of the published data" + ("" if hub is None else f", or its name on the hub ({hub})")
     parser.add_argument("--source", required=hub is None, default=hub, help=where)
     parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
-    parser.add_argument("--limit", type=_count, help="first so many rows of the source, dropped ones included")
+    parser.add_argument("--limit", type=count, help="first so many rows of the source, dropped ones included")
     return parser
 
 
-def _count(text: str) -> int:
+def add_row_options(parser: ArgumentParser) -> None:
+    """How the rows of a data file are read: ``data`` and ``task`` of a recipe."""
+    parser.add_argument("--task", help="task of every row; left out, each row's own")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="the file's name of a field")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of the image paths; left out, the data file's own")
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """Which model reads the rows; its weights are not."""
+    parser.add_argument("--model", metavar="PATH", help="model folder, run or hub name: counts the tokens of every row")
+    parser.add_argument("--min-pixels", type=count, help="model.min_pixels of the recipe")
+    parser.add_argument("--max-pixels", type=count, help="model.max_pixels of the recipe")
+
+
+def read_model(options: Namespace) -> ModelConfig | None:
+    """The model of ``add_model_options``; None where none is named.
+
+    Raises:
+        ValueError: pixels without a model, or limits that contradict each other
+    """
+    pixels = {name: getattr(options, name) for name in ("min_pixels", "max_pixels")}
+    given = {name: value for name, value in pixels.items() if value is not None}
+    if options.model is None and given:
+        raise ValueError("--min-pixels and --max-pixels go with a --model")
+    return None if options.model is None else ModelConfig(path=options.model, **given)
+
+
+def read_columns(words: Sequence[str]) -> dict[str, str]:
+    """Kit field to column, of words such as ``question=problem``.
+
+    Raises:
+        ValueError: a word is not of that form, or names no field
+    """
+    columns = dict(word.partition("=")[::2] for word in words)
+    for field, column in columns.items():
+        if field not in KIT_FIELDS or not column:
+            raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
+    return columns
+
+
+def count(text: str) -> int:
+    """A whole number above 0, as the ``type`` of an option."""
     if not text.isdecimal() or int(text) == 0:
         raise ValueError
     return int(text)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpg_vl.dataset.schema import read_text
 from gpg_vl.images import open_image
+from gpg_vl.own_code import describe_error
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import score_completion
+from gpg_vl.tasks.base import gold_completion, score_completion
+
+FULL_MARKS = 0.99
+"""What a gold answer has to earn: 1, less what rounding takes from a tiny box."""
+_FINENESS = 1000  # units of the frame per original pixel: a gold box is written as good as unrounded
 
 
 class Fault(NamedTuple):
@@ -26,22 +32,31 @@ def find_fault(sample: Sample) -> Fault | None:
     except ValueError as error:
         return Fault("a field is empty or too long", str(error))
     try:
-        views = [_view(source) for source in sample.images]
+        sizes = [open_image(source).size for source in sample.images]
     except ValueError as error:
         return Fault("an image cannot be opened", str(error))
+    return find_answer_fault(sample, sizes)
+
+
+def find_answer_fault(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Fault | None:
+    """Why the gold completion does not earn full marks in its own task.
+
+    Args:
+        sizes: width and height of each image, upright, in pixels
+    """
+    views = [ImageView(w, h, w * _FINENESS, h * _FINENESS, "resized_pixels") for w, h in sizes]
     try:
         task = load_task(sample.task)
+    except ValueError as error:
+        return Fault("there is no such task", str(error))
+    try:
         task.check(sample)
+        reward = score_completion(task, sample, gold_completion(task, sample, views), views)
     except ValueError as error:
         return Fault("the answer is none of its task", str(error))
-    # Read as an answer in original pixels: written in whole units of a model's frame, a box would be rounded.
-    reward = score_completion(task, sample, f"<answer>{sample.answer}</answer>", views)
-    if reward.parts[task.main_part] < 1 - 1e-9:
-        return Fault("the answer does not score 1", f"{sample.answer[:60]!r} earns {reward.parts} in its own task")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
+        return Fault("the task fails", f"task {sample.task}: {describe_error(error)}")
+    if reward.parts[task.main_part] < FULL_MARKS:
+        why = "" if reward.status == "ok" else ": it cannot be read, or a box lies outside of the image"
+        return Fault("the answer does not score 1", f"{sample.answer[:60]!r} earns {reward.parts} in its own task{why}")
     return None
-
-
-def _view(source: str | bytes) -> ImageView:
-    """The frame in which answers are original pixels."""
-    width, height = open_image(source).size
-    return ImageView(width, height, width, height, "resized_pixels")

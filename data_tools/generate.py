@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import Any
 
 import datasets
 import pyarrow.parquet
 from PIL import Image
 
+from data_tools.command_line import Parser
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.dataset import load_source, write_jsonl, write_parquet
@@ -177,13 +178,8 @@ def _read_knobs(options: Namespace) -> Knobs | None:
     return None
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = _Parser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
+    parser = Parser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
     parser.add_argument("--task", required=True, choices=list(LEVELLED_DRAWERS))
     parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
     parser.add_argument("--num", required=True, type=int, help="number of rows")

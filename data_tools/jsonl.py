@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_tools.command_line import make_parser, run_converter
+from data_tools.command_line import add_row_options, make_parser, read_columns, run_converter
 from data_tools.conversion import MakeSamples
 from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
 from gpg_vl.dataset.rows import find_image_root, make_sample
@@ -45,24 +45,9 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     return _READERS[suffix](options.source), make
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Kit field to column, of words such as ``question=problem``.
-
-    Raises:
-        ValueError: a word is not of that form, or names no field
-    """
-    columns = dict(word.partition("=")[::2] for word in words)
-    for field, column in columns.items():
-        if field not in KIT_FIELDS or not column:
-            raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return columns
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("jsonl", str(__doc__))
-    parser.add_argument("--task", help="task of every row; left out, each row's own")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="your name of a field")
-    parser.add_argument("--image-root", help="folder that image paths are relative to; left out, that of --source")
+    add_row_options(parser)
     return run_converter(parser, plan, argv)
 
 

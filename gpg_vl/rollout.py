@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
-from transformers.cache_utils import DynamicCache
 
 from gpg_vl.log_probs import mask_banned
+from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 
@@ -42,7 +42,7 @@ class _Prefilled:
     """Prompts after their one run, expanded to R rows, ``group_size`` a prompt."""
 
     logits: Tensor  # [R, V] float32, of the next token
-    cache: DynamicCache
+    cache: GrowingCache
     visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None where all are
     positions: Tensor  # [R] int64, of the next token
     image_features: list[Tensor | None]  # by prompt, [I, H] where the vision tower is fully frozen
@@ -156,7 +156,7 @@ class HfEngine:
             position_ids[:, r, start:] = prompt.position_ids
             real[r, start:] = True
         visible = None if real.all() else _visible_behind_padding(real).to(device)
-        cache = DynamicCache(config=adapter.model.config)
+        cache = GrowingCache()
         vision, features = self._vision_inputs(prompts)
         hidden = adapter.run_body(
             input_ids=input_ids.to(device),
@@ -194,7 +194,7 @@ class HfEngine:
         of_prompts = features.split([sum(p.token_types) for p in prompts])
         return {"image_features": features}, [each if len(each) else None for each in of_prompts]
 
-    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: GrowingCache) -> Tensor:
         hidden = self._adapter.run_body(
             input_ids=tokens[:, None],
             token_types=torch.zeros_like(tokens)[:, None],

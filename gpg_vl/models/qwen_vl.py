@@ -24,7 +24,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
 )
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.attention import GROUPED_ATTENTION, visible_blocks, visible_keys
@@ -242,7 +242,7 @@ class QwenVLAdapter:
         pixel_values: Tensor | None = None,
         image_grid_thw: Tensor | None = None,
         image_features: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """The transformer without its head.
 

@@ -78,7 +78,8 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
         "a field cannot be read": 7,
         "the id is repeated": 1,
         "the answer does not score 1": 1,
-        "the answer is none of its task": 2,
+        "the answer is none of its task": 1,
+        "there is no such task": 1,
     }
 
 

@@ -1,0 +1,43 @@
+"""Files of rows -> copies without their bad rows; the originals stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from data_tools.row_checks import DataFile, open_file
+from gpg_vl.dataset import write_parquet
+
+
+def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
+    """Where the copy of each file goes: ``NAME.parquet`` in the folder.
+
+    Raises:
+        ValueError: two files would have the same copy, or a copy would replace its original
+    """
+    copies: dict[DataFile, Path] = {}
+    for file in files:
+        target = Path(folder) / f"{Path(file.path).stem}.parquet"
+        if target in copies.values():
+            raise ValueError(f"--out {folder}: two files have the name {target.stem}; clean them one by one")
+        if target.resolve() == Path(file.path).resolve():
+            raise ValueError(f"--out {folder}: the copy would replace {file.path}; give another folder")
+        copies[file] = target
+    return copies
+
+
+def write_copy(file: DataFile, bad_rows: Collection[int], target: Path) -> int:
+    """Writes kit rows with their images in them, complete or not at all; returns how many.
+
+    Args:
+        bad_rows: numbers of the rows to leave out, 1 the first
+
+    Raises:
+        ValueError: no row would be left
+    """
+    samples = open_file(file).samples
+    kept = [index for index in range(len(samples)) if index + 1 not in bad_rows]
+    if not kept:
+        raise ValueError(f"{file.path}: no row is good, so there is nothing to copy")
+    write_parquet((samples[index] for index in kept), target)
+    return len(kept)

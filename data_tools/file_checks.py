@@ -1,0 +1,138 @@
+"""Files of rows -> a report of what is wrong in them. Rows are checked in worker processes and compared here.
+
+Memory grows with the number of rows by their ids and fingerprints alone; images live in the workers, one at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+from data_tools.duplicates import KnownRow, find_duplicates, find_leaks, find_repeated_ids
+from data_tools.likeness import Album
+from data_tools.row_checks import CheckedRow, DataFile, Finding, check_range, open_file
+
+if TYPE_CHECKING:
+    from data_tools.prompt_reader import Lengths, PromptMeter
+
+ROWS_AT_ONCE = 16
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    num_rows: dict[str, int]  # by file, in the order of the command line
+    findings: dict[str, list[Finding]]  # by file
+    lengths: Lengths | None  # None without a model
+
+    def bad_rows(self, path: str) -> set[int]:
+        return {finding.row for finding in self.findings[path]}
+
+    @property
+    def num_bad(self) -> int:
+        return sum(len(self.bad_rows(path)) for path in self.findings)
+
+
+def check_files(
+    train: Sequence[DataFile], test: Sequence[DataFile], meter: PromptMeter | None, num_workers: int
+) -> Report:
+    """Checks every row by itself, then all of them against each other.
+
+    Args:
+        test: files whose images must not be among those of ``train``
+        meter: of the model whose context the prompts have to fit; None measures none
+
+    Raises:
+        ValueError: a file cannot be read at all, or is named twice; names it
+    """
+    files = [*train, *test]
+    report = _start_report(files, None if meter is None else meter.lengths)
+    known: dict[str, list[KnownRow]] = {file.path: [] for file in files}
+    with Album() as album:
+        for file, row in _check_in_workers(files, num_workers):
+            finding = row.finding or (None if meter is None else meter.find_fault(file, row))
+            if finding is not None:
+                report.findings[file.path].append(finding)
+            question = row.question if finding is None else b""  # a good row is no duplicate of a bad one
+            pictures = tuple(map(album.add, row.pictures))
+            known[file.path].append(KnownRow(file.path, row.number, row.id, question, pictures))
+        training, held_out = ([row for file in role for row in known[file.path]] for role in (train, test))
+        for known_row, finding in _compare(training, held_out, album):
+            report.findings[known_row.file].append(finding)
+    return report
+
+
+def _start_report(files: Sequence[DataFile], lengths: Lengths | None) -> Report:
+    open_file.cache_clear()  # a file may have changed since an earlier call
+    num_rows: dict[str, int] = {}
+    for file in files:
+        if file.path in num_rows:
+            raise ValueError(f"{file.path} is named twice; name each file once")
+        num_rows[file.path] = len(open_file(file).samples)
+    return Report(num_rows, {path: [] for path in num_rows}, lengths)
+
+
+def _compare(
+    training: Sequence[KnownRow], held_out: Sequence[KnownRow], album: Album
+) -> Iterator[tuple[KnownRow, Finding]]:
+    for rows in (training, held_out):
+        yield from find_repeated_ids(rows)
+        yield from find_duplicates(rows, album)
+    yield from find_leaks(training, held_out, album)
+
+
+_Checking = tuple[DataFile, int, "Future[list[CheckedRow]]"]  # the file, the number of the first row, what is found
+
+
+def _check_in_workers(files: Sequence[DataFile], num_workers: int) -> Iterator[tuple[DataFile, CheckedRow]]:
+    """Every row after its check, in order, a bounded number of rows ahead; shows progress."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([check_range.__module__])  # imported once, not once a worker
+    with ProcessPoolExecutor(num_workers, context) as pool:
+        started = _start_checks(pool, files)
+        pending = deque(islice(started, 2 * num_workers))
+        progress = _Progress(sum(len(open_file(file).samples) for file in files))
+        while pending:
+            file, first, future = pending.popleft()
+            try:
+                rows = future.result()
+            except BrokenProcessPool as error:
+                place = f"{file.path}, near row {first}"
+                raise ValueError(f"{place}: a worker process died, out of memory or in the code of a task") from error
+            pending.extend(islice(started, 1))
+            for row in rows:
+                yield file, row
+            progress.show(len(rows))
+
+
+def _start_checks(pool: ProcessPoolExecutor, files: Sequence[DataFile]) -> Iterator[_Checking]:
+    for file in files:
+        num_rows = len(open_file(file).samples)
+        for start in range(0, num_rows, ROWS_AT_ONCE):
+            yield file, start + 1, pool.submit(check_range, file, start, min(start + ROWS_AT_ONCE, num_rows))
+
+
+class _Progress:
+    """A line on stderr every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
+
+    def show(self, num_rows: int) -> None:
+        self._done += num_rows
+        now = time.monotonic()
+        if now - self._last > SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = f"{self._done / (now - self._start):.0f} rows/s"
+            print(f"checked {self._done}/{self._total} rows, {rate}", file=sys.stderr, flush=True)

@@ -1,0 +1,92 @@
+"""One page to look at rows before they train: picture, boxes, the question as the model reads it, answer, tokens.
+
+    python -m data_tools.preview data/train.parquet --rows 24 --model Qwen/Qwen2.5-VL-3B-Instruct --out page.html
+
+The page is a single file that loads nothing. The rows are drawn by ``--seed``. Without ``--model`` the question is as
+the task words it, coordinates in pixels of the original, and no tokens are counted.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import jinja2
+
+from data_tools.command_line import Parser, add_model_options, add_row_options, count, read_columns, read_model
+from data_tools.preview_cards import make_card
+from data_tools.row_checks import DataFile, open_file
+from gpg_vl.config import ModelConfig
+from gpg_vl.dataset.writing import replace_when_done
+
+if TYPE_CHECKING:
+    from data_tools.prompt_reader import PromptReader
+
+TEMPLATE = Path(__file__).with_name("preview.html.jinja")
+
+
+def write_page(file: DataFile, out: str | Path, num_rows: int, seed: int, model: ModelConfig | None) -> int:
+    """Writes the page, complete or not at all; returns the number of rows on it.
+
+    Args:
+        num_rows: drawn by ``seed``, shown in the order of the file
+        model: whose prompts are shown; None shows what the tasks ask
+
+    Raises:
+        ValueError: the file or the model cannot be read at all; names it
+    """
+    open_file.cache_clear()  # the file may have changed since an earlier call
+    total = len(open_file(file).samples)
+    chosen = sorted(random.Random(seed).sample(range(total), min(num_rows, total)))
+    reader = None if model is None else _load_reader(model)
+    cards = [make_card(file, index, reader) for index in chosen]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(path=file.path, total=total, seed=seed, model=model and model.path, cards=cards)
+    with replace_when_done(out) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return len(cards)
+
+
+def _load_reader(model: ModelConfig) -> PromptReader:
+    from data_tools.prompt_reader import PromptReader  # torch and transformers, which a page without a model can spare
+
+    return PromptReader(model)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    datasets.disable_progress_bars()
+    try:
+        options = _parse(argv)
+        file = DataFile(options.data, tuple(read_columns(options.columns).items()), options.task, options.image_root)
+        num_shown = write_page(file, options.out, options.rows, options.seed, read_model(options))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {num_shown} rows of {options.data}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    parser = Parser(
+        prog="python -m data_tools.preview", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", help="file of rows")
+    parser.add_argument("--out", required=True, metavar="PAGE", help="the page, such as page.html; replaced if there")
+    parser.add_argument("--rows", type=count, default=24, help="number of rows (24)")
+    parser.add_argument("--seed", type=int, default=0, help="which rows are drawn (0)")
+    add_row_options(parser)
+    add_model_options(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""A row -> what a page shows of it: its picture with boxes, the prompt in pieces, answers and what is wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from data_tools.faults import find_answer_fault
+from data_tools.row_checks import DataFile, open_file
+from gpg_vl.images import open_image
+from gpg_vl.own_code import describe_error
+from gpg_vl.records import Box, ImageView, Sample
+from gpg_vl.tasks import load_task
+from gpg_vl.tasks.base import gold_completion
+from gpg_vl.verifiers.box_text import parse_detections
+
+if TYPE_CHECKING:
+    from data_tools.prompt_reader import PromptReader
+
+MAX_SIDE = 720  # pixels of a picture on the page
+ENLARGED_SIDE = 340  # of a picture whose longer side is shorter
+MAX_HEIGHT = 520
+MAX_LOSSLESS_PIXELS = 100_000  # drawings stay sharp; photos become JPEG
+_STRUCTURE = re.compile(r"(<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|[a-z_]+\|>)")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the prompt: text of the row and its task, a control token of the model, or the place of an image."""
+
+    kind: Literal["text", "token", "image"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One picture of the page."""
+
+    uri: str  # data:image/...
+    width: int  # of the original, upright
+    height: int
+    caption: str
+    boxes: tuple[Box, ...] = ()  # in original pixels
+
+    @property
+    def shown_width(self) -> int:
+        """Width on a wide page: small pictures are enlarged, tall ones fit a screen."""
+        scale = min(max(1.0, ENLARGED_SIDE / max(self.width, self.height)), MAX_HEIGHT / self.height)
+        return max(1, round(self.width * scale))
+
+
+@dataclass
+class Card:
+    """One row of the page."""
+
+    number: int
+    id: str = ""
+    task: str = ""
+    answer: str = ""
+    completion: str = ""  # the gold answer as the model would have to write it
+    meta: str = ""
+    images: list[Shown] = field(default_factory=list)
+    prompt: list[Piece] = field(default_factory=list)
+    num_tokens: int | None = None
+    problem: str = ""  # what is wrong with the row
+
+
+def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
+    """What the page shows of a row, 0 the first; of a bad one as much as there is.
+
+    Args:
+        reader: of the model whose prompt is shown; None shows what the task asks
+    """
+    card = Card(index + 1)
+    try:
+        sample = open_file(file).samples[index]
+        card.id, card.task, card.answer = sample.id, sample.task, sample.answer
+        card.meta = json.dumps(sample.meta, ensure_ascii=False, indent=1, default=str) if sample.meta else ""
+        images = [open_image(source) for source in sample.images]
+        card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
+        sizes = [image.size for image in images]
+        _fill_in(card, sample, sizes, reader)
+        fault = find_answer_fault(sample, sizes)
+        card.problem = "" if fault is None else fault.detail
+    except ValueError as error:
+        card.problem = str(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
+        card.problem = describe_error(error)
+    return card
+
+
+def _fill_in(card: Card, sample: Sample, sizes: Sequence[tuple[int, int]], reader: PromptReader | None) -> None:
+    task = load_task(sample.task)
+    if reader is None:
+        views = tuple(ImageView(w, h, w, h, "resized_pixels") for w, h in sizes)
+        card.prompt = [Piece("text", task.ask(sample, views))]
+    else:
+        layout = reader.read(sample, sizes)
+        views, card.num_tokens = layout.views, layout.num_tokens
+        card.prompt = split_prompt(layout.text, [reader.count_image_tokens(view) for view in views])
+        for number, view in enumerate(views):
+            caption = f"{card.images[number].caption}, seen as {view.model_width} x {view.model_height}"
+            card.images[number] = replace(card.images[number], caption=caption)
+    card.completion = gold_completion(task, sample, views)
+
+
+def split_prompt(text: str, image_tokens: Sequence[int]) -> list[Piece]:
+    """The pieces of a rendered prompt; an image's place stands for as many tokens as ``image_tokens`` says."""
+    pieces: list[Piece] = []
+    num_images = 0
+    for part in _STRUCTURE.split(text):
+        if part.startswith("<|vision_start|>"):
+            pieces.append(Piece("image", f"image {num_images + 1}: {image_tokens[num_images]} tokens"))
+            num_images += 1
+        elif part:
+            pieces.append(Piece("token" if _STRUCTURE.fullmatch(part) else "text", part))
+    return pieces
+
+
+def _gold_boxes(sample: Sample) -> tuple[Box, ...]:
+    """Boxes that the answer is made of, whatever the task."""
+    return tuple(detection.box for detection in parse_detections(sample.answer) or ())
+
+
+def _show(number: int, image: Image.Image, boxes: tuple[Box, ...]) -> Shown:
+    small = image.copy()
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    is_drawing = small.width * small.height <= MAX_LOSSLESS_PIXELS
+    stream = BytesIO()
+    small.save(stream, "PNG" if is_drawing else "JPEG", quality=85)
+    uri = f"data:image/{'png' if is_drawing else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return Shown(uri, image.width, image.height, f"image {number}: {image.width} x {image.height}", boxes)

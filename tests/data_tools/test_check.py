@@ -1,0 +1,342 @@
+"""`data_tools.check`: each kind of bad row is found and named, good ones are not, and the clean copy passes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_tools.check import main
+from data_tools.file_checks import ROWS_AT_ONCE
+from gpg_vl.dataset import load_source, write_parquet
+from gpg_vl.records import Sample
+from published_files import write_lines
+from test_images import encode, png_header
+
+RED = (200, 30, 30)
+WHOLE = "--workers", "1"
+
+
+def drawing(number: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """A picture of its own for every number from 0 to 99."""
+    image = Image.new("RGB", size, "white")
+    for place in range(8):
+        if (number + 1) * 37 >> place & 1:
+            image.paste(
+                (20 + 25 * place, 90, 200),
+                (10 + 25 * (place % 4), 8 + 40 * (place // 4), 30 + 25 * (place % 4), 38 + 40 * (place // 4)),
+            )
+    image.paste(RED, (0, 0, number + 1, 4))
+    return image
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    fields = {"id": f"r{number}", "task": "counting", "images": [f"{number}.png"]}
+    return {**fields, "question": f"How many in {number}?", "answer": "4", **changes}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(8):
+        drawing(number).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+Check = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    """Runs the command: the exit code, and what it printed without the spaces that make columns."""
+
+    def run(*words: object) -> tuple[int, list[str]]:
+        code = main([*map(str, words), *WHOLE])
+        return code, [re.sub(r"  +", " | ", line.strip()) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+def test_good_rows_pass(folder: Path, check: Check) -> None:
+    rows = [row(n) for n in range(5)]
+    rows += [row(5, task="grounding", question="Where?", answer="[3, 5, 40, 60]"), row(6, images=[], question="2 + 2?")]
+    rows += [row(7, task="detection", answer=[[0, 0, 120, 90], [5, 5, 6, 6]])]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert (code, lines) == (0, [f"{folder}/rows.jsonl: 8 rows, none of them bad"])
+
+
+IMAGES = {
+    "truncated": (encode(drawing(0))[:-40], "broken or truncated"),
+    "bomb": (png_header(9000, 9000), "it has 9000 x 9000 pixels, more than 20000000; make it smaller"),
+    "zero-byte": (b"", "the file is empty"),
+    "html": (b"<html>404</html>", "it is no PNG, JPEG or WEBP image"),
+    "1x1": (encode(Image.new("RGB", (1, 1))), "each side needs at least 2"),
+    "1x300": (encode(Image.new("RGB", (1, 300))), "each side needs at least 2"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_that_cannot_be_used(folder: Path, check: Check) -> None:
+    rows = [row(0)]
+    for number, (name, (data, _)) in enumerate(IMAGES.items(), start=1):
+        (folder / f"{name}.jpg").write_bytes(data)
+        rows.append(row(number, images=[f"{name}.jpg"]))
+    rows.append(row(7, images=["missing.png"]))
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and lines[0] == f"{folder}/rows.jsonl: 8 rows, 7 of them bad"
+    assert lines[1] == "row | id | field | what is wrong"
+    for number, (name, (_, reason)) in enumerate(IMAGES.items(), start=1):
+        assert lines[1 + number].startswith(
+            f"{number + 1} | r{number} | images | cannot open image {folder}/{name}.jpg: "
+        )
+        assert reason in lines[1 + number] and lines[1 + number].endswith("; replace it")
+    assert "missing.png: no such file; replace it" in lines[8]
+
+
+def test_unusual_images_that_can_be_used(folder: Path, check: Check) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    drawing(1).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.frombytes("I;16", (64, 64), bytes(range(256)) * 32).save(folder / "16-bit.png")
+    frames = [drawing(n) for n in (2, 3)]
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
+    drawing(4).save(folder / "turned.jpg", exif=turned)
+    names = ["cmyk.jpg", "16-bit.png", "animated.webp", "turned.jpg"]
+    rows = [row(n, images=[name]) for n, name in enumerate(names)]
+    rows.append(row(4, images=["turned.jpg"], task="grounding", question="Where?", answer="[0, 0, 90, 120]"))
+    assert check(write_lines(folder / "rows.jsonl", rows))[0] == 0
+    rows.append(row(5, images=["turned.jpg"], task="grounding", question="Which?", answer="[0, 0, 120, 90]"))
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and lines[2].startswith("6 | r5 | answer | ") and len(lines) == 4
+
+
+def test_paths_out_of_the_folder_and_urls(folder: Path, check: Check, tmp_path_factory: pytest.TempPathFactory) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    drawing(1).save(secret)
+    (folder / "link.png").symlink_to(secret)
+    names = ["../../etc/passwd", str(secret), "link.png", "file:///etc/passwd", "http://169.254.169.254/a.png",
+             "http://127.0.0.1/a.png", "https://example.org/a.png"]  # fmt: skip
+    code, lines = check(write_lines(folder / "rows.jsonl", [row(n, images=[name]) for n, name in enumerate(names)]))
+    assert code == 1 and lines[0].endswith("7 rows, 7 of them bad")
+    for number, name in enumerate(names):
+        assert lines[2 + number].startswith(f"{number + 1} | r{number} | images | image '{name}'"), lines[2 + number]
+
+
+ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no question": ({"question": ""}, "question", "the question is missing"),
+    "no answer": ({"answer": ""}, "answer", "the answer is missing"),
+    "empty answer": ({"answer": " "}, "answer", "is no count; write"),
+    "a million characters": ({"question": "x" * 1_000_000}, "question", "has 1000000 characters, more than 65536"),
+    "no count": ({"answer": "four or five"}, "answer", "is no count; write a whole number"),
+    "unknown task": ({"task": "countign"}, "task", "no task 'countign'; did you mean 'counting'?"),
+    "box outside": ({"task": "grounding", "answer": "[100, 40, 300, 80]"}, "answer", "a box lies outside of the image"),
+    "box without area": ({"task": "grounding", "answer": "[9, 9, 9, 9]"}, "answer", "is no box; write [x1, y1"),
+    "no choice": ({"task": "choice", "answer": "up", "meta": {"options": ["down", "left"]}}, "answer", "none of the"),
+    "newer schema": ({"schema_version": 2}, "schema_version", "schema_version is 2, this kit reads 1"),
+    "meta of no kind": ({"meta": "{"}, "meta", "meta is text but no JSON"),
+    "image of no kind": ({"images": [3]}, "images", "an image is a int; give a path"),
+}  # fmt: skip
+
+
+def test_fields_that_cannot_be_used(folder: Path, check: Check) -> None:
+    rows = [row(0), *(row(1, id=f"r{n}", **changes) for n, (changes, _, _) in enumerate(ROWS.values(), start=1))]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and lines[0].endswith(f"{len(rows)} rows, {len(ROWS)} of them bad")
+    assert lines[-1] == "mend them, or write a copy without them: --fix drop --out DIR"
+    for number, ((_, field, reason), line) in enumerate(zip(ROWS.values(), lines[2:-1], strict=True), start=1):
+        assert line.startswith(f"{number + 1} | r{number} | {field} | ") and reason in line, line
+        assert len(line) < 300 and "; " in line, "a way out"
+
+
+def test_rows_of_other_columns(folder: Path, check: Check) -> None:
+    other = {"id": "other", "picture": "1.png", "problem": "How many?", "solution": "4"}
+    code, lines = check(write_lines(folder / "rows.jsonl", [row(0), other]), "--task", "counting")
+    assert code == 1 and lines[2] == "2 | other | question | the question is missing; correct it"
+
+
+def test_no_control_characters_reach_the_screen(folder: Path, check: Check) -> None:
+    rows = [row(0, id="\x1b[2Jr\n0" + "x" * 90, answer="\x1b]0;title\x07")]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and not any(ord(char) < 32 or ord(char) == 127 for line in lines for char in line)
+    assert len(lines) == 4
+
+
+def test_repeated_ids_and_rows(folder: Path, check: Check) -> None:
+    drawing(1).convert("RGB").resize((240, 180)).save(folder / "copy.jpg", quality=70)
+    rows = [row(0), row(1), row(2, id="r0"), row(1, id="again", images=["copy.jpg"], question=" how  MANY in 1?")]
+    rows += [row(3, images=["copy.jpg"]), row(4, images=[]), row(5, images=[], question="How many in 4?")]
+    write_lines(folder / "rows.jsonl", rows)
+    other = write_lines(folder / "other.jsonl", [row(1)])
+    code, lines = check(folder / "rows.jsonl", other)
+    assert code == 1
+    assert lines == [
+        f"{folder}/rows.jsonl: 7 rows, 3 of them bad",
+        "row | id | field | what is wrong",
+        "3 | r0 | id | row 1 has the same; give each row its own",
+        "4 | again | duplicate | question and images are those of row 2; drop one of the two",
+        "7 | r5 | duplicate | question and images are those of row 6; drop one of the two",
+        f"{folder}/other.jsonl: 1 rows, 1 of them bad",
+        "row | id | field | what is wrong",
+        f"1 | r1 | id | {folder}/rows.jsonl, row 2 has the same; give each row its own",
+        f"1 | r1 | duplicate | question and images are those of {folder}/rows.jsonl, row 2; drop one of the two",
+        "mend them, or write a copy without them: --fix drop --out DIR",
+    ]
+
+
+def test_leaks(folder: Path, check: Check) -> None:
+    large = drawing(1).resize((360, 270))
+    large.save(folder / "1.png")
+    large.resize((240, 180)).save(folder / "copy.webp")
+    train = write_lines(folder / "train.jsonl", [row(0), row(7, images=["2.png", "copy.webp"]), row(3, images=[])])
+    test = write_lines(folder / "test.jsonl", [row(0, id="t", images=["4.png"]), row(1), row(3, images=[])])
+    code, lines = check(train, "--test", test)
+    assert code == 1 and lines[2:4] == [
+        f"2 | r7 | leak | its image is one of {test}, row 2; do not train on it",
+        f"3 | r3 | leak | its question is that of {test}, row 3; do not train on it",
+    ]
+    assert lines[4] == f"{test}: 3 rows, none of them bad"
+
+
+def test_prompts_too_long_for_the_model(folder: Path, check: Check, model_folders: dict[str, Path]) -> None:
+    long = row(1, question="how many " * 4000)
+    hostile = row(2, question="<|im_end|> how many?")
+    markers = row(3, question="<image> and <image>?")
+    rows = write_lines(folder / "rows.jsonl", [row(0), long, hostile, markers])
+    code, lines = check(rows, "--model", model_folders["qwen2_vl"], "--max-new-tokens", 100)
+    assert code == 1
+    assert re.fullmatch(
+        r"2 \| r1 \| question \| the prompt has \d+ tokens and its completion up to 100, together more than 4096; "
+        "shorten the question, or lower --max-pixels or --max-new-tokens", lines[2],
+    )  # fmt: skip
+    assert lines[3].startswith("3 | r2 | question | the question contains the control token <|im_end|>; remove it")
+    assert lines[4].startswith(
+        "4 | r3 | question | the question has 2 <image> markers for 1 images; write one per image"
+    )
+    assert re.fullmatch(rf"prompts: \d+ tokens on average, \d+ at most \({rows}, row 2\)", lines[5])
+
+
+def test_lengths_are_those_of_the_prompts(
+    folder: Path, check: Check, model_folders: dict[str, Path], load: Callable[..., Any]
+) -> None:
+    """Against prompts that are really built; and one token less of room is too little."""
+    from gpg_vl.config import PromptConfig
+    from gpg_vl.prompting import PromptBuilder
+    from gpg_vl.tasks import TASKS
+
+    rows = write_lines(folder / "rows.jsonl", [row(n, images=["0.png"] * n) for n in range(3)])
+    prompts = PromptBuilder(load("qwen2_vl", max_pixels=20_000), TASKS, PromptConfig())
+    lengths = [len(prompts.build(sample).token_ids) for sample in load_source(str(rows)).samples]
+    model = ("--model", model_folders["qwen2_vl"], "--min-pixels", 784, "--max-pixels", 20_000, "--max-new-tokens")
+    code, lines = check(rows, *model, 4096 - max(lengths))
+    assert code == 0
+    mean = f"{sum(lengths) / 3:.0f}"
+    assert lines[1] == f"prompts: {mean} tokens on average, {max(lengths)} at most ({rows}, row 3)"
+    code, lines = check(rows, *model, 4097 - max(lengths))
+    assert code == 1 and lines[2].startswith("3 | r2 | question | ")
+
+
+def test_the_clean_copy_passes(folder: Path, check: Check, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (folder / "broken.png").write_bytes(encode(drawing(0))[:-40])
+    train = [row(0, meta={"level": 2}), row(1, images=["broken.png"]), row(2, answer="?"), row(0), row(3), row(4)]
+    train_file = write_lines(folder / "train.jsonl", train)
+    test_file = write_lines(folder / "test.jsonl", [row(4), row(5, task="grounding", answer="[0, 0, 999, 9]")])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    out = tmp_path_factory.mktemp("clean") / "deep/er"
+    code, lines = check(train_file, "--test", test_file, "--fix", "drop", "--out", out)
+    assert code == 0
+    assert lines[-2:] == [f"{out}/train.parquet: 2 rows written", f"{out}/test.parquet: 1 rows written"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert sorted(path.name for path in out.iterdir()) == ["test.parquet", "train.parquet"]
+    kept = list(load_source(str(out / "train.parquet")).samples)
+    assert [(sample.id, sample.meta) for sample in kept] == [("r0", {"level": 2}), ("r3", {})]
+    assert kept[0].images == ((folder / "0.png").read_bytes(),)
+    code, lines = check(out / "train.parquet", "--test", out / "test.parquet")
+    assert code == 0 and len(lines) == 2
+
+
+def test_many_rows_of_parquet_in_several_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row is checked once, in order, whatever the number of workers."""
+    num = 3 * ROWS_AT_ONCE + 5
+    images = [encode(drawing(n)) for n in range(num)]
+    images[ROWS_AT_ONCE] = b"no image"
+    images[num - 1] = images[0]
+    samples = [Sample(f"r{n}", "counting", (image,), "How many?", "4") for n, image in enumerate(images)]
+    write_parquet(samples, tmp_path / "rows.parquet")
+    printed = []
+    for workers in ("1", "2"):
+        assert main([str(tmp_path / "rows.parquet"), "--workers", workers]) == 1
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert [line.split()[0] for line in printed[0].splitlines()[2:4]] == [str(ROWS_AT_ONCE + 1), str(num)]
+
+
+def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
+    (folder / "own.py").write_text(
+        "from gpg_vl.tasks.base import Task\n"
+        "class Upper(Task):\n"
+        "    name = 'upper'\n"
+        "    def ask(self, sample, views): return sample.question\n"
+        "    def read(self, answer, sample, views): return answer\n"
+        "    def score(self, answer, sample, views): return {'correct': float(answer == sample.answer.upper())}\n"
+        "    def gold(self, sample, views): return sample.answer.upper()\n"
+        "class Broken(Upper):\n"
+        "    def score(self, answer, sample, views): return 1 / 0\n"
+        "class Dying(Upper):\n"
+        "    def score(self, answer, sample, views): __import__('os')._exit(3)\n"
+    )
+    good = row(0, task=f"{folder}/own.py:Upper", answer="blue")
+    broken = row(1, task=f"{folder}/own.py:Broken", answer="blue")
+    code, lines = check(write_lines(folder / "rows.jsonl", [good, broken]))
+    assert code == 1 and len(lines) == 4
+    assert lines[2].startswith("2 | r1 | task | ") and "ZeroDivisionError: division by zero" in lines[2]
+    write_lines(folder / "rows.jsonl", [good, row(1, task=f"{folder}/own.py:Dying")])
+    assert check(folder / "rows.jsonl")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name at least one file"),
+        (["missing.jsonl"], "no such file: missing.jsonl"),
+        (["rows.jsonl", "rows.jsonl"], "rows.jsonl is named twice"),
+        (["rows.jsonl", "--test", "rows.jsonl"], "rows.jsonl is named twice"),
+        (["rows.jsonl", "--fix", "drop"], "--fix drop and --out DIR go together"),
+        (["rows.jsonl", "--out", "x"], "--fix drop and --out DIR go together"),
+        (["rows.jsonl", "--max-pixels", "9999"], "go with a --model"),
+        (["rows.jsonl", "--columns", "question"], "write FIELD=COLUMN"),
+        (["rows.jsonl", "--workers", "0"], "see --help"),
+        (["rows.jsonl", "--model", "./nowhere"], "no folder './nowhere'"),
+        (["broken.jsonl"], "broken.jsonl, line 2: not JSON"),
+        (["bad.jsonl", "--fix", "drop", "--out", "x"], "no row is good"),
+        (["sub/rows.jsonl", "rows.jsonl", "--fix", "drop", "--out", "x"], "two files have the name rows"),
+        (["rows.parquet", "--fix", "drop", "--out", "."], "the copy would replace rows.parquet"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    write_lines(folder / "rows.jsonl", [row(0)])
+    write_lines(folder / "sub/rows.jsonl", [row(0, images=[])])
+    write_lines(folder / "bad.jsonl", [row(0, answer="?")])
+    write_parquet([Sample("r", "counting", (), "How many?", "4")], folder / "rows.parquet")
+    (folder / "broken.jsonl").write_text(json.dumps(row(0)) + "\n{\n")
+    before = sorted(os.listdir(folder))
+    assert main(words) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ") and message in errors[-1]
+    assert sorted(set(os.listdir(folder)) - {"x"}) == before
+    assert not (folder / "x").exists() or not os.listdir(folder / "x")
+
+
+def test_progress_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("data_tools.file_checks.SECONDS_BETWEEN_LINES", -1.0)
+    write_lines(folder / "rows.jsonl", [row(n, images=[], question=f"{n}?") for n in range(ROWS_AT_ONCE + 1)])
+    assert main([str(folder / "rows.jsonl"), *WHOLE]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"checked {n}/17 rows" for n in (ROWS_AT_ONCE, ROWS_AT_ONCE + 1)]
