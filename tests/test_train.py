@@ -17,13 +17,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
-from gpg_vl import ranks
 from gpg_vl import train as train_module
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.interrupts import Interrupted
 from gpg_vl.models import load_adapter
-from gpg_vl.ranks import RankError
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import HfEngine
@@ -269,15 +267,6 @@ def test_abort_stops_the_run_which_may_go_on_with_another_policy(
     with pytest.raises(RewardError, match=r"reward function flaky on sample counting-\d+-\d+: "):
         train(make_recipe(**flaky, rewards__on_error="abort"))
     assert train(make_recipe(**flaky)).name == "checkpoint-3"
-
-
-def test_a_rank_stops_with_the_cause_of_another(
-    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
-) -> None:
-    failure = ranks._Failure(0, is_disk=False, text="scoring failed: sample s7: timeout")
-    monkeypatch.setattr("gpg_vl.ranks.gather_object", lambda mine: [*mine, failure])
-    with pytest.raises(RankError, match="rank 1: scoring failed: sample s7: timeout"):
-        train(make_recipe())
 
 
 # --- stopping and going on ---
