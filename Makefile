@@ -17,7 +17,7 @@ help:
 	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
 	@echo "make test-slow    the demo on three seeds, a control, and docs/add-a-task.md followed (about 20 minutes)"
-	@echo "make test-faults  saves that are killed or out of disk at every file operation (docs/reliability.md)"
+	@echo "make test-faults  kills, signals, full disks, damage and ranks that fail (docs/reliability.md)"
 	@echo "make test-faults-ci   the part of them that every commit has to pass"
 	@echo "make smoke-reproduce   the paper's experiments end to end, on tiny models and rows in the published formats"
 	@echo "make test-lower   run the tests on the oldest supported libraries"

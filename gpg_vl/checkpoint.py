@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial as partial_call
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
@@ -28,7 +30,9 @@ from gpg_vl.model_folder import save_model
 from gpg_vl.models import resolve_model_path
 from gpg_vl.models.folders import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.random_state import read_random_state, restore_random_state
+from gpg_vl.optimizer_state import load_entries, read_shards
+from gpg_vl.random_state import restore_random_state
+from gpg_vl.ranks import gather_object, run_on_main, whole_weights
 from gpg_vl.recipes import load_recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -56,13 +60,17 @@ class TrainingState:
 def save_checkpoint(
     recipe: Recipe,
     adapter: QwenVLAdapter,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Any,
     state: TrainingState,
+    random_state: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    accelerator: Accelerator,
 ) -> Path:
-    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it.
+    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it. All ranks together; the first one writes.
 
     Args:
+        optimizer: torch's, or DeepSpeed's around it
+        random_state: of this rank, at the end of that step
         metrics: the run's last ones, for the model card
 
     Raises:
@@ -70,25 +78,49 @@ def save_checkpoint(
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = final.with_name(f"{final.name}.partial")
+    training_state = partial / STATE_FOLDER
+    random_states = gather_object([random_state])
+    try:
+        _on_main(lambda: _start(partial))
+        with whole_weights(accelerator):
+            _on_main(lambda: save_model(adapter, partial, recipe, metrics))
+        for number, shard in enumerate(read_shards(optimizer, adapter.trainable_parameters()), start=1):
+            _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
+        _on_main(lambda: _finish(partial, recipe, state, random_states))
+        _on_main(lambda: _replace(partial, final))
+    except OSError as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what it took is wanted back
+        raise type(error)(f"{final} could not be written: {error}") from error
+    run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
+    return final
+
+
+def _on_main(write: Callable[[], None]) -> None:
+    def work() -> None:
+        try:
+            write()
+        except SafetensorError as error:  # it has no other for a full disk
+            raise OSError(str(error)) from error
+
+    run_on_main(work)
+
+
+def _start(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()  # not its parents: an output directory that vanished, as with its disk, must not come back empty
-    try:
-        (partial / STATE_FOLDER).mkdir()
-        save_model(adapter, partial, recipe, metrics)
-        write_recipe(recipe, partial / RECIPE_FILE)
-        names = [name for name, _ in adapter.trainable_parameters()]
-        if optimizer is not None:
-            save_file(_flatten(optimizer, names), partial / STATE_FOLDER / "optimizer.safetensors")
-        _write_json(read_random_state(), partial / STATE_FOLDER / "random-0.json")
-        _write_json(asdict(state), partial / STATE_FOLDER / "state.json")
-        _write_json(library_versions(), partial / STATE_FOLDER / "versions.json")
-        seal_folder(partial)
-        _replace(partial, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what it took is wanted back
-        raise OSError(f"{final} could not be written: {error}") from error
-    remove_old_checkpoints(final.parent, recipe.run.save_total_limit)
-    return final
+    (partial / STATE_FOLDER).mkdir()
+
+
+def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what is small, and seals the folder."""
+    folder = partial / STATE_FOLDER
+    write_recipe(recipe, partial / RECIPE_FILE)
+    for rank, random_state in enumerate(random_states):
+        _write_json(random_state, folder / _random_file(rank))
+    _write_json(asdict(state), folder / "state.json")
+    _write_json(library_versions(), folder / "versions.json")
+    seal_folder(partial)
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
@@ -125,8 +157,12 @@ def load_state(folder: Path) -> TrainingState:
     return TrainingState(**json.loads(path.read_text()))
 
 
-def load_random_state(folder: Path) -> None:
-    restore_random_state(json.loads((folder / STATE_FOLDER / "random-0.json").read_text()))
+def load_random_state(folder: Path, rank: int) -> bool:
+    """Restores the random states of a rank; False where the checkpoint has none, being of fewer ranks."""
+    path = folder / STATE_FOLDER / _random_file(rank)
+    if path.is_file():
+        restore_random_state(json.loads(path.read_text()))
+    return path.is_file()
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
@@ -140,15 +176,20 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
-def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: torch.optim.Optimizer) -> None:
-    """Restores the optimizer's state, parameter by parameter."""
-    stored = load_file(folder / STATE_FOLDER / "optimizer.safetensors")
-    state = optimizer.state_dict()
-    for index, (name, _) in enumerate(adapter.trainable_parameters()):
-        entries = {key.rsplit("/", 1)[1]: value for key, value in stored.items() if key.rsplit("/", 1)[0] == name}
-        if entries:
-            state["state"][index] = entries
-    optimizer.load_state_dict(state)
+def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None:
+    """Restores the optimizer's state, parameter by parameter, whatever layout it was saved from."""
+    with ExitStack() as stack:
+        places: dict[str, dict[str, Any]] = {}
+        for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):
+            file = stack.enter_context(safe_open(path, "pt"))
+            for key in file.keys():  # noqa: SIM118  no dict
+                name, entry = key.rsplit("/", 1)
+                places.setdefault(name, {})[entry] = file
+
+        def stored(name: str) -> dict[str, Tensor]:
+            return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
+
+        load_entries(optimizer, adapter.trainable_parameters(), stored)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
@@ -198,14 +239,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     return changes
 
 
-def _flatten(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimizer's state as ``PARAMETER/ENTRY`` to tensor."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{names[index]}/{entry}": torch.as_tensor(value).contiguous()
-        for index, entries in state.items()
-        for entry, value in entries.items()
-    }
+def _random_file(rank: int) -> str:
+    return f"random-{rank}.json"
 
 
 def _write_json(values: Mapping[str, Any], path: Path) -> None:

@@ -43,13 +43,17 @@ def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim
     return torch.optim.AdamW(groups, **options)
 
 
-def check_optimizer(config: UpdateConfig) -> None:
+def check_optimizer(config: UpdateConfig, sharding_stage: int = 0) -> None:
     """
     Raises:
-        ValueError: the 8-bit optimizer is asked for, without its library or a device that it runs on
+        ValueError: the 8-bit optimizer is asked for, without its library or a device that it runs on; or under ZeRO
     """
     if config.optimizer != "adamw_8bit":
         return
+    if sharding_stage:
+        raise ValueError(
+            "update.optimizer: adamw_8bit keeps its moments in blocks that cannot be saved under ZeRO; use adamw"
+        )
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -170,4 +170,6 @@ def _keep_until(path: Path, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    partial = path.with_name(f"{path.name}.partial")  # killed here, the log is the old one or the new one
+    partial.write_text("".join(kept))
+    partial.replace(path)

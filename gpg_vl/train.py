@@ -42,7 +42,7 @@ from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, sh
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
-from gpg_vl.random_state import seed_everything
+from gpg_vl.random_state import read_random_state, seed_everything
 from gpg_vl.rank_watch import watched_rank
 from gpg_vl.ranks import (
     RankDiskError,
@@ -81,6 +81,7 @@ class Progress:
     silent_steps: int = 0
     skipped_steps: int = 0  # whose gradient was not finite
     skips_in_a_row: int = 0
+    random_state: dict[str, Any] = field(default_factory=dict)  # at the end of the step and its validation
 
 
 def train(recipe: Recipe) -> Path:
@@ -126,7 +127,7 @@ class _Trainer:
         self.resumed_from = run_on_main(lambda: find_resume_point(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
-        check_optimizer(recipe.update)
+        check_optimizer(recipe.update, sharding_stage(accelerator))
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
         checked = run_together(lambda: load_all_sources(recipe))
         scorer.start()  # its processes come up while the model loads
@@ -148,7 +149,12 @@ class _Trainer:
             self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
         )
         if self.resumed_from is not None:
-            load_random_state(self.resumed_from)  # last: loading the model draws from them
+            self._restore_random_state(self.resumed_from)  # last: loading the model draws from them
+
+    def _restore_random_state(self, checkpoint: Path) -> None:
+        rank = self.accelerator.process_index
+        if not load_random_state(checkpoint, rank):
+            print(f"note: the random states of rank {rank} start anew: the run had fewer ranks", file=sys.stderr)
 
     def _note(self, text: str) -> None:
         """A line on screen, once for all ranks."""
@@ -213,8 +219,6 @@ class _Trainer:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
         self.progress = Progress()
         if self.resumed_from is not None:
-            if sharding_stage(self.accelerator):
-                raise ValueError("a run under ZeRO cannot be resumed yet; choose another run.output_dir")
             load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
             left_out = f", {len(self.stream.left_out)} rows left out" if self.stream.left_out else ""
@@ -285,6 +289,7 @@ class _Trainer:
             grad_norm = None if stats is None else take_step(self.layout, rate)
             self.progress.step = number
             self.progress.stream = self.stream.state()
+            self.progress.random_state = read_random_state()
             self.progress.silent_steps += stats is None
             self._count_skips(grad_norm)
             seconds = {
@@ -378,6 +383,7 @@ class _Trainer:
                     progress.all_done_step = progress.step
             progress.validated_step = progress.step
             progress.validation = {task: score.value for task, score in scores.items()}
+            progress.random_state = read_random_state()
             self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
@@ -427,14 +433,17 @@ class _Trainer:
             validation=progress.validation if progress.validated_step == progress.step else {},
             tasks_done=list(progress.tasks_done),
             all_done_step=progress.all_done_step,
-            counters={"silent_steps": progress.silent_steps, "skipped_steps": progress.skipped_steps},
+            counters={
+                "silent_steps": progress.silent_steps,
+                "skipped_steps": progress.skipped_steps,
+                "skips_in_a_row": progress.skips_in_a_row,
+            },
         )
         with deferred_interrupts():
-            optimizer = None if sharding_stage(self.accelerator) else self.layout.optimizer
-            with whole_weights(self.accelerator):
-                folder = run_on_main(
-                    lambda: save_checkpoint(self.recipe, self.adapter, optimizer, state, self.log.latest)
-                )
+            folder = save_checkpoint(
+                self.recipe, self.adapter, self.layout.optimizer, state, progress.random_state, self.log.latest,
+                self.accelerator,
+            )  # fmt: skip
             self.saved_step = progress.step
         return folder
 
@@ -448,5 +457,6 @@ class _Trainer:
             all_done_step=state.all_done_step,
             silent_steps=state.counters["silent_steps"],
             skipped_steps=state.counters["skipped_steps"],
+            skips_in_a_row=state.counters["skips_in_a_row"],
         )
         self.stream.restore(state.stream)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gpg_vl import cli, train, update
+from gpg_vl import checkpoint, cli, train, update
 from gpg_vl.collect import Collector
 from gpg_vl.scoring import Scorer
 
@@ -84,7 +84,7 @@ PHASES: dict[str, tuple[int, Any, str]] = {
     "rollout": (2, Collector, "_roll_out"),
     "scoring": (2, Scorer, "score"),
     "update": (2, update.PolicyForward, "forward"),
-    "save": (1, train, "save_checkpoint"),  # which the first rank alone calls
+    "save": (1, checkpoint, "save_model"),  # which the first rank alone calls
 }
 ACTIONS: dict[str, Callable[[], Any]] = {
     "kill": die,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
 from gpg_vl.checkpoint import (
@@ -25,6 +26,7 @@ from gpg_vl.models.folders import find_checkpoints
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.optimizer import build_optimizer
 from gpg_vl.output_dir import find_resume_point
+from gpg_vl.random_state import read_random_state
 
 
 def test_changed_keys_are_dotted() -> None:
@@ -67,7 +69,9 @@ class Saves:
 
     def save(self, step: int) -> Path:
         state = TrainingState(step, {}, 0, {}, [], None, {})
-        return save_checkpoint(self.recipe, self._adapter, self._optimizer, state, {})
+        return save_checkpoint(
+            self.recipe, self._adapter, self._optimizer, state, read_random_state(), {}, Accelerator()
+        )
 
     def save_in_child(self, strike_at: int | None, fault: Fault = kill, torn: bool = False) -> tuple[int, list[str]]:
         """Exit code of a process that saves step 2, 0 where it got through and 28 after an OSError; what it did."""

@@ -85,6 +85,8 @@ def test_8_bit_adamw_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(ValueError, match=r"needs the library bitsandbytes; pip install 'gpg-vl\[bnb\]', or use adamw"):
         check_optimizer(config)
+    with pytest.raises(ValueError, match="cannot be saved under ZeRO; use adamw"):
+        check_optimizer(config, sharding_stage=1)
 
 
 def test_table_of_trained_parts(load: LoadModel, capsys: pytest.CaptureFixture[str]) -> None:

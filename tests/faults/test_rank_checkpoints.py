@@ -1,0 +1,187 @@
+"""Checkpoints of several CPU ranks with real DeepSpeed: bit for bit on as many ranks, good for any other layout."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gpg_vl.cli import main
+from gpg_vl.manifest import find_damage
+from gpg_vl.output_dir import find_resume_point
+from gpg_vl.recipes import load_recipe
+from runs import (
+    assert_equal_runs,
+    assert_equal_tensors,
+    fork_ranks,
+    join_ranks,
+    kill_ranks,
+    last_saved_step,
+    last_step,
+    train_words,
+    wait_for,
+    write_recipe_folder,
+)
+
+SECONDS = 200  # of a run on two ranks that ought to take 20, on a busy machine
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
+    """Runs of four steps that are saved after each second one."""
+    return write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], {"run": {"steps": 4, "save_every": 2}})
+
+
+def run_ranks(
+    folder: Path, name: str, deepspeed: str, num: int = 2, words: Sequence[str] = (), fault: str | None = None
+) -> None:
+    faults = {} if fault is None else dict.fromkeys(range(num), f"run_faults:{fault}")
+    ranks = fork_ranks(folder, [*train_words(name), *words], deepspeed, num, faults)
+    assert join_ranks(ranks, SECONDS) == [0] * num, (folder / "log.txt").read_text()
+
+
+@pytest.mark.timeout(3 * SECONDS)
+@pytest.mark.parametrize("deepspeed", ["zero2", pytest.param("zero3", marks=pytest.mark.faults_ci)])
+def test_ten_steps_equal_five_a_kill_and_five(
+    tmp_path: Path, model_folders: dict[str, Path], deepspeed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights, optimizer, each rank's random states, samples, tokens, rewards and losses, bit for bit."""
+    folder = write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"])
+    run_ranks(folder, "whole", deepspeed)
+    ranks = fork_ranks(folder, train_words("cut"), deepspeed)
+    wait_for(lambda: last_step(folder / "cut") >= 7, SECONDS)
+    kill_ranks(ranks)
+    assert last_saved_step(folder / "cut") == 5
+    run_ranks(folder, "cut", deepspeed)
+    assert "resuming cut after step 5" in (folder / "log.txt").read_text()
+    assert_equal_runs(folder / "whole", folder / "cut")
+    state = {path.name for path in (folder / "cut/checkpoint-10/training_state").iterdir()}
+    assert state == {"optimizer-1.safetensors", "random-0.json", "random-1.json", "state.json", "versions.json"}
+    assert main(["doctor", "--checkpoint", str(folder / "cut/checkpoint-10")]) == 0
+    assert "every file is as it was written" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(12 * SECONDS)
+@pytest.mark.parametrize("deepspeed", ["zero1", "zero3"])
+def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
+    """Other layouts get the same moments, bit for bit; their next step differs by rounding, and not as with lost ones.
+
+    Three ranks cut weights where two do not, and some shares end in padding.
+    """
+    words = ["--task", "counting"]  # questions that are the same on any number of ranks
+    run_ranks(folder, "start", deepspeed, words=[*words, "--run.steps", "2"])
+    shutil.copytree(folder / "start", folder / "same")
+    run_ranks(folder, "same", deepspeed, words=[*words, "--run.steps", "3"])
+    expected = load_file(folder / "same/checkpoint-3/model.safetensors")
+
+    again = folder / "again.safetensors"
+
+    def difference(name: str) -> float:
+        weights = load_file(folder / name / "checkpoint-3/model.safetensors")
+        return max(float((weights[key] - expected[key]).abs().max()) for key in expected)
+
+    for layout, num in [("zero0", 1), ("zero0", 2), ("zero1", 3), ("zero2", 2), ("zero3", 3), ("zero3_offload", 2)]:
+        name = f"{layout}-{num}"
+        shutil.copytree(folder / "start", folder / name)
+        run_ranks(folder, name, layout, num, [*words, "--run.steps", "3"], "save_moments_again")
+        assert_equal_tensors(folder / "start/checkpoint-2/training_state/optimizer-1.safetensors", again)
+        again.unlink()
+        assert difference(name) < 2e-5, name
+    shutil.copytree(folder / "start", folder / "lost")
+    forget_moments(folder / "lost/checkpoint-2")
+    run_ranks(folder, "lost", deepspeed, words=[*words, "--run.steps", "3"])
+    assert difference("lost") > 1e-4
+    assert "the random states of rank 2 start anew" in (folder / "log.txt").read_text()
+
+
+def forget_moments(checkpoint: Path) -> None:
+    from gpg_vl.manifest import seal_folder
+
+    (checkpoint / "training_state/optimizer-1.safetensors").unlink()
+    seal_folder(checkpoint)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "corrupt": flip_a_bit,
+    "truncated": cut,
+    "emptied": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.faults_ci
+@pytest.mark.timeout(3 * SECONDS)
+def test_a_damaged_file_of_any_rank_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each damage of each file; with the last one the run goes on from the older checkpoint, to the same end."""
+    run_ranks(folder, "whole", "zero2")
+    monkeypatch.chdir(folder)
+    for file in ("optimizer-1.safetensors", "random-1.json", "random-0.json", "state.json"):
+        for what, damage in DAMAGES.items():
+            shutil.copytree("whole", "cut")
+            damage(Path("cut/checkpoint-4/training_state", file))
+            recipe = load_recipe("recipe.yaml", ["--run.output_dir", "cut"])
+            assert find_resume_point(recipe) == Path("cut/checkpoint-2"), (file, what)
+            assert Path("cut/checkpoint-4.damaged").is_dir()
+            shutil.rmtree("cut")
+    shutil.copytree("whole", "cut")
+    flip_a_bit(Path("cut/checkpoint-4/training_state/random-1.json"))
+    run_ranks(folder, "cut", "zero2")
+    said = (folder / "log.txt").read_text()
+    assert said.count("skipping checkpoint-4: training_state/random-1.json has other content than was written") == 1
+    assert_equal_runs(folder / "whole", folder / "cut")
+
+
+@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
+def test_a_save_killed_on_one_of_two_ranks(folder: Path, deepspeed: str) -> None:
+    """The rank that writes, or the one that only gives: the checkpoint before is whole, and the run goes on from it."""
+    run_ranks(folder, "whole", deepspeed)
+    for rank, fault in enumerate(["die_in_second_save", "die_in_second_gathering"]):
+        name = f"cut-{rank}"
+        ranks = fork_ranks(folder, train_words(name), deepspeed, faults={rank: f"run_faults:{fault}"})
+        assert -signal.SIGKILL in join_ranks(ranks, SECONDS)
+        assert (folder / name / "checkpoint-4.partial").is_dir()
+        assert last_saved_step(folder / name) == 2
+        assert find_damage(folder / name / "checkpoint-2") is None
+        run_ranks(folder, name, deepspeed)
+        assert_equal_runs(folder / "whole", folder / name)
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_a_full_disk_ends_all_ranks_in_one_line(folder: Path) -> None:
+    ranks = fork_ranks(folder, train_words("run"), "zero3", faults={0: "run_faults:full_disk_in_second_save"})
+    assert join_ranks(ranks, SECONDS) == [1, 1]
+    said = (folder / "log.txt").read_text()
+    assert said.count("gpg-vl train: run/checkpoint-4 could not be written: ") == 1, "one rank says it"
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert {path.name for path in (folder / "run").glob("checkpoint-*")} == {"checkpoint-2"}
+    assert find_damage(folder / "run/checkpoint-2") is None
+
+
+@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.parametrize("phase", ["rollout", "backward", "save"])
+def test_sigterm_to_one_rank_ends_both_together(folder: Path, phase: str) -> None:
+    """The last finished step is saved by both; started again they end as ever."""
+    run_ranks(folder, "whole", "zero3")
+    ranks = fork_ranks(folder, train_words("cut"), "zero3", faults={0: f"run_faults:sigterm_in_{phase}"})
+    assert join_ranks(ranks, SECONDS) == [143, 143]
+    assert last_saved_step(folder / "cut") == last_step(folder / "cut") == {"rollout": 1}.get(phase, 2)
+    run_ranks(folder, "cut", "zero3")
+    assert_equal_runs(folder / "whole", folder / "cut")
