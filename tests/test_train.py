@@ -449,7 +449,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert row["learning_rate"] == pytest.approx(1.5e-4)
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
+    assert [group["lr"] for group in trainer.layout.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
 
 
 def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:
