@@ -24,6 +24,7 @@ from gpg_vl.records import Sample
 
 SAMPLES_AT_ONCE = 64
 EXAMPLES = 3  # of each reason, in the counts
+LISTED = 10_000  # dropped rows that are named one by one
 SECONDS_BETWEEN_LINES = 5.0
 _WRITERS = {".parquet": write_parquet, ".jsonl": write_jsonl}
 
@@ -46,12 +47,15 @@ class Counts:
     rows_written: int = 0  # may exceed the rows read where one source row makes several
     dropped: dict[str, int] = field(default_factory=dict)  # by reason
     examples: dict[str, list[str]] = field(default_factory=dict)  # of each reason the first few, with their place
+    dropped_rows: list[str] = field(default_factory=list)  # place and reason of each, of the first LISTED
 
     def drop(self, place: str, fault: Fault) -> None:
         self.dropped[fault.reason] = self.dropped.get(fault.reason, 0) + 1
         examples = self.examples.setdefault(fault.reason, [])
         if len(examples) < EXAMPLES:
             examples.append(f"{place}: {fault.detail[:200]}")
+        if len(self.dropped_rows) < LISTED:
+            self.dropped_rows.append(f"{place}: {fault.reason} ({fault.detail[:200]})")
 
     def lines(self) -> list[str]:
         """The counts as the screen shows them."""

@@ -1,8 +1,11 @@
-"""Detection: average precision of COCO, by the COCO library (faster-coco-eval), over the rows' pictures and categories.
+"""Detection: average precision of COCO and LVIS, by the COCO library (faster-coco-eval).
 
-python -m eval.detection --model PATH --data data/coco --out runs/coco/eval [--split coco]
+    python -m eval.detection --model PATH --data data/detection --out runs/coco/eval --split coco_few_shot \\
+        --coco instances_val2017.json
 
-A row asks for one category in one picture; ``meta`` holds the category. Gold boxes are the rows': there are no crowds.
+A row asks for one category in one picture. With the published annotations (``--coco``, ``--lvis``) the AP is the
+published one: over all their pictures, crowds included, and the categories that the rows ask for. Without them it is of
+the rows alone, whose gold boxes are all that there are, and is named so.
 """
 
 from __future__ import annotations
@@ -11,13 +14,16 @@ import contextlib
 import hashlib
 import io
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy
 from faster_coco_eval import COCO, COCOeval_faster
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, run
+from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split
+from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 from gpg_vl.predictions import Prediction
 from gpg_vl.records import Box, Sample
@@ -27,7 +33,20 @@ from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import Detection, parse_detections
 
 MAX_DETECTIONS = {"coco": 100, "lvis": 300}  # of a picture and category
-STATS = ("AP", "AP50", "AP75")
+_THRESHOLDS = {"AP50": 0, "AP75": 5}  # place among the IoU thresholds 0.5, 0.55 ... 0.95
+
+
+class Gold(NamedTuple):
+    """What there is to find, and which picture and category each row asks about."""
+
+    truth: COCO
+    keys: list[tuple[int, int]]  # image_id and category_id, by row
+    is_lvis: bool = False  # absence is known for some categories of a picture alone; the rest is left out
+
+
+def add_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--coco", metavar="FILE", help="instances_val2017.json, for the published AP of COCO's splits")
+    parser.add_argument("--lvis", metavar="FILE", help="lvis_v1_val.json, for the published AP of LVIS' splits")
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
@@ -38,12 +57,15 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
             for row, prediction in zip(evaluation.rows, evaluation.predictions, strict=True)
             if row.split == split
         ]
-        values = average_precision(
-            [sample for sample, _ in pairs], [read_boxes(*pair) for pair in pairs], MAX_DETECTIONS[split]
-        )
-        # AP is no mean over rows: it has no interval of this kind, and the published AP is strict's reading
-        figures |= {f"{name} {split}": Figure(Estimate(v, v, v, len(pairs)), None) for name, v in values.items()}
-        overlap = figure_of([prediction for _, prediction in pairs], "detection")
+        family = split.partition("_")[0]
+        annotations = getattr(options, family)
+        samples = [sample for sample, _ in pairs]
+        gold = gold_of_rows(samples) if annotations is None else published_gold(Path(annotations), samples)
+        values = average_precision(gold, [read_boxes(*pair) for pair in pairs], MAX_DETECTIONS[family])
+        of = f"{split}, rows alone" if annotations is None else split
+        # AP is no mean over rows: it has no interval of this kind, and no second reading that was published
+        figures |= {f"{name} {of}": Figure(Estimate(v, v, v, len(pairs)), None) for name, v in values.items()}
+        overlap = figure_of(in_split(evaluation, split), "detection")
         if overlap is not None:
             figures[f"mIoU {split}"] = overlap
     return figures
@@ -57,35 +79,78 @@ def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
     return list(read or [])
 
 
-def average_precision(
-    samples: Sequence[Sample], found: Sequence[Sequence[Detection]], max_detections: int
-) -> dict[str, float]:
-    """AP, AP50 and AP75 in [0, 1], as COCO defines them, over all categories among the samples."""
+def gold_of_rows(samples: Sequence[Sample]) -> Gold:
+    """The gold boxes of the rows; a picture is known by its path or its bytes, a category by its name."""
     categories = {name: n for n, name in enumerate(sorted({_category(each) for each in samples}), start=1)}
     images = {key: n for n, key in enumerate(dict.fromkeys(map(_image_key, samples)), start=1)}
-    gold: list[dict[str, Any]] = []
-    answered: list[dict[str, Any]] = []
-    for sample, detections in zip(samples, found, strict=True):
-        of_row = {"image_id": images[_image_key(sample)], "category_id": categories[_category(sample)]}
+    keys = [(images[_image_key(each)], categories[_category(each)]) for each in samples]
+    annotations: list[dict[str, Any]] = []
+    for sample, (image, category) in zip(samples, keys, strict=True):
         for each in parse_detections(sample.answer) or []:
             box = _xywh(each.box)
-            gold.append({**of_row, "id": len(gold) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-        answered += [{**of_row, "bbox": _xywh(each.box), "score": each.confidence} for each in detections]
-    if not gold or not answered:
-        return dict.fromkeys(STATS, 0.0)
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image, "category_id": category, "bbox": box}
+                | {"area": box[2] * box[3], "iscrowd": 0}
+            )
     truth = {
         "images": [{"id": number, "width": 0, "height": 0} for number in images.values()],
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
-        "annotations": gold,
+        "annotations": annotations,
     }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(truth)
-        evaluator = COCOeval_faster(coco, coco.loadRes(answered), "bbox")
+    return Gold(_silently(lambda: COCO(truth)), keys)
+
+
+def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
+    """The published annotations.
+
+    Raises:
+        ValueError: they cannot be read, or the rows are not of their pictures and categories
+    """
+    try:
+        truth = _silently(lambda: COCO(str(file)))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{file} holds no annotations of COCO or LVIS ({type(error).__name__})") from error
+    if not truth.imgs or not truth.cats or not truth.anns:
+        raise ValueError(f"{file} holds no annotations of COCO or LVIS: images, categories and annotations")
+    keys = []
+    for sample in samples:
+        key: tuple[Any, Any] = (sample.meta.get("image_id"), sample.meta.get("category_id"))
+        if key[0] not in truth.imgs or key[1] not in truth.cats:
+            raise ValueError(f"{file} does not know picture and category {key} of row {sample.id}; the rows of "
+                             "data_tools.coco carry them as meta.image_id and meta.category_id")  # fmt: skip
+        keys.append((int(key[0]), int(key[1])))
+    return Gold(truth, keys, any("neg_category_ids" in image for image in truth.imgs.values()))
+
+
+def average_precision(gold: Gold, found: Sequence[Sequence[Detection]], max_detections: int) -> dict[str, float]:
+    """AP, AP50 and AP75 in [0, 1], as COCO defines them, over all pictures and the categories that are asked for."""
+    answered = [
+        {"image_id": image, "category_id": category, "bbox": _xywh(each.box), "score": each.confidence}
+        for (image, category), detections in zip(gold.keys, found, strict=True)
+        for each in detections
+    ]
+    categories = sorted({category for _, category in gold.keys})
+    if not answered or not gold.truth.getAnnIds(catIds=categories):
+        return {"AP": 0.0, **dict.fromkeys(_THRESHOLDS, 0.0)}
+
+    def evaluate() -> numpy.ndarray:
+        evaluator = COCOeval_faster(gold.truth, gold.truth.loadRes(answered), "bbox", lvis_style=gold.is_lvis)
+        evaluator.params.catIds = categories
         evaluator.params.maxDets = [1, 10, max_detections]
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
-    return {name: max(0.0, float(value)) for name, value in zip(STATS, evaluator.stats, strict=False)}
+        precision: numpy.ndarray = evaluator.eval["precision"]
+        return precision[..., 0, -1]  # of all sizes and most detections; [threshold, recall, category]
+
+    precision = _silently(evaluate)
+    means = {name: precision[place] for name, place in _THRESHOLDS.items()}
+    return {name: float(values[values > -1].mean()) for name, values in {"AP": precision, **means}.items()}
+
+
+def _silently(work: Any) -> Any:
+    """The result of work by the COCO library, which prints its progress."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return work()
 
 
 def _category(sample: Sample) -> str:
@@ -106,11 +171,16 @@ def _xywh(box: Box) -> list[float]:
 BENCHMARK = Benchmark(
     name="detection",
     task="detection",
-    splits={"coco": 25067, "lvis": 15226},
+    # pairs of picture and category that the published lists of the 2B model ask for
+    splits={
+        "coco": 25067, "coco_few_shot": 1608, "coco_novel": 2224, "lvis": 15226, "lvis_few_shot": 6926,
+        "lvis_novel": 14506,
+    },
     max_new_tokens=1024,
-    converter="virft_det",
+    converter="coco",
     figures=make_figures,
-)
+    add_options=add_options,
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(run(BENCHMARK))

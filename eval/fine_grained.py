@@ -11,7 +11,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present, run
+from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present
+from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 from gpg_vl.scores import Estimate
 

@@ -5,11 +5,12 @@ python -m eval.lisa --model PATH --data data/lisa --out runs/lisa/eval [--sam fa
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present, run
+from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present
+from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluate import Row
 from gpg_vl.evaluate_model import Evaluation
@@ -29,24 +30,26 @@ def add_options(parser: ArgumentParser) -> None:
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
     boxes = {split: figure_of(in_split(evaluation, split), "grounding") for split in BENCHMARK.splits}
     figures = present({f"mIoU {split}": figure for split, figure in boxes.items()})
-    reason = _why_no_masks(evaluation, options)
-    if reason is not None:
-        print(f"gIoU and cIoU are not measured: {reason}", file=sys.stderr)
+    try:
+        segmenter = _load_segmenter(evaluation, options)
+    except ValueError as error:
+        print(f"gIoU and cIoU are not measured: {error}", file=sys.stderr)
         return figures
-    segmenter = BoxSegmenter(options.sam)
     for split in dict.fromkeys(row.split for row in evaluation.rows):
         figures |= _mask_figures(evaluation, split, segmenter)
     return figures
 
 
-def _why_no_masks(evaluation: Evaluation, options: Namespace) -> str | None:
+def _load_segmenter(evaluation: Evaluation, options: Namespace) -> BoxSegmenter:
+    """
+    Raises:
+        ValueError: masks cannot be measured; says why
+    """
     if options.sam is None:
-        return "no SAM model is named by --sam"
-    if Path(options.sam).is_absolute() and not Path(options.sam).is_dir():
-        return f"there are no weights in {options.sam}"
+        raise ValueError("no SAM model is named by --sam")
     if not all(row.sample.meta.get(POLYGONS) for row in evaluation.rows):
-        return f"the rows have no meta.{POLYGONS}"
-    return None
+        raise ValueError(f"the rows have no meta.{POLYGONS}; data_tools.lisa writes them")
+    return BoxSegmenter(options.sam)
 
 
 def _mask_figures(evaluation: Evaluation, split: str, segmenter: BoxSegmenter) -> Figures:
@@ -54,20 +57,23 @@ def _mask_figures(evaluation: Evaluation, split: str, segmenter: BoxSegmenter) -
     overlaps = [
         _overlap(row, prediction, segmenter)
         for row, prediction in zip(evaluation.rows, evaluation.predictions, strict=True)
-        if row.split == split and prediction.views
+        if row.split == split
     ]
-    num_missing = len(in_split(evaluation, split)) - len(overlaps)
-    per_image = estimate([shared / union if union else 0.0 for shared, union in overlaps] + [0.0] * num_missing)
+    num_dropped = len(in_split(evaluation, split)) - len(overlaps)  # the size of their masks is not known
+    per_image = estimate([shared / union if union else 0.0 for shared, union in overlaps] + [0.0] * num_dropped)
     cumulated = sum(shared for shared, _ in overlaps) / max(1, sum(union for _, union in overlaps))
-    of_all = Estimate(cumulated, cumulated, cumulated, per_image.n)  # no mean over rows: no interval of this kind
+    of_all = Estimate(cumulated, cumulated, cumulated, len(overlaps))  # no mean over rows: no interval of this kind
     return {f"gIoU {split}": Figure(per_image, None), f"cIoU {split}": Figure(of_all, None)}
 
 
 def _overlap(row: Row, prediction: Prediction, segmenter: BoxSegmenter) -> tuple[int, int]:
-    view, sample = prediction.views[0], row.sample
-    gold = draw_polygons(sample.meta[POLYGONS], view.width, view.height)
-    box = first_box(row, prediction)
-    return count_overlap(None if box is None else segmenter.segment(sample.images[0], box), gold)
+    """Pixels of intersection and union; where the image cannot be opened, of the gold mask alone."""
+    polygons, box = row.sample.meta[POLYGONS], first_box(row, prediction)
+    if not prediction.views:
+        width, height = (math.ceil(max(point[axis] for each in polygons for point in each)) + 1 for axis in (0, 1))
+        return count_overlap(None, draw_polygons(polygons, width, height))
+    gold = draw_polygons(polygons, prediction.views[0].width, prediction.views[0].height)
+    return count_overlap(None if box is None else segmenter.segment(row.sample.images[0], box), gold)
 
 
 def first_box(row: Row, prediction: Prediction) -> Box | None:

@@ -23,7 +23,9 @@ case $(grep -o '"model_type": *"qwen2[_a-z0-9]*vl"' "$model/config.json" | head 
     *qwen2_vl*) family=qwen2_vl ;;
     *) echo "eval/lmms.sh: $model is no Qwen2-VL or Qwen2.5-VL model" >&2; exit 2 ;;
 esac
-command=("${PYTHON:-python}" -m lmms_eval --model "$family" --model_args "pretrained=$model,max_pixels=401408"
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-$([ -x "$home/.venv/bin/python" ] && echo "$home/.venv/bin/python" || echo python3)}
+command=("$PYTHON" -m lmms_eval --model "$family" --model_args "pretrained=$model,max_pixels=401408"
     --tasks "$tasks" --batch_size 1 --log_samples --output_path "$out" "$@")
 printf '%q ' "${command[@]}"
 echo

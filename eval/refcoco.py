@@ -9,7 +9,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from eval.benchmark import Benchmark, Figure, Figures, in_split, run
+from eval.benchmark import Benchmark, Figure, Figures, in_split
+from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 from gpg_vl.predictions import Prediction
 from gpg_vl.scores import Estimate, estimate
@@ -25,7 +26,7 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
 def share_of_hits(predictions: Sequence[Prediction]) -> Figure:
     """Strict: the kit's IoU; legacy: that of the first box anywhere in the output. Both above 0.5."""
     strict = estimate([_share([parts.get("iou", 0.0) for parts in each.parts]) for each in predictions])
-    values = [_share(each.legacy) for each in predictions if each.legacy is not None]
+    values = [_share([value or 0.0 for value in each.legacy]) for each in predictions if each.legacy is not None]
     legacy: Estimate | None = estimate(values) if values else None
     return Figure(strict, legacy)
 

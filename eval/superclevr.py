@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from eval.benchmark import Benchmark, Figures, figure_of, present, run
+from eval.benchmark import Benchmark, Figures, figure_of, present
+from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
-    return present({"Accuracy": figure_of(evaluation.predictions, "counting")})
+    return present({"Accuracy": figure_of(evaluation.counted, "counting")})
 
 
 BENCHMARK = Benchmark(

@@ -102,10 +102,15 @@ def _interval(estimate: Mapping[str, Any] | None, less: float = 0.0) -> str:
 
 
 def _count_rows(run: Run) -> str:
-    """Rows of all splits; beside the published number where it is another."""
+    """Rows of all splits, dropped ones included; and whatever makes the figures others than the published ones."""
     counts = run.results["num_rows"].values()
-    num, published = sum(each["num"] for each in counts), sum(each["published"] for each in counts)
-    return str(num) if num == published else f"{num} of {published}"
+    num, published = (sum(each[key] for each in counts) for key in ("num", "published"))
+    dropped = sum(each["dropped"] for each in counts)
+    failures = sum(score["num_legacy_failures"] for score in run.results["tasks"].values())
+    parts = [str(num + dropped) if num + dropped == published else f"{num + dropped} of {published}"]
+    parts += [f"{dropped} dropped"] if dropped else []
+    parts += [f"{failures} legacy failures"] if failures else []
+    return ", ".join(parts)
 
 
 def write_markdown(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping[str, Any]) -> str:

@@ -144,7 +144,8 @@ class RewardsConfig:
         scorer: strict, or legacy: the published code's reward, for parity with published numbers (docs/rewards.md)
         weights: weight of a reward part by name, instead of the task's own; 0 measures without training
         functions: reward functions written for TRL, as FILE.py:NAME; each is a further part, of weight 1
-        timeout_s: longest scoring of a completion, or call of a reward function, in seconds; then its process is killed
+        timeout_s: longest scoring of a completion, or call of a reward function, in seconds, without those in which it
+            waits for a processor; then its process is killed
         memory_mb: most memory that scoring may take in a process, on top of the task's code
         on_error: what a timeout or error does; zero counts 0, drop_group leaves the group out, abort stops the run
     """

@@ -9,7 +9,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,14 @@ class Evaluation:
     settings: dict[str, Any]  # all that decides a prediction
     run: dict[str, Any]  # the rest: path of the model, ranks, seconds ...
     folder: EvaluationFolder | None  # of the first rank, where there is one
+    dropped: list[Prediction] = field(
+        default_factory=list
+    )  # wrong ones, for published rows that are not among the rows
+
+    @property
+    def counted(self) -> list[Prediction]:
+        """What a score is over."""
+        return [*self.predictions, *self.dropped]
 
     def write(self, scores: dict[str, Any]) -> None:
         """``results.json``: the scores, and every setting."""

@@ -11,6 +11,9 @@ from gpg_vl.records import ImageView
 NO_IMAGE = "no_image"
 """Status of the completions of a row whose image is missing or broken: there are none, and they count as wrong."""
 
+DROPPED = "dropped"
+"""Status of the completions of a row that its conversion dropped: as above. Such rows are in no file of predictions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -30,8 +33,10 @@ class Prediction:
     answers: tuple[str | None, ...]  # what the task read, in one spelling; None where it read nothing
     rewards: tuple[float, ...]
     parts: tuple[dict[str, float], ...]
-    status: tuple[str, ...]  # of records.Status, or NO_IMAGE
-    legacy: tuple[float, ...] | None  # published metric; None where there is none, or it was not asked for
+    status: tuple[str, ...]  # of records.Status, NO_IMAGE or DROPPED
+    legacy: tuple[float | None, ...] | None
+    """Published metric; None where there is none, or it was not asked for. An entry is None where it could not be
+    worked out (a time-out or an error): that completion counts 0, and is counted."""
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"

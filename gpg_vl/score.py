@@ -22,7 +22,7 @@ from gpg_vl.config import RewardsConfig
 from gpg_vl.images import read_size
 from gpg_vl.own_code import absolute_spec, describe_error
 from gpg_vl.records import ImageView, Reward, Sample
-from gpg_vl.scoring_pool import MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.scoring_pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
@@ -91,7 +91,7 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompl
         ValueError: no file, no rows, or a row without completion and answer; names file and row
     """
     if not path.is_file():
-        raise ValueError(f"--predictions: no file {path}")
+        raise ValueError(f"no file {path}; it is to hold completions")
     predictions = []
     for number, row in enumerate(_read_rows(path), start=1):
         try:
@@ -210,7 +210,8 @@ def _score(
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
     rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
     metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
-    with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
+    timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else limits.timeout_s
+    with ScoringPool(timeout_s, limits.memory_mb) as pool:
         outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics])]
     of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
     scored = []

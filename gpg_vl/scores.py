@@ -41,6 +41,7 @@ class TaskScore:
     num_samples: int  # completions per prompt
     status: dict[str, int]
     legacy: Estimate | None = None  # published metric; None where there is none, or it was not asked for (validation)
+    num_legacy_failures: int = 0  # completions that the published metric could not be worked out for; they count 0
     categories: dict[str, dict[str, Estimate | None]] = field(default_factory=dict)  # strict and legacy of each
     pass_at: dict[str, Estimate] = field(default_factory=dict)  # k -> chance that one of k samples is right
     majority: Estimate | None = None  # maj@k: the most frequent answer of all k samples
@@ -70,6 +71,7 @@ def score_task(task: Task, predictions: Sequence[Prediction]) -> TaskScore:
         num_samples=len(predictions[0].completions),
         status=dict(Counter(status for each in predictions for status in each.status)),
         legacy=estimate_legacy(predictions),
+        num_legacy_failures=count_legacy_failures(predictions),
         categories=_score_categories(task, predictions),
         pass_at=_pass_at(task, predictions) if is_sampled else {},
         majority=_majority(task, predictions) if is_sampled else None,
@@ -94,8 +96,16 @@ def estimate_strict(predictions: Sequence[Prediction], task: Task) -> Estimate:
 
 
 def estimate_legacy(predictions: Sequence[Prediction]) -> Estimate | None:
-    values = [statistics.fmean(each.legacy) for each in predictions if each.legacy is not None]
+    """The mean of the published metric; None unless all predictions have it."""
+    values = [
+        statistics.fmean(value or 0.0 for value in each.legacy) for each in predictions if each.legacy is not None
+    ]
     return estimate(values) if values and len(values) == len(predictions) else None
+
+
+def count_legacy_failures(predictions: Sequence[Prediction]) -> int:
+    """Completions that the published metric could not be worked out for."""
+    return sum(value is None for each in predictions for value in each.legacy or ())
 
 
 def _main_parts(prediction: Prediction, task: Task) -> list[float]:

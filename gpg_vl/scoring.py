@@ -16,7 +16,15 @@ from gpg_vl.own_code import absolute_spec
 from gpg_vl.prompting import completion_text
 from gpg_vl.records import Reward, RolloutGroup, ScoredGroup
 from gpg_vl.reward_functions import Conversation, function_name, sample_columns
-from gpg_vl.scoring_pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.scoring_pool import (
+    PUBLISHED_TIMEOUT_S,
+    FunctionJob,
+    Job,
+    MetricJob,
+    Outcome,
+    ScoringPool,
+    TaskJob,
+)
 
 Rule = Literal["strict", "legacy"]
 
@@ -72,13 +80,16 @@ class Scorer:
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 
-    def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
-        """What the published metric of their task gives the completions; one that times out or fails there counts 0."""
+    def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
+        """What the published metric of their task gives the completions; None for one that times out or fails there.
+
+        The limit is ``PUBLISHED_TIMEOUT_S``, whatever the recipe's.
+        """
         jobs = [
             MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
             for g in groups
         ]
-        by_group = self._pool.run(jobs)
+        by_group = self._pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
         failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
         if failures:
             _log.warning(
@@ -87,7 +98,7 @@ class Scorer:
                 failures[0].status,
                 failures[0].message,
             )
-        return [[_value_or_zero(outcome) for outcome in outcomes] for outcomes in by_group]
+        return [[_value_if_ok(outcome) for outcome in outcomes] for outcomes in by_group]
 
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
@@ -144,8 +155,8 @@ def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:
     return tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
 
 
-def _value_or_zero(outcome: Outcome | None) -> float:
-    return outcome.value if outcome is not None and outcome.status == "ok" else 0.0
+def _value_if_ok(outcome: Outcome | None) -> float | None:
+    return outcome.value if outcome is not None and outcome.status == "ok" else None
 
 
 def _as_trl_prompt(group: RolloutGroup) -> str | Conversation:

@@ -25,6 +25,14 @@ def start_sleeper() -> float:
     return 1.0
 
 
+def work(seconds: float) -> float:
+    """Keeps a processor busy for so long of its own time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return 1.0
+
+
 ACTIONS: dict[str, Callable[[], Any]] = {
     "right": lambda: 1.0,
     "wrong": lambda: 0.0,
@@ -32,6 +40,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "doze": lambda: time.sleep(0.3) or 1.0,  # type: ignore[func-returns-value]
     "sleep": lambda: time.sleep(60),
     "tower": lambda: 9**9**9 % 7,
+    "work": lambda: work(0.25),
     "busy": lambda: sum(range(10**12)),
     "regex": lambda: re.match(r"(a|a)*$", "a" * 40 + "b"),
     "child": start_sleeper,

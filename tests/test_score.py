@@ -191,6 +191,7 @@ def test_what_a_task_does_costs_its_row_alone(
     assert summary["accuracy"] == pytest.approx(2 / 6)
     assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 0.5 s" in caplog.text
 
+    monkeypatch.setattr("gpg_vl.score.PUBLISHED_TIMEOUT_S", 0.5)
     legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")
     assert legacy["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert legacy["reward_mean"] == legacy["accuracy"] == pytest.approx(2 / 6)

@@ -66,6 +66,10 @@ def test_categories_legacy_and_status() -> None:
         "a": (0.5, 0.0),
         "b": (1.0, 1.0),
     }
+    assert score.num_legacy_failures == 0
+    failed = summarise_scores([prediction(0, [1.0, 1.0], legacy=(1.0, None)), *predictions[1:]], TASKS)["counting"]
+    assert failed.legacy is not None and failed.legacy.value == pytest.approx(1.5 / 3)
+    assert failed.num_legacy_failures == 1
     without = summarise_scores([prediction(0, [1.0])], TASKS)["counting"]
     assert (without.legacy, without.categories, without.pass_at, without.majority) == (None, {}, {}, None)
 

@@ -93,12 +93,24 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
         assert time.monotonic() - start < 10
 
 
-def test_published_metric_that_hangs_or_fails_counts_0(caplog: pytest.LogCaptureFixture) -> None:
+def test_published_metric_that_hangs_or_fails_has_no_value(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpg_vl.scoring.PUBLISHED_TIMEOUT_S", 0.5)
     texts = ("right", "busy", "raise", "nan", "exit", "wrong", "right")
     with Scorer(RewardsConfig(timeout_s=0.3, on_error="abort")) as scorer:
         [scored] = scorer.score([group(*texts, task=f"{FILE}:HostileMetric")])
-        assert scorer.measure_published([scored]) == [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]
-    assert "4 times the published metric failed and counts 0; first: timeout" in caplog.text
+        assert scorer.measure_published([scored]) == [[1.0, None, None, None, None, 0.0, 1.0]]
+    assert "4 times the published metric failed and counts 0; first: timeout: no answer within 0.5 s" in caplog.text
+
+
+def test_published_metric_does_not_depend_on_the_limit_of_the_recipe() -> None:
+    """A text that math-verify reads in half a second, under a tenth of that: the reward is lost, the metric is not."""
+    text = "\\[a" * 1800 + " so it is 4"
+    with Scorer(RewardsConfig(timeout_s=0.05, scorer="legacy")) as scorer:
+        [scored] = scorer.score([group(text, task="geometry")])
+        assert scored.rewards[0].status == "timeout"
+        assert scorer.measure_published([scored]) == [[1.0]]
 
 
 # --- reward functions as TRL calls them ---

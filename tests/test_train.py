@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
+from gpg_vl import cli
 from gpg_vl import train as train_module
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
@@ -540,24 +541,29 @@ def test_tasks_leave_the_mixture_and_the_run_ends_with_a_cooldown(
     assert [row["learning_rate"] for row in steps[6:]] == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
 
 
-def test_validation_of_a_checkpoint_gives_the_logged_number(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    from gpg_vl.evaluate_model import evaluate_model
-
+@pytest.mark.parametrize("keys", [{}, {"model.lora": {"r": 4, "parts": ["text", "vision"]}}], ids=["whole", "lora"])
+def test_evaluation_of_a_checkpoint_gives_the_logged_number(
+    keys: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """That of the middle of the training and the last, by the command, with the recipe saved in the checkpoint."""
     data = tmp_path / "validation.parquet"
     write_parquet(draw_samples("counting", 20, seed=9), data)
     recipe = make_recipe(
         data__eval=[str(data)], objective__name="supervised", rollout__group_size=1, rollout__prompts_per_step=16,
         rollout__max_new_tokens=12, run__steps=40, run__eval_every=20, run__save_every=20,
+        **keys,
     )  # fmt: skip
     train(recipe)
     logged = {row["step"]: row["eval"]["counting"] for row in read_metrics(tmp_path / "run") if "eval" in row}
     assert set(logged) == {20, 40}
     for step, score in logged.items():
-        model = replace(recipe.model, path=str(tmp_path / f"run/checkpoint-{step}"))
-        evaluated = evaluate_model(replace(recipe, model=model))["counting"]
-        assert evaluated.legacy is not None
-        assert {**evaluated.to_dict(), "legacy": None} == score, "validation goes without the published metric"
-    assert logged[40]["status"].get("ok", 0) > 0
+        checkpoint, out = tmp_path / f"run/checkpoint-{step}", tmp_path / f"out-{step}"
+        assert cli.main(["eval", str(checkpoint), "--data", str(data), "--out", str(out)]) == 0
+        evaluated = json.loads((out / "results.json").read_text())["tasks"]["counting"]
+        assert evaluated["legacy"] is not None
+        assert {**evaluated, "legacy": None} == score, "validation goes without the published metric"
+    assert logged[20] != logged[40], "a number that never moves would show nothing"
+    assert keys or logged[40]["status"].get("ok", 0) > 0
 
 
 # --- GRPO ---

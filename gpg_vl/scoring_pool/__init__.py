@@ -6,11 +6,12 @@
 
 The supervisor is started as a fresh interpreter, has one thread and has imported the tasks, so that a worker is a fork
 of it: ready in milliseconds, also in place of one that was killed. Each worker has a pipe of its own and reports every
-unit, so a deadline is that of a single unit, and what was finished before a kill is kept. Nothing is shared between
-workers that a killed one could leave locked. When this process ends, however it ends, the others end too.
+unit, so a deadline is that of a single unit, and what was finished before a kill is kept. A unit's time stands still
+while its worker waits for a processor, so that a busy machine costs nobody a reward. Nothing is shared between workers
+that a killed one could leave locked. When this process ends, however it ends, the others end too.
 """
 
 from gpg_vl.scoring_pool.client import ScoringPool
-from gpg_vl.scoring_pool.jobs import FunctionJob, Job, MetricJob, Outcome, TaskJob
+from gpg_vl.scoring_pool.jobs import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, TaskJob
 
-__all__ = ["FunctionJob", "Job", "MetricJob", "Outcome", "ScoringPool", "TaskJob"]
+__all__ = ["PUBLISHED_TIMEOUT_S", "FunctionJob", "Job", "MetricJob", "Outcome", "ScoringPool", "TaskJob"]

@@ -24,7 +24,8 @@ class ScoringPool:
     """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
 
     Args:
-        timeout_s: wall-clock limit of one completion, or of one call of a reward function, in seconds
+        timeout_s: limit of one completion, or of one call of a reward function, in seconds of wall-clock time without
+            those in which its process waited for a processor: how busy the machine is does not count
         memory_mb: what scoring may allocate in a worker, on top of its code
         num_workers: default: this process's share of the cores, at most ``MAX_WORKERS``
     """
@@ -54,17 +55,23 @@ class ScoringPool:
             )
         self._connection = Connection(near.detach())
 
-    def run(self, jobs: Sequence[Job], stops_on_failure: bool = False) -> list[list[Outcome | None]]:
+    def run(
+        self, jobs: Sequence[Job], stops_on_failure: bool = False, timeout_s: float | None = None
+    ) -> list[list[Outcome | None]]:
         """An outcome for each unit of each job, in order.
 
         With ``stops_on_failure`` the first timeout or error ends the batch: None stands for what was not done then.
+
+        Args:
+            timeout_s: limit for these jobs; None takes the pool's
 
         Raises:
             RuntimeError: the pool's own process ended
         """
         self.start()
         assert self._connection is not None
-        batch = Batch([JobBytes(pickle.dumps(j), j.num_units, self._timeout_s) for j in jobs], stops_on_failure)
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        batch = Batch([JobBytes(pickle.dumps(job), job.num_units, seconds) for job in jobs], stops_on_failure)
         try:
             self._connection.send_bytes(pickle.dumps(batch))
             pickled: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())

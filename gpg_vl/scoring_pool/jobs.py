@@ -12,6 +12,10 @@ from gpg_vl.reward_functions import Conversation, call_function, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
 
+PUBLISHED_TIMEOUT_S = 60.0
+"""Seconds that a completion may take under a published scorer. math-verify reads what a model writes in milliseconds,
+and the worst known of 5,000 characters in 0.4 s, but it is not linear: what takes longer is counted and said."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 
 from gpg_vl.scoring_pool.jobs import Batch, JobBytes, Outcome
 from gpg_vl.scoring_pool.worker import FAILED_OUTCOME, LOADED, RETIRED, serve_jobs
@@ -48,6 +49,7 @@ class _Worker:
     connection: Connection
     span: _Span | None = None
     deadline: float = 0.0  # time.monotonic
+    waited: float = 0.0  # seconds in the run queue, since its start, that the deadline accounts for
     is_loading: bool = False
     is_retired: bool = False
 
@@ -119,7 +121,7 @@ class Supervisor:
                 worker = self._fork()
             span = work.queue.popleft()
             worker.span, worker.is_loading = span, True
-            worker.deadline = time.monotonic() + LOAD_SECONDS
+            worker.deadline, worker.waited = time.monotonic() + LOAD_SECONDS, _seconds_in_queue(worker.pid)
             with suppress(OSError):  # it has died: seen as the end of its pipe, in its turn
                 worker.connection.send_bytes(pickle.dumps((work.jobs[span.job].payload, span.start, span.stop)))
 
@@ -161,8 +163,7 @@ class Supervisor:
             self._give_up(worker, span, work, Outcome(None, "error", "the worker process died"))
 
     def _kill_overdue(self, work: _Work) -> None:
-        now = time.monotonic()
-        for worker in [worker for worker in self.workers if worker.span and worker.deadline <= now]:
+        for worker in [worker for worker in self.workers if worker.span and _is_overdue(worker)]:
             span = worker.span
             assert span is not None
             self._kill(worker)
@@ -215,6 +216,24 @@ class Supervisor:
         worker.connection.close()
         worker.span = None
         self.workers.remove(worker)
+
+
+def _is_overdue(worker: _Worker) -> bool:
+    """Whether the deadline has passed, after it was moved by the time that the worker waited for a processor."""
+    now = time.monotonic()
+    if worker.deadline > now:
+        return False
+    waited = _seconds_in_queue(worker.pid)
+    worker.deadline, worker.waited = worker.deadline + waited - worker.waited, waited
+    return worker.deadline <= now
+
+
+def _seconds_in_queue(pid: int) -> float:
+    """How long a process has waited for a processor since its start; 0 where the kernel does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def main(arguments: Sequence[str]) -> None:

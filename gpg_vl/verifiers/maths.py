@@ -9,14 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import threading
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from gpg_vl.verifiers.numbers import Quantity, normalise_quantity, same_size
 
-TIMEOUT_S = 5  # math-verify's own; only a process's main thread has it
 DIGITS = 30  # that must agree
 
 _MAX_EXPRESSION_CHARS = 48
@@ -118,8 +116,9 @@ def _work_out(value: Value) -> Any | None:
 def published_match(text: str, gold: str) -> bool:
     """``verify(parse(text), parse(gold))`` of math-verify on whole strings, tags and reasoning included: legacy only.
 
-    False where math-verify cannot finish, as its time-out has it: at once for powers of powers, after ``TIMEOUT_S`` for
-    other hostile text. Reading by math-verify is not linear; training has the scoring's own time limit.
+    False for powers of powers, which math-verify cannot finish and gives up on after seconds of wall-clock time. Here
+    it has no such limit, so that the result depends on the text alone. Its reading is not linear (a second for 9,000
+    hostile characters, a minute for 65,000): whoever reads any text does so under the limit of ``scoring_pool``.
     """
     if any(len(part) > _MAX_PUBLISHED_CHARS or _ENDLESS.search(part) for part in (text, gold)):
         return False
@@ -137,11 +136,11 @@ def published_candidates(text: str, strings: tuple[str, ...]) -> list[Any]:
 
 def _parse(text: str, extraction_config: list[Any] | None = None) -> list[Any]:
     options = {} if extraction_config is None else {"extraction_config": extraction_config}
-    return list(_math_verify().parse(text, parsing_timeout=_timeout_s(), **options))
+    return list(_math_verify().parse(text, parsing_timeout=None, **options))
 
 
 def _verify(left: list[Any], right: list[Any]) -> bool:
-    return bool(_math_verify().verify(left, right, timeout_seconds=_timeout_s()))
+    return bool(_math_verify().verify(left, right, timeout_seconds=None))
 
 
 @functools.cache
@@ -151,8 +150,3 @@ def _math_verify() -> ModuleType:
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     return math_verify
-
-
-def _timeout_s() -> int:
-    """0, which is none, outside of the main thread: math-verify's time-out is a signal."""
-    return TIMEOUT_S if threading.current_thread() is threading.main_thread() else 0

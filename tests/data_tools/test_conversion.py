@@ -65,6 +65,10 @@ def test_counts(tmp_path: Path) -> None:
             "odd": [f"row {n}: {n} is odd" for n in (1, 3, 5)],
             "the id is repeated": ["row 10: 'r2'"],
         },
+        "dropped_rows": [
+            *(f"row {n}: odd ({n} is odd)" for n in (1, 3, 5, 7, 9)),
+            "row 10: the id is repeated ('r2')",
+        ],
     }
 
 

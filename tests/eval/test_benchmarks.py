@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from builders import make_sample
+from benchmark_rows import BOX, LIMITS, SHAPES, write_rows
 from eval import cvbench, detection, fine_grained, geoqa, lisa, refcoco, superclevr, table
-from eval.benchmark import run
-from gpg_vl.dataset import write_jsonl
+from eval.command import run
 from shared_data import shared_file
 
-LIMITS = ["--model.dtype", "float32", "--model.min_pixels", "784", "--model.max_pixels", "50176"]
-LIMITS += ["--evaluation.max_new_tokens", "3"]
-
-
-def write_rows(path: Path, num: int, metas: list[dict[str, Any]], **values: str) -> None:
-    """Rows with ids of their own, as the converters give each split."""
-    samples = [
-        replace(make_sample(seed=n, **values), id=f"{path.stem}-{n}", meta=metas[n % len(metas)]) for n in range(num)
-    ]
-    write_jsonl(samples, path)
-
-
-BOX = {"question": "Where is it?", "answer": "[1, 2, 30, 40]"}
-SHAPES = {"polygons": [[[1, 2], [30, 2], [30, 40], [1, 40]]]}
 CASES: list[tuple[ModuleType, dict[str, int], list[dict[str, Any]], dict[str, str], set[str]]] = [
     (geoqa, {"test": 3}, [{}], {"task": "geometry", "answer": "65°"}, {"Accuracy"}),
     (superclevr, {"test": 3}, [{}], {"task": "counting"}, {"Accuracy"}),
@@ -46,7 +30,7 @@ CASES: list[tuple[ModuleType, dict[str, int], list[dict[str, Any]], dict[str, st
     ),
     (
         detection, {"coco": 2}, [{"category": "cat"}], {"task": "detection", **BOX},
-        {"AP coco", "AP50 coco", "AP75 coco", "mIoU coco"},
+        {"AP coco, rows alone", "AP50 coco, rows alone", "AP75 coco, rows alone", "mIoU coco"},
     ),
 ]  # fmt: skip
 
@@ -98,6 +82,7 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/test.jsonl").write_text("")
     (tmp_path / "nothing").mkdir()
+    write_rows(tmp_path / "geoqa/test.jsonl", 2, [{}], task="geometry")
     good, data, out = str(model_folders["qwen2_vl"]), str(tmp_path), str(tmp_path / "out")
     assert run(superclevr.BENCHMARK, ["--model", good, "--data", data, "--out", out, *LIMITS]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -105,15 +90,47 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     for benchmark, model, rows, extra, message in (
         (superclevr, str(no_processor), data, [], "has no complete processor"),
         (superclevr, good, str(tmp_path / "empty"), [], "has no rows"),
+        (
+            superclevr,
+            good,
+            str(tmp_path / "geoqa"),
+            [],
+            "rows of task geometry, those of superclevr are of",
+        ),
         (superclevr, good, str(tmp_path / "nothing"), [], "make it by python -m data_tools.clevr"),
         (superclevr, good, data, ["--split", "train"], "has no split 'train'; its splits are test"),
-        (geoqa, good, data, [], 'predictions with benchmark = "superclevr", this evaluation has "geoqa"'),
+        (
+            geoqa,
+            good,
+            str(tmp_path / "geoqa"),
+            [],
+            'predictions with benchmark = "superclevr", this evaluation has "geoqa"',
+        ),
         (superclevr, good, data, ["--run.seed", "1"], "sampling.seed = 42"),
     ):
         words = ["--model", model, "--data", rows, "--out", out, *LIMITS, *extra]
         assert run(benchmark.BENCHMARK, words) == 2, message
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_options_that_are_missing_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    out = ["--out", str(tmp_path / "out")]
+    for benchmark, words, message in (
+        (geoqa, ["--model", "x"], "the following arguments are required: --out; see --help"),
+        (geoqa, out, "--model and --data are needed, or --completions"),
+        (geoqa, [*out, "--completions", "x", "--model", "y"], "--completions takes the place of --model"),
+        (geoqa, [*out, "--completions", str(tmp_path)], f"no file {tmp_path}; it is to hold completions"),
+        (geoqa, [*out, "--completions", str(empty)], "empty.jsonl has no rows"),
+        (lisa, [*out, "--completions", str(empty)], "--completions are those of one split; name it by --split"),
+    ):
+        assert run(benchmark.BENCHMARK, words) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [empty]
+    assert run(geoqa.BENCHMARK, ["--help"]) == 0
 
 
 def test_table_has_only_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from operator import truediv
 from pathlib import Path
 
 import numpy
@@ -10,7 +14,9 @@ import torch
 from torchvision.ops import box_iou
 
 from builders import png
-from eval.detection import average_precision
+from eval import lisa
+from eval.command import run
+from eval.detection import average_precision, gold_of_rows
 from eval.fine_grained import mean_of
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.records import Box, Sample
@@ -60,14 +66,16 @@ def test_ap_of_random_boxes_is_the_definitions(seed: int) -> None:
         samples.append(Sample(str(n), "detection", (f"{n}.png",), "?", answer, {"category": "cat"}))
         found.append([Detection(box, c) for box, c in zip(boxes, confidences, strict=True)])
         hits.append(count_hits(boxes, confidences, gold, 0.5))
-    assert average_precision(samples, found, 100)["AP50"] == pytest.approx(interpolated_ap(hits), abs=1e-6)
+    assert average_precision(gold_of_rows(samples), found, 100)["AP50"] == pytest.approx(
+        interpolated_ap(hits), abs=1e-6
+    )
 
 
 def test_ap_of_gold_boxes_is_1_and_of_none_0() -> None:
     sample = Sample("1", "detection", ("1.png",), "?", "[[1, 2, 30, 40]]", {"category": "cat"})
     right = [[Detection((1.0, 2.0, 30.0, 40.0), 0.9)]]
-    assert average_precision([sample], right, 100) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
-    assert average_precision([sample], [[]], 100)["AP"] == 0
+    assert average_precision(gold_of_rows([sample]), right, 100) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
+    assert average_precision(gold_of_rows([sample]), [[]], 100)["AP"] == 0
 
 
 def test_mean_of_four_sets() -> None:
@@ -76,9 +84,12 @@ def test_mean_of_four_sets() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
 
 
-def test_masks_of_a_tiny_random_sam(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of the real class with its processor, as a folder."""
     from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
+    folder = tmp_path_factory.mktemp("sam")
     vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 16}
     vision |= {"image_size": 64, "patch_size": 16, "window_size": 2, "num_pos_feats": 8, "global_attn_indexes": [0]}
     prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
@@ -91,12 +102,16 @@ def test_masks_of_a_tiny_random_sam(tmp_path: Path) -> None:
     }
     torch.manual_seed(0)
     SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=mask)).save_pretrained(
-        tmp_path
+        folder
     )
     SamProcessor(SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(
-        tmp_path
+        folder
     )
-    found = BoxSegmenter(str(tmp_path)).segment(png(50, 30), (5, 5, 20, 20))
+    return folder
+
+
+def test_masks_of_a_tiny_random_sam(sam: Path, tmp_path: Path) -> None:
+    found = BoxSegmenter(str(sam)).segment(png(50, 30), (5, 5, 20, 20))
     assert (found.shape, found.dtype) == ((30, 50), bool)
     with pytest.raises(ValueError, match="holds no SAM model"):
         BoxSegmenter(str(tmp_path / "none"))
@@ -107,3 +122,53 @@ def test_overlap_of_polygons() -> None:
     assert square.sum() == 100
     assert count_overlap(draw_polygons([[[5, 0], [14, 0], [14, 9], [5, 9]]], 20, 10), square) == (50, 150)
     assert count_overlap(None, square) == (0, 100)
+
+
+BOXES = ((4.0, 4.0, 30.0, 20.0), (20.0, 2.0, 45.0, 28.0))
+SHAPE = [[[5, 5], [40, 8], [35, 25]]]
+
+
+def write_answers(folder: Path) -> Path:
+    """Stored completions of three pictures: a box, another one, and none."""
+    rows = []
+    for n, completion in enumerate(("[4, 4, 30, 20]", "[20, 2, 45, 28]", "nowhere")):
+        (folder / f"{n}.png").write_bytes(png(50, 30, n))
+        rows.append(
+            {"completion": f"<answer>{completion}</answer>", "answer": "[5, 5, 40, 25]"}
+            | {"image": str(folder / f"{n}.png"), "meta": {"polygons": SHAPE}}
+        )
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "rows.jsonl"
+
+
+def test_giou_and_ciou_by_the_command(sam: Path, tmp_path: Path) -> None:
+    words = ["--completions", str(write_answers(tmp_path)), "--split", "val", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "eval.lisa", *words, "--sam", str(sam)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads((tmp_path / "out/results.json").read_text())["figures"]
+    gold, segmenter = draw_polygons(SHAPE, 50, 30), BoxSegmenter(str(sam))
+    masks = [segmenter.segment(str(tmp_path / f"{n}.png"), box) for n, box in enumerate(BOXES)]
+    shared = [int((mask & gold).sum()) for mask in masks] + [0]
+    unions = [int((mask | gold).sum()) for mask in masks] + [int(gold.sum())]
+    assert figures["gIoU val"]["strict"]["value"] == pytest.approx(sum(map(truediv, shared, unions)) / 3)
+    assert figures["cIoU val"]["strict"]["value"] == pytest.approx(sum(shared) / sum(unions))
+    assert sum(shared) > 0, "a mask that is empty would show nothing"
+    assert figures["gIoU val"]["strict"]["n"] == 3
+
+
+def test_masks_are_skipped_with_a_reason(sam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_answers(tmp_path)
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json.dumps({"completion": "x", "answer": "[5, 5, 40, 25]"}))
+    for file, words, reason in (
+        (rows, [], "no SAM model is named by --sam"),
+        (rows, ["--sam", str(tmp_path / "none")], f"--sam: {tmp_path / 'none'} holds no SAM model"),
+        (rows, ["--sam", "facebook/sam-vit-huge"], "--sam: facebook/sam-vit-huge holds no SAM model"),
+        (plain, ["--sam", str(sam)], "the rows have no meta.polygons"),
+    ):
+        out = tmp_path / f"out-{file.stem}"
+        named = ["--completions", str(file), "--split", "test", "--out", str(out)]
+        assert run(lisa.BENCHMARK, [*named, *words]) == 0
+        assert f"gIoU and cIoU are not measured: {reason}" in capsys.readouterr().err
+        assert set(json.loads((out / "results.json").read_text())["figures"]) == {"mIoU test"}

@@ -90,15 +90,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("experiment", ["geoqa", "clevr", "sat", "lisa", "flowers"])
+@pytest.mark.parametrize("experiment", [*PUBLISHED, "clevr"])
 def test_variant_trains_a_step(
     experiment: str, variant: str, rows: dict[str, Path], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     family = "qwen2_5_vl" if experiment == "geoqa" else "qwen2_vl"
     smoke_reward = f"{ROOT / 'scripts/reproduce/smoke_reward.py'}:spread"
+    data = json.dumps([str(rows.get(experiment, rows["flowers"]))])  # the 4-shot sets have one format
     overrides = {
         "model.path": str(model_folders[family]), "model.dtype": "float32", "model.max_pixels": "50176",
-        "data.train": json.dumps([str(rows[experiment])]), "rewards.functions": json.dumps([smoke_reward]),
+        "data.train": data, "rewards.functions": json.dumps([smoke_reward]),
         "rollout.prompts_per_step": "2", "rollout.max_new_tokens": "8",
         "rollout.group_size": "1" if variant == "sft" else "3",
         "run.steps": "1", "run.trackers": "[]", "run.output_dir": str(tmp_path / "run"),

@@ -109,17 +109,19 @@ def test_published_match(text: str, gold: str, expected: bool) -> None:
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize(
+    "unit", ["\\[a", "$ 5 ", "(", "1 ", "\\frac{1}{", "the answer is 3 ", "\\boxed{3", "x=1=2=", "1,"]
+)
+def test_hostile_text_of_the_length_of_a_completion_is_read_within_the_limit(unit: str) -> None:
+    """5,000 characters, about 1,024 tokens. The worst seen took 0.4 s; the limit of a published scorer is 60."""
+    start = time.process_time()
+    published_match((unit * 5000)[:5000] + " 3", "3")
+    assert time.process_time() - start < 6
+
+
 def test_published_match_outside_of_the_main_thread() -> None:
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(published_match("it is 3", "3")))
     thread.start()
     thread.join()
     assert found == [True]
-
-
-def test_time_out_is_wrong_and_quiet(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("gpg_vl.verifiers.maths.TIMEOUT_S", 1)
-    start = time.monotonic()
-    assert not published_match("\\[a" * 16_000, "3")
-    assert time.monotonic() - start < 10
-    assert caplog.text == ""

@@ -1,0 +1,135 @@
+"""COCO's or LVIS' evaluation pictures, asked about the categories of a published list -> rows of the task detection.
+
+    python -m data_tools.coco --source instances_val2017.json --images val2017 \\
+        --pairs exist_map_coco_Qwen2_vl_2B_baseline.json --out data/detection/coco.parquet
+
+As published: the annotations of COCO val2017 or LVIS v1 val (instances), and Visual-RFT's ``exist_map_*.json``, which
+names for each picture the categories to ask for (those that its baseline sees there): a row each. ``--categories``
+keeps those of an experiment. A row's gold boxes are the annotations without crowds and without boxes that have no area;
+the published AP is of the annotations themselves (``eval.detection --coco FILE``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from data_tools.command_line import make_parser, run_converter
+from data_tools.conversion import DropRow, MakeSamples
+from data_tools.image_files import ImageFiles
+from data_tools.sources import SourceRow
+from gpg_vl.images import read_size
+from gpg_vl.records import Sample
+from gpg_vl.verifiers.box_text import NO_OBJECTS
+from gpg_vl.verifiers.boxes import clip_box, is_ordered
+
+_Boxes = Mapping[tuple[int, int], Sequence[Sequence[float]]]
+"""Of a picture and a category: boxes as x, y, width and height."""
+
+
+def read_objects(file: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of one list of an annotation file, such as ``images``; the file is never in memory as a whole.
+
+    Raises:
+        ValueError: no such file, no JSON, or no such list in it
+    """
+    if not file.is_file():
+        raise ValueError(f"no such file: {file}")
+    is_empty = True
+    with file.open("rb") as stream:
+        try:
+            for value in ijson.items(stream, f"{name}.item", use_float=True):
+                is_empty = False
+                yield value
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: not JSON ({type(error).__name__})") from error
+    if is_empty:
+        raise ValueError(f"{file} has no list {name!r}; give the instances of COCO or LVIS")
+
+
+def read_pairs(file: Path) -> dict[str, list[str]]:
+    """The categories to ask for, by the number of the picture.
+
+    Raises:
+        ValueError: the file is no object of lists
+    """
+    try:
+        pairs = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--pairs {file}: cannot be read as JSON ({type(error).__name__})") from error
+    if not isinstance(pairs, dict) or not all(isinstance(names, list) for names in pairs.values()):
+        raise ValueError(f"--pairs {file}: no object of lists, {{picture: [category, ...]}}")
+    return pairs
+
+
+def read_boxes(file: Path, wanted: set[int]) -> _Boxes:
+    """The boxes of these categories, without crowds."""
+    boxes = defaultdict(list)
+    for each in read_objects(file, "annotations"):
+        if each["category_id"] in wanted and not each.get("iscrowd", 0):
+            boxes[each["image_id"], each["category_id"]].append(each["bbox"])
+    return boxes
+
+
+def read_rows(file: Path, pairs: Mapping[str, Sequence[str]], numbers: Mapping[str, int]) -> Iterator[SourceRow]:
+    """A row for each picture and category that is asked for, in the order of the annotations' pictures."""
+    number = 0
+    for image in read_objects(file, "images"):
+        for category in pairs.get(str(image["id"]), ()):
+            if category in numbers:
+                number += 1
+                place = f"{file.name}, picture {image['id']}, {category}"
+                yield SourceRow(number, place, {**image, "category": category, "category_id": numbers[category]})
+
+
+def make_sample(row: SourceRow, images: ImageFiles, boxes: _Boxes, name: str) -> Iterator[Sample]:
+    values = row.values
+    image = images.find(_file_name(values))
+    width, height = size = read_size(image)
+    if size != (values["width"], values["height"]):
+        raise DropRow("the picture is of another size", f"{size}, not {(values['width'], values['height'])}")
+    key = (values["id"], values["category_id"])
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes.get(key, ())]
+    cut = [box for box in (clip_box(box, width, height) for box in corners) if is_ordered(box)]
+    entries = [{"Position": [round(edge, 4) for edge in box], "Confidence": 1} for box in cut]
+    question = f"Detect all objects of the category '{values['category']}' in the image."
+    meta = {"category": values["category"], "category_id": key[1], "image_id": key[0]}
+    answer = str(entries) if entries else NO_OBJECTS
+    yield Sample(f"{name}-{key[0]}-{key[1]}", "detection", (image,), question, answer, meta)
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+    """COCO names the file; LVIS, whose pictures are of two folders of COCO, gives the end of an address."""
+    return str(image.get("file_name") or "/".join(str(image["coco_url"]).split("/")[-2:]))
+
+
+def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
+    source, images = Path(options.source), ImageFiles(options.images)
+    numbers = {str(each["name"]): int(each["id"]) for each in read_objects(source, "categories")}
+    pairs = read_pairs(Path(options.pairs))
+    asked = {name for names in pairs.values() for name in names}
+    wanted = set(options.categories or asked)
+    for unknown in sorted((wanted | asked) - set(numbers)):
+        raise ValueError(f"{source.name} has no category {unknown!r}, which --pairs or --categories asks for")
+    chosen = {name: numbers[name] for name in wanted}
+    boxes = read_boxes(source, set(chosen.values()))
+    return read_rows(source, pairs, chosen), lambda row: make_sample(row, images, boxes, source.stem)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("coco", str(__doc__))
+    parser.add_argument("--images", required=True, help="folder or ZIP of val2017; for LVIS the folder above it")
+    parser.add_argument("--pairs", required=True, help="the published exist_map_*.json: which categories to ask for")
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="these alone; default: all of --pairs")
+    return run_converter(parser, plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The command line of every benchmark: its rows, their evaluation, and ``results.json``.
+
+A benchmark evaluates rows of the kit, as its converter in ``data_tools`` writes them. The model's own recipe decides
+prompt and pixels, so that evaluation asks as training asked; the benchmark decides rows and length. A score is of all
+rows: those without an image and those that the conversion dropped are listed and count as wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
+
+from accelerate import PartialState
+
+from eval.benchmark import Benchmark, Figures, in_split
+from eval.dropped import Dropped, read_dropped, say_dropped, wrong_predictions
+from eval.rows import check_splits, check_task, find_rows, name_splits
+from eval.stored import evaluate_stored
+from gpg_vl.checkpoint import recipe_of_model
+from gpg_vl.evaluate_model import Evaluation, run_evaluation
+from gpg_vl.predictions import Prediction
+from gpg_vl.scores import Estimate, TaskScore, summarise_scores
+
+
+def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
+    """The command of a benchmark; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options, overrides = _parser(benchmark).parse_known_args(words)
+        evaluation, files = _evaluate(benchmark, options, overrides)
+        if PartialState().is_main_process:  # every rank has all predictions
+            dropped = {split: read_dropped(path, _count_rows(evaluation, split)) for split, path in files.items()}
+            _report(benchmark, evaluation, dropped, options)
+    except ValueError as error:
+        print(f"eval.{benchmark.name}: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as error:  # of argparse, after its help
+        return int(error.code or 0)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m eval.{benchmark.name}",
+        description=f"Scores a model on {benchmark.name}: rows of data_tools.{benchmark.converter}.",
+        epilog="Every other --section.key VALUE overrides the recipe, as --model.max_pixels 200704.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="model folder, run folder, or name on the hub")
+    parser.add_argument("--data", type=Path, help=f"folder with SPLIT.parquet or SPLIT.jsonl: {name_splits(benchmark)}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for predictions and results; gone on with")
+    parser.add_argument("--split", nargs="+", help="default: those that --data holds")
+    parser.add_argument("--recipe", help="prompt, pixels, rewards; default: the one saved with the model, if any")
+    parser.add_argument("--completions", type=Path, help="score these instead, as gpg-vl score reads them")
+    benchmark.add_options(parser)
+    return parser
+
+
+def _evaluate(
+    benchmark: Benchmark, options: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[Evaluation, dict[str, Path]]:
+    """The evaluation, and the file of each split's rows; {} where completions are scored."""
+    splits = check_splits(benchmark, options.split)
+    if options.completions is not None:
+        if options.model or options.data or overrides:
+            raise ValueError("--completions takes the place of --model, --data and the recipe; leave them out")
+        if len(splits) != 1:
+            raise ValueError(f"--completions are those of one split; name it by --split: {name_splits(benchmark)}")
+        named = (benchmark.name, benchmark.task, splits[0])
+        return evaluate_stored(options.completions, *named, options.out, benchmark.category), {}
+    if not options.model or not options.data:
+        raise ValueError("--model and --data are needed, or --completions")
+    files = find_rows(benchmark, options.data, splits if options.split else None)
+    for path in files.values():
+        check_task(benchmark, path)
+    words = ["--task", benchmark.task, "--data.eval", json.dumps([str(path) for path in files.values()])]
+    words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
+    recipe = recipe_of_model(options.model, options.recipe, words)
+    return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category), files
+
+
+def _count_rows(evaluation: Evaluation, split: str) -> int:
+    return sum(row.split == split for row in evaluation.rows)
+
+
+def _wrong_predictions(
+    benchmark: Benchmark, evaluation: Evaluation, dropped: Mapping[str, Dropped]
+) -> list[Prediction]:
+    """Those of the rows that the conversion dropped, split by split."""
+    wrong = []
+    for split, of_split in dropped.items():
+        there = in_split(evaluation, split)
+        present = Counter(each.category for each in there)
+        wrong += wrong_predictions(of_split.num, there[0], present, benchmark.category_sizes)
+    return wrong
+
+
+def _report(
+    benchmark: Benchmark, evaluation: Evaluation, dropped: Mapping[str, Dropped], options: argparse.Namespace
+) -> None:
+    """``results.json`` and the figures; on standard error whatever makes them others than the published ones."""
+    for split, of_split in dropped.items():
+        say_dropped(split, of_split)
+    evaluation = replace(evaluation, dropped=_wrong_predictions(benchmark, evaluation, dropped))
+    figures = benchmark.figures(evaluation, options)
+    counts = {
+        split: {"num": _count_rows(evaluation, split), "dropped": dropped.get(split, Dropped()).num, "published": size}
+        for split, size in benchmark.splits.items()
+        if _count_rows(evaluation, split)
+    }
+    scores = summarise_scores(evaluation.counted, evaluation.tasks)
+    print("".join(f"note: {line}\n" for line in _notes(counts, scores)), end="", file=sys.stderr)
+    evaluation.write(
+        {
+            "benchmark": benchmark.name,
+            "figures": {name: asdict(figure) for name, figure in figures.items()},
+            "num_rows": counts,
+            "tasks": {task: score.to_dict() for task, score in scores.items()},
+            "rows_dropped": [line for of_split in dropped.values() for line in of_split.listed],
+        }
+    )
+    print("\n".join(_describe(figures)))
+
+
+def _notes(counts: Mapping[str, Mapping[str, int]], scores: Mapping[str, TaskScore]) -> list[str]:
+    notes = [
+        f"{split} has {each['num']} rows{_and_dropped(each['dropped'])}, the published one {each['published']}: "
+        "another benchmark"
+        for split, each in counts.items()
+        if each["num"] + each["dropped"] != each["published"]
+    ]
+    num_failures = sum(score.num_legacy_failures for score in scores.values())
+    if num_failures:
+        notes.append(f"the published metric failed on {num_failures} completions, which count 0 in the legacy figures")
+    return notes
+
+
+def _and_dropped(num: int) -> str:
+    return f" and {num} dropped ones" if num else ""
+
+
+def _describe(figures: Figures) -> list[str]:
+    width = max(map(len, figures), default=0)
+    return [
+        f"{name:{width}}  strict {_percent(figure.strict)}   legacy {_percent(figure.legacy)}"
+        for name, figure in figures.items()
+    ]
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not measured"
+    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}] n {estimate.n}"
