@@ -31,6 +31,7 @@ def work():
     time.sleep(20)
 
 with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
+    torch.distributed.barrier()  # both are watched
     try:
         if case == "stuck" and rank == 1:  # like a wait for a rank that is gone: no point where a signal is taken
             os.kill(os.getpid(), signal.SIGTERM)

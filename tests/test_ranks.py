@@ -283,7 +283,12 @@ def test_a_signal_while_the_first_rank_saves_waits_for_the_end_of_the_save(run: 
     [
         ("error in rollout", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
         ("error in scoring", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
-        ("full disk in save", 0, 1, "rank 0: [Errno 28] injected: no space left"),
+        (
+            "full disk in save",
+            0,
+            1,
+            "run/checkpoint-2 could not be written: rank 0: [Errno 28] injected: no space left",
+        ),
     ],
 )
 def test_an_error_on_one_rank_is_that_of_all(
