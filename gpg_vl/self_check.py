@@ -72,8 +72,16 @@ def check_packing(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
 
 def _differences(adapter: QwenVLAdapter, group: TrainingGroup, temperature: float) -> Tensor:
     """[M] absolute differences of the log-probs of all tokens of the group."""
-    row = Row(group.prompt, group.completions, group.coefficients, group.image_features)
+    row = Row(group.prompt, group.completions, group.coefficients, _features(adapter, group))
     batch = move_to(build_micro_batch([row], adapter.pad_token_id), adapter.device)
     packed = packed_log_probs(adapter, batch, temperature)
     plain = torch.cat([plain_log_probs(adapter, group.prompt, c, temperature) for c in group.completions])
     return (packed - plain).abs()
+
+
+def _features(adapter: QwenVLAdapter, group: TrainingGroup) -> Tensor | None:
+    """The group's image features in the precision of the weights: those of the rollout are rounded under autocast."""
+    pixels, grid = group.prompt.pixel_values, group.prompt.image_grid_thw
+    if group.image_features is None or adapter.autocast_dtype is None or pixels is None or grid is None:
+        return group.image_features
+    return adapter.encode_images(pixels.to(adapter.device), grid.to(adapter.device))
