@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from data_tools import clevr, geoqa, lisa, sat, virft_cls
+from data_tools import clevr, geoqa, lisa, sat, virft_cls, virft_det
 from gpg_vl.config import Recipe
 from gpg_vl.recipes import load_recipe
 from gpg_vl.run_log import read_metrics
 from gpg_vl.train import train
+from published_files import write_image_rows
 from published_sources import write_source
 
 ROOT = Path(__file__).parents[2]
@@ -81,11 +82,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     published, made = root, root / "rows"
     flowers = published / "fine_grained/ViRFT_CLS_flower_4_shot"
     train_folder = published / "lisa/ReasonSeg/train"
+    boxes = "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 1}]</answer>"
+    problem = "Detect all objects belonging to the category 'cat' in the image."
+    pictures = [{"image": n, "problem": problem, "solution": boxes} for n in range(4)]
+    detection = write_image_rows(published / "detection/train.parquet", pictures)
     return {
         "geoqa": convert(geoqa.main, made / "geoqa.parquet", "--source", published / "geoqa/GEOQA_R1V_Train_8K"),
         "clevr": convert(clevr.main, made / "clevr.parquet", "--source", published / "clevr/clevr_cogen_a_train"),
         "sat": convert(sat.main, made / "sat.parquet", "--source", published / "sat/SAT"),
         "lisa": convert(lisa.main, made / "lisa.parquet", "--source", train_folder, "--box", "published"),
+        "detection": convert(virft_det.main, made / "detection.parquet", "--source", detection),
         "flowers": convert(virft_cls.main, made / "flowers.parquet", "--source", flowers, "--set", "flowers"),
     }
 
