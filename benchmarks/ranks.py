@@ -106,6 +106,8 @@ def read_ranks(launcher: int) -> dict[int, dict[str, int]]:
     found = {}
     for process in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         try:
+            if b"gpg_vl\0train" not in Path(f"/proc/{process}/cmdline").read_bytes():
+                continue
             lines = Path(f"/proc/{process}/status").read_text().splitlines()
         except OSError:  # it has just ended
             continue
