@@ -136,12 +136,15 @@ def build_trl_step(
         with _timed(phases, "rollout"):
             adapter.model.generate = lambda **words: generate(**words, logits_processor=forced)
             try:
-                inputs = trainer._generate_and_score_completions(rows)
+                with adapter.autocast():
+                    inputs = trainer._generate_and_score_completions(rows)
             finally:
                 adapter.model.generate = generate
         assert inputs["prompt_ids"].shape == (len(rows), prompt_length), "TRL has to see the same image tokens"
         with _timed(phases, "forward and backward"):
-            trainer._compute_loss(trainer.model, inputs).backward()
+            with adapter.autocast():
+                loss = trainer._compute_loss(trainer.model, inputs)
+            loss.backward()
         with _timed(phases, "optimizer"):
             torch.nn.utils.clip_grad_norm_(adapter.model.parameters(), 1.0)
             trainer.optimizer.step()

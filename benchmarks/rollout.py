@@ -151,7 +151,8 @@ def build_sides(
     def trl() -> None:
         adapter.model.generate = forced
         try:
-            completion_ids, _ = trainer._generate_single_turn(ids, None, fields, lengths.group_size)
+            with adapter.autocast():
+                completion_ids, _ = trainer._generate_single_turn(ids, None, fields, lengths.group_size)
         finally:
             adapter.model.generate = generate
         assert [len(c) for c in completion_ids] == list(counts)

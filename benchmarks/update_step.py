@@ -69,7 +69,10 @@ def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int, t
     seconds = timing.time_in_turn(sides, rounds)
     ideal = ideal_update_ratio(shape_named(model), lengths)
     memory = {
-        side: timing.peak_memory_of("benchmarks.update_step", ["--model", model, "--shapes", text, "--peak-of", side])
+        side: timing.peak_memory_of(
+            "benchmarks.update_step",
+            ["--model", model, "--shapes", text, "--peak-of", side, "--attention", adapter.config.attention],
+        )
         for side in ("kit", "trl")
     }
     vs_plain, vs_trl = timing.ratio(seconds, "plain"), timing.ratio(seconds, "trl")
@@ -119,7 +122,9 @@ def _trl_work(adapter: QwenVLAdapter, group: TrainingGroup, lengths: Lengths) ->
             state["trainer"].current_gradient_accumulation_steps = 1
         trainer, inputs = state["trainer"], state["inputs"]
         adapter.model.zero_grad()
-        trainer._compute_loss(trainer.model, inputs).backward()
+        with adapter.autocast():  # as in a run of TRL, where accelerate puts it around the model
+            loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
 
     return run
 
