@@ -108,7 +108,7 @@ def test_progress_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     [(signal.SIGKILL, "rows.parquet"), (signal.SIGINT, "rows.parquet"), (signal.SIGKILL, "rows.jsonl")],
 )
 def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill: signal.Signals, name: str) -> None:
-    source = clevr_source(tmp_path / "source/train.parquet", 1000)
+    source = clevr_source(tmp_path / "source/train.parquet", 5000)
     command = [sys.executable, "-m", "data_tools.clevr", "--source", str(source), "--out"]
     out, partial = tmp_path / name, tmp_path / f".{name}.partial"
     process = subprocess.Popen(
