@@ -20,7 +20,7 @@ with Scorer(RewardsConfig(on_error="abort", timeout_s=1.0)) as scorer:
         run_together(lambda: scorer.score([hostile("sleep" if rank == 1 else "right", sample_id=f"row-{rank}")]))
     except RankError as error:
         assert time.monotonic() - start < 10
-        print(f"rank {rank} stopped: {error}", flush=True)
+        sys.stdout.write(f"rank {rank} stopped: {error}\\n")  # at once: the launcher turns buffers off
 """
 
 
