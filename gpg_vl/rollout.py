@@ -8,7 +8,7 @@ generator of its own, so what is sampled does not depend on the batch, the ranks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +61,12 @@ class HfEngine:
         group_size: int,
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
-        on_progress: Callable[[int], None] = lambda num_done: None,
         keep_log_probs: bool = False,
     ) -> list[RolloutGroup]:
         """``group_size`` completions per prompt, in the order of ``prompts``.
 
         Args:
             seeds: one per prompt; with its index in the group it decides the noise of a completion
-            on_progress: called with the number of prompts done
             keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
         """
         groups: dict[int, RolloutGroup] = {}
@@ -85,7 +83,6 @@ class HfEngine:
                 for n, i in enumerate(batch):
                     completions = tuple(rows[n * group_size : (n + 1) * group_size])
                     groups[i] = RolloutGroup(prompts[i], completions, features[n])
-                on_progress(len(groups))
         finally:
             model.train(was_training)
         return [groups[i] for i in range(len(prompts))]

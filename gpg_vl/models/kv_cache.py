@@ -13,7 +13,7 @@ takes a quarter of a step's time on a CPU."""
 
 
 class GrowingCache(Cache):
-    """Does what ``DynamicCache`` does; no sliding window."""
+    """``DynamicCache`` for a rollout: it grows, is expanded to groups, loses rows; it is not cropped or reordered."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
