@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING
 import datasets
 
 from data_tools.clean_copy import plan_copies, write_copy
-from data_tools.command_line import Parser, add_model_options, add_row_options, count, read_columns, read_model
+from data_tools.command_line import (
+    Parser,
+    add_model_options,
+    add_row_options,
+    count,
+    printable,
+    read_columns,
+    read_model,
+    run_command,
+)
 from data_tools.file_checks import Report, check_files
 from data_tools.row_checks import DataFile, Finding
 from gpg_vl.config import RolloutConfig
@@ -35,11 +44,7 @@ MAX_ID_CHARS = 32
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     datasets.disable_progress_bars()
-    try:
-        return _run(_parse(argv))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
@@ -105,14 +110,9 @@ def _tabulate(findings: Sequence[Finding]) -> list[str]:
     cells = [("row", "id", "field", "what is wrong")]
     for finding in sorted(findings, key=lambda finding: finding.row):
         shown_id = finding.id if len(finding.id) <= MAX_ID_CHARS else finding.id[: MAX_ID_CHARS - 1] + "…"
-        cells.append((str(finding.row), _printable(shown_id), finding.field, _printable(finding.text)))
+        cells.append((str(finding.row), printable(shown_id), finding.field, printable(finding.text)))
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
     return [f"  {row[0]:>{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in cells]
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: rows come from anywhere, and a terminal obeys some."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _describe_lengths(lengths: Lengths) -> str:

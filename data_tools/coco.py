@@ -15,7 +15,7 @@ import json
 import sys
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ import ijson
 from data_tools.command_line import make_parser, run_converter
 from data_tools.conversion import DropRow, MakeSamples
 from data_tools.image_files import ImageFiles
+from data_tools.published import EDGE_TOLERANCE, cut_at_edges, read_numbers
 from data_tools.sources import SourceRow
 from gpg_vl.images import read_size
-from gpg_vl.records import Sample
+from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import NO_OBJECTS
-from gpg_vl.verifiers.boxes import clip_box, is_ordered
+from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered
 
-_Boxes = Mapping[tuple[int, int], Sequence[Sequence[float]]]
-"""Of a picture and a category: boxes as x, y, width and height."""
+_Boxes = Mapping[tuple[str, str], Sequence[Box]]
+"""By the numbers of picture and category, as text."""
 
 
 def read_objects(file: Path, name: str) -> Iterator[dict[str, Any]]:
@@ -46,6 +47,8 @@ def read_objects(file: Path, name: str) -> Iterator[dict[str, Any]]:
     with file.open("rb") as stream:
         try:
             for value in ijson.items(stream, f"{name}.item", use_float=True):
+                if not isinstance(value, dict):
+                    raise ValueError(f"{file}: an entry of {name!r} is a {type(value).__name__}, not an object")
                 is_empty = False
                 yield value
         except (ijson.JSONError, UnicodeDecodeError) as error:
@@ -64,25 +67,36 @@ def read_pairs(file: Path) -> dict[str, list[str]]:
         pairs = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--pairs {file}: cannot be read as JSON ({type(error).__name__})") from error
-    if not isinstance(pairs, dict) or not all(isinstance(names, list) for names in pairs.values()):
+    if not isinstance(pairs, dict) or not all(map(_is_texts, pairs.values())):
         raise ValueError(f"--pairs {file}: no object of lists, {{picture: [category, ...]}}")
     return pairs
 
 
-def read_boxes(file: Path, wanted: set[int]) -> _Boxes:
-    """The boxes of these categories, without crowds."""
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def read_boxes(file: Path, wanted: Collection[str]) -> _Boxes:
+    """The boxes of these categories, without crowds and without boxes that have no area.
+
+    Raises:
+        ValueError: a box is none; names the annotation
+    """
     boxes = defaultdict(list)
-    for each in read_objects(file, "annotations"):
-        if each["category_id"] in wanted and not each.get("iscrowd", 0):
-            boxes[each["image_id"], each["category_id"]].append(each["bbox"])
+    for number, each in enumerate(read_objects(file, "annotations"), start=1):
+        image, category = (str(each.get(name)) for name in ("image_id", "category_id"))
+        if category in wanted and not each.get("iscrowd", 0):
+            x, y, width, height = read_numbers(each.get("bbox"), 4, f"{file}, annotation {number}: bbox")
+            if width > 0 and height > 0:
+                boxes[image, category].append((x, y, x + width, y + height))
     return boxes
 
 
-def read_rows(file: Path, pairs: Mapping[str, Sequence[str]], numbers: Mapping[str, int]) -> Iterator[SourceRow]:
+def read_rows(file: Path, pairs: Mapping[str, Sequence[str]], numbers: Mapping[str, Any]) -> Iterator[SourceRow]:
     """A row for each picture and category that is asked for, in the order of the annotations' pictures."""
     number = 0
     for image in read_objects(file, "images"):
-        for category in pairs.get(str(image["id"]), ()):
+        for category in pairs.get(str(image.get("id")), ()):
             if category in numbers:
                 number += 1
                 place = f"{file.name}, picture {image['id']}, {category}"
@@ -92,12 +106,12 @@ def read_rows(file: Path, pairs: Mapping[str, Sequence[str]], numbers: Mapping[s
 def make_sample(row: SourceRow, images: ImageFiles, boxes: _Boxes, name: str) -> Iterator[Sample]:
     values = row.values
     image = images.find(_file_name(values))
-    width, height = size = read_size(image)
-    if size != (values["width"], values["height"]):
-        raise DropRow("the picture is of another size", f"{size}, not {(values['width'], values['height'])}")
+    size = read_size(image)
+    published = (values.get("width"), values.get("height"))
+    if size != published:
+        raise DropRow("the picture is of another size", f"{size}, not {published}")
     key = (values["id"], values["category_id"])
-    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes.get(key, ())]
-    cut = [box for box in (clip_box(box, width, height) for box in corners) if is_ordered(box)]
+    cut = _cut_boxes(boxes.get((str(key[0]), str(key[1])), ()), size)
     entries = [{"Position": [round(edge, 4) for edge in box], "Confidence": 1} for box in cut]
     question = f"Detect all objects of the category '{values['category']}' in the image."
     meta = {"category": values["category"], "category_id": key[1], "image_id": key[0]}
@@ -105,21 +119,31 @@ def make_sample(row: SourceRow, images: ImageFiles, boxes: _Boxes, name: str) ->
     yield Sample(f"{name}-{key[0]}-{key[1]}", "detection", (image,), question, answer, meta)
 
 
+def _cut_boxes(boxes: Iterable[Box], size: tuple[int, int]) -> list[Box]:
+    """Their parts in the image, but for slivers at its edge, which have no area there.
+
+    Raises:
+        DropRow: a box is beside the image
+    """
+    with_area = (box for box in boxes if is_ordered(clip_box(box, *size)) or not is_inside(box, *size, EDGE_TOLERANCE))
+    return [cut_at_edges(box, size) for box in with_area]
+
+
 def _file_name(image: Mapping[str, Any]) -> str:
     """COCO names the file; LVIS, whose pictures are of two folders of COCO, gives the end of an address."""
-    return str(image.get("file_name") or "/".join(str(image["coco_url"]).split("/")[-2:]))
+    return str(image.get("file_name") or "/".join(str(image.get("coco_url")).split("/")[-2:]))
 
 
 def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     source, images = Path(options.source), ImageFiles(options.images)
-    numbers = {str(each["name"]): int(each["id"]) for each in read_objects(source, "categories")}
+    numbers = {str(each.get("name")): each.get("id") for each in read_objects(source, "categories")}
     pairs = read_pairs(Path(options.pairs))
     asked = {name for names in pairs.values() for name in names}
     wanted = set(options.categories or asked)
     for unknown in sorted((wanted | asked) - set(numbers)):
         raise ValueError(f"{source.name} has no category {unknown!r}, which --pairs or --categories asks for")
     chosen = {name: numbers[name] for name in wanted}
-    boxes = read_boxes(source, set(chosen.values()))
+    boxes = read_boxes(source, set(map(str, chosen.values())))
     return read_rows(source, pairs, chosen), lambda row: make_sample(row, images, boxes, source.stem)
 
 

@@ -82,14 +82,31 @@ def count(text: str) -> int:
     return int(text)
 
 
-def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None) -> int:
-    """Runs the command; returns the exit code, 2 after a mistake that one line on stderr explains."""
+def run_command(command: Callable[[], int]) -> int:
+    """Runs a command; returns its exit code, 2 after a mistake and 130 after Ctrl-C, with a line on stderr."""
     try:
+        return command()
+    except (ValueError, OSError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted, and nothing half-written; run the same command again", file=sys.stderr)
+        return 130
+
+
+def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None) -> int:
+    """Runs the command of a converter; returns the exit code."""
+
+    def command() -> int:
         options = parser.parse_args(argv)
         rows, make_samples = plan(options)
         counts = convert(options.source, rows, make_samples, options.out, options.limit)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: " + "\n".join(counts.lines()))
-    return 0
+        print("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
+        return 0
+
+    return run_command(command)
+
+
+def printable(text: str) -> str:
+    """One line without control characters: rows come from anywhere, and a terminal obeys some."""
+    return "".join(char if char.isprintable() else " " for char in text)

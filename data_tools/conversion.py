@@ -57,13 +57,12 @@ class Counts:
         if len(self.dropped_rows) < LISTED:
             self.dropped_rows.append(f"{place}: {fault.reason} ({fault.detail[:200]})")
 
-    def lines(self) -> list[str]:
-        """The counts as the screen shows them."""
-        total = f"{self.rows_written} rows written from {self.rows_read} read"
-        return [
-            total,
-            *(f"  {count} dropped: {name} ({self.examples[name][0]})" for name, count in self.dropped.items()),
-        ]
+    def total(self) -> str:
+        return f"{self.rows_written} rows written from {self.rows_read} read"
+
+    def reasons(self) -> list[str]:
+        """A line for each reason, with its first row."""
+        return [f"  {count} dropped: {name} ({self.examples[name][0]})" for name, count in self.dropped.items()]
 
 
 MakeSamples = Callable[[SourceRow], Iterable[Sample]]
@@ -80,17 +79,20 @@ def convert(
         limit: first so many rows of the source, dropped ones included; None takes all
 
     Raises:
-        ValueError: the name of the file does not end as one of rows, the source breaks off, or no row is left; then
-            there is no file
+        ValueError: the name of the file does not end as one of rows or is the source's, the source breaks off, or no
+            row is left; then there is no file
     """
     target = Path(out)
     if target.suffix not in _WRITERS:
         raise ValueError(f"--out {out}: the name of a file of rows ends in {' or '.join(_WRITERS)}")
+    if target.resolve() == Path(source).resolve():
+        raise ValueError(f"--out {out}: it would replace the source; give another name")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
     _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts), counts), target)
     with replace_when_done(target.with_suffix(".counts.json")) as partial:
-        partial.write_text(json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return counts
 
 
@@ -138,4 +140,4 @@ def _keep_good(made: Iterator[_Placed], counts: Counts) -> Iterator[Sample]:
 def _refuse_nothing(samples: Iterable[Sample], counts: Counts) -> Iterator[Sample]:
     yield from samples
     if counts.rows_written == 0:
-        raise ValueError("; ".join(line.strip() for line in counts.lines()))
+        raise ValueError("; ".join([counts.total(), *map(str.strip, counts.reasons())]))

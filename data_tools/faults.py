@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpg_vl.dataset.json_text import write_json
 from gpg_vl.dataset.schema import read_text
 from gpg_vl.images import open_image
 from gpg_vl.own_code import describe_error
@@ -31,6 +32,10 @@ def find_fault(sample: Sample) -> Fault | None:
             read_text(field, getattr(sample, field))
     except ValueError as error:
         return Fault("a field is empty or too long", str(error))
+    try:
+        write_json(sample.meta)
+    except ValueError as error:
+        return Fault("meta cannot be written", str(error))
     try:
         sizes = [open_image(source).size for source in sample.images]
     except ValueError as error:

@@ -29,7 +29,7 @@ import datasets
 import pyarrow.parquet
 from PIL import Image
 
-from data_tools.command_line import Parser
+from data_tools.command_line import Parser, run_command
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.dataset import load_source, write_jsonl, write_parquet
@@ -162,17 +162,16 @@ def _publish(sample: Sample) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    """The command; returns the exit code."""
     datasets.disable_progress_bars()
-    try:
-        options = _parse(argv)
-        write = _choose_writer(options.format, options.out)
-        exclude = {digest for path in options.exclude for digest in read_hashes(path)}
-        knobs = _read_knobs(options)
-        write(stream_samples(options.task, options.num, options.seed, options.size, exclude, knobs), options.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(_parse(argv)))
+
+
+def _run(options: Namespace) -> int:
+    write = _choose_writer(options.format, options.out)
+    exclude = {digest for path in options.exclude for digest in read_hashes(path)}
+    knobs = _read_knobs(options)
+    write(stream_samples(options.task, options.num, options.seed, options.size, exclude, knobs), options.out)
     print(f"{options.out}: {options.num} rows of {options.task}")
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +25,10 @@ class ImageFiles:
         if Path(location).is_dir():
             self._root = Path(location).resolve()
         elif zipfile.is_zipfile(location):
-            self._archive = zipfile.ZipFile(location)
+            try:
+                self._archive = zipfile.ZipFile(location)
+            except (zipfile.BadZipFile, NotImplementedError) as error:
+                raise ValueError(f"--images {location}: a damaged ZIP archive; get the file anew") from error
             self._members = _name_members(self._archive)
         else:
             raise ValueError(f"--images {location}: no such folder or ZIP archive")
@@ -45,15 +50,22 @@ class ImageFiles:
 
     def _look_up(self, path: str) -> str | bytes | None:
         if self._archive is not None:
-            entry = self._members.get(path)
-            if entry is not None and entry.file_size > MAX_BYTES:
-                raise ValueError(f"image {path[:80]!r} has {entry.file_size} bytes, more than {MAX_BYTES}")
-            return None if entry is None else self._archive.read(entry)
+            return _read_member(self._archive, self._members[path]) if path in self._members else None
         try:
             file = (self._root / path).resolve()
             return str(file) if file.is_relative_to(self._root) and file.is_file() else None
         except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
             raise ValueError(f"image {path[:80]!r} is no usable path ({type(error).__name__})") from error
+
+
+def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    name = f"image {entry.filename[:80]!r}"
+    if entry.file_size > MAX_BYTES:
+        raise ValueError(f"{name} has {entry.file_size} bytes, more than {MAX_BYTES}")
+    try:
+        return archive.read(entry)
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{name} cannot be taken out of the archive ({type(error).__name__})") from error
 
 
 def _name_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -37,9 +37,11 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     name = Path(options.source).stem
 
     def make(row: SourceRow) -> Iterator[Sample]:
+        for column in columns.values():
+            if column not in row.values:
+                raise ValueError(f"there is no column {column!r}; the row has {list(row.values)}")
         own = {field: field for field in KIT_FIELDS if field in row.values}
-        if "image" in row.values:
-            own.setdefault("images", "image")
+        own.setdefault("images", "image" if "image" in row.values else "images")
         yield make_sample(row.values, {**own, **columns}, root, options.task, f"{name}:{row.number}")
 
     return _READERS[suffix](options.source), make

@@ -19,9 +19,9 @@ from typing import Any
 
 from data_tools.command_line import make_parser, run_converter
 from data_tools.conversion import DropRow, MakeSamples
-from data_tools.published import cut_at_edges, write_pixels
+from data_tools.published import cut_at_edges, read_numbers, write_pixels
 from data_tools.sources import SourceRow, parse_object
-from gpg_vl.images import read_size
+from gpg_vl.images import find_image, read_size
 from gpg_vl.records import Box, Sample
 
 MIN_POINTS = 3  # fewer enclose nothing
@@ -42,19 +42,21 @@ def read_folder(source: str) -> Iterator[SourceRow]:
 
 def make_samples(row: SourceRow, box: str, only_first: bool) -> Iterator[Sample]:
     file: Path = row.values["file"]
-    image = file.with_suffix(".jpg")
-    if not image.is_file():
-        raise DropRow("the picture is missing", image.name)
+    image = find_image(f"{file.stem}.jpg", file.parent.resolve())
+    if not Path(image).is_file():
+        raise DropRow("the picture is missing", f"{file.stem}.jpg")
     annotation = parse_object(file.read_bytes(), file.name)
     shapes, instructions = annotation.get("shapes"), annotation.get("text")
-    if not isinstance(shapes, list) or not isinstance(instructions, list):
-        raise ValueError("shapes or text is no list")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise ValueError("shapes is no list of polygons")
+    if not isinstance(instructions, list) or not all(isinstance(text, str) for text in instructions):
+        raise ValueError("text is no list of instructions")
     polygons = first_polygon(shapes) if box == "published" else target_polygons(shapes)
-    answer = write_pixels([cut_at_edges(box_around(polygons), read_size(str(image)))])
+    answer = write_pixels([cut_at_edges(box_around(polygons), read_size(image))])
     for number, instruction in enumerate(instructions[:1] if only_first else instructions):
         meta = {"is_sentence": bool(annotation.get("is_sentence")), "polygons": polygons}
         name = f"lisa-{file.parent.name}-{file.stem}-{number}"
-        yield Sample(name, "grounding", (str(image),), str(instruction).strip(), answer, meta)
+        yield Sample(name, "grounding", (image,), instruction.strip(), answer, meta)
 
 
 def first_polygon(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
@@ -83,10 +85,10 @@ def box_around(polygons: Sequence[Polygon]) -> Box:
 
 
 def _points(shape: Mapping[str, Any]) -> Polygon:
-    try:
-        return [[float(x), float(y)] for x, y in shape["points"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError("a polygon's points are no list of [x, y]") from error
+    points = shape.get("points")
+    if not isinstance(points, list):
+        raise ValueError("a polygon's points are no list of [x, y]")
+    return [list(read_numbers(point, 2, "a polygon's point")) for point in points]
 
 
 def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:

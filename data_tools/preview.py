@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 import datasets
 import jinja2
 
-from data_tools.command_line import Parser, add_model_options, add_row_options, count, read_columns, read_model
+from data_tools.command_line import (
+    Parser,
+    add_model_options,
+    add_row_options,
+    count,
+    read_columns,
+    read_model,
+    run_command,
+)
 from data_tools.preview_cards import make_card
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.config import ModelConfig
@@ -62,15 +70,14 @@ def _load_reader(model: ModelConfig) -> PromptReader:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    """The command; returns the exit code."""
     datasets.disable_progress_bars()
-    try:
-        options = _parse(argv)
-        file = DataFile(options.data, tuple(read_columns(options.columns).items()), options.task, options.image_root)
-        num_shown = write_page(file, options.out, options.rows, options.seed, read_model(options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(_parse(argv)))
+
+
+def _run(options: Namespace) -> int:
+    file = DataFile(options.data, tuple(read_columns(options.columns).items()), options.task, options.image_root)
+    num_shown = write_page(file, options.out, options.rows, options.seed, read_model(options))
     print(f"{options.out}: {num_shown} rows of {options.data}")
     return 0
 

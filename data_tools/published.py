@@ -12,6 +12,9 @@ from gpg_vl.records import Box
 from gpg_vl.verifiers.answers import strip_answer_tags
 from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered
 
+MAX_COORDINATE = 1e6  # pixels; no image that the kit opens has so long a side
+EDGE_TOLERANCE = 2.0  # pixels that rounding moves a corner by, in COCO itself and on the grid of 1000
+
 
 def read_image(value: Any) -> bytes:
     """The bytes of an image of a Parquet row: an Image feature, or a column of bytes.
@@ -41,12 +44,12 @@ def read_list(values: Mapping[str, Any], name: str) -> list[str]:
     """A column of a list of texts.
 
     Raises:
-        ValueError: it is no list or empty; names the column
+        ValueError: it is no list of texts, or empty; names the column
     """
     value = values.get(name)
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{name} is {str(value)[:40]!r}, not a list of texts")
-    return [str(text) for text in value]
+    return value
 
 
 def read_solution(values: Mapping[str, Any], name: str = "solution") -> str:
@@ -59,6 +62,18 @@ def read_solution(values: Mapping[str, Any], name: str = "solution") -> str:
     if not answer:
         raise ValueError(f"{name} holds no answer")
     return answer
+
+
+def read_numbers(value: Any, num: int, name: str) -> tuple[float, ...]:
+    """``num`` finite numbers of a list; ``name`` is what they are, for the message.
+
+    Raises:
+        ValueError: it is no list of so many numbers
+    """
+    is_list = isinstance(value, list) and len(value) == num
+    if not is_list or not all(type(each) in (int, float) and abs(each) < MAX_COORDINATE for each in value):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, not {num} numbers")
+    return tuple(map(float, value))
 
 
 def cut_at_edges(box: Box, size: tuple[int, int], tolerance: float = math.inf) -> Box:

@@ -48,6 +48,6 @@ class R1VSet:
     def make_test_sample(self, row: SourceRow, images: ImageFiles) -> Iterator[Sample]:
         image = images.find(read_string(row.values, "image_path"))
         gold = row.values.get("ground_truth")
-        values = row.values if isinstance(gold, str) else {**row.values, "ground_truth": str(gold)}
+        values = {**row.values, "ground_truth": str(gold)} if type(gold) in (int, float) else row.values
         question, answer = read_string(values, "question"), read_string(values, "ground_truth")
         yield Sample(f"{self.name}-test-{row.number}", self.task, (image,), question, answer)

@@ -17,20 +17,15 @@ from pathlib import Path
 from data_tools.command_line import make_parser, run_converter
 from data_tools.conversion import MakeSamples
 from data_tools.image_files import ImageFiles
-from data_tools.published import cut_at_edges, read_string, write_pixels
+from data_tools.published import EDGE_TOLERANCE, cut_at_edges, read_numbers, read_string, write_pixels
 from data_tools.sources import SourceRow, read_json_list
 from gpg_vl.images import read_size
 from gpg_vl.records import Sample
 
-EDGE_TOLERANCE = 2.0  # pixels; COCO's own boxes end up to a rounding outside of their picture
-
 
 def make_sample(row: SourceRow, images: ImageFiles, name: str) -> Iterator[Sample]:
-    solution = row.values.get("solution")
-    if not isinstance(solution, list) or len(solution) != 4 or not all(isinstance(v, int | float) for v in solution):
-        raise ValueError(f"solution is {str(solution)[:60]}, not [x1, y1, x2, y2]")
+    x1, y1, x2, y2 = read_numbers(row.values.get("solution"), 4, "solution")
     image = images.find(read_string(row.values, "image"))
-    x1, y1, x2, y2 = map(float, solution)
     answer = write_pixels([cut_at_edges((x1, y1, x2, y2), read_size(image), EDGE_TOLERANCE)])
     question = f"Find what this describes: {read_string(row.values, 'problem')}"
     yield Sample(f"{name}-{row.number}", "grounding", (image,), question, answer)

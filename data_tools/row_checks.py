@@ -76,7 +76,7 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
         sample = open_file(file).samples[index]
     except ValueError as error:
         reason = str(error).removeprefix(f"{file.path}, row {number}: ")
-        known_id = _read_id(file, index)
+        known_id = _find_id(file, index)
         return CheckedRow(number, known_id, Finding(number, known_id, _name_field(reason), _with_way_out(reason)))
     try:
         images = [open_image(source) for source in sample.images]
@@ -86,11 +86,14 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
     return CheckedRow(number, sample.id, _find_in_answer(number, sample, pictures), pictures, _digest(sample.question))
 
 
-def _read_id(file: DataFile, index: int) -> str:
-    """The id of a row that makes no sample; "" where that is what is missing."""
+def _find_id(file: DataFile, index: int) -> str:
+    """The id of a row that makes no sample; "" where that is what is missing, or the row is none at all."""
     samples = open_file(file).samples
     assert isinstance(samples, LazySamples), file
-    value = samples.table.row(index).get(samples.columns.get("id", ""))
+    try:
+        value = samples.table.row(index).get(samples.columns.get("id", ""))
+    except ValueError:
+        return ""
     return str(value) if isinstance(value, str | int) else ""
 
 

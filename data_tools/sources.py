@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import huggingface_hub
 import ijson
 import pyarrow
 import pyarrow.parquet
+
+from gpg_vl.dataset.json_text import read_object
 
 ROWS_AT_ONCE = 16
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -91,12 +92,22 @@ def _column_names(file: Path) -> list[str]:
 def _iterate_parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[SourceRow]:
     number = 0
     for file in files:
+        for row, values in enumerate(_read_values(file, columns), start=1):
+            number += 1
+            yield SourceRow(number, f"{file.name}, row {row}", values)
+
+
+def _read_values(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    done = 0
+    try:
         with pyarrow.parquet.ParquetFile(file, memory_map=True) as parquet:
-            row = 0
             for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=list(columns), use_threads=False):
-                for values in batch.to_pylist():
-                    number, row = number + 1, row + 1
-                    yield SourceRow(number, f"{file.name}, row {row}", values)
+                rows = batch.to_pylist()
+                yield from rows
+                done += len(rows)
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        raise ValueError(f"{file}, after row {done}: cannot be read ({reason}); get the file anew") from error
 
 
 def read_json_lines(source: str) -> Iterator[SourceRow]:
@@ -153,13 +164,11 @@ def parse_object(content: bytes, place: str) -> dict[str, Any]:
         ValueError: it is neither; names the place
     """
     try:
-        value = json.loads(decode_text(content))
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise ValueError(f"{place}: not JSON ({reason})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{place}: a JSON {type(value).__name__}, not an object")
-    return value
+        return read_object(decode_text(content))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: neither UTF-8 nor cp1252") from error
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def decode_text(content: bytes) -> str:

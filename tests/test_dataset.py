@@ -108,6 +108,47 @@ def test_jsonl_keeps_image_paths(tmp_path: Path) -> None:
     assert Path(saved).read_bytes() == png("blue")
 
 
+def test_images_of_a_file_that_is_written_again_are_its_own(tmp_path: Path) -> None:
+    """None of the earlier file's stay, and where the writing fails, the earlier file and all its images do."""
+    path, folder = tmp_path / "rows.jsonl", tmp_path / "rows_images"
+    write_jsonl(demo_samples(png()), path)
+    assert sorted(file.name for file in folder.iterdir()) == ["1-0.png", "2-0.png", "2-1.png"]
+    write_jsonl(demo_samples(png("blue"))[:1], path)
+    assert [file.read_bytes() for file in folder.iterdir()] == [png("blue")]
+
+    def broken() -> Iterator[Sample]:
+        yield from demo_samples(png())
+        raise ValueError("the source broke off")
+
+    with pytest.raises(ValueError, match="broke off"):
+        write_jsonl(broken(), path)
+    assert [file.read_bytes() for file in folder.iterdir()] == [png("blue")]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["rows.jsonl", "rows_images"]
+
+
+def test_no_images_but_its_own_are_replaced(tmp_path: Path) -> None:
+    path, folder = tmp_path / "rows.jsonl", tmp_path / "rows_images"
+    write_jsonl(demo_samples(png()), path)
+    write_jsonl(list(load_source(str(path)).samples), path)
+    assert list(load_source(str(path)).samples)[0].images == (str(folder / "1-0.png"),), "the rows name what is there"
+    with pytest.raises(ValueError, match="rows have images of .*rows_images; write them to a file of another name"):
+        write_jsonl([*load_source(str(path)).samples, *demo_samples(png("green"))], path)
+    assert (folder / "1-0.png").read_bytes() == png()
+    save_png(folder / "holiday.png")
+    with pytest.raises(ValueError, match=r"holiday\.png is no image of rows written here; move it, or write to a file"):
+        write_jsonl(demo_samples(png("green")), path)
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for value, message in (({"x": b"1"}, "type bytes, which JSON cannot hold"), ({"x": {(1, 2): 3}}, "none that JSON")):
+        for name in ("rows.jsonl", "rows.parquet"):
+            with pytest.raises(ValueError, match=message):
+                (write_jsonl if name == "rows.jsonl" else write_parquet)(
+                    [Sample("a", "counting", (), "?", "4", value)], tmp_path / name
+                )
+
+
 def test_saved_folder(tmp_path: Path) -> None:
     write_parquet(demo_samples(png()), tmp_path / "rows.parquet")
     data = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"))
@@ -309,11 +350,9 @@ def test_bad_files(tmp_path: Path) -> None:
         "rows.csv": (b"id,answer\n", "is no data file of the kit"),
         "rows.parquet": (b"not parquet at all", "cannot be read as parquet: "),
         "empty.jsonl": (b"\n\n", "has no rows"),
-        "array.json": (b'[{"id": 1}]\n', "line 1: a JSON list; write one JSON object a line"),
-        "broken.jsonl": (b'{"id": 1}\n{"id": \n', "line 2: not JSON"),
-        "gap.jsonl": (b'{"id": 1}\n\n{"id": 2}\n', "line 2: not JSON"),
-        "latin.jsonl": (b'{"id": "\xe4"}\n', "line 1: not JSON"),
-        "deep.jsonl": (b"[" * 100_000, "line 1: not JSON"),
+        "array.json": (b'[{"id": 1}]\n', "line 1: the line is a JSON list, not an object; write one JSON object a"),
+        "latin.jsonl": (b'{"id": "\xe4"}\n', "line 1: the line is not UTF-8"),
+        "deep.jsonl": (b"[" * 100_000, "line 1: the line is not JSON"),
     }
     for name, (content, message) in bad.items():
         (tmp_path / name).write_bytes(content)
@@ -321,6 +360,31 @@ def test_bad_files(tmp_path: Path) -> None:
             load_source(str(tmp_path / name))
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": ', r"the line is not JSON \(Expecting value at 8\); write one JSON object a line"),
+        (b"", "the line is not JSON"),
+        (b"7", "the line is a JSON int, not an object"),
+        (b'{"id": "\xe4"}', "the line is not UTF-8; save the file as UTF-8"),
+        (b'{"id": "\\ud83d"}', "the line is text with half a character"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(kit_row(1)).encode() + b"\r\n" + line + b"\n" + json.dumps(kit_row(2)).encode())
+    samples = load_source(str(path)).samples
+    assert [samples[0].id, samples[2].id] == ["r1", "r2"]
+    with pytest.raises(ValueError, match=rf"^.*rows\.jsonl, row 2: {message}"):
+        samples[1]
+
+
+def test_a_mark_at_the_start_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(kit_row(1)).encode())
+    assert load_source(str(path)).samples[0].id == "r1"
 
 
 def test_damaged_parquet(tmp_path: Path) -> None:
@@ -445,7 +509,7 @@ def check_rows(entry: str) -> list[Source]:
         ({"images": ["missing.png"]}, "missing.png: no such file; put it there or set data.image_root"),
         ({"images": [""]}, "no such file"),
         ({"images": ["x" * 300]}, "file name too long"),
-        ({"meta": "{"}, "meta is text but no JSON"),
+        ({"meta": "{"}, "meta is text and not JSON"),
         ({"meta": [1]}, "meta is a list"),
     ],
 )

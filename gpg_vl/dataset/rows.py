@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from gpg_vl.dataset.json_text import read_object
 from gpg_vl.dataset.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.dataset.tables import Row, Table
 from gpg_vl.images import find_image
@@ -110,6 +110,8 @@ def make_sample(
         ValueError: a field is missing, too long or of the wrong kind; names it
     """
     check_version(row.get(VERSION_FIELD))
+    if "images" in columns and columns["images"] not in row:
+        raise ValueError(f"the images are missing: there is no {columns['images']!r}; write [] where a row has none")
     fields = {field: row.get(column) for field, column in columns.items()}
     taken = {VERSION_FIELD, *columns.values()}
     return Sample(
@@ -124,9 +126,9 @@ def make_sample(
 
 def _read_meta(value: Any) -> dict[str, Any]:
     try:
-        meta = json.loads(value) if isinstance(value, str) and value else value or {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError("meta is text but no JSON; write an object of names and values") from error
+        meta = read_object(value) if isinstance(value, str) and value else value or {}
+    except ValueError as error:
+        raise ValueError(f"meta is text and {error}; write an object of names and values") from error
     if not isinstance(meta, dict):
         raise ValueError(f"meta is a {type(meta).__name__}; make it an object of names and values")
     return meta

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from decimal import Decimal
 from typing import Any
 
 import datasets
+
+from gpg_vl.dataset.json_text import check_characters, write_json
 
 SCHEMA_VERSION = 1
 """Raised when an older kit would read a new row wrongly. Rows that do not say are of version 1."""
@@ -40,11 +42,15 @@ def read_text(field: str, value: Any) -> str:
     """The text of a field; a value of another type becomes JSON.
 
     Raises:
-        ValueError: there is nothing, or too much of it; names the field
+        ValueError: there is nothing, too much of it, or no text; names the field
     """
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # the last is how tables write a number that is missing
         raise ValueError(f"the {field} is missing")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text = value if isinstance(value, str) else str(value) if isinstance(value, Decimal) else write_json(value)
+        check_characters(text)
+    except ValueError as error:
+        raise ValueError(f"the {field} cannot be read as text: {error}") from error
     if len(text) > MAX_TEXT_CHARS:
         raise ValueError(f"the {field} has {len(text)} characters, more than {MAX_TEXT_CHARS}; shorten it")
     return text

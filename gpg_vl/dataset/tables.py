@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, Protocol
 import datasets
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
+
+from gpg_vl.dataset.json_text import read_object
 
 Row = dict[str, Any]
 
@@ -22,9 +23,11 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
 
-    def row(self, index: int) -> Row: ...
+    def row(self, index: int) -> Row:
+        """Raises ``ValueError`` where there is none to be read; says why, without the file and the number."""
 
-    def column(self, name: str) -> list[Any]: ...
+    def column(self, name: str) -> list[Any]:
+        """One value a row, None where it has none."""
 
 
 class _ArrowTable:
@@ -38,41 +41,55 @@ class _ArrowTable:
         return len(self._data)
 
     def row(self, index: int) -> Row:
-        row: Row = self._data[index].to_pylist()[0]
+        row: Row = _to_plain(self._data[index])[0]
         return row
 
     def column(self, name: str) -> list[Any]:
-        values: list[Any] = self._data.select_columns([name])[:][name].to_pylist()
-        return values
+        return _to_plain(self._data.select_columns([name])[:][name])
+
+
+def _to_plain(values: Any) -> list[Any]:
+    try:
+        plain: list[Any] = values.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError("a text is not UTF-8; write the file again") from error
+    except (OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(f"a value cannot be read ({_first_line(error)}); write the file again") from error
+    return plain
 
 
 class _JsonTable:
-    """Rows of a JSON lines file; row n is line n."""
+    """Rows of a JSON lines file; row n is line n. A line that is none is an error when its row is asked for."""
 
     def __init__(self, path: str, limit: int | None) -> None:
+        """Raises ``ValueError`` where no line is a row."""
         lines = Path(path).read_bytes().rstrip().splitlines()[:limit]
-        self._rows = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
-        self.column_names = list(dict.fromkeys(name for row in self._rows for name in row))
+        self._rows = list(map(_parse_line, lines))
+        rows = [row for row in self._rows if not isinstance(row, ValueError)]
+        if self._rows and not rows:
+            raise ValueError(f"{path}, line 1: {self._rows[0]}")
+        self.column_names = list(dict.fromkeys(name for row in rows for name in row))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def row(self, index: int) -> Row:
-        return self._rows[index]
+        row = self._rows[index]
+        if isinstance(row, ValueError):
+            raise ValueError(str(row))
+        return row
 
     def column(self, name: str) -> list[Any]:
-        return [row.get(name) for row in self._rows]
+        return [None if isinstance(row, ValueError) else row.get(name) for row in self._rows]
 
 
-def _parse_line(path: str, number: int, line: bytes) -> Row:
+def _parse_line(line: bytes) -> Row | ValueError:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise ValueError(f"{path}, line {number}: not JSON ({reason}); write one JSON object a line") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number}: a JSON {type(row).__name__}; write one JSON object a line")
-    return row
+        return read_object(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return ValueError("the line is not UTF-8; save the file as UTF-8")
+    except ValueError as error:
+        return ValueError(f"the line is {error}; write one JSON object a line")
 
 
 def open_table(path: str, limit: int | None) -> Table:

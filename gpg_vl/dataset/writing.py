@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+from gpg_vl.dataset.image_folder import images_when_done
+from gpg_vl.dataset.json_text import write_json
 from gpg_vl.dataset.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
 from gpg_vl.records import Sample
 
@@ -29,12 +30,15 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes kit rows as JSON lines; image bytes become files of the folder ``NAME_images`` beside the file."""
-    target = Path(path)
-    with replace_when_done(target) as partial, partial.open("w", encoding="utf-8") as file:
+    with (
+        replace_when_done(path) as partial,
+        images_when_done(Path(path)) as folder,
+        partial.open("w", encoding="utf-8") as file,
+    ):
         for number, sample in enumerate(samples, start=1):
-            images = [_save_image(source, target, f"{number}-{k}") for k, source in enumerate(sample.images)]
+            images = [folder.save(source, f"{number}-{k}") for k, source in enumerate(sample.images)]
             row = {**_plain_fields(sample), "images": images, "meta": sample.meta}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(write_json(row) + "\n")
 
 
 @contextmanager
@@ -42,8 +46,13 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` that takes its place when the block ends, and goes away when the block fails.
 
     What a killed process left behind is overwritten by the next attempt.
+
+    Raises:
+        ValueError: ``path`` is a folder
     """
     target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; give the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -59,7 +68,7 @@ def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
     num_bytes = 0
     for sample in samples:
         images = [_embed_image(source) for source in sample.images]
-        meta = json.dumps(sample.meta, ensure_ascii=False)
+        meta = write_json(sample.meta)
         rows.append({**_plain_fields(sample), "images": images, "meta": meta})
         num_bytes += sum(len(image["bytes"]) for image in images)
         if len(rows) == ROWS_PER_GROUP or num_bytes >= BYTES_PER_GROUP:
@@ -83,16 +92,3 @@ def _embed_image(source: str | bytes) -> dict[str, Any]:
     if isinstance(source, bytes):
         return {"bytes": source, "path": None}
     return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
-
-
-def _save_image(source: str | bytes, target: Path, name: str) -> str:
-    """The image's path as the row writes it: relative to the file's folder where it lies in it."""
-    folder = target.parent.resolve()
-    if isinstance(source, str):
-        path = Path(source).resolve()
-        return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-    suffixes = {b"\x89PNG": ".png", b"\xff\xd8\xff\xe0": ".jpg", b"\xff\xd8\xff\xe1": ".jpg", b"RIFF": ".webp"}
-    path = folder / f"{target.stem}_images" / (name + suffixes.get(source[:4], ".img"))
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(source)
-    return str(path.relative_to(folder))

@@ -138,7 +138,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "box without area": ({"task": "grounding", "answer": "[9, 9, 9, 9]"}, "answer", "is no box; write [x1, y1"),
     "no choice": ({"task": "choice", "answer": "up", "meta": {"options": ["down", "left"]}}, "answer", "none of the"),
     "newer schema": ({"schema_version": 2}, "schema_version", "schema_version is 2, this kit reads 1"),
-    "meta of no kind": ({"meta": "{"}, "meta", "meta is text but no JSON"),
+    "meta of no kind": ({"meta": "{"}, "meta", "meta is text and not JSON"),
     "image of no kind": ({"images": [3]}, "images", "an image is a int; give a path"),
 }  # fmt: skip
 
@@ -154,9 +154,28 @@ def test_fields_that_cannot_be_used(folder: Path, check: Check) -> None:
 
 
 def test_rows_of_other_columns(folder: Path, check: Check) -> None:
-    other = {"id": "other", "picture": "1.png", "problem": "How many?", "solution": "4"}
-    code, lines = check(write_lines(folder / "rows.jsonl", [row(0), other]), "--task", "counting")
-    assert code == 1 and lines[2] == "2 | other | question | the question is missing; correct it"
+    """The rows of a file may differ; none is taken for one without images because its column has another name."""
+    other = {"id": "other", "images": ["1.png"], "problem": "How many?", "solution": "4"}
+    renamed = row(1, picture=["1.png"])
+    del renamed["images"]
+    code, lines = check(write_lines(folder / "rows.jsonl", [row(0), other, renamed]), "--task", "counting")
+    assert code == 1 and lines[2:4] == [
+        "2 | other | question | the question is missing; correct it",
+        "3 | r1 | images | the images are missing: there is no 'images'; write [] where a row has none",
+    ]
+
+
+def test_lines_that_are_no_rows(folder: Path, check: Check) -> None:
+    good = [json.dumps(row(n)) for n in range(3)]
+    half = json.dumps(row(3, question="How many? \ud83d"))
+    lines = [good[0], '{"id": ', "", '["r"]', good[1], half, "", good[2].replace("?", "\\u00e4")]
+    content = "\n".join(lines).encode() + b'\n{"id": "caf\xe9"}\n'
+    (folder / "rows.jsonl").write_bytes(content)
+    code, table = check(folder / "rows.jsonl", "--fix", "drop", "--out", str(folder / "clean"))
+    assert code == 0 and [line.partition(" | ")[0] for line in table[2:-1]] == ["2", "3", "4", "6", "7", "9"]
+    assert table[2].startswith("2 | row | the line is not JSON (Expecting value at 8); write one JSON object a line")
+    assert "half a character" in table[5] and "the line is not UTF-8; save the file as UTF-8" in table[7]
+    assert len(load_source(str(folder / "clean/rows.parquet")).samples) == 3
 
 
 def test_no_control_characters_reach_the_screen(folder: Path, check: Check) -> None:
@@ -311,7 +330,7 @@ def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
         (["rows.jsonl", "--columns", "question"], "write FIELD=COLUMN"),
         (["rows.jsonl", "--workers", "0"], "see --help"),
         (["rows.jsonl", "--model", "./nowhere"], "no folder './nowhere'"),
-        (["broken.jsonl"], "broken.jsonl, line 2: not JSON"),
+        (["broken.jsonl"], "broken.jsonl, line 1: the line is not JSON"),
         (["bad.jsonl", "--fix", "drop", "--out", "x"], "no row is good"),
         (["sub/rows.jsonl", "rows.jsonl", "--fix", "drop", "--out", "x"], "two files have the name rows"),
         (["rows.parquet", "--fix", "drop", "--out", "."], "the copy would replace rows.parquet"),
@@ -325,7 +344,7 @@ def test_mistakes_are_one_line(
     write_lines(folder / "sub/rows.jsonl", [row(0, images=[])])
     write_lines(folder / "bad.jsonl", [row(0, answer="?")])
     write_parquet([Sample("r", "counting", (), "How many?", "4")], folder / "rows.parquet")
-    (folder / "broken.jsonl").write_text(json.dumps(row(0)) + "\n{\n")
+    (folder / "broken.jsonl").write_text("{\n[]\n")
     before = sorted(os.listdir(folder))
     assert main(words) == 2
     errors = capsys.readouterr().err.strip().splitlines()

@@ -87,9 +87,20 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_box_beside_its_picture_is_no_box_the_less(tmp_path: Path) -> None:
+    sliver, beside = annotation(1, 9, 17, [120.5, 20, 1, 1]), annotation(2, 9, 70, [500, 20, 30, 30])
+    assert convert(tmp_path, write_instances(tmp_path, annotations=[sliver, beside])) == 0
+    assert [each.meta["category"] for each in read_rows(tmp_path / "rows.parquet")] == ["cat", "person"]
+    assert read_counts(tmp_path / "rows.parquet")["dropped"] == {"a box is outside of its image": 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "pairs", "message"),
     [
+        ({"annotations": [7]}, PAIRS, "an entry of 'annotations' is a int, not an object"),
+        ({"annotations": [{"image_id": 9, "category_id": 17}]}, PAIRS, "annotation 1: bbox is 'None', not 4 numbers"),
+        ({"annotations": [annotation(1, 9, 17, [0, 0, 1e300, 2])]}, PAIRS, "bbox is '[0, 0, 1e+300, 2]', not 4 numb"),
+        ({}, {"9": [["cat"]]}, "no object of lists"),
         ({"categories": []}, PAIRS, "has no list 'categories'; give the instances of COCO or LVIS"),
         ({"annotations": []}, PAIRS, "has no list 'annotations'"),
         ({}, PAIRS | {"4": ["dragon"]}, "has no category 'dragon', which --pairs or --categories asks for"),

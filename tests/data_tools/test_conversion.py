@@ -54,7 +54,7 @@ def test_counts(tmp_path: Path) -> None:
         return [*make_sample(row), same] if row.number == 10 else make_sample(row)
 
     counts = convert("here", rows(10), make, tmp_path / "rows.parquet")
-    assert counts.lines()[0] == "5 rows written from 10 read"
+    assert counts.total() == "5 rows written from 10 read"
     assert read_counts(tmp_path / "rows.parquet") == {
         "source": "here",
         "schema_version": 1,
@@ -96,6 +96,22 @@ def test_a_source_that_breaks_off_leaves_the_earlier_file(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.counts.json", "rows.parquet"]
 
 
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
+def test_the_source_is_never_replaced(tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.write_text("as it was")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="it would replace the source; give another name"):
+        convert(str(source), rows(3), make_sample, tmp_path / "link" / name)
+    assert source.read_text() == "as it was"
+
+
+def test_a_folder_is_no_file_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").mkdir()
+    with pytest.raises(ValueError, match=r"rows\.parquet is a folder; give the name of a file"):
+        convert("here", rows(3), make_sample, tmp_path / "rows.parquet")
+
+
 def test_progress_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(conversion, "SECONDS_BETWEEN_LINES", 0.0)
     convert("here", rows(3), make_sample, tmp_path / "rows.parquet")
@@ -103,29 +119,40 @@ def test_progress_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert [line.split(",")[:2] for line in lines] == [[f"{n} rows read", " 0 dropped"] for n in (1, 2, 3)]
 
 
+def start_interruptible(command: list[str]) -> subprocess.Popen[str]:
+    """A process that minds SIGINT, also where this one was started without (a shell's ``&`` in a script)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("kill", "name"),
-    [(signal.SIGKILL, "rows.parquet"), (signal.SIGINT, "rows.parquet"), (signal.SIGKILL, "rows.jsonl")],
+    [(kill, name) for kill in (signal.SIGKILL, signal.SIGINT) for name in ("rows.parquet", "rows.jsonl")],
 )
 def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill: signal.Signals, name: str) -> None:
     source = clevr_source(tmp_path / "source/train.parquet", 5000)
     command = [sys.executable, "-m", "data_tools.clevr", "--source", str(source), "--out"]
     out, partial = tmp_path / name, tmp_path / f".{name}.partial"
-    process = subprocess.Popen(
-        [*command, str(out)], env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start_interruptible([*command, str(out)])
     deadline = time.monotonic() + 120
     while not (partial.exists() and partial.stat().st_size > 10_000):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(kill)
-    assert process.wait(60) != 0
-    assert not out.exists() and not out.with_suffix(".counts.json").exists()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if kill == signal.SIGINT else -signal.SIGKILL), said
+    visible = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert visible == ["source"], "images neither"
     assert partial.exists() == (kill == signal.SIGKILL)
+    if kill == signal.SIGINT:
+        assert said == "interrupted, and nothing half-written; run the same command again\n"
     assert clevr.main(["--source", str(source), "--out", str(out)]) == 0
     assert clevr.main(["--source", str(source), "--out", str(tmp_path / "once" / name)]) == 0
     assert out.read_bytes() == (tmp_path / "once" / name).read_bytes()
-    assert not partial.exists()
+    assert not list(tmp_path.glob(".*"))
     images = [
         {file.name: file.read_bytes() for file in folder.glob("rows_images/*")}
         for folder in (out.parent, tmp_path / "once")

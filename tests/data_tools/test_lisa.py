@@ -83,15 +83,24 @@ def test_bad_annotations_are_counted(tmp_path: Path) -> None:
         points=annotation({"label": "target", "points": [1, 2]}),
         nan=annotation({"label": "target", "points": [[float("nan"), 1], [2, 30], [40, 5]]}),
         empty=annotation(FIRST, text=[" "]),
+        huge=annotation({"label": "target", "points": [[10**400, 1], [2, 30], [40, 5]]}),
+        words=annotation({"label": "target", "points": ["12", "34", "56"]}),
+        flags=annotation({"label": "target", "points": [[True, 1], [2, 30], [40, 5]]}),
+        no_shape=b'{"text": ["it"], "shapes": ["target"]}',
+        no_text=annotation(FIRST, text=[{"en": "it"}]),
     )
     (folder / "alone.json").write_text(json.dumps(annotation(FIRST)))
+    elsewhere = tmp_path / "elsewhere.jpg"
+    elsewhere.write_bytes(picture())
+    (folder / "link.json").write_text(json.dumps(annotation(FIRST)))
+    (folder / "link.jpg").symlink_to(elsewhere)
     out = tmp_path / "rows.parquet"
     assert convert(folder, out, "--box", "union") == {"lisa-train-good-0": [30, 20, 60.5, 50]}
     assert read_counts(out)["dropped"] == {
         "the picture is missing": 1,
-        "a field cannot be read": 3,
+        "a field cannot be read": 10,
         "no polygon of the label target": 3,
-        "a box is outside of its image": 3,
+        "a box is outside of its image": 2,
         "a field is empty or too long": 1,
     }
     convert(folder, out, "--box", "published")

@@ -1,0 +1,77 @@
+"""The images of a JSON lines file: bytes become files of the folder ``NAME_images`` beside it, all of them or none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
+_OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|img)")
+
+
+class ImageFolder:
+    """What ``NAME_images`` will be, under a hidden name until the rows are complete."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._parent = file.parent.resolve()
+        self._final = self._parent / f"{file.stem}_images"
+        self._partial = self._parent / f".{self._final.name}.partial"
+        self._is_needed = False  # by rows that name images in it
+
+    def save(self, source: str | bytes, name: str) -> str:
+        """The image's path as the row writes it: relative to the file's folder where it lies in it.
+
+        Raises:
+            ValueError: the folder holds files that are none of an earlier writing
+        """
+        if isinstance(source, str):
+            path = Path(source).resolve()
+            self._is_needed |= path.is_relative_to(self._final)
+            return str(path.relative_to(self._parent)) if path.is_relative_to(self._parent) else str(path)
+        if not self._partial.is_dir():
+            self._refuse_other_files()
+            self._partial.mkdir()
+        suffix = next((suffix for start, suffix in _SUFFIXES.items() if source.startswith(start)), ".img")
+        (self._partial / (name + suffix)).write_bytes(source)
+        return f"{self._final.name}/{name}{suffix}"
+
+    def _refuse_other_files(self) -> None:
+        for path in self._final.glob("*"):
+            if not _OWN_NAME.fullmatch(path.name):
+                raise ValueError(
+                    f"{path} is no image of rows written here; move it, or write to a file of another name"
+                )
+
+    def replace(self) -> None:
+        """Puts the new images in the place of an earlier file's, without any leaves those as they are.
+
+        Raises:
+            ValueError: the rows themselves need an image that would be replaced
+        """
+        if not self._partial.is_dir():
+            return
+        if self._is_needed:
+            raise ValueError(f"rows have images of {self._final}; write them to a file of another name")
+        self._file.unlink(missing_ok=True)  # killed here, there is no file, rather than one with the images of another
+        shutil.rmtree(self._final, ignore_errors=True)
+        self._partial.rename(self._final)
+
+    def remove(self) -> None:
+        """Removes what is under the hidden name."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+@contextmanager
+def images_when_done(file: Path) -> Iterator[ImageFolder]:
+    """The images of ``file``: in their place when the block ends, gone when it fails."""
+    folder = ImageFolder(file)
+    folder.remove()  # of a process that was killed
+    try:
+        yield folder
+        folder.replace()
+    finally:
+        folder.remove()

@@ -1,0 +1,55 @@
+"""JSON of a row -> its object, and an object -> JSON. What one side could not read back is refused by the other."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The object that ``text`` is.
+
+    Raises:
+        ValueError: it is no JSON, no object, or half a character; says which, without the text itself
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at {error.colno}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"not JSON ({reason})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}, not an object")
+    if "\\u" in text:
+        check_characters(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def write_json(value: Any) -> str:
+    """A value of a row as JSON; what a table has beyond that, such as a date, becomes its text.
+
+    Raises:
+        ValueError: JSON cannot hold it
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_write_other)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"a value is none that JSON can hold ({type(error).__name__})") from error
+    check_characters(text)
+    return text
+
+
+def check_characters(text: str) -> None:
+    r"""Raises ``ValueError`` where ``text`` holds half a character, as JSON's ``"\ud83d"`` without its second half."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("text with half a character (a lone surrogate)") from error
+
+
+def _write_other(value: object) -> str:
+    if isinstance(value, date | time | timedelta | Decimal):
+        return str(value)
+    raise ValueError(f"a value is of the type {type(value).__name__}, which JSON cannot hold; leave its column out")
