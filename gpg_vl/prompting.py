@@ -143,9 +143,9 @@ def completion_text(prompt: Prompt, text: str) -> str:
     return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
 
 
-def continue_prompt(prompt: Prompt, text: str) -> str:
+def continue_prompt(prompt_text: str, text: str) -> str:
     """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    return text.removeprefix(THINK_OPENING) if prompt.text.endswith(THINK_OPENING) else text
+    return text.removeprefix(THINK_OPENING) if prompt_text.endswith(THINK_OPENING) else text
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:

@@ -31,6 +31,7 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
+from gpg_vl.gold import GoldCompletions
 from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
 from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
@@ -40,6 +41,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.packing import plan_micro_batches
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.random_state import read_random_state, seed_everything
@@ -137,6 +139,7 @@ class _Trainer:
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
+        self.gold = GoldCompletions(self.adapter, self.tasks, recipe.rollout.max_new_tokens)
         left_out = self._check_rows(checked) if self.resumed_from is None else {}  # else they were checked before
         parameters = list(self.adapter.model.parameters())
         room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
@@ -179,7 +182,8 @@ class _Trainer:
 
     def _check_rows(self, checked: Sequence[CheckedSources]) -> dict[str, str]:
         """The training rows that are left out, by their ids, and why."""
-        reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter)
+        gold = self.gold if self.objective.imitates_gold else None
+        reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter, gold)
         run_on_main(lambda: show_rows(reports, self.output_dir))
         return {row.id: row.cause for report in reports for row in report.left_out}
 
@@ -192,8 +196,7 @@ class _Trainer:
         self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
         self.collector = Collector(
-            recipe, self.objective, self.stream, self.prompts, engine, self.tasks, scorer,
-            self.adapter.encode_completion, self.accelerator,
+            recipe, self.objective, self.stream, self.prompts, engine, self.gold, scorer, self.accelerator,
         )  # fmt: skip
         self.evaluator = Evaluator(
             self.eval_prompts,
@@ -357,9 +360,12 @@ class _Trainer:
         return kl, groups
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
-        with_image = [group for group in groups if group.prompt.pixel_values is not None]
-        for group in [*with_image, *groups][:1]:
-            difference = check_packing(self.adapter, group, self.recipe.rollout.temperature)
+        """The first micro-batch of this rank's groups that has an image, else the first."""
+        update = self.recipe.update
+        plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
+        with_image = [rows for rows in plan if any(row.prompt.pixel_values is not None for row in rows)]
+        for rows in [*with_image, *plan][:1]:
+            difference = check_packing(self.adapter, rows, self.recipe.rollout.temperature)
             self._note(f"self-check: packed and plain log-probs agree to {difference:.1e}")
 
     def _learning_rate(self) -> float:
