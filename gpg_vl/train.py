@@ -67,7 +67,7 @@ from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
-from gpg_vl.usable_rows import build_prompts, evaluation_room, show_rows, training_room
+from gpg_vl.usable_rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
 
 
 @dataclass(slots=True)
@@ -83,6 +83,7 @@ class Progress:
     silent_steps: int = 0
     skipped_steps: int = 0  # whose gradient was not finite
     skips_in_a_row: int = 0
+    shrunk_rows: int = 0  # training rows whose images are scaled down to fit
     random_state: dict[str, Any] = field(default_factory=dict)  # at the end of the step and its validation
 
 
@@ -140,13 +141,13 @@ class _Trainer:
         self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
         self.gold = GoldCompletions(self.adapter, self.tasks, recipe.rollout.max_new_tokens)
-        left_out = self._check_rows(checked) if self.resumed_from is None else {}  # else they were checked before
+        reports = self._check_rows(checked) if self.resumed_from is None else []  # else they were checked before
         parameters = list(self.adapter.model.parameters())
         room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
         run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, scorer)
-        self.stream.leave_out(left_out)
-        self._take_up_position()
+        self.stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
+        self._take_up_position(sum(report.num_shrunk for report in reports))
         run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
         self.log = RunLog(
             self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
@@ -180,12 +181,11 @@ class _Trainer:
         if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
             model.to(self.accelerator.device)
 
-    def _check_rows(self, checked: Sequence[CheckedSources]) -> dict[str, str]:
-        """The training rows that are left out, by their ids, and why."""
+    def _check_rows(self, checked: Sequence[CheckedSources]) -> list[SourceReport]:
         gold = self.gold if self.objective.imitates_gold else None
         reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter, gold)
         run_on_main(lambda: show_rows(reports, self.output_dir))
-        return {row.id: row.cause for report in reports for row in report.left_out}
+        return reports
 
     def _build_stages(self, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
@@ -218,14 +218,15 @@ class _Trainer:
             stage = sharding_stage(self.accelerator)
             self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {type(self.layout).__name__}")
 
-    def _take_up_position(self) -> None:
+    def _take_up_position(self, shrunk_rows: int) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
-        self.progress = Progress()
+        self.progress = Progress(shrunk_rows=shrunk_rows)
         if self.resumed_from is not None:
             load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
             left_out = f", {len(self.stream.left_out)} rows left out" if self.stream.left_out else ""
-            self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}")
+            shrunk = f", {self.progress.shrunk_rows} scaled down" if self.progress.shrunk_rows else ""
+            self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}{shrunk}")
             for name, (then, now) in changed_versions(self.resumed_from).items():
                 self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
         self.saved_step = self.progress.step
@@ -414,6 +415,7 @@ class _Trainer:
             "trained_groups": totals.trained_groups,
             "draws": collected.num_draws,
             "left_out": dict(Counter(self.stream.left_out.values())),
+            "shrunk_rows": self.progress.shrunk_rows,
             "silent_steps": self.progress.silent_steps,
             "skipped_steps": self.progress.skipped_steps,
             "learning_rate": rate,
@@ -443,6 +445,7 @@ class _Trainer:
                 "silent_steps": progress.silent_steps,
                 "skipped_steps": progress.skipped_steps,
                 "skips_in_a_row": progress.skips_in_a_row,
+                "shrunk_rows": progress.shrunk_rows,
             },
         )
         with deferred_interrupts():
@@ -464,5 +467,6 @@ class _Trainer:
             silent_steps=state.counters["silent_steps"],
             skipped_steps=state.counters["skipped_steps"],
             skips_in_a_row=state.counters["skips_in_a_row"],
+            shrunk_rows=state.counters["shrunk_rows"],
         )
         self.stream.restore(state.stream)
