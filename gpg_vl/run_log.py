@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,38 +96,8 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
-    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
-    rewards = [reward for group in groups for reward in group.rewards]
-    completions = [completion for group in groups for completion in group.completions]
-    if not rewards:
-        return {}
-    by_task: dict[str, list[float]] = {}
-    parts: dict[str, list[float]] = {}
-    for group in groups:
-        for reward in group.rewards:
-            by_task.setdefault(group.prompt.sample.task, []).append(reward.total)
-            for name, value in reward.parts.items():
-                parts.setdefault(name, []).append(value)
-    return {
-        "reward": _mean([reward.total for reward in rewards]),
-        "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
-        "parts": {name: _mean(values) for name, values in sorted(parts.items())},
-        "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
-        "finished": _mean([float(completion.finished) for completion in completions]),
-    }
-
-
-def count_statuses(groups: Sequence[ScoredGroup]) -> dict[str, int]:
-    return dict(Counter(reward.status for group in groups for reward in group.rewards))
-
-
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _rollout_row(group: ScoredGroup, trained: bool) -> dict[str, Any]:

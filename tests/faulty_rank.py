@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gpg_vl import checkpoint, cli, train, update
+from gpg_vl import checkpoint, cli, learner, update
 from gpg_vl.collect import Collector
 from gpg_vl.scoring import Scorer
 
@@ -51,7 +51,7 @@ def in_call(number: int, owner: Any, name: str, fault: Callable[[], None]) -> No
 
 def poison(first: int, last: int) -> None:
     """Makes the gradient of the steps ``first`` to ``last`` not a number."""
-    original = train.accumulate_gradient
+    original = learner.accumulate_gradient
     steps = 0
 
     def accumulate(layout: Any, *words: Any) -> Any:
@@ -66,18 +66,18 @@ def poison(first: int, last: int) -> None:
                 del layout.backward
         return original(layout, *words)
 
-    train.accumulate_gradient = accumulate
+    learner.accumulate_gradient = accumulate
 
 
 def use_plain_descent() -> None:
     """The weights' change is then the clipped gradient itself; AdamW divides it by its own size, rounding included."""
-    original = train.build_optimizer
+    original = learner.build_optimizer
 
     def build(adapter: Any, config: Any) -> torch.optim.Optimizer:
         groups = original(adapter, config).param_groups
         return torch.optim.SGD([{key: group[key] for key in ("params", "lr", "lr_scale")} for group in groups])
 
-    train.build_optimizer = build
+    learner.build_optimizer = build
 
 
 PHASES: dict[str, tuple[int, Any, str]] = {

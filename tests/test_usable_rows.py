@@ -158,8 +158,14 @@ def test_a_group_that_decodes_in_no_batch_is_refused(
 @pytest.mark.parametrize(
     ("reasoning", "message"),
     [
-        ("2 and 2. " * 30, r"row 2: the gold completion has \d{3} tokens, more than rollout\.max_new_tokens=64; raise it"),
-        ("so <|im_end|>", r"row 2: the gold completion contains the control token <\|im_end\|>; remove it from the row"),
+        (
+            "2 and 2. " * 30,
+            r"row 2: the gold completion has \d{3} tokens, more than rollout\.max_new_tokens=64",
+        ),
+        (
+            "so <|im_end|>",
+            r"row 2: the gold completion contains the control token <\|im_end\|>; remove it",
+        ),
     ],
 )
 def test_gold_completions_that_cannot_be_imitated_are_refused(
