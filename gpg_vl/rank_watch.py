@@ -1,4 +1,4 @@
-"""A thread of every rank that passes signals on to the others, and that ends a rank which nothing else can end.
+"""How ranks end: all together, at the same point; and a thread of every rank that ends one which nothing else can end.
 
 A rank that waits in a collective for one that is gone hears no signal: on GPUs it would wait for hours. So a rank ends
 itself where a signal has waited for ``PATIENCE_SECONDS``, or where its launcher or the first rank's is gone.
@@ -10,17 +10,37 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
 from torch.distributed import TCPStore
 
-from gpg_vl.interrupts import pending_signal, relay_signal
+from gpg_vl.interrupts import Interrupted, held_interrupts, interrupts_raise, pending_signal, relay_signal
+from gpg_vl.ranks import RankDiskError, RankError, end_ranks
 
 PATIENCE_SECONDS = 20.0
 """For all ranks to reach a point where they take a signal together; a save that has begun is not cut short."""
 _PERIOD_SECONDS = 0.5
 _KEY = "gpg_vl/signal"
+
+
+@contextmanager
+def ranks_end_together() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM raise ``Interrupted``, on several ranks at the same point of ``run_together``.
+
+    What all ranks raise, their connections closed, the first one passes on; the others end with its exit code.
+    """
+    with interrupts_raise(), ExitStack() as stack:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            stack.enter_context(held_interrupts())
+            stack.enter_context(watched_rank())
+        try:
+            yield
+        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
+            end_ranks()
+            if os.environ.get("RANK", "0") == "0" or isinstance(error, Interrupted):
+                raise
+            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from gpg_vl.checkpoint import (
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts
 from gpg_vl.layouts import build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -43,9 +43,8 @@ from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.random_state import read_random_state, seed_everything
-from gpg_vl.rank_watch import watched_rank
+from gpg_vl.rank_watch import ranks_end_together
 from gpg_vl.ranks import (
-    RankDiskError,
     RankError,
     check_whole_weights_fit,
     end_ranks,
@@ -58,7 +57,7 @@ from gpg_vl.ranks import (
 )
 from gpg_vl.records import ScoredGroup, TrainingGroup
 from gpg_vl.reference import Reference, sum_kl
-from gpg_vl.rollout import HfEngine
+from gpg_vl.rollout import build_engine
 from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, count_statuses, dump_groups, summarise_rewards
 from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
@@ -99,21 +98,12 @@ def train(recipe: Recipe) -> Path:
     Whatever ends the run early, the state of the last finished step is saved first.
     """
     accelerator = start_ranks()
-    with interrupts_raise(), ExitStack() as stack:
-        if accelerator.num_processes > 1:
-            stack.enter_context(held_interrupts())
-            stack.enter_context(watched_rank())
-        try:
-            run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
-            scorer = stack.enter_context(Scorer(recipe.rewards))
-            folder = _Trainer(recipe, scorer, accelerator).run()
-        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
-            end_ranks()
-            if accelerator.is_main_process or isinstance(error, Interrupted):
-                raise
-            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
-        end_ranks()
-        return folder
+    with ranks_end_together(), ExitStack() as stack:
+        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+        scorer = stack.enter_context(Scorer(recipe.rewards))
+        folder = _Trainer(recipe, scorer, accelerator).run()
+    end_ranks()
+    return folder
 
 
 class _Trainer:
@@ -190,7 +180,7 @@ class _Trainer:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
-        engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
+        engine = build_engine(recipe.rollout, self.adapter)
         self.collector = Collector(
             recipe, self.objective, self.stream, self.prompts, engine, self.tasks, scorer,
             self.adapter.encode_completion, self.accelerator,
