@@ -40,7 +40,7 @@ with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
         run_together(work)
     except Interrupted as error:
         torch.distributed.destroy_process_group()
-        print(f"rank {rank} took {error}", flush=True)
+        sys.stdout.write(f"rank {rank} took {error}\\n")  # in one piece, with buffers or without
         sys.exit(error.exit_code)
 """
 
