@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
         return 1
-    except Interrupted as error:
-        return error.exit_code
+    except (Interrupted, KeyboardInterrupt) as error:  # the latter while libraries load
+        return error.exit_code if isinstance(error, Interrupted) else 128 + signal.SIGINT
     except SystemExit as error:  # argparse: help, or a word that it does not know
         return int(error.code or 0)
     return 0

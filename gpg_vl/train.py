@@ -40,7 +40,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
-from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
+from gpg_vl.preflight import check_all_rows, check_group_size, check_same_rows, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.random_state import read_random_state, seed_everything
 from gpg_vl.rank_watch import watched_rank
@@ -130,7 +130,7 @@ class _Trainer:
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update, sharding_stage(accelerator))
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = run_together(lambda: load_all_sources(recipe))
+        checked = run_together(self._load_sources)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.adapter = run_together(self._load_adapter)
@@ -146,11 +146,13 @@ class _Trainer:
         self.stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
         self._take_up_position(sum(report.num_shrunk for report in reports))
         run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
-        self.log = RunLog(
-            self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
-        )
+        self.log = run_together(self._open_log)
         if self.resumed_from is not None:
             self._restore_random_state(self.resumed_from)  # last: loading the model draws from them
+
+    def _open_log(self) -> RunLog:
+        run = self.recipe.run
+        return RunLog(self.output_dir, run.trackers, self.progress.step, run.steps, is_silent=not self.is_main)
 
     def _restore_random_state(self, checkpoint: Path) -> None:
         rank = self.accelerator.process_index
@@ -161,6 +163,12 @@ class _Trainer:
         """A line on screen, once for all ranks."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
+
+    def _load_sources(self) -> list[CheckedSources]:
+        checked = load_all_sources(self.recipe)
+        if self.resumed_from is not None:
+            check_same_rows(checked[0], load_state(self.resumed_from).data)
+        return checked
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
@@ -188,6 +196,7 @@ class _Trainer:
         recipe = self.recipe
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
+        self.data_digests = checked[0].digests
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
         engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
@@ -299,7 +308,8 @@ class _Trainer:
                 "update": time.perf_counter() - collected_at,
                 "step": time.perf_counter() - start,
             }
-            self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
+            everything = collected.of_all_ranks()
+            run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
         if self.progress.skips_in_a_row:
             self._report_skip(collected)
 
@@ -385,7 +395,8 @@ class _Trainer:
             progress.validated_step = progress.step
             progress.validation = {task: score.value for task, score in scores.items()}
             progress.random_state = read_random_state()
-            self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
+            metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
+            run_together(lambda: self.log.write(progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
 
@@ -441,6 +452,7 @@ class _Trainer:
                 "skips_in_a_row": progress.skips_in_a_row,
                 "shrunk_rows": progress.shrunk_rows,
             },
+            data=self.data_digests,
         )
         with deferred_interrupts():
             folder = save_checkpoint(
