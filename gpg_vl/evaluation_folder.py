@@ -49,11 +49,14 @@ def _open_alone(path: Path) -> IO[str]:
         raise ValueError(f"--out: cannot write to {path.parent} ({error.strerror}); choose another folder") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.close()
         raise ValueError(
             f"--out: another evaluation is writing to {path.parent}; wait for it, or choose another folder"
         ) from error
+    except OSError as error:
+        file.close()
+        raise ValueError(f"--out: no file can be locked in {path.parent} ({error.strerror}); choose another") from error
     return file
 
 

@@ -40,7 +40,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import build_optimizer, check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
-from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
+from gpg_vl.preflight import check_all_rows, check_group_size, check_same_rows, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.random_state import read_random_state, seed_everything
 from gpg_vl.rank_watch import ranks_end_together
@@ -64,7 +64,7 @@ from gpg_vl.scoring import Scorer
 from gpg_vl.self_check import check_packing
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import PolicyForward, UpdateError, UpdateStats, accumulate_gradient, take_step
-from gpg_vl.usable_rows import build_prompts, evaluation_room, show_rows, training_room
+from gpg_vl.usable_rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
 
 
 @dataclass(slots=True)
@@ -80,6 +80,7 @@ class Progress:
     silent_steps: int = 0
     skipped_steps: int = 0  # whose gradient was not finite
     skips_in_a_row: int = 0
+    shrunk_rows: int = 0  # training rows whose images are scaled down to fit
     random_state: dict[str, Any] = field(default_factory=dict)  # at the end of the step and its validation
 
 
@@ -119,7 +120,7 @@ class _Trainer:
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update, sharding_stage(accelerator))
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = run_together(lambda: load_all_sources(recipe))
+        checked = run_together(self._load_sources)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.adapter = run_together(self._load_adapter)
@@ -127,19 +128,21 @@ class _Trainer:
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
-        left_out = self._check_rows(checked) if self.resumed_from is None else {}  # else they were checked before
+        reports = self._check_rows(checked) if self.resumed_from is None else []  # else they were checked before
         parameters = list(self.adapter.model.parameters())
         room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
         run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, scorer)
-        self.stream.leave_out(left_out)
-        self._take_up_position()
+        self.stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
+        self._take_up_position(sum(report.num_shrunk for report in reports))
         run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
-        self.log = RunLog(
-            self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
-        )
+        self.log = run_together(self._open_log)
         if self.resumed_from is not None:
             self._restore_random_state(self.resumed_from)  # last: loading the model draws from them
+
+    def _open_log(self) -> RunLog:
+        run = self.recipe.run
+        return RunLog(self.output_dir, run.trackers, self.progress.step, run.steps, is_silent=not self.is_main)
 
     def _restore_random_state(self, checkpoint: Path) -> None:
         rank = self.accelerator.process_index
@@ -150,6 +153,12 @@ class _Trainer:
         """A line on screen, once for all ranks."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
+
+    def _load_sources(self) -> list[CheckedSources]:
+        checked = load_all_sources(self.recipe)
+        if self.resumed_from is not None:
+            check_same_rows(checked[0], load_state(self.resumed_from).data)
+        return checked
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
@@ -167,17 +176,17 @@ class _Trainer:
         if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
             model.to(self.accelerator.device)
 
-    def _check_rows(self, checked: Sequence[CheckedSources]) -> dict[str, str]:
-        """The training rows that are left out, by their ids, and why."""
+    def _check_rows(self, checked: Sequence[CheckedSources]) -> list[SourceReport]:
         reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter)
         run_on_main(lambda: show_rows(reports, self.output_dir))
-        return {row.id: row.cause for report in reports for row in report.left_out}
+        return reports
 
     def _build_stages(self, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
         """What a step goes through: stream, rollout, scoring, update; and validation."""
         recipe = self.recipe
         if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
+        self.data_digests = checked[0].digests
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
         engine = build_engine(recipe.rollout, self.adapter)
@@ -205,14 +214,15 @@ class _Trainer:
             stage = sharding_stage(self.accelerator)
             self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {type(self.layout).__name__}")
 
-    def _take_up_position(self) -> None:
+    def _take_up_position(self, shrunk_rows: int) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
-        self.progress = Progress()
+        self.progress = Progress(shrunk_rows=shrunk_rows)
         if self.resumed_from is not None:
             load_optimizer(self.resumed_from, self.adapter, self.layout.optimizer)
             self._restore(load_state(self.resumed_from))
             left_out = f", {len(self.stream.left_out)} rows left out" if self.stream.left_out else ""
-            self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}")
+            shrunk = f", {self.progress.shrunk_rows} scaled down" if self.progress.shrunk_rows else ""
+            self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}{shrunk}")
             for name, (then, now) in changed_versions(self.resumed_from).items():
                 self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
         self.saved_step = self.progress.step
@@ -288,7 +298,8 @@ class _Trainer:
                 "update": time.perf_counter() - collected_at,
                 "step": time.perf_counter() - start,
             }
-            self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
+            everything = collected.of_all_ranks()
+            run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
         if self.progress.skips_in_a_row:
             self._report_skip(collected)
 
@@ -374,7 +385,8 @@ class _Trainer:
             progress.validated_step = progress.step
             progress.validation = {task: score.value for task, score in scores.items()}
             progress.random_state = read_random_state()
-            self.log.write(progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
+            metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
+            run_together(lambda: self.log.write(progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(progress.step, f"validation: {text}")
 
@@ -398,6 +410,7 @@ class _Trainer:
             "trained_groups": totals.trained_groups,
             "draws": collected.num_draws,
             "left_out": dict(Counter(self.stream.left_out.values())),
+            "shrunk_rows": self.progress.shrunk_rows,
             "silent_steps": self.progress.silent_steps,
             "skipped_steps": self.progress.skipped_steps,
             "learning_rate": rate,
@@ -427,7 +440,9 @@ class _Trainer:
                 "silent_steps": progress.silent_steps,
                 "skipped_steps": progress.skipped_steps,
                 "skips_in_a_row": progress.skips_in_a_row,
+                "shrunk_rows": progress.shrunk_rows,
             },
+            data=self.data_digests,
         )
         with deferred_interrupts():
             folder = save_checkpoint(
@@ -448,5 +463,6 @@ class _Trainer:
             silent_steps=state.counters["silent_steps"],
             skipped_steps=state.counters["skipped_steps"],
             skips_in_a_row=state.counters["skips_in_a_row"],
+            shrunk_rows=state.counters["shrunk_rows"],
         )
         self.stream.restore(state.stream)

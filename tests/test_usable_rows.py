@@ -150,10 +150,21 @@ def test_a_run_on_what_is_left(
     assert [len(step) for step in ids] == [3] * 6
     long = {"long_prompt": 2} if on_long_prompt == "drop" else {}
     assert [row["left_out"] for row in read_metrics(run)] == [{"bad_image": 2, **long}] * 6
+    assert [row["shrunk_rows"] for row in read_metrics(run)] == [2 - len(long) * 2] * 6
     [table] = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(rows)[-48:] + " ")]
     counts = ["12", "8", "2", "2", "0"] if on_long_prompt == "drop" else ["12", "10", "2", "0", "2"]
     assert table.split()[-5:] == counts
     assert len((run / "rows_left_out.txt").read_text().splitlines()) == (4 if on_long_prompt == "drop" else 2)
+
+
+def test_rows_that_were_scaled_down_are_counted_after_a_resume(
+    make_recipe: MakeRecipe, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policies = {"data__on_bad_image": "skip", "data__on_long_prompt": "shrink"}
+    train(make_recipe(**policies, run__steps=1, update__schedule="constant"))
+    train(make_recipe(**policies, run__steps=2, update__schedule="constant"))
+    assert "after step 1, 2 rows left out, 2 scaled down" in capsys.readouterr().err
+    assert [row["shrunk_rows"] for row in read_metrics(rows.parent / "run")] == [2, 2]
 
 
 def test_rows_that_break_during_the_run_are_replaced_and_stay_out_after_a_resume(
