@@ -185,7 +185,13 @@ def test_a_refused_evaluation_leaves_no_folder(
     empty.write_text("")
     without_answer = tmp_path / "blank.jsonl"
     without_answer.write_text(rows.read_text().splitlines()[2].replace('"4"', '" "'))
+    half = rows.parent / "half.jsonl"  # beside the pictures
+    half.write_text(rows.read_text().splitlines()[2].replace("How many", "How\\ud800many"))
     for changed, message in (
+        (
+            words(model_folders["qwen2_vl"], half, tmp_path / "a/out", "greedy"),
+            "half.jsonl, row 1: 'utf-8' codec can't",
+        ),
         (words(tmp_path / "none", rows, tmp_path / "a/out", "greedy"), "no folder"),
         (words(model_folders["qwen2_vl"], empty, tmp_path / "a/out", "greedy"), "has no rows"),
         (words(model_folders["qwen2_vl"], without_answer, tmp_path / "a/out", "greedy"), "blank.jsonl, row 1: "),
