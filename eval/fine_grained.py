@@ -5,16 +5,13 @@ python -m eval.fine_grained --model PATH --data data/fine_grained --out runs/flo
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.scores import Estimate
+from gpg_vl.scores import mean_of
 
 NAMES = {"flowers": "Flower102", "pets": "Pets37", "aircraft": "FGVC", "cars": "Cars196"}
 
@@ -32,15 +29,6 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
     legacy = [figure.legacy for figure in of_set.values() if figure.legacy is not None]
     rows = count_rows(evaluation.counted, BENCHMARK.num_published)
     return {"Average": Figure(mean_of(strict), mean_of(legacy), rows), **of_set}
-
-
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent shares, each of equal weight, with the 95 % interval that follows from theirs: the
-    distances to their own ends, added in squares (the method of variance estimates recovery)."""
-    k, value = len(estimates), statistics.fmean(each.value for each in estimates)
-    below = math.hypot(*(each.value - (each.low or 0.0) for each in estimates)) / k
-    above = math.hypot(*((each.high or 1.0) - each.value for each in estimates)) / k
-    return Estimate(value, value - below, value + above, sum(each.n for each in estimates))
 
 
 BENCHMARK = Benchmark(

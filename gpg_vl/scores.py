@@ -147,3 +147,12 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, float(interval.low), float(interval.high), n)
     half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 1.0
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent shares, each of equal weight, with the 95 % interval that follows from theirs: the
+    distances to their own ends, added in squares (the method of variance estimates recovery)."""
+    k, value = len(estimates), statistics.fmean(each.value for each in estimates)
+    below = math.hypot(*(each.value - (each.low or 0.0) for each in estimates)) / k
+    above = math.hypot(*((each.high or 1.0) - each.value for each in estimates)) / k
+    return Estimate(value, value - below, value + above, sum(each.n for each in estimates))

@@ -17,10 +17,9 @@ from builders import png
 from eval import lisa
 from eval.command import run
 from eval.detection import average_precision, gold_of_rows
-from eval.fine_grained import mean_of
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.records import Box, Sample
-from gpg_vl.scores import estimate
+from gpg_vl.scores import estimate, mean_of
 from gpg_vl.verifiers.box_text import Detection
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
 

@@ -10,9 +10,11 @@ import numpy
 import pytest
 from scipy import stats
 
+from eval import fine_grained
 from eval.command import run
 from eval.superclevr import BENCHMARK
 from eval.table import main, make_tables, read_runs
+from gpg_vl.scores import estimate, mean_of
 
 PUBLISHED = 82.5  # of superclevr under grpo
 
@@ -59,6 +61,28 @@ def test_other_rows_are_not_compared_and_a_note_stands_beside_the_run(tmp_path: 
     assert published[:4] == ("Accuracy", "gpg", "82.50", "not run")
     assert row[:3] == ("Accuracy", "gpg-official", "82.50")
     assert (row[4], row[6], row[7]) == ("other rows", "4 of 200", f"{tmp_path / 'run/eval'} (a trial)")
+
+
+def test_average_of_four_sets_of_a_model_each(tmp_path: Path) -> None:
+    """The mean of what was measured, with its interval; nothing while a set is missing or there are two of one."""
+    right = {"flowers": 3, "pets": 1, "aircraft": 4, "cars": 0}
+    shown = {}
+    for name, num in right.items():
+        rows = [
+            {"completion": f"<answer>{'rose' if n < num else 'tulip'}</answer>", "answer": "rose"} for n in range(4)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words = ["--completions", str(tmp_path / f"{name}.jsonl"), "--split", name, "--note", "a trial"]
+        assert run(fine_grained.BENCHMARK, [*words, "--out", str(tmp_path / "runs" / name)]) == 0
+        table = make_tables(read_runs([str(tmp_path / "runs")]), {})["fine_grained"]
+        shown = {row[0]: row for row in table}
+        assert ("Average" in shown) == (name == "cars")
+    expected = mean_of([estimate([1.0] * num + [0.0] * (4 - num)) for num in right.values()])
+    assert expected.low is not None and expected.high is not None
+    assert shown["Average"][5] == f"50.00 [{100 * expected.low:.1f}, {100 * expected.high:.1f}]"
+    assert shown["Average"][6:] == ("16 of 17506", "the four below (a trial)")
+    twice = read_runs([str(tmp_path / "runs"), str(tmp_path / "runs/pets")])
+    assert "Average" not in {row[0] for row in make_tables(twice, {})["fine_grained"]}
 
 
 def test_results_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
