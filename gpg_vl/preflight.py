@@ -34,6 +34,22 @@ def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
     return checked
 
 
+def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
+    """
+    Args:
+        digests: of the sources, when the run that goes on now was saved
+
+    Raises:
+        ValueError: a source has other rows, or another order of them
+    """
+    for source, now, then in zip(train.sources, train.digests, digests, strict=True):
+        if now != then:
+            raise ValueError(
+                f"data.train: {source.name} holds other rows than the run in run.output_dir was trained on so far; "
+                "restore them, or choose another run.output_dir"
+            )
+
+
 def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
     for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
         tasks = sorted(each.tasks) if each is not None else []

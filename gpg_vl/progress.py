@@ -17,6 +17,7 @@ class Progress:
     """Counts of a run. ``TrainingState`` is what a checkpoint keeps of it."""
 
     run: RunConfig
+    data: list[str]  # a digest of the rows of each training source
     step: int = 0  # finished optimizer steps
     saved_step: int = 0  # of the last checkpoint
     stream: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Progress:
     def after(cls, state: TrainingState, run: RunConfig) -> Progress:
         return cls(
             run,
+            state.data,
             step=state.step,
             saved_step=state.step,
             stream=state.stream,
@@ -54,6 +56,7 @@ class Progress:
             tasks_done=list(self.tasks_done),
             all_done_step=self.all_done_step,
             counters={name: getattr(self, name) for name in names},
+            data=self.data,
         )
 
     @property

@@ -99,6 +99,7 @@ class PromptBuilder:
         request = self._request(sample, views)
         text = self._render(request, views)
         expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        text.encode()  # a ValueError of half a surrogate pair, which no tokenizer reads
         return Layout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:

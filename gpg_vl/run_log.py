@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpg_vl.records import ScoredGroup, TrainingGroup
 
@@ -48,19 +49,21 @@ class RunLog:
         if self._is_silent:
             return
         self.latest |= {"step": step, **metrics}
-        with self._metrics_path.open("a") as file:
+        with _named_errors(self._metrics_path), self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:
-            for name, value in _flatten(metrics):
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+            with _named_errors(Path(self._tensorboard.log_dir)):
+                for name, value in _flatten(metrics):
+                    self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.flush()
 
     def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
         """Every sampled completion of the step with its reward, a line a group."""
         if self._is_silent:
             return
         is_trained = {id(group) for group in trained}
-        with (self._rollouts / f"{step:06d}.jsonl").open("w") as file:
+        path = self._rollouts / f"{step:06d}.jsonl"
+        with _named_errors(path), _open_text(path) as file:
             for group in groups:
                 file.write(json.dumps(_rollout_row(group, id(group) in is_trained), ensure_ascii=False) + "\n")
 
@@ -83,7 +86,7 @@ class RunLog:
 def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
     """What the update of a step was made from, a line a group: enough to run it again."""
     path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
+    with _named_errors(path), _open_text(path) as file:
         for group in groups:
             row = {
                 "id": group.prompt.sample.id,
@@ -94,6 +97,20 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
                 "coefficients": group.coefficients,
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Errors of the disk name the file: of a full one, Python's own do not."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{path} could not be written: {error}") from error
+
+
+def _open_text(path: Path) -> TextIO:
+    """Half of a surrogate pair, as a row may hold, is written as JSON has it: UTF-8 has none."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
 from gpg_vl.evaluate import Evaluator, number_rows
 from gpg_vl.gold import GoldCompletions
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
+from gpg_vl.interrupts import Interrupted, deferred_interrupts
 from gpg_vl.learner import Learner
 from gpg_vl.models import load_adapter
 from gpg_vl.models.folders import checkpoint_folder
@@ -38,13 +38,12 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.optimizer import check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
-from gpg_vl.preflight import check_all_rows, check_group_size, load_all_sources
+from gpg_vl.preflight import check_all_rows, check_group_size, check_same_rows, load_all_sources
 from gpg_vl.prepare import CheckedSources
 from gpg_vl.progress import Progress
 from gpg_vl.random_state import read_random_state, seed_everything
-from gpg_vl.rank_watch import watched_rank
+from gpg_vl.rank_watch import ranks_end_together
 from gpg_vl.ranks import (
-    RankDiskError,
     RankError,
     check_whole_weights_fit,
     end_ranks,
@@ -54,7 +53,7 @@ from gpg_vl.ranks import (
     start_ranks,
     whole_weights,
 )
-from gpg_vl.rollout import HfEngine
+from gpg_vl.rollout import build_engine
 from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, dump_groups
 from gpg_vl.scores import summarise_scores
 from gpg_vl.scoring import Scorer
@@ -79,21 +78,12 @@ def train(recipe: Recipe) -> Path:
     Whatever ends the run early, the state of the last finished step is saved first.
     """
     accelerator = start_ranks()
-    with interrupts_raise(), ExitStack() as stack:
-        if accelerator.num_processes > 1:
-            stack.enter_context(held_interrupts())
-            stack.enter_context(watched_rank())
-        try:
-            run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
-            scorer = stack.enter_context(Scorer(recipe.rewards))
-            folder = _Trainer(recipe, scorer, accelerator).run()
-        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
-            end_ranks()
-            if accelerator.is_main_process or isinstance(error, Interrupted):
-                raise
-            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
-        end_ranks()
-        return folder
+    with ranks_end_together(), ExitStack() as stack:
+        run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+        scorer = stack.enter_context(Scorer(recipe.rewards))
+        folder = _Trainer(recipe, scorer, accelerator).run()
+    end_ranks()
+    return folder
 
 
 class _Trainer:
@@ -109,7 +99,7 @@ class _Trainer:
         check_group_size(recipe, self.objective)
         check_optimizer(recipe.update, sharding_stage(accelerator))
         learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = run_together(lambda: load_all_sources(recipe))
+        checked = run_together(self._load_sources)
         scorer.start()  # its processes come up while the model loads
         seed_everything(recipe.run.seed)
         self.adapter = run_together(self._load_adapter)
@@ -124,13 +114,15 @@ class _Trainer:
         run_together(lambda: check_room(recipe, *room))
         self._build_stages(checked, scorer)
         self.stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-        self._take_up_position(sum(report.num_shrunk for report in reports))
+        self._take_up_position(checked[0].digests, sum(report.num_shrunk for report in reports))
         run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
-        self.log = RunLog(
-            self.output_dir, recipe.run.trackers, self.progress.step, recipe.run.steps, is_silent=not self.is_main
-        )
+        self.log = run_together(self._open_log)
         if self.resumed_from is not None:
             self._restore_random_state(self.resumed_from)  # last: loading the model draws from them
+
+    def _open_log(self) -> RunLog:
+        run = self.recipe.run
+        return RunLog(self.output_dir, run.trackers, self.progress.step, run.steps, is_silent=not self.is_main)
 
     def _restore_random_state(self, checkpoint: Path) -> None:
         rank = self.accelerator.process_index
@@ -141,6 +133,12 @@ class _Trainer:
         """A line on screen, once for all ranks."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
+
+    def _load_sources(self) -> list[CheckedSources]:
+        checked = load_all_sources(self.recipe)
+        if self.resumed_from is not None:
+            check_same_rows(checked[0], load_state(self.resumed_from).data)
+        return checked
 
     def _load_adapter(self) -> QwenVLAdapter:
         path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
@@ -171,7 +169,7 @@ class _Trainer:
             self._note("note: samples come from a truncated distribution, log-probs from the full one")
         self.stream = SampleStream(checked[0].sources, recipe.run.seed)
         self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
-        engine = HfEngine(self.adapter, recipe.rollout.tokens_per_batch)
+        engine = build_engine(recipe.rollout, self.adapter)
         self.collector = Collector(
             recipe, self.objective, self.stream, self.prompts, engine, self.gold, scorer, self.accelerator
         )
@@ -191,10 +189,10 @@ class _Trainer:
             stage, layout = sharding_stage(self.accelerator), type(self.learner.layout).__name__
             self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
 
-    def _take_up_position(self, shrunk_rows: int) -> None:
+    def _take_up_position(self, digests: list[str], shrunk_rows: int) -> None:
         """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
         if self.resumed_from is None:
-            self.progress = Progress(self.recipe.run, shrunk_rows=shrunk_rows)
+            self.progress = Progress(self.recipe.run, digests, shrunk_rows=shrunk_rows)
             return
         load_optimizer(self.resumed_from, self.adapter, self.learner.optimizer)
         self.progress = Progress.after(load_state(self.resumed_from), self.recipe.run)
@@ -251,7 +249,8 @@ class _Trainer:
             progress.count_gradient(grad_norm)
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
-            self._write_log(collected.of_all_ranks(), stats, grad_norm, rate, seconds)
+            everything = collected.of_all_ranks()
+            run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
         if progress.skips_in_a_row:
             self._report_skip()
 
@@ -279,7 +278,8 @@ class _Trainer:
         with deferred_interrupts():
             self.progress.take_validation({task: score.value for task, score in scores.items()})
             self.progress.random_state = read_random_state()
-            self.log.write(self.progress.step, {"eval": {task: score.to_dict() for task, score in scores.items()}})
+            metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
+            run_together(lambda: self.log.write(self.progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             self.log.say(self.progress.step, f"validation: {text}")
 

@@ -22,7 +22,8 @@ from gpg_vl.scoring import Scorer
 
 
 def die() -> None:
-    print(f"killed at {time.time()}", flush=True)
+    sys.stdout.write(f"killed at {time.time()}\n")  # in one piece: other ranks write too
+    sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -12,7 +12,7 @@ from gpg_vl.progress import Progress
 
 
 def make(step: int = 0, **run: Any) -> Progress:
-    return Progress(RunConfig(**{"steps": 20, "save_every": 5, "eval_every": 4, **run}), step=step)
+    return Progress(RunConfig(**{"steps": 20, "save_every": 5, "eval_every": 4, **run}), ["a", "b"], step=step)
 
 
 def test_a_checkpoint_keeps_it() -> None:

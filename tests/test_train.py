@@ -407,6 +407,16 @@ def test_another_recipe_is_refused_by_key(make_recipe: MakeRecipe, noisy_rewards
         train(make_recipe(run__steps=2, run__resume="never"))
 
 
+def test_other_rows_under_the_same_name_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    train(make_recipe(run__steps=1))
+    write_parquet(draw_samples("counting", 24, seed=1), tmp_path / "counting.parquet")
+    with pytest.raises(ValueError, match=r"data.train: .*counting.parquet holds other rows than the run in"):
+        train(make_recipe(run__steps=2))
+    assert len(read_metrics(tmp_path / "run")) == 1
+
+
 def test_cooldown_moves_with_the_steps(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
     train(make_recipe(run__steps=3, run__cooldown_steps=2, update__schedule="constant"))
     folder = train(make_recipe(run__steps=6, run__cooldown_steps=2, update__schedule="constant"))
