@@ -117,6 +117,7 @@ def test_two_ranks_under_zero_3(run: Run, tmp_path: Path) -> None:
     size = 4 * sum(weight.numel() for weight in weights(tmp_path).values()) / 2**30
     assert f"ZeRO-3: a rollout gathers {size:.2f} GiB of weights on every rank" in done.stderr
     assert done.stderr.count("step 3/3") == 1, "one rank prints"
+    assert done.stdout.count("done: run/checkpoint-3") == 1
     rows = read_metrics(tmp_path / "with space/run")
     assert [row["groups"] for row in rows] == [3, 3, 3]
     assert [len(step) for step in ids(tmp_path, "run")] == [3, 3, 3]
@@ -147,13 +148,11 @@ def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(4 * SECONDS)
-def test_bfloat16_steps_of_two_ranks_are_those_of_one(run: Run, tmp_path: Path) -> None:
+def test_bfloat16_steps_of_two_ranks_are_those_of_one(run: Run, tmp_path: Path, model_folders: dict[str, Path]) -> None:
     """Gold completions, so that nothing is sampled; one step of plain descent. Rows lie in other batches: rounding."""
     words: list[object] = ["--model.dtype", "bfloat16", "--objective.name", "supervised", "--rollout.group_size", 1]
     words += ["--run.steps", 1, "--update.learning_rate", 1.0, "--rollout.prompts_per_step", 6]
-    start = load_file(
-        json.loads((tmp_path / "with space/recipe.yaml").read_text())["model"]["path"] + "/model.safetensors"
-    )
+    start = load_file(model_folders["qwen2_vl"] / "model.safetensors")
     moves = {}
     for deepspeed, num in (("zero0", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)):
         done = run(deepspeed, words, num=num, name=deepspeed, fault="plain descent")
