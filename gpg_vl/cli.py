@@ -66,7 +66,10 @@ def _train(words: list[str]) -> None:
     from gpg_vl.train import train
 
     folder = train(recipe)
-    print(f"done: {folder}")
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(f"done: {folder}")
 
 
 def _eval(words: list[str]) -> None:

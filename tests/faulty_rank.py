@@ -16,18 +16,23 @@ from typing import Any
 
 import torch
 
-from gpg_vl import checkpoint, cli, learner, update
+from gpg_vl import checkpoint, cli, learner, run_log, update
 from gpg_vl.collect import Collector
 from gpg_vl.scoring import Scorer
 
 
-def die() -> None:
-    sys.stdout.write(f"killed at {time.time()}\n")  # in one piece: other ranks write too
+def say_when() -> None:
+    sys.stdout.write(f"struck at {time.time()}\n")  # in one piece: other ranks write too
     sys.stdout.flush()
+
+
+def die() -> None:
+    say_when()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_out_of_memory() -> None:
+    say_when()
     raise torch.OutOfMemoryError("injected")
 
 
@@ -85,7 +90,8 @@ PHASES: dict[str, tuple[int, Any, str]] = {
     "rollout": (2, Collector, "_roll_out"),
     "scoring": (2, Scorer, "score"),
     "update": (2, update.PolicyForward, "forward"),
-    "save": (1, checkpoint, "save_model"),  # which the first rank alone calls
+    "save": (1, checkpoint, "save_model"),  # which the first rank alone calls, as it does the next
+    "log": (2, run_log, "_open_text"),
 }
 ACTIONS: dict[str, Callable[[], Any]] = {
     "kill": die,
