@@ -28,6 +28,11 @@ class Lengths:
     def name(self) -> str:
         return f"{self.prompt_tokens}+{self.completion_tokens}_g{self.group_size}"
 
+    @property
+    def option(self) -> str:
+        """As the benchmarks' options have it: ``256+28+128x8``."""
+        return f"{self.image_tokens}+{self.text_tokens}+{self.completion_tokens}x{self.group_size}"
+
 
 def vision_flops(shape: ModelShape, image_tokens: int) -> float:
     """Tower and projector on one image (Fv); window attention of Qwen2.5-VL is counted as full in 4 of its layers."""

@@ -44,41 +44,42 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--peak-of", choices=SIDES, help="print the peak memory of one side, MiB")
     options = parser.parse_args()
     lengths = parse_lengths(options.shape)
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
-        row = measure(adapter, lengths, options.prompts, options.rounds)
+        samples = [draw_prompt(adapter, lengths, seed).sample for seed in range(options.prompts)]
+        if options.peak_of:
+            print(timing.measure_peak(SIDES[options.peak_of](adapter, samples, lengths, {})))
+            return
+        row = measure(adapter, samples, lengths, options.rounds)
+    words = ["--model", options.model, "--shape", lengths.option, "--prompts", options.prompts]
+    row |= timing.compare_peaks("benchmarks.full_step", words, list(SIDES))
     row["ideal_ratio"] = ideal_update_ratio(shape_named(options.model), lengths)
     path = timing.write_results("full_step", [row], options.out)
-    timing.print_table(f"Optimizer step, model {options.model}", [row], ("name", "ratio_vs_trl", "kit", "trl"))
+    timing.print_table(
+        f"Optimizer step, model {options.model}", [row], ("name", "ratio_vs_trl", "peak_memory_ratio", "kit", "trl")
+    )
     phases = [{"phase": name, **seconds} for name, seconds in row["phases"].items()]
     timing.print_table("Median seconds by phase", phases, ("phase", "kit", "trl"))
     print(path)
 
 
-def measure(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rounds: int) -> dict[str, Any]:
-    samples = [draw_prompt(adapter, lengths, seed).sample for seed in range(num_prompts)]
-    kit_phases: Phases = {}
-    trl_phases: Phases = {}
-    sides = {
-        "kit": build_kit_step(adapter, samples, lengths, kit_phases),
-        "trl": build_trl_step(adapter, samples, lengths, trl_phases),
-    }
+def measure(adapter: QwenVLAdapter, samples: Sequence[Sample], lengths: Lengths, rounds: int) -> dict[str, Any]:
+    phases: dict[str, Phases] = {side: {} for side in SIDES}
+    sides = {side: build(adapter, samples, lengths, phases[side]) for side, build in SIDES.items()}
     seconds = timing.time_in_turn(sides, rounds)
-    phases = {
-        name: {
-            side: timing.describe(taken[name][1:])["median"] if name in taken else 0.0
-            for side, taken in (("kit", kit_phases), ("trl", trl_phases))
-        }
+    medians = {
+        name: {side: timing.describe(taken[name][1:])["median"] for side, taken in phases.items()}
         for name in ("rollout", "forward and backward", "optimizer")
     }
     return {
-        "name": f"full_step_{num_prompts}x{lengths.name}",
-        "shape": f"{num_prompts} x {lengths.name}",
+        "name": f"full_step_{len(samples)}x{lengths.name}",
+        "shape": f"{len(samples)} x {lengths.name}",
         "ratio_vs_trl": timing.ratio(seconds, "trl"),
-        "phases": phases,
+        "phases": medians,
         **{side: timing.describe(values) for side, values in seconds.items()},
     }
 
@@ -151,6 +152,9 @@ def build_trl_step(
             adapter.model.zero_grad()
 
     return run
+
+
+SIDES = {"kit": build_kit_step, "trl": build_trl_step}
 
 
 class _timed:  # noqa: N801  reads as the verb it is

@@ -15,9 +15,11 @@ import argparse
 import functools
 import math
 import random
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,52 +43,96 @@ LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
 }
 
 
+SIDES = ("kit", "plain", "trl")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is decoded together: completion r of all has ``counts[r]`` tokens."""
+
+    name: str
+    shape: str
+    prompts: Sequence[Prompt]
+    group_size: int
+    counts: Sequence[int]
+    words: Sequence[object]  # the options that stand for this work alone
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shapes", nargs="*", default=["256+28+64x8"])
     parser.add_argument("--many", default="256+28+256x8", help="shape of the prompts decoded together")
     parser.add_argument("--num-prompts", type=int, default=8, help="how many of them; 0 leaves those rows out")
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="of their completions")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--peak-of", choices=SIDES, help="print the peak memory of one side of the first row, MiB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
-        rows = [measure_one_prompt(adapter, parse_lengths(text), options.rounds) for text in options.shapes]
+        works = [one_prompt(adapter, parse_lengths(text)) for text in options.shapes]
         if options.num_prompts:
             many = parse_lengths(options.many)
-            rows += [measure_many(adapter, many, options.num_prompts, options.rounds, kind) for kind in LENGTHS]
+            works += [many_prompts(adapter, many, options.num_prompts, kind) for kind in options.lengths]
+        if options.peak_of:
+            print(timing.measure_peak(build_sides(adapter, works[0])[options.peak_of]))
+            return
+        rows = [measure(adapter, work, options.rounds, options.model) for work in works]
     path = timing.write_results("rollout", rows, options.out)
     columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ratio_vs_whole_batch", "bound", "share_of_bound",
-               "decode_step_ratio", "kit", "plain", "trl")  # fmt: skip
+               "decode_step_ratio", "peak_memory_ratio", "kit", "plain", "trl")  # fmt: skip
     timing.print_table(f"Rollout, model {options.model}", rows, columns)
     print(path)
 
 
-def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) -> dict[str, Any]:
-    prompts = [draw_prompt(adapter, lengths)]
+def one_prompt(adapter: QwenVLAdapter, lengths: Lengths) -> Work:
     counts = [lengths.completion_tokens] * lengths.group_size
-    sides = build_sides(adapter, prompts, counts, lengths)
-    first_token = build_sides(adapter, prompts, [1] * lengths.group_size, lengths)
+    words = ["--shapes", lengths.option, "--num-prompts", 0]
+    name = f"rollout_{lengths.name}"
+    return Work(name, lengths.name, [draw_prompt(adapter, lengths)], lengths.group_size, counts, words)
+
+
+def many_prompts(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, kind: str) -> Work:
+    prompts = [draw_prompt(adapter, lengths, seed) for seed in range(num_prompts)]
+    rng = random.Random(0)
+    draw, longest = LENGTHS[kind], lengths.completion_tokens
+    counts = [draw(rng, longest) for _ in range(num_prompts * lengths.group_size)]
+    words = ["--shapes", "--many", lengths.option, "--num-prompts", num_prompts, "--lengths", kind]
+    name = f"rollout_{num_prompts}x{lengths.name}_{kind}_4..{longest}"
+    return Work(name, f"{num_prompts} x {lengths.name}", prompts, lengths.group_size, counts, words)
+
+
+def measure(adapter: QwenVLAdapter, work: Work, rounds: int, model: str) -> dict[str, Any]:
+    further = measure_many if len(work.prompts) > 1 else measure_one
+    return {
+        "name": work.name,
+        "shape": work.shape,
+        **further(adapter, work, rounds),
+        **timing.compare_peaks("benchmarks.rollout", ["--model", model, *work.words], SIDES),
+    }
+
+
+def measure_one(adapter: QwenVLAdapter, work: Work, rounds: int) -> dict[str, Any]:
+    """With the bound, and what a decode step takes."""
+    first_token = build_sides(adapter, replace(work, counts=[1] * work.group_size))
     phases = {
-        "prefill_g": lambda: prefill(adapter, prompts * lengths.group_size),
-        "prefill_1": lambda: prefill(adapter, prompts),
+        "prefill_g": lambda: prefill(adapter, list(work.prompts) * work.group_size),
+        "prefill_1": lambda: prefill(adapter, work.prompts),
         "kit_first_token": first_token["kit"],
         "plain_first_token": first_token["plain"],
     }
-    seconds = timing.time_in_turn(sides | phases, rounds)
+    seconds = timing.time_in_turn(build_sides(adapter, work) | phases, rounds)
     described = {name: timing.describe(values) for name, values in seconds.items()}
     saved = described["prefill_g"]["median"] - described["prefill_1"]["median"]
     bound = described["trl"]["median"] / (described["trl"]["median"] - saved)
     vs_trl = timing.ratio(seconds, "trl")
     step = {
-        side: (described[side]["median"] - described[f"{side}_first_token"]["median"]) / (lengths.completion_tokens - 1)
+        side: (described[side]["median"] - described[f"{side}_first_token"]["median"]) / (max(work.counts) - 1)
         for side in ("kit", "plain")
     }
     return {
-        "name": f"rollout_{lengths.name}",
-        "shape": lengths.name,
         "ratio_vs_plain": timing.ratio(seconds, "plain"),
         "ratio_vs_trl": vs_trl,
         "bound": bound,
@@ -98,19 +144,13 @@ def measure_one_prompt(adapter: QwenVLAdapter, lengths: Lengths, rounds: int) ->
     }
 
 
-def measure_many(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rounds: int, kind: str) -> dict[str, Any]:
+def measure_many(adapter: QwenVLAdapter, work: Work, rounds: int) -> dict[str, Any]:
     """Prompts decoded together; ``kit_whole`` is the kit with every row kept to the end, as the others do."""
-    prompts = [draw_prompt(adapter, lengths, seed) for seed in range(num_prompts)]
-    rng = random.Random(0)
-    draw, longest = LENGTHS[kind], lengths.completion_tokens
-    counts = [draw(rng, longest) for _ in range(num_prompts * lengths.group_size)]
-    sides = build_sides(adapter, prompts, counts, lengths)
-    sides["kit_whole"] = build_sides(adapter, prompts, [max(counts)] * len(counts), lengths)["kit"]
+    sides = build_sides(adapter, work)
+    sides["kit_whole"] = build_sides(adapter, replace(work, counts=[max(work.counts)] * len(work.counts)))["kit"]
     seconds = timing.time_in_turn(sides, rounds)
     return {
-        "name": f"rollout_{num_prompts}x{lengths.name}_{kind}_4..{longest}",
-        "mean_length": sum(counts) / len(counts),
-        "shape": f"{num_prompts} x {lengths.name}",
+        "mean_length": statistics.fmean(work.counts),
         "ratio_vs_plain": timing.ratio(seconds, "plain"),
         "ratio_vs_trl": timing.ratio(seconds, "trl"),
         "ratio_vs_whole_batch": timing.ratio(seconds, "kit_whole"),
@@ -118,14 +158,12 @@ def measure_many(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, rou
     }
 
 
-def build_sides(
-    adapter: QwenVLAdapter, prompts: Sequence[Prompt], counts: Sequence[int], lengths: Lengths
-) -> dict[str, Callable[[], None]]:
-    """One rollout of all prompts by side; completion r has ``counts[r]`` tokens."""
-    longest = max(counts)
-    repeated = [prompt for prompt in prompts for _ in range(lengths.group_size)]
+def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], None]]:
+    """One rollout of all prompts by side."""
+    prompts, counts, longest = work.prompts, work.counts, max(work.counts)
+    repeated = [prompt for prompt in prompts for _ in range(work.group_size)]
     inputs = padded_inputs(adapter, repeated)
-    trainer = trl_side.build_trainer(adapter, len(repeated), lengths.group_size, longest)
+    trainer = trl_side.build_trainer(adapter, len(repeated), work.group_size, longest)
     fields = {
         "pixel_values": inputs["pixel_values"],
         "image_grid_thw": inputs["image_grid_thw"],
@@ -139,7 +177,7 @@ def build_sides(
         with forced_lengths(counts, adapter):
             engine = HfEngine(adapter, tokens_per_batch=10**9)
             seeds = [(prompt.sample.id,) for prompt in prompts]
-            groups = engine.generate(prompts, lengths.group_size, Sampling(longest, 1.0), seeds)
+            groups = engine.generate(prompts, work.group_size, Sampling(longest, 1.0), seeds)
         assert [len(c.token_ids) for g in groups for c in g.completions] == list(counts)
 
     def plain() -> None:
@@ -152,7 +190,7 @@ def build_sides(
         adapter.model.generate = forced
         try:
             with adapter.autocast():
-                completion_ids, _ = trainer._generate_single_turn(ids, None, fields, lengths.group_size)
+                completion_ids, _ = trainer._generate_single_turn(ids, None, fields, work.group_size)
         finally:
             adapter.model.generate = generate
         assert [len(c) for c in completion_ids] == list(counts)

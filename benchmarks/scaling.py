@@ -18,7 +18,7 @@ import torch
 from benchmarks import timing
 from benchmarks.flops import Lengths, ideal_update_ratio, shared_flops
 from benchmarks.groups import build_adapter, shape_named
-from benchmarks.update_step import build_sides
+from benchmarks.update_step import build_sides, compare_peaks
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 AXES = {
@@ -44,7 +44,7 @@ def main() -> None:
             for lengths in AXES[axis]
         ]
     path = timing.write_results("scaling", rows, options.out)
-    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ideal_ratio", "kit", "plain", "trl")
+    columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ideal_ratio", "peak_memory_ratio", "kit", "plain", "trl")
     timing.print_table(f"Update, model {options.model}", rows, columns)
     if "group" in options.axes:
         print(slope_in_group_size(options.model, rows))
@@ -61,6 +61,7 @@ def measure(adapter: QwenVLAdapter, model: str, axis: str, lengths: Lengths, rou
         "ratio_vs_plain": timing.ratio(seconds, "plain"),
         "ratio_vs_trl": timing.ratio(seconds, "trl"),
         "ideal_ratio": ideal_update_ratio(shape_named(model), lengths),
+        **compare_peaks(adapter, model, lengths),
         **{side: timing.describe(values) for side, values in seconds.items()},
     }
 

@@ -63,11 +63,15 @@ def ratio(seconds: Mapping[str, Sequence[float]], other: str, kit: str = "kit") 
     return statistics.median(o / k for o, k in zip(seconds[other], seconds[kit], strict=True))
 
 
-def peak_memory_of(module: str, words: Sequence[object]) -> float:
-    """MiB that ``python -m MODULE WORDS`` reports on its last line, in a fresh process."""
-    command = [sys.executable, "-m", module, *map(str, words)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(output.strip().splitlines()[-1])
+def compare_peaks(module: str, words: Sequence[object], sides: Sequence[str]) -> dict[str, Any]:
+    """Peak memory of each side: MiB that ``python -m MODULE WORDS --peak-of SIDE`` prints last, in a fresh process."""
+    peaks = {}
+    for side in sides:
+        command = [sys.executable, "-m", module, *map(str, words), "--peak-of", side]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[side] = float(output.strip().splitlines()[-1])
+        print(f"  peak memory  {side} {peaks[side]:.0f} MiB", file=sys.stderr, flush=True)
+    return {"peak_memory_ratio": peaks["trl"] / peaks["kit"], "peak_memory_mib": peaks}
 
 
 def measure_peak(work: Work) -> float:

@@ -47,8 +47,7 @@ def main() -> None:
         if options.peak_of:
             print(timing.measure_peak(build_sides(adapter, shapes[0])[options.peak_of]))
             return
-        rows = [measure(adapter, options.model, lengths, options.rounds, text)
-                for lengths, text in zip(shapes, options.shapes, strict=True)]  # fmt: skip
+        rows = [measure(adapter, options.model, lengths, options.rounds) for lengths in shapes]
     path = timing.write_results(options.name, rows, options.out)
     columns = ("name", "ratio_vs_plain", "ratio_vs_trl", "ideal_ratio", "share_of_ideal_vs_plain",
                "share_of_ideal_vs_trl", "peak_memory_ratio", "kit", "plain", "trl")  # fmt: skip
@@ -63,32 +62,29 @@ def parse_lengths(text: str) -> Lengths:
     return Lengths(int(image), int(words), int(completion), int(group))
 
 
-def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int, text: str) -> dict[str, Any]:
+def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int) -> dict[str, Any]:
     sides = build_sides(adapter, lengths)
     differences = compare_gradients(adapter, sides)
     seconds = timing.time_in_turn(sides, rounds)
     ideal = ideal_update_ratio(shape_named(model), lengths)
-    memory = {
-        side: timing.peak_memory_of(
-            "benchmarks.update_step",
-            ["--model", model, "--shapes", text, "--peak-of", side, "--attention", adapter.config.attention],
-        )
-        for side in ("kit", "trl")
-    }
     vs_plain, vs_trl = timing.ratio(seconds, "plain"), timing.ratio(seconds, "trl")
     return {
         "name": f"update_step_{lengths.name}",
-        "shape": text,
+        "shape": lengths.option,
         "ratio_vs_plain": vs_plain,
         "ratio_vs_trl": vs_trl,
         "ideal_ratio": ideal,
         "share_of_ideal_vs_plain": vs_plain / ideal,
         "share_of_ideal_vs_trl": vs_trl / ideal,
-        "peak_memory_ratio": memory["trl"] / memory["kit"],
-        "peak_memory_mib": memory,
+        **compare_peaks(adapter, model, lengths),
         "gradient_difference": differences,
         **{side: timing.describe(values) for side, values in seconds.items()},
     }
+
+
+def compare_peaks(adapter: QwenVLAdapter, model: str, lengths: Lengths) -> dict[str, Any]:
+    words = ["--model", model, "--shapes", lengths.option, "--attention", adapter.config.attention]
+    return timing.compare_peaks("benchmarks.update_step", words, SIDES)
 
 
 def build_sides(adapter: QwenVLAdapter, lengths: Lengths) -> dict[str, Callable[[], None]]:

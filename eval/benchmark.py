@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.predictions import Prediction
-from gpg_vl.scores import Estimate, estimate_legacy, estimate_strict
+from gpg_vl.predictions import DROPPED, NO_IMAGE, Prediction
+from gpg_vl.scores import Estimate, count_legacy_failures, estimate_legacy, estimate_strict
 from gpg_vl.tasks import load_task
 
 Figures = dict[str, "Figure"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What a figure is over."""
+
+    num: int  # rows, those without an image and dropped ones included
+    published: int
+    without_image: int  # wrong
+    dropped: int  # by the conversion: wrong
+    legacy_failures: int  # completions that the published metric could not be worked out for: wrong in legacy
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,7 @@ class Figure:
 
     strict: Estimate | None
     legacy: Estimate | None
+    rows: RowCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +47,28 @@ class Benchmark:
     category_sizes: Mapping[str, int] = field(default_factory=dict)  # published rows of each; {} where not published
     add_options: Callable[[argparse.ArgumentParser], None] = field(default=lambda parser: None)
 
+    @property
+    def num_published(self) -> int:
+        """Rows of all splits."""
+        return sum(self.splits.values())
 
-def figure_of(predictions: Sequence[Prediction], task: str) -> Figure | None:
+
+def count_rows(predictions: Sequence[Prediction], published: int) -> RowCounts:
+    """
+    Args:
+        published: rows of the published figure
+    """
+    status = Counter(each.status[0] for each in predictions)
+    failures = count_legacy_failures(predictions)
+    return RowCounts(len(predictions), published, status[NO_IMAGE], status[DROPPED], failures)
+
+
+def figure_of(predictions: Sequence[Prediction], task: str, published: int) -> Figure | None:
     """The mean of the task's metric; None where there are no predictions."""
     if not predictions:
         return None
-    return Figure(estimate_strict(predictions, load_task(task)), estimate_legacy(predictions))
+    strict, legacy = estimate_strict(predictions, load_task(task)), estimate_legacy(predictions)
+    return Figure(strict, legacy, count_rows(predictions, published))
 
 
 def in_split(evaluation: Evaluation, split: str) -> list[Prediction]:

@@ -24,6 +24,7 @@ from eval.rows import check_splits, check_task, find_rows, name_splits
 from eval.stored import evaluate_stored
 from gpg_vl.checkpoint import recipe_of_model
 from gpg_vl.evaluate_model import Evaluation, run_evaluation
+from gpg_vl.exit_codes import run_command
 from gpg_vl.predictions import Prediction
 from gpg_vl.scores import Estimate, TaskScore, summarise_scores
 
@@ -31,18 +32,15 @@ from gpg_vl.scores import Estimate, TaskScore, summarise_scores
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
     """The command of a benchmark; returns the exit code, 2 after a mistake that one line on stderr explains."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        options, overrides = _parser(benchmark).parse_known_args(words)
-        evaluation, files = _evaluate(benchmark, options, overrides)
-        if PartialState().is_main_process:  # every rank has all predictions
-            dropped = {split: read_dropped(path, _count_rows(evaluation, split)) for split, path in files.items()}
-            _report(benchmark, evaluation, dropped, options)
-    except ValueError as error:
-        print(f"eval.{benchmark.name}: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as error:  # of argparse, after its help
-        return int(error.code or 0)
-    return 0
+    return run_command(f"eval.{benchmark.name}", lambda: _run(benchmark, words))
+
+
+def _run(benchmark: Benchmark, words: Sequence[str]) -> None:
+    options, overrides = _parser(benchmark).parse_known_args(words)
+    evaluation, files = _evaluate(benchmark, options, overrides)
+    if PartialState().is_main_process:  # every rank has all predictions
+        dropped = {split: read_dropped(path, _count_rows(evaluation, split)) for split, path in files.items()}
+        _report(benchmark, evaluation, dropped, options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +61,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--split", nargs="+", help="default: those that --data holds")
     parser.add_argument("--recipe", help="prompt, pixels, rewards; default: the one saved with the model, if any")
     parser.add_argument("--completions", type=Path, help="score these instead, as gpg-vl score reads them")
+    parser.add_argument("--note", default="", help="what the table says of these figures beside them, as 'a trial'")
     benchmark.add_options(parser)
     return parser
 
@@ -124,6 +123,7 @@ def _report(
     evaluation.write(
         {
             "benchmark": benchmark.name,
+            "note": options.note,
             "figures": {name: asdict(figure) for name, figure in figures.items()},
             "num_rows": counts,
             "tasks": {task: score.to_dict() for task, score in scores.items()},
@@ -161,4 +161,7 @@ def _describe(figures: Figures) -> list[str]:
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "not measured"
-    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}] n {estimate.n}"
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f" [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"
+    return f"{100 * estimate.value:.2f}{interval} n {estimate.n}"

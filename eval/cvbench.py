@@ -17,10 +17,12 @@ CATEGORIES = {"Count": 788, "Relation": 650, "Depth": 600, "Distance": 600}  # p
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
     predictions = evaluation.counted
-    of_category = {name: [each for each in predictions if each.category == name] for name in CATEGORIES}
-    return present(
-        {name: figure_of(members, "choice") for name, members in {"Total": predictions, **of_category}.items()}
-    )
+    total = figure_of(predictions, "choice", BENCHMARK.num_published)
+    of_category = {
+        name: figure_of([each for each in predictions if each.category == name], "choice", num)
+        for name, num in CATEGORIES.items()
+    }
+    return present({"Total": total, **of_category})
 
 
 BENCHMARK = Benchmark(

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import io
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import numpy
 from faster_coco_eval import COCO, COCOeval_faster
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split
+from eval.benchmark import Benchmark, Figure, Figures, RowCounts, count_rows, figure_of, in_split
 from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 from gpg_vl.predictions import Prediction
 from gpg_vl.records import Box, Sample
 from gpg_vl.scores import Estimate
 from gpg_vl.tasks import load_task
+from gpg_vl.tasks.legacy.detection import published_boxes
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import Detection, parse_detections
 
@@ -45,8 +46,16 @@ class Gold(NamedTuple):
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--coco", metavar="FILE", help="instances_val2017.json, for the published AP of COCO's splits")
-    parser.add_argument("--lvis", metavar="FILE", help="lvis_v1_val.json, for the published AP of LVIS' splits")
+    for family, name in (("coco", "instances_val2017.json"), ("lvis", "lvis_v1_val.json")):
+        help_text = f"{name}, for the published AP of {family.upper()}'s splits"
+        parser.add_argument(f"--{family}", metavar="FILE", type=annotation_file, help=help_text)
+
+
+def annotation_file(text: str) -> Path:
+    """As the ``type`` of an option: a mistake is found before the evaluation, not behind it."""
+    if not Path(text).is_file():
+        raise ArgumentTypeError(f"no file {text}")
+    return Path(text)
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
@@ -60,15 +69,26 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
         family = split.partition("_")[0]
         annotations = getattr(options, family)
         samples = [sample for sample, _ in pairs]
-        gold = gold_of_rows(samples) if annotations is None else published_gold(Path(annotations), samples)
-        values = average_precision(gold, [read_boxes(*pair) for pair in pairs], MAX_DETECTIONS[family])
+        gold = gold_of_rows(samples) if annotations is None else published_gold(annotations, samples)
+        strict, legacy = (
+            average_precision(gold, [read(*pair) for pair in pairs], MAX_DETECTIONS[family])
+            for read in (read_boxes, read_published_boxes)
+        )
         of = f"{split}, rows alone" if annotations is None else split
-        # AP is no mean over rows: it has no interval of this kind, and no second reading that was published
-        figures |= {f"{name} {of}": Figure(Estimate(v, v, v, len(pairs)), None) for name, v in values.items()}
-        overlap = figure_of(in_split(evaluation, split), "detection")
+        rows = count_rows(in_split(evaluation, split), BENCHMARK.splits[split])
+        figures |= {
+            f"{name} {of}": Figure(_without_interval(strict[name], rows), _without_interval(legacy[name], rows), rows)
+            for name in strict
+        }
+        overlap = figure_of(in_split(evaluation, split), "detection", BENCHMARK.splits[split])
         if overlap is not None:
             figures[f"mIoU {split}"] = overlap
     return figures
+
+
+def _without_interval(value: float, rows: RowCounts) -> Estimate:
+    """AP is no mean over rows: it has no interval of this kind."""
+    return Estimate(value, None, None, rows.num)
 
 
 def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
@@ -77,6 +97,11 @@ def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
         return []
     read = load_task("detection").read(find_answer(prediction.completions[0]) or "", sample, prediction.views)
     return list(read or [])
+
+
+def read_published_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
+    """The same as the published code reads it."""
+    return published_boxes(prediction.completions[0], prediction.views[0]) if prediction.views else []
 
 
 def gold_of_rows(samples: Sequence[Sample]) -> Gold:

@@ -5,35 +5,30 @@ python -m eval.fine_grained --model PATH --data data/fine_grained --out runs/flo
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present
+from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.scores import Estimate
+from gpg_vl.scores import mean_of
 
 NAMES = {"flowers": "Flower102", "pets": "Pets37", "aircraft": "FGVC", "cars": "Cars196"}
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
-    of_set = present({name: figure_of(in_split(evaluation, split), "classification") for split, name in NAMES.items()})
+    of_set = present(
+        {
+            name: figure_of(in_split(evaluation, split), "classification", BENCHMARK.splits[split])
+            for split, name in NAMES.items()
+        }
+    )
     if len(of_set) < len(NAMES):
         return of_set  # the mean is of all four
     strict = [figure.strict for figure in of_set.values() if figure.strict is not None]
     legacy = [figure.legacy for figure in of_set.values() if figure.legacy is not None]
-    return {"Average": Figure(mean_of(strict), mean_of(legacy)), **of_set}
-
-
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent shares, each of equal weight, with its normal 95 % interval."""
-    k, value = len(estimates), statistics.fmean(each.value for each in estimates)
-    variance = sum(each.value * (1 - each.value) / each.n for each in estimates) / k**2
-    half = 1.96 * math.sqrt(variance)
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), sum(each.n for each in estimates))
+    rows = count_rows(evaluation.counted, BENCHMARK.num_published)
+    return {"Average": Figure(mean_of(strict), mean_of(legacy), rows), **of_set}
 
 
 BENCHMARK = Benchmark(

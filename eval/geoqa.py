@@ -14,7 +14,7 @@ from gpg_vl.evaluate_model import Evaluation
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
-    return present({"Accuracy": figure_of(evaluation.counted, "geometry")})
+    return present({"Accuracy": figure_of(evaluation.counted, "geometry", BENCHMARK.num_published)})
 
 
 BENCHMARK = Benchmark(

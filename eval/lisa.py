@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 
-from eval.benchmark import Benchmark, Figure, Figures, figure_of, in_split, present
+from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluate import Row
@@ -18,6 +19,7 @@ from gpg_vl.predictions import Prediction
 from gpg_vl.records import Box
 from gpg_vl.scores import Estimate, estimate
 from gpg_vl.tasks import load_task
+from gpg_vl.tasks.legacy.grounding import published_box
 from gpg_vl.verifiers.answers import find_answer
 
 POLYGONS = "polygons"  # key of meta: the gold polygons, each a list of [x, y] in original pixels
@@ -28,7 +30,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
-    boxes = {split: figure_of(in_split(evaluation, split), "grounding") for split in BENCHMARK.splits}
+    boxes = {split: figure_of(in_split(evaluation, split), "grounding", num) for split, num in BENCHMARK.splits.items()}
     figures = present({f"mIoU {split}": figure for split, figure in boxes.items()})
     try:
         segmenter = _load_segmenter(evaluation, options)
@@ -53,22 +55,32 @@ def _load_segmenter(evaluation: Evaluation, options: Namespace) -> BoxSegmenter:
 
 
 def _mask_figures(evaluation: Evaluation, split: str, segmenter: BoxSegmenter) -> Figures:
-    """gIoU, the mean IoU of masks, and cIoU, all intersections by all unions; of strict boxes."""
-    overlaps = [
-        _overlap(row, prediction, segmenter)
+    """gIoU, the mean IoU of masks, and cIoU, all intersections by all unions; of the strict and the published box."""
+    predictions = in_split(evaluation, split)
+    pairs = [
+        (row, prediction)
         for row, prediction in zip(evaluation.rows, evaluation.predictions, strict=True)
         if row.split == split
     ]
-    num_dropped = len(in_split(evaluation, split)) - len(overlaps)  # the size of their masks is not known
-    per_image = estimate([shared / union if union else 0.0 for shared, union in overlaps] + [0.0] * num_dropped)
+    (giou, ciou), (legacy_giou, legacy_ciou) = (
+        _estimate_overlap([_overlap(*pair, read(*pair), segmenter) for pair in pairs], len(predictions))
+        for read in (first_box, first_published_box)
+    )
+    rows = count_rows(predictions, BENCHMARK.splits[split])
+    return {f"gIoU {split}": Figure(giou, legacy_giou, rows), f"cIoU {split}": Figure(ciou, legacy_ciou, rows)}
+
+
+def _estimate_overlap(overlaps: Sequence[tuple[int, int]], num: int) -> tuple[Estimate, Estimate]:
+    """gIoU and cIoU of ``num`` rows; those without an overlap were dropped: the size of their masks is not known."""
+    per_image = [shared / union if union else 0.0 for shared, union in overlaps]
     cumulated = sum(shared for shared, _ in overlaps) / max(1, sum(union for _, union in overlaps))
-    of_all = Estimate(cumulated, cumulated, cumulated, len(overlaps))  # no mean over rows: no interval of this kind
-    return {f"gIoU {split}": Figure(per_image, None), f"cIoU {split}": Figure(of_all, None)}
+    without_interval = Estimate(cumulated, None, None, len(overlaps))  # it is no mean over rows
+    return estimate(per_image + [0.0] * (num - len(overlaps))), without_interval
 
 
-def _overlap(row: Row, prediction: Prediction, segmenter: BoxSegmenter) -> tuple[int, int]:
+def _overlap(row: Row, prediction: Prediction, box: Box | None, segmenter: BoxSegmenter) -> tuple[int, int]:
     """Pixels of intersection and union; where the image cannot be opened, of the gold mask alone."""
-    polygons, box = row.sample.meta[POLYGONS], first_box(row, prediction)
+    polygons = row.sample.meta[POLYGONS]
     if not prediction.views:
         width, height = (math.ceil(max(point[axis] for each in polygons for point in each)) + 1 for axis in (0, 1))
         return count_overlap(None, draw_polygons(polygons, width, height))
@@ -83,6 +95,11 @@ def first_box(row: Row, prediction: Prediction) -> Box | None:
     answer = find_answer(prediction.completions[0]) or ""
     boxes: list[Box] = load_task("grounding").read(answer, row.sample, prediction.views) or []
     return boxes[0] if boxes else None
+
+
+def first_published_box(row: Row, prediction: Prediction) -> Box | None:
+    """The same as the published evaluation reads it."""
+    return published_box(prediction.completions[0], prediction.views[0]) if prediction.views else None
 
 
 BENCHMARK = Benchmark(

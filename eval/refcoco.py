@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from eval.benchmark import Benchmark, Figure, Figures, in_split
+from eval.benchmark import Benchmark, Figure, Figures, count_rows, in_split
 from eval.command import run
 from gpg_vl.evaluate_model import Evaluation
 from gpg_vl.predictions import Prediction
@@ -20,15 +20,19 @@ HIT_IOU = 0.5
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
     splits = {split: in_split(evaluation, split) for split in BENCHMARK.splits}
-    return {f"acc@0.5 {split}": share_of_hits(members) for split, members in splits.items() if members}
+    return {
+        f"acc@0.5 {split}": share_of_hits(members, BENCHMARK.splits[split])
+        for split, members in splits.items()
+        if members
+    }
 
 
-def share_of_hits(predictions: Sequence[Prediction]) -> Figure:
+def share_of_hits(predictions: Sequence[Prediction], published: int) -> Figure:
     """Strict: the kit's IoU; legacy: that of the first box anywhere in the output. Both above 0.5."""
     strict = estimate([_share([parts.get("iou", 0.0) for parts in each.parts]) for each in predictions])
     values = [_share([value or 0.0 for value in each.legacy]) for each in predictions if each.legacy is not None]
     legacy: Estimate | None = estimate(values) if values else None
-    return Figure(strict, legacy)
+    return Figure(strict, legacy, count_rows(predictions, published))
 
 
 def _share(overlaps: Sequence[float]) -> float:

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.evaluate import Row, score_groups
+from gpg_vl.evaluate import Row, refuse_strangers, score_groups
 from gpg_vl.evaluate_model import VERSIONS_OF, Evaluation
-from gpg_vl.evaluation_folder import EvaluationFolder
+from gpg_vl.evaluation_folder import claim_evaluation
+from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.score import StoredCompletion, read_predictions
 from gpg_vl.scoring import Scorer
@@ -37,14 +38,15 @@ def evaluate_stored(
         "completions_sha256": hashlib.sha256(completions.read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in VERSIONS_OF},
     }
-    folder = EvaluationFolder(out, settings)
-    done = {prediction.row for prediction in folder.predictions}
-    todo = [n for n in range(len(rows)) if n not in done]
-    with Scorer(RewardsConfig()) as scorer:
+    with claim_evaluation(out) as folder, interrupts_raise(), Scorer(RewardsConfig()) as scorer:
+        done = folder.resume(settings)
+        refuse_strangers(done, rows, num_samples=1)
+        todo = sorted(set(range(len(rows))) - {prediction.row for prediction in done})
         groups = [_group(stored[n]) for n in todo]
         scored = score_groups([rows[n] for n in todo], groups, scorer, {task_name: task}, with_legacy=True)
-    folder.append(scored)
-    predictions = sorted([*folder.predictions, *scored], key=lambda prediction: prediction.row)
+        with deferred_interrupts():
+            folder.append(scored)
+    predictions = sorted([*done, *scored], key=lambda prediction: prediction.row)
     run = {"completions": str(completions), "seconds": round(time.perf_counter() - start, 1)}
     return Evaluation(rows, predictions, {task_name: task}, [], settings, run, folder)
 

@@ -14,7 +14,7 @@ from gpg_vl.evaluate_model import Evaluation
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
-    return present({"Accuracy": figure_of(evaluation.counted, "counting")})
+    return present({"Accuracy": figure_of(evaluation.counted, "counting", BENCHMARK.num_published)})
 
 
 BENCHMARK = Benchmark(

@@ -2,9 +2,8 @@
 
     python -m eval.table RUN... [--benchmark geoqa] [--out table.md]
 
-RUN is a folder with ``results.json`` of benchmarks somewhere below it, as ``METHOD=FOLDER`` (base, sft, grpo, gpg) or
-plainly, for gpg. What was not measured says "not run". A difference is legacy minus paper, with the interval of ours
-alone: the paper reports none.
+RUN is a folder with ``results.json`` of benchmarks somewhere below it, as ``METHOD=FOLDER`` (base, sft, grpo, gpg,
+gpg-official) or plainly, for gpg. What was not measured says "not run".
 """
 
 from __future__ import annotations
@@ -12,17 +11,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gpg_vl.exit_codes import run_command
+from gpg_vl.scores import Estimate, mean_of
+
 PAPER = Path(__file__).with_name("paper_results.yaml")
-METHODS = ("base", "sft", "grpo", "gpg")
+METHODS = ("base", "sft", "grpo", "gpg", "gpg-official")
+PUBLISHED_AS = {"gpg-official": "gpg"}  # whose published number stands beside a method, where it is another's
 HEADER = ("figure", "method", "published", "legacy (95 %)", "legacy - published", "strict (95 %)", "rows", "run")
+SETS = ("Flower102", "Pets37", "FGVC", "Cars196")
 NOT_RUN = "not run"
+OTHER_ROWS = "other rows"
+LEGEND = (
+    "All in percent. legacy: the metric of the published evaluation; strict: the kit's own. The interval of a "
+    "difference is that of our number alone, for none is published. rows: those of the figure, dropped ones included; "
+    "where they are not the published ones, nothing is compared. A figure without an interval is no mean over rows."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,70 +67,107 @@ def _read_results(file: Path) -> dict[str, Any]:
         results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON; evaluate again") from error
-    return results if isinstance(results, dict) else {}
+    figures = results.get("figures") if isinstance(results, dict) else None
+    if not isinstance(figures, dict):
+        return {}  # of another program, or of gpg-vl eval
+    if not all(isinstance(figure, dict) and {"strict", "legacy", "rows"} <= set(figure) for figure in figures.values()):
+        raise ValueError(f"{file} is of another version; run its command again: its predictions are kept")
+    return results
+
+
+def average_of_sets(runs: Sequence[Run]) -> list[Run]:
+    """The mean of the 4-shot sets, for each method that has one run of every set: of a model each, as published."""
+    averages = []
+    for method in METHODS:
+        of_method = [run for run in runs if run.method == method and run.results["benchmark"] == "fine_grained"]
+        measured = [
+            (run, run.results["figures"][name]) for run in of_method for name in SETS if name in run.results["figures"]
+        ]
+        is_there = any("Average" in run.results["figures"] for run in of_method)
+        if is_there or len(measured) != len(SETS) or len(of_method) != len(SETS):
+            continue
+        figures = [figure for _, figure in measured]
+        of_all = {key: sum(figure["rows"][key] for figure in figures) for key in figures[0]["rows"]}
+        means = {key: asdict(mean_of([Estimate(**figure[key]) for figure in figures])) for key in ("legacy", "strict")}
+        notes = "; ".join(dict.fromkeys(run.results["note"] for run in of_method if run.results.get("note")))
+        results = {"benchmark": "fine_grained", "note": notes, "figures": {"Average": {**means, "rows": of_all}}}
+        averages.append(Run(method, Path("the four below"), results))
+    return averages
 
 
 def make_tables(runs: Sequence[Run], paper: Mapping[str, Any]) -> dict[str, list[tuple[str, ...]]]:
     """The rows under ``HEADER`` of each benchmark: all of the paper's, and those that have a run."""
+    runs = [*runs, *average_of_sets(runs)]
     names = [*paper, *sorted({run.results["benchmark"] for run in runs} - set(paper))]
     return {name: _rows([run for run in runs if run.results["benchmark"] == name], paper.get(name)) for name in names}
 
 
 def _rows(runs: Sequence[Run], published: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
     methods = published["methods"] if published else {}
-    figures = [*dict.fromkeys(name for values in methods.values() for name in values)]
-    figures += [name for run in runs for name in run.results["figures"] if name not in figures]
+    figures = [name for values in methods.values() for name in values]
+    figures += [name for run in runs for name in run.results["figures"]]
     rows = []
     for figure in dict.fromkeys(figures):
         for method in METHODS:
-            value = methods.get(method, {}).get(figure)
+            value = methods.get(PUBLISHED_AS.get(method, method), {}).get(figure)
             measured = [run for run in runs if run.method == method and figure in run.results["figures"]]
             rows += [_measured_row(figure, run, value) for run in measured]
-            if not measured and value is not None:
-                rows.append((figure, method, f"{value:.2f}", NOT_RUN, NOT_RUN, NOT_RUN, NOT_RUN, NOT_RUN))
+            if not measured and figure in methods.get(method, {}):
+                rows.append((figure, method, f"{value:.2f}", *[NOT_RUN] * 5))
     return rows
 
 
 def _measured_row(figure: str, run: Run, published: float | None) -> tuple[str, ...]:
-    both = run.results["figures"][figure]
-    paper = "none" if published is None else f"{published:.2f}"
-    difference = NOT_RUN
-    if both["legacy"] is not None:
-        difference = "none" if published is None else _interval(both["legacy"], published)
+    measured = run.results["figures"][figure]
+    legacy, strict, rows = measured["legacy"], measured["strict"], measured["rows"]
+    if legacy is None:
+        difference = NOT_RUN
+    elif published is None:
+        difference = "none"
+    else:
+        difference = _interval(legacy, published) if rows["num"] == rows["published"] else OTHER_ROWS
+    note = run.results.get("note")
     return (
-        figure, run.method, paper, _interval(both["legacy"]), difference, _interval(both["strict"]),
-        _count_rows(run), str(run.folder),
+        figure, run.method, "none" if published is None else f"{published:.2f}", _interval(legacy), difference,
+        _interval(strict), _describe_rows(rows), f"{run.folder} ({note})" if note else str(run.folder),
     )  # fmt: skip
 
 
-def _interval(estimate: Mapping[str, Any] | None, less: float = 0.0) -> str:
+def _interval(estimate: Mapping[str, Any] | None, less: float | None = None) -> str:
     """``51.33 [47.8, 54.9]`` in percent, all of it less a number; without an interval where the figure has none."""
     if estimate is None:
         return NOT_RUN
-    value, low, high = (100 * estimate[key] - less for key in ("value", "low", "high"))
-    sign = "+" if less else ""
-    return f"{value:{sign}.2f}" + (f" [{low:{sign}.1f}, {high:{sign}.1f}]" if low < high else "")
+    sign = "" if less is None else "+"
+    value, low, high = (
+        None if estimate[key] is None else 100 * estimate[key] - (less or 0.0) for key in ("value", "low", "high")
+    )
+    return f"{value:{sign}.2f}" + ("" if low is None else f" [{low:{sign}.1f}, {high:{sign}.1f}]")
 
 
-def _count_rows(run: Run) -> str:
-    """Rows of all splits, dropped ones included; and whatever makes the figures others than the published ones."""
-    counts = run.results["num_rows"].values()
-    num, published = (sum(each[key] for each in counts) for key in ("num", "published"))
-    dropped = sum(each["dropped"] for each in counts)
-    failures = sum(score["num_legacy_failures"] for score in run.results["tasks"].values())
-    parts = [str(num + dropped) if num + dropped == published else f"{num + dropped} of {published}"]
-    parts += [f"{dropped} dropped"] if dropped else []
-    parts += [f"{failures} legacy failures"] if failures else []
-    return ", ".join(parts)
+def _describe_rows(rows: Mapping[str, int]) -> str:
+    """How many, and whatever makes the figure another than the published one."""
+    parts = [str(rows["num"]) if rows["num"] == rows["published"] else f"{rows['num']} of {rows['published']}"]
+    named = {"dropped": "dropped", "without_image": "without image", "legacy_failures": "legacy failures"}
+    return ", ".join(parts + [f"{rows[key]} {name}" for key, name in named.items() if rows[key]])
 
 
 def write_markdown(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping[str, Any]) -> str:
-    parts = []
+    parts = [LEGEND + "\n"]
     for name, rows in tables.items():
-        source = paper[name]["source"] if name in paper else "no number of the paper"
-        lines = [f"## {name}", "", f"Published: {source}.", "", _line(HEADER), _line(["---"] * len(HEADER))]
+        lines = [
+            f"## {name}",
+            "",
+            f"Published: {_source(name, paper)}.",
+            "",
+            _line(HEADER),
+            _line(["---"] * len(HEADER)),
+        ]
         parts.append("\n".join([*lines, *map(_line, rows)]) + "\n")
     return "\n".join(parts)
+
+
+def _source(name: str, paper: Mapping[str, Any]) -> str:
+    return str(paper[name]["source"]) if name in paper else "no number of the paper"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -128,34 +176,33 @@ def _line(cells: Sequence[str]) -> str:
 
 def print_tables(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping[str, Any]) -> None:
     for name, rows in tables.items():
-        print(f"\n{name}: {paper[name]['source'] if name in paper else 'no number of the paper'}")
+        print(f"\n{name}: {_source(name, paper)}")
         widths = [max(len(row[n]) for row in [HEADER, *rows]) for n in range(len(HEADER))]
         for row in [HEADER, *rows]:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{textwrap.fill(LEGEND, 120)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.table", description="Our numbers beside the paper's.")
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="FOLDER or METHOD=FOLDER, METHOD one of base sft grpo gpg"
+        "runs", nargs="*", metavar="RUN", help=f"FOLDER or METHOD=FOLDER, METHOD one of {' '.join(METHODS)}"
     )
     parser.add_argument("--benchmark", help="this one alone")
     parser.add_argument("--out", type=Path, help="Markdown file to write as well")
-    options = parser.parse_args(argv)
+    return run_command("eval.table", lambda: _run(parser.parse_args(argv)))
+
+
+def _run(options: argparse.Namespace) -> None:
     paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    try:
-        tables = make_tables(read_runs(options.runs), paper)
-        if options.benchmark is not None:
-            if options.benchmark not in tables:
-                raise ValueError(f"--benchmark: {options.benchmark!r} is not known; there are {', '.join(tables)}")
-            tables = {options.benchmark: tables[options.benchmark]}
-        if options.out is not None:
-            options.out.write_text(write_markdown(tables, paper), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"eval.table: {error}", file=sys.stderr)
-        return 2
+    tables = make_tables(read_runs(options.runs), paper)
+    if options.benchmark is not None:
+        if options.benchmark not in tables:
+            raise ValueError(f"--benchmark: {options.benchmark!r} is not known; there are {', '.join(tables)}")
+        tables = {options.benchmark: tables[options.benchmark]}
+    if options.out is not None:
+        options.out.write_text(write_markdown(tables, paper), encoding="utf-8")
     print_tables(tables, paper)
-    return 0
 
 
 if __name__ == "__main__":

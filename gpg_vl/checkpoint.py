@@ -55,6 +55,7 @@ class TrainingState:
     tasks_done: list[str]  # tasks at their run.stop_when score
     all_done_step: int | None  # step at which all of them were
     counters: dict[str, int]
+    data: list[str]  # a digest of the rows of each training source
 
 
 def save_checkpoint(
@@ -139,8 +140,10 @@ def find_best_checkpoint(output_dir: Path) -> Path | None:
     """The checkpoint whose step had the best validation score, the mean over its tasks; the older of equal ones."""
     scores: dict[Path, float] = {}
     for folder in find_checkpoints(output_dir):
-        path = folder / STATE_FOLDER / "state.json"
-        validation = json.loads(path.read_text())["validation"] if path.is_file() else {}
+        try:
+            validation = load_state(folder).validation
+        except (OSError, ValueError, TypeError):  # it was damaged since: no reason to end a run that has a newer one
+            continue
         if validation:
             scores[folder] = sum(validation.values()) / len(validation)
     return max(scores, key=scores.__getitem__, default=None)

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 import gpg_vl
+from gpg_vl.exit_codes import run_command
 
 COMMANDS_HELP = (
     "train RECIPE | eval MODEL | score | ask MODEL | merge CHECKPOINT OUT | doctor | new-task NAME | "
@@ -48,25 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in commands:
         print(f"gpg-vl: no command {words[0]!r}; the commands are {COMMANDS_HELP}", file=sys.stderr)
         return 2
-    from gpg_vl.interrupts import Interrupted
-
-    try:
-        commands[words[0]](words[1:])
-    except ValueError as error:
-        if debug:
-            raise
-        print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, or gone
-        if debug:
-            raise
-        print(f"gpg-vl {words[0]}: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as error:
-        return error.exit_code
-    except SystemExit as error:  # argparse: help, or a word that it does not know
-        return int(error.code or 0)
-    return 0
+    return run_command(f"gpg-vl {words[0]}", lambda: commands[words[0]](words[1:]), debug)
 
 
 def _train(words: list[str]) -> None:
@@ -83,7 +66,10 @@ def _train(words: list[str]) -> None:
     from gpg_vl.train import train
 
     folder = train(recipe)
-    print(f"done: {folder}")
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(f"done: {folder}")
 
 
 def _eval(words: list[str]) -> None:

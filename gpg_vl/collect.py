@@ -10,22 +10,22 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
+from gpg_vl.gold import GoldCompletions
 from gpg_vl.images import BadImage
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
-from gpg_vl.prompting import PromptBuilder, continue_prompt
+from gpg_vl.prompting import PromptBuilder
 from gpg_vl.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
-from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
+from gpg_vl.rollout import RolloutEngine, Sampling
 from gpg_vl.scoring import Scorer
 from gpg_vl.stream import SampleStream
-from gpg_vl.tasks.base import Task, gold_completion
 
 Seed = tuple[object, ...]
 
@@ -55,10 +55,9 @@ class Collector:
         objective: Objective,
         stream: SampleStream,
         prompts: PromptBuilder,
-        engine: HfEngine,
-        tasks: Mapping[str, Task],
+        engine: RolloutEngine,
+        gold: GoldCompletions,
         scorer: Scorer,
-        encode_completion: Callable[[str], tuple[int, ...]],
         accelerator: Accelerator,
     ):
         self._recipe = recipe
@@ -66,9 +65,8 @@ class Collector:
         self._stream = stream
         self._prompts = prompts
         self._engine = engine
-        self._tasks = tasks
+        self._gold = gold
         self._scorer = scorer
-        self._encode_completion = encode_completion
         self._accelerator = accelerator
 
     def collect(self, step: int, without_tasks: Collection[str] = ()) -> CollectedGroups:
@@ -133,18 +131,14 @@ class Collector:
 
     def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
-            return [RolloutGroup(prompt, (self._gold(prompt),)) for prompt in prompts]
+            written = [self._gold.write(prompt.sample, prompt.text, prompt.image_views) for prompt in prompts]
+            return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
 
     def _is_dropped(self, group: ScoredGroup) -> bool:
         return self._recipe.rewards.on_error == "drop_group" and group.has_failure
-
-    def _gold(self, prompt: Prompt) -> Completion:
-        task = self._tasks[prompt.sample.task]
-        text = continue_prompt(prompt, gold_completion(task, prompt.sample, prompt.image_views))
-        return Completion(self._encode_completion(text), text, finished=True)
 
     def _totals(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:
         """Counts over all ranks; the same on each, so that all take the same decision."""

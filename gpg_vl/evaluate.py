@@ -6,7 +6,7 @@ memory, ranks the time, and neither changes a prediction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -19,7 +19,7 @@ from gpg_vl.prepare import CheckedSources
 from gpg_vl.prompting import PromptBuilder, completion_text
 from gpg_vl.ranks import gather_object, run_together
 from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout import RolloutEngine, Sampling
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
@@ -89,13 +89,28 @@ def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: s
     return LazyRows(places, range(len(places)), category)
 
 
+def refuse_strangers(predictions: Iterable[Prediction], rows: Sequence[Row], num_samples: int) -> None:
+    """
+    Raises:
+        ValueError: a prediction is not of the row whose number it has, or has another number of completions
+    """
+    for each in predictions:
+        sample = rows[each.row].sample if each.row < len(rows) else None
+        own = None if sample is None else (sample.id, sample.task, sample.question, sample.answer, num_samples)
+        if own != (each.id, each.task, each.question, each.answer, len(each.completions)):
+            raise ValueError(
+                f"--out: the prediction of row {each.row} there ({each.id}) is of another evaluation; remove it, or "
+                "choose another --out"
+            )
+
+
 class Evaluator:
     """Generates and scores, on every rank its share."""
 
     def __init__(
         self,
         prompts: PromptBuilder,
-        engine: HfEngine,
+        engine: RolloutEngine,
         scorer: Scorer,
         tasks: Mapping[str, Task],
         evaluation: EvaluationConfig,
@@ -112,7 +127,7 @@ class Evaluator:
         self._scorer = scorer
         self._tasks = tasks
         self._num_samples = evaluation.num_samples
-        self._sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
+        self.sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
         self._seed = seed
         self._with_legacy = with_legacy
 
@@ -139,7 +154,7 @@ class Evaluator:
         prompts = {row.number: self._build(row.sample) for row in rows}
         readable = [(row, prompt) for row in rows if (prompt := prompts[row.number]) is not None]
         seeds = [("evaluation", self._seed, row.sample.id) for row, _ in readable]
-        rolled = self._engine.generate([prompt for _, prompt in readable], self._num_samples, self._sampling, seeds)
+        rolled = self._engine.generate([prompt for _, prompt in readable], self._num_samples, self.sampling, seeds)
         tasks = self._tasks
         scored = score_groups([row for row, _ in readable], rolled, self._scorer, tasks, self._with_legacy)
         found = {prediction.row: prediction for prediction in scored}

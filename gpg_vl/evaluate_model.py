@@ -8,31 +8,34 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, LazyRows, Row, number_rows
-from gpg_vl.evaluation_folder import EvaluationFolder, probe_folder
+from gpg_vl.evaluate import PROMPTS_AT_ONCE, Evaluator, LazyRows, Row, number_rows, refuse_strangers
+from gpg_vl.evaluation_folder import EvaluationFolder, claim_evaluation
+from gpg_vl.interrupts import Interrupted, deferred_interrupts
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.predictions import Prediction
 from gpg_vl.prepare import CheckedSources, load_sources
-from gpg_vl.rollout import HfEngine
+from gpg_vl.rank_watch import ranks_end_together
+from gpg_vl.ranks import run_on_main, run_together
+from gpg_vl.rollout import build_engine
 from gpg_vl.scores import TaskScore, summarise_scores
 from gpg_vl.scoring import Scorer
 from gpg_vl.tasks.base import Task
 from gpg_vl.usable_rows import build_prompts, check_rows, evaluation_room, list_rows
 
 VERSIONS_OF = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -95,56 +98,76 @@ def run_evaluation(
         category: the column that scores are reported by as well
     """
     PartialState(cpu=not torch.cuda.is_available())  # takes up the processes that torchrun started
-    if out is not None:
-        on_first_rank(lambda: probe_folder(out))
-    with Scorer(recipe.rewards) as scorer:
-        checked = load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False)
+    with ranks_end_together(), ExitStack() as stack:
+        folders: list[EvaluationFolder] = []  # of the first rank alone
+        if out is not None:
+            run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
+        scorer = stack.enter_context(Scorer(recipe.rewards))
+        checked = run_together(lambda: load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False))
         scorer.start()
-        adapter = load_adapter(recipe.model)
+        adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.model.to(PartialState().device)
-        return _Run(recipe, out, benchmark, checked, adapter, scorer).run(number_rows(checked, splits, category))
+        run = _Run(recipe, next(iter(folders), None), benchmark, checked, adapter, scorer)
+        return run.run(number_rows(checked, splits, category))
 
 
 class _Run:
     def __init__(
         self,
         recipe: Recipe,
-        out: Path | None,
+        folder: EvaluationFolder | None,
         benchmark: str | None,
         checked: CheckedSources,
         adapter: QwenVLAdapter,
         scorer: Scorer,
     ):
         self._recipe = recipe
-        self._out = out
+        self._folder = folder
         self._benchmark = benchmark
         self._checked = checked
         self._adapter = adapter
         self._room = evaluation_room(recipe, adapter)
         self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
-        self._max_new_tokens = self._room.max_new_tokens
-        engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
+        engine = build_engine(recipe.rollout, adapter)
         self._evaluator = Evaluator(
-            self._prompts, engine, scorer, checked.tasks, recipe.evaluation, self._max_new_tokens, recipe.run.seed,
-            with_legacy=True,
+            self._prompts, engine, scorer, checked.tasks, recipe.evaluation, self._room.max_new_tokens,
+            recipe.run.seed, with_legacy=True,
         )  # fmt: skip
 
     def run(self, rows: LazyRows) -> Evaluation:
         start = time.perf_counter()
         without_image = self._check_rows(rows)
-        settings = on_first_rank(lambda: self._settings(rows))
-        folder, done = self._open(settings)
+        settings = run_on_main(lambda: self._settings(rows))
+        done = run_on_main(lambda: self._resume(settings, rows))
         predictions = {prediction.row: prediction for prediction in done}
         todo = rows.without(predictions)
         progress = _Progress(len(rows), len(predictions))
-        for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
-            if folder is not None:
-                folder.append(part)
-            predictions |= {prediction.row: prediction for prediction in part}
-            progress.show(len(predictions))
+        try:
+            for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
+                run_on_main(partial(self._keep, part))
+                predictions |= {prediction.row: prediction for prediction in part}
+                progress.show(len(predictions))
+        except Interrupted:
+            progress.stop(len(predictions), self._folder is not None)
+            raise
         run = self._describe_run(time.perf_counter() - start, len(done))
         ordered = [predictions[number] for number in range(len(rows))]
-        return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, folder)
+        return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, self._folder)
+
+    def _resume(self, settings: dict[str, Any], rows: LazyRows) -> list[Prediction]:
+        """What an earlier process left in the folder."""
+        if self._folder is None:
+            return []
+        done = self._folder.resume(settings)
+        refuse_strangers(done, rows, self._recipe.evaluation.num_samples)
+        if done:
+            print(f"going on after {len(done)} of {len(rows)} predictions", file=sys.stderr)
+        return done
+
+    def _keep(self, part: Sequence[Prediction]) -> None:
+        if self._folder is not None:
+            with deferred_interrupts():
+                self._folder.append(part)
 
     def _check_rows(self, rows: Sequence[Row]) -> list[str]:
         """Every row against the model; the rows whose image cannot be opened are said and count as wrong."""
@@ -156,22 +179,6 @@ class _Run:
             print(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:", file=sys.stderr)
             print(*list_rows(without, "results.json"), sep="\n", file=sys.stderr)
         return without
-
-    def _open(self, settings: dict[str, Any]) -> tuple[EvaluationFolder | None, list[Prediction]]:
-        """The folder, on the first rank, and on all ranks what an earlier process left in it."""
-        if self._out is None:
-            return None, []
-        opened: list[EvaluationFolder] = []
-        out = self._out
-
-        def read() -> list[Prediction]:
-            opened.append(EvaluationFolder(out, settings))
-            return opened[0].predictions
-
-        done = on_first_rank(read)
-        if done and opened:
-            print(f"going on after {len(done)} predictions in {out}", file=sys.stderr)
-        return (opened[0] if opened else None), done
 
     def _settings(self, rows: Sequence[Row]) -> dict[str, Any]:
         recipe, model = self._recipe, self._recipe.model
@@ -185,9 +192,9 @@ class _Run:
             "prompt": {**asdict(recipe.prompt), "first_row": self._first_prompt(rows)},
             "rewards": {**asdict(recipe.rewards), "code": self._hash_own_code()},
             "sampling": {
+                "engine": recipe.rollout.engine,
                 "num_samples": recipe.evaluation.num_samples,
-                "temperature": recipe.evaluation.temperature,
-                "max_new_tokens": self._max_new_tokens,
+                **asdict(self._evaluator.sampling),
                 "seed": recipe.run.seed,
             },
             "versions": {name: version(name) for name in VERSIONS_OF},
@@ -219,21 +226,6 @@ class _Run:
             "seconds": round(seconds, 1),
             "resumed_after": num_resumed,
         }
-
-
-def on_first_rank(work: Callable[[], _Result]) -> _Result:
-    """The result of work that only the first rank does, on every rank; what it raises as ``ValueError`` all raise."""
-    result: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            result = [work(), None]
-        except ValueError as error:
-            result = [None, str(error)]
-    broadcast_object_list(result)
-    if result[1] is not None:
-        raise ValueError(result[1])
-    found: _Result = result[0]
-    return found
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -280,3 +272,9 @@ class _Progress:
         print(
             f"{lead}{done}/{self._total} prompts, {pace:.2f} a second, {to_go}   ", end=end, file=sys.stderr, flush=True
         )
+
+    def stop(self, done: int, is_kept: bool) -> None:
+        """Says what an interrupted evaluation leaves."""
+        if PartialState().is_main_process:
+            what = "the same command goes on from there" if is_kept else "without --out nothing is kept"
+            print(f"\ninterrupted after {done} of {self._total} prompts; {what}", file=sys.stderr, flush=True)

@@ -6,12 +6,17 @@ there all ranks learn of it, and stop at the same point.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+
+WaitingSignal = tuple[int, float]
+"""A signal that was not taken yet: its number, and the time since which it waits, as of ``time.monotonic``."""
 
 
 class Interrupted(BaseException):
@@ -29,8 +34,10 @@ class Interrupted(BaseException):
 _num_deferring = 0
 _is_held = False
 _is_relayed = False  # the next signal comes from another rank
-_pending: int | None = None
-_pending_since = 0.0
+_pending: WaitingSignal | None = None
+_heard: WaitingSignal | None = None  # by a thread that listens, perhaps before the main thread could
+_handled_at = 0.0  # when the main thread last handled a signal
+_LAG_SECONDS = 2.0  # at most, between a signal and the listening thread's look
 
 
 @contextmanager
@@ -81,10 +88,41 @@ def admitted_interrupts() -> Iterator[None]:
         _is_held = was_held
 
 
-def pending_signal() -> tuple[int, float] | None:
-    """The number of a signal that waits, and for how many seconds it has."""
-    number, since = _pending, _pending_since
-    return None if number is None else (number, time.monotonic() - since)
+@contextmanager
+def heard_signals() -> Iterator[Callable[[], WaitingSignal | None]]:
+    """Within, what it gives tells another thread of a signal that waits, and is to be called every second or so.
+
+    Also of one that the main thread knows nothing of yet: in a long call outside of Python, as into a collective, it
+    handles none.
+    """
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    previous = signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
+    try:
+        yield partial(_waiting_signal, ends[0])
+    finally:
+        signal.set_wakeup_fd(previous)
+        for end in ends:
+            os.close(end)
+
+
+def _waiting_signal(end: int) -> WaitingSignal | None:
+    global _heard
+    try:
+        numbers = [n for n in os.read(end, 4096) if n in (signal.SIGINT, signal.SIGTERM)]
+    except BlockingIOError:  # none came
+        numbers = []
+    if numbers:
+        _heard = numbers[0], time.monotonic()
+    if _heard is not None and _handled_at > _heard[1] - _LAG_SECONDS:
+        _heard = None
+    return _pending or _heard
+
+
+def is_at_deferred_work() -> bool:
+    """Whether this rank does work of its own that no signal cuts short, as writing a checkpoint."""
+    return _num_deferring > 0 and not _is_held
 
 
 def clear_pending() -> None:
@@ -103,9 +141,10 @@ def relay_signal(number: int) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _pending, _pending_since, _is_relayed
+    global _pending, _handled_at, _is_relayed
+    _handled_at = time.monotonic()
     if _pending is None:
-        _pending, _pending_since = number, time.monotonic()
+        _pending = number, _handled_at
     if _is_relayed:
         _is_relayed = False
     else:
@@ -116,6 +155,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _raise_pending() -> None:
     if _pending is not None and _num_deferring == 0 and not _is_held:
-        number = _pending
+        number, _ = _pending
         clear_pending()
         raise Interrupted(number)

@@ -10,16 +10,17 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
-
 
 def main(words: Sequence[str]) -> int:
     """
     Returns:
         the exit code of the first process that failed, and 128 plus the number of a signal that ended it or this one
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun takes signals up: no traceback of its imports
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
     try:
         run(parse_args(list(words)))
     except ChildFailedError as error:

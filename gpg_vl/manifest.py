@@ -36,7 +36,7 @@ def find_damage(folder: Path) -> str | None:
         expected = {folder / name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         return f"no {MANIFEST_FILE}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST_FILE} is unreadable"
     if not expected:
         return f"{MANIFEST_FILE} names no file"

@@ -7,14 +7,16 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gpg_vl.checkpoint import RECIPE_FILE, changed_keys, read_recipe
 from gpg_vl.config import Recipe
 from gpg_vl.manifest import find_damage
 from gpg_vl.models.folders import find_checkpoints, set_aside
+from gpg_vl.recipes import KNOWN_KEYS
 
 LOCK_FILE = ".lock"
 MAY_CHANGE_ON_RESUME = {
@@ -52,10 +54,13 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
             raise ValueError(f"run.output_dir: {owner} is writing to {folder}; end it, or choose another") from error
+        except OSError as error:
+            cause = f"{folder} is on a file system without locks of files ({error.strerror})"
+            raise ValueError(f"run.output_dir: {cause}; choose another") from error
         try:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -118,10 +123,23 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    changes = changed_keys(read_recipe(checkpoint / RECIPE_FILE), recipe.to_plain())
-    for key, (old, new) in changes.items():
-        if key not in MAY_CHANGE_ON_RESUME:
-            raise ValueError(
-                f"run.output_dir: {checkpoint.parent} holds a run with {key}={old!r}, the recipe has {new!r}; choose "
-                "another run.output_dir, or the old value to go on"
-            )
+    saved = _with_defaults(read_recipe(checkpoint / RECIPE_FILE))
+    for key, (old, new) in changed_keys(saved, recipe.to_plain()).items():
+        if key in MAY_CHANGE_ON_RESUME:
+            continue
+        found, way_out = f"the recipe has {new!r}", "the old value"
+        if key not in KNOWN_KEYS:
+            found, way_out = "this version has no such key", "the version that it was started with,"
+        raise ValueError(
+            f"run.output_dir: {checkpoint.parent} holds a run with {key}={old!r}, {found}; choose another "
+            f"run.output_dir, or {way_out} to go on"
+        )
+
+
+def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the recipe of an earlier version the keys that came later: with their defaults, they change nothing."""
+    filled = {**Recipe().to_plain(), **saved}
+    for section, keys in Recipe().to_plain().items():
+        if isinstance(keys, dict) and isinstance(filled[section], dict):
+            filled[section] = {**keys, **filled[section]}
+    return filled

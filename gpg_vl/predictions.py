@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import Any
 
 from gpg_vl.records import ImageView
@@ -43,7 +45,17 @@ class Prediction:
 
 
 _NAMES = {each.name for each in fields(Prediction)}
-_TUPLES = ("completions", "num_tokens", "finished", "answers", "rewards", "parts", "status")
+_TEXTS = ("id", "task", "split", "category", "question", "answer")
+_PER_COMPLETION: dict[str, tuple[type, ...]] = {
+    "completions": (str,),
+    "num_tokens": (int,),
+    "finished": (bool,),
+    "answers": (str, NoneType),
+    "rewards": (int, float),
+    "parts": (dict,),
+    "status": (str,),
+    "legacy": (int, float, NoneType),
+}
 
 
 def read_prediction(line: str) -> Prediction:
@@ -53,8 +65,25 @@ def read_prediction(line: str) -> Prediction:
         ValueError: the line is none
     """
     row: Any = json.loads(line)
-    if not isinstance(row, dict) or set(row) != _NAMES:
+    if not isinstance(row, dict) or set(row) != _NAMES or not _has_types(row):
         raise ValueError("no line of predictions.jsonl")
-    legacy = None if row["legacy"] is None else tuple(row["legacy"])
-    views = tuple(ImageView(**view) for view in row["views"])
-    return Prediction(**{**row, **{name: tuple(row[name]) for name in _TUPLES}, "legacy": legacy, "views": views})
+    tuples = {name: tuple(row[name]) for name in _PER_COMPLETION if row[name] is not None}
+    try:
+        views = tuple(ImageView(**view) for view in row["views"])
+    except TypeError as error:
+        raise ValueError("no line of predictions.jsonl") from error
+    return Prediction(**{**row, **tuples, "views": views})
+
+
+def _has_types(row: Mapping[str, Any]) -> bool:
+    """Whether every field is of its type, with as many entries as there are completions."""
+    lists = {name: row[name] for name in _PER_COMPLETION if (name, row[name]) != ("legacy", None)}
+    return (
+        type(row["row"]) is int
+        and row["row"] >= 0
+        and all(isinstance(row[name], str) for name in _TEXTS)
+        and all(isinstance(each, list) for each in lists.values())
+        and len({len(each) for each in lists.values()}) == 1
+        and len(row["completions"]) > 0
+        and all(isinstance(entry, _PER_COMPLETION[name]) for name, each in lists.items() for entry in each)
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpg_vl.config import Recipe
+from gpg_vl.gold import GoldCompletions
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives.base import Objective
 from gpg_vl.prepare import CheckedSources, load_sources
@@ -33,6 +34,22 @@ def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
     return checked
 
 
+def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
+    """
+    Args:
+        digests: of the sources, when the run that goes on now was saved
+
+    Raises:
+        ValueError: a source has other rows, or another order of them
+    """
+    for source, now, then in zip(train.sources, train.digests, digests, strict=True):
+        if now != then:
+            raise ValueError(
+                f"data.train: {source.name} holds other rows than the run in run.output_dir was trained on so far; "
+                "restore them, or choose another run.output_dir"
+            )
+
+
 def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
     for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
         tasks = sorted(each.tasks) if each is not None else []
@@ -47,8 +64,12 @@ def check_all_rows(
     train: PromptBuilder,
     validate: PromptBuilder,
     adapter: QwenVLAdapter,
+    gold: GoldCompletions | None,
 ) -> list[SourceReport]:
     """Every row against the model; what was found in the training sources.
+
+    Args:
+        gold: where the objective imitates the gold completions
 
     A validation row whose image cannot be opened counts as wrong, where a training row would be left out.
 
@@ -57,7 +78,7 @@ def check_all_rows(
     """
     skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
     dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
-    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped)
+    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class CheckedSources:
 
     sources: list[Source]
     tasks: dict[str, Task]  # by the name that the rows use
+    digests: list[str]  # of each source: other rows, or another order of them, give another
 
 
 def load_sources(
@@ -41,7 +43,8 @@ def load_sources(
     sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
-    for source in sources:
+    digests = [hashlib.blake2b(digest_size=16) for _ in sources]
+    for source, digest in zip(sources, digests, strict=True):
         for number, sample in enumerate(source.samples, start=1):
             try:
                 if sample.task not in tasks:
@@ -57,9 +60,10 @@ def load_sources(
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+            digest.update(repr((sample.id, sample.question, sample.answer, len(sample.images))).encode())
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
-    return CheckedSources(sources, tasks)
+    return CheckedSources(sources, tasks, [digest.hexdigest() for digest in digests])
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:

@@ -99,6 +99,7 @@ class PromptBuilder:
         request = self._request(sample, views)
         text = self._render(request, views)
         expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        text.encode()  # a ValueError of half a surrogate pair, which no tokenizer reads
         return Layout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
@@ -143,9 +144,9 @@ def completion_text(prompt: Prompt, text: str) -> str:
     return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
 
 
-def continue_prompt(prompt: Prompt, text: str) -> str:
+def continue_prompt(prompt_text: str, text: str) -> str:
     """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    return text.removeprefix(THINK_OPENING) if prompt.text.endswith(THINK_OPENING) else text
+    return text.removeprefix(THINK_OPENING) if prompt_text.endswith(THINK_OPENING) else text
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:

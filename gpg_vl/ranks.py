@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -252,5 +253,5 @@ def check_whole_weights_fit(accelerator: Accelerator, num_weights: int) -> Gathe
 def _free_bytes(accelerator: Accelerator) -> int:
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available: int = psutil.virtual_memory().available  # with what the system keeps of files, and gives back
     return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -8,15 +8,16 @@ generator of its own, so what is sampled does not depend on the batch, the ranks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
+from gpg_vl.config import RolloutConfig
 from gpg_vl.log_probs import mask_banned
 from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -35,6 +36,19 @@ class Sampling:
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
+
+
+class RolloutEngine(Protocol):
+    """All that training and evaluation know of what generates; ``HfEngine.generate`` explains the arguments."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+    ) -> list[RolloutGroup]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +219,14 @@ class HfEngine:
         """[R, V] float32 logits after the last position."""
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+
+
+ENGINES: Mapping[str, Callable[[QwenVLAdapter, int], RolloutEngine]] = {"hf": HfEngine}
+
+
+def build_engine(config: RolloutConfig, adapter: QwenVLAdapter) -> RolloutEngine:
+    """The engine that ``rollout.engine`` names."""
+    return ENGINES[config.engine](adapter, config.tokens_per_batch)
 
 
 def _visible_behind_padding(real: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpg_vl.records import ScoredGroup, TrainingGroup
 
@@ -49,19 +49,21 @@ class RunLog:
         if self._is_silent:
             return
         self.latest |= {"step": step, **metrics}
-        with self._metrics_path.open("a") as file:
+        with _named_errors(self._metrics_path), self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:
-            for name, value in _flatten(metrics):
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+            with _named_errors(Path(self._tensorboard.log_dir)):
+                for name, value in _flatten(metrics):
+                    self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.flush()
 
     def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
         """Every sampled completion of the step with its reward, a line a group."""
         if self._is_silent:
             return
         is_trained = {id(group) for group in trained}
-        with (self._rollouts / f"{step:06d}.jsonl").open("w") as file:
+        path = self._rollouts / f"{step:06d}.jsonl"
+        with _named_errors(path), _open_text(path) as file:
             for group in groups:
                 file.write(json.dumps(_rollout_row(group, id(group) in is_trained), ensure_ascii=False) + "\n")
 
@@ -84,7 +86,7 @@ class RunLog:
 def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
     """What the update of a step was made from, a line a group: enough to run it again."""
     path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
+    with _named_errors(path), _open_text(path) as file:
         for group in groups:
             row = {
                 "id": group.prompt.sample.id,
@@ -97,38 +99,22 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
-    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
-    rewards = [reward for group in groups for reward in group.rewards]
-    completions = [completion for group in groups for completion in group.completions]
-    if not rewards:
-        return {}
-    by_task: dict[str, list[float]] = {}
-    parts: dict[str, list[float]] = {}
-    for group in groups:
-        for reward in group.rewards:
-            by_task.setdefault(group.prompt.sample.task, []).append(reward.total)
-            for name, value in reward.parts.items():
-                parts.setdefault(name, []).append(value)
-    return {
-        "reward": _mean([reward.total for reward in rewards]),
-        "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
-        "parts": {name: _mean(values) for name, values in sorted(parts.items())},
-        "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
-        "finished": _mean([float(completion.finished) for completion in completions]),
-    }
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Errors of the disk name the file: of a full one, Python's own do not."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{path} could not be written: {error}") from error
 
 
-def count_statuses(groups: Sequence[ScoredGroup]) -> dict[str, int]:
-    return dict(Counter(reward.status for group in groups for reward in group.rewards))
+def _open_text(path: Path) -> TextIO:
+    """Half of a surrogate pair, as a row may hold, is written as JSON has it: UTF-8 has none."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _rollout_row(group: ScoredGroup, trained: bool) -> dict[str, Any]:

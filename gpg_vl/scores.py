@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from gpg_vl.predictions import Prediction
 from gpg_vl.tasks.base import Task
@@ -20,11 +21,11 @@ from gpg_vl.tasks.base import Task
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over ``n`` prompts and its 95 % interval, all in [0, 1]."""
+    """A figure over ``n`` prompts and its 95 % interval, all in [0, 1]."""
 
     value: float
-    low: float
-    high: float
+    low: float | None  # None where the figure is no mean over prompts, as AP, and has no such interval
+    high: float | None
     n: int
 
 
@@ -34,8 +35,8 @@ class TaskScore:
 
     metric: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     reward: float  # mean total reward
     n: int  # prompts
     num_samples: int  # completions per prompt
@@ -139,10 +140,19 @@ def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> f
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval over prompts: Wilson's for zeros and ones, the normal one otherwise."""
+    """Mean and 95 % interval over prompts: Wilson's for zeros and ones, Student's otherwise."""
     mean, n = statistics.fmean(values), len(values)
     if set(values) <= {0.0, 1.0}:
         interval = binomtest(round(sum(values)), n).proportion_ci(0.95, method="wilson")
         return Estimate(mean, float(interval.low), float(interval.high), n)
-    half = 1.96 * statistics.stdev(values) / math.sqrt(n) if n > 1 else 1.0
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 1.0
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent shares, each of equal weight, with the 95 % interval that follows from theirs: the
+    distances to their own ends, added in squares (the method of variance estimates recovery)."""
+    k, value = len(estimates), statistics.fmean(each.value for each in estimates)
+    below = math.hypot(*(each.value - (each.low or 0.0) for each in estimates)) / k
+    above = math.hypot(*((each.high or 1.0) - each.value for each in estimates)) / k
+    return Estimate(value, value - below, value + above, sum(each.n for each in estimates))

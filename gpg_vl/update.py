@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -112,13 +112,14 @@ def accumulate_gradient(
     Raises:
         UpdateError, OutOfMemory: memory ran out for good
     """
+    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator)
     if layout.needs_equal_passes:
         try:
-            return _run_passes(layout, groups, denominator, config, adapter, accelerator)
+            return run(config)
         except torch.OutOfMemoryError as error:  # the others are in a pass already, which needs this rank
             raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
     while True:
-        stats = run_together(partial(_try_passes, layout, groups, denominator, config, adapter, accelerator))
+        stats = run_together(partial(_none_without_memory, run, config))
         if not max_over_ranks(accelerator, stats is None):
             assert stats is not None
             return stats
@@ -126,10 +127,9 @@ def accumulate_gradient(
         config = _halve_budget(config, groups, accelerator)
 
 
-def _try_passes(*words: Any) -> UpdateStats | None:
-    """``_run_passes``, or None where memory ran out."""
+def _none_without_memory(run: Callable[[UpdateConfig], UpdateStats], config: UpdateConfig) -> UpdateStats | None:
     try:
-        return _run_passes(*words)
+        return run(config)
     except torch.OutOfMemoryError:
         return None
 
@@ -138,9 +138,9 @@ def _run_passes(
     layout: Layout,
     groups: Sequence[TrainingGroup],
     denominator: float,
-    config: UpdateConfig,
     adapter: QwenVLAdapter,
     accelerator: Accelerator,
+    config: UpdateConfig,
 ) -> UpdateStats:
     layout.forward.train()
     # where passes are collectives, the ranks agree before each; in the other layouts they agree on all of them at once

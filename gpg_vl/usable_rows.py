@@ -19,6 +19,7 @@ from accelerate import PartialState
 
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import Source
+from gpg_vl.gold import GoldCompletions
 from gpg_vl.images import BadImage
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompting import Layout, PromptBuilder
@@ -63,14 +64,15 @@ def training_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
     way_out = {"fail": "drop or shrink", "shrink": "drop", "drop": "shrink"}[recipe.data.on_long_prompt]
     hint = f", or set data.on_long_prompt to {way_out}"
     budget = recipe.update.tokens_per_micro_batch
-    limits = context_limit(adapter) | {budget: "raise update.tokens_per_micro_batch"}
+    limits = _limits(recipe, adapter, recipe.rollout.group_size) | {budget: "raise update.tokens_per_micro_batch"}
     return Room(recipe.rollout.max_new_tokens, {limit: text + hint for limit, text in limits.items()})
 
 
 def evaluation_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
     """No evaluated row is left out for its length: a score of fewer rows would be another score."""
     hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
-    limits = {limit: text + hint for limit, text in context_limit(adapter).items()}
+    limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
+    limits = {limit: text + hint for limit, text in limits.items()}
     return Room(recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens, limits)
 
 
@@ -80,9 +82,13 @@ def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: QwenVLAdap
     return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
 
 
-def context_limit(adapter: QwenVLAdapter) -> dict[int, str]:
-    """The model's own limit, as ``Room`` takes it."""
-    return {adapter.context_length: "shorten the row, lower model.max_pixels or the new tokens"}
+def _limits(recipe: Recipe, adapter: QwenVLAdapter, group_size: int) -> dict[int, str]:
+    """What a prompt and a completion have to fit in to be sampled, ``group_size`` completions together."""
+    share = recipe.rollout.tokens_per_batch // group_size
+    return {
+        share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",
+        adapter.context_length: "shorten the row, lower model.max_pixels or the new tokens",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +119,45 @@ class SourceReport:
 
 
 def check_rows(
-    sources: Sequence[Source], prompts: PromptBuilder, room: Room, leave_out: Collection[Cause] = ()
+    sources: Sequence[Source],
+    prompts: PromptBuilder,
+    room: Room,
+    leave_out: Collection[Cause] = (),
+    gold: GoldCompletions | None = None,
 ) -> list[SourceReport]:
     """Opens and renders every row, on every rank its share; the result is the same on all.
 
     Args:
         leave_out: what a row is left out for; for anything else it ends the run
+        gold: where the rows' gold completions are what is trained
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
+    check = _Check(prompts, room, leave_out, gold)
     with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
-        return [_check_source(pool, source, prompts, room, leave_out) for source in sources]
+        return [_check_source(pool, source, check) for source in sources]
 
 
-def _check_source(
-    pool: ThreadPoolExecutor, source: Source, prompts: PromptBuilder, room: Room, leave_out: Collection[Cause]
-) -> SourceReport:
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What every row goes through."""
+
+    prompts: PromptBuilder
+    room: Room
+    leave_out: Collection[Cause]
+    gold: GoldCompletions | None
+
+    def accept(self, sample: Sample, layout: Layout) -> None:
+        self.room.check(layout.num_tokens)
+        if self.gold is not None:
+            self.gold.write(sample, layout.text, layout.views)
+
+
+def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
     ranks = PartialState()
     share = range(ranks.process_index, len(source.samples), ranks.num_processes)
-    found, num_shrunk = run_together(partial(_check_share, pool, source, share, prompts, room, leave_out))
+    found, num_shrunk = run_together(partial(_check_share, pool, source, share, check))
     left_out = sorted(gather_object(list(found.items())))
     return SourceReport(
         source.name, len(source.samples), tuple(row for _, row in left_out), sum(gather_object([num_shrunk]))
@@ -140,27 +165,22 @@ def _check_source(
 
 
 def _check_share(
-    pool: ThreadPoolExecutor,
-    source: Source,
-    share: range,
-    prompts: PromptBuilder,
-    room: Room,
-    leave_out: Collection[Cause],
+    pool: ThreadPoolExecutor, source: Source, share: range, check: _Check
 ) -> tuple[dict[int, LeftOut], int]:
     """The rows of the share that are left out, by position, and the number of those whose images are scaled down."""
     left_out: dict[int, LeftOut] = {}
     num_shrunk = 0
     samples = (source.samples[position] for position in share)
-    for done, (sample, layout) in enumerate(_in_order(pool, prompts.measure, samples)):
+    for done, (sample, layout) in enumerate(_in_order(pool, check.prompts.measure, samples)):
         position = share[done]
         try:
             found = layout()
-            room.check(found.num_tokens)
+            check.accept(sample, found)
             num_shrunk += found.is_shrunk
         except ValueError as error:
             text = f"{source.name}, row {position + 1}: {error}"
             cause = _cause(error)
-            if cause is None or cause not in leave_out:
+            if cause is None or cause not in check.leave_out:
                 raise ValueError(text + _hint(error)) from error
             left_out[position] = LeftOut(sample.id, cause, text)
         if (done + 1) % 5000 == 0 and share.start == 0:

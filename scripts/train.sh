@@ -26,6 +26,12 @@ fi
 num_gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
 num_processes=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
 nnodes=${NNODES:-1}
+for number in "NUM_PROCESSES=$num_processes" "NNODES=$nnodes"; do
+    if [[ ! ${number#*=} =~ ^[1-9][0-9]*$ ]]; then
+        echo "scripts/train.sh: $number is no number of at least 1" >&2
+        exit 2
+    fi
+done
 
 export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
 # seconds that the launcher leaves the ranks after a signal, to save: they end by themselves where they cannot

@@ -11,6 +11,7 @@ from PIL import Image
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.packing import Row, split_into_rows
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 
@@ -58,6 +59,11 @@ def make_training_group(adapter: QwenVLAdapter, sample: Sample, lengths: Sequenc
     generator = torch.Generator().manual_seed(seed + 1)
     coefficients = tuple(tuple(torch.randn(n, generator=generator).tolist()) for n in lengths)
     return TrainingGroup(make_prompt(adapter, sample), completions, coefficients)
+
+
+def whole(*groups: TrainingGroup) -> list[Row]:
+    """Each group as one row."""
+    return [row for group in groups for row in split_into_rows(group, 10**6)]
 
 
 def make_lively(adapter: QwenVLAdapter) -> None:

@@ -16,17 +16,23 @@ from typing import Any
 
 import torch
 
-from gpg_vl import checkpoint, cli, train, update
+from gpg_vl import checkpoint, cli, learner, run_log, update
 from gpg_vl.collect import Collector
 from gpg_vl.scoring import Scorer
 
 
+def say_when() -> None:
+    sys.stdout.write(f"struck at {time.time()}\n")  # in one piece: other ranks write too
+    sys.stdout.flush()
+
+
 def die() -> None:
-    print(f"killed at {time.time()}", flush=True)
+    say_when()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_out_of_memory() -> None:
+    say_when()
     raise torch.OutOfMemoryError("injected")
 
 
@@ -51,7 +57,7 @@ def in_call(number: int, owner: Any, name: str, fault: Callable[[], None]) -> No
 
 def poison(first: int, last: int) -> None:
     """Makes the gradient of the steps ``first`` to ``last`` not a number."""
-    original = train.accumulate_gradient
+    original = learner.accumulate_gradient
     steps = 0
 
     def accumulate(layout: Any, *words: Any) -> Any:
@@ -66,25 +72,26 @@ def poison(first: int, last: int) -> None:
                 del layout.backward
         return original(layout, *words)
 
-    train.accumulate_gradient = accumulate
+    learner.accumulate_gradient = accumulate
 
 
 def use_plain_descent() -> None:
     """The weights' change is then the clipped gradient itself; AdamW divides it by its own size, rounding included."""
-    original = train.build_optimizer
+    original = learner.build_optimizer
 
     def build(adapter: Any, config: Any) -> torch.optim.Optimizer:
         groups = original(adapter, config).param_groups
         return torch.optim.SGD([{key: group[key] for key in ("params", "lr", "lr_scale")} for group in groups])
 
-    train.build_optimizer = build
+    learner.build_optimizer = build
 
 
 PHASES: dict[str, tuple[int, Any, str]] = {
     "rollout": (2, Collector, "_roll_out"),
     "scoring": (2, Scorer, "score"),
     "update": (2, update.PolicyForward, "forward"),
-    "save": (1, checkpoint, "save_model"),  # which the first rank alone calls
+    "save": (1, checkpoint, "save_model"),  # which the first rank alone calls, as it does the next
+    "log": (2, run_log, "_open_text"),
 }
 ACTIONS: dict[str, Callable[[], Any]] = {
     "kill": die,

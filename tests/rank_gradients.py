@@ -98,7 +98,8 @@ def measure(
     errors = gather_object([worst_error(found, plain)])
     if ACCELERATOR.is_main_process:
         row = {"model": os.path.basename(folder), "deal": deal, "is_split": is_split, "dtype": str(dtype)}
-        print(json.dumps({**row, "mutation": mutation, "errors": errors, "layout": type(layout).__name__}), flush=True)
+        row |= {"mutation": mutation, "errors": errors, "layout": type(layout).__name__}
+        sys.stdout.write(json.dumps(row) + "\n")  # in one piece: other ranks write too
 
 
 def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:

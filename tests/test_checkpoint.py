@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ class Saves:
         self.save(1)
 
     def save(self, step: int) -> Path:
-        state = TrainingState(step, {}, 0, {}, [], None, {})
+        state = TrainingState(step, {}, 0, {}, [], None, {}, [])
         return save_checkpoint(
             self.recipe, self._adapter, self._optimizer, state, read_random_state(), {}, Accelerator()
         )
@@ -172,11 +173,15 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step, validation in scores.items():
         folder = tmp_path / f"checkpoint-{step}/training_state"
         folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({"validation": validation}))
+        state = TrainingState(step, {}, step, validation, [], None, {}, [])
+        (folder / "state.json").write_text(json.dumps(asdict(state)))
     remove_old_checkpoints(tmp_path, None)
     assert len(find_checkpoints(tmp_path)) == 5
     remove_old_checkpoints(tmp_path, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-8", "checkpoint-10"}
+    (tmp_path / "checkpoint-4/training_state/state.json").write_text('{"step": 4')
+    remove_old_checkpoints(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-10"}, "its score is lost"
 
 
 def test_other_versions_are_named(saves: Saves) -> None:

@@ -90,7 +90,7 @@ def test_rows_are_made_when_asked_for() -> None:
 
     samples = [replace(make_sample(seed=n), meta={"kind": n % 2 or None}) for n in range(4)]
     sources = [Source("a", 1.0, Table(samples[:1])), Source("b", 1.0, Table(samples[1:]))]
-    rows = number_rows(CheckedSources(sources, {}), ["first", "second"], "kind")
+    rows = number_rows(CheckedSources(sources, {}, []), ["first", "second"], "kind")
     assert (len(rows), made) == (4, [])
     assert [(row.number, row.split, row.sample, row.category) for row in rows] == [
         (0, "first", samples[0], ""), (1, "second", samples[1], "1"),

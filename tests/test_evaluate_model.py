@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from builders import make_sample
-from gpg_vl import cli, evaluate_model
+from gpg_vl import cli, evaluate_model, rollout
 from gpg_vl.config import ModelConfig
 from gpg_vl.dataset import write_jsonl
 from gpg_vl.evaluate_model import hash_weights
 from gpg_vl.models import load_adapter
+from gpg_vl.records import Completion, RolloutGroup
+from gpg_vl.rollout import HfEngine, Sampling
 
 NUM = 72  # more than an evaluation does at once
 SAMPLINGS = {
@@ -113,6 +116,92 @@ def test_a_killed_evaluation_goes_on(
     assert cli.main(arguments) == 0
     assert results(out)["run"]["resumed_after"] > 0
     assert_same(out, undisturbed["sampled"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_evaluation_says_what_it_leaves_and_goes_on(
+    number: int, undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out, generate, calls = tmp_path / "out", HfEngine.generate, iter(range(9))
+
+    def interrupted_generate(*words: Any, **names: Any) -> Any:
+        if next(calls) == 1:
+            signal.raise_signal(number)
+        return generate(*words, **names)
+
+    monkeypatch.setattr(HfEngine, "generate", interrupted_generate)
+    assert cli.main(words(model_folders["qwen2_vl"], rows, out, "sampled")) == 128 + number
+    assert f"interrupted after 64 of {NUM} prompts; the same command goes on from there" in capsys.readouterr().err
+    assert cli.main(words(model_folders["qwen2_vl"], rows, out, "sampled")) == 0
+    assert f"going on after 64 of {NUM} predictions" in capsys.readouterr().err
+    assert_same(out, undisturbed["sampled"])
+
+
+def test_any_engine_generates(
+    rows: Path, model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation knows of an engine what training knows: ``RolloutEngine``."""
+
+    class Silent:
+        def generate(self, prompts: Any, group_size: int, sampling: Sampling, seeds: Any, **names: Any) -> Any:
+            assert len(seeds) == len(prompts)
+            return [
+                RolloutGroup(prompt, (Completion((7,), "<answer>4</answer>", finished=True),) * group_size)
+                for prompt in prompts
+            ]
+
+    monkeypatch.setitem(rollout.ENGINES, "hf", lambda adapter, tokens_per_batch: Silent())  # type: ignore[arg-type]
+    assert cli.main(words(model_folders["qwen2_vl"], rows, tmp_path / "out", "greedy")) == 0
+    assert results(tmp_path / "out")["tasks"]["counting"]["value"] == 1.0
+    assert results(tmp_path / "out")["settings"]["sampling"] == {
+        "engine": "hf", "num_samples": 1, "max_new_tokens": 5, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 42,
+    }  # fmt: skip
+
+
+def test_a_prediction_of_another_evaluation_is_refused(
+    undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    lines = (undisturbed["greedy"] / "predictions.jsonl").read_text().splitlines(keepends=True)
+    sampled = (undisturbed["sampled"] / "predictions.jsonl").read_text().splitlines(keepends=True)
+    for number, line in enumerate(
+        (lines[3].replace('"row": 3', '"row": 4'), sampled[3], lines[3].replace('"row": 3', '"row": 99'))
+    ):
+        out = tmp_path / str(number)
+        shutil.copytree(undisturbed["greedy"], out)
+        (out / "predictions.jsonl").write_text("".join([*lines[:3], line]))
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        assert cli.main(words(model_folders["qwen2_vl"], rows, out, "greedy")) == 2
+        assert "there (row 3) is of another evaluation; remove it, or choose another --out" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_refused_evaluation_leaves_no_folder(
+    rows: Path, tmp_path: Path, model_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = words(model_folders["qwen2_vl"], rows, tmp_path / "a/out", "greedy")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    without_answer = tmp_path / "blank.jsonl"
+    without_answer.write_text(rows.read_text().splitlines()[2].replace('"4"', '" "'))
+    half = rows.parent / "half.jsonl"  # beside the pictures
+    half.write_text(rows.read_text().splitlines()[2].replace("How many", "How\\ud800many"))
+    for changed, message in (
+        (
+            words(model_folders["qwen2_vl"], half, tmp_path / "a/out", "greedy"),
+            "half.jsonl, row 1: 'utf-8' codec can't",
+        ),
+        (words(tmp_path / "none", rows, tmp_path / "a/out", "greedy"), "no folder"),
+        (words(model_folders["qwen2_vl"], empty, tmp_path / "a/out", "greedy"), "has no rows"),
+        (words(model_folders["qwen2_vl"], without_answer, tmp_path / "a/out", "greedy"), "blank.jsonl, row 1: "),
+        ([*good, "--evaluation.num_samples", "4"], "num_samples above 1 needs a temperature above 0"),
+        ([*good, "--rewards.weights.none", "1"], "no task here has a part 'none'"),
+    ):
+        assert cli.main(changed) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("gpg-vl eval: ") and message in error
+        assert not (tmp_path / "a").exists()
 
 
 def test_a_line_cut_off_anywhere_is_evaluated_again(

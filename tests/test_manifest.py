@@ -41,6 +41,7 @@ def test_a_sealed_folder_is_whole_wherever_it_lies(sealed: Path) -> None:
         (MANIFEST_FILE, lambda path: path.write_text(""), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text(path.read_text()[:-9]), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text("[]"), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text("[" * 100_000), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text('{"files": {"a": 1}}'), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text('{"files": {}}'), "manifest.json names no file"),
     ],

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
 from gpg_vl.checkpoint import RECIPE_FILE, write_recipe
-from gpg_vl.config import Recipe, RunConfig
+from gpg_vl.config import PromptConfig, Recipe, RunConfig
 from gpg_vl.manifest import seal_folder
 from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
 
@@ -46,7 +50,7 @@ def test_a_killed_run_gives_its_directory_up(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path / "run")
     script = f"""
 import time
-from gpg_vl.config import Recipe, RunConfig
+from gpg_vl.config import PromptConfig, Recipe, RunConfig
 from gpg_vl.output_dir import claim_output_dir
 with claim_output_dir(Recipe(run=RunConfig(output_dir={str(tmp_path / "run")!r}))):
     print("claimed", flush=True)
@@ -61,6 +65,15 @@ with claim_output_dir(Recipe(run=RunConfig(output_dir={str(tmp_path / "run")!r})
         process.wait()
         with claim_output_dir(recipe):
             pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(ValueError, match=r"without locks of files \(No locks available\); choose another"):
+        claim_output_dir(recipe_for(tmp_path / "run")).__enter__()
 
 
 # --- the disk ---
@@ -118,3 +131,24 @@ def test_resume_goes_by_the_checkpoints_own_recipe(tmp_path: Path) -> None:
         find_resume_point(recipe_for(tmp_path))
     with pytest.raises(ValueError, match=r"holds a run; choose another folder, or --run.resume auto"):
         find_resume_point(recipe_for(tmp_path, seed=1, resume="never"))
+
+
+def write_plain(path: Path, recipe: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(recipe))
+    seal_folder(path.parent)
+
+
+def test_a_key_that_came_or_went_with_a_version(tmp_path: Path) -> None:
+    """One that came has its default; one that went is named, with the way out."""
+    recipe = recipe_for(tmp_path)
+    path = write_checkpoint(tmp_path, 2, recipe) / RECIPE_FILE
+    plain = recipe.to_plain()
+    del plain["update"]["schedule"], plain["prompt"]
+    write_plain(path, plain)
+    assert find_resume_point(recipe) == path.parent
+    with pytest.raises(ValueError, match=r"holds a run with prompt\.style='auto', the recipe has 'base'"):
+        find_resume_point(replace(recipe, prompt=PromptConfig(style="base")))
+    plain["update"]["clip"] = 0.2
+    write_plain(path, plain)
+    with pytest.raises(ValueError, match=r"a run with update\.clip=0\.2, this version has no such key; .* the version"):
+        find_resume_point(recipe)

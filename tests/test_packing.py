@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import FAMILIES, make_sample, make_training_group
+from builders import FAMILIES, make_sample, make_training_group, whole
 from gpg_vl import packing, update
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
@@ -87,7 +87,7 @@ def test_packed_log_probs_equal_plain_ones(load: LoadModel, family: str, case: s
     adapter = load(family)
     sizes, lengths = CASES[case]
     group = make_training_group(adapter, make_sample(sizes), lengths)
-    assert check_packing(adapter, group, temperature=0.7) < 1e-5
+    assert check_packing(adapter, whole(group), temperature=0.7) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -163,7 +163,7 @@ def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel,
     one, two = reused[1], reused[2]
     swapped = [replace(one, image_features=one.image_features.flip(0)), *reused[2:]]
     assert worst_relative_error(packed_gradients(adapter, swapped), plain_gradients(adapter, groups[1:])) > 1e-3
-    assert check_packing(adapter, two, 1.0) < 1e-5
+    assert check_packing(adapter, whole(two), 1.0) < 1e-5
 
 
 @pytest.mark.parametrize("frozen", [["vision"], ["vision", "projector"]])
@@ -228,10 +228,10 @@ def pixels_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mutations_are_caught(load: LoadModel, monkeypatch: pytest.MonkeyPatch, mutate: Callable) -> None:
     adapter = load()
     group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4, 9, 3])
-    check_packing(adapter, group, 1.0)
+    check_packing(adapter, whole(group), 1.0)
     mutate(monkeypatch)
     with pytest.raises(RuntimeError, match="self-check failed on sample counting-0"):
-        check_packing(adapter, group, 1.0)
+        check_packing(adapter, whole(group), 1.0)
     assert worst_relative_error(packed_gradients(adapter, [group]), plain_gradients(adapter, [group])) > 1e-3
 
 

@@ -92,6 +92,12 @@ def weights(tmp_path: Path, name: str = "run", step: int = 3) -> dict[str, torch
     return load_file(tmp_path / "with space" / name / f"checkpoint-{step}/model.safetensors")
 
 
+def seconds_since_fault(done: subprocess.CompletedProcess[str]) -> float:
+    """To be asked as soon as the run has ended."""
+    [struck] = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("struck at")]
+    return time.time() - struck
+
+
 def ids(tmp_path: Path, name: str) -> list[list[tuple[str, list[str]]]]:
     """What each step sampled, in no order: the log goes rank by rank."""
     files = sorted((tmp_path / "with space" / name / "rollouts").glob("*.jsonl"))
@@ -111,6 +117,7 @@ def test_two_ranks_under_zero_3(run: Run, tmp_path: Path) -> None:
     size = 4 * sum(weight.numel() for weight in weights(tmp_path).values()) / 2**30
     assert f"ZeRO-3: a rollout gathers {size:.2f} GiB of weights on every rank" in done.stderr
     assert done.stderr.count("step 3/3") == 1, "one rank prints"
+    assert done.stdout.count("done: run/checkpoint-3") == 1
     rows = read_metrics(tmp_path / "with space/run")
     assert [row["groups"] for row in rows] == [3, 3, 3]
     assert [len(step) for step in ids(tmp_path, "run")] == [3, 3, 3]
@@ -137,6 +144,25 @@ def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
             assert other["update"][key] == pytest.approx(metrics["update"][key], rel=1e-5, abs=1e-6), deepspeed
         difference = max(float((w - one[n]).abs().max()) for n, w in weights(tmp_path, deepspeed, 1).items())
         assert difference < 1e-6, deepspeed
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(4 * SECONDS)
+def test_bfloat16_steps_of_two_ranks_are_those_of_one(run: Run, tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    """Gold completions, so that nothing is sampled; one step of plain descent. Rows lie in other batches: rounding."""
+    words: list[object] = ["--model.dtype", "bfloat16", "--objective.name", "supervised", "--rollout.group_size", 1]
+    words += ["--run.steps", 1, "--update.learning_rate", 1.0, "--rollout.prompts_per_step", 6]
+    start = load_file(model_folders["qwen2_vl"] / "model.safetensors")
+    moves = {}
+    for deepspeed, num in (("zero0", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)):
+        done = run(deepspeed, words, num=num, name=deepspeed, fault="plain descent")
+        assert done.returncode == 0, done.stderr
+        after = weights(tmp_path, deepspeed, 1)
+        moves[deepspeed] = torch.cat([(after[name] - start[name]).flatten() for name in after])
+    for deepspeed in ("zero1", "zero2", "zero3"):
+        error = float((moves[deepspeed] - moves["zero0"]).norm() / moves["zero0"].norm())
+        print(deepspeed, error)
+        assert error < 0.02, deepspeed
 
 
 @pytest.mark.faults
@@ -218,11 +244,10 @@ def test_out_of_memory_halves_the_budget_on_all_ranks(run: Run, tmp_path: Path, 
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
 def test_out_of_memory_under_sharding_ends_all_ranks(run: Run, deepspeed: str) -> None:
-    start = time.monotonic()
     done = run(deepspeed, fault="out of memory in update")
-    assert done.returncode != 0
-    assert "lower it, update.patches_per_micro_batch" in done.stderr
-    assert time.monotonic() - start < SECONDS / 2
+    assert seconds_since_fault(done) < 30
+    assert done.returncode == 2
+    assert "update.tokens_per_micro_batch=512 (the ranks run it together and end); lower it" in done.stderr
 
 
 @pytest.mark.faults
@@ -232,9 +257,7 @@ def test_out_of_memory_under_sharding_ends_all_ranks(run: Run, deepspeed: str) -
 def test_a_rank_that_dies_takes_the_others_along(run: Run, deepspeed: str, phase: str) -> None:
     rank = 0 if phase == "save" else 1
     done = run(deepspeed, fault=f"kill in {phase}", faulty_rank=rank)
-    ended = time.time()
-    [killed] = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("killed at")]
-    assert ended - killed < 30
+    assert seconds_since_fault(done) < 30
     assert re.search(rf"rank {rank} \(process \d+\) was ended by SIGKILL, and with it the run", done.stderr)
     assert done.returncode == 128 + 9
 
@@ -288,6 +311,12 @@ def test_a_signal_while_the_first_rank_saves_waits_for_the_end_of_the_save(run: 
             0,
             1,
             "run/checkpoint-2 could not be written: rank 0: [Errno 28] injected: no space left",
+        ),
+        (
+            "full disk in log",
+            0,
+            1,
+            "rank 0: run/rollouts/000002.jsonl could not be written: [Errno 28] injected: no space left",
         ),
     ],
 )

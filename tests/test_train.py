@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
-from gpg_vl import cli
+from gpg_vl import cli, layouts, learner
 from gpg_vl import train as train_module
 from gpg_vl.config import Recipe
 from gpg_vl.dataset import write_jsonl, write_parquet
@@ -30,6 +31,7 @@ from gpg_vl.run_log import read_metrics
 from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.self_check import plain_log_probs
 from gpg_vl.train import train
+from gpg_vl.update import UpdateError
 
 TASKS = ("counting", "geometry", "grounding")
 
@@ -360,7 +362,7 @@ def test_a_signal_at_any_moment_costs_nothing(
         place: dict[str, tuple[Any, str]] = {
             "rollout": (train_module.Collector, "_roll_out"),
             "scoring": (train_module.Collector, "_totals"),
-            "backward": (train_module, "accumulate_gradient"),
+            "backward": (learner, "accumulate_gradient"),
             "optimizer step": (torch.optim.AdamW, "step"),
             "validation": (train_module, "summarise_scores"),
             "save": (train_module, "save_checkpoint"),
@@ -405,6 +407,16 @@ def test_another_recipe_is_refused_by_key(make_recipe: MakeRecipe, noisy_rewards
         train(make_recipe(run__steps=2, run__resume="never"))
 
 
+def test_other_rows_under_the_same_name_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    train(make_recipe(run__steps=1))
+    write_parquet(draw_samples("counting", 24, seed=1), tmp_path / "counting.parquet")
+    with pytest.raises(ValueError, match=r"data.train: .*counting.parquet holds other rows than the run in"):
+        train(make_recipe(run__steps=2))
+    assert len(read_metrics(tmp_path / "run")) == 1
+
+
 def test_cooldown_moves_with_the_steps(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
     train(make_recipe(run__steps=3, run__cooldown_steps=2, update__schedule="constant"))
     folder = train(make_recipe(run__steps=6, run__cooldown_steps=2, update__schedule="constant"))
@@ -438,7 +450,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     kept: list[Any] = []
     original = trainer.collector.collect
     monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
-    for group in trainer.layout.optimizer.param_groups:
+    for group in trainer.learner.optimizer.param_groups:
         assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
     reference = load_adapter(recipe.model)
     trainer.run()
@@ -450,7 +462,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert row["learning_rate"] == pytest.approx(1.5e-4)
-    assert [group["lr"] for group in trainer.layout.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
+    assert [group["lr"] for group in trainer.learner.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
 
 
 def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:
@@ -604,8 +616,34 @@ def test_grpo_goes_on_with_the_reference_that_it_started_from(
     assert_equal_checkpoints(whole, resumed)
 
 
+@pytest.mark.parametrize("objective", ["gpg", "grpo"])
+def test_a_skipped_step_leaves_its_groups(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None, objective: str
+) -> None:
+    """With the coefficients that the update used, those of the KL too; the weights stay as they were."""
+    backward = layouts.Replicated.backward
+    monkeypatch.setattr(
+        layouts.Replicated, "backward", lambda self, loss, is_last: backward(self, loss * math.nan, is_last)
+    )
+    kl = {"objective__alpha": False, "objective__kl_coefficient": 0.5} if objective == "grpo" else {}
+    recipe = make_recipe(objective__name=objective, **kl, update__max_skips=2)
+    with pytest.raises(UpdateError, match="2 steps in a row had a gradient that is not finite"):
+        train(recipe)
+    run = tmp_path / "run"
+    assert [row["skipped_steps"] for row in read_metrics(run)] == [1, 2]
+    assert [row["update"]["grad_norm"] for row in read_metrics(run)] == [None, None]
+    for step in (1, 2):
+        groups = [json.loads(line) for line in (run / f"skipped/{step:06d}-rank-0.jsonl").read_text().splitlines()]
+        assert len(groups) == 4
+        for group in groups:
+            assert list(map(len, group["coefficients"])) == list(map(len, group["completion_tokens"]))
+    before = load_file(Path(recipe.model.path) / "model.safetensors")
+    after = weights_of(run / "checkpoint-2")
+    assert all(torch.equal(before[name], after[name]) for name in after)
+
+
 def test_gpg_loads_no_reference(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score_by(monkeypatch, lambda sample, text: noise(text))
-    monkeypatch.setattr(train_module, "Reference", None)  # calling it would fail
+    monkeypatch.setattr(learner, "Reference", None)  # calling it would fail
     train(make_recipe(run__steps=1))
     assert read_metrics(tmp_path / "run")[0]["update"]["kl"] is None

@@ -136,6 +136,49 @@ def test_the_default_refuses_before_the_first_step(make_recipe: MakeRecipe, rows
     assert not (rows.parent / "run/metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({}, r"test\.jsonl, row 1: the prompt has \d+ tokens and its completion up to 4, together more than 20; "
+             r"raise rollout\.tokens_per_batch, which holds 2 of them"),
+        ({"evaluation__num_samples": 5, "evaluation__temperature": 1.0, "rollout__tokens_per_batch": 150},
+         r"test\.jsonl, row 1: .* together more than 30; raise rollout\.tokens_per_batch, which holds 5 of them"),
+    ],
+)  # fmt: skip
+def test_a_group_that_decodes_in_no_batch_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, evaluation: dict[str, Any], message: str
+) -> None:
+    write_jsonl([make_sample([(140, 140)])], tmp_path / "test.jsonl")
+    files = {"data__train": [str(tmp_path / "test.jsonl")], "data__eval": [str(tmp_path / "test.jsonl")]}
+    with pytest.raises(ValueError, match=message):
+        train(make_recipe(**{"rollout__tokens_per_batch": 40, "run__eval_every": 1, **files, **evaluation}))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "message"),
+    [
+        (
+            "2 and 2. " * 30,
+            r"row 2: the gold completion has \d{3} tokens, more than rollout\.max_new_tokens=64",
+        ),
+        (
+            "so <|im_end|>",
+            r"row 2: the gold completion contains the control token <\|im_end\|>; remove it",
+        ),
+    ],
+)
+def test_gold_completions_that_cannot_be_imitated_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, reasoning: str, message: str
+) -> None:
+    write_jsonl([make_sample(), replace(make_sample(seed=1), meta={"reasoning": reasoning})], tmp_path / "gold.jsonl")
+    words = {"data__train": [str(tmp_path / "gold.jsonl")], "rollout__max_new_tokens": 64, "run__steps": 1}
+    with pytest.raises(ValueError, match=message):
+        train(make_recipe(**words, objective__name="supervised", update__tokens_per_micro_batch=2000))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    train(make_recipe(**words, update__tokens_per_micro_batch=2000))  # it is in no one's way where it is not imitated
+
+
 @pytest.mark.parametrize("on_long_prompt", ["drop", "shrink"])
 def test_a_run_on_what_is_left(
     make_recipe: MakeRecipe, rows: Path, capsys: pytest.CaptureFixture[str], on_long_prompt: str

@@ -59,7 +59,7 @@ if [[ -n $smoke ]]; then
     train_words=("${tiny[@]}" --run.steps 2 --run.trackers '[]' --rollout.prompts_per_step 2
                  --rollout.max_new_tokens 12 --rewards.functions "[$home/scripts/reproduce/smoke_reward.py:spread]")
     [[ $variant == sft ]] || train_words+=(--rollout.group_size 2)
-    eval_words=("${tiny[@]}" --evaluation.max_new_tokens 4)
+    eval_words=("${tiny[@]}" --evaluation.max_new_tokens 4 --note "smoke: a tiny random model, generated rows")
     run "$PYTHON" "$home/tests/published_sources.py" "$name" "$data" "$model"
 fi
 
@@ -99,7 +99,7 @@ show_table() {
     local results runs=() method
     while IFS= read -r results; do
         method=$(basename "$(dirname "$(dirname "$results")")")
-        runs+=("${method%-official}=$(dirname "$results")")
+        runs+=("$method=$(dirname "$results")")
     done < <(find "$out" -path '*/eval/results.json' | sort)
     run "$PYTHON" -m eval.table "${runs[@]}" --benchmark "$1" --out "$out/table.md"
 }

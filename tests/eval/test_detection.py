@@ -152,4 +152,32 @@ def test_published_ap_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     values = {name: figures[f"{name} coco_few_shot"]["strict"]["value"] for name in ("AP", "AP50", "AP75")}
     assert values == pytest.approx(by_pycocotools(file, plain, CATEGORIES), abs=1e-9)
     assert run(BENCHMARK, [*words, "--coco", str(tmp_path / "none.json")]) == 2
-    assert "none.json holds no annotations of COCO or LVIS" in capsys.readouterr().err
+    assert "argument --coco: no file" in capsys.readouterr().err
+
+
+def test_legacy_ap_is_that_of_the_boxes_that_the_published_code_reads(tmp_path: Path) -> None:
+    """The first tag, lists cut short, boxes with corners in any order; strict is the last tag and well-formed boxes."""
+    truth, samples, found, _ = make_case(6, crowds=False)
+    rows, read = [], []
+    for n, (sample, detections) in enumerate(zip(samples, found, strict=True)):
+        boxes = [{"Position": list(each.box), "Confidence": each.confidence} for each in detections]
+        if n % 2:
+            x1, y1, x2, y2 = detections[0].box
+            boxes[0]["Position"] = [x2, y2, x1, y1]
+        cut = f"{boxes[:2]}"[:-1] + ", {'Position': [1, 2" if len(boxes) > 1 else str(boxes)
+        rows.append({"completion": f"<think><answer>{cut}</answer></think><answer>No Objects</answer>",
+                     "answer": sample.answer, "meta": sample.meta})  # fmt: skip
+        read += [
+            {"image_id": sample.meta["image_id"], "category_id": sample.meta["category_id"], "score": box["Confidence"],
+             "bbox": as_xywh(box["Position"])}  # type: ignore[arg-type]
+            for box in boxes[:2]
+        ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--completions", str(tmp_path / "rows.jsonl"), "--split", "coco_novel", "--out", str(tmp_path / "out")]
+    assert run(BENCHMARK, [*words, "--coco", str(write(tmp_path, truth))]) == 0
+    figures = json.loads((tmp_path / "out/results.json").read_text())["figures"]
+    values = {name: figures[f"{name} coco_novel"]["legacy"]["value"] for name in ("AP", "AP50", "AP75")}
+    expected = by_pycocotools(tmp_path / "instances.json", read, CATEGORIES)
+    assert values == pytest.approx(expected, abs=1e-9)
+    assert expected["AP50"] > 0.05
+    assert figures["AP coco_novel"]["strict"] == {"value": 0.0, "low": None, "high": None, "n": len(rows)}

@@ -17,10 +17,9 @@ from builders import png
 from eval import lisa
 from eval.command import run
 from eval.detection import average_precision, gold_of_rows
-from eval.fine_grained import mean_of
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.records import Box, Sample
-from gpg_vl.scores import Estimate
+from gpg_vl.scores import estimate, mean_of
 from gpg_vl.verifiers.box_text import Detection
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
 
@@ -78,10 +77,29 @@ def test_ap_of_gold_boxes_is_1_and_of_none_0() -> None:
     assert average_precision(gold_of_rows([sample]), [[]], 100)["AP"] == 0
 
 
-def test_mean_of_four_sets() -> None:
-    found = mean_of([Estimate(0.5, 0, 1, 100), Estimate(0.9, 0, 1, 400)])
-    half = 1.96 * (0.25 / 100 + 0.09 / 400) ** 0.5 / 2
-    assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
+def test_mean_of_sets_has_the_interval_of_both() -> None:
+    """For many rows that of the normal approximation; where nothing is right, not a point."""
+    found = mean_of([estimate([1.0] * 5000 + [0.0] * 5000), estimate([1.0] * 36000 + [0.0] * 4000)])
+    half = 1.96 * (0.25 / 10000 + 0.09 / 40000) ** 0.5 / 2
+    assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half), abs=1e-5)
+    none = mean_of([estimate([0.0] * 4)] * 4)
+    assert (none.value, none.low, none.n) == (0.0, 0.0, 16)
+    one = estimate([0.0] * 4).high
+    assert one is not None and none.high == pytest.approx(one / 2)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_interval_of_the_mean_of_sets_holds_the_truth_as_often_as_it_says(share: float) -> None:
+    rng = numpy.random.default_rng(0)
+    shares, sizes = (share, min(1.0, share + 0.05)), (40, 90)
+    held = 0
+    for _ in range(1000):
+        found = mean_of(
+            [estimate((rng.random(n) < p).astype(float).tolist()) for p, n in zip(shares, sizes, strict=True)]
+        )
+        assert found.low is not None and found.high is not None
+        held += found.low <= sum(shares) / 2 <= found.high
+    assert 0.925 < held / 1000 < 0.985
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +143,19 @@ def test_overlap_of_polygons() -> None:
 
 
 BOXES = ((4.0, 4.0, 30.0, 20.0), (20.0, 2.0, 45.0, 28.0))
+PUBLISHED_BOX = (7.0, 5.0, 25.0, 29.0)  # all that the published evaluation reads: the second picture's reasoning
 SHAPE = [[[5, 5], [40, 8], [35, 25]]]
 
 
 def write_answers(folder: Path) -> Path:
     """Stored completions of three pictures: a box, another one, and none."""
     rows = []
-    for n, completion in enumerate(("[4, 4, 30, 20]", "[20, 2, 45, 28]", "nowhere")):
+    for n, (reasoning, completion) in enumerate(
+        (("", "[4, 4, 30, 20]"), ("(7, 5), (25, 29)", "[20, 2, 45, 28]"), ("", "nowhere"))
+    ):
         (folder / f"{n}.png").write_bytes(png(50, 30, n))
         rows.append(
-            {"completion": f"<answer>{completion}</answer>", "answer": "[5, 5, 40, 25]"}
+            {"completion": f"<think>{reasoning}</think><answer>{completion}</answer>", "answer": "[5, 5, 40, 25]"}
             | {"image": str(folder / f"{n}.png"), "meta": {"polygons": SHAPE}}
         )
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -154,6 +175,11 @@ def test_giou_and_ciou_by_the_command(sam: Path, tmp_path: Path) -> None:
     assert figures["gIoU val"]["strict"]["value"] == pytest.approx(sum(map(truediv, shared, unions)) / 3)
     assert figures["cIoU val"]["strict"]["value"] == pytest.approx(sum(shared) / sum(unions))
     assert sum(shared) > 0, "a mask that is empty would show nothing"
+    mask = segmenter.segment(str(tmp_path / "1.png"), PUBLISHED_BOX)
+    shared, unions = [int((mask & gold).sum())], [int((mask | gold).sum()), *[int(gold.sum())] * 2]
+    assert figures["gIoU val"]["legacy"]["value"] == pytest.approx(shared[0] / unions[0] / 3)
+    assert figures["cIoU val"]["legacy"]["value"] == pytest.approx(shared[0] / sum(unions))
+    assert figures["cIoU val"]["strict"]["low"] is None
     assert figures["gIoU val"]["strict"]["n"] == 3
 
 

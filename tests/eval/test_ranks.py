@@ -19,7 +19,7 @@ from eval import cvbench, geoqa, superclevr
 from eval.command import run
 from gpg_vl import evaluate_model
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 NUM = 140  # more than two ranks do at once
 ROWS: dict[ModuleType, tuple[list[dict[str, Any]], dict[str, str]]] = {
@@ -77,12 +77,37 @@ def test_batches_ranks_and_kills_change_no_prediction(
     assert_same(out, whole)
 
 
-def kill_in_the_middle(command: list[str], predictions: Path) -> None:
-    """kill -9 of both ranks after the first predictions are on disk."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def test_sigterm_to_one_rank_ends_both_and_the_same_command_goes_on(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_rows(data / "test.jsonl", NUM, *ROWS[superclevr][:1], **ROWS[superclevr][1])
+    words = words_for(model_folders["qwen2_vl"], data, out, "sampled")
+    command = [sys.executable, "-m", "gpg_vl.launch", *on_two_ranks(superclevr, words)[3:]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_predictions(out / "predictions.jsonl")
+    os.kill(children_of(process.pid)[-1], signal.SIGTERM)
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error.count("prompts; the same command goes on from there") == 1, "one rank speaks"
+    assert "Traceback" not in error
+    num_before = len((out / "predictions.jsonl").read_text().splitlines())
+    assert 0 < num_before < NUM and f"interrupted after {num_before} of {NUM} prompts" in error
+    assert run(superclevr.BENCHMARK, words) == 0
+    assert run(superclevr.BENCHMARK, words_for(model_folders["qwen2_vl"], data, tmp_path / "whole", "sampled")) == 0
+    assert_same(out, tmp_path / "whole")
+
+
+def wait_for_predictions(predictions: Path) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and not (predictions.is_file() and predictions.stat().st_size):
         time.sleep(0.002)
+
+
+def kill_in_the_middle(command: list[str], predictions: Path) -> None:
+    """kill -9 of both ranks after the first predictions are on disk."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for_predictions(predictions)
     pids = [process.pid, *children_of(process.pid)]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)

@@ -22,6 +22,7 @@ from runs import (
     kill_ranks,
     last_saved_step,
     last_step,
+    sampled,
     train_words,
     wait_for,
     write_recipe_folder,
@@ -98,6 +99,21 @@ def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
     run_ranks(folder, "lost", deepspeed, words=[*words, "--run.steps", "3"])
     assert difference("lost") > 1e-4
     assert "the random states of rank 2 start anew" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.timeout(5 * SECONDS)
+def test_there_and_back(folder: Path) -> None:
+    """1 rank, 2 under ZeRO-3, 2 under ZeRO-2, 1 again: the samples of one process, and its weights but for rounding."""
+    words = ["--task", "counting", "--update.schedule", "constant"]
+    run_ranks(folder, "whole", "zero0", 1, [*words, "--run.steps", "8"])
+    for steps, (layout, num) in zip("2468", [("zero0", 1), ("zero3", 2), ("zero2", 2), ("zero0", 1)], strict=True):
+        run_ranks(folder, "hops", layout, num, [*words, "--run.steps", steps])
+    assert (folder / "log.txt").read_text().count("resuming hops after step") == 3
+    assert [sorted(step.splitlines()) for step in sampled(folder / "hops")] == [
+        sorted(step.splitlines()) for step in sampled(folder / "whole")
+    ]
+    whole, hops = (load_file(folder / name / "checkpoint-8/model.safetensors") for name in ("whole", "hops"))
+    assert max(float((whole[name] - hops[name]).abs().max()) for name in whole) < 1e-4, "an AdamW step is 1e-3"
 
 
 def forget_moments(checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group
+from builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -133,7 +133,7 @@ def test_fresh_adapter_changes_nothing_and_weights_are_float32(load: LoadModel) 
 
 def test_rollout_and_self_check_go_through_the_adapter(load: LoadModel) -> None:
     plain, adapter = load(), moved(load(lora=LoraConfig(parts=["text", "vision"])))
-    assert check_packing(adapter, make_groups(adapter)[1], 0.7) < 1e-5
+    assert check_packing(adapter, whole(make_groups(adapter)[1]), 0.7) < 1e-5
     prompt = make_prompt(adapter, make_sample([(84, 84)]))
     sampling = Sampling(max_new_tokens=4, temperature=0.0)
     [group] = HfEngine(adapter, 65536).generate([prompt], 1, sampling, [("s",)])

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
-from gpg_vl.verifiers.box_text import parse_detections
+from gpg_vl.verifiers.box_text import Detection, parse_detections
 from gpg_vl.verifiers.boxes import iou
 from gpg_vl.verifiers.maths import published_match
 from gpg_vl.verifiers.published_text import first_answer_on_a_line, has_published_format
 
 MATCH_IOU = 0.5
 MAX_CHARS = 65_536
+MAX_PIXELS = 1e9  # of a coordinate: beyond, areas are no numbers
 
 
 class _Match(NamedTuple):
@@ -68,24 +69,36 @@ def _read_answer(answer: str) -> list[Any]:
     return content if isinstance(content, list) and content and isinstance(content[0], dict) else []
 
 
-def _match(entries: Sequence[Any], gold: Sequence[Box]) -> list[_Match]:
-    """In descending confidence, each box takes the free gold box that it overlaps most, if by more than half."""
+def _distinct_boxes(entries: Sequence[Any]) -> list[Detection]:
+    """In the model's frame; of equal ones the first."""
     try:
         distinct = {tuple(entry["Position"]): _confidence(entry) for entry in reversed(entries)}
-        boxes = [
-            ((float(x1), float(y1), float(x2), float(y2)), confidence)
+        return [
+            Detection((float(x1), float(y1), float(x2), float(y2)), confidence)
             for (x1, y1, x2, y2), confidence in reversed(distinct.items())
         ]
     except (TypeError, ValueError, KeyError, OverflowError):  # the published code catches everything and gives 0
         return []
+
+
+def published_boxes(text: str, view: ImageView) -> list[Detection]:
+    """The boxes of a completion as the published code reads them, in original pixels, for AP; corners in any order."""
+    answer = first_answer_on_a_line(text)
+    found = _distinct_boxes(_read_answer(text if answer is None else answer))
+    boxes = [Detection(view.to_original(each.box), each.confidence) for each in found]
+    return [each for each in boxes if all(abs(edge) < MAX_PIXELS for edge in each.box)]
+
+
+def _match(entries: Sequence[Any], gold: Sequence[Box]) -> list[_Match]:
+    """In descending confidence, each box takes the free gold box that it overlaps most, if by more than half."""
     free = list(gold)
     matches = []
-    for box, confidence in sorted(boxes, key=lambda item: -item[1]):
-        overlaps = [iou(box, other) for other in free]
+    for each in sorted(_distinct_boxes(entries), key=lambda found: -found.confidence):
+        overlaps = [iou(each.box, other) for other in free]
         best = max(overlaps, default=0.0)
         if best > MATCH_IOU:
             del free[overlaps.index(best)]
-        matches.append(_Match(best if best > MATCH_IOU else 0.0, confidence))
+        matches.append(_Match(best if best > MATCH_IOU else 0.0, each.confidence))
     return matches
 
 

@@ -16,6 +16,7 @@ from gpg_vl.verifiers.published_text import first_answer_across_lines, has_publi
 
 SCALE = 1000
 EPSILON = 1e-6  # in the metric's denominator
+MAX_DIGITS = 18  # of a coordinate
 
 _CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
@@ -57,13 +58,30 @@ def _published_giou(a: Box, b: Box) -> float:
 
 def _metric(text: str, sample: Sample, views: Sequence[ImageView]) -> float:
     """IoU of the first box anywhere in the output, the reasoning included; 0 where there is none."""
-    match = _CORNERS.search(text)
-    if match is None or any(len(digits) > 18 for digits in match.groups()):
+    answered = _first_box(text)
+    if answered is None:
         return 0.0
-    answered = _scaled([int(digits) for digits in match.groups()])
-    gold = _scaled(views[0].to_model(_row_box(sample)))
+    answered, gold = _scaled(answered), _scaled(views[0].to_model(_row_box(sample)))
     shared = _shared_area(answered, gold)
     return min(1.0, max(0.0, shared / (_area(answered) + _area(gold) - shared + EPSILON)))
+
+
+def published_box(text: str, view: ImageView) -> Box | None:
+    """The box that the published evaluation asks SAM about, in whole original pixels; None where there is none."""
+    answered = _first_box(text)
+    if answered is None:
+        return None
+    x1, y1, x2, y2 = (float(int(value)) for value in view.to_original(answered))
+    return (x1, y1, x2, y2)
+
+
+def _first_box(text: str) -> Box | None:
+    """The first one anywhere in the output, in the model's frame."""
+    match = _CORNERS.search(text)
+    if match is None or any(len(digits) > MAX_DIGITS for digits in match.groups()):
+        return None
+    x1, y1, x2, y2 = (float(digits) for digits in match.groups())
+    return (x1, y1, x2, y2)
 
 
 def _shared_area(a: Box, b: Box) -> float:

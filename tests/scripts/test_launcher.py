@@ -1,0 +1,88 @@
+"""``scripts/train.sh``: what it makes of its environment. An interpreter that only tells how it was called runs it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+WORDS = ["my recipe.yaml", "--run.steps", "6"]
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Path:
+    """As Python on a machine with two GPUs: it counts them, and prints its words and what DeepSpeed is to be."""
+    path = tmp_path / "python"
+    path.write_text(
+        """#!/usr/bin/env bash
+if [[ $1 == -c ]]; then echo 2; exit; fi
+printf '<%s>' "$@"
+echo " deepspeed ${ACCELERATE_USE_DEEPSPEED:-no} ${ACCELERATE_DEEPSPEED_CONFIG_FILE##*/}"
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+def launch(interpreter: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(interpreter), **environment}
+    command = [str(REPOSITORY / "scripts/train.sh"), *WORDS]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=interpreter.parent)
+
+
+TRAIN = "<-m><gpg_vl><train><my recipe.yaml><--run.steps><6>"
+NODES = {"NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "node-0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "called"),
+    [
+        ({}, f"<-m><gpg_vl.launch><--nproc_per_node><2><--standalone>{TRAIN} deepspeed no"),
+        ({"NUM_PROCESSES": "1"}, f"{TRAIN} deepspeed no"),
+        (
+            {"NUM_PROCESSES": "3", "DEEPSPEED": "zero3_offload"},
+            f"<-m><gpg_vl.launch><--nproc_per_node><3><--standalone>{TRAIN} deepspeed true zero3_offload.json",
+        ),
+        (
+            {"DEEPSPEED": "zero2", "MASTER_PORT": "1234"},
+            "<-m><gpg_vl.launch><--nproc_per_node><2><--master_addr><127.0.0.1><--master_port><1234>"
+            f"{TRAIN} deepspeed true zero2.json",
+        ),
+        (
+            {**NODES, "DEEPSPEED": "zero1"},
+            "<-m><gpg_vl.launch><--nproc_per_node><2><--nnodes><4><--node_rank><3><--master_addr><node-0>"
+            f"<--master_port><29500>{TRAIN} deepspeed true zero1.json",
+        ),
+    ],
+)
+def test_the_environment_becomes_the_launchers_words(
+    interpreter: Path, environment: dict[str, str], called: str
+) -> None:
+    done = launch(interpreter, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == called
+    printed = f"+ DEEPSPEED={environment.get('DEEPSPEED', 'zero0')} {interpreter} -m gpg_vl"
+    assert done.stderr.startswith(printed), "it prints the command that it runs"
+    assert done.stderr.endswith("train my\\ recipe.yaml --run.steps 6\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"DEEPSPEED": "zero4"},
+            "DEEPSPEED=zero4 is not known; it is one of zero0, zero1, ",
+        ),
+        ({"NUM_PROCESSES": "all"}, "NUM_PROCESSES=all is no number of at least 1"),
+        ({"NNODES": "0"}, "NNODES=0 is no number of at least 1"),
+        ({"NNODES": "2"}, "set it to 0 .. NNODES-1"),
+        ({"NNODES": "2", "NODE_RANK": "0"}, "set it to the host of node 0"),
+    ],
+)
+def test_mistakes_in_the_environment(interpreter: Path, environment: dict[str, str], message: str) -> None:
+    done = launch(interpreter, **environment)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert done.stdout == ""
