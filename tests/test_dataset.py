@@ -130,8 +130,8 @@ def test_no_images_but_its_own_are_replaced(tmp_path: Path) -> None:
     path, folder = tmp_path / "rows.jsonl", tmp_path / "rows_images"
     write_jsonl(demo_samples(png()), path)
     write_jsonl(list(load_source(str(path)).samples), path)
-    assert list(load_source(str(path)).samples)[0].images == (str(folder / "1-0.png"),), "the rows name what is there"
-    with pytest.raises(ValueError, match="rows have images of .*rows_images; write them to a file of another name"):
+    assert load_source(str(path)).samples[0].images == (str(folder / "1-0.png"),), "the rows name what is there"
+    with pytest.raises(ValueError, match=r"rows have images of .*rows_images; write them to a file of another name"):
         write_jsonl([*load_source(str(path)).samples, *demo_samples(png("green"))], path)
     assert (folder / "1-0.png").read_bytes() == png()
     save_png(folder / "holiday.png")
