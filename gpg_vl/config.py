@@ -176,7 +176,7 @@ class RolloutConfig:
         engine: what generates; hf is the kit's own loop on the transformers model
         prompts_per_step: prompts drawn per optimizer step, over all ranks
         group_size: completions sampled per prompt; the supervised objective makes one, the gold completion
-        max_new_tokens: longest completion in tokens, end token included; a longer gold completion is refused
+        max_new_tokens: longest sampled completion in tokens, end token included
         temperature: divides the logits, in sampling and in the update alike
         top_p: nucleus sampling below 1; the update's log-probs stay those of the full distribution
         top_k: samples among the k most likely tokens; 0 switches it off

@@ -13,10 +13,9 @@ from gpg_vl.tasks.base import Task, gold_completion
 class GoldCompletions:
     """Writes the gold completions of one run."""
 
-    def __init__(self, adapter: QwenVLAdapter, tasks: Mapping[str, Task], max_new_tokens: int):
+    def __init__(self, adapter: QwenVLAdapter, tasks: Mapping[str, Task]):
         self._adapter = adapter
         self._tasks = tasks
-        self._max_new_tokens = max_new_tokens
 
     def write(self, sample: Sample, prompt_text: str, views: Sequence[ImageView]) -> Completion:
         """The gold completion, as the prompt ``prompt_text`` is continued; ends with an end token.
@@ -28,10 +27,4 @@ class GoldCompletions:
         for token in self._adapter.control_tokens():
             if token in text:
                 raise ValueError(f"the gold completion contains the control token {token}; remove it from the row")
-        token_ids = self._adapter.encode_completion(text)
-        if len(token_ids) > self._max_new_tokens:
-            raise ValueError(
-                f"the gold completion has {len(token_ids)} tokens, more than rollout.max_new_tokens="
-                f"{self._max_new_tokens}; raise it"
-            )
-        return Completion(token_ids, text, finished=True)
+        return Completion(self._adapter.encode_completion(text), text, finished=True)

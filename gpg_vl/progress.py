@@ -11,6 +11,8 @@ from gpg_vl.checkpoint import TrainingState
 from gpg_vl.config import RunConfig, UpdateConfig
 from gpg_vl.optimizer import learning_rate
 
+_COUNTERS = ("shrunk_rows", "silent_steps", "skipped_steps", "skips_in_a_row")
+
 
 @dataclass(slots=True)
 class Progress:
@@ -33,7 +35,7 @@ class Progress:
 
     @classmethod
     def after(cls, state: TrainingState, run: RunConfig) -> Progress:
-        return cls(
+        progress = cls(
             run,
             state.data,
             step=state.step,
@@ -43,11 +45,12 @@ class Progress:
             validation=state.validation,
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
-            **state.counters,
         )
+        for name, count in state.counters.items():
+            setattr(progress, name, count)
+        return progress
 
     def state(self) -> TrainingState:
-        names = ("shrunk_rows", "silent_steps", "skipped_steps", "skips_in_a_row")
         return TrainingState(
             step=self.step,
             stream=self.stream,
@@ -55,7 +58,7 @@ class Progress:
             validation=self.validation if self.validated_step == self.step else {},
             tasks_done=list(self.tasks_done),
             all_done_step=self.all_done_step,
-            counters={name: getattr(self, name) for name in names},
+            counters={name: getattr(self, name) for name in _COUNTERS},
             data=self.data,
         )
 

@@ -107,7 +107,7 @@ class _Trainer:
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
-        self.gold = GoldCompletions(self.adapter, self.tasks, recipe.rollout.max_new_tokens)
+        self.gold = GoldCompletions(self.adapter, self.tasks)
         reports = self._check_rows(checked) if self.resumed_from is None else []  # else they were checked before
         parameters = list(self.adapter.model.parameters())
         room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]

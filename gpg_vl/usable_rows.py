@@ -50,13 +50,14 @@ class Room:
     def longest_prompt(self) -> int:
         return min(self.limits) - self.max_new_tokens
 
-    def check(self, num_tokens: int) -> None:
-        """Raises ``LongPrompt`` where a prompt of ``num_tokens`` is too long."""
+    def check(self, num_tokens: int, gold_tokens: int | None = None) -> None:
+        """Raises ``LongPrompt`` where a prompt is too long, for a sampled completion or the gold one."""
+        most = self.max_new_tokens if gold_tokens is None else gold_tokens
         for limit, way_out in self.limits.items():
-            if num_tokens + self.max_new_tokens > limit:
+            if num_tokens + most > limit:
+                completion = f"completion up to {most}" if gold_tokens is None else f"gold completion {most}"
                 raise LongPrompt(
-                    f"the prompt has {num_tokens} tokens and its completion up to {self.max_new_tokens}, together "
-                    f"more than {limit}; {way_out}"
+                    f"the prompt has {num_tokens} tokens and its {completion}, together more than {limit}; {way_out}"
                 )
 
 
@@ -149,9 +150,8 @@ class _Check:
     gold: GoldCompletions | None
 
     def accept(self, sample: Sample, layout: Layout) -> None:
-        self.room.check(layout.num_tokens)
-        if self.gold is not None:
-            self.gold.write(sample, layout.text, layout.views)
+        gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
+        self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
 
 
 def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:

@@ -190,7 +190,7 @@ def test_a_refused_evaluation_leaves_no_folder(
     for changed, message in (
         (
             words(model_folders["qwen2_vl"], half, tmp_path / "a/out", "greedy"),
-            "half.jsonl, row 1: 'utf-8' codec can't",
+            "half.jsonl, line 1: the line is text with half a character",
         ),
         (words(tmp_path / "none", rows, tmp_path / "a/out", "greedy"), "no folder"),
         (words(model_folders["qwen2_vl"], empty, tmp_path / "a/out", "greedy"), "has no rows"),
