@@ -27,12 +27,12 @@ from data_tools.command_line import (
     add_row_options,
     count,
     printable,
-    read_columns,
+    read_data_file,
     read_model,
     run_command,
 )
 from data_tools.file_checks import Report, check_files
-from data_tools.row_checks import DataFile, Finding
+from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
 
 if TYPE_CHECKING:
@@ -67,11 +67,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _run(options: Namespace) -> int:
-    columns = tuple(read_columns(options.columns).items())
-    train, test = (
-        [DataFile(path, columns, options.task, options.image_root) for path in paths]
-        for paths in (options.data, options.test)
-    )
+    train, test = ([read_data_file(path, options) for path in paths] for paths in (options.data, options.test))
     copies = plan_copies([*train, *test], options.out) if options.fix else {}
     report = check_files(train, test, _make_meter(options), options.workers)
     print("\n".join(_describe(report)))

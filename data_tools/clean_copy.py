@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.dataset import write_parquet
+from gpg_vl.images import fetch_image
+from gpg_vl.records import Sample
 
 
 def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
@@ -33,11 +36,15 @@ def write_copy(file: DataFile, bad_rows: Collection[int], target: Path) -> int:
         bad_rows: numbers of the rows to leave out, 1 the first
 
     Raises:
-        ValueError: no row would be left
+        ValueError: no row would be left, or an image is gone from its URL
     """
     samples = open_file(file).samples
     kept = [index for index in range(len(samples)) if index + 1 not in bad_rows]
     if not kept:
         raise ValueError(f"{file.path}: no row is good, so there is nothing to copy")
-    write_parquet((samples[index] for index in kept), target)
+    write_parquet((_with_images(samples[index], file.image_hosts) for index in kept), target)
     return len(kept)
+
+
+def _with_images(sample: Sample, hosts: Collection[str]) -> Sample:
+    return replace(sample, images=tuple(fetch_image(source, hosts) for source in sample.images))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from data_tools.conversion import MakeSamples, convert
+from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.dataset.schema import KIT_FIELDS
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
@@ -32,6 +33,7 @@ def make_parser(name: str, description: str, hub: str | None = None) -> Argument
     parser.add_argument("--source", required=hub is None, default=hub, help=where)
     parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
     parser.add_argument("--limit", type=count, help="first so many rows of the source, dropped ones included")
+    parser.set_defaults(image_hosts=[])  # published rows have no URLs, rows of one's own may (add_row_options)
     return parser
 
 
@@ -40,6 +42,26 @@ def add_row_options(parser: ArgumentParser) -> None:
     parser.add_argument("--task", help="task of every row; left out, each row's own")
     parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="the file's name of a field")
     parser.add_argument("--image-root", metavar="DIR", help="folder of the image paths; left out, the data file's own")
+    parser.add_argument("--image-hosts", nargs="+", default=[], metavar="HOST", help="hosts that image URLs may name")
+
+
+def read_data_file(path: str, options: Namespace) -> DataFile:
+    """The file as the options of ``add_row_options`` say.
+
+    Raises:
+        ValueError: ``--columns`` or ``--image-hosts`` cannot be used
+    """
+    columns = tuple(read_columns(options.columns).items())
+    return DataFile(path, columns, options.task, options.image_root, read_hosts(options.image_hosts))
+
+
+def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
+    """The hosts that image URLs may name.
+
+    Raises:
+        ValueError: a word is no host
+    """
+    return tuple(DataConfig(image_hosts=list(words)).image_hosts)
 
 
 def add_model_options(parser: ArgumentParser) -> None:
@@ -100,7 +122,8 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
     def command() -> int:
         options = parser.parse_args(argv)
         rows, make_samples = plan(options)
-        counts = convert(options.source, rows, make_samples, options.out, options.limit)
+        hosts = read_hosts(options.image_hosts)
+        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts)
         print("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 

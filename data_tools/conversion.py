@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from data_tools.sources import SourceRow
 from gpg_vl.dataset import write_jsonl, write_parquet
 from gpg_vl.dataset.schema import SCHEMA_VERSION
 from gpg_vl.dataset.writing import replace_when_done
+from gpg_vl.images import BadImage, fetch_image
 from gpg_vl.records import Sample
 
 SAMPLES_AT_ONCE = 64
@@ -70,13 +71,19 @@ MakeSamples = Callable[[SourceRow], Iterable[Sample]]
 
 
 def convert(
-    source: str, rows: Iterable[SourceRow], make_samples: MakeSamples, out: str | Path, limit: int | None = None
+    source: str,
+    rows: Iterable[SourceRow],
+    make_samples: MakeSamples,
+    out: str | Path,
+    limit: int | None = None,
+    image_hosts: Collection[str] = (),
 ) -> Counts:
     """Writes ``out`` and, beside it, ``NAME.counts.json``.
 
     Args:
         rows: of the source, made as they are asked for
         limit: first so many rows of the source, dropped ones included; None takes all
+        image_hosts: hosts from which an image's URL is fetched, once; its bytes are written
 
     Raises:
         ValueError: the name of the file does not end as one of rows or is the source's, the source breaks off, or no
@@ -89,7 +96,7 @@ def convert(
         raise ValueError(f"--out {out}: it would replace the source; give another name")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
-    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts), counts), target)
+    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts), counts), target)
     with replace_when_done(target.with_suffix(".counts.json")) as partial:
         text = json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
@@ -121,13 +128,13 @@ def _show(counts: Counts, seconds: float) -> None:
     print(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}", file=sys.stderr, flush=True)
 
 
-def _keep_good(made: Iterator[_Placed], counts: Counts) -> Iterator[Sample]:
-    """The samples without fault and with an id of their own, in their order; images are decoded in threads."""
+def _keep_good(made: Iterator[_Placed], counts: Counts, hosts: Collection[str]) -> Iterator[Sample]:
+    """The samples without fault and with an id of their own, in their order; images are opened in threads."""
     seen: set[str] = set()
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(made, SAMPLES_AT_ONCE)):
-            faults = pool.map(find_fault, [sample for _, sample in batch])
-            for (place, sample), found in zip(batch, faults, strict=True):
+            looked_at = pool.map(lambda placed: _fetch_and_check(placed[1], hosts), batch)
+            for (place, _), (sample, found) in zip(batch, looked_at, strict=True):
                 fault = found or (Fault("the id is repeated", repr(sample.id)) if sample.id in seen else None)
                 if fault is not None:
                     counts.drop(place, fault)
@@ -135,6 +142,15 @@ def _keep_good(made: Iterator[_Placed], counts: Counts) -> Iterator[Sample]:
                 seen.add(sample.id)
                 counts.rows_written += 1
                 yield sample
+
+
+def _fetch_and_check(sample: Sample, hosts: Collection[str]) -> tuple[Sample, Fault | None]:
+    """The sample with the bytes of its URLs, and what is wrong with it."""
+    try:
+        fetched = replace(sample, images=tuple(fetch_image(source, hosts) for source in sample.images))
+    except BadImage as error:
+        return sample, Fault("an image cannot be opened", str(error))
+    return fetched, find_fault(fetched)
 
 
 def _refuse_nothing(samples: Iterable[Sample], counts: Counts) -> Iterator[Sample]:

@@ -5,7 +5,8 @@
 
 ``--columns`` says which column holds which of id, images, question, answer, task and meta; one of the same name needs
 no word, rows without a column ``id`` are numbered, and columns that no word names go into ``meta``. A row that lacks a
-field is dropped and counted; boxes have to be in original pixels.
+field is dropped and counted; boxes have to be in original pixels. Images may be URLs of ``--image-hosts``: each is
+fetched once, and its bytes are written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data_tools.command_line import add_row_options, make_parser, read_columns, run_converter
+from data_tools.command_line import add_row_options, make_parser, read_columns, read_hosts, run_converter
 from data_tools.conversion import MakeSamples
 from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
 from gpg_vl.dataset.rows import find_image_root, make_sample
@@ -34,6 +35,7 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
         load_task(options.task)
     columns = read_columns(options.columns)
     root = find_image_root(options.source, options.image_root)
+    hosts = read_hosts(options.image_hosts)
     name = Path(options.source).stem
 
     def make(row: SourceRow) -> Iterator[Sample]:
@@ -42,7 +44,7 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
                 raise ValueError(f"there is no column {column!r}; the row has {list(row.values)}")
         own = {field: field for field in KIT_FIELDS if field in row.values}
         own.setdefault("images", "image" if "image" in row.values else "images")
-        yield make_sample(row.values, {**own, **columns}, root, options.task, f"{name}:{row.number}")
+        yield make_sample(row.values, {**own, **columns}, root, options.task, f"{name}:{row.number}", hosts)
 
     return _READERS[suffix](options.source), make
 

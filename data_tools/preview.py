@@ -23,7 +23,7 @@ from data_tools.command_line import (
     add_model_options,
     add_row_options,
     count,
-    read_columns,
+    read_data_file,
     read_model,
     run_command,
 )
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    file = DataFile(options.data, tuple(read_columns(options.columns).items()), options.task, options.image_root)
+    file = read_data_file(options.data, options)
     num_shown = write_page(file, options.out, options.rows, options.seed, read_model(options))
     print(f"{options.out}: {num_shown} rows of {options.data}")
     return 0

@@ -30,6 +30,7 @@ class DataFile:
     columns: tuple[tuple[str, str | None], ...] = ()
     task: str | None = None
     image_root: str | None = None
+    image_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def open_file(file: DataFile) -> Source:
         ValueError: the file cannot be read at all; names it
     """
     entry: Mapping[str, object] = {"path": file.path, "columns": dict(file.columns) if file.columns else None}
-    return load_source(entry, file.image_root, file.task, check_ids=False)
+    return load_source(entry, file.image_root, file.task, image_hosts=file.image_hosts, check_ids=False)
 
 
 def check_range(file: DataFile, start: int, stop: int) -> list[CheckedRow]:
@@ -79,7 +80,7 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
         known_id = _find_id(file, index)
         return CheckedRow(number, known_id, Finding(number, known_id, _name_field(reason), _with_way_out(reason)))
     try:
-        images = [open_image(source) for source in sample.images]
+        images = [open_image(source, file.image_hosts) for source in sample.images]
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "images", f"{error}; replace it"))
     pictures = tuple(map(look_at, images))

@@ -97,6 +97,20 @@ def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
     return _read(source, hosts, _decode)
 
 
+def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes:
+    """The bytes behind a URL, so that nobody has to fetch them again; a path or bytes as they are.
+
+    Raises:
+        BadImage: ``cannot open image NAME: REASON``
+    """
+    if isinstance(source, bytes) or not _is_url(source):
+        return source
+    try:
+        return _fetch(source, hosts)
+    except _RefusedError as error:
+        raise BadImage(f"cannot open image {source[:200]}: {error}") from error
+
+
 def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, int]:
     """Width and height in pixels of what ``open_image`` would return, from the header alone.
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from gpg_vl import images
 from gpg_vl.downloads import check_url
-from gpg_vl.images import MAX_BYTES, BadImage, open_image, read_size
+from gpg_vl.images import MAX_BYTES, BadImage, fetch_image, open_image, read_size
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
@@ -198,6 +198,13 @@ def test_url_is_fetched_from_a_named_host_alone(monkeypatch: pytest.MonkeyPatch)
     url = "https://pictures.test/7.png"
     assert open_image(url, ["pictures.test"]).size == read_size(url, ["pictures.test"]) == (40, 20)
     assert fetched == [url, url]
+    assert fetch_image(url, ["pictures.test"]) == encode(halves())
+    assert fetched.pop() == url
+    assert fetch_image("7.png") == "7.png" and fetch_image(b"7") == b"7"
+    with pytest.raises(
+        BadImage, match=r"^cannot open image https://pictures.test/7.png: it is a URL of 'pictures.test'"
+    ):
+        fetch_image(url, ["other.test"])
     with pytest.raises(
         BadImage, match=r"^cannot open image https://pictures.test/7.png: it is a URL of 'pictures.test'"
     ):

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from data_tools.check import main
+from data_tools.clean_copy import write_copy
 from data_tools.file_checks import ROWS_AT_ONCE
+from data_tools.row_checks import DataFile, check_row
+from gpg_vl import images
 from gpg_vl.dataset import load_source, write_parquet
 from gpg_vl.records import Sample
 from published_files import write_lines
@@ -141,6 +144,26 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "meta of no kind": ({"meta": "{"}, "meta", "meta is text and not JSON"),
     "image of no kind": ({"images": [3]}, "images", "an image is a int; give a path"),
 }  # fmt: skip
+
+
+def test_urls_of_a_named_host_are_opened(folder: Path, check: Check) -> None:
+    rows = write_lines(folder / "rows.jsonl", [row(1, images=["http://127.0.0.1/a.png"])])
+    assert "a host that data.image_hosts does not name" in check(rows)[1][2]
+    assert "cannot open image http://127.0.0.1/a.png: the host '127.0.0.1' has a private address" in "".join(
+        check(rows, "--image-hosts", "127.0.0.1")[1]
+    )
+
+
+def test_the_clean_copy_holds_the_images_of_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "download", lambda url, hosts, max_bytes: encode(drawing(int(url[-1]))))
+    rows = [row(1), row(2, images=["https://pictures.test/2"]), row(3, images=["https://pictures.test/3"])]
+    file = DataFile(str(write_lines(folder / "rows.jsonl", rows)), image_hosts=("pictures.test",))
+    checked = [check_row(file, index) for index in range(3)]
+    assert [found.finding for found in checked] == [None, None, None]
+    assert [found.pictures[0].size for found in checked] == 3 * [(120, 90)]
+    assert write_copy(file, {3}, folder / "clean.parquet") == 2
+    copied = load_source(str(folder / "clean.parquet")).samples
+    assert [sample.images[0] for sample in copied] == [(folder / "1.png").read_bytes(), encode(drawing(2))]
 
 
 def test_fields_that_cannot_be_used(folder: Path, check: Check) -> None:

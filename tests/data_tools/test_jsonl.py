@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from converted import read_counts, read_rows
 from data_tools.jsonl import main
+from gpg_vl import images
+from gpg_vl.downloads import check_url
 from published_files import picture, write_image_rows, write_lines
 
 COLUMNS = ["--columns", "question=problem", "answer=solution", "images=picture"]
@@ -83,6 +86,39 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
     }
 
 
+def test_urls_of_a_named_host_are_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, hosts: Collection[str], max_bytes: int) -> bytes:
+        check_url(url, hosts)
+        fetched.append(url)
+        return picture(int(url.removesuffix(".png")[-1]))
+
+    monkeypatch.setattr(images, "download", fetch)
+    urls = ["https://pictures.test/1.png", "https://other.test/2.png", "https://pictures.test/3.png"]
+    source = write_lines(folder / "mine.jsonl", [own_row(picture=["a.jpg", url]) for url in urls])
+    words = ["--source", str(source), "--task", "counting", *COLUMNS, "--image-hosts", "pictures.test", "--out"]
+    for out in (folder / "rows.parquet", folder / "rows.jsonl"):
+        assert main([*words, str(out)]) == 0
+        assert read_counts(out)["dropped"] == {"a field cannot be read": 1}
+    assert [sample.images for sample in read_rows(folder / "rows.parquet")] == [
+        (picture(1), picture(1)),
+        (picture(1), picture(3)),
+    ]
+    assert sorted(path.read_bytes() for path in (folder / "rows_images").iterdir()) == sorted([picture(1), picture(3)])
+    assert sorted(fetched) == sorted(2 * [urls[0], urls[2]])
+
+
+def test_a_url_that_does_not_answer_is_counted(folder: Path) -> None:
+    rows = [own_row(), own_row(picture="http://127.0.0.1/a.png")]
+    source = write_lines(folder / "mine.jsonl", rows)
+    words = ["--source", str(source), "--task", "counting", *COLUMNS, "--image-hosts", "127.0.0.1"]
+    assert main([*words, "--out", str(folder / "rows.parquet")]) == 0
+    counts = read_counts(folder / "rows.parquet")
+    assert counts["dropped"] == {"an image cannot be opened": 1}
+    assert "has a private address" in counts["dropped_rows"][0]
+
+
 def test_cp1252_lines_are_read(folder: Path) -> None:
     source = write_lines(folder / "mine.jsonl", [own_row(problem="Wie viele Äpfel?")], encoding="cp1252")
     out = folder / "rows.parquet"
@@ -97,6 +133,7 @@ def test_cp1252_lines_are_read(folder: Path) -> None:
         (["--columns", "answer"], "--columns answer=: write FIELD=COLUMN"),
         (["--task", "countin"], "did you mean 'counting'"),
         (["--image-root", "nowhere"], "no such folder: nowhere"),
+        (["--image-hosts", "https://pictures.test"], "['https://pictures.test'] is no host"),
         (["--out", "rows.csv"], "ends in .parquet or .jsonl"),
         (["--limit", "0"], "--limit"),
         (["--source", "rows.csv"], "ends in none of .jsonl, .json, .parquet"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from PIL import Image
 from builders import png
 from data_tools.preview import main
 from data_tools.preview_cards import Piece, split_prompt
+from gpg_vl import images
 from gpg_vl.dataset import write_parquet
 from gpg_vl.records import Sample
+from published_files import write_lines
 from test_images import encode
 
 HOSTILE = (
@@ -52,6 +55,17 @@ def parse(page: str) -> _Reader:
     reader = _Reader()
     reader.feed(page)
     return reader
+
+
+def test_urls_of_a_named_host_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "download", lambda url, hosts, max_bytes: png(60, 40, 7))
+    rows = write_lines(tmp_path / "rows.jsonl", [{**asdict(sample(1)), "images": ["https://pictures.test/1.png"]}])
+    words = [str(rows), "--out", str(tmp_path / "page.html")]
+    assert main(words) == 0
+    assert "a host that data.image_hosts does not name" in (tmp_path / "page.html").read_text()
+    assert main([*words, "--image-hosts", "pictures.test"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "image 1: 60 x 40" in page and "does not name" not in page
 
 
 def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
