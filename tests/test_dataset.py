@@ -1,4 +1,8 @@
 import json
+import os
+import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -55,6 +59,31 @@ def demo_samples(image: str | bytes) -> list[Sample]:
         Sample("b", "geometry", (image, png("blue")), "Wie groß?", "8√{3}cm"),
         Sample("c", "counting", (), "2 + 2?", "4", {"nested": {"deep": [1, None]}}),
     ]
+
+
+OPEN = """
+import sys
+from gpg_vl.dataset import load_source
+
+def most():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before = most()
+assert len(load_source(sys.argv[1]).samples) == 48
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_file_is_opened_row_group_by_row_group(tmp_path: Path) -> None:
+    """384 MB of pictures, in groups of 16 MB: memory is that of a few groups."""
+    rng = random.Random(1)
+    samples = (Sample(f"r{n}", "counting", (rng.randbytes(8 * 2**20),), "How many?", "4") for n in range(48))
+    write_parquet(samples, tmp_path / "rows.parquet")
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "rows.parquet")]
+    env = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "MIMALLOC_PURGE_DELAY": "0"}
+    grown = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout  # KiB
+    assert int(grown) < 200 * 2**10
 
 
 def published_columns(images: list[Any]) -> dict[str, list[Any]]:

@@ -9,11 +9,15 @@ from typing import Any, Protocol
 
 import datasets
 import pyarrow  # type: ignore[import-untyped]
+import pyarrow.dataset  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from gpg_vl.dataset.json_text import read_object
 
 Row = dict[str, Any]
+
+_ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+"""Without this, all of a file is in memory until its last row is read."""
 
 
 class Table(Protocol):
@@ -121,7 +125,11 @@ def _open_parquet(path: str) -> datasets.Dataset:
     try:
         is_empty = pyarrow.parquet.read_metadata(path).num_rows == 0
         with without_progress_bars():  # datasets itself cannot read a file without rows
-            return datasets.Dataset.from_dict({}) if is_empty else datasets.Dataset.from_parquet(path)
+            if is_empty:
+                return datasets.Dataset.from_dict({})
+            data = datasets.Dataset.from_parquet(path, fragment_scan_options=_ROW_GROUP_BY_ROW_GROUP)
+            pyarrow.default_memory_pool().release_unused()  # of the copy that was made; the rows are memory-mapped
+            return data
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = _first_line(error.__cause__ or error)
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
