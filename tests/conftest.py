@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have it from the process that starts them
+    datasets_cache = tempfile.TemporaryDirectory(prefix="gpg-vl-datasets-")  # gone when the tests have ended
+    os.environ["HF_DATASETS_CACHE"] = datasets_cache.name
 
 import pytest
 
