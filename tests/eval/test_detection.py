@@ -63,7 +63,8 @@ def make_case(
                 {"image_id": image["id"], "category_id": category, "bbox": as_xywh(each.box), "score": each.confidence}
                 for each in detections
             ]
-    return {"images": images, "categories": names, "annotations": annotations}, samples, found, plain
+    truth = {"info": {}, "licenses": [], "images": images, "categories": names, "annotations": annotations}
+    return truth, samples, found, plain
 
 
 def by_pycocotools(file: Path, plain: Sequence[dict[str, Any]], categories: Sequence[int]) -> dict[str, float]:
