@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeVar
 
+import numpy
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
@@ -197,7 +198,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+        rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+        if "transparency" in image.info:  # the one grey value that is
+            rgb.paste("white", mask=Image.fromarray(numpy.asarray(image) == image.info["transparency"]))
+        return rgb
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -416,6 +416,13 @@ def test_a_mark_at_the_start_is_no_part_of_the_first_line(tmp_path: Path) -> Non
     assert load_source(str(path)).samples[0].id == "r1"
 
 
+def test_a_column_of_a_kind_that_datasets_does_not_know(tmp_path: Path) -> None:
+    meta = pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], "meta": meta}), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet has a column that cannot be read; leave it out .*'meta'"):
+        load_source(str(tmp_path / "rows.parquet"))
+
+
 def test_damaged_parquet(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     write_parquet([Sample(f"r{n}", "counting", (png(),), "?", "4") for n in range(500)], path)

@@ -37,12 +37,16 @@ def noise() -> Image.Image:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says its size and holds next to nothing."""
+    return write_png(width, height, 8, 0, zlib.compress(b"\0"))
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+def write_png(width: int, height: int, bits: int, colour_type: int, pixels: bytes) -> bytes:
+    """A PNG of compressed lines, as the format's specification has it."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
@@ -111,6 +115,25 @@ def test_modes_become_rgb(image: Image.Image, pixel: tuple[int, int, int]) -> No
 
 def test_transparent_palette_lies_on_white() -> None:
     assert open_image(encode(Image.new("P", (4, 4), 0), transparency=0)).getpixel((0, 0)) == WHITE
+
+
+def test_transparent_grey_of_16_bits_lies_on_white() -> None:
+    image = Image.new("I;16", (4, 4), 257 * 90)
+    image.putpixel((1, 1), 257 * 91)
+    opened = open_image(encode(image, transparency=257 * 90))
+    assert (opened.getpixel((0, 0)), opened.getpixel((1, 1))) == (WHITE, (91, 91, 91))
+
+
+@pytest.mark.parametrize(("alpha", "pixel"), [(65535, (90, 90, 90)), (0, WHITE)])
+def test_grey_with_alpha_of_16_bits(alpha: int, pixel: tuple[int, int, int]) -> None:
+    line = b"\0" + 4 * struct.pack(">HH", 257 * 90, alpha)
+    assert open_image(write_png(4, 4, 16, 4, zlib.compress(4 * line))).getpixel((1, 1)) == pixel
+
+
+def test_several_pictures_in_a_jpeg_file_give_the_first() -> None:
+    data = encode(Image.new("RGB", (8, 8), RED), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16), BLUE)])
+    opened = open_image(data)
+    assert opened.size == (8, 8) and opened.getpixel((4, 4))[0] > 200
 
 
 def test_cmyk_keeps_its_colours() -> None:
@@ -217,11 +240,7 @@ def test_bomb_of_81_megapixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch)
     rows = zlib.compressobj(9)
     line = b"\0" + bytes(3 * 9000)
     data = b"".join(rows.compress(line) for _ in range(9000)) + rows.flush()
-    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
-    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+    bomb = write_png(9000, 9000, 8, 2, data)
     assert 230_000 < len(bomb) < 240_000
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     with pytest.raises(BadImage, match="9000 x 9000 pixels, more than 20000000; make it smaller"):

@@ -133,6 +133,9 @@ def _open_parquet(path: str) -> datasets.Dataset:
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = _first_line(error.__cause__ or error)
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+    except ValueError as error:  # a map, an interval: datasets has no such type
+        message = f"{path} has a column that cannot be read; leave it out or write it as text: {_first_line(error)}"
+        raise ValueError(message) from error
 
 
 def _open_folder(path: str) -> datasets.Dataset:
