@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+import pytest
+
 from converted import read_counts, read_rows
-from data_tools.sat import main
+from data_tools.sat import COLUMNS, main
 from published_files import picture, sat_row, write_sat
 
 
 def test_rows(tmp_path: Path) -> None:
-    write_sat(tmp_path / "SAT_train.parquet", [sat_row(n) for n in range(40)])
-    write_sat(tmp_path / "SAT_val.parquet", [sat_row(n) for n in range(2)])
+    write_sat(tmp_path / "SAT/SAT_train.parquet", [sat_row(n) for n in range(40)])
+    write_sat(tmp_path / "SAT/SAT_val.parquet", [sat_row(n) for n in range(2)])
+    source = ["--source", str(tmp_path / "SAT")]
     out = tmp_path / "train.parquet"
-    assert main(["--source", str(tmp_path), "--out", str(out)]) == 0
+    assert main([*source, "--out", str(out)]) == 0
     samples = read_rows(out)
     assert [sample.images for sample in samples] == [(picture(n),) for n in range(40)]
     assert {(s.task, s.answer, s.meta["question_type"]) for s in samples} == {("choice", "left", "obj_movement")}
     orders = [sample.meta["options"] for sample in samples]
     assert 5 < orders.count(["left", "right"]) < 35 and all(sorted(order) == ["left", "right"] for order in orders)
     assert all(s.question.endswith(f" Choose one of: {' or '.join(s.meta['options'])}.") for s in samples)
-    assert main(["--source", str(tmp_path), "--out", str(tmp_path / "val.parquet"), "--split", "val"]) == 0
+    assert main([*source, "--out", str(tmp_path / "val.parquet"), "--split", "val"]) == 0
     assert [sample.id for sample in read_rows(tmp_path / "val.parquet")] == ["sat-val-1", "sat-val-2"]
 
 
@@ -76,6 +81,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
         sat_row(correct_answer=None),
         sat_row(answers=["left", "Left"]),
         sat_row(answers=[]),
+        sat_row(answers=["left", None]),
         sat_row(image_bytes=[]),
         sat_row(image_bytes=[picture()[:400]]),
     ]
@@ -84,7 +90,21 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     assert len(read_rows(out)) == 1
     assert read_counts(out)["dropped"] == {
         "the answer is none of its task": 2,
-        "a field cannot be read": 2,
+        "a field cannot be read": 3,
         "no image": 1,
         "an image cannot be opened": 1,
     }
+
+
+def test_images_of_another_type_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pyarrow.table({**{name: ["left"] for name in COLUMNS}, "image_bytes": [7]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert main(["--source", str(tmp_path / "a.parquet"), "--out", str(tmp_path / "b.parquet")]) == 2
+    assert "a.parquet, row 1: image_bytes is a int, not a list of images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_max_images_is_a_number_above_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    source = write_sat(tmp_path / "a.parquet", [sat_row()])
+    assert main(["--source", str(source), "--out", str(tmp_path / "b.parquet"), "--max-images", number]) == 2
+    assert "--max-images" in capsys.readouterr().err
