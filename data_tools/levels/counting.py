@@ -73,5 +73,7 @@ def _ask_beside(rng: Random, things: Sequence[Thing]) -> tuple[str, int] | None:
     distances = [offset(thing, anchor, relation) for thing in candidates]
     if described is None or any(abs(distance) < MARGIN for distance in distances):
         return None
+    if described.items() <= counted.items():  # nothing but the anchor is meant: "stars right of the star"
+        return None
     count = sum(distance > 0 for distance in distances)
     return f"How many {name(counted, is_plural=True)} are {relation} the {name(described)}?", count

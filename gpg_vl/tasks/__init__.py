@@ -40,7 +40,7 @@ def load_task(spec: str) -> Task:
         raise ValueError(f"task {spec!r} names no class in the file; write it as {spec}:ClassName")
     nearest = difflib.get_close_matches(spec, TASKS, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"no task {spec!r}; {hint}the tasks are {list(TASKS)}, or path/to/file.py:ClassName")
+    raise ValueError(f"no task {spec[:80]!r}; {hint}the tasks are {list(TASKS)}, or path/to/file.py:ClassName")
 
 
 @functools.cache

@@ -151,6 +151,14 @@ def test_box_is_where_the_pixels_are(level: int) -> None:
         assert all(abs(m - edge) <= 2 for m, edge in zip(measured, (x1, y1, x2, y2), strict=True)), scene.question
 
 
+def test_things_are_not_counted_beside_the_only_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``How many stars are right of the star?`` is answered without a look at the picture."""
+    for scene, _ in draw_with_things(monkeypatch, "counting", 5, 400):
+        match = re.fullmatch(r"How many (.*)s are (?:.* of|above|below) the (.*)\?", scene.question)
+        assert match is not None, scene.question
+        assert not set(match[2].split()) - {"thing"} <= set(match[1].split()), scene.question
+
+
 def test_sides_and_corners(monkeypatch: pytest.MonkeyPatch) -> None:
     for level in (1, 2):
         for scene, things in draw_with_things(monkeypatch, "choice", level, 40):
