@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
-from data_tools.command_line import make_parser, run_converter
+from data_tools.command_line import count, make_parser, run_converter
 from data_tools.conversion import DropRow, MakeSamples
 from data_tools.published import read_image, read_list, read_string
 from data_tools.sources import SourceRow, read_parquet
@@ -26,7 +26,10 @@ SPLITS = ("train", "static", "val", "test")
 
 def make_samples(row: SourceRow, split: str, seed: int, max_images: int) -> Iterator[Sample]:
     values = row.values
-    images = tuple(read_image(image) for image in values["image_bytes"] or [])
+    entries = values["image_bytes"] or []
+    if not isinstance(entries, list):
+        raise ValueError(f"image_bytes is {str(entries)[:40]!r}, not a list of images")
+    images = tuple(map(read_image, entries))
     if not images:
         raise DropRow("no image")
     if len(images) > max_images:
@@ -58,7 +61,7 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("sat", str(__doc__), "array/SAT")
     parser.add_argument("--split", default="train", choices=SPLITS, help="the file SAT_SPLIT.parquet of the data set")
-    parser.add_argument("--max-images", default=1, type=int, help="rows of more images are dropped (1, as published)")
+    parser.add_argument("--max-images", default=1, type=count, help="rows of more images are dropped (1, as published)")
     parser.add_argument("--seed", default=0, type=int, help="decides the order of the options")
     return run_converter(parser, plan, argv)
 

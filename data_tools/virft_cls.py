@@ -60,13 +60,13 @@ def read_labels(source: str, classes: Sequence[str]) -> Iterator[SourceRow]:
 
     try:
         entries = torch.load(source, map_location="cpu", weights_only=True)
-        labels = [(path, int(entry["label"])) for item in entries for path, entry in item.items()]
+        labels = [(PurePosixPath(path).name, int(entry["label"])) for item in entries for path, entry in item.items()]
     except Exception as error:  # what torch raises on a file that is none of its own has no common class
         raise ValueError(f"{source} is no list of {{path: {{label: ...}}}} saved by torch") from error
-    for number, (path, label) in enumerate(labels, start=1):
+    for number, (name, label) in enumerate(labels, start=1):
         if not 0 <= label < len(classes):
             raise ValueError(f"{source}, entry {number}: label {label}, but --classes has {len(classes)} names")
-        values = {"image": PurePosixPath(path).name, "class": classes[label]}
+        values = {"image": name, "class": classes[label]}
         yield SourceRow(number, f"{Path(source).name}, entry {number}", values)
 
 

@@ -137,6 +137,15 @@ def test_jsonl_keeps_image_paths(tmp_path: Path) -> None:
     assert Path(saved).read_bytes() == png("blue")
 
 
+def test_jsonl_takes_in_images_from_elsewhere(tmp_path: Path) -> None:
+    picture = save_png(tmp_path / "pictures" / "7.png")
+    write_jsonl(demo_samples(str(picture)), tmp_path / "rows" / "rows.jsonl")
+    picture.unlink()
+    samples = load_source(str(tmp_path / "rows" / "rows.jsonl")).samples
+    assert samples[0].images == (str((tmp_path / "rows" / "rows_images" / "1-0.png").resolve()),)
+    assert Path(str(samples[0].images[0])).read_bytes() == png()
+
+
 def test_images_of_a_file_that_is_written_again_are_its_own(tmp_path: Path) -> None:
     """None of the earlier file's stay, and where the writing fails, the earlier file and all its images do."""
     path, folder = tmp_path / "rows.jsonl", tmp_path / "rows_images"

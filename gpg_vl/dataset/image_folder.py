@@ -1,4 +1,4 @@
-"""The images of a JSON lines file: bytes become files of the folder ``NAME_images`` beside it, all of them or none."""
+"""The images of a JSON lines file: in its folder already, or else files of ``NAME_images`` beside it, all or none."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class ImageFolder:
         self._is_needed = False  # by rows that name images in it
 
     def save(self, source: str | bytes, name: str) -> str:
-        """The image's path as the row writes it: relative to the file's folder where it lies in it.
+        """The image's path as the row writes it, relative to the file's folder. One that lies elsewhere is copied.
 
         Raises:
             ValueError: the folder holds files that are none of an earlier writing
         """
         if isinstance(source, str):
             path = Path(source).resolve()
-            self._is_needed |= path.is_relative_to(self._final)
-            return str(path.relative_to(self._parent)) if path.is_relative_to(self._parent) else str(path)
+            if path.is_relative_to(self._parent):
+                self._is_needed |= path.is_relative_to(self._final)
+                return str(path.relative_to(self._parent))
+            source = path.read_bytes()
         if not self._partial.is_dir():
             self._refuse_other_files()
             self._partial.mkdir()

@@ -29,7 +29,7 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 
 
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
-    """Writes kit rows as JSON lines; image bytes become files of the folder ``NAME_images`` beside the file."""
+    """Writes kit rows as JSON lines; images that are not in the file's folder become files of ``NAME_images`` there."""
     with (
         replace_when_done(path) as partial,
         images_when_done(Path(path)) as folder,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
 
 from converted import read_counts, read_rows
 from data_tools.sat import main
@@ -76,6 +80,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
         sat_row(correct_answer=None),
         sat_row(answers=["left", "Left"]),
         sat_row(answers=[]),
+        sat_row(answers=["left", None]),
         sat_row(image_bytes=[]),
         sat_row(image_bytes=[picture()[:400]]),
     ]
@@ -84,7 +89,20 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     assert len(read_rows(out)) == 1
     assert read_counts(out)["dropped"] == {
         "the answer is none of its task": 2,
-        "a field cannot be read": 2,
+        "a field cannot be read": 3,
         "no image": 1,
         "an image cannot be opened": 1,
     }
+
+
+@pytest.mark.parametrize("column", [[4, 4], [0.5, float("nan")], ["/etc/passwd", "x"]])
+def test_a_column_of_another_kind_is_one_line(
+    tmp_path: Path, column: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_sat(tmp_path / "a.parquet", [sat_row(), sat_row()])
+    table = pyarrow.parquet.read_table(file).drop_columns(["image_bytes"]).append_column("image_bytes", [column])
+    pyarrow.parquet.write_table(table, file)
+    assert main(["--source", str(file), "--out", str(tmp_path / "b.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert "0 rows written from 2 read; 2 dropped: a field cannot be read (a.parquet, row 1: image_bytes is" in error
+    assert error.count("\n") == 1

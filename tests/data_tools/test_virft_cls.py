@@ -83,4 +83,7 @@ def test_bad_rows_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "x.pth").write_bytes(b"no labels")
     assert main([*words, "--source", str(tmp_path / "x.pth"), "--classes", str(tmp_path / "classes.txt")]) == 2
     assert "x.pth is no list of" in capsys.readouterr().err
+    torch.save([{5: {"label": torch.tensor(0)}}], tmp_path / "x.pth")
+    assert main([*words, "--source", str(tmp_path / "x.pth"), "--classes", str(tmp_path / "classes.txt")]) == 2
+    assert "x.pth is no list of" in capsys.readouterr().err
     assert not (tmp_path / "c.parquet").exists()
