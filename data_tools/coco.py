@@ -141,7 +141,7 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     asked = {name for names in pairs.values() for name in names}
     wanted = set(options.categories or asked)
     for unknown in sorted((wanted | asked) - set(numbers)):
-        raise ValueError(f"{source.name} has no category {unknown!r}, which --pairs or --categories asks for")
+        raise ValueError(f"{source.name} has no category {unknown[:80]!r}, which --pairs or --categories asks for")
     chosen = {name: numbers[name] for name in wanted}
     boxes = read_boxes(source, set(map(str, chosen.values())))
     return read_rows(source, pairs, chosen), lambda row: make_sample(row, images, boxes, source.stem)

@@ -86,14 +86,16 @@ def convert(
         image_hosts: hosts from which an image's URL is fetched, once; its bytes are written
 
     Raises:
-        ValueError: the name of the file does not end as one of rows or is the source's, the source breaks off, or no
-            row is left; then there is no file
+        ValueError: the name of the file does not end as one of rows, the file is the source or lies in it, the source
+            breaks off, or no row is left; then there is no file
     """
     target = Path(out)
     if target.suffix not in _WRITERS:
         raise ValueError(f"--out {out}: the name of a file of rows ends in {' or '.join(_WRITERS)}")
     if target.resolve() == Path(source).resolve():
         raise ValueError(f"--out {out}: it would replace the source; give another name")
+    if target.resolve().is_relative_to(Path(source).resolve()):  # replaced, or read as a part of it the next time
+        raise ValueError(f"--out {out}: it lies in the source, {source}; give another folder")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
     _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts), counts), target)

@@ -26,10 +26,10 @@ SPLITS = ("train", "static", "val", "test")
 
 def make_samples(row: SourceRow, split: str, seed: int, max_images: int) -> Iterator[Sample]:
     values = row.values
-    entries = values["image_bytes"] or []
-    if not isinstance(entries, list):
-        raise ValueError(f"image_bytes is {str(entries)[:40]!r}, not a list of images")
-    images = tuple(map(read_image, entries))
+    found = values["image_bytes"] or []
+    if not isinstance(found, list):
+        raise ValueError(f"image_bytes is a {type(found).__name__}, not a list of images")
+    images = tuple(map(read_image, found))
     if not images:
         raise DropRow("no image")
     if len(images) > max_images:

@@ -137,13 +137,16 @@ def test_jsonl_keeps_image_paths(tmp_path: Path) -> None:
     assert Path(saved).read_bytes() == png("blue")
 
 
-def test_jsonl_takes_in_images_from_elsewhere(tmp_path: Path) -> None:
-    picture = save_png(tmp_path / "pictures" / "7.png")
-    write_jsonl(demo_samples(str(picture)), tmp_path / "rows" / "rows.jsonl")
-    picture.unlink()
-    samples = load_source(str(tmp_path / "rows" / "rows.jsonl")).samples
-    assert samples[0].images == (str((tmp_path / "rows" / "rows_images" / "1-0.png").resolve()),)
-    assert Path(str(samples[0].images[0])).read_bytes() == png()
+def test_jsonl_copies_images_from_outside_of_its_folder(tmp_path: Path) -> None:
+    """The rows could not be read otherwise: a path never leaves the data's folder, by a link neither."""
+    picture = save_png(tmp_path / "elsewhere" / "7.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "link.png").symlink_to(picture)
+    for source in (picture, out / "link.png"):
+        write_jsonl(demo_samples(str(source)), out / "rows.jsonl")
+        image = load_source(str(out / "rows.jsonl")).samples[0].images[0]
+        assert image == str((out / "rows_images/1-0.png").resolve()) and Path(image).read_bytes() == png()
 
 
 def test_images_of_a_file_that_is_written_again_are_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The images of a JSON lines file: in its folder already, or else files of ``NAME_images`` beside it, all or none."""
+"""The images of a JSON lines file: what does not lie in the file's folder goes into ``NAME_images`` beside it.
+
+All of them appear, or none. Rows never name a path outside of the file's folder: no reader of the kit would open it.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,24 @@ class ImageFolder:
         self._is_needed = False  # by rows that name images in it
 
     def save(self, source: str | bytes, name: str) -> str:
-        """The image's path as the row writes it, relative to the file's folder. One that lies elsewhere is copied.
+        """The image's path as the row writes it, relative to the file's folder; one that lies elsewhere is copied.
 
         Raises:
             ValueError: the folder holds files that are none of an earlier writing
         """
-        if isinstance(source, str):
-            path = Path(source).resolve()
-            if path.is_relative_to(self._parent):
-                self._is_needed |= path.is_relative_to(self._final)
-                return str(path.relative_to(self._parent))
-            source = path.read_bytes()
+        if isinstance(source, bytes):
+            return self._write(source, name)
+        path = Path(source).resolve()
+        self._is_needed |= path.is_relative_to(self._final)
+        is_here = path.is_relative_to(self._parent)
+        return str(path.relative_to(self._parent)) if is_here else self._write(path.read_bytes(), name)
+
+    def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():
             self._refuse_other_files()
             self._partial.mkdir()
-        suffix = next((suffix for start, suffix in _SUFFIXES.items() if source.startswith(start)), ".img")
-        (self._partial / (name + suffix)).write_bytes(source)
+        suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".img")
+        (self._partial / (name + suffix)).write_bytes(content)
         return f"{self._final.name}/{name}{suffix}"
 
     def _refuse_other_files(self) -> None:

@@ -29,7 +29,7 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 
 
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
-    """Writes kit rows as JSON lines; images that are not in the file's folder become files of ``NAME_images`` there."""
+    """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` beside it."""
     with (
         replace_when_done(path) as partial,
         images_when_done(Path(path)) as folder,

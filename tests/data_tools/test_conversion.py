@@ -106,6 +106,17 @@ def test_the_source_is_never_replaced(tmp_path: Path, name: str) -> None:
     assert source.read_text() == "as it was"
 
 
+def test_nothing_is_written_into_the_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file there would be a part of the source the next time, or is one already."""
+    source = clevr_source(tmp_path / "source/data/train.parquet").parent.parent
+    before = (source / "data/train.parquet").read_bytes()
+    for name in ("data/train.parquet", "rows.parquet"):
+        assert clevr.main(["--source", str(source), "--out", str(source / name)]) == 2
+        assert f"{name}: it lies in the source, {source}; give another folder" in capsys.readouterr().err
+    assert [path.name for path in source.rglob("*")] == ["data", "train.parquet"]
+    assert (source / "data/train.parquet").read_bytes() == before
+
+
 def test_a_folder_is_no_file_of_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").mkdir()
     with pytest.raises(ValueError, match=r"rows\.parquet is a folder; give the name of a file"):

@@ -151,6 +151,25 @@ def test_mistakes_are_one_line(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.json", "mine.parquet"])
+def test_a_column_that_is_not_there_loses_no_images(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Else every row would be one without images, and train as such."""
+    row = own_row(image=3, level="2")
+    if name == "mine.parquet":
+        write_image_rows(folder / name, [row])
+    elif name == "mine.json":
+        (folder / name).write_text(json.dumps([row]))
+    else:
+        write_lines(folder / name, [row])
+    words = ["--columns", "question=problem", "answer=solution", "images=pictrue", "--task", "counting"]
+    assert main(["--source", str(folder / name), *words, "--out", str(folder / "rows.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert "there is no column 'pictrue'; the row has [" in error and error.count("\n") == 1
+    assert not (folder / "rows.parquet").exists()
+
+
 def test_a_broken_line_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mine.jsonl").write_text(json.dumps(own_row()) + '\n{"picture": \n')
     words = ["--source", str(folder / "mine.jsonl"), "--task", "counting", *COLUMNS]

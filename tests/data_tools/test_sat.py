@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
 from converted import read_counts, read_rows
-from data_tools.sat import main
+from data_tools.sat import COLUMNS, main
 from published_files import picture, sat_row, write_sat
 
 
 def test_rows(tmp_path: Path) -> None:
-    write_sat(tmp_path / "SAT_train.parquet", [sat_row(n) for n in range(40)])
-    write_sat(tmp_path / "SAT_val.parquet", [sat_row(n) for n in range(2)])
+    write_sat(tmp_path / "SAT/SAT_train.parquet", [sat_row(n) for n in range(40)])
+    write_sat(tmp_path / "SAT/SAT_val.parquet", [sat_row(n) for n in range(2)])
+    source = ["--source", str(tmp_path / "SAT")]
     out = tmp_path / "train.parquet"
-    assert main(["--source", str(tmp_path), "--out", str(out)]) == 0
+    assert main([*source, "--out", str(out)]) == 0
     samples = read_rows(out)
     assert [sample.images for sample in samples] == [(picture(n),) for n in range(40)]
     assert {(s.task, s.answer, s.meta["question_type"]) for s in samples} == {("choice", "left", "obj_movement")}
     orders = [sample.meta["options"] for sample in samples]
     assert 5 < orders.count(["left", "right"]) < 35 and all(sorted(order) == ["left", "right"] for order in orders)
     assert all(s.question.endswith(f" Choose one of: {' or '.join(s.meta['options'])}.") for s in samples)
-    assert main(["--source", str(tmp_path), "--out", str(tmp_path / "val.parquet"), "--split", "val"]) == 0
+    assert main([*source, "--out", str(tmp_path / "val.parquet"), "--split", "val"]) == 0
     assert [sample.id for sample in read_rows(tmp_path / "val.parquet")] == ["sat-val-1", "sat-val-2"]
 
 
@@ -95,14 +96,15 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("column", [[4, 4], [0.5, float("nan")], ["/etc/passwd", "x"]])
-def test_a_column_of_another_kind_is_one_line(
-    tmp_path: Path, column: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = write_sat(tmp_path / "a.parquet", [sat_row(), sat_row()])
-    table = pyarrow.parquet.read_table(file).drop_columns(["image_bytes"]).append_column("image_bytes", [column])
-    pyarrow.parquet.write_table(table, file)
-    assert main(["--source", str(file), "--out", str(tmp_path / "b.parquet")]) == 2
-    error = capsys.readouterr().err
-    assert "0 rows written from 2 read; 2 dropped: a field cannot be read (a.parquet, row 1: image_bytes is" in error
-    assert error.count("\n") == 1
+def test_images_of_another_type_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pyarrow.table({**{name: ["left"] for name in COLUMNS}, "image_bytes": [7]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert main(["--source", str(tmp_path / "a.parquet"), "--out", str(tmp_path / "b.parquet")]) == 2
+    assert "a.parquet, row 1: image_bytes is a int, not a list of images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_max_images_is_a_number_above_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    source = write_sat(tmp_path / "a.parquet", [sat_row()])
+    assert main(["--source", str(source), "--out", str(tmp_path / "b.parquet"), "--max-images", number]) == 2
+    assert "--max-images" in capsys.readouterr().err

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
@@ -48,6 +51,22 @@ def test_missing_and_damaged_sources(tmp_path: Path) -> None:
     assert next(rows).values == {"a": 1}
     with pytest.raises(ValueError, match=r"a\.jsonl, line 3: a JSON list, not an object"):
         next(rows)
+
+
+def test_a_damaged_page_is_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The footer is whole, so the file opens; the bytes of a later row group are not what it says."""
+    rows = {"image": [{"bytes": picture(n)} for n in range(40)], "problem": ["?"] * 40, "solution": ["<answer>4"] * 40}
+    source = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(rows), source, row_group_size=20, compression="zstd")
+    place = pyarrow.parquet.read_metadata(source).row_group(1).column(0).data_page_offset
+    content = bytearray(source.read_bytes())
+    content[place : place + 200] = bytes(200)
+    source.write_bytes(content)
+    assert clevr.main(["--source", str(source), "--out", str(tmp_path / "rows.parquet")]) == 2
+    assert re.fullmatch(
+        r"error: .*a\.parquet, after row 16: cannot be read \(.+\); get the file anew\n", capsys.readouterr().err
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_text_is_utf_8_or_cp1252() -> None:
