@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -38,6 +39,15 @@ class Canvas:
             self._draw.ellipse(box, fill=fill)
         else:
             self._draw.ellipse(box, outline=line, width=round(width * self._scale))
+
+    def arc(self, centre: Point, radius: float, one: Point, other: Point, width: float = 1) -> None:
+        """The part of a circle within the angle, below 180 degrees, that two points span at its centre."""
+        x, y = centre
+        start, end = (math.degrees(math.atan2(py - y, px - x)) for px, py in (one, other))
+        if (end - start) % 360 > 180:
+            start, end = end, start
+        box = self._place([(x - radius, y - radius), (x + radius, y + radius)])
+        self._draw.arc(box, start, end, fill=INK, width=round(width * self._scale))
 
     def line(self, start: Point, end: Point, width: float = 1) -> None:
         self._draw.line(self._place([start, end]), fill=INK, width=round(width * self._scale))

@@ -248,6 +248,8 @@ def _label_side(canvas: Canvas, corners: Sequence[Point], side: int, text: str) 
 
 
 def _label_angle(canvas: Canvas, corners: Sequence[Point], corner: int, text: str) -> None:
+    """An arc says whose angle it is: in a small triangle the text may be as near to another corner."""
+    canvas.arc(corners[corner], 7, corners[corner - 1], corners[(corner + 1) % len(corners)], 0.6)
     canvas.text(_towards(corners[corner], _centre(corners), 14), text, 5.5)
 
 

@@ -33,7 +33,7 @@ def check_version(value: Any) -> None:
     """Raises ``ValueError`` where a row's ``schema_version`` is not one that this kit reads; None is version 1."""
     if value not in (None, SCHEMA_VERSION):
         raise ValueError(
-            f"schema_version is {value!r}, this kit reads {SCHEMA_VERSION}; "
+            f"schema_version is {repr(value)[:40]}, this kit reads {SCHEMA_VERSION}; "
             "write the rows again with this kit, or use the newer one"
         )
 

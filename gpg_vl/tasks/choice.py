@@ -29,14 +29,15 @@ class Choice(Task):
 
     def check(self, sample: Sample) -> None:
         options = row_options(sample.meta, sample.question)
+        shown = str([option[:40] for option in options[:8]])
         texts = [normalise_choice(option) for option in options]
         twice = next((option for option, text in zip(options, texts, strict=True) if texts.count(text) > 1), None)
         if read_choice(sample.answer, options) is None and twice is not None:
             raise ValueError(
-                f"the answer {sample.answer[:40]!r} is no single one of the choices {options}, "
+                f"the answer {sample.answer[:40]!r} is no single one of the choices {shown}, "
                 f"which hold {twice[:40]!r} more than once; write each choice once"
             )
         if read_choice(sample.answer, options) is None:
             raise ValueError(
-                f"the answer {sample.answer[:40]!r} is none of the choices {options}; write its letter or text"
+                f"the answer {sample.answer[:40]!r} is none of the choices {shown}; write its letter or text"
             )

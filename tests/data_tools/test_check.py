@@ -140,6 +140,8 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "box outside": ({"task": "grounding", "answer": "[100, 40, 300, 80]"}, "answer", "a box lies outside of the image"),
     "box without area": ({"task": "grounding", "answer": "[9, 9, 9, 9]"}, "answer", "is no box; write [x1, y1"),
     "no choice": ({"task": "choice", "answer": "up", "meta": {"options": ["down", "left"]}}, "answer", "none of the"),
+    "long choices": ({"task": "choice", "answer": "y", "meta": {"options": ["x" * 9000]}}, "answer", "none of the"),
+    "version of a kind": ({"schema_version": ["x" * 9000]}, "schema_version", "schema_version is ['xxx"),
     "newer schema": ({"schema_version": 2}, "schema_version", "schema_version is 2, this kit reads 1"),
     "meta of no kind": ({"meta": "{"}, "meta", "meta is text and not JSON"),
     "image of no kind": ({"images": [3]}, "images", "an image is a int; give a path"),

@@ -204,6 +204,35 @@ def test_figures_are_to_scale(monkeypatch: pytest.MonkeyPatch, figure: Any, angl
         assert angle(drawn[-1], question) == pytest.approx(float(answer.removesuffix("°")), abs=1e-6), question
 
 
+@pytest.mark.parametrize("figure", [geometry._third_angle, geometry._isosceles, geometry._bisected])
+def test_an_arc_lies_in_each_labelled_angle(monkeypatch: pytest.MonkeyPatch, figure: Any) -> None:
+    """Ink in the middle of the arc, and none beyond the sides of the angle."""
+    monkeypatch.setattr(geometry.Canvas, "text", lambda *_: None)
+    labelled: list[tuple[Any, int]] = []
+    draw = geometry._label_angle
+
+    def label(canvas: geometry.Canvas, corners: Any, corner: int, text: str) -> None:
+        labelled.append((corners, corner))
+        draw(canvas, corners, corner, text)
+
+    monkeypatch.setattr(geometry, "_label_angle", label)
+    rng = Random(3)
+    for _ in range(20):
+        labelled.clear()
+        canvas = geometry.Canvas(300, (255, 255, 255))
+        figure(rng, canvas)
+        image = canvas.finish().convert("L")
+        for corners, corner in labelled:
+            (x, y), one, other = corners[corner], corners[corner - 1], corners[corner - 2]
+            sides = [math.atan2(py - y, px - x) for px, py in (one, other)]
+            middle = math.atan2(sum(map(math.sin, sides)), sum(map(math.cos, sides)))
+            inside, outside = (
+                min(image.getpixel((3 * (x + r * math.cos(way)), 3 * (y + r * math.sin(way)))) for r in (6.4, 6.7, 7.0))
+                for way in (middle, middle + math.pi)
+            )
+            assert inside < 128 < outside
+
+
 def test_lengths_and_areas_follow_from_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     labels: list[tuple[int, float]] = []
     monkeypatch.setattr(geometry, "_label_side", lambda canvas, corners, side, text: labels.append((side, float(text))))
