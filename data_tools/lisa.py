@@ -34,7 +34,7 @@ def read_folder(source: str) -> Iterator[SourceRow]:
     Raises:
         ValueError: there are none
     """
-    files = sorted(Path(source).glob("*.json"))
+    files = sorted(path for path in Path(source).glob("*.json") if path.is_file())
     if not files:
         raise ValueError(f"{source} holds no file *.json; give the folder of one split, such as ReasonSeg/train")
     return (SourceRow(number, file.name, {"file": file}) for number, file in enumerate(files, start=1))

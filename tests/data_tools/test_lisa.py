@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def test_bad_annotations_are_counted(tmp_path: Path) -> None:
         no_text=annotation(FIRST, text=[{"en": "it"}]),
     )
     (folder / "alone.json").write_text(json.dumps(annotation(FIRST)))
+    os.mkfifo(folder / "pipe.json")  # nobody writes: who opens it waits for ever
     elsewhere = tmp_path / "elsewhere.jpg"
     elsewhere.write_bytes(picture())
     (folder / "link.json").write_text(json.dumps(annotation(FIRST)))
