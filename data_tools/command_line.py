@@ -12,6 +12,7 @@ from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.dataset.schema import KIT_FIELDS
+from gpg_vl.interrupts import Interrupted, interrupts_raise
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """From the options to the rows of the source and what is made of each."""
@@ -105,15 +106,16 @@ def count(text: str) -> int:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command; returns its exit code, 2 after a mistake and 130 after Ctrl-C, with a line on stderr."""
+    """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) are each told in a line."""
     try:
-        return command()
+        with interrupts_raise():
+            return command()
     except (ValueError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except Interrupted as error:
         print("interrupted, and nothing half-written; run the same command again", file=sys.stderr)
-        return 130
+        return error.exit_code
 
 
 def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None) -> int:

@@ -83,6 +83,7 @@ def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
         sample = open_file(file).samples[index]
         card.id, card.task, card.answer = sample.id, sample.task, sample.answer
         card.meta = json.dumps(sample.meta, ensure_ascii=False, indent=1, default=str) if sample.meta else ""
+        card.prompt = [Piece("text", sample.question)]  # in case that nothing more can be shown
         images = [open_image(source, file.image_hosts) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
         sizes = [image.size for image in images]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def read_labels(source: str, classes: Sequence[str]) -> Iterator[SourceRow]:
 
     try:
         entries = torch.load(source, map_location="cpu", weights_only=True)
-        labels = [(PurePosixPath(path).name, int(entry["label"])) for item in entries for path, entry in item.items()]
+        labels = [(PurePosixPath(path).name, index(entry["label"])) for item in entries for path, entry in item.items()]
     except Exception as error:  # what torch raises on a file that is none of its own has no common class
         raise ValueError(f"{source} is no list of {{path: {{label: ...}}}} saved by torch") from error
     for number, (name, label) in enumerate(labels, start=1):

@@ -21,14 +21,16 @@ from data_tools.levels.things import (
 from data_tools.scenes import Scene
 
 _MOST_ASKED = 6  # answers from 0 to this are made equally likely where the scene has room for them
-_TRIES = 60
+_TRIES = 60  # questions, until one has the wanted answer
+_TRIES_A_SCENE = 5
 
 
 def draw_counting(rng: Random, size: int, knobs: Knobs) -> Scene:
     wanted = rng.randint(0, min(_MOST_ASKED, knobs.num_objects[1]))
     found: tuple[list[Thing], str, int] | None = None
-    for _ in range(_TRIES):
-        things = scatter_things(rng, knobs)
+    for number in range(_TRIES):
+        if number % _TRIES_A_SCENE == 0:
+            things = scatter_things(rng, knobs)
         asked = _ask(rng, things, knobs.level)
         found = (things, *asked) if asked is not None else found
         if asked is not None and asked[1] == wanted:

@@ -148,7 +148,13 @@ def test_bad_rows_are_shown_as_such(tmp_path: Path) -> None:
         sample(4, images=()),
     ]
     text = parse(preview(tmp_path, rows)).text
-    for reason in ("it is no PNG, JPEG or WEBP", "a box lies outside", "no task 'no_such_task'", "70000 characters"):
+    for reason in (
+        "it is no PNG, JPEG or WEBP",
+        "How many in 0?",
+        "a box lies outside",
+        "no task 'no_such_task'",
+        "70000 characters",
+    ):
         assert reason in text
     assert "No image" in text and len(re.findall(r"Row \d", text)) == 5
 

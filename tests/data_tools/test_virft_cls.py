@@ -81,8 +81,9 @@ def test_bad_rows_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--source", labels, "--classes", str(tmp_path / "classes.txt")]) == 2
     assert "entry 1: label 2, but --classes has 2 names" in capsys.readouterr().err
     torch.save([{7: {"label": 1}}], tmp_path / "x.pth")
-    (tmp_path / "y.pth").write_bytes(b"no labels")
-    for name in ("x.pth", "y.pth"):
+    torch.save([{"a.jpg": {"label": torch.tensor(1.5)}}], tmp_path / "y.pth")
+    (tmp_path / "z.pth").write_bytes(b"no labels")
+    for name in ("x.pth", "y.pth", "z.pth"):
         assert main([*words, "--source", str(tmp_path / name), "--classes", str(tmp_path / "classes.txt")]) == 2
         assert f"{name} is no list of" in capsys.readouterr().err
     assert not (tmp_path / "c.parquet").exists()
