@@ -28,7 +28,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.predictions import Prediction
 from gpg_vl.prepare import CheckedSources, load_sources
 from gpg_vl.rank_watch import ranks_end_together
-from gpg_vl.ranks import run_on_main, run_together
+from gpg_vl.ranks import end_ranks, run_on_main, run_together
 from gpg_vl.rollout import build_engine
 from gpg_vl.scores import TaskScore, summarise_scores
 from gpg_vl.scoring import Scorer
@@ -90,7 +90,7 @@ def run_evaluation(
     splits: Sequence[str] = (),
     category: str = "category",
 ) -> Evaluation:
-    """The predictions of ``evaluate_model``, on every rank.
+    """The predictions of ``evaluate_model``, on every rank. Several ranks part when it ends: a process evaluates once.
 
     Args:
         benchmark: name that the folder's predictions belong to
@@ -108,7 +108,9 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.model.to(PartialState().device)
         run = _Run(recipe, next(iter(folders), None), benchmark, checked, adapter, scorer)
-        return run.run(number_rows(checked, splits, category))
+        evaluation = run.run(number_rows(checked, splits, category))
+    end_ranks()
+    return evaluation
 
 
 class _Run:

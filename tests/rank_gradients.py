@@ -26,7 +26,7 @@ from gpg_vl.layouts import Layout, build_layout
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.packing import shortest_budget
-from gpg_vl.ranks import gather_object, sharding_stage, start_ranks, whole_weights
+from gpg_vl.ranks import end_ranks, gather_object, sharding_stage, start_ranks, whole_weights
 from gpg_vl.records import Prompt, TrainingGroup
 from gpg_vl.update import PolicyForward, accumulate_gradient, take_step
 from test_packing import make_groups, plain_gradients
@@ -142,3 +142,4 @@ def main() -> None:
 if __name__ == "__main__":
     ACCELERATOR = start_ranks()
     main()
+    end_ranks()

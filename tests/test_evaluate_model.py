@@ -84,12 +84,24 @@ def test_batches_change_nothing(
         assert_same(out, undisturbed[sampling])
 
 
+EVALUATE_AND_PART = """
+import sys
+import torch
+from gpg_vl import cli
+code = cli.main(sys.argv[1:])
+assert not torch.distributed.is_initialized(), "threads of an open connection may abort a process that exits"
+sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_two_ranks_give_what_one_gives(
     sampling: str, undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "gpg_vl"]
+    script = tmp_path / "evaluate.py"
+    script.write_text(EVALUATE_AND_PART)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     command = [*launch, *words(model_folders["qwen2_vl"], rows, out, sampling)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stderr
