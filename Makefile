@@ -16,7 +16,7 @@ BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10
 help:
 	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
-	@echo "make test-slow    the demo on three seeds, a control, and docs/add-a-task.md followed (about 20 minutes)"
+	@echo "make test-slow    the demo on three seeds and a control, docs/add-a-task.md followed, large sets (about 40 minutes)"
 	@echo "make test-faults  kills, signals, full disks, damage and ranks that fail (docs/reliability.md)"
 	@echo "make test-faults-ci   the part of them that every commit has to pass"
 	@echo "make smoke-reproduce   the paper's experiments end to end, on tiny models and rows in the published formats"

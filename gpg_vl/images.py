@@ -15,6 +15,7 @@ from typing import IO, TypeVar
 import numpy
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
+from PIL.PngImagePlugin import PngImageFile
 
 from gpg_vl.downloads import check_url, download
 
@@ -24,6 +25,7 @@ MIN_SIDE = 2  # pixels
 MAX_ASPECT = 50  # longer side to shorter side; the Qwen models stop at 200
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_END = b"IEND\xaeB`\x82"
 _TURNS = {  # EXIF orientation -> what makes the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -178,11 +180,22 @@ def _reason(error: Exception) -> str:
 
 
 def _decode(image: Image.Image) -> Image.Image:
+    if isinstance(image, PngImageFile):
+        _refuse_cut(image)
     turn = _TURNS.get(_orientation(image))
     rgb = _to_rgb(image)
     upright = rgb if turn is None else rgb.transpose(turn)
     upright.info = {}  # without the EXIF bytes, so that nobody turns it again
     return upright
+
+
+def _refuse_cut(image: PngImageFile) -> None:
+    """Pillow takes a PNG that was cut behind its pixels."""
+    assert image.fp is not None, "its pixels are still to be read"
+    start = image.fp.tell()
+    if _PNG_END not in image.fp.read():
+        raise _RefusedError("it is broken or truncated (its end is missing)")
+    image.fp.seek(start)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

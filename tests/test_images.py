@@ -136,6 +136,15 @@ def test_several_pictures_in_a_jpeg_file_give_the_first() -> None:
     assert opened.size == (8, 8) and opened.getpixel((4, 4))[0] > 200
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_file_cut_anywhere_is_refused(kind: str) -> None:
+    data = encode(halves(), kind)
+    for size in range(len(data)):
+        with pytest.raises(BadImage):
+            open_image(data[:size])
+    assert open_image(data + b"more").size == (40, 20)
+
+
 def test_cmyk_keeps_its_colours() -> None:
     red, green, blue = open_image(encode(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG")).getpixel((8, 8))
     assert red > 200
