@@ -6,6 +6,7 @@ memory, ranks the time, and neither changes a prediction.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -20,9 +21,11 @@ from gpg_vl.prompting import PromptBuilder, completion_text
 from gpg_vl.ranks import gather_object, run_together
 from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rollout import RolloutEngine, Sampling
-from gpg_vl.scoring import Scorer
+from gpg_vl.scoring import Scorer, describe_failures
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
+
+_log = logging.getLogger(__name__)
 
 PROMPTS_AT_ONCE = 64  # of a rank; what a killed evaluation loses at most
 
@@ -182,6 +185,8 @@ def score_groups(
 ) -> list[Prediction]:
     """The completions of rows, scored strictly and, where asked for and published, by the published metric too."""
     scored = scorer.score(groups, "strict")
+    if failures := describe_failures(scored):
+        _log.warning(failures)
     has_legacy = [with_legacy and tasks[row.sample.task].legacy is not None for row in rows]
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])

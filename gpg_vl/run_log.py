@@ -121,7 +121,8 @@ def _rollout_row(group: ScoredGroup, trained: bool) -> dict[str, Any]:
     sample = group.prompt.sample
     completions = [
         {"text": c.text, "tokens": len(c.token_ids), "finished": c.finished, "reward": r.total, "parts": r.parts,
-         "status": r.status}
+         "status": r.status, **({"message": r.message} if r.message else {}),
+         **({"extras": r.extras} if r.extras else {})}
         for c, r in zip(group.completions, group.rewards, strict=True)
     ]  # fmt: skip
     return {

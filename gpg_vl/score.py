@@ -21,10 +21,10 @@ from typing import Any
 from gpg_vl.config import RewardsConfig
 from gpg_vl.images import read_size
 from gpg_vl.own_code import absolute_spec, describe_error
-from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.records import ImageView, Reward, Rule, Sample
 from gpg_vl.scoring_pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
+from gpg_vl.tasks.base import Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
 
 UNKNOWN_SIDE = 10**9
@@ -51,7 +51,7 @@ class ScoredCompletion:
     metric: float  # in [0, 1]
 
 
-def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out: Path | None = None) -> dict[str, Any]:
+def score_file(task_name: str, predictions: Path, scorer: Rule = "strict", out: Path | None = None) -> dict[str, Any]:
     """The summary that ``gpg-vl score`` prints; writes every row with its reward to ``out``, if given.
 
     Raises:
@@ -202,9 +202,7 @@ def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
         print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
 
 
-def _score(
-    task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer
-) -> list[ScoredCompletion]:
+def _score(task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Rule) -> list[ScoredCompletion]:
     """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
     code, limits = absolute_spec(task_name), RewardsConfig()
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
@@ -213,6 +211,7 @@ def _score(
     timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else limits.timeout_s
     with ScoringPool(timeout_s, limits.memory_mb) as pool:
         outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics])]
+    _refuse_mistakes(predictions, outcomes)
     of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
     scored = []
     failures = []
@@ -234,11 +233,21 @@ def _score(
     return scored
 
 
+def _refuse_mistakes(predictions: Sequence[StoredCompletion], outcomes: Sequence[Outcome | None]) -> None:
+    """
+    Raises:
+        ValueError: the task's code has a mistake, which is no completion's fault
+    """
+    for prediction, outcome in zip(predictions, outcomes, strict=False):  # the metrics follow, by the same rows
+        if outcome is not None and outcome.is_mistake:
+            raise ValueError(f"row {prediction.sample.id}: {outcome.message}")
+
+
 def _no_reward(failure: Outcome) -> Reward:
     return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
 
 
-def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
+def _summarise(task_name: str, task: Task, scorer: Rule, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
     rewards = [item.reward for item in scored]
     names = sorted({name for reward in rewards for name in reward.parts})
     return {

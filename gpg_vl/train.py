@@ -53,10 +53,12 @@ from gpg_vl.ranks import (
     start_ranks,
     whole_weights,
 )
+from gpg_vl.records import ScoredGroup
+from gpg_vl.reward_watch import RewardWatch
 from gpg_vl.rollout import build_engine
 from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, dump_groups
 from gpg_vl.scores import summarise_scores
-from gpg_vl.scoring import Scorer
+from gpg_vl.scoring import Scorer, describe_failures
 from gpg_vl.step_metrics import describe_step, step_line
 from gpg_vl.stream import SampleStream
 from gpg_vl.update import UpdateError, UpdateStats
@@ -94,6 +96,7 @@ class _Trainer:
         self.output_dir = Path(recipe.run.output_dir)
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
+        self.reward_watch = RewardWatch()
         self.resumed_from = run_on_main(lambda: find_resume_point(recipe))
         self.objective: Objective = build_objective(recipe.objective)
         check_group_size(recipe, self.objective)
@@ -251,8 +254,16 @@ class _Trainer:
             seconds = {"update": now - collected_at, "step": now - start}
             everything = collected.of_all_ranks()
             run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
+        self._report_rewards([*everything.groups, *everything.dropped])
         if progress.skips_in_a_row:
             self._report_skip()
+
+    def _report_rewards(self, groups: Sequence[ScoredGroup]) -> None:
+        """What failed in this step, and which part has never changed."""
+        failures = describe_failures(groups)
+        constant = [] if self.objective.imitates_gold else self.reward_watch.constant_parts(groups)
+        for line in [*([failures] if failures else []), *constant]:
+            self._note(line)
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step, every rank its own.
