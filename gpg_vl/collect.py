@@ -23,8 +23,8 @@ from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
 from gpg_vl.prompting import PromptBuilder
 from gpg_vl.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
 from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import RolloutEngine, Sampling
 from gpg_vl.reward_functions import TrainerState
+from gpg_vl.rollout import RolloutEngine, Sampling
 from gpg_vl.scoring import RewardError, Scorer
 from gpg_vl.stream import SampleStream
 

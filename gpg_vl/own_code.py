@@ -103,6 +103,6 @@ def _place_of(code: Callable[..., Any]) -> str:
         code = code.func
     written = inspect.unwrap(code)
     if not hasattr(written, "__code__"):  # an object that can be called
-        written = getattr(type(written), "__call__")  # noqa: B004
+        written = type(written).__call__
     lines = getattr(getattr(written, "__func__", written), "__code__", None)
     return "" if lines is None else f"{Path(lines.co_filename).name}:{lines.co_firstlineno}"

@@ -16,7 +16,7 @@ from gpg_vl.config import RewardsConfig
 from gpg_vl.own_code import absolute_spec
 from gpg_vl.prompting import completion_text
 from gpg_vl.records import Reward, RolloutGroup, Rule, ScoredGroup
-from gpg_vl.reward_functions import Call, Conversation, FunctionResult, TrainerState, function_name, sample_columns
+from gpg_vl.reward_functions import Call, Conversation, TrainerState, function_name, sample_columns
 from gpg_vl.scoring_pool import (
     PUBLISHED_TIMEOUT_S,
     FunctionJob,

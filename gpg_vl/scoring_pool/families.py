@@ -89,7 +89,8 @@ def memory_bytes(pid: int) -> int:
 def seconds_in_queue(pid: int) -> float:
     """How long a process has waited for a processor since its start; 0 where the kernel does not say."""
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+        with open(f"/proc/{pid}/schedstat", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) / 1e9
     except (OSError, IndexError):
         return 0.0
 

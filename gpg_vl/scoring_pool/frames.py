@@ -36,7 +36,7 @@ class FrameReader:
     """Collects the bytes of one stream."""
 
     max_payload: int = MAX_PAYLOAD
-    buffer: bytearray = field(default_factory=bytearray)
+    rest: bytearray = field(default_factory=bytearray)  # the beginning of a frame
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are whole with these bytes.
@@ -44,22 +44,19 @@ class FrameReader:
         Raises:
             GarbledError: a header is wrong or announces more than ``max_payload``
         """
-        self.buffer += data
+        self.rest += data
         frames = []
         start = 0
-        while True:
-            head = self.buffer[start : start + _HEADER.size]
-            if not _MAGIC.startswith(head[: len(_MAGIC)]):
+        while len(self.rest) - start >= _HEADER.size:
+            magic, kind, unit, pid, length = _HEADER.unpack_from(self.rest, start)
+            if magic != _MAGIC or length > self.max_payload:
                 raise GarbledError("stray bytes")
-            if len(head) < _HEADER.size:
-                break
-            _, kind, unit, pid, length = _HEADER.unpack(head)
-            if length > self.max_payload:
-                raise GarbledError(f"a message of {length} bytes")
             end = start + _HEADER.size + length
-            if len(self.buffer) < end:
+            if len(self.rest) < end:
                 break
-            frames.append(Frame(kind, unit, pid, bytes(self.buffer[start + _HEADER.size : end])))
+            frames.append(Frame(kind, unit, pid, bytes(self.rest[start + _HEADER.size : end])))
             start = end
-        del self.buffer[:start]
+        del self.rest[:start]
+        if not _MAGIC.startswith(self.rest[: len(_MAGIC)]):
+            raise GarbledError("stray bytes")
         return frames

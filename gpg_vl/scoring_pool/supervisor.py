@@ -64,7 +64,8 @@ class _Worker:
     own_file: str  # the user's file that it runs, "" for the kit's own code
     connection: socket.socket
     reader: FrameReader = field(default_factory=FrameReader)
-    unsent: bytes = b""
+    unsent: memoryview = memoryview(b"")  # noqa: RUF009  immutable
+    waits_to_send: bool = False
     span: _Span | None = None
     deadline: float = 0.0  # time.monotonic
     fork: int | None = None  # pid of the fork that the unit runs in
@@ -156,7 +157,7 @@ class Supervisor:
             worker.span, worker.is_loading, worker.fork = span, True, None
             worker.deadline, worker.waited = time.monotonic() + LOAD_SECONDS, _seconds_in_queue(worker)
             payload = pickle.dumps((job.payload, span.start, span.stop))
-            worker.unsent = Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes()
+            worker.unsent = memoryview(Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
             self._send(worker)
 
     def _idle_worker(self, own_file: str) -> _Worker:
@@ -173,8 +174,10 @@ class Supervisor:
         """As much as its socket takes; the rest when it has room again."""
         with suppress(BlockingIOError, ConnectionError):  # one that has died is seen as the end of its socket
             worker.unsent = worker.unsent[worker.connection.send(worker.unsent) :]
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
-        self.selector.modify(worker.connection, events, worker)
+        if bool(worker.unsent) != worker.waits_to_send:
+            worker.waits_to_send = bool(worker.unsent)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
+            self.selector.modify(worker.connection, events, worker)
 
     # --- from the workers ---
 
@@ -278,7 +281,7 @@ class Supervisor:
         if pid == 0:
             self._be_worker(own, ours, theirs, own_file)
         theirs.close()
-        ours.setblocking(False)
+        ours.settimeout(0)  # never waits
         worker = _Worker(pid, own_file, ours)
         self.workers.append(worker)
         self.selector.register(ours, selectors.EVENT_READ, worker)

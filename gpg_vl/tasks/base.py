@@ -150,9 +150,8 @@ def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], st
 
 def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
     if not isinstance(parts, Mapping):
-        text = (
-            f"score of task {task.name} returned {type(parts).__name__}; return a dict, as {{{task.main_part!r}: 1.0}}"
-        )
+        example = {task.main_part: 1.0}
+        text = f"score of task {task.name} returned {type(parts).__name__}; return a dict, as {example}"
         raise CodeMistake(text, task.score)
     if task.main_part not in parts:
         text = f"score of task {task.name} returned {list(parts)} without its main part {task.main_part!r}"
