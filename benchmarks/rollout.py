@@ -31,10 +31,10 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.update_step import parse_lengths
-from gpg_vl import rollout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout import hf as rollout
+from gpg_vl.rollout.hf import HfEngine, Sampling
 
 ORDINARY_TOKEN = 20
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {

@@ -17,15 +17,15 @@ from functools import partial
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
-from gpg_vl.gold import GoldCompletions
-from gpg_vl.images import BadImage
+from gpg_vl.data.images import BadImage
+from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
-from gpg_vl.prompting import PromptBuilder
-from gpg_vl.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
+from gpg_vl.processes.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import RolloutEngine, Sampling
-from gpg_vl.scoring import Scorer
-from gpg_vl.stream import SampleStream
+from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rollout.hf import RolloutEngine, Sampling
 
 Seed = tuple[object, ...]
 

@@ -16,34 +16,22 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from gpg_vl.checkpoint import (
-    RECIPE_FILE,
-    changed_versions,
-    load_optimizer,
-    load_random_state,
-    load_state,
-    save_checkpoint,
-    write_recipe,
-)
 from gpg_vl.collect import CollectedGroups, Collector
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.gold import GoldCompletions
-from gpg_vl.interrupts import Interrupted, deferred_interrupts
-from gpg_vl.learner import Learner
+from gpg_vl.data.stream import SampleStream
+from gpg_vl.evaluation.evaluator import Evaluator, number_rows
+from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models import load_adapter
-from gpg_vl.models.folders import checkpoint_folder
+from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import check_optimizer, learning_rate, show_trained_parts
-from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
-from gpg_vl.preflight import check_all_rows, check_group_size, check_same_rows, load_all_sources
-from gpg_vl.prepare import CheckedSources
-from gpg_vl.progress import Progress
-from gpg_vl.random_state import read_random_state, seed_everything
-from gpg_vl.rank_watch import ranks_end_together
-from gpg_vl.ranks import (
+from gpg_vl.preflight.rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
+from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.preflight.whole import check_all_rows, check_group_size, check_same_rows, load_all_sources
+from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
+from gpg_vl.processes.rank_watch import ranks_end_together
+from gpg_vl.processes.ranks import (
     RankError,
     check_whole_weights_fit,
     end_ranks,
@@ -53,14 +41,26 @@ from gpg_vl.ranks import (
     start_ranks,
     whole_weights,
 )
-from gpg_vl.rollout import build_engine
-from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, dump_groups
-from gpg_vl.scores import summarise_scores
-from gpg_vl.scoring import Scorer
-from gpg_vl.step_metrics import describe_step, step_line
-from gpg_vl.stream import SampleStream
-from gpg_vl.update import UpdateError, UpdateStats
-from gpg_vl.usable_rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
+from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rollout.hf import build_engine
+from gpg_vl.run.checkpoint import (
+    RECIPE_FILE,
+    changed_versions,
+    load_optimizer,
+    load_random_state,
+    load_state,
+    save_checkpoint,
+    write_recipe,
+)
+from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.run.progress import Progress
+from gpg_vl.run.random_state import read_random_state, seed_everything
+from gpg_vl.run.run_log import SKIPPED_FOLDER, RunLog, dump_groups
+from gpg_vl.run.step_metrics import describe_step, step_line
+from gpg_vl.update.gradient import UpdateError, UpdateStats
+from gpg_vl.update.learner import Learner
+from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
 
 
 def train(recipe: Recipe) -> Path:

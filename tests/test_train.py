@@ -18,20 +18,21 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
-from gpg_vl import cli, layouts, learner
+from gpg_vl import cli
 from gpg_vl import train as train_module
 from gpg_vl.config import Recipe
-from gpg_vl.dataset import write_jsonl, write_parquet
-from gpg_vl.interrupts import Interrupted
+from gpg_vl.data.sources import write_jsonl, write_parquet
 from gpg_vl.models import load_adapter
+from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import HfEngine
-from gpg_vl.run_log import read_metrics
-from gpg_vl.scoring import RewardError, Scorer
-from gpg_vl.self_check import plain_log_probs
+from gpg_vl.rewards.scorer import RewardError, Scorer
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
-from gpg_vl.update import UpdateError
+from gpg_vl.update import layouts, learner
+from gpg_vl.update.gradient import UpdateError
+from gpg_vl.update.self_check import plain_log_probs
 
 TASKS = ("counting", "geometry", "grounding")
 

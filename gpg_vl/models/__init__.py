@@ -9,8 +9,8 @@ import difflib
 from pathlib import Path
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.folders import find_checkpoints
 from gpg_vl.models.lora import ADAPTER_CONFIG, find_base
+from gpg_vl.models.paths import find_checkpoints
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Frame
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmark_rows import LIMITS, write_rows
+from support.benchmark_rows import LIMITS, write_rows
 
 EVAL = Path(__file__).parents[2] / "eval"
 

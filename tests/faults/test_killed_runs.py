@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpg_vl.run_log import read_metrics
-from runs import (
+from gpg_vl.run.run_log import read_metrics
+from support.tiny_runs import (
     assert_equal_runs,
     fork_command,
     last_saved_step,

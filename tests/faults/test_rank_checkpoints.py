@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from gpg_vl.cli import main
-from gpg_vl.manifest import find_damage
-from gpg_vl.output_dir import find_resume_point
 from gpg_vl.recipes import load_recipe
-from runs import (
+from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.output_dir import find_resume_point
+from support.tiny_runs import (
     assert_equal_runs,
     assert_equal_tensors,
     fork_ranks,
@@ -117,7 +117,7 @@ def test_there_and_back(folder: Path) -> None:
 
 
 def forget_moments(checkpoint: Path) -> None:
-    from gpg_vl.manifest import seal_folder
+    from gpg_vl.run.manifest import seal_folder
 
     (checkpoint / "training_state/optimizer-1.safetensors").unlink()
     seal_folder(checkpoint)

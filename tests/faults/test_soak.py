@@ -12,8 +12,8 @@ from statistics import median
 
 import pytest
 
-from gpg_vl.run_log import read_metrics
-from runs import fork_command, last_step, train_words, write_recipe_folder
+from gpg_vl.run.run_log import read_metrics
+from support.tiny_runs import fork_command, last_step, train_words, write_recipe_folder
 
 STEPS = 1000
 WARM = 200  # steps after which nothing should grow
