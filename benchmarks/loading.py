@@ -24,9 +24,10 @@ from gpg_vl.data.sources import write_parquet
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
-from gpg_vl.preflight.rows import check_rows, training_room
+from gpg_vl.preflight.rows import check_rows
 from gpg_vl.preflight.sources import load_sources
 from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.room import training_room
 from gpg_vl.records import Sample
 
 SHARES = {"first": (0.5, 3.0), "second": (0.3, 2.0), "third": (0.2, 1.0)}  # of the rows, and weight

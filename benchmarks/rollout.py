@@ -34,7 +34,8 @@ from benchmarks.update_step import parse_lengths
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import hf as rollout
-from gpg_vl.rollout.hf import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 
 ORDINARY_TOKEN = 20
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {

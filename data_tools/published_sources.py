@@ -1,6 +1,6 @@
 """Whole published sources in small: the files that scripts/reproduce asks for, and a tiny model to train on them.
 
-    python tests/published_sources.py NAME DATA MODEL
+    python -m data_tools.published_sources NAME DATA MODEL
 
 NAME is that of a script of scripts/reproduce. The files are in the published formats, as the converters' tests have
 them; what is in the pictures has nothing to do with the answers.

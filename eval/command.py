@@ -26,7 +26,7 @@ from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
 from gpg_vl.processes.exit_codes import run_command
-from gpg_vl.run.checkpoint import recipe_of_model
+from gpg_vl.run.saved_recipe import recipe_of_model
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:

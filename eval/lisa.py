@@ -14,8 +14,8 @@ from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in
 from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluation.evaluate_model import Evaluation
-from gpg_vl.evaluation.evaluator import Row
 from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.rows import Row
 from gpg_vl.evaluation.scores import Estimate, estimate
 from gpg_vl.records import Box
 from gpg_vl.tasks import load_task

@@ -11,8 +11,9 @@ import torch
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.evaluation.evaluate_model import VERSIONS_OF, Evaluation
-from gpg_vl.evaluation.evaluator import Row, refuse_strangers, score_groups
+from gpg_vl.evaluation.evaluator import refuse_strangers, score_groups
 from gpg_vl.evaluation.folder import claim_evaluation
+from gpg_vl.evaluation.rows import Row
 from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
 from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.records import Completion, Prompt, RolloutGroup

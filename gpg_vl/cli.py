@@ -86,7 +86,7 @@ def _eval(words: list[str]) -> None:
     )
     parser.add_argument("--by", default="category", metavar="COLUMN", help="scores by this column too (category)")
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.run.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows by --data, not by --data.eval")
@@ -144,7 +144,7 @@ def _ask(words: list[str]) -> None:
     parser.add_argument("--temperature", type=float, help="default: 0 for one sample, the recipe's for several")
     parser.add_argument("--recipe", help="default: the one saved with the model, if any")
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.run.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     if options.n < 1:
         raise ValueError("--n must be at least 1")
@@ -197,7 +197,7 @@ def _merge(words: list[str]) -> None:
     parser.add_argument("checkpoint", help="folder of the adapter, or of its run")
     parser.add_argument("out", help="new folder")
     options = parser.parse_args(words)
-    from gpg_vl.run.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     recipe = recipe_of_model(options.checkpoint)
     from gpg_vl.commands.merge import merge
@@ -213,7 +213,7 @@ def _doctor(words: list[str]) -> None:
     parser.add_argument("--checkpoint", help="model folder or run folder")
     folder = parser.parse_args(words).checkpoint
     from gpg_vl.commands.doctor import check_checkpoint, describe_machine
-    from gpg_vl.run.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
         print(line, flush=True)

@@ -16,47 +16,35 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from gpg_vl.collect import CollectedGroups, Collector
+from gpg_vl.collect import Collector, gather_collected
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
-from gpg_vl.evaluation.evaluator import Evaluator, number_rows
+from gpg_vl.evaluation.evaluator import Evaluator
+from gpg_vl.evaluation.rows import number_rows
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models import load_adapter
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.preflight.rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
-from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.preflight.whole import check_all_rows, check_group_size, check_same_rows, load_all_sources
+from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
+from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
 from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import (
-    RankError,
-    check_whole_weights_fit,
-    end_ranks,
-    run_on_main,
-    run_together,
-    sharding_stage,
-    start_ranks,
-    whole_weights,
-)
+from gpg_vl.processes.ranks import RankError, end_ranks, run_on_main, run_together
+from gpg_vl.processes.start import sharding_stage, start_ranks
+from gpg_vl.processes.weights import check_whole_weights_fit, whole_weights
 from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
+from gpg_vl.records import LoggedStep
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout.hf import build_engine
-from gpg_vl.run.checkpoint import (
-    RECIPE_FILE,
-    changed_versions,
-    load_optimizer,
-    load_random_state,
-    load_state,
-    save_checkpoint,
-    write_recipe,
-)
+from gpg_vl.rollout import build_engine
+from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state, save_checkpoint
 from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.run.progress import Progress
 from gpg_vl.run.random_state import read_random_state, seed_everything
 from gpg_vl.run.run_log import SKIPPED_FOLDER, RunLog, dump_groups
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.step_metrics import describe_step, step_line
 from gpg_vl.update.gradient import UpdateError, UpdateStats
 from gpg_vl.update.learner import Learner
@@ -249,8 +237,8 @@ class _Trainer:
             progress.count_gradient(grad_norm)
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
-            everything = collected.of_all_ranks()
-            run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
+            logged = gather_collected(collected)
+            run_together(lambda: self._write_log(logged, stats, grad_norm, rate, seconds))
         if progress.skips_in_a_row:
             self._report_skip()
 
@@ -285,7 +273,7 @@ class _Trainer:
 
     def _write_log(
         self,
-        collected: CollectedGroups,
+        logged: LoggedStep,
         stats: UpdateStats | None,
         grad_norm: float | None,
         rate: float,
@@ -293,7 +281,7 @@ class _Trainer:
     ) -> None:
         progress = self.progress
         metrics = {
-            **describe_step(collected, stats, grad_norm, seconds),
+            **describe_step(logged, stats, grad_norm, seconds),
             "left_out": dict(Counter(self.stream.left_out.values())),
             "shrunk_rows": progress.shrunk_rows,
             "silent_steps": progress.silent_steps,
@@ -301,7 +289,7 @@ class _Trainer:
             "learning_rate": rate,
         }
         self.log.write(progress.step, metrics)
-        self.log.write_rollouts(progress.step, [*collected.groups, *collected.dropped], collected.trained)
+        self.log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
         self.log.say(progress.step, step_line(metrics))
 
     def _save(self) -> Path:

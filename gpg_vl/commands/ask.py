@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.models import load_adapter
-from gpg_vl.prompts.builder import PromptBuilder, completion_text
-from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample, completion_text
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout.hf import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer

@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 from gpg_vl.config import ModelConfig, PromptConfig, Recipe
-from gpg_vl.models import load_adapter, resolve_model_path
+from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
-from gpg_vl.rollout.hf import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
 
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpg_vl.config import Recipe
-from gpg_vl.models import load_adapter, resolve_model_path
+from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import CARD_FILE, check_model_folder
 
 

@@ -20,19 +20,21 @@ import torch
 from accelerate import PartialState
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluation.evaluator import PROMPTS_AT_ONCE, Evaluator, LazyRows, Row, number_rows, refuse_strangers
+from gpg_vl.evaluation.evaluator import PROMPTS_AT_ONCE, Evaluator, refuse_strangers
 from gpg_vl.evaluation.folder import EvaluationFolder, claim_evaluation
 from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.rows import LazyRows, Row, number_rows
 from gpg_vl.evaluation.scores import TaskScore, summarise_scores
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.preflight.rows import build_prompts, check_rows, evaluation_room, list_rows
+from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources, load_sources
 from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import end_ranks, run_on_main, run_together
+from gpg_vl.prompts.room import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout.hf import build_engine
+from gpg_vl.rollout import build_engine
 from gpg_vl.tasks.base import Task
 
 VERSIONS_OF = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
-from gpg_vl.run.checkpoint import changed_keys
+from gpg_vl.recipes import changed_keys
 
 SETTINGS_FILE = "settings.json"
 PREDICTIONS_FILE = "predictions.jsonl"

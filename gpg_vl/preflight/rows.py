@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,12 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.ranks import gather_object, run_together
 from gpg_vl.prompts.builder import Layout, PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
 from gpg_vl.records import Sample
-from gpg_vl.tasks.base import Task
 
 Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
@@ -33,63 +34,6 @@ Cause = Literal["bad_image", "long_prompt"]
 LEFT_OUT_FILE = "rows_left_out.txt"
 _AHEAD = 64  # rows that are opened before the first of them is asked for
 _LISTED = 20  # rows left out that are printed
-
-
-class LongPrompt(ValueError):
-    """Prompt and completion are longer than a limit: what ``data.on_long_prompt`` decides about."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a prompt and its completion have to fit in."""
-
-    max_new_tokens: int
-    limits: Mapping[int, str]  # tokens of both together, each limit with the way out
-
-    @property
-    def longest_prompt(self) -> int:
-        return min(self.limits) - self.max_new_tokens
-
-    def check(self, num_tokens: int, gold_tokens: int | None = None) -> None:
-        """Raises ``LongPrompt`` where a prompt is too long, for a sampled completion or the gold one."""
-        most = self.max_new_tokens if gold_tokens is None else gold_tokens
-        for limit, way_out in self.limits.items():
-            if num_tokens + most > limit:
-                completion = f"completion up to {most}" if gold_tokens is None else f"gold completion {most}"
-                raise LongPrompt(
-                    f"the prompt has {num_tokens} tokens and its {completion}, together more than {limit}; {way_out}"
-                )
-
-
-def training_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
-    way_out = {"fail": "drop or shrink", "shrink": "drop", "drop": "shrink"}[recipe.data.on_long_prompt]
-    hint = f", or set data.on_long_prompt to {way_out}"
-    budget = recipe.update.tokens_per_micro_batch
-    limits = _limits(recipe, adapter, recipe.rollout.group_size) | {budget: "raise update.tokens_per_micro_batch"}
-    return Room(recipe.rollout.max_new_tokens, {limit: text + hint for limit, text in limits.items()})
-
-
-def evaluation_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
-    """No evaluated row is left out for its length: a score of fewer rows would be another score."""
-    hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
-    limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
-    limits = {limit: text + hint for limit, text in limits.items()}
-    return Room(recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens, limits)
-
-
-def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: QwenVLAdapter, room: Room) -> PromptBuilder:
-    """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` they are made to fit."""
-    shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
-    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
-
-
-def _limits(recipe: Recipe, adapter: QwenVLAdapter, group_size: int) -> dict[int, str]:
-    """What a prompt and a completion have to fit in to be sampled, ``group_size`` completions together."""
-    share = recipe.rollout.tokens_per_batch // group_size
-    return {
-        share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",
-        adapter.context_length: "shorten the row, lower model.max_pixels or the new tokens",
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +172,32 @@ def list_rows(texts: Sequence[str], rest: str) -> list[str]:
     """The first of many rows, as lines; ``rest`` is the file that names all of them."""
     more = [f"  and {len(texts) - _LISTED} more, all in {rest}"] if len(texts) > _LISTED else []
     return [f"  {text}" for text in texts[:_LISTED]] + more
+
+
+def check_all_rows(
+    recipe: Recipe,
+    checked: Sequence[CheckedSources],
+    train: PromptBuilder,
+    validate: PromptBuilder,
+    adapter: QwenVLAdapter,
+    gold: GoldCompletions | None,
+) -> list[SourceReport]:
+    """Every row against the model; what was found in the training sources.
+
+    Args:
+        gold: where the objective imitates the gold completions
+
+    A validation row whose image cannot be opened counts as wrong, where a training row would be left out.
+
+    Raises:
+        ValueError: a row, or all, cannot be used; names it and the way out
+    """
+    skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
+    dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
+    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold)
+    left_out = [row for report in reports for row in report.left_out]
+    if len(left_out) == sum(report.num_rows for report in reports):
+        raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")
+    for each in checked[1:]:
+        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped)
+    return reports

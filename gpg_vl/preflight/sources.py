@@ -10,6 +10,7 @@ from typing import Any
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import check_presence
 from gpg_vl.data.sources import Source, load_source
+from gpg_vl.objectives.base import Objective
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
@@ -83,3 +84,45 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
+
+
+def check_group_size(recipe: Recipe, objective: Objective) -> None:
+    if recipe.rollout.group_size < objective.min_group_size:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
+            f"completions of a group; set it to {objective.min_group_size} or more"
+        )
+
+
+def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
+    """The training sources, then those of the validation where there is one."""
+    needs_images = recipe.data.on_bad_image == "fail"
+    checked = [load_sources(recipe.data.train, recipe, "data.train", needs_images)]
+    if recipe.run.eval_every and recipe.data.eval:
+        checked.append(load_sources(recipe.data.eval, recipe, "data.eval", needs_images))
+    _check_stop_when(recipe, checked)
+    return checked
+
+
+def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
+    """
+    Args:
+        digests: of the sources, when the run that goes on now was saved
+
+    Raises:
+        ValueError: a source has other rows, or another order of them
+    """
+    for source, now, then in zip(train.sources, train.digests, digests, strict=True):
+        if now != then:
+            raise ValueError(
+                f"data.train: {source.name} holds other rows than the run in run.output_dir was trained on so far; "
+                "restore them, or choose another run.output_dir"
+            )
+
+
+def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
+    for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
+        tasks = sorted(each.tasks) if each is not None else []
+        missing = sorted(set(recipe.run.stop_when) - set(tasks))
+        if missing:
+            raise ValueError(f"run.stop_when: no row of {key} has the task {missing[0]!r}; its tasks are {tasks}")

@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.processes.interrupts import Interrupted, admitted_interrupts, clear_pending
-from gpg_vl.records import ScoredGroup
 
 T = TypeVar("T")
-
-_LONGEST_WAIT = timedelta(hours=4)
-"""For the slowest rank, as in a long rollout; one that died is noticed by its launcher and ``rank_watch``."""
 
 
 class RankError(ValueError):
@@ -46,64 +37,10 @@ class _Failure:
     text: str
 
 
-def start_ranks() -> Accelerator:
-    """Takes up the processes that torchrun, accelerate or ``scripts/train.sh`` started; one process without them.
-
-    DeepSpeed comes in by accelerate's own variables: ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE.
-
-    Raises:
-        ValueError: the DeepSpeed file asks for what the update cannot keep exact
-    """
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "gloo":
-        _do_not_compile()
-    handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
-        raise ValueError("DeepSpeed was asked for, but accelerate leaves it out; unset ACCELERATE_USE_CPU")
-    if accelerator.state.deepspeed_plugin is not None:
-        _check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config)
-        # else transformers shards while it loads, and saves under other names than it loaded; layouts.py shards
-        unset_hf_deepspeed_config()
-    return accelerator
-
-
-def _do_not_compile() -> None:
-    """Keeps DeepSpeed from building an extension for CPU ranks in shared memory when they start.
-
-    It takes minutes, needs a compiler, and one that is killed leaves a lock on which every later start waits for ever.
-    """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        from deepspeed.ops import __compatible_ops__
-
-        __compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _check_deepspeed(config: dict[str, Any]) -> None:
-    for key in ("bf16", "fp16", "torch_autocast"):
-        if config.get(key, {}).get("enabled") is True:
-            raise ValueError(
-                f"the DeepSpeed file enables {key}; take it out: model.dtype chooses the compute type, and weights "
-                "stay float32"
-            )
-    steps = config.get("gradient_accumulation_steps", 1)
-    if steps not in (1, "auto"):
-        raise ValueError(
-            f"the DeepSpeed file has gradient_accumulation_steps={steps}; set it to 1: a step's micro-batches follow "
-            "from update.tokens_per_micro_batch"
-        )
-
-
 def end_ranks() -> None:
     """Closes the connections between ranks that all end now; threads of an open one may abort a process that exits."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def sharding_stage(accelerator: Accelerator) -> int:
-    """ZeRO's stage: 0 nothing is sharded, 1 the optimizer, 2 the gradients as well, 3 the weights as well."""
-    plugin = accelerator.state.deepspeed_plugin
-    return 0 if plugin is None else int(plugin.zero_stage)
 
 
 def gather_object(mine: list[T]) -> list[T]:
@@ -189,69 +126,3 @@ def _reduced(accelerator: Accelerator, values: list[Any], dtype: torch.dtype, ho
     tensor = torch.tensor(values, dtype=dtype, device=accelerator.device)
     torch.distributed.all_reduce(tensor, op=how)
     return tensor.tolist()  # type: ignore[no-any-return]
-
-
-def gather_groups(*lists: Sequence[ScoredGroup]) -> list[list[ScoredGroup]]:
-    """Each list with the groups of all ranks, rank by rank, without images and positions.
-
-    A group that is in several lists is the same object in each of them.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return [list(groups) for groups in lists]
-    light = {id(group): _without_tensors(group) for groups in lists for group in groups}
-    gathered = gather_object([[[light[id(group)] for group in groups] for groups in lists]])
-    return [[group for of_rank in gathered for group in of_rank[n]] for n in range(len(lists))]
-
-
-def _without_tensors(group: ScoredGroup) -> ScoredGroup:
-    sample = replace(group.prompt.sample, images=())
-    nothing = torch.empty(3, 0, dtype=torch.long)
-    prompt = replace(group.prompt, sample=sample, position_ids=nothing, pixel_values=None, image_grid_thw=None)
-    return replace(group, prompt=prompt)
-
-
-@contextmanager
-def whole_weights(accelerator: Accelerator) -> Iterator[None]:
-    """Within, every rank has all weights, to generate or to save. Entered and left by all ranks together.
-
-    Under ZeRO-3 they are gathered once. DeepSpeed's hooks are off within: they would record the modules that are called
-    as the order of the update's, which differs between ranks. After an exception they stay off.
-    """
-    if sharding_stage(accelerator) < 3:
-        yield
-        return
-    from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
-
-    with unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine):
-        yield
-
-
-@dataclass(frozen=True, slots=True)
-class GatherCost:
-    needed: int  # bytes of all weights
-    free: int  # bytes on this rank's device before
-
-
-def check_whole_weights_fit(accelerator: Accelerator, num_weights: int) -> GatherCost | None:
-    """What the gathered float32 weights of a ZeRO-3 rollout take on each rank; None where nothing is gathered.
-
-    Raises:
-        ValueError: they do not fit
-    """
-    if sharding_stage(accelerator) < 3:
-        return None
-    cost = GatherCost(4 * num_weights, _free_bytes(accelerator))
-    if cost.needed > cost.free:
-        raise ValueError(
-            f"under ZeRO-3 the rollout gathers all weights on every rank: {cost.needed / 2**30:.1f} GiB, and rank "
-            f"{accelerator.process_index} has {cost.free / 2**30:.1f} GiB free; use GPUs with more memory, or a "
-            "smaller model"
-        )
-    return cost
-
-
-def _free_bytes(accelerator: Accelerator) -> int:
-    if accelerator.device.type == "cuda":
-        return torch.cuda.mem_get_info(accelerator.device)[0]
-    available: int = psutil.virtual_memory().available  # with what the system keeps of files, and gives back
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

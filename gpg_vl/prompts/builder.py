@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import ImageView, Prompt, Sample
+from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task
 
 IMAGE_MARKER = "<image>"
-THINK_OPENING = "<think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +136,6 @@ class PromptBuilder:
             ValueError: the row's text cannot be put to the model
         """
         return self.read(sample, [open_image(source, self._image_hosts).size for source in sample.images])
-
-
-def completion_text(prompt: Prompt, text: str) -> str:
-    """A completion as the tasks read it: with the opening ``<think>`` where the prompt ends in one."""
-    return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
-
-
-def continue_prompt(prompt_text: str, text: str) -> str:
-    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    return text.removeprefix(THINK_OPENING) if prompt_text.endswith(THINK_OPENING) else text
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.prompts.builder import continue_prompt
-from gpg_vl.records import Completion, ImageView, Sample
+from gpg_vl.records import Completion, ImageView, Sample, continue_prompt
 from gpg_vl.tasks.base import Task, gold_completion
 
 

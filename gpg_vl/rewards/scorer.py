@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Literal
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.prompts.builder import completion_text
-from gpg_vl.records import Reward, RolloutGroup, ScoredGroup
+from gpg_vl.records import Reward, RolloutGroup, ScoredGroup, completion_text
 from gpg_vl.rewards.functions import Conversation, function_name, sample_columns
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks.own_code import absolute_spec

@@ -7,48 +7,19 @@ generator of its own, so what is sampled does not depend on the batch, the ranks
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from gpg_vl.config import RolloutConfig
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Completion, Prompt, RolloutGroup
+from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.kv_cache import GrowingCache
-
-_NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # what top-k and top-p are passed as the tokens so far, and ignore
-NOISE_PER_DRAW = 2**16
-"""Numbers that a completion's generator draws at once, for several tokens of a small vocabulary."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen; temperature 0 takes the most likely one."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-class RolloutEngine(Protocol):
-    """All that training and evaluation know of what generates; ``HfEngine.generate`` explains the arguments."""
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        group_size: int,
-        sampling: Sampling,
-        seeds: Sequence[tuple[object, ...]],
-        keep_log_probs: bool = False,
-    ) -> list[RolloutGroup]: ...
+from gpg_vl.rollout.token_choice import TokenChooser
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +94,7 @@ class HfEngine:
         completions: list[list[int]] = [[] for _ in keys]
         log_probs: list[list[float]] = [[] for _ in keys]
         live = list(range(len(keys)))
-        choose = _TokenChooser(sampling, keys, logits.shape[-1], logits.device)
+        choose = TokenChooser(sampling, keys, logits.shape[-1], logits.device)
         ends = torch.tensor(self._adapter.end_token_ids, device=logits.device)
         for step in range(sampling.max_new_tokens):
             scores = choose.warp(mask_banned(logits, self._adapter.banned_token_ids))
@@ -221,68 +192,8 @@ class HfEngine:
             return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
 
 
-ENGINES: Mapping[str, Callable[[QwenVLAdapter, int], RolloutEngine]] = {"hf": HfEngine}
-
-
-def build_engine(config: RolloutConfig, adapter: QwenVLAdapter) -> RolloutEngine:
-    """The engine that ``rollout.engine`` names."""
-    return ENGINES[config.engine](adapter, config.tokens_per_batch)
-
-
 def _visible_behind_padding(real: Tensor) -> Tensor:
     """[R, P, P] bool from real keys [R, P]: causal; a padding query sees itself, so that no query sees nothing."""
     length = real.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     return (causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool)
-
-
-class _TokenChooser:
-    """Picks tokens by the exponential race, ``argmax p / e`` with e ~ Exp(1): the Gumbel-max trick, in float32."""
-
-    def __init__(self, sampling: Sampling, keys: Sequence[tuple[object, ...]], vocab_size: int, device: torch.device):
-        self._sampling = sampling
-        self._warpers = LogitsProcessorList()
-        if sampling.top_k:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._block = max(1, NOISE_PER_DRAW // vocab_size)
-        self._vocab_size = vocab_size
-        self._device = device
-        self._generators = [] if sampling.temperature == 0 else [_generator(key, device) for key in keys]
-        self._log_noise = torch.empty(0)
-
-    def warp(self, logits: Tensor) -> Tensor:
-        """[R, V] logits of the distribution that is sampled from."""
-        if self._sampling.temperature == 0:
-            return logits
-        scores: Tensor = self._warpers(_NO_HISTORY, logits / self._sampling.temperature)
-        return scores
-
-    def log_probs(self, scores: Tensor, tokens: Tensor) -> Tensor:
-        """[R] log-probs of the chosen tokens; 0 at temperature 0, where the choice is certain."""
-        if self._sampling.temperature == 0:
-            return torch.zeros(len(tokens))
-        return scores.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
-
-    def __call__(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
-        """Tokens [R] of the rows ``live`` from their warped logits [R, V]."""
-        if self._sampling.temperature == 0:
-            return scores.argmax(dim=-1)
-        if step % self._block == 0:
-            self._draw_noise(live)
-        rows = torch.tensor([self._slot[row] for row in live], device=self._device)
-        return (scores - self._log_noise[rows, step % self._block]).argmax(dim=-1)
-
-    def _draw_noise(self, live: Sequence[int]) -> None:
-        """Log of the noise of the next steps, [R, block, V]."""
-        noise = torch.empty(len(live), self._block, self._vocab_size, device=self._device)
-        for slot, row in enumerate(live):
-            noise[slot].exponential_(generator=self._generators[row])
-        self._log_noise = noise.log_()
-        self._slot = {row: slot for slot, row in enumerate(live)}
-
-
-def _generator(key: tuple[object, ...], device: torch.device) -> torch.Generator:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)

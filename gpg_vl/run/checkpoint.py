@@ -18,24 +18,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
-from gpg_vl.models import resolve_model_path
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
-from gpg_vl.processes.ranks import gather_object, run_on_main, whole_weights
-from gpg_vl.recipes import load_recipe
+from gpg_vl.processes.ranks import gather_object, run_on_main
+from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 
-RECIPE_FILE = "recipe.yaml"
 STATE_FOLDER = "training_state"
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -193,53 +191,6 @@ def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None
             return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
 
         load_entries(optimizer, adapter.trainable_parameters(), stored)
-
-
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """The resolved recipe, every key with its value; ``gpg-vl train`` takes the file as it is."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
-    partial.replace(path)
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        ValueError: the file is not one that ``write_recipe`` wrote
-    """
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML; restore it, or choose another run.output_dir") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds no keys; restore it, or choose another run.output_dir")
-    return recipe
-
-
-def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe to use a model with: ``recipe``, else the one saved with the model, else the defaults.
-
-    Args:
-        model: a model folder, a run folder, whose newest checkpoint counts, or a name on the hub
-        overrides: ``--section.key VALUE`` words on top
-    """
-    path = resolve_model_path(model)
-    saved = Path(path) / RECIPE_FILE
-    if recipe is None and saved.is_file():
-        recipe = str(saved)
-    return load_recipe(recipe, [*overrides, "--model.path", path])
-
-
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two recipes, with both values."""
-    changes: dict[str, tuple[Any, Any]] = {}
-    for key in [*old, *(key for key in new if key not in old)]:
-        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
-        if isinstance(a, dict) and isinstance(b, dict) and not prefix:
-            changes |= changed_keys(a, b, f"{name}.")
-        elif a != b:
-            changes[name] = (a, b)
-    return changes
 
 
 def _random_file(rank: int) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.paths import find_checkpoints, set_aside
-from gpg_vl.recipes import KNOWN_KEYS
-from gpg_vl.run.checkpoint import RECIPE_FILE, changed_keys, read_recipe
+from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 
 LOCK_FILE = ".lock"
 MAY_CHANGE_ON_RESUME = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from gpg_vl.records import ScoredGroup, TrainingGroup
+from gpg_vl.records import LoggedGroup, TrainingGroup
 
 SKIPPED_FOLDER = "skipped"
 
@@ -57,15 +57,14 @@ class RunLog:
                     self._tensorboard.add_scalar(name, value, step)
                 self._tensorboard.flush()
 
-    def write_rollouts(self, step: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> None:
+    def write_rollouts(self, step: int, groups: Sequence[LoggedGroup]) -> None:
         """Every sampled completion of the step with its reward, a line a group."""
         if self._is_silent:
             return
-        is_trained = {id(group) for group in trained}
         path = self._rollouts / f"{step:06d}.jsonl"
         with _named_errors(path), _open_text(path) as file:
             for group in groups:
-                file.write(json.dumps(_rollout_row(group, id(group) in is_trained), ensure_ascii=False) + "\n")
+                file.write(json.dumps(_rollout_row(group), ensure_ascii=False) + "\n")
 
     def say(self, step: int, text: str) -> None:
         """A line on screen with the step and the time that is left at the pace so far."""
@@ -117,19 +116,18 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def _rollout_row(group: ScoredGroup, trained: bool) -> dict[str, Any]:
-    sample = group.prompt.sample
+def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
     completions = [
         {"text": c.text, "tokens": len(c.token_ids), "finished": c.finished, "reward": r.total, "parts": r.parts,
          "status": r.status}
         for c, r in zip(group.completions, group.rewards, strict=True)
     ]  # fmt: skip
     return {
-        "id": sample.id,
-        "task": sample.task,
-        "prompt": group.prompt.text,
-        "answer": sample.answer,
-        "trained": trained,
+        "id": group.sample_id,
+        "task": group.task,
+        "prompt": group.prompt_text,
+        "answer": group.answer,
+        "trained": group.is_trained,
         "completions": completions,
     }
 

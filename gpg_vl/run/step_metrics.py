@@ -8,27 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gpg_vl.collect import CollectedGroups
-from gpg_vl.records import ScoredGroup
+from gpg_vl.records import LoggedGroup, LoggedStep
 from gpg_vl.update.gradient import UpdateStats
 
 
 def describe_step(
-    collected: CollectedGroups, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
+    logged: LoggedStep, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """The metrics of a step, from the groups of all ranks."""
-    totals = collected.totals
+    totals = logged.totals
     norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
     return {
-        **summarise_rewards(collected.groups),
-        "status": count_statuses([*collected.groups, *collected.dropped]),
-        "dropped_groups": len(collected.dropped),
+        **summarise_rewards(logged.groups),
+        "status": count_statuses([*logged.groups, *logged.dropped]),
+        "dropped_groups": len(logged.dropped),
         "alpha": totals.alpha,
         "groups": totals.groups,
         "trained_groups": totals.trained_groups,
-        "draws": collected.num_draws,
+        "draws": logged.num_draws,
         "update": None if stats is None else {**asdict(stats), "grad_norm": norm},
-        "seconds": {"rollout": collected.rollout_seconds, "scoring": collected.scoring_seconds, **seconds},
+        "seconds": {"rollout": logged.rollout_seconds, "scoring": logged.scoring_seconds, **seconds},
     }
 
 
@@ -47,7 +46,7 @@ def step_line(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
     """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
     rewards = [reward for group in groups for reward in group.rewards]
     completions = [completion for group in groups for completion in group.completions]
@@ -57,7 +56,7 @@ def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     parts: dict[str, list[float]] = {}
     for group in groups:
         for reward in group.rewards:
-            by_task.setdefault(group.prompt.sample.task, []).append(reward.total)
+            by_task.setdefault(group.task, []).append(reward.total)
             for name, value in reward.parts.items():
                 parts.setdefault(name, []).append(value)
     return {
@@ -69,7 +68,7 @@ def summarise_rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     }
 
 
-def count_statuses(groups: Sequence[ScoredGroup]) -> dict[str, int]:
+def count_statuses(groups: Sequence[LoggedGroup]) -> dict[str, int]:
     return dict(Counter(reward.status for group in groups for reward in group.rewards))
 
 

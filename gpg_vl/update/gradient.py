@@ -16,16 +16,15 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor, nn
 
 from gpg_vl.config import UpdateConfig
-from gpg_vl.models.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.ranks import RankError, max_over_ranks, run_together
 from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
 from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.policy import move_to
 
 T = TypeVar("T")
 
@@ -48,48 +47,6 @@ class UpdateStats:
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
     kl: float | None = None  # mean k3 to the reference over all tokens, where the objective has a reference
-
-
-def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
-    """Log-probs [M] of the completion tokens of a micro-batch, float32."""
-    hidden = adapter.run_body(
-        input_ids=batch.input_ids,
-        token_types=batch.token_types,
-        position_ids=batch.position_ids,
-        segment_ids=batch.segment_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
-        image_features=batch.image_features,
-    )
-    # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
-    sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
-    return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
-
-
-class PolicyForward(nn.Module):
-    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
-
-    def __init__(self, adapter: QwenVLAdapter, temperature: float):
-        super().__init__()
-        self.model = adapter.model
-        self._adapter = adapter
-        self._temperature = temperature
-
-    def forward(self, batch: MicroBatch) -> Tensor:
-        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
-        with self._adapter.autocast():
-            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        if torch.is_grad_enabled() and not log_probs.requires_grad:
-            # rows without an image, where only the tower is trained: their gradient is zero, not an error
-            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
-        return log_probs
-
-
-def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    def move(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
-
-    return MicroBatch(**{name: move(getattr(batch, name)) for name in MicroBatch.__slots__})  # type: ignore[arg-type]
 
 
 def accumulate_gradient(

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gpg_vl.processes.ranks import sharding_stage
+from gpg_vl.processes.start import sharding_stage
 
 ELEMENTS_PER_REDUCTION = 2**24
 """Gradients that travel together: 64 MiB in float32."""

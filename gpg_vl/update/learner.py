@@ -10,16 +10,17 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from gpg_vl.collect import CollectedGroups
 from gpg_vl.config import Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import run_together, sum_losses, whole_weights
-from gpg_vl.records import ScoredGroup, TrainingGroup
-from gpg_vl.update.gradient import PolicyForward, UpdateStats, accumulate_gradient, take_step
+from gpg_vl.processes.ranks import run_together, sum_losses
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.records import CollectedGroups, ScoredGroup, TrainingGroup
+from gpg_vl.update.gradient import UpdateStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
+from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.self_check import check_packing
 

@@ -15,12 +15,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from gpg_vl.config import Recipe
-from gpg_vl.models import load_adapter, resolve_model_path
+from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import LogProbs, ScoredGroup, TrainingGroup
-from gpg_vl.update.gradient import PolicyForward, move_to
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.policy import PolicyForward, move_to
 
 GroupLogProbs = tuple[tuple[float, ...], ...]  # [G][T]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from gpg_vl.models.log_probs import token_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Completion, Prompt
-from gpg_vl.update.gradient import move_to, packed_log_probs
 from gpg_vl.update.packing import Row, build_micro_batch
+from gpg_vl.update.policy import move_to, packed_log_probs
 
 TOLERANCE = 1e-4
 """Largest difference of a token's log-probs with float32 weights, in nats."""

@@ -60,7 +60,7 @@ if [[ -n $smoke ]]; then
                  --rollout.max_new_tokens 12 --rewards.functions "[$home/scripts/reproduce/smoke_reward.py:spread]")
     [[ $variant == sft ]] || train_words+=(--rollout.group_size 2)
     eval_words=("${tiny[@]}" --evaluation.max_new_tokens 4 --note "smoke: a tiny random model, generated rows")
-    run "$PYTHON" "$home/tests/published_sources.py" "$name" "$data" "$model"
+    run "$PYTHON" -m data_tools.published_sources "$name" "$data" "$model"
 fi
 
 # source_of FILE NAME: the file or folder of DATA, or else the data set's name on the hub

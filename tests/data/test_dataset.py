@@ -63,7 +63,7 @@ def demo_samples(image: str | bytes) -> list[Sample]:
 
 OPEN = """
 import sys
-from gpg_vl.dataset import load_source
+from gpg_vl.data.sources import load_source
 
 def most():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -12,16 +12,11 @@ from PIL import Image, ImageFile, ImageOps
 from gpg_vl.data import images
 from gpg_vl.data.downloads import check_url
 from gpg_vl.data.images import MAX_BYTES, BadImage, fetch_image, open_image, read_size
+from support.pictures import encode, png_header, write_png
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
 WHITE = (255, 255, 255)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = BytesIO()
-    image.save(stream, kind, **options)  # type: ignore[arg-type]
-    return stream.getvalue()
 
 
 def halves(width: int = 40, height: int = 20) -> Image.Image:
@@ -33,20 +28,6 @@ def halves(width: int = 40, height: int = 20) -> Image.Image:
 
 def noise() -> Image.Image:
     return Image.effect_noise((60, 40), 80).convert("RGB")
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that says its size and holds next to nothing."""
-    return write_png(width, height, 8, 0, zlib.compress(b"\0"))
-
-
-def write_png(width: int, height: int, bits: int, colour_type: int, pixels: bytes) -> bytes:
-    """A PNG of compressed lines, as the format's specification has it."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_images import encode, png_header
 
 from data_tools.check import main
 from data_tools.clean_copy import write_copy
@@ -21,6 +20,7 @@ from data_tools.row_checks import DataFile, check_row
 from gpg_vl.data import images
 from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.records import Sample
+from support.pictures import encode, png_header
 
 RED = (200, 30, 30)
 WHOLE = "--workers", "1"

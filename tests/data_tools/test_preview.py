@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_images import encode
 
 from data_tools.preview import main
 from data_tools.preview_cards import Piece, split_prompt
@@ -21,6 +20,7 @@ from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 from support.builders import png
+from support.pictures import encode
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'

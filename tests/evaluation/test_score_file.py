@@ -172,7 +172,7 @@ def test_task_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "colour has no published scorer" in capsys.readouterr().err
 
 
-HOSTILE = Path(__file__).parent / "hostile_rewards.py"
+HOSTILE = Path(__file__).parents[1] / "support/hostile_rewards.py"
 
 
 def test_what_a_task_does_costs_its_row_alone(
@@ -181,7 +181,7 @@ def test_what_a_task_does_costs_its_row_alone(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gpg_vl.score.RewardsConfig", lambda: RewardsConfig(timeout_s=0.5))
+    monkeypatch.setattr("gpg_vl.evaluation.score_file.RewardsConfig", lambda: RewardsConfig(timeout_s=0.5))
     actions = ("right", "busy", "exit", "print", "memory", "crash")
     path = write_rows(tmp_path, *({"completion": f"<answer>{action}</answer>", "answer": "4"} for action in actions))
     assert main(["score", "--task", f"{HOSTILE}:Hostile", "--predictions", str(path)]) == 0
@@ -191,7 +191,7 @@ def test_what_a_task_does_costs_its_row_alone(
     assert summary["accuracy"] == pytest.approx(2 / 6)
     assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 0.5 s" in caplog.text
 
-    monkeypatch.setattr("gpg_vl.score.PUBLISHED_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("gpg_vl.evaluation.score_file.PUBLISHED_TIMEOUT_S", 0.5)
     legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")
     assert legacy["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert legacy["reward_mean"] == legacy["accuracy"] == pytest.approx(2 / 6)

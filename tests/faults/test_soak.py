@@ -46,7 +46,7 @@ def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folde
     folder = write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], keys)
     with (folder / "own.py").open("a") as file:
         file.write(UNRELIABLE)
-    process = fork_command(folder, train_words("run"), "run_faults:soak")
+    process = fork_command(folder, train_words("run"), "support.run_faults:soak")
     try:
         by_step = watch(process, folder / "run")
     finally:

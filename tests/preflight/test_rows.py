@@ -16,8 +16,9 @@ import pytest
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.preflight.rows import Room, SourceReport, check_rows, show_rows
+from gpg_vl.preflight.rows import SourceReport, check_rows, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.room import Room
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
@@ -304,7 +305,7 @@ def test_validation_leaves_no_row_out(make_recipe: MakeRecipe, rows: Path) -> No
 
 def train_on_two_ranks(recipe: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "recipe.yaml").write_text(json.dumps(recipe.to_plain()))
-    script = Path(__file__).with_name("lost_image.py")
+    script = Path(__file__).parents[1] / "support/lost_image.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(script.parents[1])}
     return subprocess.run(

@@ -48,7 +48,7 @@ def test_a_signal_is_over_with_its_run() -> None:
 def test_second_signal_ends_the_process() -> None:
     script = """
 import os, signal
-from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
+from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
 with interrupts_raise(), deferred_interrupts():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 SCRIPT = """
 import os, signal, sys, threading, time
 import torch.distributed
 from gpg_vl import rank_watch
-from gpg_vl.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
-from gpg_vl.ranks import run_on_main, run_together
+from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
+from gpg_vl.processes.ranks import run_on_main, run_together
 
 rank, case = int(os.environ["RANK"]), sys.argv[1]
 rank_watch.PATIENCE_SECONDS = 3.0

@@ -20,7 +20,7 @@ from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SECONDS = 200  # of a run that ought to take 20, on a busy machine
 
 NOISE = """
@@ -77,7 +77,7 @@ def run(tmp_path: Path, model_folders: dict[str, Path]) -> Run:
         command = ["bash", str(launcher), *map(str, words)]
         if fault != "none":  # the launcher's own command, with the module replaced
             text = launcher.read_text().replace(
-                "-m gpg_vl train", f'"{REPOSITORY}/tests/faulty_rank.py" "$FAULT" train'
+                "-m gpg_vl train", f'"{REPOSITORY}/tests/support/faulty_rank.py" "$FAULT" train'
             )
             text = text.replace('$(dirname "${BASH_SOURCE[0]}")/..', str(REPOSITORY))
             command = ["bash", "-c", text, "train.sh", *map(str, words)]

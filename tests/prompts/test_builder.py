@@ -14,8 +14,8 @@ from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.prompts.builder import PromptBuilder, completion_text
-from gpg_vl.records import Sample
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Sample, completion_text
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
 from support.builders import FAMILIES, SMALL_IMAGES, make_sample

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.records import Sample
-from gpg_vl.rewards.pool import Outcome, ScoringPool, TaskJob
+from gpg_vl.rewards.pool import ScoringPool
+from support.hostile_jobs import HOSTILE, job, run
 
-HOSTILE = f"{Path(__file__).parent / 'hostile_rewards.py'}:Hostile"
 TIMEOUT_S = 0.15
 
 
@@ -25,17 +24,6 @@ TIMEOUT_S = 0.15
 def pool() -> Iterator[ScoringPool]:
     with ScoringPool(TIMEOUT_S, memory_mb=512, num_workers=2) as pool:
         yield pool
-
-
-def job(*answers: str, task: str = HOSTILE) -> TaskJob:
-    texts = tuple(f"<think></think><answer>{answer}</answer>" for answer in answers)
-    return TaskJob(task, Sample("s1", task, (), "What?", "4"), (), texts, {})
-
-
-def run(pool: ScoringPool, *answers: str) -> list[Outcome]:
-    [outcomes] = pool.run([job(*answers)])
-    assert all(outcome is not None for outcome in outcomes)
-    return outcomes  # type: ignore[return-value]
 
 
 def processes_with(text: str) -> list[int]:
@@ -268,9 +256,9 @@ def test_close_and_interrupts_leave_nothing() -> None:
 
 RUN_IN_THE_BACKGROUND = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_scoring_pool import job, run
-from gpg_vl.scoring_pool import ScoringPool
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from support.hostile_jobs import job, run
+from gpg_vl.rewards.pool import ScoringPool
 pool = ScoringPool(60.0, 512, 2)
 run(pool, "right")
 print(pool.process.pid, flush=True)
@@ -291,7 +279,7 @@ def test_no_orphans_when_the_run_is_killed() -> None:
 
 def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
     """Measured from nothing, the interpreter's own start included; a good second is allowed for a busy machine."""
-    check = "import sys, gpg_vl.scoring_pool.supervisor; sys.exit('torch' in sys.modules)"
+    check = "import sys, gpg_vl.rewards.pool.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     seconds = []
     for _ in range(3):

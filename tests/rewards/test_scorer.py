@@ -3,17 +3,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample
+from gpg_vl.records import Reward, RolloutGroup
 from gpg_vl.rewards.scorer import RewardError, Scorer
+from support.hostile_groups import FILE, group, hostile
 
-FILE = Path(__file__).parent / "hostile_rewards.py"
-HOSTILE = f"{FILE}:Hostile"
 RIGHT = "<think></think><answer>4</answer>"
 
 
@@ -21,20 +18,6 @@ RIGHT = "<think></think><answer>4</answer>"
 def scorer() -> Iterator[Scorer]:
     with Scorer(RewardsConfig()) as scorer:
         yield scorer
-
-
-def group(
-    *texts: str, task: str = "counting", prompt_text: str = "How many?", chat: bool = False, sample_id: str = "s1"
-) -> RolloutGroup:
-    sample = Sample(sample_id, task, (), "How many?", "4", {"colour": "red"})
-    messages = (("system", "Be brief."), ("user", "How many?")) if chat else ()
-    prompt = Prompt(sample, prompt_text, (1,), (0,), torch.zeros(3, 1), None, None, (), messages)
-    return RolloutGroup(prompt, tuple(Completion((1,), text, finished=True) for text in texts))
-
-
-def hostile(*answers: str, sample_id: str = "s1") -> RolloutGroup:
-    texts = [f"<think></think><answer>{answer}</answer>" for answer in answers]
-    return group(*texts, task=HOSTILE, sample_id=sample_id)
 
 
 def score_once(config: RewardsConfig, scored_group: RolloutGroup) -> tuple[Reward, ...]:
@@ -96,7 +79,7 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
 def test_published_metric_that_hangs_or_fails_has_no_value(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpg_vl.scoring.PUBLISHED_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("gpg_vl.rewards.scorer.PUBLISHED_TIMEOUT_S", 0.5)
     texts = ("right", "busy", "raise", "nan", "exit", "wrong", "right")
     with Scorer(RewardsConfig(timeout_s=0.3, on_error="abort")) as scorer:
         [scored] = scorer.score([group(*texts, task=f"{FILE}:HostileMetric")])

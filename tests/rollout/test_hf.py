@@ -11,7 +11,8 @@ from transformers import SuppressTokensLogitsProcessor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
-from gpg_vl.rollout.hf import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
 from support.builders import FAMILIES, make_lively, make_prompt, make_sample
 

@@ -12,17 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RunConfig
-from gpg_vl.models import resolve_model_path
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.paths import find_checkpoints, resolve_model_path
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.run.checkpoint import (
-    TrainingState,
-    changed_keys,
-    changed_versions,
-    load_state,
-    remove_old_checkpoints,
-    save_checkpoint,
-)
+from gpg_vl.recipes import changed_keys
+from gpg_vl.run.checkpoint import TrainingState, changed_versions, load_state, remove_old_checkpoints, save_checkpoint
 from gpg_vl.run.manifest import find_damage
 from gpg_vl.run.output_dir import find_resume_point
 from gpg_vl.run.random_state import read_random_state

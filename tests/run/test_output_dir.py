@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from gpg_vl.config import PromptConfig, Recipe, RunConfig
-from gpg_vl.run.checkpoint import RECIPE_FILE, write_recipe
 from gpg_vl.run.manifest import seal_folder
 from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 
 
 def recipe_for(folder: Path, **run: object) -> Recipe:
@@ -51,7 +51,7 @@ def test_a_killed_run_gives_its_directory_up(tmp_path: Path) -> None:
     script = f"""
 import time
 from gpg_vl.config import PromptConfig, Recipe, RunConfig
-from gpg_vl.output_dir import claim_output_dir
+from gpg_vl.run.output_dir import claim_output_dir
 with claim_output_dir(Recipe(run=RunConfig(output_dir={str(tmp_path / "run")!r}))):
     print("claimed", flush=True)
     time.sleep(60)

@@ -14,9 +14,10 @@ from torch import Tensor
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update.gradient import PolicyForward, UpdateStats, accumulate_gradient, take_step
+from gpg_vl.update.gradient import UpdateStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
+from gpg_vl.update.policy import PolicyForward
 from support.builders import FAMILIES, make_sample, make_training_group
 
 LoadModel = Callable[..., QwenVLAdapter]

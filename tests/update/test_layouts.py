@@ -13,7 +13,7 @@ import pytest
 
 from gpg_vl.models.tiny import write_tiny_model
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SECONDS = 280  # of a start that takes 30, on a busy machine
 
 
@@ -38,7 +38,7 @@ def measure_gradients(deepspeed: str, folders: list[Path]) -> list[dict[str, Any
         environment["ACCELERATE_USE_DEEPSPEED"] = "true"
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(TESTS.parent / f"scripts/deepspeed/{deepspeed}.json")
     command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2"]
-    command += [str(TESTS / "rank_gradients.py"), *map(str, folders)]
+    command += [str(TESTS / "support/rank_gradients.py"), *map(str, folders)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

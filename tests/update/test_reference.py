@@ -15,8 +15,8 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import LogProbs, Reward, ScoredGroup
 from gpg_vl.update import reference as reference_module
-from gpg_vl.update.gradient import PolicyForward
 from gpg_vl.update.packing import split_into_rows
+from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.self_check import plain_log_probs
 from support.builders import make_prompt, make_sample, random_completions

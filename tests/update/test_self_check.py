@@ -11,7 +11,8 @@ import torch
 
 from gpg_vl.config import LoraConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.rollout.hf import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import BFLOAT16_TOLERANCE, check_packing

@@ -43,7 +43,7 @@ class ScoringPool:
             return
         near, far = socket.socketpair()
         with far:
-            module = ["-m", "gpg_vl.scoring_pool.supervisor"]
+            module = ["-m", "gpg_vl.rewards.pool.supervisor"]
             words = [str(far.fileno()), str(self._num_workers), str(self._memory_mb)]
             self.process = subprocess.Popen(
                 [sys.executable, "-P", *module, *words],

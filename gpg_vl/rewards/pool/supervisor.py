@@ -1,4 +1,4 @@
-"""The process between a run and its workers: ``python -m gpg_vl.scoring_pool.supervisor FD NUM_WORKERS MEMORY_MB``.
+"""The process between a run and its workers: ``python -m gpg_vl.rewards.pool.supervisor FD NUM_WORKERS MEMORY_MB``.
 
 One thread, one loop: hand out spans of units, take in outcomes, kill what is past its deadline. It never runs a user's
 code itself. It ends, and its workers with it, as soon as the process that started it is gone.
