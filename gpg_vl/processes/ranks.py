@@ -7,6 +7,7 @@ generation) runs in ``run_together``: its failure becomes that of all ranks, ins
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,10 +101,19 @@ def _raise_together(failures: Sequence[_Failure | None], own: BaseException | No
             raise Interrupted(failure.signal_number) from own
 
 
+def is_main_rank() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def note(text: str) -> None:
+    """A line on standard error, once for all ranks."""
+    if is_main_rank():
+        print(text, file=sys.stderr, flush=True)
+
+
 def run_on_main(work: Callable[[], T]) -> T:
     """The result of ``work``, done by the first rank alone, on every rank; so is its failure."""
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    result = run_together(lambda: work() if is_main else None)
+    result = run_together(lambda: work() if is_main_rank() else None)
     return gather_object([result])[0]  # type: ignore[return-value]
 
 

@@ -95,6 +95,20 @@ class Progress:
         start = self.cooldown_start
         return learning_rate(config, start, self.run.steps) * (1 - (self.step - start) / self.run.cooldown_steps)
 
+    def finish_step(
+        self, step: int, stream: dict[str, Any], random_state: dict[str, Any], grad_norm: float | None
+    ) -> None:
+        """
+        Args:
+            stream: the state of the sample stream after the step
+            random_state: of this process after the step
+            grad_norm: None where no group had signal, not finite where the step was skipped
+        """
+        self.step = step
+        self.stream = stream
+        self.random_state = random_state
+        self.count_gradient(grad_norm)
+
     def count_gradient(self, norm: float | None) -> None:
         """Counts a step by its gradient's norm: None where no group had signal, not finite where it was skipped."""
         if norm is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gpg_vl import assemble as assemble_module
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -229,14 +230,14 @@ def test_rows_that_break_during_the_run_are_replaced_and_stay_out_after_a_resume
 
     is_training = False
     monkeypatch.setattr(prompting, "open_image", opens)
-    original = train.__globals__["show_rows"]
+    original = assemble_module.show_rows
 
     def start(*words: Any) -> None:
         nonlocal is_training
         is_training = True
         original(*words)
 
-    monkeypatch.setitem(train.__globals__, "show_rows", start)
+    monkeypatch.setattr(assemble_module, "show_rows", start)
     run = rows.parent / "run"
     train(make_recipe(**policies, run__steps=3, update__schedule="constant"))
     is_training = False
@@ -259,7 +260,7 @@ def test_an_image_that_breaks_during_the_run_ends_it_by_default(
     make_recipe: MakeRecipe, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message has the way out, and that way goes on from the same place."""
-    original = train.__globals__["show_rows"]
+    original = assemble_module.show_rows
 
     def start(*words: Any) -> None:
         (rows.parent / "rows_images/4-0.png").unlink()
@@ -269,7 +270,7 @@ def test_an_image_that_breaks_during_the_run_ends_it_by_default(
     good.write_text("".join(rows.read_text().splitlines(keepends=True)[:4]))
     recipe = {"data__train": [str(good)], "rollout__prompts_per_step": 1}
     with monkeypatch.context() as patch:
-        patch.setitem(train.__globals__, "show_rows", start)
+        patch.setattr(assemble_module, "show_rows", start)
         message = r"^sample counting-3: cannot open image .*: no such file; mend it, or set data.on_bad_image to skip$"
         with pytest.raises(ValueError, match=message):
             train(make_recipe(**recipe))

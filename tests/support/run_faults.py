@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpg_vl import train
+from gpg_vl import assemble
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
 from gpg_vl.update import gradient as update
@@ -101,7 +101,7 @@ def soak() -> None:
 
 def save_moments_again() -> None:
     """No fault: what was just restored is written to ``again.safetensors``, as the next save would write it."""
-    original = train.load_optimizer
+    original = assemble.load_optimizer
 
     def load_optimizer(folder: Any, adapter: Any, optimizer: Any) -> None:
         original(folder, adapter, optimizer)
@@ -109,4 +109,4 @@ def save_moments_again() -> None:
         if os.environ["RANK"] == "0":
             save_file(shard, "again.safetensors")
 
-    train.load_optimizer = load_optimizer
+    assemble.load_optimizer = load_optimizer
