@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import os, signal, sys, threading, time
 import torch.distributed
-from gpg_vl import rank_watch
+from gpg_vl.processes import rank_watch
 from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
 from gpg_vl.processes.ranks import run_on_main, run_together
 

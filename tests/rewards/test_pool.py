@@ -187,7 +187,7 @@ def test_leaks_retire_the_worker(tmp_path: Path) -> None:
     path = tmp_path / "leaky.py"
     path.write_text(
         """
-from hostile_rewards import Hostile
+from support.hostile_rewards import Hostile
 kept = []
 
 class Leaky(Hostile):

@@ -20,8 +20,7 @@ from gpg_vl import cli
 from gpg_vl.collect import Collector
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run import checkpoint, run_log
-from gpg_vl.update import gradient as update
-from gpg_vl.update import learner
+from gpg_vl.update import learner, policy
 
 
 def say_when() -> None:
@@ -92,7 +91,7 @@ def use_plain_descent() -> None:
 PHASES: dict[str, tuple[int, Any, str]] = {
     "rollout": (2, Collector, "_roll_out"),
     "scoring": (2, Scorer, "score"),
-    "update": (2, update.PolicyForward, "forward"),
+    "update": (2, policy.PolicyForward, "forward"),
     "save": (1, checkpoint, "save_model"),  # which the first rank alone calls, as it does the next
     "log": (2, run_log, "_open_text"),
 }

@@ -26,7 +26,7 @@ from gpg_vl.processes.ranks import end_ranks, gather_object
 from gpg_vl.processes.start import sharding_stage, start_ranks
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Prompt, TrainingGroup
-from gpg_vl.update import gradient as update
+from gpg_vl.update import gradient
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.packing import shortest_budget
@@ -75,12 +75,12 @@ def layout_gradients(
 
 def worst_error(found: dict[str, Tensor], plain: dict[str, Tensor]) -> float:
     errors = []
-    for name, gradient in found.items():
-        expected = plain.get(name, torch.zeros_like(gradient)) / DENOMINATOR
+    for name, each in found.items():
+        expected = plain.get(name, torch.zeros_like(each)) / DENOMINATOR
         if expected.norm() > 1e-8:
-            errors.append(float((gradient - expected).norm() / expected.norm()))
+            errors.append(float((each - expected).norm() / expected.norm()))
         else:
-            assert gradient.norm() <= 1e-7, name
+            assert each.norm() <= 1e-7, name
     return max(errors)
 
 
@@ -117,9 +117,9 @@ def unscaled(layout: Layout) -> Any:
 
 def weighted_filler(layout: Layout) -> Any:
     """What levels the ranks' passes out has a weight."""
-    original = update.build_filler_row
+    original = gradient.build_filler_row
     return mock.patch.object(
-        update, "build_filler_row", lambda *words: replace(original(*words), coefficients=((1.0,),))
+        gradient, "build_filler_row", lambda *words: replace(original(*words), coefficients=((1.0,),))
     )
 
 

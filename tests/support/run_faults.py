@@ -16,8 +16,7 @@ from torch import Tensor
 from gpg_vl import assemble
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
-from gpg_vl.update import gradient as update
-from gpg_vl.update import optimizer_state
+from gpg_vl.update import optimizer_state, policy
 from support.faulty_rank import in_call
 
 
@@ -33,7 +32,7 @@ def sigterm_in_rollout() -> None:
 
 def sigterm_in_backward() -> None:
     """From within autograd, on its way from the log-probs to the weights."""
-    original = update.packed_log_probs
+    original = policy.packed_log_probs
     calls = 0
 
     def log_probs(*words: Any) -> Tensor:
@@ -44,7 +43,7 @@ def sigterm_in_backward() -> None:
             result.register_hook(lambda gradient: send_sigterm())
         return result
 
-    update.packed_log_probs = log_probs
+    policy.packed_log_probs = log_probs
 
 
 def sigterm_in_save() -> None:
@@ -87,7 +86,7 @@ def full_disk_in_second_save() -> None:
 
 def soak() -> None:
     """One forward pass in a hundred gives a loss that is not a number, and one runs out of memory, to the end."""
-    original = update.PolicyForward.forward
+    original = policy.PolicyForward.forward
     fates = random.Random(0)
 
     def forward(module: Any, batch: Any) -> Tensor:
@@ -96,7 +95,7 @@ def soak() -> None:
             raise torch.OutOfMemoryError("injected")
         return original(module, batch) * (torch.nan if fate < 0.02 else 1.0)
 
-    update.PolicyForward.forward = forward  # type: ignore[method-assign]
+    policy.PolicyForward.forward = forward  # type: ignore[method-assign]
 
 
 def save_moments_again() -> None:

@@ -13,8 +13,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, TrainingGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update import gradient as update
-from gpg_vl.update import packing
+from gpg_vl.update import packing, policy
 from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing
@@ -82,9 +81,9 @@ def test_flex_attention_gives_the_same_log_probs(load: LoadModel, family: str) -
     adapter = load(family, attention="sdpa")
     batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], 0)
     with torch.no_grad():
-        dense = update.packed_log_probs(adapter, batch, 1.0)
+        dense = policy.packed_log_probs(adapter, batch, 1.0)
         adapter._packed_attention = lambda row_length: "flex_attention"  # type: ignore[method-assign]
-        blocks = update.packed_log_probs(adapter, batch, 1.0)
+        blocks = policy.packed_log_probs(adapter, batch, 1.0)
     assert float((dense - blocks).abs().max()) < 1e-5
 
 
@@ -236,6 +235,6 @@ def test_completions_of_other_rows_do_not_matter(load: LoadModel) -> None:
     alone = build_micro_batch(split_into_rows(groups[0], 8192), adapter.pad_token_id)
     together = build_micro_batch([row for g in groups for row in split_into_rows(g, 8192)], adapter.pad_token_id)
     with torch.no_grad():
-        a = update.packed_log_probs(adapter, alone, 1.0)
-        b = update.packed_log_probs(adapter, together, 1.0)[: len(a)]
+        a = policy.packed_log_probs(adapter, alone, 1.0)
+        b = policy.packed_log_probs(adapter, together, 1.0)[: len(a)]
     assert float((a - b).abs().max()) < 1e-5
