@@ -1,0 +1,193 @@
+"""RolloutGroup -> ScoredGroup: each completion through its task, each group through the reward functions.
+
+All of it runs in the processes of ``rewards.pool``: what hangs, crashes or raises there costs one completion its reward
+(a reward function: those of one group) and never the step. ``rewards.on_error`` says what it counts. A mistake of the
+code itself, as a part out of its range, would come again with every completion: it always ends the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from gpg_vl.config import RewardsConfig
+from gpg_vl.records import Reward, RolloutGroup, Rule, ScoredGroup, completion_text
+from gpg_vl.rewards.functions import Call, Conversation, TrainerState, function_name, sample_columns
+from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.tasks.own_code import absolute_spec
+
+_log = logging.getLogger(__name__)
+
+
+class RewardError(ValueError):
+    """Scoring cannot go on; names sample and cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcomes:
+    """What the pool made of one group. None stands for what was not done after a failure ended the batch."""
+
+    group: RolloutGroup
+    of_task: Sequence[Outcome | None]  # G, of each completion
+    of_functions: Mapping[str, Outcome | None]  # by the function's name, of its one call
+
+    def failures(self) -> Iterator[str]:
+        """Each in a line: source, sample and cause."""
+        return (f"{source}: {outcome.message}" for source, outcome in self._failed())
+
+    def mistake(self) -> str | None:
+        """The first that is of the code and not of a completion."""
+        return next((f"{source}: {outcome.message}" for source, outcome in self._failed() if outcome.is_mistake), None)
+
+    def _failed(self) -> Iterator[tuple[str, Outcome]]:
+        sample = self.group.prompt.sample
+        sources = [(f"task {sample.task}", outcome) for outcome in self.of_task]
+        sources += [(f"reward function {name}", outcome) for name, outcome in self.of_functions.items()]
+        for source, outcome in sources:
+            if outcome is not None and outcome.status != "ok":
+                yield f"{source} on sample {sample.id}: {outcome.status}", outcome
+
+    def rewards(self, weights: Mapping[str, float]) -> list[Reward]:
+        """Task and functions added up, by completion; 0 and no parts where one of them failed.
+
+        Args:
+            weights: of the functions' parts; 1 for one that is not named
+        """
+        return [self._reward(n, of_task, weights) for n, of_task in enumerate(self.of_task)]
+
+    def _reward(self, n: int, of_task: Outcome | None, weights: Mapping[str, float]) -> Reward:
+        for outcome in (of_task, *self.of_functions.values()):
+            if outcome is not None and outcome.status != "ok":
+                return Reward(0.0, {}, outcome.status, outcome.message)
+        results = {name: outcome.value for name, outcome in self.of_functions.items() if outcome is not None}
+        values = {name: result.rewards[n] for name, result in results.items()}
+        parts = {name: value for name, value in values.items() if value is not None}
+        extras = {name: column[n] for result in results.values() for name, column in result.extras.items()}
+        reward: Reward = of_task.value if of_task is not None else Reward(0.0, {}, "error", "not scored")
+        total = reward.total + sum(weights.get(name, 1.0) * value for name, value in parts.items())
+        return Reward(total, {**reward.parts, **parts}, reward.status, reward.message, extras)
+
+    def metrics(self) -> dict[str, float]:
+        """What the functions logged of the group."""
+        results = [each.value for each in self.of_functions.values() if each is not None and each.status == "ok"]
+        return {name: value for result in results for name, value in result.metrics.items()}
+
+
+class Scorer:
+    """Scores groups, in order, with the rewards of a recipe.
+
+    Its processes start with ``start`` (early, so that it costs no time) or the first groups, and end with ``close``.
+    """
+
+    def __init__(self, config: RewardsConfig):
+        self._config = config
+        self._functions = {function_name(spec): absolute_spec(spec) for spec in config.functions}
+        self._pool = ScoringPool(config.timeout_s, config.memory_mb)
+        self.trainer_state = TrainerState()
+        """Where the run is, for reward functions that ask."""
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def score(self, groups: Sequence[RolloutGroup], rule: Rule | None = None) -> list[ScoredGroup]:
+        """The groups with their rewards. A completion that could not be scored has the total 0 and no parts.
+
+        Args:
+            rule: which of a task's scorers, instead of the recipe's
+
+        Raises:
+            RewardError: the code has a mistake; or a completion could not be scored and ``rewards.on_error`` is
+                ``abort``
+        """
+        jobs: list[Job] = []
+        for group in groups:
+            jobs += [self._task_job(group, rule or self._config.scorer), *self._function_jobs(group)]
+        outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
+        scored = [self._outcomes(group, outcomes) for group in groups]
+        self._refuse(scored)
+        return [
+            ScoredGroup(
+                each.group.prompt,
+                each.group.completions,
+                tuple(each.rewards(self._config.weights)),
+                each.group.image_features,
+                each.metrics(),
+            )
+            for each in scored
+        ]
+
+    def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
+        """What the published metric of their task gives the completions; None for one that times out or fails there.
+
+        The limit is ``PUBLISHED_TIMEOUT_S``, whatever the recipe's.
+        """
+        jobs = [
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
+            for g in groups
+        ]
+        by_group = self._pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
+        failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
+        if failures:
+            _log.warning(
+                "%d times the published metric failed and counts 0; first: %s: %s",
+                len(failures),
+                failures[0].status,
+                failures[0].message,
+            )
+        return [[_value_if_ok(outcome) for outcome in outcomes] for outcomes in by_group]
+
+    def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
+        prompt = group.prompt
+        task = absolute_spec(prompt.sample.task)
+        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
+
+    def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
+        call = Call(
+            _as_trl_prompt(group),
+            tuple(completion.text for completion in group.completions),
+            tuple(completion.token_ids for completion in group.completions),
+            sample_columns(group.prompt.sample),
+            self.trainer_state,
+        )
+        return [FunctionJob(spec, call) for spec in self._functions.values()]
+
+    def _outcomes(self, group: RolloutGroup, outcomes: Iterator[list[Outcome | None]]) -> GroupOutcomes:
+        """The next ones, as ``score`` sent the jobs: the task's, then one of each function."""
+        of_task = next(outcomes)
+        return GroupOutcomes(group, of_task, {name: next(outcomes)[0] for name in self._functions})
+
+    def _refuse(self, scored: Sequence[GroupOutcomes]) -> None:
+        mistakes = (each.mistake() for each in scored)
+        if mistake := next((mistake for mistake in mistakes if mistake is not None), None):
+            raise RewardError(mistake)
+        failures = (failure for each in scored for failure in each.failures())
+        if self._config.on_error == "abort" and (failure := next(failures, None)):
+            raise RewardError(f"rewards.on_error is abort, and scoring failed: {failure}")
+
+
+def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:
+    """The completions with the opening ``<think>`` where the prompt ended in one."""
+    return tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
+
+
+def _value_if_ok(outcome: Outcome | None) -> float | None:
+    return outcome.value if outcome is not None and outcome.status == "ok" else None
+
+
+def _as_trl_prompt(group: RolloutGroup) -> str | Conversation:
+    """Messages for a chat prompt, the text that the model read for a base prompt."""
+    messages = group.prompt.messages
+    return [{"role": role, "content": text} for role, text in messages] if messages else group.prompt.text
