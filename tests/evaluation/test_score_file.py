@@ -181,9 +181,8 @@ def test_what_a_task_does_costs_its_row_alone(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "gpg_vl.evaluation.score_file.RewardsConfig", lambda: RewardsConfig(timeout_s=1.0, memory_mb=64)
-    )
+    limits = RewardsConfig(timeout_s=1.0, memory_mb=64)
+    monkeypatch.setattr("gpg_vl.evaluation.score_file.RewardsConfig", lambda: limits)
     actions = ("right", "busy", "exit", "print", "memory", "crash")
     path = write_rows(tmp_path, *({"completion": f"<answer>{action}</answer>", "answer": "4"} for action in actions))
     assert main(["score", "--task", f"{HOSTILE}:Hostile", "--predictions", str(path)]) == 0

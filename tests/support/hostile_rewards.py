@@ -152,9 +152,7 @@ def names(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
     return [1.0] * len(completions)
 
 
-def logs(
-    completions: list[str], trainer_state: Any, log_metric: Any = None, log_extra: Any = None, **kwargs: Any
-) -> Any:
+def logs(completions: list[str], trainer_state: Any, log_metric: Any, log_extra: Any, **kwargs: Any) -> Any:
     log_metric("mean", 1)
     log_metric("mean", numpy.float32(2))
     log_metric("mean", float("nan"))
@@ -181,16 +179,6 @@ def kinds(completions: list[str], **kwargs: Any) -> list[float]:
 
 def modest(completions: list[str], answer: list[str]) -> list[float]:
     return [0.75 if gold in text else 0.0 for text, gold in zip(completions, answer, strict=True)]
-
-
-def tensor(completions: list[str], **kwargs: Any) -> Any:
-    import torch
-
-    return torch.ones(len(completions))
-
-
-def tensors(completions: list[str], **kwargs: Any) -> Any:
-    return list(tensor(completions))
 
 
 def numpy_bools(completions: list[str], **kwargs: Any) -> Any:

@@ -22,9 +22,11 @@ from multiprocessing.connection import Connection
 
 from gpg_vl.rewards.pool.families import (
     adopt_orphans,
+    children,
     die_with_parent,
     end_children,
     family,
+    kill_family,
     memory_bytes,
     seconds_in_queue,
 )
@@ -43,6 +45,9 @@ WATCH_SECONDS = 0.05
 
 KIT_MEMORY_MB = 256
 """The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
+
+GRACE_SECONDS = 1.0
+"""What a worker may take to say that its fork is gone, before it is killed too."""
 
 PAUSE_SECONDS = 1.0
 """A loop that took longer was stopped from outside: the deadlines wait with it."""
@@ -69,6 +74,7 @@ class _Worker:
     span: _Span | None = None
     deadline: float = 0.0  # time.monotonic
     fork: int | None = None  # pid of the fork that the unit runs in
+    verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
     waited: float = 0.0  # seconds in the run queue, since its start, that the deadline accounts for
     is_loading: bool = False
     loaded_bytes: int | None = None  # what it took when its code was there
@@ -154,7 +160,7 @@ class Supervisor:
             span = work.queue.popleft()
             job = work.jobs[span.job]
             worker = self._idle_worker(job.own_file)
-            worker.span, worker.is_loading, worker.fork = span, True, None
+            worker.span, worker.is_loading, worker.fork, worker.verdict = span, True, None, None
             worker.deadline, worker.waited = time.monotonic() + LOAD_SECONDS, _seconds_in_queue(worker)
             payload = pickle.dumps((job.payload, span.start, span.stop))
             worker.unsent = memoryview(Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
@@ -210,15 +216,16 @@ class Supervisor:
             worker.fork = int(frame.payload)
             worker.waited = _seconds_in_queue(worker)
         elif frame.kind in (OUTCOME, FAILED_OUTCOME):
-            work.outcomes[span.job][span.start] = frame.payload
-            work.has_failure |= frame.kind == FAILED_OUTCOME
+            is_killed = worker.verdict is not None
+            work.outcomes[span.job][span.start] = worker.verdict.to_json() if worker.verdict else frame.payload
+            work.has_failure |= is_killed or frame.kind == FAILED_OUTCOME
             self._go_on(worker, span)
         else:
             raise GarbledError("a message of no known kind")
         worker.deadline = time.monotonic() + seconds
 
     def _go_on(self, worker: _Worker, span: _Span) -> None:
-        worker.fork = None
+        worker.fork = worker.verdict = None
         span.start += 1
         if span.start == span.stop:
             worker.span = None
@@ -240,7 +247,7 @@ class Supervisor:
             assert worker.span is not None
             seconds = LOAD_SECONDS if worker.is_loading else work.jobs[worker.span.job].unit_seconds
             what = "its code did not load" if worker.is_loading else "no answer"
-            self._end_unit(worker, work, Outcome(None, "timeout", f"{what} within {seconds:g} s"))
+            self._stop_unit(worker, work, Outcome(None, "timeout", f"{what} within {seconds:g} s"))
 
     def _weigh(self, work: _Work) -> None:
         """Ends what has taken more memory than it may."""
@@ -248,15 +255,23 @@ class Supervisor:
         if now - self.weighed_at < WATCH_SECONDS:
             return
         self.weighed_at = now
-        for worker in [worker for worker in self.workers if worker.span and not worker.is_loading]:
+        for worker in [each for each in self.workers if each.span and not each.is_loading and not each.verdict]:
             loaded = worker.loaded_bytes or 0
             worker.used_bytes = sum(max(0, memory_bytes(pid) - loaded) for pid in family(worker.pid))
             if worker.used_bytes > self._allowed_bytes(worker):
                 text = f"took {worker.used_bytes / 2**20:,.0f} MB; rewards.memory_mb is {self.memory_mb}"
-                self._end_unit(worker, work, Outcome(None, "error", text))
+                self._stop_unit(worker, work, Outcome(None, "error", text))
 
     def _allowed_bytes(self, worker: _Worker) -> int:
         return 2**20 * (self.memory_mb if worker.own_file else max(self.memory_mb, KIT_MEMORY_MB))
+
+    def _stop_unit(self, worker: _Worker, work: _Work, outcome: Outcome) -> None:
+        """Kills the fork that the unit runs in; its worker, which has the user's file imported, lives on if it can."""
+        if worker.verdict is not None or worker.fork is None or worker.fork not in children(worker.pid):
+            self._end_unit(worker, work, worker.verdict or outcome)
+            return
+        kill_family(worker.fork)
+        worker.verdict, worker.deadline = outcome, time.monotonic() + GRACE_SECONDS
 
     def _end_unit(self, worker: _Worker, work: _Work, outcome: Outcome) -> None:
         """Kills a worker over its unit, or over all where its code did not load; the others go to other workers."""
