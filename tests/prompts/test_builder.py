@@ -145,7 +145,7 @@ def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -
     sample = make_sample([(600, 400), (300, 300), (56, 56)], task="grounding", answer="[100, 50, 400, 300]")
     plain = builder(adapter)
     full = plain.build(sample)
-    room = len(full.token_ids)
+    room = len(full.encoded.token_ids)
     assert builder(adapter, room).build(sample).views == full.views, "what fits is left alone"
     for shrink_to in (room - 1, room - 100, room - 300, room - 400):
         prompt = builder(adapter, shrink_to).build(sample)
@@ -165,7 +165,7 @@ def test_a_box_keeps_its_place_in_an_image_that_was_scaled_down(load: LoadModel)
     adapter = load("qwen2_5_vl", max_pixels=784 * 600)
     sample = make_sample([(640, 480)], task="grounding", answer="[160, 120, 480, 360]")
     full = builder(adapter).build(sample)
-    prompt = builder(adapter, len(full.token_ids) // 2).build(sample)
+    prompt = builder(adapter, len(full.encoded.token_ids) // 2).build(sample)
     [view] = prompt.views
     assert view.model_width * view.model_height < full.views[0].model_width * full.views[0].model_height
     assert (view.width, view.height) == (640, 480), "gold boxes are in original pixels"

@@ -205,7 +205,7 @@ def test_a_wrong_position_of_one_prompt_shows(load: LoadModel, monkeypatch: pyte
 
     def with_positions_of_the_first(engine: HfEngine, batch: list[Prompt], group_size: int) -> object:
         state = prefill(engine, batch, group_size)
-        return replace(state, positions=state.positions[:1].expand_as(state.positions))
+        return replace(state, positions=state.positions[:, :1].expand_as(state.positions))
 
     right = tokens_of(roll_out(adapter, prompts, 2, GREEDY))
     monkeypatch.setattr(HfEngine, "_prefill", with_positions_of_the_first)

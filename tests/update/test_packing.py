@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import TrainingGroup
+from gpg_vl.records import ImageFeatures, TrainingGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing, policy
@@ -125,7 +125,7 @@ def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel,
     assert {adapter.part_of(name) for name in found} == {"text"}
     assert worst_relative_error(found, expected) < 1e-5
     one, two = reused[1], reused[2]
-    swapped = [replace(one, features=one.features.flip(0)), *reused[2:]]
+    swapped = [replace(one, features=ImageFeatures((one.features.levels[0].flip(0),))), *reused[2:]]
     assert worst_relative_error(packed_gradients(adapter, swapped), plain_gradients(adapter, groups[1:])) > 1e-3
     assert check_packing(adapter, whole(two), 1.0) < 1e-5
 
@@ -179,13 +179,14 @@ def first_token_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pixels_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = packing._concatenate
+    original = packing._join_vision
 
-    def swap(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        tensor = original(tensors)
-        return tensor if tensor is None or not tensor.is_floating_point() else tensor.flip(0)
+    def swap(rows: Sequence[PackedRow], adapter: QwenVLAdapter) -> VisionInputs | None:
+        vision = original(rows, adapter)
+        assert vision is not None
+        return replace(vision, tensors={n: t.flip(0) if n == "pixel_values" else t for n, t in vision.tensors.items()})
 
-    monkeypatch.setattr(packing, "_concatenate", swap)
+    monkeypatch.setattr(packing, "_join_vision", swap)
 
 
 @pytest.mark.parametrize("mutate", [no_mask_between_completions, positions_go_on, first_token_left_out, pixels_swapped])

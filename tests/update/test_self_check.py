@@ -74,7 +74,7 @@ def test_every_row_of_the_micro_batch_counts(load: LoadModel, family: str, monke
     original = packing._source_positions
 
     def one_late_in_a_padded_row(row: packing.PackedRow) -> list[int]:
-        return [position + (row.prompt is groups[1].prompt) for position in original(row)]
+        return [position + (row.encoded is groups[1].prompt.encoded) for position in original(row)]
 
     monkeypatch.setattr(packing, "_source_positions", one_late_in_a_padded_row)
     with pytest.raises(RuntimeError, match="self-check failed on sample counting-1"):
