@@ -123,7 +123,7 @@ class Scorer:
                 each.group.prompt,
                 each.group.completions,
                 tuple(each.rewards(self._config.weights)),
-                each.group.image_features,
+                each.group.features,
                 each.metrics(),
             )
             for each in scored
@@ -135,8 +135,7 @@ class Scorer:
         The limit is ``PUBLISHED_TIMEOUT_S``, whatever the recipe's.
         """
         jobs = [
-            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
-            for g in groups
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.views, _texts(g)) for g in groups
         ]
         by_group = self._pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
         failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
@@ -152,7 +151,7 @@ class Scorer:
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
+        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         call = Call(

@@ -312,7 +312,7 @@ def test_no_orphans_when_the_run_is_killed() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         supervisor = int(process.stdout.readline())
-        assert wait_until(lambda: len(family(supervisor)) == 3)
+        assert wait_until(lambda: len(family(supervisor)) == 5), "two workers, each with the fork that its unit runs in"
         members = family(supervisor)
         process.kill()
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members)), members

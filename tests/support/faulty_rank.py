@@ -20,7 +20,7 @@ from gpg_vl import cli
 from gpg_vl.collect import Collector
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run import checkpoint, run_log
-from gpg_vl.update.gradient import learner, policy
+from gpg_vl.update import learner, policy
 
 
 def say_when() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gpg_vl import assemble
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
-from gpg_vl.update.gradient import optimizer_state, policy
+from gpg_vl.update import optimizer_state, policy
 from support.faulty_rank import in_call
 
 

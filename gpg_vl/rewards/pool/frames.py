@@ -49,8 +49,10 @@ class FrameReader:
         start = 0
         while len(self.rest) - start >= _HEADER.size:
             magic, kind, unit, pid, length = _HEADER.unpack_from(self.rest, start)
-            if magic != _MAGIC or length > self.max_payload:
+            if magic != _MAGIC:
                 raise GarbledError("stray bytes")
+            if length > self.max_payload:
+                raise GarbledError(f"a message of {length} bytes")
             end = start + _HEADER.size + length
             if len(self.rest) < end:
                 break
