@@ -221,16 +221,16 @@ def test_step_follows_the_reward(make_recipe: MakeRecipe, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def flaky(tmp_path: Path) -> dict[str, Any]:
-    """Keys of a recipe with a noisy reward function, which hangs on one row in three and raises on another."""
+    """Keys of a recipe with a noisy reward function, which hangs on one row in six and raises on another."""
     (tmp_path / "functions.py").write_text(
         """
 import time
 
 def flaky(completions, id, **kwargs):
     number = int(id[0].split("-")[-1])
-    if number % 3 == 1:
+    if number % 6 == 1:
         time.sleep(60)
-    if number % 3 == 2:
+    if number % 6 == 2:
         raise KeyError(id[0])
     return [sum(map(ord, messages[0]["content"])) % 97 / 97 for messages in completions]
 """
@@ -247,7 +247,7 @@ def test_failing_rewards_do_not_stop_the_run(
     assert len(rows) == 3
     for row, file in zip(rows, sampled(tmp_path / "run"), strict=True):
         groups = [json.loads(line) for line in file.splitlines()]
-        kinds = [int(group["id"].split("-")[-1]) % 3 for group in groups]
+        kinds = [int(group["id"].split("-")[-1]) % 6 for group in groups]
         assert len(groups) == 6 * row["draws"]
         assert row["status"].get("timeout", 0) == 3 * kinds.count(1)
         assert row["status"].get("error", 0) == 3 * kinds.count(2)
@@ -272,7 +272,7 @@ def test_failing_rewards_do_not_stop_the_run(
 def test_a_draw_of_which_nothing_could_be_scored_ends_the_run(
     make_recipe: MakeRecipe, tmp_path: Path, flaky: dict[str, Any], policy: str
 ) -> None:
-    rows = [sample for sample in draw_samples("counting", 24, seed=0) if int(sample.id.split("-")[-1]) % 3 == 2]
+    rows = [sample for sample in draw_samples("counting", 24, seed=0) if int(sample.id.split("-")[-1]) % 6 == 2]
     write_parquet(rows, tmp_path / "failing.parquet")
     message = r"scoring failed for all 12 completions of a draw: KeyError: 'counting-.*' \(functions.py:9\)"
     with pytest.raises(RewardError, match=message):

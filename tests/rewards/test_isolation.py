@@ -32,7 +32,7 @@ def mark() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pool(mark: str) -> Iterator[ScoringPool]:
-    with ScoringPool(TIMEOUT_S, memory_mb=512, num_workers=2) as pool:
+    with ScoringPool(TIMEOUT_S, memory_mb=160, num_workers=2) as pool:
         yield pool
 
 

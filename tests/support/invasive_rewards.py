@@ -154,7 +154,7 @@ def start_in_a_session() -> float:
 
 
 def hold_memory() -> float:
-    kept.append(b"x" * (100 * 2**20))
+    kept.append(b"x" * (50 * 2**20))
     return 1.0
 
 
