@@ -15,7 +15,7 @@ from gpg_vl.evaluation.evaluator import refuse_strangers, score_groups
 from gpg_vl.evaluation.folder import claim_evaluation
 from gpg_vl.evaluation.rows import Row
 from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
-from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
+from gpg_vl.processes.interrupts import INTERRUPTS
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.tasks import load_task
@@ -39,13 +39,13 @@ def evaluate_stored(
         "completions_sha256": hashlib.sha256(completions.read_bytes()).hexdigest(),
         "versions": {name: version(name) for name in VERSIONS_OF},
     }
-    with claim_evaluation(out) as folder, interrupts_raise(), Scorer(RewardsConfig()) as scorer:
+    with claim_evaluation(out) as folder, INTERRUPTS.raising(), Scorer(RewardsConfig()) as scorer:
         done = folder.resume(settings)
         refuse_strangers(done, rows, num_samples=1)
         todo = sorted(set(range(len(rows))) - {prediction.row for prediction in done})
         groups = [_group(stored[n]) for n in todo]
         scored = score_groups([rows[n] for n in todo], groups, scorer, {task_name: task}, with_legacy=True)
-        with deferred_interrupts():
+        with INTERRUPTS.deferred():
             folder.append(scored)
     predictions = sorted([*done, *scored], key=lambda prediction: prediction.row)
     run = {"completions": str(completions), "seconds": round(time.perf_counter() - start, 1)}

@@ -29,7 +29,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources, load_sources
-from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import end_ranks, run_on_main, run_together
 from gpg_vl.prompts.room import build_prompts, evaluation_room
@@ -170,7 +170,7 @@ class _Run:
 
     def _keep(self, part: Sequence[Prediction]) -> None:
         if self._folder is not None:
-            with deferred_interrupts():
+            with INTERRUPTS.deferred():
                 self._folder.append(part)
 
     def _check_rows(self, rows: Sequence[Row]) -> list[str]:

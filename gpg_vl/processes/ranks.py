@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-from gpg_vl.processes.interrupts import Interrupted, admitted_interrupts, clear_pending
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def run_together(work: Callable[[], T]) -> T:
     failure: Exception | Interrupted | None = None
     result: T | None = None
     try:
-        with admitted_interrupts():
+        with INTERRUPTS.admitted():
             result = work()
     except (Exception, Interrupted) as error:  # noqa: BLE001  the others would wait for this rank
         failure = error
@@ -97,7 +97,7 @@ def _raise_together(failures: Sequence[_Failure | None], own: BaseException | No
             raise (RankDiskError if failure.is_disk else RankError)(text) from own
     for failure in failures:
         if failure is not None:
-            clear_pending()
+            INTERRUPTS.clear()
             raise Interrupted(failure.signal_number) from own
 
 
