@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.evaluation.evaluate_model import VERSIONS_OF, Evaluation
-from gpg_vl.evaluation.evaluator import refuse_strangers, score_groups
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.evaluator import score_groups
 from gpg_vl.evaluation.folder import claim_evaluation
-from gpg_vl.evaluation.rows import Row
+from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
+from gpg_vl.evaluation.settings import scoring_versions
 from gpg_vl.processes.interrupts import INTERRUPTS
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rewards.scorer import Scorer
@@ -32,16 +32,17 @@ def evaluate_stored(
     start = time.perf_counter()
     task = load_task(task_name)
     stored = read_predictions(completions, task_name, task)
-    rows = [Row(n, split, each.sample, str(each.sample.meta.get(category) or "")) for n, each in enumerate(stored)]
+    rows = [
+        EvaluationRow(n, split, each.sample, str(each.sample.meta.get(category) or "")) for n, each in enumerate(stored)
+    ]
     settings = {
         "benchmark": benchmark,
         "split": split,
         "completions_sha256": hashlib.sha256(completions.read_bytes()).hexdigest(),
-        "versions": {name: version(name) for name in VERSIONS_OF},
+        "versions": scoring_versions(),
     }
     with claim_evaluation(out) as folder, INTERRUPTS.raising(), Scorer(RewardsConfig()) as scorer:
-        done = folder.resume(settings)
-        refuse_strangers(done, rows, num_samples=1)
+        done = folder.resume(settings, rows, num_samples=1)
         todo = sorted(set(range(len(rows))) - {prediction.row for prediction in done})
         groups = [_group(stored[n]) for n in todo]
         scored = score_groups([rows[n] for n in todo], groups, scorer, {task_name: task}, with_legacy=True)

@@ -13,7 +13,7 @@ from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
-from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
@@ -48,7 +48,7 @@ class Stages:
     collector: Collector
     learner: Learner
     evaluator: Evaluator
-    eval_rows: Sequence[Row]  # empty where nothing is validated
+    eval_rows: Sequence[EvaluationRow]  # empty where nothing is validated
     progress: Progress
     log: RunLog
 

@@ -114,7 +114,7 @@ class Interrupts:
         self._pending = None
 
     def relay(self, number: int) -> None:
-        """Passes on the signal of another rank, from a thread. It does not count: one from outside is still the first."""
+        """Passes on the signal of another rank, from a thread; one from outside still counts as the first."""
         self._is_relayed = True
         thread = threading.main_thread().ident
         assert thread is not None

@@ -27,7 +27,8 @@ from gpg_vl.config import Recipe
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
-from gpg_vl.processes.ranks import gather_object, run_on_main
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
