@@ -164,7 +164,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
     else:
-        progress = _resume(recipe, checkpoint, adapter, learner, stream)
+        progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
     return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, progress, log)
@@ -181,11 +181,10 @@ def _build_learner(parts: _Parts) -> Learner:
     return learner
 
 
-def _resume(
-    recipe: Recipe, checkpoint: Path, adapter: QwenVLAdapter, learner: Learner, stream: SampleStream
-) -> Progress:
+def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStream) -> Progress:
     """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
-    load_optimizer(checkpoint, adapter, learner.optimizer)
+    recipe = parts.recipe
+    load_optimizer(checkpoint, parts.adapter, learner.optimizer, parts.accelerator)
     progress = Progress.after(load_state(checkpoint), recipe.run)
     stream.restore(progress.stream)
     left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""
