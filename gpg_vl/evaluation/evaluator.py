@@ -7,6 +7,7 @@ memory, ranks the time, and neither changes a prediction.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from accelerate import PartialState
 
@@ -17,7 +18,7 @@ from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.records import ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.tasks.base import Task
@@ -112,17 +113,37 @@ def score_groups(
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])
     return [
-        _prediction(row, group, tasks[row.sample.task], tuple(next(values)) if wanted else None)
+        make_prediction(row, tasks[row.sample.task], _answers(group, tuple(next(values)) if wanted else None))
         for row, group, wanted in zip(rows, scored, has_legacy, strict=True)
     ]
 
 
-def _prediction(
-    row: EvaluationRow, group: ScoredGroup, task: Task, legacy: tuple[float | None, ...] | None
-) -> Prediction:
-    sample, views = row.sample, group.prompt.image_views
-    texts = tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
-    status = tuple(reward.status for reward in group.rewards)
+@dataclass(frozen=True, slots=True)
+class ScoredAnswers:
+    """The completions of a row, scored; each tuple but ``views`` has one entry per completion."""
+
+    views: tuple[ImageView, ...]
+    texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
+    num_tokens: tuple[int, ...]
+    finished: tuple[bool, ...]
+    rewards: tuple[Reward, ...]
+    legacy: tuple[float | None, ...] | None  # as in Prediction
+
+
+def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
+    completions = group.completions
+    return ScoredAnswers(
+        views=group.prompt.image_views,
+        texts=tuple(completion_text(group.prompt, completion.text) for completion in completions),
+        num_tokens=tuple(len(completion.token_ids) for completion in completions),
+        finished=tuple(completion.finished for completion in completions),
+        rewards=group.rewards,
+        legacy=legacy,
+    )
+
+
+def make_prediction(row: EvaluationRow, task: Task, answers: ScoredAnswers) -> Prediction:
+    sample, status = row.sample, tuple(reward.status for reward in answers.rewards)
     return Prediction(
         row=row.number,
         id=sample.id,
@@ -131,19 +152,19 @@ def _prediction(
         category=row.category,
         question=sample.question,
         answer=sample.answer,
-        views=views,
-        completions=texts,
-        num_tokens=tuple(len(completion.token_ids) for completion in group.completions),
-        finished=tuple(completion.finished for completion in group.completions),
+        views=answers.views,
+        completions=answers.texts,
+        num_tokens=answers.num_tokens,
+        finished=answers.finished,
         answers=tuple(
             # Reading is the user's code; a completion of status ok was read within the limits before.
-            _spell(task.read(find_answer(text) or "", sample, views)) if of_text == "ok" else None
-            for text, of_text in zip(texts, status, strict=True)
+            _spell(task.read(find_answer(text) or "", sample, answers.views)) if of_text == "ok" else None
+            for text, of_text in zip(answers.texts, status, strict=True)
         ),
-        rewards=tuple(reward.total for reward in group.rewards),
-        parts=tuple(reward.parts for reward in group.rewards),
+        rewards=tuple(reward.total for reward in answers.rewards),
+        parts=tuple(reward.parts for reward in answers.rewards),
         status=status,
-        legacy=legacy,
+        legacy=answers.legacy,
     )
 
 

@@ -16,8 +16,8 @@ from gpg_vl.update.optimizer import learning_rate
 class Progress:
     """Where a run stands now.
 
-    ``TrainingState`` is what of it a file of a checkpoint holds: its fields are a format, which later versions read. The
-    recipe, the random states of each rank and the checkpoint's own step have places of their own there.
+    A checkpoint keeps it as ``TrainingState``, whose fields are the format of a file that later versions read. Recipe and
+    random states, which are one for each rank, have files of their own; ``saved_step`` is the checkpoint's own step.
     """
 
     run: RunConfig
