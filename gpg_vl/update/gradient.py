@@ -19,7 +19,8 @@ from PIL import Image
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.processes.ranks import RankError, max_over_ranks, run_together
+from gpg_vl.processes.collectives import max_over_ranks
+from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import run_together, sum_losses
+from gpg_vl.processes.collectives import sum_losses
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, ScoredGroup, TrainingGroup
 from gpg_vl.update.gradient import UpdateStats, accumulate_gradient, take_step
