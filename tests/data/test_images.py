@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, ImageOps
 from gpg_vl.data import images
 from gpg_vl.data.downloads import check_url
 from gpg_vl.data.images import MAX_BYTES, BadImage, fetch_image, open_image, read_size
-from support.pictures import encode, png_header, write_png
+from tests.support.pictures import encode, png_header, write_png
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)

@@ -20,7 +20,7 @@ from data_tools.row_checks import DataFile, check_row
 from gpg_vl.data import images
 from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.records import Sample
-from support.pictures import encode, png_header
+from tests.support.pictures import encode, png_header
 
 RED = (200, 30, 30)
 WHOLE = "--workers", "1"

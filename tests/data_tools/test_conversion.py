@@ -17,7 +17,7 @@ from data_tools.conversion import DropRow, convert
 from data_tools.published_files import picture, sat_row, write_image_rows, write_sat
 from data_tools.sources import SourceRow
 from gpg_vl.records import Sample
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 
 def rows(num: int) -> Iterator[SourceRow]:

@@ -10,7 +10,7 @@ import pytest
 
 from data_tools.cvbench import main
 from data_tools.published_files import write_image_rows
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 CHOICES = ["2", "3", "1", "0"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from data_tools.geoqa import main
 from data_tools.published_files import picture, write_image_rows, write_lines, write_zip
-from support.converted import read_counts, read_rows
-from support.shared_data import shared_file
+from tests.support.converted import read_counts, read_rows
+from tests.support.shared_data import shared_file
 
 SOLUTIONS = ["<answer> 145° </answer>", "<answer> 8√{3} </answer>", "<answer> 5 cm </answer>", "<answer> B </answer>"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.image_files import ImageFiles
-from support.builders import png
+from tests.support.builders import png
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from data_tools.jsonl import main
 from data_tools.published_files import picture, write_image_rows, write_lines
 from gpg_vl.data import images
 from gpg_vl.data.downloads import check_url
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 COLUMNS = ["--columns", "question=problem", "answer=solution", "images=picture"]
 

@@ -19,8 +19,8 @@ from data_tools.published_files import write_lines
 from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
-from support.builders import png
-from support.pictures import encode
+from tests.support.builders import png
+from tests.support.pictures import encode
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'

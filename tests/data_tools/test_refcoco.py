@@ -10,7 +10,7 @@ import pytest
 
 from data_tools.published_files import picture, write_zip
 from data_tools.refcoco import main
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 NAME = "COCO_train2014_000000581857.jpg"
 

@@ -10,7 +10,7 @@ import pytest
 
 from data_tools.published_files import picture, sat_row, write_sat
 from data_tools.sat import COLUMNS, main
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 
 def test_rows(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from data_tools import clevr
 from data_tools.image_files import ImageFiles
 from data_tools.published_files import picture, write_hub_cache, write_image_rows, write_zip
 from data_tools.sources import decode_text, find_files, read_json_lines, read_parquet
-from support.converted import read_rows
+from tests.support.converted import read_rows
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

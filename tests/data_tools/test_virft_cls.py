@@ -10,8 +10,8 @@ import torch
 
 from data_tools.published_files import picture, write_image_rows
 from data_tools.virft_cls import SETS, main
-from support.converted import read_counts, read_rows
-from support.shared_data import shared_file
+from tests.support.converted import read_counts, read_rows
+from tests.support.shared_data import shared_file
 
 CLASS_FILES = {
     "flowers": "classes_oxford_flowers.txt",

@@ -12,8 +12,8 @@ import pytest
 
 from eval import cvbench, detection, fine_grained, geoqa, lisa, refcoco, superclevr, table
 from eval.command import run
-from support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
-from support.shared_data import shared_file
+from tests.support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
+from tests.support.shared_data import shared_file
 
 CASES: list[tuple[ModuleType, dict[str, int], list[dict[str, Any]], dict[str, str], set[str]]] = [
     (geoqa, {"test": 3}, [{}], {"task": "geometry", "answer": "65°"}, {"Accuracy"}),

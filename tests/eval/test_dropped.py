@@ -13,7 +13,7 @@ from eval.benchmark import Benchmark
 from eval.command import run
 from eval.dropped import read_dropped
 from gpg_vl.evaluation.predictions import DROPPED
-from support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
+from tests.support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
 
 CASES = [
     (geoqa.BENCHMARK, "test", {}, {"task": "geometry", "answer": "65°"}, "Accuracy"),

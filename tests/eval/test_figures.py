@@ -21,7 +21,7 @@ from gpg_vl.evaluation.scores import estimate, mean_of
 from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import Detection
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
-from support.builders import png
+from tests.support.builders import png
 
 
 def random_boxes(rng: numpy.random.Generator, num: int) -> list[Box]:

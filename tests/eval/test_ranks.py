@@ -17,7 +17,7 @@ import pytest
 from eval import cvbench, geoqa, superclevr
 from eval.command import run
 from gpg_vl.evaluation import evaluate_model
-from support.benchmark_rows import write_rows
+from tests.support.benchmark_rows import write_rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

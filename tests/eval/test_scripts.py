@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.benchmark_rows import LIMITS, write_rows
+from tests.support.benchmark_rows import LIMITS, write_rows
 
 EVAL = Path(__file__).parents[2] / "eval"
 

@@ -23,7 +23,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.records import Completion, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from support.builders import make_sample
+from tests.support.builders import make_sample
 
 NUM = 72  # more than an evaluation does at once
 SAMPLINGS = {

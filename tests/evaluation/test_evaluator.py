@@ -21,7 +21,7 @@ from gpg_vl.records import Sample
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.tasks import TASKS
-from support.builders import make_sample
+from tests.support.builders import make_sample
 
 Load = Callable[..., QwenVLAdapter]
 LONG = "How many shapes are there in this picture, if one counts the small ones as well?"

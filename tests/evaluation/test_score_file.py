@@ -10,8 +10,8 @@ from gpg_vl.cli import main
 from gpg_vl.config import Recipe, RewardsConfig
 from gpg_vl.evaluation.score_file import score_file
 from gpg_vl.preflight.sources import load_sources
-from support.builders import png
-from support.shared_data import shared_file
+from tests.support.builders import png
+from tests.support.shared_data import shared_file
 
 LOGS = {
     "counting_results_superclevr_200_qwen2vl_2b_instruct_legacy.json": 0.48,

@@ -23,7 +23,7 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing, plain_log_probs
-from support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
+from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
 
 LoadModel = Callable[..., QwenVLAdapter]
 PARTS = (["text"], ["vision"], ["text", "vision"])

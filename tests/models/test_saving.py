@@ -14,7 +14,7 @@ from gpg_vl.cli import main
 from gpg_vl.config import LoraConfig, ModelConfig, Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder, save_model
-from support.builders import SMALL_IMAGES
+from tests.support.builders import SMALL_IMAGES
 
 LoadModel = Callable[..., QwenVLAdapter]
 

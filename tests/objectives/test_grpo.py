@@ -21,8 +21,8 @@ from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_prompt, make_sample, random_completions
-from support.shared_data import shared_file
+from tests.support.builders import make_prompt, make_sample, random_completions
+from tests.support.shared_data import shared_file
 
 LoadModel = Callable[..., QwenVLAdapter]
 

@@ -25,7 +25,7 @@ from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.tasks import TASKS
 from gpg_vl.train import train
-from support.builders import make_sample
+from tests.support.builders import make_sample
 
 LoadModel = Callable[..., QwenVLAdapter]
 MakeRecipe = Callable[..., Recipe]
@@ -308,7 +308,7 @@ def train_on_two_ranks(recipe: Recipe, folder: Path) -> subprocess.CompletedProc
     (folder / "recipe.yaml").write_text(json.dumps(recipe.to_plain()))
     script = Path(__file__).parents[1] / "support/lost_image.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(script.parents[1])}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(script.parents[2])}
     return subprocess.run(
         [*command, "train", str(folder / "recipe.yaml")],
         env=environment, capture_output=True, text=True, check=False, timeout=200,

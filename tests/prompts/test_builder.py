@@ -18,7 +18,7 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample, completion_text
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
-from support.builders import FAMILIES, SMALL_IMAGES, make_sample
+from tests.support.builders import FAMILIES, SMALL_IMAGES, make_sample
 
 LoadModel = Callable[..., QwenVLAdapter]
 BASE_TEMPLATE = "{%- for m in messages -%}{%- for c in m['content'] -%}{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}{%- endfor -%}{%- endfor -%}"  # noqa: E501  the published base models' template joins the contents

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gpg_vl.rewards.pool import ScoringPool
-from support.hostile_jobs import HOSTILE, job, run
+from tests.support.hostile_jobs import HOSTILE, job, run
 
 TIMEOUT_S = 0.15
 
@@ -187,7 +187,7 @@ def test_leaks_retire_the_worker(tmp_path: Path) -> None:
     path = tmp_path / "leaky.py"
     path.write_text(
         """
-from support.hostile_rewards import Hostile
+from tests.support.hostile_rewards import Hostile
 kept = []
 
 class Leaky(Hostile):
@@ -256,8 +256,8 @@ def test_close_and_interrupts_leave_nothing() -> None:
 
 RUN_IN_THE_BACKGROUND = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from support.hostile_jobs import job, run
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.support.hostile_jobs import job, run
 from gpg_vl.rewards.pool import ScoringPool
 pool = ScoringPool(60.0, 512, 2)
 run(pool, "right")

@@ -9,7 +9,7 @@ import pytest
 from gpg_vl.config import RewardsConfig
 from gpg_vl.records import Reward, RolloutGroup
 from gpg_vl.rewards.scorer import RewardError, Scorer
-from support.hostile_groups import FILE, group, hostile
+from tests.support.hostile_groups import FILE, group, hostile
 
 RIGHT = "<think></think><answer>4</answer>"
 

@@ -20,7 +20,7 @@ from gpg_vl.run.manifest import find_damage
 from gpg_vl.run.output_dir import find_resume_point
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.update.optimizer import build_optimizer
-from support.file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
+from tests.support.file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
 
 
 def test_changed_keys_are_dotted() -> None:

@@ -17,8 +17,8 @@ from gpg_vl.update import packing, policy
 from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing
-from support.builders import FAMILIES, make_sample, make_training_group, whole
-from support.groups import CASES, gradients, make_groups, plain_gradients
+from tests.support.builders import FAMILIES, make_sample, make_training_group, whole
+from tests.support.groups import CASES, gradients, make_groups, plain_gradients
 
 LoadModel = Callable[..., QwenVLAdapter]
 

@@ -16,7 +16,7 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import BFLOAT16_TOLERANCE, check_packing
-from support.builders import FAMILIES, make_lively, make_sample, make_training_group, whole
+from tests.support.builders import FAMILIES, make_lively, make_sample, make_training_group, whole
 
 LoadModel = Callable[..., QwenVLAdapter]
 
