@@ -20,15 +20,14 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.rows import SourceReport, check_rows, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.room import Room
-from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.tasks import TASKS
 from gpg_vl.train import train
 from tests.support.builders import make_sample
+from tests.support.small_recipes import MakeRecipe, small_recipe
 
 LoadModel = Callable[..., QwenVLAdapter]
-MakeRecipe = Callable[..., Recipe]
 
 GOOD = [make_sample(seed=number) for number in range(3)]
 BROKEN = Sample("broken", "counting", (make_sample().images[0][:300],), "How many shapes?", "4")
@@ -109,17 +108,20 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_recipe(rows: Path, model_folders: dict[str, Path]) -> MakeRecipe:
+    values = {
+        "model.path": str(model_folders["qwen2_vl"]),
+        "model.max_pixels": 784 * 100,
+        "data.train": [str(rows)],
+        "rollout.prompts_per_step": 3,
+        "rollout.group_size": 2,
+        "rollout.max_new_tokens": 4,
+        "update.tokens_per_micro_batch": 80,
+        "run.steps": 6,
+        "run.output_dir": str(rows.parent / "run"),
+    }
+
     def make(**overrides: Any) -> Recipe:
-        values: dict[str, Any] = {
-            "model.path": str(model_folders["qwen2_vl"]), "model.dtype": "float32",
-            "model.min_pixels": 784, "model.max_pixels": 784 * 100, "prompt.template": "{question}",
-            "data.train": [str(rows)], "rollout.prompts_per_step": 3, "rollout.group_size": 2,
-            "rollout.max_new_tokens": 4, "objective.beta_th": 0.0, "update.tokens_per_micro_batch": 80,
-            "run.steps": 6, "run.output_dir": str(rows.parent / "run"), "run.eval_every": 0, "run.trackers": [],
-        }  # fmt: skip
-        values |= {key.replace("__", "."): value for key, value in overrides.items()}
-        words = [(f"--{key}", v if isinstance(v, str) else json.dumps(v)) for key, v in values.items()]
-        return load_recipe(None, [word for pair in words for word in pair])
+        return small_recipe(values, overrides)
 
     return make
 
@@ -136,25 +138,6 @@ def test_the_default_refuses_before_the_first_step(make_recipe: MakeRecipe, rows
     with pytest.raises(ValueError, match=r"rows\.jsonl, row 11: the prompt has .*set data.on_long_prompt to drop or s"):
         train(make_recipe(data__on_bad_image="skip"))
     assert not (rows.parent / "run/metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "message"),
-    [
-        ({}, r"test\.jsonl, row 1: the prompt has \d+ tokens and its completion up to 4, together more than 20; "
-             r"raise rollout\.tokens_per_batch, which holds 2 of them"),
-        ({"evaluation__num_samples": 5, "evaluation__temperature": 1.0, "rollout__tokens_per_batch": 150},
-         r"test\.jsonl, row 1: .* together more than 30; raise rollout\.tokens_per_batch, which holds 5 of them"),
-    ],
-)  # fmt: skip
-def test_a_group_that_decodes_in_no_batch_is_refused(
-    make_recipe: MakeRecipe, tmp_path: Path, evaluation: dict[str, Any], message: str
-) -> None:
-    write_jsonl([make_sample([(140, 140)])], tmp_path / "test.jsonl")
-    files = {"data__train": [str(tmp_path / "test.jsonl")], "data__eval": [str(tmp_path / "test.jsonl")]}
-    with pytest.raises(ValueError, match=message):
-        train(make_recipe(**{"rollout__tokens_per_batch": 40, "run__eval_every": 1, **files, **evaluation}))
-    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(
