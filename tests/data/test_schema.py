@@ -10,13 +10,14 @@ import pytest
 
 from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
 from tests.support.kit_rows import demo_samples, kit_row, png, write_lines
+from tests.support.messages import naming
 
 
 def test_rows_of_a_newer_schema_are_refused(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, schema_version=1), kit_row(3, schema_version=2))
     samples = load_source(lines).samples
     assert [sample.meta for sample in samples[:2]] == [{}, {}]
-    with pytest.raises(ValueError, match=r"rows\.jsonl, row 3: schema_version is 2, this kit reads 1; write the rows"):
+    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 3", "schema_version", 2, 1)):
         samples[2]
 
 
@@ -35,6 +36,6 @@ def test_files_say_their_schema(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("field", ["question", "answer"])
 def test_a_text_of_a_million_characters_is_refused(tmp_path: Path, field: str) -> None:
     lines = write_lines(tmp_path / "rows.jsonl", kit_row(1), kit_row(2, **{field: "x" * 1_000_000}))
-    with pytest.raises(ValueError, match=f"row 2: the {field} has 1000000 characters, more than 65536") as caught:
+    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 2", field, 1000000, 65536)) as caught:
         load_source(lines).samples[1]
     assert len(str(caught.value)) < 300

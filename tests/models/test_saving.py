@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gpg_vl.config import LoraConfig, ModelConfig, Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder, save_model
 from tests.support.builders import SMALL_IMAGES
+from tests.support.messages import lines_naming, naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -89,18 +91,18 @@ def test_doctor_reloads_and_lets_it_answer(
         capsys.readouterr()
         assert main(["doctor", "--checkpoint", str(path)]) == 0
         out = capsys.readouterr().out.splitlines()
-        assert out[0].startswith(f"{kind}: names, shapes and types are those of the config")
+        assert re.search(naming(kind, "names", "shapes", "types"), out[0])
         assert out[1].startswith("completion: '") and len(out[1]) > 20
     assert not list((tmp_path / "merged").glob("adapter*"))
     assert main(["merge", str(folder), str(tmp_path / "merged")]) == 2
-    assert "is there already; name a new folder" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, tmp_path / "merged")
     assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "again")]) == 2
-    assert "is no adapter: its weights are whole already" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, tmp_path / "merged", "adapter")
     config = json.loads((tmp_path / "merged/config.json").read_text())
     config["text_config"]["hidden_size"] = 64
     (tmp_path / "merged/config.json").write_text(json.dumps(config))
     assert main(["doctor", "--checkpoint", str(tmp_path / "merged")]) == 2
-    assert "the weights do not fit config.json: mismatched" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "config.json", "mismatched")
 
 
 def test_doctor_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:

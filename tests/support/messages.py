@@ -17,3 +17,8 @@ def _whole(part: str) -> str:
     before = r"(?<![\w.])(?<!\w-)" if re.match(r"\w", part) else ""
     after = r"(?!\w|[.-]\w)" if re.search(r"\w$", part) else ""
     return before + re.escape(part) + after
+
+
+def lines_naming(text: str, *parts: object) -> list[str]:
+    """The lines of a log or of what a command said that name every part."""
+    return [line for line in text.splitlines() if re.search(naming(*parts), line)]
