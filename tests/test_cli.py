@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.data.sources import write_parquet
-from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
 from tests.support.builders import png
 from tests.support.messages import naming
 
@@ -215,15 +214,6 @@ def test_debug_shows_the_traceback(recipe: Path) -> None:
         cli.main(["train", str(recipe), "--run.stepz", "3", "--debug"])
 
 
-def test_help_explains_every_key_in_a_line() -> None:
-    text = describe_keys()
-    for key in KNOWN_KEYS:
-        _, _, after = text.partition(f"--{key} ")
-        assert after, key
-        explanation = " ".join(after.split("(type:")[0].split())
-        assert len(explanation) > 15, key
-
-
 def test_unknown_command() -> None:
     assert cli.main(["trian"]) == 2
     assert cli.main([]) == 2
@@ -287,31 +277,6 @@ def test_eval_of_published_columns_and_its_mistakes(
     assert re.search(naming("--data", "data.eval"), last_line(err)), err
 
 
-def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "picture.png").write_bytes(png(84, 84))
-    words = ["ask", model_folders["qwen2_vl"], "--image", tmp_path / "picture.png", "--question", "How many shapes?"]
-    limits = ["--rollout.max_new_tokens", 5, "--model.dtype", "float32"]
-    scored = ["--task", "counting", "--answer", "4", "--n", 3]
-    assert cli.main([str(word) for word in [*words, *limits, *scored]]) == 0
-    out = capfd.readouterr().out
-    assert out.count("   answer: None   reward 0.000 (correct 0.000, format 0.000) unparsable") == 3
-    assert cli.main([str(word) for word in [*words, *limits]]) == 0
-    out = capfd.readouterr().out
-    assert "reward" not in out
-    assert out.startswith("prompt (")
-    for extra, named in (
-        (["--answer", "4"], ["--answer", "--task"]),
-        (["--task", "counting", "--answer", "many"], ["answer", "many"]),
-        (["--n", "0"], ["--n", 1]),
-        (["--temperature", "-1"], ["--temperature"]),
-        (["--task", "grounding"], ["image"]),
-        (["--image", "gone.png"], ["--image", "gone.png"]),
-    ):
-        asked = ["ask", words[1], *words[4:]] if "grounding" in extra else words
-        assert cli.main([str(word) for word in [*asked, *limits, *extra]]) == 2
-        assert re.search(naming(*named), last_line(err := capfd.readouterr().err)), err
-
-
 def test_own_task_by_path_trains_and_evaluates(
     run: RunCli, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,20 +315,3 @@ class Letters(Task):
     functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
     code, err = run("train", recipe, *functions)
     assert (code, bool(re.search(naming("Letters"), last_line(err)))) == (2, True), err
-
-
-def test_a_later_recipe_holds_the_keys_in_which_it_differs(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
-    one.write_text("rollout: {group_size: 4, max_new_tokens: 9}\nrun: {steps: 5, seed: 3}\n")
-    other.write_text("rollout: {max_new_tokens: 7}\nrun: {steps: 6}\n")
-    recipe = load_recipe([str(one), str(other)], ["--run.seed", "8"])
-    assert (recipe.rollout.group_size, recipe.rollout.max_new_tokens) == (4, 7)
-    assert (recipe.run.steps, recipe.run.seed) == (6, 8)
-
-
-def test_train_names_the_recipe_with_the_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
-    one.write_text("run: {steps: 5}\n")
-    other.write_text("run: {step: 6}\n")
-    assert cli.main(["train", str(one), str(other)]) == 2
-    assert re.search(naming(other, "run.step", "run.steps"), last_line(err := capsys.readouterr().err)), err
