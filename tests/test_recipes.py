@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from tests.support.messages import lines_naming
 
 
 def test_help_explains_every_key_in_a_line() -> None:
-    text = describe_keys()
+    """An entry is the key, as each version of Python writes options, and its explanation behind two spaces or more."""
+    entries = re.split(r"\n  (?=--)", describe_keys())
     for key in KNOWN_KEYS:
-        _, _, after = text.partition(f"--{key} ")
-        assert after, key
-        explanation = " ".join(after.split("(type:")[0].split())
+        [entry] = [entry for entry in entries if re.match(rf"--{re.escape(key)}[ ,]", entry)]
+        explanation = " ".join(re.split(r"\s{2,}", entry, maxsplit=1)[1].split("(type:")[0].split())
         assert len(explanation) > 15, key
+        assert not re.search(r"--\w", explanation), f"{key}: the options themselves were read as the explanation"
 
 
 def test_a_later_recipe_holds_the_keys_in_which_it_differs(tmp_path: Path) -> None:

@@ -157,6 +157,9 @@ def test_image_paths_are_relative_to_the_data_file_or_the_root(tmp_path: Path, m
         ("data:image/png;base64,AAAA", ["data:image/png;base64,AAAA", "https"]),
         ("zero\0byte.png", [r"'zero\x00byte.png'"]),
         ("loop/x.png", ["loop/x.png"]),
+        ("loop/../link.png", ["loop/../link.png"]),
+        ("missing/../loop/../link.png", ["missing/../loop/../link.png"]),
+        ("ring/img/7.png", ["ring/img/7.png"]),
         (7, ["int"]),
         (None, ["NoneType"]),
         ({"bytes": None, "path": None}, ["NoneType"]),
@@ -168,6 +171,8 @@ def test_refused_image_paths(tmp_path: Path, image: Any, named: list[str]) -> No
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "data" / "linked").symlink_to(tmp_path)
     (tmp_path / "data" / "loop").symlink_to("loop")
+    (tmp_path / "data" / "ring").symlink_to("gnir")
+    (tmp_path / "data" / "gnir").symlink_to("ring")
     with pytest.raises(ValueError, match=naming("rows.jsonl", "row 2", "image", *named)) as caught:
         read_images(tmp_path / "data" / "rows.jsonl", [image])
     assert "\n" not in str(caught.value)

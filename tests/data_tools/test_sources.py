@@ -86,6 +86,7 @@ def test_images_stay_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
     (tmp_path / "images").mkdir()
     os.symlink(tmp_path / "secret.png", tmp_path / "images/link.png")
+    os.symlink("loop", tmp_path / "images/loop")
     images = ImageFiles(str(tmp_path / "images"))
     for name in (
         "../secret.png",
@@ -98,7 +99,7 @@ def test_images_stay_in_their_folder(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=naming("image", tmp_path / "images")):
             images.find(name)
-    for name in ("x" * 300, "zero\0byte.png"):
+    for name in ("x" * 300, "zero\0byte.png", "loop/x.png"):
         with pytest.raises(ValueError, match=naming("image", name[:4])):
             images.find(name)
     archive = write_zip(tmp_path / "images.zip", {"a/0.png": picture(1), "b/0.png": picture(2)})
