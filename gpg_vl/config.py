@@ -250,7 +250,7 @@ class UpdateConfig:
         warmup_steps: steps of linear warm-up
         min_learning_rate_ratio: the schedule ends at this share of the peak
         optimizer: AdamW, its fused kernel, or with 8-bit state (bitsandbytes; CUDA)
-        betas: AdamW's betas, of the running mean of the gradient and of its square
+        betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm
         max_skips: the run stops when so many steps in a row were skipped because their gradient was not finite
