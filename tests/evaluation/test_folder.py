@@ -162,6 +162,6 @@ def test_a_prediction_of_another_row_is_named(tmp_path: Path, other: dict[str, A
     with (tmp_path / "predictions.jsonl").open("a") as file:
         file.write(stranger.to_line())
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=rf"--out: the prediction of row {stranger.row} there"):
+    with pytest.raises(ValueError, match=naming("predictions.jsonl", f"row {stranger.row}", "--out")):
         write(tmp_path)
     assert contents(tmp_path) == before
