@@ -13,7 +13,7 @@ import pytest
 
 from gpg_vl.rewards.functions import Call
 from gpg_vl.rewards.pool import FunctionJob, Outcome, ScoringPool, TaskJob
-from support import hostile_jobs, invasive_rewards
+from tests.support import hostile_jobs, invasive_rewards
 
 FILE = Path(invasive_rewards.__file__)
 INVASIVE = f"{FILE}:Invasive"
@@ -103,7 +103,7 @@ def test_forks_do_not_shift_values(pool: ScoringPool, tmp_path: Path) -> None:
     path.write_text(
         """
 import os, sys
-from support.invasive_rewards import Invasive
+from tests.support.invasive_rewards import Invasive
 
 class Forking(Invasive):
     def score(self, answer, sample, views):
@@ -224,8 +224,8 @@ def test_limits_that_the_caller_has_are_kept(tmp_path: Path) -> None:
     """A run under ``ulimit -v`` and ``ulimit -n``."""
     code = f"""
 import resource, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from support.hostile_jobs import job
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.support.hostile_jobs import job
 from gpg_vl.rewards.pool import ScoringPool
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

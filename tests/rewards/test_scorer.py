@@ -14,8 +14,9 @@ from gpg_vl.data.sources import load_source
 from gpg_vl.records import Reward, RolloutGroup, Sample
 from gpg_vl.rewards.functions import TrainerState, sample_columns
 from gpg_vl.rewards.scorer import RewardError, Scorer
-from support.builders import png
-from support.hostile_groups import FILE, group, hostile
+from tests.support.builders import png
+from tests.support.hostile_groups import FILE, group, hostile
+from tests.support.messages import naming
 
 RIGHT = "<think></think><answer>4</answer>"
 
@@ -75,7 +76,7 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
     with Scorer(RewardsConfig(timeout_s=60, on_error="abort")) as scorer:
         assert scorer.score([hostile("right")])[0].rewards[0].status == "ok"
         start = time.monotonic()
-        with pytest.raises(RewardError, match=r"on_error is abort, .*Hostile on sample s2: error: KeyError"):
+        with pytest.raises(RewardError, match=naming("rewards.on_error", "abort", "Hostile", "s2", "KeyError")):
             scorer.score([hostile("sleep"), hostile("raise", sample_id="s2"), hostile("sleep")])
         assert time.monotonic() - start < 10
 
@@ -112,7 +113,7 @@ def test_a_call_has_one_limit_whatever_the_group() -> None:
     config = RewardsConfig(functions=[f"{FILE}:hang"], timeout_s=1.0, on_error="abort")
     with Scorer(config) as scorer:
         start = time.monotonic()
-        with pytest.raises(RewardError, match="reward function hang on sample s1: timeout: no answer within 1 s"):
+        with pytest.raises(RewardError, match=naming("hang", "s1", "timeout", "1 s")):
             scorer.score([group(*[RIGHT] * 16)])
         assert time.monotonic() - start < 6
 
