@@ -133,7 +133,7 @@ class ScoredAnswers:
 def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
     completions = group.completions
     return ScoredAnswers(
-        views=group.prompt.image_views,
+        views=group.prompt.views,
         texts=tuple(completion_text(group.prompt, completion.text) for completion in completions),
         num_tokens=tuple(len(completion.token_ids) for completion in completions),
         finished=tuple(completion.finished for completion in completions),

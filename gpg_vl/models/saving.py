@@ -18,14 +18,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from gpg_vl.config import Recipe
+from gpg_vl.errors import first_line
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import adapter_shapes, find_base
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 CARD_FILE = "README.md"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def save_model(adapter: QwenVLAdapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
 
     Args:
@@ -50,7 +51,7 @@ def check_model_folder(folder: Path) -> None:
             processor = AutoProcessor.from_pretrained(folder)
             GenerationConfig.from_pretrained(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+            raise ValueError(f"{folder}: {first_line(error)}") from error
         if processor.chat_template is None:
             raise ValueError(f"{folder} has no chat template")
         if base is None:
@@ -67,7 +68,7 @@ def _check_weights(folder: Path) -> None:
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{folder}: {first_line(error)}") from error
     for what in ("missing", "unexpected", "mismatched"):
         if info[f"{what}_keys"]:
             raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(info[f'{what}_keys'])}")

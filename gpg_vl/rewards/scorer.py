@@ -68,22 +68,21 @@ class Scorer:
         by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
         self._report(groups, by_group)
         return [
-            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.image_features)
+            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.features)
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 
     def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
         """What the published metric of their task gives the completions; None for one that times out or fails there."""
         jobs = [
-            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
-            for g in groups
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.views, _texts(g)) for g in groups
         ]
         return measure_published(self._pool, jobs)
 
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
+        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         texts = tuple(completion.text for completion in group.completions)

@@ -61,8 +61,8 @@ def test_bad_images(load: LoadModel, row: Sample, reason: str) -> None:
 def test_long_prompts(load: LoadModel) -> None:
     adapter = load()
     rows = [*GOOD, WIDE, LONG]
-    num_tokens = {row.id: len(PromptBuilder(adapter, TASKS, PromptConfig(template="{question}")).build(row).token_ids)
-                  for row in rows}  # fmt: skip
+    build = PromptBuilder(adapter, TASKS, PromptConfig(template="{question}")).build
+    num_tokens = {row.id: len(build(row).encoded.token_ids) for row in rows}
     limit = num_tokens[WIDE.id] + 7
     message = rf"^rows\.jsonl, row 4: the prompt has {num_tokens[WIDE.id]} tokens and its completion up to 8, together more than {limit}; raise some.key$"  # noqa: E501
     with pytest.raises(ValueError, match=message):

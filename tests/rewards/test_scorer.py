@@ -79,7 +79,7 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
 def test_published_metric_that_hangs_or_fails_has_no_value(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpg_vl.rewards.scorer.PUBLISHED_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("gpg_vl.rewards.published.PUBLISHED_TIMEOUT_S", 0.5)
     texts = ("right", "busy", "raise", "nan", "exit", "wrong", "right")
     with Scorer(RewardsConfig(timeout_s=0.3, on_error="abort")) as scorer:
         [scored] = scorer.score([group(*texts, task=f"{FILE}:HostileMetric")])
