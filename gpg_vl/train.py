@@ -24,14 +24,14 @@ from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.weights import whole_weights
-from gpg_vl.records import LoggedStep
+from gpg_vl.records import LoggedStep, UpdateStats
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
 from gpg_vl.run.step_metrics import describe_step, step_line
-from gpg_vl.update.gradient import UpdateError, UpdateStats
+from gpg_vl.update.gradient import UpdateError
 
 
 def train(recipe: Recipe) -> Path:

@@ -83,7 +83,7 @@ class EvaluationFolder:
         self._settings = json.loads(json.dumps(settings))
         self._refuse_other()
         predictions = self._read()
-        _refuse_strangers(predictions, rows, num_samples)
+        _refuse_strangers(self._folder / PREDICTIONS_FILE, predictions, rows, num_samples)
         return predictions
 
     def _refuse_other(self) -> None:
@@ -147,7 +147,9 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _refuse_strangers(predictions: Sequence[Prediction], rows: Sequence[EvaluationRow], num_samples: int) -> None:
+def _refuse_strangers(
+    path: Path, predictions: Sequence[Prediction], rows: Sequence[EvaluationRow], num_samples: int
+) -> None:
     """
     Raises:
         ValueError: a prediction is not of the row whose number it has, or has another number of completions
@@ -157,7 +159,7 @@ def _refuse_strangers(predictions: Sequence[Prediction], rows: Sequence[Evaluati
         own = None if sample is None else (sample.id, sample.task, sample.question, sample.answer, num_samples)
         if own != (each.id, each.task, each.question, each.answer, len(each.completions)):
             raise ValueError(
-                f"--out: the prediction of row {each.row} there ({each.id}) is of another evaluation; remove it, or "
+                f"{path}: the prediction of row {each.row} ({each.id}) is from another evaluation; remove it, or "
                 "choose another --out"
             )
 

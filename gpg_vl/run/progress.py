@@ -16,8 +16,8 @@ from gpg_vl.update.optimizer import learning_rate
 class Progress:
     """Where a run stands now.
 
-    A checkpoint keeps it as ``TrainingState``, whose fields are the format of a file that later versions read. The
-    recipe and the random states, one for each rank, have files of their own; ``saved_step`` is the checkpoint's step.
+    A checkpoint keeps it as ``TrainingState``, whose fields are the format of a file that later versions read. Recipe
+    and random states (one per rank) have files of their own; ``saved_step`` is the checkpoint's own step.
     """
 
     run: RunConfig
