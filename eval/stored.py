@@ -16,7 +16,7 @@ from gpg_vl.evaluation.folder import claim_evaluation
 from gpg_vl.evaluation.rows import Row
 from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
 from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
-from gpg_vl.records import Completion, Prompt, RolloutGroup
+from gpg_vl.records import Completion, Encoded, Prompt, RolloutGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.tasks import load_task
 
@@ -54,5 +54,5 @@ def evaluate_stored(
 
 def _group(stored: StoredCompletion) -> RolloutGroup:
     """The completion as an engine would have given it, without tokens."""
-    prompt = Prompt(stored.sample, "", (), (), torch.empty(3, 0, dtype=torch.long), None, None, (stored.view,))
+    prompt = Prompt(stored.sample, "", Encoded((), (), torch.empty(1, 0, dtype=torch.long), 0, None), (stored.view,))
     return RolloutGroup(prompt, (Completion((), stored.completion, finished=True),))

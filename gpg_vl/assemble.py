@@ -15,7 +15,7 @@ from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import Row, number_rows
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -42,7 +42,7 @@ from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained
 class Stages:
     """What the loop of a run works with."""
 
-    adapter: QwenVLAdapter
+    adapter: Adapter
     tasks: dict[str, Task]  # by the name that the rows use
     stream: SampleStream
     collector: Collector
@@ -84,7 +84,7 @@ class _Parts:
         recipe: Recipe,
         objective: Objective,
         checked: Sequence[CheckedSources],
-        adapter: QwenVLAdapter,
+        adapter: Adapter,
         scorer: Scorer,
         accelerator: Accelerator,
     ):
@@ -118,12 +118,12 @@ def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSource
     return checked
 
 
-def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> QwenVLAdapter:
+def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> Adapter:
     path = recipe.model.path if checkpoint is None else str(checkpoint)
     return load_adapter(replace(recipe.model, path=path))
 
 
-def _place_weights(adapter: QwenVLAdapter, accelerator: Accelerator) -> None:
+def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
     num_weights, _ = adapter.num_parameters()
     cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights))
     if cost is not None:
@@ -143,7 +143,7 @@ def _check_rows(parts: _Parts) -> list[SourceReport]:
     return reports
 
 
-def _check_disk(recipe: Recipe, adapter: QwenVLAdapter) -> None:
+def _check_disk(recipe: Recipe, adapter: Adapter) -> None:
     check_room(recipe, *adapter.num_parameters())
 
 
@@ -181,9 +181,7 @@ def _build_learner(parts: _Parts) -> Learner:
     return learner
 
 
-def _resume(
-    recipe: Recipe, checkpoint: Path, adapter: QwenVLAdapter, learner: Learner, stream: SampleStream
-) -> Progress:
+def _resume(recipe: Recipe, checkpoint: Path, adapter: Adapter, learner: Learner, stream: SampleStream) -> Progress:
     """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
     load_optimizer(checkpoint, adapter, learner.optimizer)
     progress = Progress.after(load_state(checkpoint), recipe.run)

@@ -159,7 +159,7 @@ def _ask(words: list[str]) -> None:
     prompt, answers = ask(
         recipe, options.image, options.question, options.task or recipe.task, options.answer, options.n, temperature
     )
-    print(f"prompt ({len(prompt.token_ids)} tokens): {prompt.text}\n")
+    print(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         print(f"{number}. {answered.completion.text}")
         reward = answered.reward
@@ -220,14 +220,14 @@ def _doctor(words: list[str]) -> None:
 
 
 def _tiny_model(words: list[str]) -> None:
+    from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
+
     parser = argparse.ArgumentParser(
         prog="gpg-vl tiny-model", description="Writes a random model of 1.4 M parameters as an ordinary model folder."
     )
     parser.add_argument("folder")
-    parser.add_argument("--family", choices=["qwen2_vl", "qwen2_5_vl"], default="qwen2_vl")
+    parser.add_argument("--family", choices=list(TINY_FAMILIES), default="qwen2_vl")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
-    from gpg_vl.models.tiny import write_tiny_model
-
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     print(f"wrote {options.folder}")

@@ -123,7 +123,7 @@ class Collector:
 
     def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
-            written = [self._gold.write(prompt.sample, prompt.text, prompt.image_views) for prompt in prompts]
+            written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)

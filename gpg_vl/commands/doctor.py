@@ -62,7 +62,7 @@ def check_checkpoint(recipe: Recipe) -> Iterator[str]:
 def _complete(model: ModelConfig) -> str:
     """The most likely completion to a question about a grey picture."""
     adapter = load_adapter(model)
-    adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    adapter.to("cuda" if torch.cuda.is_available() else "cpu")
     buffer = io.BytesIO()
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")

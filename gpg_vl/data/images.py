@@ -24,7 +24,7 @@ from gpg_vl.data.downloads import check_url, download
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 20_000_000
 MIN_SIDE = 2  # pixels
-MAX_ASPECT = 50  # longer side to shorter side; the Qwen models stop at 200
+MAX_ASPECT = 50  # longer side to shorter side; some vision towers stop at 200
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_END = b"IEND\xaeB`\x82"

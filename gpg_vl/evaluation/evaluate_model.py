@@ -26,7 +26,7 @@ from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.rows import LazyRows, Row, number_rows
 from gpg_vl.evaluation.scores import TaskScore, summarise_scores
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources, load_sources
 from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
@@ -108,7 +108,7 @@ def run_evaluation(
         checked = run_together(lambda: load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False))
         scorer.start()
         adapter = run_together(lambda: load_adapter(recipe.model))
-        adapter.model.to(PartialState().device)
+        adapter.to(PartialState().device)
         run = _Run(recipe, next(iter(folders), None), benchmark, checked, adapter, scorer)
         evaluation = run.run(number_rows(checked, splits, category))
     end_ranks()
@@ -122,7 +122,7 @@ class _Run:
         folder: EvaluationFolder | None,
         benchmark: str | None,
         checked: CheckedSources,
-        adapter: QwenVLAdapter,
+        adapter: Adapter,
         scorer: Scorer,
     ):
         self._recipe = recipe

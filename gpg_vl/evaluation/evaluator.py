@@ -128,7 +128,7 @@ def score_groups(
 
 
 def _prediction(row: Row, group: ScoredGroup, task: Task, legacy: tuple[float | None, ...] | None) -> Prediction:
-    sample, views = row.sample, group.prompt.image_views
+    sample, views = row.sample, group.prompt.views
     texts = tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
     status = tuple(reward.status for reward in group.rewards)
     return Prediction(

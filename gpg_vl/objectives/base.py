@@ -62,7 +62,7 @@ class Objective(ABC):
         for gradients in self.token_gradients(group, log_probs):
             weight = _token_weight(self.config.reduction, len(gradients), group_tokens)
             coefficients.append(tuple(gradient * weight for gradient in gradients))
-        return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.image_features)
+        return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.features)
 
     def denominator(self, totals: StepTotals, prompts_per_step: int) -> float:
         """What the sum over all tokens of the step is divided by.

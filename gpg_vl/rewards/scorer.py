@@ -67,7 +67,7 @@ class Scorer:
         by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
         self._report(groups, by_group)
         return [
-            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.image_features)
+            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.features)
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 
@@ -77,8 +77,7 @@ class Scorer:
         The limit is ``PUBLISHED_TIMEOUT_S``, whatever the recipe's.
         """
         jobs = [
-            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
-            for g in groups
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.views, _texts(g)) for g in groups
         ]
         by_group = self._pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
         failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
@@ -94,7 +93,7 @@ class Scorer:
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
+        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         texts = tuple(completion.text for completion in group.completions)

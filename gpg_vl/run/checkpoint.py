@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
 from gpg_vl.processes.ranks import gather_object, run_on_main
 from gpg_vl.processes.weights import whole_weights
@@ -58,7 +58,7 @@ class TrainingState:
 
 def save_checkpoint(
     recipe: Recipe,
-    adapter: QwenVLAdapter,
+    adapter: Adapter,
     optimizer: Any,
     state: TrainingState,
     random_state: Mapping[str, Any],
@@ -177,7 +177,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
-def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None:
+def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any) -> None:
     """Restores the optimizer's state, parameter by parameter, whatever layout it was saved from."""
     with ExitStack() as stack:
         places: dict[str, dict[str, Any]] = {}

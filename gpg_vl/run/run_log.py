@@ -90,7 +90,7 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
             row = {
                 "id": group.prompt.sample.id,
                 "prompt": group.prompt.text,
-                "prompt_tokens": group.prompt.token_ids,
+                "prompt_tokens": group.prompt.encoded.token_ids,
                 "completions": [completion.text for completion in group.completions],
                 "completion_tokens": [completion.token_ids for completion in group.completions],
                 "coefficients": group.coefficients,

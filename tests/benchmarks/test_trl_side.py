@@ -41,7 +41,7 @@ def kit_gradients(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
     objective = build_objective(ObjectiveConfig(reduction="sequence", alpha=False))
     tokens = sum(LENGTHS)
     totals = StepTotals(groups=1, tokens=tokens, trained_groups=1, trained_sequences=4, trained_tokens=tokens)
-    batch = build_micro_batch(split_into_rows(group, 8192), adapter.pad_token_id)
+    batch = build_micro_batch(split_into_rows(group, 8192), adapter)
     weighted = (batch.coefficients * PolicyForward(adapter, temperature)(batch)).sum()
     (weighted / objective.denominator(totals, 1)).backward()
     return gradients(adapter)

@@ -276,7 +276,7 @@ def test_lengths_are_those_of_the_prompts(
 
     rows = write_lines(folder / "rows.jsonl", [row(n, images=["0.png"] * n) for n in range(3)])
     prompts = PromptBuilder(load("qwen2_vl", max_pixels=20_000), TASKS, PromptConfig())
-    lengths = [len(prompts.build(sample).token_ids) for sample in load_source(str(rows)).samples]
+    lengths = [len(prompts.build(sample).encoded.token_ids) for sample in load_source(str(rows)).samples]
     model = ("--model", model_folders["qwen2_vl"], "--min-pixels", 784, "--max-pixels", 20_000, "--max-new-tokens")
     code, lines = check(rows, *model, 4096 - max(lengths))
     assert code == 0

@@ -108,13 +108,13 @@ def test_the_prompt_is_the_model_s(tmp_path: Path, model_folders: dict[str, Path
     words = "--model", model_folders["qwen2_5_vl"], "--min-pixels", 784, "--max-pixels", 50176
     reader = parse(preview(tmp_path, [row], *words))
     prompt = PromptBuilder(load("qwen2_5_vl"), TASKS, PromptConfig()).build(row)
-    for number, view in enumerate(prompt.image_views, start=1):
+    for number, view in enumerate(prompt.views, start=1):
         num_tokens = view.model_width * view.model_height // 28**2
         written = f"image {number}: {num_tokens} tokens"
         reader.text = reader.text.replace(written, "<|vision_start|><|image_pad|><|vision_end|>", 1)
         assert f"seen as {view.model_width} x {view.model_height}" in reader.text
     assert prompt.text in reader.text
-    assert f"{len(prompt.token_ids)} tokens" in reader.text
+    assert f"{len(prompt.encoded.token_ids)} tokens" in reader.text
 
 
 def test_pieces_of_a_prompt() -> None:

@@ -59,7 +59,7 @@ def packed_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)
     for rows in plan_micro_batches(make_groups(adapter), 8192, 10_000):
-        batch = build_micro_batch(rows, adapter.pad_token_id)
+        batch = build_micro_batch(rows, adapter)
         (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)
 
@@ -67,7 +67,7 @@ def packed_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
 def plain_gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
     for group in make_groups(adapter):
         for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
-            log_probs = plain_log_probs(adapter, group.prompt, completion, 1.0)
+            log_probs = plain_log_probs(adapter, group.prompt.encoded, completion, 1.0)
             if log_probs.requires_grad:  # not so without an image, where the tower alone has an adapter
                 (log_probs * torch.tensor(coefficients)).sum().backward()
     return gradients(adapter)
@@ -129,7 +129,7 @@ def test_fresh_adapter_changes_nothing_and_weights_are_float32(load: LoadModel) 
     group = make_groups(plain)[0]
     adapter.autocast_dtype = None
     for completion in group.completions:
-        one, other = (plain_log_probs(a, group.prompt, completion, 1.0) for a in (plain, adapter))
+        one, other = (plain_log_probs(a, group.prompt.encoded, completion, 1.0) for a in (plain, adapter))
         assert torch.equal(one, other)
 
 
@@ -145,9 +145,9 @@ def test_rollout_and_self_check_go_through_the_adapter(load: LoadModel) -> None:
     for position, token in enumerate(completion.token_ids):  # greedy: no other token is likelier, given the adapter
         hidden = replace(completion, token_ids=(*completion.token_ids[:position], token))
         with torch.no_grad():
-            chosen = plain_log_probs(adapter, prompt, hidden, 1.0)[-1]
+            chosen = plain_log_probs(adapter, prompt.encoded, hidden, 1.0)[-1]
             rivals = [replace(hidden, token_ids=(*hidden.token_ids[:-1], rival)) for rival in range(8, 320, 13)]
-            assert all(chosen >= plain_log_probs(adapter, prompt, rival, 1.0)[-1] for rival in rivals)
+            assert all(chosen >= plain_log_probs(adapter, prompt.encoded, rival, 1.0)[-1] for rival in rivals)
 
 
 def test_saved_adapter_is_read_by_peft_and_transformers_and_merges(
@@ -164,7 +164,7 @@ def test_saved_adapter_is_read_by_peft_and_transformers_and_merges(
         view = load()
         view.model = model
         with torch.no_grad():
-            return torch.cat([plain_log_probs(view, group.prompt, c, 1.0) for c in group.completions])
+            return torch.cat([plain_log_probs(view, group.prompt.encoded, c, 1.0) for c in group.completions])
 
     expected = log_probs(adapter.model)
     assert (expected - log_probs(load().model)).abs().max() > 0.01

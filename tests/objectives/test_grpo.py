@@ -21,7 +21,7 @@ from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
 from gpg_vl.update.self_check import plain_log_probs
-from tests.support.builders import make_prompt, make_sample, random_completions
+from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
 from tests.support.messages import naming
 from tests.support.shared_data import shared_file
 
@@ -31,9 +31,7 @@ PUBLISHED = ObjectiveConfig(
     name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence", kl_coefficient=0.04, beta_th=0.0
 )
 WITHOUT_KL = ObjectiveConfig(name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence")
-PROMPT = Prompt(
-    Sample("s", "counting", (), "q", "a"), "q", (1,), (0,), torch.zeros(3, 1, dtype=torch.long), None, None, ()
-)
+PROMPT = Prompt(Sample("s", "counting", (), "q", "a"), "q", make_encoded(), ())
 
 
 def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
@@ -168,7 +166,7 @@ def make_scored_groups(adapter: QwenVLAdapter) -> list[ScoredGroup]:
 
 def reference_log_probs(adapter: QwenVLAdapter, groups: list[ScoredGroup]) -> list[list[Tensor]]:
     with torch.no_grad():
-        return [[plain_log_probs(adapter, g.prompt, c, 1.0) for c in g.completions] for g in groups]
+        return [[plain_log_probs(adapter, g.prompt.encoded, c, 1.0) for c in g.completions] for g in groups]
 
 
 def shifted(adapter: QwenVLAdapter) -> QwenVLAdapter:
@@ -203,12 +201,12 @@ def test_packed_gradient_equals_autograd_of_the_loss(load: LoadModel, budget: in
     log_probs = Reference(recipe, policy, Accelerator()).compare(forward, groups)
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]
     for rows in plan_micro_batches(weighted, budget, 10_000):
-        batch = build_micro_batch(rows, policy.pad_token_id)
+        batch = build_micro_batch(rows, policy)
         ((batch.coefficients * forward(batch)).sum() / 6).backward()
     packed = gradients(policy)
 
     policy.model.zero_grad()
-    current = [[plain_log_probs(policy, g.prompt, c, 1.0) for c in g.completions] for g in groups]
+    current = [[plain_log_probs(policy, g.prompt.encoded, c, 1.0) for c in g.completions] for g in groups]
     written_loss(groups, current, reference_log_probs(initial, groups), config.kl_coefficient).backward()
     assert worst_relative_error(packed, gradients(policy)) < 1e-5
 
@@ -229,7 +227,7 @@ def test_gradient_equals_that_of_trl(load: LoadModel, monkeypatch: pytest.Monkey
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]
     forward = PolicyForward(policy, 1.0)
     for rows in plan_micro_batches(weighted, 8192, 10_000):
-        batch = build_micro_batch(rows, policy.pad_token_id)
+        batch = build_micro_batch(rows, policy)
         ((batch.coefficients * forward(batch)).sum() / 6).backward()
     kit = gradients(policy)
 

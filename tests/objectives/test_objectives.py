@@ -15,11 +15,12 @@ import torch
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
+from tests.support.builders import make_encoded
 from tests.support.messages import naming
 
 REDUCTIONS = ("group", "sequence", "token", "token_official")
 SAMPLE = Sample("s", "counting", (), "q", "a")
-PROMPT = Prompt(SAMPLE, "q", (1,), (0,), torch.zeros(3, 1, dtype=torch.long), None, None, ())
+PROMPT = Prompt(SAMPLE, "q", make_encoded(), ())
 
 
 def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:

@@ -61,8 +61,8 @@ def test_bad_images(load: LoadModel, row: Sample, image: str) -> None:
 def test_long_prompts(load: LoadModel) -> None:
     adapter = load()
     rows = [*GOOD, WIDE, LONG]
-    num_tokens = {row.id: len(PromptBuilder(adapter, TASKS, PromptConfig(template="{question}")).build(row).token_ids)
-                  for row in rows}  # fmt: skip
+    build = PromptBuilder(adapter, TASKS, PromptConfig(template="{question}")).build
+    num_tokens = {row.id: len(build(row).encoded.token_ids) for row in rows}
     limit = num_tokens[WIDE.id] + 7
     with pytest.raises(ValueError, match=naming("rows.jsonl", "row 4", num_tokens[WIDE.id], 8, limit, "some.key")):
         check(adapter, rows, limit, "bad_image")

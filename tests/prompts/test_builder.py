@@ -36,20 +36,24 @@ def test_tensors_equal_the_processors(load: LoadModel, family: str, shrink_to: i
     adapter = load(family)
     sample = make_sample([(90, 60), (200, 110)])
     prompt = builder(adapter, shrink_to, template="{question}").build(sample)
-    assert shrink_to is None or len(prompt.token_ids) <= shrink_to
+    assert shrink_to is None or len(prompt.encoded.token_ids) <= shrink_to
     sized = [
         open_image(source).resize((view.model_width, view.model_height))
-        for source, view in zip(sample.images, prompt.image_views, strict=True)
+        for source, view in zip(sample.images, prompt.views, strict=True)
     ]
     expected = adapter.processor(text=[prompt.text], images=sized, do_resize=False, return_tensors="pt")
-    assert prompt.token_ids == tuple(expected["input_ids"][0].tolist())
-    assert prompt.token_types == tuple(expected["mm_token_type_ids"][0].tolist())
-    assert torch.equal(prompt.pixel_values, expected["pixel_values"])
-    assert torch.equal(prompt.image_grid_thw, expected["image_grid_thw"])
+    assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
+    assert prompt.encoded.token_types == tuple(expected["mm_token_type_ids"][0].tolist())
+    assert prompt.encoded.vision is not None
+    for name in ("pixel_values", "image_grid_thw"):
+        assert torch.equal(prompt.encoded.vision.tensors[name], expected[name])
+    assert prompt.encoded.vision.num_patches == len(expected["pixel_values"])
+    assert prompt.encoded.vision.num_tokens == int(expected["mm_token_type_ids"].sum())
     positions, _ = adapter.model.model.get_rope_index(
         expected["input_ids"], expected["mm_token_type_ids"], image_grid_thw=expected["image_grid_thw"]
     )
-    assert torch.equal(prompt.position_ids, positions[:, 0])
+    assert torch.equal(prompt.encoded.position_ids, positions[:, 0])
+    assert prompt.encoded.next_position == int(positions.max()) + 1
 
 
 def test_chat_and_base_prompts(load: LoadModel) -> None:
@@ -121,7 +125,7 @@ def test_token_counts_are_exact(load: LoadModel) -> None:
     build = builder(load())
     for sizes in ([], [(84, 84)], [(200, 90), (30, 31)]):
         sample = make_sample(sizes)
-        assert build.measure(sample).num_tokens == len(build.build(sample).token_ids)
+        assert build.measure(sample).num_tokens == len(build.build(sample).encoded.token_ids)
 
 
 def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
@@ -130,9 +134,9 @@ def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
     for shrink_to in (None, 100, 80):
         build = builder(load(), shrink_to)
         prompt, layout = build.build(sample), build.read(replace(sample, images=()), sizes)
-        assert (layout.text, layout.views) == (prompt.text, prompt.image_views)
+        assert (layout.text, layout.views) == (prompt.text, prompt.views)
         assert layout == build.measure(sample)
-        assert layout.num_tokens == len(prompt.token_ids)
+        assert layout.num_tokens == len(prompt.encoded.token_ids)
         assert layout.is_shrunk == (shrink_to is not None)
 
 
@@ -142,16 +146,18 @@ def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -
     sample = make_sample([(600, 400), (300, 300), (56, 56)], task="grounding", answer="[100, 50, 400, 300]")
     plain = builder(adapter)
     full = plain.build(sample)
-    room = len(full.token_ids)
-    assert builder(adapter, room).build(sample).image_views == full.image_views, "what fits is left alone"
+    room = len(full.encoded.token_ids)
+    assert builder(adapter, room).build(sample).views == full.views, "what fits is left alone"
     for shrink_to in (room - 1, room - 100, room - 300, room - 400):
         prompt = builder(adapter, shrink_to).build(sample)
-        assert shrink_to - 60 < len(prompt.token_ids) <= shrink_to, "no smaller than needed, in whole rows of tokens"
-        tokens = [adapter.count_image_tokens(view) for view in prompt.image_views]
-        assert sum(prompt.token_types) == sum(tokens)
-        assert prompt.image_grid_thw is not None
-        assert prompt.image_grid_thw[:, 1:].mul(14).tolist() == [
-            [v.model_height, v.model_width] for v in prompt.image_views
+        assert shrink_to - 60 < len(prompt.encoded.token_ids) <= shrink_to, (
+            "no smaller than needed, in whole rows of tokens"
+        )
+        tokens = [adapter.count_image_tokens(view) for view in prompt.views]
+        assert sum(prompt.encoded.token_types) == sum(tokens)
+        assert prompt.encoded.vision is not None
+        assert prompt.encoded.vision.tensors["image_grid_thw"][:, 1:].mul(14).tolist() == [
+            [v.model_height, v.model_width] for v in prompt.views
         ]
         assert tokens[0] > tokens[1] > tokens[2], "each keeps its share"
 
@@ -160,16 +166,16 @@ def test_a_box_keeps_its_place_in_an_image_that_was_scaled_down(load: LoadModel)
     adapter = load("qwen2_5_vl", max_pixels=784 * 600)
     sample = make_sample([(640, 480)], task="grounding", answer="[160, 120, 480, 360]")
     full = builder(adapter).build(sample)
-    prompt = builder(adapter, len(full.token_ids) // 2).build(sample)
-    [view] = prompt.image_views
-    assert view.model_width * view.model_height < full.image_views[0].model_width * full.image_views[0].model_height
+    prompt = builder(adapter, len(full.encoded.token_ids) // 2).build(sample)
+    [view] = prompt.views
+    assert view.model_width * view.model_height < full.views[0].model_width * full.views[0].model_height
     assert (view.width, view.height) == (640, 480), "gold boxes are in original pixels"
     assert f"pixels of the {view.model_width} x {view.model_height} image" in prompt.text
     task = TASKS["grounding"]
     box = [round(value) for value in view.to_model((160, 120, 480, 360))]
-    score = score_completion(task, sample, f"<think></think><answer>{box}</answer>", prompt.image_views)
+    score = score_completion(task, sample, f"<think></think><answer>{box}</answer>", prompt.views)
     assert score.parts["iou"] > 0.97
-    stale = score_completion(task, sample, f"<think></think><answer>{box}</answer>", full.image_views)
+    stale = score_completion(task, sample, f"<think></think><answer>{box}</answer>", full.views)
     assert stale.parts["iou"] < 0.6, "the same numbers mean another box in the larger image"
 
 
@@ -177,8 +183,8 @@ def test_scaling_down_ends_at_the_smallest_image(load: LoadModel) -> None:
     """What is too long for its text alone stays too long, and an image keeps model.min_pixels."""
     adapter = load(min_pixels=784 * 4 + 28)
     prompt = builder(adapter, shrink_to=5).build(make_sample([(300, 300), (2400, 50)]))
-    views = prompt.image_views
-    assert len(prompt.token_ids) > 5
+    views = prompt.views
+    assert len(prompt.encoded.token_ids) > 5
     assert adapter.count_image_tokens(views[0]) == 4
     assert views[1].model_height == 28, "one token high, where the shape leaves nothing less"
 

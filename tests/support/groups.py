@@ -25,7 +25,7 @@ def plain_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> 
     adapter.model.zero_grad()
     for group in groups:
         for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
-            log_probs = plain_log_probs(adapter, group.prompt, completion, 1.0)
+            log_probs = plain_log_probs(adapter, group.prompt.encoded, completion, 1.0)
             (log_probs * torch.tensor(coefficients)).sum().backward()
     return gradients(adapter)
 

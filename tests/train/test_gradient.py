@@ -68,7 +68,7 @@ def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperat
         valid = bool(rewards.max() - rewards.min() > 1e-5)
         advantages = (rewards - rewards.mean()) / rewards.std() if valid else torch.zeros_like(rewards)
         terms = [
-            -advantage * plain_log_probs(adapter, group.prompt, completion, temperature)
+            -advantage * plain_log_probs(adapter, group.prompt.encoded, completion, temperature)
             for advantage, completion in zip(advantages, group.completions, strict=True)
         ]
         per_group.append(torch.cat(terms).mean())
