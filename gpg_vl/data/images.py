@@ -82,7 +82,7 @@ def follow_links(path: Path) -> Path:
     """``path`` as an absolute path without ``..`` and links; what is not there is left as it is.
 
     Raises:
-        OSError: a link leads back to itself; Python follows nothing behind it, and a second link there may lead anywhere
+        OSError: a link leads to itself; Python follows nothing after it, and a second link there may lead anywhere
         ValueError: the path holds a zero byte
     """
     try:
