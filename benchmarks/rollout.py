@@ -17,26 +17,22 @@ import math
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths
+from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
-from benchmarks.update_step import parse_lengths
-from gpg_vl import rollout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import HfEngine, Sampling
 
-ORDINARY_TOKEN = 20
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
     "even": lambda rng, longest: rng.randint(4, longest),
     "long_tail": lambda rng, longest: round(math.exp(rng.uniform(math.log(4), math.log(longest)))),
@@ -72,9 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
-        works = [one_prompt(adapter, parse_lengths(text)) for text in options.shapes]
+        works = [one_prompt(adapter, Lengths.parse(text)) for text in options.shapes]
         if options.num_prompts:
-            many = parse_lengths(options.many)
+            many = Lengths.parse(options.many)
             works += [many_prompts(adapter, many, options.num_prompts, kind) for kind in options.lengths]
         if options.peak_of:
             print(timing.measure_peak(build_sides(adapter, works[0])[options.peak_of]))
@@ -216,44 +212,6 @@ def prefill(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> None:
     adapter.model.eval()
     with torch.no_grad(), adapter.autocast():
         adapter.model(**padded_inputs(adapter, prompts), use_cache=True, logits_to_keep=1)
-
-
-class ForceLengths(LogitsProcessor):
-    """For ``generate``: row r ends at its length and not before."""
-
-    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter):
-        self._counts = torch.tensor(counts, device=adapter.device)
-        self._prompt_length = prompt_length
-        self._ends = list(adapter.end_token_ids)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        is_last = self._counts == input_ids.shape[1] - self._prompt_length + 1
-        end = scores[:, self._ends[0]].clone()
-        scores[:, self._ends] = -torch.inf
-        scores[is_last] = -torch.inf
-        scores[is_last, self._ends[0]] = end[is_last]
-        return scores
-
-
-@contextmanager
-def forced_lengths(counts: Sequence[int], adapter: QwenVLAdapter) -> Iterator[None]:
-    """The same for the kit's loop: it samples, then the token is replaced where an end is due or not allowed."""
-    ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
-    targets = torch.tensor(counts, device=adapter.device)
-
-    original = rollout._TokenChooser
-
-    class Chooser(original):  # type: ignore[misc,valid-type]
-        def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
-            tokens = super().__call__(logits, live, step)
-            tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
-            return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
-
-    rollout._TokenChooser = Chooser  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        rollout._TokenChooser = original  # type: ignore[misc]
 
 
 if __name__ == "__main__":
