@@ -3,7 +3,8 @@
     python -m benchmarks.gpu --out DIR [--minutes 8] [--sections exactness,rollout] [--tiny]
 
 Each section runs in a process of its own until its deadline. DIR gets results.json, written anew after each section,
-rows.jsonl (each row at once), table.txt and log.txt. --tiny runs every section on tiny models, on a CPU too. See docs/gpu.md.
+rows.jsonl (each row at once), table.txt and log.txt. --tiny runs every section on tiny models, on a CPU too. What the
+sections mean: docs/gpu.md.
 """
 
 from __future__ import annotations

@@ -160,11 +160,7 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
     repeated = [prompt for prompt in prompts for _ in range(work.group_size)]
     inputs = padded_inputs(adapter, repeated)
     trainer = trl_side.build_trainer(adapter, len(repeated), work.group_size, longest)
-    fields = {
-        "pixel_values": inputs["pixel_values"],
-        "image_grid_thw": inputs["image_grid_thw"],
-        "mm_token_type_ids": [list(prompt.token_types) for prompt in repeated],
-    }
+    fields = trl_side.vision_fields(repeated)
     ids = [list(prompt.token_ids) for prompt in repeated]
     generate = adapter.model.generate
     forced = functools.partial(generate, logits_processor=[ForceLengths(counts, inputs["input_ids"].shape[1], adapter)])

@@ -16,7 +16,7 @@ from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import TrainingGroup
+from gpg_vl.records import Prompt, TrainingGroup
 
 
 def build_trainer(
@@ -26,6 +26,7 @@ def build_trainer(
     max_new_tokens: int,
     rows: Sequence[dict[str, Any]] = (),
     temperature: float = 1.0,
+    gradient_checkpointing: bool = False,
 ) -> Any:
     """A ``GRPOTrainer`` that steps on ``batch_size`` completions at once, ``group_size`` a prompt."""
     on_gpu = torch.cuda.is_available()
@@ -41,7 +42,7 @@ def build_trainer(
         scale_rewards="none",
         beta=0.0,
         temperature=temperature,
-        gradient_checkpointing=False,
+        gradient_checkpointing=gradient_checkpointing,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         log_completions=False,
@@ -65,6 +66,15 @@ def build_trainer(
 
 def _no_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(i % 2) for i in range(len(completions))]
+
+
+def vision_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What ``GRPOTrainer._generate_single_turn`` takes beside token ids, a prompt for each row."""
+    return {
+        "pixel_values": torch.cat([prompt.pixel_values for prompt in prompts]),  # type: ignore[misc]
+        "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt in prompts]),  # type: ignore[misc]
+        "mm_token_type_ids": [list(prompt.token_types) for prompt in prompts],
+    }
 
 
 def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def main() -> int:
             return FAILED
         for row in section.run(Setting(**json.loads(line))):
             append(rows, {"section": name, "row": asdict(row)})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the run goes on with the other sections
         traceback.print_exc()
         append(rows, {"section": name, "error": describe(error), "is_memory": is_out_of_memory(error)})
         return FAILED

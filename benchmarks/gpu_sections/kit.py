@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.optim import Optimizer
 
 from benchmarks.groups import build_adapter, wrap
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
 from gpg_vl import log_probs
-from gpg_vl.config import LoraConfig
+from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
+from gpg_vl.layouts import Layout, build_layout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.optimizer import build_optimizer
 from gpg_vl.packing import build_micro_batch, split_into_rows
+from gpg_vl.ranks import RankError, start_ranks, whole_weights
+from gpg_vl.recipes import load_recipe
 from gpg_vl.records import MicroBatch, TrainingGroup
-from gpg_vl.update import PolicyForward, move_to
+from gpg_vl.update import PolicyForward, accumulate_gradient, move_to, take_step
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+RECIPES, LAYOUTS = SCRIPTS / "recipes", SCRIPTS / "deepspeed"
 
 
 def sized(shape: ModelShape, *, is_tiny: bool) -> ModelShape:
@@ -86,6 +97,11 @@ def head_chunk(logits: int) -> Iterator[None]:
         log_probs.LOGITS_PER_CHUNK = before
 
 
+def packed_attention(adapter: QwenVLAdapter, batch: MicroBatch) -> str:
+    """The attention code that the adapter takes for these rows."""
+    return adapter._packed_attention(batch.input_ids.shape[1])
+
+
 def attach_lora() -> LoraConfig:
     """The adapter that a recipe gets with nothing said."""
     return LoraConfig()
@@ -99,3 +115,65 @@ def count_tokens(groups: Sequence[TrainingGroup]) -> int:
 def no_grad_pass(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
     with torch.no_grad():
         return packed_log_probs(adapter, batch)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The update of a recipe on a random model, in one process."""
+
+    adapter: QwenVLAdapter
+    recipe: Recipe
+    layout: Layout
+    accelerator: Accelerator
+
+    @property
+    def budget(self) -> int:
+        return self.recipe.update.tokens_per_micro_batch
+
+    def accumulate(self, groups: Sequence[TrainingGroup]) -> tuple[int, str]:
+        """The gradient of the groups; the budget that memory left, or why there is none."""
+        arguments = (self.layout, groups, float(len(groups)), self.recipe.update, self.adapter, self.accelerator)
+        try:
+            return accumulate_gradient(*arguments).tokens_per_micro_batch, ""
+        except RankError as error:
+            self.layout.clear()
+            return self.budget, str(error)
+
+    def take(self) -> None:
+        take_step(self.layout, self.recipe.update.learning_rate)
+
+
+def load_shipped_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    return load_recipe(str(RECIPES / f"{name}.yaml"), overrides)
+
+
+def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
+    """The recipe's optimizer and checkpointing; its compute type on a GPU."""
+    dtype = recipe.model.dtype if device == "cuda" else compute_dtype(device)
+    checkpointing = recipe.model.gradient_checkpointing
+    adapter = build(shape, device, dtype, gradient_checkpointing=checkpointing)
+    accelerator = start_ranks()
+    optimizer = build_optimizer(adapter, recipe.update)
+    forward = PolicyForward(adapter, recipe.rollout.temperature)
+    layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
+    return Steps(adapter, recipe, layout, accelerator)
+
+
+def layout_gradients(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], name: str, optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """What the layout hands to ``optimizer``, whose step turns weights into their gradient.
+
+    Args:
+        name: of a file in scripts/deepspeed; zero0 is the layout without DeepSpeed
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if name != "zero0":
+        files = {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(LAYOUTS / f"{name}.json")}
+        os.environ |= {f"ACCELERATE_{key}": value for key, value in files.items()}
+    accelerator = start_ranks()
+    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), optimizer, max_grad_norm=1e9)
+    accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
+    take_step(layout, 1.0)
+    with whole_weights(accelerator):
+        return {name: parameter.detach().cpu().clone() for name, parameter in adapter.model.named_parameters()}

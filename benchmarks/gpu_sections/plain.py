@@ -60,7 +60,7 @@ def run_plain(
         model: in place of the adapter's own, a copy in another dtype; it runs without autocast
     """
     runs = adapter.model if model is None else model
-    runs.config.text_config._attn_implementation = "sdpa"  # packed rows may have left their own
+    use_plain_attention(runs)
     autocast: Callable[[], AbstractContextManager[Any]] = adapter.autocast if model is None else nullcontext
     found = []
     for group in groups:
@@ -73,6 +73,11 @@ def run_plain(
                 ((weights * scores).sum() / divisor).backward()
             found.append(scores.detach())
     return torch.cat(found)
+
+
+def use_plain_attention(model: Any) -> None:
+    """Packed rows may have left their own attention code."""
+    model.config.text_config._attn_implementation = "sdpa"
 
 
 def encode(adapter: QwenVLAdapter, prompt: Prompt) -> dict[str, Tensor]:

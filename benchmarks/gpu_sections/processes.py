@@ -1,8 +1,8 @@
 """Each section in a process of its own, ended at its deadline; nothing that it writes outlives the run.
 
 A section may hang inside a C call, be killed by the system, or wait for a card that no longer answers: only a process
-can be ended in each of these. All its files go to one folder for the passing, home and temporary files included. A shell
-waits for this process to end, however it ends, then ends what still runs and removes that folder.
+can be ended in each of these. All its files go to one passing folder, home and temporary files included. A shell waits
+for this process to end, however it ends, then ends what still runs and removes that folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What passes between ``benchmarks.gpu`` and its sections. Nothing here imports torch: a section's process starts with it.
+"""What passes between ``benchmarks.gpu`` and its sections; without torch, since every section's process starts here.
 
 A section is a module with ``run(setting)``, which yields rows: frozen dataclasses of one class, so that each row of a
 section has the same fields on every machine. A value that a machine cannot give is None, and ``status`` says why.

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_sections.records import SectionResult
+from benchmarks.gpu_sections.records import OK, SectionResult
 
-WIDTH = 180
+WIDTH = 200
 
 
 def render(results: Sequence[SectionResult]) -> str:
@@ -27,15 +27,16 @@ def render(results: Sequence[SectionResult]) -> str:
 def _summary(results: Sequence[SectionResult]) -> Table:
     table = _table("Sections", ("section", "outcome", "seconds", "limit", "rows", "without values", "error"))
     for result in results:
-        lacking = sum(row["status"] != "ok" for row in result.rows)
+        lacking = sum(row["status"] != OK for row in result.rows)
         cells = (result.name, result.outcome, f"{result.seconds:.0f}", f"{result.limit_s:.0f}", str(len(result.rows)))
         table.add_row(*cells, str(lacking), result.error)
     return table
 
 
 def _section(result: SectionResult) -> Table:
-    """Columns in which some row has a value."""
-    columns = [key for key in result.rows[0] if any(row.get(key) not in (None, "") for row in result.rows)]
+    """Columns in which some row has a value; the status where some row is not ok."""
+    idle = (None, "", OK)
+    columns = [key for key in result.rows[0] if any(row.get(key) not in idle for row in result.rows)]
     table = _table(result.name, [column.replace("_", " ") for column in columns])
     for row in result.rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
@@ -45,7 +46,7 @@ def _section(result: SectionResult) -> Table:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("name", "section", "outcome"))
     return table
 
 
