@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] = SE
     ends_at = begun + 60 * options.minutes - SECONDS_IN_HAND
     signal.signal(signal.SIGTERM, _leave)  # so that what is there is printed, and the section ended
     results: list[SectionResult] = []
-    with scratch() as place, (options.out / "log.txt").open("w") as log, suppress(KeyboardInterrupt):
+    with scratch(device) as place, (options.out / "log.txt").open("w") as log, suppress(KeyboardInterrupt):
         _run(chosen, results, options.out, device, ends_at, place, log, is_tiny=options.tiny)
     table = render(results)
     (options.out / "table.txt").write_text(table)

@@ -6,6 +6,7 @@ Each row is appended to the file ROWS at once, a line of JSON each; what ended t
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import sys
@@ -18,16 +19,21 @@ from typing import Any
 from benchmarks.gpu_sections.records import Setting
 
 FAILED = 1
+SECONDS_BEFORE_END = 3.0
+"""The log then gets the stack of what is still running: where it hangs."""
 
 
 def main() -> int:
+    faulthandler.enable()
     name, module, rows = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     try:
         section = importlib.import_module(module)
         line = sys.stdin.readline()
         if not line:  # whoever asked for the section is gone
             return FAILED
-        for row in section.run(Setting(**json.loads(line))):
+        setting = Setting(**json.loads(line))
+        faulthandler.dump_traceback_later(max(1.0, setting.seconds_left() - SECONDS_BEFORE_END))
+        for row in section.run(setting):
             append(rows, {"section": name, "row": asdict(row)})
     except Exception as error:  # noqa: BLE001  the run goes on with the other sections
         traceback.print_exc()

@@ -35,7 +35,7 @@ from gpg_vl.records import MicroBatch, TrainingGroup
 from gpg_vl.rollout import HfEngine, Sampling
 
 BOUND = 1.2
-CODES = {"dense": "sdpa", "flex": "flex_attention", "grouped": "grouped_sdpa"}
+CODES = {"dense": "sdpa", "grouped": "grouped_sdpa", "flex": "flex_attention"}
 TEXT_LAYERS, TOWER_LAYERS = 4, 8  # the eighth block of a Qwen2.5-VL tower is the first that attends to whole images
 
 

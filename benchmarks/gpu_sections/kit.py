@@ -54,11 +54,12 @@ def compute_dtype(device: str) -> str:
 def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAdapter:
     """The same model and weights under an adapter that computes in ``dtype``."""
     config: Any = {"dtype": dtype}
+    adapter.model.config.text_config._attn_implementation = "sdpa"  # an adapter takes what it finds for rows unpacked
     return wrap(adapter.model, adapter.processor, shape, replace(adapter.config, **config))
 
 
-def set_attention(adapter: QwenVLAdapter, attention: str) -> None:
-    """The attention code of packed rows."""
+def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
+    """The attention code of packed rows, as ``model.attention`` has it."""
     config: Any = {"attention": attention}
     adapter.config = replace(adapter.config, **config)
 

@@ -40,7 +40,8 @@ rm -rf "$0"
 class Scratch:
     """A folder for everything that sections write on the side."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
         self.folder = Path(tempfile.mkdtemp(prefix="gpg-vl-gpu-"))
         (self.folder / "tmp").mkdir()
         self._sweeper = subprocess.Popen(
@@ -65,12 +66,12 @@ class Scratch:
             "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp"), "PYTHONPATH": path,
             "PYTHONUSERBASE": site.getuserbase(), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
+        } | ({"TORCHINDUCTOR_COMPILE_THREADS": "1"} if self._device == "cpu" else {})  # fmt: skip
 
 
 @contextmanager
-def scratch() -> Iterator[Scratch]:
-    made = Scratch()
+def scratch(device: str) -> Iterator[Scratch]:
+    made = Scratch(device)
     try:
         yield made
     finally:

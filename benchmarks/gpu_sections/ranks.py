@@ -48,7 +48,7 @@ class KeepGradient(Optimizer):
         super().__init__(parameters, {"lr": 1.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.copy_(parameter.grad)

@@ -1,8 +1,8 @@
 """How fast the kit's rollout decodes, and how far that is from what the memory's bandwidth allows.
 
 Completions end where they are told to, not before. A decode step is timed between the choices of two tokens, where the
-loop waits for the device anyway; the first and the last step of a completion are left out. The roofline reads each weight
-and each cached key and value once a step, in bfloat16, at the bandwidth of a copy measured here.
+loop waits for the device anyway; the first step is left out. The roofline reads each weight and each cached key and
+value once a step, in bfloat16, at the bandwidth of a copy measured here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.flops import Lengths, decode_bytes
@@ -92,13 +93,8 @@ def loads(*, is_tiny: bool) -> tuple[Load, Load, Load]:
 
 def identify(shape: ModelShape, load: Load, side: str) -> dict[str, Any]:
     name = f"{load.prompts} x {load.lengths.option}"
-    return {
-        "name": name,
-        "model": shape.name,
-        "side": side,
-        "rows": load.rows,
-        "tokens": load.lengths.completion_tokens,
-    }
+    tokens = load.lengths.completion_tokens
+    return {"name": name, "model": shape.name, "side": side, "rows": load.rows, "tokens": tokens}
 
 
 def row(
@@ -130,6 +126,10 @@ class StepClock:
             synchronise(self._device)
             self._profile.stop()
 
+    def step_seconds(self) -> float:
+        """Mean, without the first."""
+        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
+
     def kernels_per_step(self) -> float:
         wanted = torch.autograd.DeviceType.CUDA if self._device == "cuda" else torch.autograd.DeviceType.CPU
         events = [event for event in self._profile.events() if event.device_type == wanted]
@@ -148,7 +148,7 @@ def run_kit(
     start_peak(setting.device)
     total = seconds_of(lambda: generate(adapter, prompts, n.group_size, n.completion_tokens, clock), setting.device)
     peak = read_peak(setting.device)
-    step = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)
+    step = clock.step_seconds()
     least = decode_bytes(shape, load.rows, n.prompt_tokens + n.completion_tokens / 2) / bandwidth
     return {
         "total_s": total,
@@ -187,9 +187,10 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     trainer = trl_side.build_trainer(adapter, load.rows, n.group_size, n.completion_tokens)
     fields = trl_side.vision_fields(prompts)
     ids = [list(prompt.token_ids) for prompt in prompts]
-    forced = [ForceLengths([n.completion_tokens] * load.rows, n.prompt_tokens, adapter)]
+    clock = StepClock(setting.device)
+    forced = TimedLengths([n.completion_tokens] * load.rows, n.prompt_tokens, adapter, clock)
     generate = adapter.model.generate
-    adapter.model.generate = lambda **words: generate(**words, logits_processor=forced)
+    adapter.model.generate = lambda **words: generate(**words, logits_processor=[forced])
 
     def work() -> None:
         with adapter.autocast():
@@ -199,9 +200,24 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     start_peak(setting.device)
     total = seconds_of(work, setting.device)
     peak = read_peak(setting.device)
+    step = clock.step_seconds()
     return {
         "total_s": total,
+        "prefill_s": total - step * (n.completion_tokens - 1),
+        "step_ms": 1000 * step,
         "tokens_per_s": load.rows * n.completion_tokens / total,
         "allocated_mib": peak.allocated,
         "reserved_mib": peak.reserved,
     }
+
+
+class TimedLengths(ForceLengths):
+    """Forced lengths for ``generate``, with a clock that hears of every step."""
+
+    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter, clock: StepClock):
+        super().__init__(counts, prompt_length, adapter)
+        self._clock = clock
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._clock(len(self._clock.times))
+        return super().__call__(input_ids, scores)

@@ -1,7 +1,7 @@
 """Attention of the vision tower in one call for all windows and images.
 
-transformers loops over windows with SDPA, about a thousand calls for an image of Qwen2.5-VL; it hands the whole sequence
-with its borders to any attention code whose name contains "flash". Here that is torch's own varlen kernel.
+transformers loops over windows with SDPA, about a thousand calls for an image of Qwen2.5-VL; it hands the whole
+sequence with its borders to any attention code whose name contains "flash". Here that is torch's own varlen kernel.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def varlen_attention(
 ) -> tuple[Tensor, None]:
     """All three inputs [1, heads, K, d]; returns [1, K, heads, d]. Patches attend within ``cu_seq_lens_q``."""
     assert cu_seq_lens_q is not None and max_length_q is not None
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     attend = _kernel if query.device.type == "cuda" else _stand_in
-    return attend(*rows, cu_seq_lens_q, int(max_length_q), scaling)[None], None
+    return attend(q, k, v, cu_seq_lens_q, int(max_length_q), scaling)[None], None
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, scaling: float | None) -> Tensor:

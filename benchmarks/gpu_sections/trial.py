@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.gpu_sections.child import describe, is_out_of_memory
-from benchmarks.gpu_sections.records import Row, Setting
+from benchmarks.gpu_sections.records import OK, Row, Setting
 
 R = TypeVar("R", bound=Row)
 
@@ -31,7 +31,8 @@ def measured(row_class: type[R], work: Callable[[], dict[str, Any]], **identity:
     except Exception as error:  # noqa: BLE001  the other rows do not depend on it
         traceback.print_exc()
         values = {"status": "out of memory" if is_out_of_memory(error) else f"failed: {describe(error)}"}
-    free_memory()  # outside of the handler, where the error still holds what the work had allocated
+    if values.get("status", OK) != OK:
+        free_memory()  # outside of the handler, where the error still holds what the work had allocated
     return row_class(**{**identity, **values}, seconds=time.monotonic() - started)
 
 

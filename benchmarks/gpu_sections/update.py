@@ -1,9 +1,9 @@
 """How fast and how large the update is: forward and backward of one micro-batch, as the recipes fill it.
 
-Three groups of 600 + 8 x 256 tokens, gradient checkpointing on. Then one knob at a time, and beside it the plain rows of
-transformers' own forward and TRL, each on one group: they run image and prompt once for every completion. Seconds count
-a group. The MFU counts the FLOPs that a group needs when nothing is computed twice, on every side: neither repeated
-prompts nor recomputed activations earn anything.
+Three groups of 600 + 8 x 256 tokens, gradient checkpointing on. Then one knob at a time, and beside it the plain rows
+of transformers' own forward and TRL, each on one group: they run image and prompt once for every completion. Seconds
+are those of one group. The MFU counts the FLOPs that a group needs when nothing is computed twice, on every side:
+neither repeated prompts nor recomputed activations earn anything.
 """
 
 from __future__ import annotations
