@@ -42,10 +42,11 @@ def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] = SE
         return USAGE_ERROR
     chosen = {name: section for name, section in sections.items() if name in options.sections}
     ends_at = begun + 60 * options.minutes - SECONDS_IN_HAND
-    signal.signal(signal.SIGTERM, _leave)  # so that what is there is printed, and the section ended
     results: list[SectionResult] = []
+    before = signal.signal(signal.SIGTERM, _leave)  # so that what is there is printed, and the section ended
     with scratch(device) as place, (options.out / "log.txt").open("w") as log, suppress(KeyboardInterrupt):
         _run(chosen, results, options.out, device, ends_at, place, log, is_tiny=options.tiny)
+    signal.signal(signal.SIGTERM, before)
     table = render(results)
     (options.out / "table.txt").write_text(table)
     print(table)

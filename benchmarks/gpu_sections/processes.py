@@ -32,7 +32,7 @@ SECONDS_TO_DIE = 10.0
 """After SIGKILL; a process that the driver holds does not end, and is left behind."""
 _SWEEP = """
 while read -r group; do last=$group; done
-[ "${last:-0}" -gt 1 ] && kill -9 -- "-$last" 2> /dev/null
+[ "${last:-0}" -gt 1 ] && kill -s KILL -- "-$last" 2> /dev/null
 rm -rf "$0"
 """
 
