@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from gpg_vl import rollout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.rollout import hf as rollout
 
 ORDINARY_TOKEN = 20
 
@@ -44,7 +44,7 @@ def forced_lengths(
     ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
     targets = torch.tensor(counts, device=adapter.device)
 
-    original = rollout._TokenChooser
+    original = rollout.TokenChooser
 
     class Chooser(original):  # type: ignore[misc,valid-type]
         def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
@@ -53,8 +53,8 @@ def forced_lengths(
             tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
             return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
 
-    rollout._TokenChooser = Chooser  # type: ignore[misc]
+    rollout.TokenChooser = Chooser  # type: ignore[misc]
     try:
         yield
     finally:
-        rollout._TokenChooser = original  # type: ignore[misc]
+        rollout.TokenChooser = original  # type: ignore[misc]

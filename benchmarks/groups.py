@@ -16,7 +16,7 @@ from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, wri
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig
 from gpg_vl.models.lora import attach
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 
 SIDE = PATCH * MERGE

@@ -31,7 +31,8 @@ from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
     "even": lambda rng, longest: rng.randint(4, longest),

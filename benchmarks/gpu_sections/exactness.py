@@ -32,7 +32,8 @@ from benchmarks.groups import draw_group, draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import MicroBatch, TrainingGroup
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 
 BOUND = 1.2
 CODES = {"dense": "sdpa", "grouped": "grouped_sdpa", "flex": "flex_attention"}

@@ -18,16 +18,19 @@ from torch.optim import Optimizer
 
 from benchmarks.groups import build_adapter, wrap
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
-from gpg_vl import log_probs
 from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
-from gpg_vl.layouts import Layout, build_layout
+from gpg_vl.models import log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.optimizer import build_optimizer
-from gpg_vl.packing import build_micro_batch, split_into_rows
-from gpg_vl.ranks import RankError, start_ranks, whole_weights
+from gpg_vl.processes.ranks import RankError
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.processes.weights import whole_weights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import MicroBatch, TrainingGroup
-from gpg_vl.update import PolicyForward, accumulate_gradient, move_to, take_step
+from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.layouts import Layout, build_layout
+from gpg_vl.update.optimizer import build_optimizer
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
+from gpg_vl.update.policy import PolicyForward, move_to
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 RECIPES, LAYOUTS = SCRIPTS / "recipes", SCRIPTS / "deepspeed"

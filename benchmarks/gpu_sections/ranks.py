@@ -24,7 +24,7 @@ from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import NotHere, measured
 from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_VL_2B, ModelShape
-from gpg_vl.ranks import end_ranks
+from gpg_vl.processes.ranks import end_ranks
 
 LAYOUTS = ("zero0", "zero2", "zero3")
 BOUND = 1e-5

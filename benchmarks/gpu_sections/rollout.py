@@ -27,7 +27,8 @@ from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 
 PROFILED_STEPS = (4, 6)
 """The kernels of these are counted: from the first up to the last."""

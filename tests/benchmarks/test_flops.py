@@ -21,7 +21,7 @@ from benchmarks.flops import (
 )
 from benchmarks.groups import build_adapter, draw_group
 from benchmarks.models import ModelShape
-from gpg_vl.packing import Row, build_micro_batch
+from gpg_vl.update.packing import Row, build_micro_batch
 
 FAMILIES = {
     "qwen2_vl": ModelShape("test", "qwen2_vl", 400, 128, 2, 4, 2, 256, 96, 2, 4, 384),
