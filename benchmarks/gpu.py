@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from benchmarks.gpu_sections import SECTIONS
 from benchmarks.gpu_sections.processes import Scratch, end, measure, scratch, start
@@ -103,6 +103,7 @@ def _run(
     """Adds to ``results``. While a section measures, the process of the next one imports its libraries."""
     waiting = list(chosen.items())
     rows = out / "rows.jsonl"
+    run = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "device": device, "is_tiny": is_tiny}
     started = [start(*waiting[0], place, rows, log)]
     try:
         while waiting and not (results and results[-1].outcome == "interrupted"):
@@ -113,16 +114,17 @@ def _run(
             print(f"{name}: at most {limit_s:.0f} s", file=sys.stderr, flush=True)
             results.append(measure(started.pop(0), device, limit_s, place, is_tiny=is_tiny))
             print(f"{name}: {results[-1].outcome} after {results[-1].seconds:.0f} s", file=sys.stderr, flush=True)
-            write_results(out / "results.json", results)
+            write_results(out / "results.json", run, results)
     finally:
         for left in started:
             end(left)
 
 
-def write_results(path: Path, results: Sequence[SectionResult]) -> None:
+def write_results(path: Path, run: Mapping[str, Any], results: Sequence[SectionResult]) -> None:
     """Whole or not at all."""
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps({"sections": [result.as_json() for result in results]}, indent=1))
+    content = {"run": run, "sections": [result.as_json() for result in results]}
+    unfinished.write_text(json.dumps(content, indent=1))
     os.replace(unfinished, path)
 
 

@@ -106,7 +106,7 @@ def packed_attention(adapter: QwenVLAdapter, batch: MicroBatch) -> str:
     return adapter._packed_attention(batch.input_ids.shape[1])
 
 
-def attach_lora() -> LoraConfig:
+def default_lora() -> LoraConfig:
     """The adapter that a recipe gets with nothing said."""
     return LoraConfig()
 

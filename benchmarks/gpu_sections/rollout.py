@@ -74,7 +74,7 @@ def run(setting: Setting) -> Iterator[RolloutRow]:
             yield row(setting, adapter, shape, load, bandwidth, "kit")
         del adapter
         free_memory()
-        adapted = kit.build(shape, setting.device, kit.compute_dtype(setting.device), lora=kit.attach_lora())
+        adapted = kit.build(shape, setting.device, kit.compute_dtype(setting.device), lora=kit.default_lora())
         yield row(setting, adapted, shape, some, bandwidth, "kit with LoRA")
         del adapted
         free_memory()
