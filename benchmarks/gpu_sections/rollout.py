@@ -131,10 +131,11 @@ class StepClock:
         """Mean, without the first."""
         return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
 
-    def kernels_per_step(self) -> float:
+    def kernels_per_step(self) -> float | None:
+        """None where the profiler sees none, as without the driver's permission."""
         wanted = torch.autograd.DeviceType.CUDA if self._device == "cuda" else torch.autograd.DeviceType.CPU
         events = [event for event in self._profile.events() if event.device_type == wanted]
-        return len(events) / (PROFILED_STEPS[1] - PROFILED_STEPS[0])
+        return len(events) / (PROFILED_STEPS[1] - PROFILED_STEPS[0]) if events else None
 
 
 def run_kit(
