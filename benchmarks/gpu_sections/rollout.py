@@ -180,25 +180,9 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     """TRL's own rollout by ``generate``: it runs image and prompt once for every completion."""
     n = load.lengths
     require_seconds(setting, 0.05 * n.completion_tokens + load.rows / 2 + 10 if setting.device == "cuda" else 0)
-    try:
-        from benchmarks import trl_side
-    except ImportError as error:
-        raise NotHere(f"TRL cannot be imported: {error}") from error
     adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device))
-    prompts = [draw_prompt(adapter, n, seed) for seed in range(load.prompts) for _ in range(n.group_size)]
-    trainer = trl_side.build_trainer(adapter, load.rows, n.group_size, n.completion_tokens)
-    fields = trl_side.vision_fields(prompts)
-    ids = [list(prompt.token_ids) for prompt in prompts]
     clock = StepClock(setting.device)
-    forced = TimedLengths([n.completion_tokens] * load.rows, n.prompt_tokens, adapter, clock)
-    generate = adapter.model.generate
-    adapter.model.generate = lambda **words: generate(**words, logits_processor=[forced])
-
-    def work() -> None:
-        with adapter.autocast():
-            found, _ = trainer._generate_single_turn(ids, None, fields, n.group_size)
-        assert [len(completion) for completion in found] == [n.completion_tokens] * load.rows
-
+    work = build_trl_work(adapter, load, clock)
     start_peak(setting.device)
     total = seconds_of(work, setting.device)
     peak = read_peak(setting.device)
@@ -211,6 +195,32 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
         "allocated_mib": peak.allocated,
         "reserved_mib": peak.reserved,
     }
+
+
+def build_trl_work(adapter: QwenVLAdapter, load: Load, clock: StepClock) -> Callable[[], None]:
+    """
+    Raises:
+        NotHere: TRL cannot be imported
+    """
+    try:
+        from benchmarks import trl_side
+    except ImportError as error:
+        raise NotHere(f"TRL cannot be imported: {error}") from error
+    n = load.lengths
+    prompts = [draw_prompt(adapter, n, seed) for seed in range(load.prompts) for _ in range(n.group_size)]
+    trainer = trl_side.build_trainer(adapter, load.rows, n.group_size, n.completion_tokens)
+    fields = trl_side.vision_fields(prompts)
+    ids = [list(prompt.token_ids) for prompt in prompts]
+    forced = TimedLengths([n.completion_tokens] * load.rows, n.prompt_tokens, adapter, clock)
+    generate = adapter.model.generate
+    adapter.model.generate = lambda **words: generate(**words, logits_processor=[forced])
+
+    def work() -> None:
+        with adapter.autocast():
+            found, _ = trainer._generate_single_turn(ids, None, fields, n.group_size)
+        assert [len(completion) for completion in found] == [n.completion_tokens] * load.rows
+
+    return work
 
 
 class TimedLengths(ForceLengths):
