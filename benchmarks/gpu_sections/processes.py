@@ -28,6 +28,8 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRITON_CACHE
                    "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR",
                    "MPLCONFIGDIR")  # fmt: skip
 """Without them every cache is below the home folder or that of temporary files."""
+CPU_DEFAULTS = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+"""Tiny models gain nothing from threads, and threads that wait for each other are slow on a busy machine."""
 SECONDS_TO_DIE = 10.0
 """After SIGKILL; a process that the driver holds does not end, and is left behind."""
 _SWEEP = """
@@ -62,11 +64,11 @@ class Scratch:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in CACHE_VARIABLES}
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return kept | {
+        return (CPU_DEFAULTS if self._device == "cpu" else {}) | kept | {
             "HOME": str(self.folder), "TMPDIR": str(self.folder / "tmp"), "PYTHONPATH": path,
             "PYTHONUSERBASE": site.getuserbase(), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
-        } | ({"TORCHINDUCTOR_COMPILE_THREADS": "1"} if self._device == "cpu" else {})  # fmt: skip
+        }  # fmt: skip
 
 
 @contextmanager
