@@ -49,9 +49,7 @@ class ImageFolder:
     def _refuse_other_files(self) -> None:
         for path in self._final.glob("*"):
             if not _OWN_NAME.fullmatch(path.name):
-                raise ValueError(
-                    f"{path} was not written here before; move it, or write to a file with another name"
-                )
+                raise ValueError(f"{path} was not written here before; move it, or write to a file with another name")
 
     def replace(self) -> None:
         """Replaces the images of an earlier file with the new ones; if there are none, leaves the old ones alone.

@@ -36,7 +36,7 @@ def match_columns(
             raise ValueError(f"{path} has no column {column!r} for columns.{field}; it has {list(available)}")
     _refuse_missing(path, available, matched, columns)
     if "task" not in matched and task is None:
-        raise ValueError(f"{path} does not say which task its rows are for; set task in the recipe, or add a column task")
+        raise ValueError(f"{path} does not name the task of its rows; set task in the recipe, or add a column task")
     return matched
 
 
