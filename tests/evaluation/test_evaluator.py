@@ -21,7 +21,8 @@ from gpg_vl.records import Sample
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.tasks import TASKS
-from support.builders import make_sample
+from tests.support.builders import make_sample
+from tests.support.messages import naming
 
 Load = Callable[..., QwenVLAdapter]
 LONG = "How many shapes are there in this picture, if one counts the small ones as well?"
@@ -76,7 +77,7 @@ def test_prediction_comes_back_from_its_line(load: Load) -> None:
     for prediction in predict(load(), make_rows(2), 2, 10**6, num_samples=2, temperature=1.0):
         assert read_prediction(prediction.to_line()) == prediction
     for line in ("[]", "{}", "3"):
-        with pytest.raises(ValueError, match="no line of predictions"):
+        with pytest.raises(ValueError, match=naming("predictions.jsonl")):
             read_prediction(line)
 
 

@@ -15,6 +15,7 @@ import pytest
 from gpg_vl.evaluation.folder import claim_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.records import ImageView
+from tests.support.messages import naming
 
 SETTINGS = {"sampling": {"seed": 1}}
 
@@ -63,7 +64,7 @@ def test_a_second_evaluation_is_refused_while_the_first_is_writing(tmp_path: Pat
         first.resume(SETTINGS)
         first.append([prediction(0)])
         before = contents(tmp_path)
-        with pytest.raises(ValueError, match="another evaluation is writing to"), claim_evaluation(tmp_path):
+        with pytest.raises(ValueError, match=naming(tmp_path)), claim_evaluation(tmp_path):
             pass
         assert contents(tmp_path) == before
         first.append([prediction(1)])
@@ -75,7 +76,7 @@ def test_files_of_another_program_or_evaluation_are_left_alone(name: str, tmp_pa
     for content in ("mine", "[]", '{"colour": "red"}'):
         (tmp_path / name).write_text(content)
         before = contents(tmp_path)
-        with pytest.raises(ValueError, match=r"choose another --out"):
+        with pytest.raises(ValueError, match=naming("--out", tmp_path)):
             write(tmp_path, prediction(0))
         assert contents(tmp_path) == before
 
@@ -83,8 +84,7 @@ def test_files_of_another_program_or_evaluation_are_left_alone(name: str, tmp_pa
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     write(tmp_path, prediction(0))
     before = contents(tmp_path)
-    message = "holds predictions with sampling.seed = 1, this evaluation has 2; choose another --out"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=naming("sampling.seed", 1, 2, "--out")):
         write(tmp_path, settings={"sampling": {"seed": 2}})
     assert contents(tmp_path) == before
 
@@ -104,7 +104,7 @@ def test_a_line_that_no_evaluation_wrote_is_damaged(changes: dict[str, Any], tmp
     with path.open("a") as file:
         file.write(json.dumps({**asdict(prediction(1)), **changes}) + "\n")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"predictions.jsonl, line 2 is damaged; remove it"):
+    with pytest.raises(ValueError, match=naming("predictions.jsonl", "line 2")):
         write(tmp_path, prediction(2))
     assert contents(tmp_path) == before
 
@@ -144,5 +144,5 @@ def test_a_full_disk_loses_no_whole_prediction(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/out", Path("/proc/none")):
-        with pytest.raises(ValueError, match=f"--out: cannot write to {folder}"):
+        with pytest.raises(ValueError, match=naming("--out", folder)):
             write(folder)

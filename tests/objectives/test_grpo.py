@@ -21,8 +21,9 @@ from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_encoded, make_prompt, make_sample, random_completions
-from support.shared_data import shared_file
+from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
+from tests.support.messages import naming
+from tests.support.shared_data import shared_file
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -143,11 +144,11 @@ def test_gpg_asks_for_no_log_probs() -> None:
 
 
 def test_configs_that_are_not_grpo_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective.alpha: GRPO averages over all groups; set alpha: false, .*f_norm"):
+    with pytest.raises(ValueError, match=naming("objective.alpha", "false", "f_norm")):
         build_objective(ObjectiveConfig(name="grpo"))
-    with pytest.raises(ValueError, match=r"objective.kl_coefficient: objective gpg has no KL"):
+    with pytest.raises(ValueError, match=naming("objective.kl_coefficient", "gpg")):
         build_objective(ObjectiveConfig(kl_coefficient=0.04))
-    with pytest.raises(ValueError, match=r"objective.kl_coefficient must not be negative"):
+    with pytest.raises(ValueError, match=naming("objective.kl_coefficient")):
         ObjectiveConfig(name="grpo", alpha=False, kl_coefficient=-1)
 
 

@@ -15,7 +15,8 @@ import torch
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
-from support.builders import make_encoded
+from tests.support.builders import make_encoded
+from tests.support.messages import naming
 
 REDUCTIONS = ("group", "sequence", "token", "token_official")
 SAMPLE = Sample("s", "counting", (), "q", "a")
@@ -160,9 +161,7 @@ def test_supervised_trains_every_group_towards_its_completion() -> None:
 
 
 def test_unknown_objective_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'grpo', 'supervised'\]"
-    ):
+    with pytest.raises(ValueError, match=naming("objective.name", "gpgg", "gpg", "grpo", "supervised")):
         build_objective(ObjectiveConfig(name="gpgg"))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_sample, make_training_group
+from tests.support.builders import make_sample, make_training_group
 
 
 def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:

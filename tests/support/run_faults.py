@@ -17,7 +17,7 @@ from gpg_vl import assemble
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
 from gpg_vl.update import optimizer_state, policy
-from support.faulty_rank import in_call
+from tests.support.faulty_rank import in_call
 
 
 def send_sigterm() -> None:

@@ -19,7 +19,7 @@ from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_prompt, make_sample, random_completions
+from tests.support.builders import make_prompt, make_sample, random_completions
 
 LoadModel = Callable[..., QwenVLAdapter]
 
