@@ -214,11 +214,20 @@ def test_debug_shows_the_traceback(recipe: Path) -> None:
         cli.main(["train", str(recipe), "--run.stepz", "3", "--debug"])
 
 
-def test_unknown_command() -> None:
-    assert cli.main(["trian"]) == 2
+def test_every_command_has_a_line_and_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
-    assert cli.main(["eval", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in cli.COMMANDS:
+        assert len([line for line in lines if line.split()[:1] == [name]]) == 2, "once each time"
+        assert cli.main([name, "--help"]) == 0
+        assert f"usage: gpg-vl {name} " in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_told_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in ("trian", *cli.COMMANDS))
 
 
 def test_command_line_trains_and_answers(recipe: Path, tmp_path: Path) -> None:

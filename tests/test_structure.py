@@ -87,6 +87,7 @@ def test_model_families_are_named_in_their_room_alone() -> None:
 # what a test of a room may be about, beside a module of that room
 WHOLE_ROOMS = {
     "objectives/test_objectives.py": "every objective against plain formulas",
+    "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "tasks/test_gameability.py": "what every task must not reward",
 }

@@ -82,7 +82,7 @@ def follow_links(path: Path) -> Path:
     """``path`` as an absolute path without ``..`` and links; the part that does not exist is left unchanged.
 
     Raises:
-        OSError: a link leads back to itself; Python follows nothing after it, and a second link there may lead anywhere
+        OSError: a link leads to itself; Python follows nothing after it, and a second link there may lead anywhere
         ValueError: the path contains a zero byte
     """
     try:

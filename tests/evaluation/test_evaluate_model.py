@@ -19,7 +19,7 @@ from gpg_vl import cli, rollout
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.sources import write_jsonl
 from gpg_vl.evaluation import evaluate_model
-from gpg_vl.evaluation.evaluate_model import hash_weights
+from gpg_vl.evaluation.settings import hash_weights
 from gpg_vl.models import load_adapter
 from gpg_vl.records import Completion, RolloutGroup
 from gpg_vl.rollout.engine import Sampling

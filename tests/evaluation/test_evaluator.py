@@ -13,7 +13,7 @@ from gpg_vl.config import EvaluationConfig, PromptConfig, RewardsConfig
 from gpg_vl.data.sources import Source
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction, read_prediction
-from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.prompts.builder import PromptBuilder
@@ -28,17 +28,21 @@ Load = Callable[..., QwenVLAdapter]
 LONG = "How many shapes are there in this picture, if one counts the small ones as well?"
 
 
-def make_rows(num: int) -> list[Row]:
+def make_rows(num: int) -> list[EvaluationRow]:
     """Rows of different images and lengths."""
     samples = [
         make_sample(sizes=((56 + 28 * (n % 3), 84),), seed=n, question=LONG if n % 2 else "How many shapes?")
         for n in range(num)
     ]
-    return [Row(n, "test", sample, f"kind {n % 2}") for n, sample in enumerate(samples)]
+    return [EvaluationRow(n, "test", sample, f"kind {n % 2}") for n, sample in enumerate(samples)]
 
 
 def predict(
-    adapter: QwenVLAdapter, rows: Sequence[Row], prompts_at_once: int, tokens_per_batch: int, **sampling: float
+    adapter: QwenVLAdapter,
+    rows: Sequence[EvaluationRow],
+    prompts_at_once: int,
+    tokens_per_batch: int,
+    **sampling: float,
 ) -> list[Prediction]:
     config = EvaluationConfig(**sampling)  # type: ignore[arg-type]
     with Scorer(RewardsConfig()) as scorer:

@@ -17,7 +17,7 @@ SCRIPT = """
 import os, signal, sys, threading, time
 import torch.distributed
 from gpg_vl.processes import rank_watch
-from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.ranks import run_on_main, run_together
 
 rank, case = int(os.environ["RANK"]), sys.argv[1]
@@ -39,7 +39,7 @@ def save():
     time.sleep(9)  # three times as long as a rank is patient
     sys.stdout.write("saved\\n")
 
-with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
+with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank():
     torch.distributed.barrier()  # both are watched
     try:
         if case == "stuck" and rank == 1:  # like a wait for a rank that is gone: no point where a signal is taken
@@ -52,7 +52,7 @@ with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
             threading.Timer(1.0, end_the_run).start()
             torch.distributed.barrier()  # in it no handler of a signal runs
         if case == "save":
-            with deferred_interrupts():
+            with INTERRUPTS.deferred():
                 run_on_main(save)
         run_together(work)
     except Interrupted as error:

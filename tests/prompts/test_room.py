@@ -73,7 +73,7 @@ def test_prompts_are_made_to_fit_on_request(load: LoadModel, make_recipe: MakeRe
     recipe = make_recipe(data__on_long_prompt=policy)
     sample = make_sample([(300, 200)])
     prompt = build_prompts(recipe, TASKS, adapter, Room(8, {50: "raise some.key"})).build(sample)
-    assert (len(prompt.token_ids) <= 42) == (policy == "shrink")
+    assert (len(prompt.encoded.token_ids) <= 42) == (policy == "shrink")
 
 
 @pytest.mark.parametrize(

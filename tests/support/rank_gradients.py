@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.processes.ranks import end_ranks, gather_object
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import sharding_stage, start_ranks
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import TrainingGroup
