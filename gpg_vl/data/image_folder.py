@@ -60,7 +60,7 @@ class ImageFolder:
         if not self._partial.is_dir():
             return
         if self._is_needed:
-            raise ValueError(f"rows use images in {self._final}; write them to a file with another name")
+            raise ValueError(f"{self._file}: rows use images in {self._final}; write to a file with another name")
         self._file.unlink(missing_ok=True)  # if killed here: no file, rather than a file with another one's images
         shutil.rmtree(self._final, ignore_errors=True)
         self._partial.rename(self._final)
