@@ -109,7 +109,7 @@ def make_sample(row: SourceRow, images: ImageFiles, boxes: _Boxes, name: str) ->
     size = read_size(image)
     published = (values.get("width"), values.get("height"))
     if size != published:
-        raise DropRow("the picture has another size", f"{size}, not {published}")
+        raise DropRow("the picture is of another size", f"{size}, not {published}")
     key = (values["id"], values["category_id"])
     cut = _cut_boxes(boxes.get((str(key[0]), str(key[1])), ()), size)
     entries = [{"Position": [round(edge, 4) for edge in box], "Confidence": 1} for box in cut]

@@ -74,7 +74,7 @@ def target_polygons(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
     targets = [_points(shape) for shape in shapes if shape.get("label") == "target"]
     polygons = [polygon for polygon in targets if len(polygon) >= MIN_POINTS]
     if not polygons:
-        raise DropRow("no polygon labelled target")
+        raise DropRow("no polygon of the label target")
     return polygons
 
 

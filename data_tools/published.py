@@ -89,7 +89,7 @@ def cut_at_edges(box: Box, size: tuple[int, int], tolerance: float = math.inf) -
     width, height = size
     cut = clip_box(box, width, height)
     if not all(map(math.isfinite, box)) or not is_ordered(cut) or not is_inside(box, width, height, tolerance):
-        raise DropRow("a box is outside its image", f"{list(box)} in {width} x {height} pixels")
+        raise DropRow("a box is outside of its image", f"{list(box)} in {width} x {height} pixels")
     return cut
 
 
