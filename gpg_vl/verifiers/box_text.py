@@ -1,4 +1,4 @@
-"""Reads boxes as models write them: lists, corner pairs, JSON objects, and the soft tokens of the Qwen families.
+"""Reads boxes as models write them: lists, corner pairs, JSON objects, and the soft tokens of some families.
 
 Text that a model wrote: every function is total, bounded, linear in the length of the text, and evaluates nothing.
 Numbers come back in the frame that the model speaks.

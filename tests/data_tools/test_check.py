@@ -356,7 +356,7 @@ def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
         (["rows.jsonl", "--max-pixels", "9999"], ["--max-pixels", "--model"]),
         (["rows.jsonl", "--columns", "question"], ["--columns", "FIELD=COLUMN"]),
         (["rows.jsonl", "--workers", "0"], ["--workers", "--help"]),
-        (["rows.jsonl", "--model", "./nowhere"], ["--model", "./nowhere"]),
+        (["rows.jsonl", "--model", "./nowhere"], ["./nowhere"]),
         (["broken.jsonl"], ["broken.jsonl", "line 1", "JSON"]),
         (["bad.jsonl", "--fix", "drop", "--out", "x"], ["bad.jsonl"]),
         (["sub/rows.jsonl", "rows.jsonl", "--fix", "drop", "--out", "x"], ["rows"]),

@@ -159,7 +159,7 @@ def test_bad_rows_are_shown_as_such(tmp_path: Path) -> None:
         (["missing.parquet", "--out", "page.html"], ["missing.parquet"]),
         (["rows.parquet"], ["--out"]),
         (["rows.parquet", "--out", "page.html", "--rows", "0"], ["--rows"]),
-        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["--model", "./nowhere"]),
+        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["./nowhere"]),
     ],
 )
 def test_mistakes_are_one_line(
