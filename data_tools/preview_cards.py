@@ -1,4 +1,4 @@
-"""A row -> what a page shows of it: its picture with boxes, the prompt in pieces, answers and what is wrong."""
+"""A row -> what a page shows of it: its picture with boxes, the prompt in pieces, answers and problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from data_tools.prompt_reader import PromptReader
 
 MAX_SIDE = 720  # pixels of a picture on the page
-ENLARGED_SIDE = 340  # of a picture whose longer side is shorter
+ENLARGED_SIDE = 340  # smaller pictures are enlarged to this longer side
 MAX_HEIGHT = 520
 MAX_LOSSLESS_PIXELS = 100_000  # drawings stay sharp; photos become JPEG
 _STRUCTURE = re.compile(r"(<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|[a-z_]+\|>)")
@@ -73,17 +73,17 @@ class Card:
 
 
 def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
-    """What the page shows of a row, 0 the first; of a bad one as much as there is.
+    """What the page shows of row ``index``, counted from 0; of a bad row, as much as possible.
 
     Args:
-        reader: of the model whose prompt is shown; None shows what the task asks
+        reader: reader of the model whose prompt is shown; None: what the task asks
     """
     card = Card(index + 1)
     try:
         sample = open_file(file).samples[index]
         card.id, card.task, card.answer = sample.id, sample.task, sample.answer
         card.meta = json.dumps(sample.meta, ensure_ascii=False, indent=1, default=str) if sample.meta else ""
-        card.prompt = [Piece("text", sample.question)]  # in case that nothing more can be shown
+        card.prompt = [Piece("text", sample.question)]  # in case nothing more can be shown
         images = [open_image(source, file.image_hosts) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
         sizes = [image.size for image in images]
@@ -113,7 +113,7 @@ def _fill_in(card: Card, sample: Sample, sizes: Sequence[tuple[int, int]], reade
 
 
 def split_prompt(text: str, image_tokens: Sequence[int]) -> list[Piece]:
-    """The pieces of a rendered prompt; an image's place stands for as many tokens as ``image_tokens`` says."""
+    """The pieces of a rendered prompt; ``image_tokens`` says how many tokens each image takes."""
     pieces: list[Piece] = []
     num_images = 0
     for part in _STRUCTURE.split(text):
@@ -126,7 +126,7 @@ def split_prompt(text: str, image_tokens: Sequence[int]) -> list[Piece]:
 
 
 def _gold_boxes(sample: Sample) -> tuple[Box, ...]:
-    """Boxes that the answer is made of, whatever the task."""
+    """The boxes in the answer, whatever the task."""
     return tuple(detection.box for detection in parse_detections(sample.answer) or ())
 
 

@@ -36,7 +36,7 @@ def ask(
     num_samples: int,
     temperature: float,
 ) -> tuple[Prompt, list[Answered]]:
-    """Samples ``num_samples`` completions and scores them where a task and the gold answer are given.
+    """Samples ``num_samples`` completions, and scores them if a task and the gold answer are given.
 
     Raises:
         ValueError: no such image, task or model; ``answer`` without ``task``

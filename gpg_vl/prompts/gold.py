@@ -17,10 +17,10 @@ class GoldCompletions:
         self._tasks = tasks
 
     def write(self, sample: Sample, prompt_text: str, views: Sequence[ImageView]) -> Completion:
-        """The gold completion, as the prompt ``prompt_text`` is continued; ends with an end token.
+        """The gold completion as a continuation of ``prompt_text``, with an end token at its end.
 
         Raises:
-            ValueError: it cannot be imitated as it stands
+            ValueError: the row has no gold completion, or one that contains a control token
         """
         text = continue_prompt(prompt_text, gold_completion(self._tasks[sample.task], sample, views))
         for token in self._adapter.control_tokens():

@@ -1,4 +1,4 @@
-"""The rollout engines, by the name that ``rollout.engine`` gives them."""
+"""The rollout engines by name, as in ``rollout.engine``."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ ENGINES: Mapping[str, Callable[[Adapter, int], RolloutEngine]] = {"hf": HfEngine
 
 
 def build_engine(config: RolloutConfig, adapter: Adapter) -> RolloutEngine:
-    """The engine that ``rollout.engine`` names."""
+    """The engine named by ``rollout.engine``."""
     return ENGINES[config.engine](adapter, config.tokens_per_batch)

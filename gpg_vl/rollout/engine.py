@@ -11,7 +11,7 @@ from gpg_vl.records import Prompt, RolloutGroup
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 takes the most likely one."""
+    """How tokens are chosen; at temperature 0, always the most likely one."""
 
     max_new_tokens: int
     temperature: float
@@ -20,7 +20,7 @@ class Sampling:
 
 
 class RolloutEngine(Protocol):
-    """All that training and evaluation know of what generates; ``HfEngine.generate`` explains the arguments."""
+    """All that training and evaluation know about an engine; ``HfEngine.generate`` explains the arguments."""
 
     def generate(
         self,

@@ -78,7 +78,7 @@ IMAGES = {
     "truncated": (encode(drawing(0))[:-40], "broken or truncated"),
     "bomb": (png_header(9000, 9000), "it has 9000 x 9000 pixels, more than 20000000; make it smaller"),
     "zero-byte": (b"", "the file is empty"),
-    "html": (b"<html>404</html>", "it is no PNG, JPEG or WEBP image"),
+    "html": (b"<html>404</html>", "it is not a PNG, JPEG or WEBP image"),
     "1x1": (encode(Image.new("RGB", (1, 1))), "each side needs at least 2"),
     "1x300": (encode(Image.new("RGB", (1, 300))), "each side needs at least 2"),
 }
@@ -152,7 +152,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 def test_urls_of_a_named_host_are_opened(folder: Path, check: Check) -> None:
     rows = write_lines(folder / "rows.jsonl", [row(1, images=["http://127.0.0.1/a.png"])])
-    assert "a host that data.image_hosts does not name" in check(rows)[1][2]
+    assert "a host that data.image_hosts does not list" in check(rows)[1][2]
     assert "cannot open image http://127.0.0.1/a.png: the host '127.0.0.1' has a private address" in "".join(
         check(rows, "--image-hosts", "127.0.0.1")[1]
     )
@@ -174,7 +174,7 @@ def test_fields_that_cannot_be_used(folder: Path, check: Check) -> None:
     rows = [row(0), *(row(1, id=f"r{n}", **changes) for n, (changes, _, _) in enumerate(ROWS.values(), start=1))]
     code, lines = check(write_lines(folder / "rows.jsonl", rows))
     assert code == 1 and lines[0].endswith(f"{len(rows)} rows, {len(ROWS)} of them bad")
-    assert lines[-1] == "mend them, or write a copy without them: --fix drop --out DIR"
+    assert lines[-1] == "correct them, or write a copy without them: --fix drop --out DIR"
     for number, ((_, field, reason), line) in enumerate(zip(ROWS.values(), lines[2:-1], strict=True), start=1):
         assert line.startswith(f"{number + 1} | r{number} | {field} | ") and reason in line, line
         assert len(line) < 300 and "; " in line, "a way out"
@@ -188,7 +188,7 @@ def test_rows_of_other_columns(folder: Path, check: Check) -> None:
     code, lines = check(write_lines(folder / "rows.jsonl", [row(0), other, renamed]), "--task", "counting")
     assert code == 1 and lines[2:4] == [
         "2 | other | question | the question is missing; correct it",
-        "3 | r1 | images | the images are missing: there is no 'images'; write [] where a row has none",
+        "3 | r1 | images | the images are missing: there is no 'images'; write [] if a row has no images",
     ]
 
 
@@ -200,7 +200,7 @@ def test_lines_that_are_no_rows(folder: Path, check: Check) -> None:
     (folder / "rows.jsonl").write_bytes(content)
     code, table = check(folder / "rows.jsonl", "--fix", "drop", "--out", str(folder / "clean"))
     assert code == 0 and [line.partition(" | ")[0] for line in table[2:-1]] == ["2", "3", "4", "6", "7", "9"]
-    assert table[2].startswith("2 | row | the line is not JSON (Expecting value at 8); write one JSON object a line")
+    assert table[2].startswith("2 | row | the line is not JSON (Expecting value at 8); write one JSON object per line")
     assert "half a character" in table[5] and "the line is not UTF-8; save the file as UTF-8" in table[7]
     assert len(load_source(str(folder / "clean/rows.parquet")).samples) == 3
 
@@ -223,14 +223,14 @@ def test_repeated_ids_and_rows(folder: Path, check: Check) -> None:
     assert lines == [
         f"{folder}/rows.jsonl: 7 rows, 3 of them bad",
         "row | id | field | what is wrong",
-        "3 | r0 | id | row 1 has the same; give each row its own",
-        "4 | again | duplicate | question and images are those of row 2; drop one of the two",
-        "7 | r5 | duplicate | question and images are those of row 6; drop one of the two",
+        "3 | r0 | id | row 1 has the same; make the ids unique",
+        "4 | again | duplicate | question and images are the same as in row 2; drop one of the two",
+        "7 | r5 | duplicate | question and images are the same as in row 6; drop one of the two",
         f"{folder}/other.jsonl: 1 rows, 1 of them bad",
         "row | id | field | what is wrong",
-        f"1 | r1 | id | {folder}/rows.jsonl, row 2 has the same; give each row its own",
-        f"1 | r1 | duplicate | question and images are those of {folder}/rows.jsonl, row 2; drop one of the two",
-        "mend them, or write a copy without them: --fix drop --out DIR",
+        f"1 | r1 | id | {folder}/rows.jsonl, row 2 has the same; make the ids unique",
+        f"1 | r1 | duplicate | question and images are the same as in {folder}/rows.jsonl, row 2; drop one of the two",
+        "correct them, or write a copy without them: --fix drop --out DIR",
     ]
 
 
@@ -242,8 +242,8 @@ def test_leaks(folder: Path, check: Check) -> None:
     test = write_lines(folder / "test.jsonl", [row(0, id="t", images=["4.png"]), row(1), row(3, images=[])])
     code, lines = check(train, "--test", test)
     assert code == 1 and lines[2:4] == [
-        f"2 | r7 | leak | its image is one of {test}, row 2; do not train on it",
-        f"3 | r3 | leak | its question is that of {test}, row 3; do not train on it",
+        f"2 | r7 | leak | its image also occurs in {test}, row 2; do not train on it",
+        f"3 | r3 | leak | its question also occurs in {test}, row 3; do not train on it",
     ]
     assert lines[4] == f"{test}: 3 rows, none of them bad"
 
