@@ -13,7 +13,7 @@ from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
-from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
@@ -48,7 +48,7 @@ class Stages:
     collector: Collector
     learner: Learner
     evaluator: Evaluator
-    eval_rows: Sequence[Row]  # empty where nothing is validated
+    eval_rows: Sequence[EvaluationRow]  # empty where nothing is validated
     progress: Progress
     log: RunLog
 
@@ -164,7 +164,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
     else:
-        progress = _resume(recipe, checkpoint, adapter, learner, stream)
+        progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
     return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, progress, log)
@@ -181,9 +181,10 @@ def _build_learner(parts: _Parts) -> Learner:
     return learner
 
 
-def _resume(recipe: Recipe, checkpoint: Path, adapter: Adapter, learner: Learner, stream: SampleStream) -> Progress:
+def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStream) -> Progress:
     """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
-    load_optimizer(checkpoint, adapter, learner.optimizer)
+    recipe = parts.recipe
+    load_optimizer(checkpoint, parts.adapter, learner.optimizer, parts.accelerator)
     progress = Progress.after(load_state(checkpoint), recipe.run)
     stream.restore(progress.stream)
     left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""

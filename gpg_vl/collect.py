@@ -19,7 +19,8 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import gather_object, run_together, sum_over_ranks
+from gpg_vl.processes.collectives import gather_object, sum_over_ranks
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions

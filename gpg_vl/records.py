@@ -160,7 +160,8 @@ class LogProbs:
     """Log-probs of a group's completion tokens, for the objectives whose coefficients depend on them."""
 
     current: tuple[tuple[float, ...], ...]  # [G][T] under the weights that the step starts from
-    reference: tuple[tuple[float, ...], ...]  # [G][T] under the frozen reference model
+    old: tuple[tuple[float, ...], ...]  # [G][T] under the weights that sampled
+    reference: tuple[tuple[float, ...], ...]  # [G][T] under the frozen initial policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,18 @@ class CollectedGroups:
     num_draws: int
     rollout_seconds: float
     scoring_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """One update: ``loss`` and ``kl`` over all ranks, the counts of this rank's passes."""
+
+    loss: float
+    num_micro_batches: int
+    num_split_rows: int  # rows beyond one per group: prompts that ran again
+    num_padded_tokens: int  # tokens of the forward passes, padding included
+    tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
+    kl: float | None  # mean k3 to the reference over all trained tokens, in nats; None without a reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gpg_vl.records import ImageView, Prompt, Reward, Sample, ScoredGroup
-from support.builders import make_encoded
+from tests.support.builders import make_encoded
 
 
 @pytest.mark.parametrize("frame", ["grid_1000", "resized_pixels"])

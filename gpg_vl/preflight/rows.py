@@ -22,7 +22,8 @@ from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.processes.ranks import gather_object, run_together
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room

@@ -19,7 +19,8 @@ from PIL import Image
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.processes.ranks import RankError, max_over_ranks, run_together
+from gpg_vl.processes.collectives import max_over_ranks
+from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
@@ -38,15 +39,14 @@ class OutOfMemory(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateStats:
-    """Of this rank, except ``loss`` and ``kl``: ``train`` sums them over all."""
+class PassStats:
+    """The forward and backward passes of an update, on this rank."""
 
-    loss: float
+    loss: float  # this rank's part of it: the whole one is the sum over the ranks
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group: prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
-    kl: float | None = None  # mean k3 to the reference over all tokens, where the objective has a reference
 
 
 def accumulate_gradient(
@@ -56,7 +56,7 @@ def accumulate_gradient(
     config: UpdateConfig,
     adapter: Adapter,
     accelerator: Accelerator,
-) -> UpdateStats:
+) -> PassStats:
     """Adds up the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
 
     Where memory runs out and the layout can forget a gradient, all ranks start the step's update anew with half the
@@ -84,7 +84,7 @@ def accumulate_gradient(
         config = _halve_budget(config, groups, accelerator)
 
 
-def _none_without_memory(run: Callable[[UpdateConfig], UpdateStats], config: UpdateConfig) -> UpdateStats | None:
+def _none_without_memory(run: Callable[[UpdateConfig], PassStats], config: UpdateConfig) -> PassStats | None:
     try:
         return run(config)
     except torch.OutOfMemoryError:
@@ -98,7 +98,7 @@ def _run_passes(
     adapter: Adapter,
     accelerator: Accelerator,
     config: UpdateConfig,
-) -> UpdateStats:
+) -> PassStats:
     layout.forward.train()
     # where passes are collectives, the ranks agree before each; in the other layouts they agree on all of them at once
     prepare = run_together if layout.needs_equal_passes else _at_once
@@ -115,7 +115,7 @@ def _run_passes(
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
-    return UpdateStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
+    return PassStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
 
 
 def _at_once(work: Callable[[], T]) -> T:

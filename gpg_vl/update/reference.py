@@ -44,11 +44,14 @@ class Reference:
             self._copy = PolicyForward(initial, recipe.rollout.temperature)
 
     def compare(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[LogProbs]:
-        """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference."""
+        """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference.
+
+        The policy as it stands is also the one that sampled: each rollout is followed by one update.
+        """
         current = self._measure(policy, groups)
         with self._initial_policy(policy) as initial:
             reference = self._measure(initial, groups)
-        return [LogProbs(*pair) for pair in zip(current, reference, strict=True)]
+        return [LogProbs(now, old=now, reference=ref) for now, ref in zip(current, reference, strict=True)]
 
     @contextmanager
     def _initial_policy(self, policy: nn.Module) -> Iterator[nn.Module]:

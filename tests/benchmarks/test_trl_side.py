@@ -16,7 +16,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.records import Reward, ScoredGroup, StepTotals, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward
-from support.builders import FAMILIES, make_sample, make_training_group
+from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 pytest.importorskip("trl", reason="TRL is an extra of its own: pip install -c constraints.txt -e '.[bench]'")
 

@@ -19,8 +19,9 @@ from data_tools.published_files import write_lines
 from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
-from support.builders import png
-from support.pictures import encode
+from tests.support.builders import png
+from tests.support.messages import lines_naming, naming
+from tests.support.pictures import encode
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'
@@ -150,33 +151,30 @@ def test_bad_rows_are_shown_as_such(tmp_path: Path) -> None:
         sample(4, images=()),
     ]
     text = parse(preview(tmp_path, rows)).text
-    for reason in (
-        "it is no PNG, JPEG or WEBP",
-        "How many in 0?",
-        "a box lies outside",
-        "no task 'no_such_task'",
-        "70000 characters",
-    ):
-        assert reason in text
+    assert re.search(naming("PNG", "JPEG", "WEBP", "How many in 0?", "box", "no_such_task", 70000), text)
     assert "No image" in text and len(re.findall(r"Row \d", text)) == 5
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        (["missing.parquet", "--out", "page.html"], "no such file"),
-        (["rows.parquet"], "--out"),
-        (["rows.parquet", "--out", "page.html", "--rows", "0"], "--rows"),
-        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], "no folder"),
+        (["missing.parquet", "--out", "page.html"], ["missing.parquet"]),
+        (["rows.parquet"], ["--out"]),
+        (["rows.parquet", "--out", "page.html", "--rows", "0"], ["--rows"]),
+        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["--model", "./nowhere"]),
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    words: list[str],
+    named: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_parquet([sample(0)], "rows.parquet")
     assert main(words) == 2
-    assert message in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, *named)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 
 

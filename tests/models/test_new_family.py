@@ -32,10 +32,10 @@ from gpg_vl.update import packing
 from gpg_vl.update.gradient import build_filler_row
 from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, plain_log_probs
-from support.builders import make_lively, make_prompt, make_sample, make_training_group, whole
-from support.groups import packed_gradients, plain_gradients, worst_relative_error
-from support.llava_onevision import FAMILY, write_tiny_llava
-from support.llava_onevision_adapter import LlavaOnevisionAdapter
+from tests.support.builders import make_lively, make_prompt, make_sample, make_training_group, whole
+from tests.support.groups import packed_gradients, plain_gradients, worst_relative_error
+from tests.support.llava_onevision import FAMILY, write_tiny_llava
+from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 
 LoadModel = Callable[..., LlavaOnevisionAdapter]
 PIXEL_LIMITS = {"dtype": "float32", "min_pixels": 400, "max_pixels": 10_000}

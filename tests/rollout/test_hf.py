@@ -14,7 +14,7 @@ from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import FAMILIES, make_lively, make_prompt, make_sample
+from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
 
 LoadModel = Callable[..., QwenVLAdapter]
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)

@@ -12,7 +12,7 @@ from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_sample, make_training_group
+from tests.support.builders import make_sample, make_training_group
 
 
 def make_groups(adapter: BaseAdapter) -> list[TrainingGroup]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample
-from support.builders import make_encoded
+from tests.support.builders import make_encoded
 
 FILE = Path(__file__).with_name("hostile_rewards.py")
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from gpg_vl.models.base import Family
 from gpg_vl.models.tiny import build_tokenizer
-from support.llava_onevision_adapter import LlavaOnevisionAdapter
+from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 
 FAMILY = Family(LlavaOnevisionAdapter, LlavaOnevisionForConditionalGeneration, "grid_1000")
 

@@ -19,7 +19,7 @@ from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_prompt, make_sample, random_completions
+from tests.support.builders import make_prompt, make_sample, random_completions
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -81,8 +81,9 @@ def test_micro_batches_change_nothing(load: LoadModel, model_folders: dict[str, 
 
 
 def test_sum_kl() -> None:
-    same = LogProbs(((-1.0, -2.0),), ((-1.0, -2.0),))
-    apart = LogProbs(((-1.0, -2.0),), ((-1.5, -2.0),))
+    now = ((-1.0, -2.0),)
+    same = LogProbs(now, now, now)
+    apart = LogProbs(now, now, ((-1.5, -2.0),))
     assert sum_kl([same]) == 0
     assert sum_kl([same, apart]) == pytest.approx(0.6065306597 + 0.5 - 1)
     assert sum_kl([]) == 0
