@@ -184,7 +184,7 @@ class RolloutConfig:
             group is decoded whole
     """
 
-    engine: Literal["hf"] = "hf"
+    engine: str = "hf"
     prompts_per_step: int = 16
     group_size: int = 8
     max_new_tokens: int = 256
