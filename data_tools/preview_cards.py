@@ -28,7 +28,6 @@ MAX_SIDE = 720  # pixels of a picture on the page
 ENLARGED_SIDE = 340  # smaller pictures are enlarged to this longer side
 MAX_HEIGHT = 520
 MAX_LOSSLESS_PIXELS = 100_000  # drawings stay sharp; photos become JPEG
-_STRUCTURE = re.compile(r"(<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|[a-z_]+\|>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +104,32 @@ def _fill_in(card: Card, sample: Sample, sizes: Sequence[tuple[int, int]], reade
     else:
         layout = reader.read(sample, sizes)
         views, card.num_tokens = layout.views, layout.num_tokens
-        card.prompt = split_prompt(layout.text, [reader.count_image_tokens(view) for view in views])
+        counts = reader.count_image_tokens(views)
+        card.prompt = split_prompt(layout.text, reader.image_placeholder, reader.control_tokens, counts)
         for number, view in enumerate(views):
             caption = f"{card.images[number].caption}, seen as {view.model_width} x {view.model_height}"
             card.images[number] = replace(card.images[number], caption=caption)
     card.completion = gold_completion(task, sample, views)
 
 
-def split_prompt(text: str, image_tokens: Sequence[int]) -> list[Piece]:
-    """The pieces of a rendered prompt; ``image_tokens`` says how many tokens each image takes."""
+def split_prompt(
+    text: str, placeholder: str, control_tokens: Sequence[str], image_tokens: Sequence[int]
+) -> list[Piece]:
+    """The pieces of a rendered prompt.
+
+    Args:
+        placeholder: what stands for an image in ``text``
+        image_tokens: tokens of each image
+    """
     pieces: list[Piece] = []
     num_images = 0
-    for part in _STRUCTURE.split(text):
-        if part.startswith("<|vision_start|>"):
+    structure = re.compile("(" + "|".join(map(re.escape, (placeholder, *control_tokens))) + ")")
+    for part in structure.split(text):
+        if part == placeholder:
             pieces.append(Piece("image", f"image {num_images + 1}: {image_tokens[num_images]} tokens"))
             num_images += 1
         elif part:
-            pieces.append(Piece("token" if _STRUCTURE.fullmatch(part) else "text", part))
+            pieces.append(Piece("token" if part in control_tokens else "text", part))
     return pieces
 
 

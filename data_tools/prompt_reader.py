@@ -26,6 +26,8 @@ class PromptReader:
         adapter = load_adapter(config, with_weights=False)
         self.context_length = adapter.context_length
         self.count_image_tokens = adapter.count_image_tokens
+        self.image_placeholder = adapter.render_plain([None])
+        self.control_tokens = adapter.control_tokens()
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())
 

@@ -26,7 +26,7 @@ from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engine, check_engine
 from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
@@ -101,7 +101,8 @@ class _Parts:
 
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
-    """The objective; refuses recipes whose keys for it or for the optimizer are invalid."""
+    """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
+    check_engine(recipe.rollout)
     objective = build_objective(recipe.objective)
     check_group_size(recipe, objective)
     check_optimizer(recipe.update, sharding_stage(accelerator))
@@ -151,7 +152,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-    engine = build_engine(recipe.rollout, adapter)
+    engine = build_engine(recipe.rollout, adapter, parts.accelerator)
     collector = Collector(
         recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
     )

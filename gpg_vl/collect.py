@@ -21,7 +21,6 @@ from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import (
@@ -72,7 +71,7 @@ class Collector:
         for draw in range(config.max_draws):
             start = time.perf_counter()
             prompts, seeds = self._draw(step, draw, without_tasks)
-            with whole_weights(self._accelerator):
+            with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
             for group in run_together(partial(self._scorer.score, rolled)):

@@ -186,7 +186,7 @@ class RolloutConfig:
             the room for its completion; a group is never split
     """
 
-    engine: Literal["hf"] = "hf"
+    engine: str = "hf"
     prompts_per_step: int = 16
     group_size: int = 8
     max_new_tokens: int = 256

@@ -23,7 +23,6 @@ from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import LoggedStep, UpdateStats
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
@@ -145,8 +144,7 @@ class Loop:
     def _validate(self) -> None:
         """Scores the validation rows."""
         stages, progress = self._stages, self._progress
-        with whole_weights(self._accelerator):
-            predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
+        predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
         scores = summarise_scores(predictions, stages.tasks)
         with INTERRUPTS.deferred():
             progress.take_validation({task: score.value for task, score in scores.items()})

@@ -56,7 +56,8 @@ def ask(
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)
-    [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
+    with engine.sync_weights():
+        [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [
         Answered(completion, find_answer(completion_text(prompt, completion.text)), reward)

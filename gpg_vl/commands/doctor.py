@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from gpg_vl.config import ModelConfig, PromptConfig, Recipe
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
+from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.checkpoint import library_versions
 from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
 
@@ -64,5 +64,7 @@ def _complete(model: ModelConfig) -> str:
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")
     prompt = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build(sample)
-    [group] = HfEngine(adapter, 65536).generate([prompt], 1, Sampling(32, temperature=0.0), [("doctor",)])
+    engine = build_engine(RolloutConfig(), adapter)
+    with engine.sync_weights():
+        [group] = engine.generate([prompt], 1, Sampling(32, temperature=0.0), [("doctor",)])
     return group.completions[0].text

@@ -65,9 +65,10 @@ class Evaluator:
         """
         state = PartialState()
         step = prompts_at_once * state.num_processes
-        for start in range(0, len(rows), step):
-            mine = list(rows[start : start + step][state.process_index :: state.num_processes])
-            yield sorted(self._share(mine), key=lambda prediction: prediction.row)
+        with self._engine.sync_weights():
+            for start in range(0, len(rows), step):
+                mine = list(rows[start : start + step][state.process_index :: state.num_processes])
+                yield sorted(self._share(mine), key=lambda prediction: prediction.row)
 
     def _share(self, rows: Sequence[EvaluationRow]) -> list[Prediction]:
         """The predictions of all ranks."""

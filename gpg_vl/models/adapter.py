@@ -61,7 +61,8 @@ class Adapter(Protocol):
             ValueError: no size fits the pixel limits
         """
 
-    def count_image_tokens(self, view: ImageView) -> int: ...
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        """Tokens of each image of one prompt, [N]; a family may give an image fewer where there are several."""
 
     def count_text_tokens(self, text: str) -> int:
         """Number of tokens of a rendered prompt; each image counts as its one placeholder."""

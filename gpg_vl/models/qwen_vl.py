@@ -46,8 +46,8 @@ class QwenVLAdapter(BaseAdapter):
             raise ValueError(f"a {width} x {height} image has no tokens with model.max_pixels={c.max_pixels}; raise it")
         return ImageView(width, height, model_width, model_height, self.frame)
 
-    def count_image_tokens(self, view: ImageView) -> int:
-        return view.model_width * view.model_height // self._resize_factor**2
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        return [view.model_width * view.model_height // self._resize_factor**2 for view in views]
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
         """See ``Adapter.encode``: ``pixel_values`` [K, D] for K patches, ``image_grid_thw`` [N, 3], A = 3 axes."""
@@ -64,12 +64,12 @@ class QwenVLAdapter(BaseAdapter):
         sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
         vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
         tensors = {name: vision[name] for name in ("pixel_values", "image_grid_thw")}
-        return VisionInputs(tensors, len(tensors["pixel_values"]), sum(map(self.count_image_tokens, views)))
+        return VisionInputs(tensors, len(tensors["pixel_values"]), sum(self.count_image_tokens(views)))
 
     def _expand(self, ids: list[int], views: Sequence[ImageView]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids and types, each image placeholder repeated once per token of its image."""
         image_token = self.model.config.image_token_id
-        counts = [self.count_image_tokens(view) for view in views]
+        counts = self.count_image_tokens(views)
         placeholders = ids.count(image_token)
         assert placeholders == len(counts), f"{placeholders} placeholders for {len(counts)} images"
         remaining = iter(counts)

@@ -8,15 +8,18 @@ own noise generator, so the samples do not depend on the batch, the ranks or a r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.models.vision import move_vision, split_features
+from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.kv_cache import GrowingCache
@@ -37,9 +40,17 @@ class _Prefilled:
 class HfEngine:
     """Samples completions with the policy itself."""
 
-    def __init__(self, adapter: Adapter, tokens_per_batch: int):
+    def __init__(self, adapter: Adapter, tokens_per_batch: int, accelerator: Accelerator | None = None):
+        """
+        Args:
+            accelerator: of the ranks that may share the weights; None where this process has them all
+        """
         self._adapter = adapter
         self._tokens_per_batch = tokens_per_batch
+        self._accelerator = accelerator
+
+    def sync_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
 
     def generate(
         self,
@@ -49,12 +60,7 @@ class HfEngine:
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
     ) -> list[RolloutGroup]:
-        """``group_size`` completions per prompt, in the order of ``prompts``.
-
-        Args:
-            seeds: one per prompt; together with its index in the group, it determines a completion's noise
-            keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
-        """
+        """As ``RolloutEngine.generate`` has it."""
         groups: dict[int, RolloutGroup] = {}
         model = self._adapter.model
         was_training = model.training

@@ -26,6 +26,7 @@ from benchmarks.gpu_sections.records import Section, Setting
 from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
+from gpg_vl.records import VisionInputs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = {"results.json", "rows.jsonl", "table.txt", "log.txt"}
@@ -310,10 +311,11 @@ def test_the_tower_in_one_call_is_the_tower() -> None:
     adapter = kit.build(TINY_QWEN2_5_VL, "cpu", "float32")
     grid = torch.tensor([[1, 12, 12], [1, 8, 20]])
     pixels = torch.randn(int(grid.prod(1).sum()), 1176)
+    vision = VisionInputs({"pixel_values": pixels, "image_grid_thw": grid}, len(pixels), len(pixels) // 4)
     with torch.no_grad():
-        expected = adapter.encode_images(pixels, grid)
+        [expected] = adapter.encode_images(vision).levels
         with tower_attention(adapter.model, VARLEN):
-            found = adapter.encode_images(pixels, grid)
+            [found] = adapter.encode_images(vision).levels
     assert adapter.model.config.vision_config._attn_implementation == "sdpa"
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 

@@ -119,7 +119,9 @@ def test_the_prompt_is_the_model_s(tmp_path: Path, model_folders: dict[str, Path
 
 def test_pieces_of_a_prompt() -> None:
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>a < b |> <|im_end|>"
-    assert split_prompt(text, [12]) == [
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    tokens = ["<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>"]
+    assert split_prompt(text, image, tokens, [12]) == [
         Piece("token", "<|im_start|>"),
         Piece("text", "user\n"),
         Piece("image", "image 1: 12 tokens"),
