@@ -162,7 +162,7 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
     repeated = [prompt for prompt in prompts for _ in range(work.group_size)]
     inputs = padded_inputs(adapter, repeated)
     trainer = trl_side.build_trainer(adapter, len(repeated), work.group_size, longest)
-    fields = trl_side.vision_fields(repeated)
+    fields = trl_side.vision_fields(adapter, repeated)
     ids = [list(prompt.encoded.token_ids) for prompt in repeated]
     generate = adapter.model.generate
     forced = functools.partial(generate, logits_processor=[ForceLengths(counts, inputs["input_ids"].shape[1], adapter)])

@@ -69,10 +69,10 @@ def _no_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(i % 2) for i in range(len(completions))]
 
 
-def vision_fields(prompts: Sequence[Prompt]) -> dict[str, Any]:
+def vision_fields(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What ``GRPOTrainer._generate_single_turn`` takes beside token ids, a prompt for each row."""
     return {
-        **join_vision([prompt.encoded.vision for prompt in prompts]).tensors,  # type: ignore[misc]
+        **adapter.join_vision([prompt.encoded.vision for prompt in prompts]).tensors,  # type: ignore[misc]
         "mm_token_type_ids": [list(prompt.encoded.token_types) for prompt in prompts],
     }
 

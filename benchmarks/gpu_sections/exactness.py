@@ -150,6 +150,7 @@ def packed_values(
     """Errors, their ratios to the floor, and the verdict."""
     has_backward = not (adapter.device.type == "cpu" and adapter.config.attention == "flex_attention")
     found = kit.packed_pass(adapter, batch, divisor) if has_backward else kit.no_grad_pass(adapter, batch)
+    assert kit.attention_that_ran(adapter) == adapter.config.attention
     errors = measure_errors(adapter, found, reference, with_gradient=has_backward)
     values: dict[str, Any] = {"log_prob_error": errors.log_prob, "log_prob_ratio": errors.log_prob / floor.log_prob}
     if has_backward:

@@ -20,6 +20,7 @@ from benchmarks.groups import build_adapter, wrap
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
 from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
+from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.ranks import RankError
 from gpg_vl.processes.start import start_ranks
@@ -63,8 +64,15 @@ def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAda
 
 def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
     """The attention code of packed rows, as ``model.attention`` has it."""
-    config: Any = {"attention": attention}
-    adapter.config = replace(adapter.config, **config)
+    text_config = adapter.model.config.get_text_config()
+    text_config._attn_implementation = "sdpa"  # taken for rows that are not packed
+    adapter.config = replace(adapter.config, attention=attention)
+    adapter._attention = PackedAttention(text_config, adapter.config)
+
+
+def attention_that_ran(adapter: QwenVLAdapter) -> str:
+    """The text model's attention code in the last forward."""
+    return str(adapter.model.config.get_text_config()._attn_implementation)
 
 
 def pack(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> MicroBatch:
@@ -99,11 +107,6 @@ def head_chunk(logits: int) -> Iterator[None]:
         yield
     finally:
         log_probs.LOGITS_PER_CHUNK = before
-
-
-def packed_attention(adapter: QwenVLAdapter, batch: MicroBatch) -> str:
-    """The attention code that the adapter takes for these rows."""
-    return adapter._attention._packed(batch.segment_ids)
 
 
 def default_lora() -> LoraConfig:

@@ -209,7 +209,7 @@ def build_trl_work(adapter: QwenVLAdapter, load: Load, clock: StepClock) -> Call
     n = load.lengths
     prompts = [draw_prompt(adapter, n, seed) for seed in range(load.prompts) for _ in range(n.group_size)]
     trainer = trl_side.build_trainer(adapter, load.rows, n.group_size, n.completion_tokens)
-    fields = trl_side.vision_fields(prompts)
+    fields = trl_side.vision_fields(adapter, prompts)
     ids = [list(prompt.encoded.token_ids) for prompt in prompts]
     forced = TimedLengths([n.completion_tokens] * load.rows, n.prompt_tokens, adapter, clock)
     generate = adapter.model.generate

@@ -66,8 +66,9 @@ def run(setting: Setting) -> Iterator[UpdateRow]:
     }
     for name, knob in knobs.items():
         yield row(bench, name, "kit", partial(kit_row, knob))
+    usual = kit.attention_that_ran(bench.adapter)
     for attention in ("sdpa", "flex_attention"):
-        yield row(bench, f"attention {attention}", "kit", partial(measure_attention, bench, attention))
+        yield row(bench, f"attention {attention}", "kit", partial(measure_attention, bench, attention, usual))
     yield row(bench, "rows by transformers' forward", "plain", partial(measure_plain, bench))
     yield row(bench, "TRL's loss", "TRL", partial(measure_trl, bench))
 
@@ -99,12 +100,11 @@ def measure_kit(
         values = time_passes(
             bench, lambda: kit.packed_pass(bench.adapter, batch, len(bench.groups)), len(bench.groups), least_seconds
         )
-    return values | {"attention": kit.packed_attention(bench.adapter, batch)}
+    return values | {"attention": kit.attention_that_ran(bench.adapter)}
 
 
-def measure_attention(bench: Bench, attention: str) -> dict[str, Any]:
-    usual = bench.adapter.config.attention
-    if attention == kit.packed_attention(bench.adapter, kit.pack(bench.adapter, bench.groups)):
+def measure_attention(bench: Bench, attention: str, usual: str) -> dict[str, Any]:
+    if attention == usual:
         raise NotHere("it is what the first row has")
     if attention == "flex_attention" and bench.setting.device == "cpu":
         raise NotHere("FlexAttention has no backward pass on a CPU")
@@ -112,7 +112,7 @@ def measure_attention(bench: Bench, attention: str) -> dict[str, Any]:
     try:
         return measure_kit(bench)
     finally:
-        kit.set_attention(bench.adapter, usual)
+        kit.set_attention(bench.adapter, "auto")
 
 
 def measure_plain(bench: Bench) -> dict[str, Any]:

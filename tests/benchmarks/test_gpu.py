@@ -26,7 +26,6 @@ from benchmarks.gpu_sections.records import Section, Setting
 from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
-from gpg_vl.records import VisionInputs
 
 ROOT = Path(__file__).parents[2]
 RESULTS = {"results.json", "rows.jsonl", "table.txt", "log.txt"}
@@ -275,6 +274,7 @@ def test_a_wrong_gradient_is_not_exact(adapter: Any, monkeypatch: pytest.MonkeyP
     for together in (1, 64):
         exactness.plain_values(adapter, groups, reference, together, errors)
     floor = exactness.join(errors)
+    kit.set_attention(adapter, "grouped_sdpa")
     batch = kit.pack(adapter, groups)
     right = exactness.packed_values(adapter, batch, reference, floor, len(groups))
     assert right["verdict"] == "exact"
@@ -311,11 +311,11 @@ def test_the_tower_in_one_call_is_the_tower() -> None:
     adapter = kit.build(TINY_QWEN2_5_VL, "cpu", "float32")
     grid = torch.tensor([[1, 12, 12], [1, 8, 20]])
     pixels = torch.randn(int(grid.prod(1).sum()), 1176)
-    vision = VisionInputs({"pixel_values": pixels, "image_grid_thw": grid}, len(pixels), len(pixels) // 4)
+    features = adapter.model.model.get_features
     with torch.no_grad():
-        [expected] = adapter.encode_images(vision).levels
+        expected = torch.cat(features(pixels, grid).pooler_output)
         with tower_attention(adapter.model, VARLEN):
-            [found] = adapter.encode_images(vision).levels
+            found = torch.cat(features(pixels, grid).pooler_output)
     assert adapter.model.config.vision_config._attn_implementation == "sdpa"
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
