@@ -68,8 +68,8 @@ class Evaluation:
 def evaluate_model(recipe: Recipe, out: Path | None = None, category: str = "category") -> dict[str, TaskScore]:
     """Scores ``recipe.model`` on ``recipe.data.eval`` with the recipe's prompts, rewards and sampling.
 
-    Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given. Resumes from the
-    predictions that an interrupted evaluation left there.
+    Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given. Resumes from
+    the predictions that an interrupted evaluation left there.
 
     Args:
         category: column by which scores are also reported
