@@ -117,7 +117,7 @@ def test_a_url_that_does_not_answer_is_counted(folder: Path) -> None:
     assert main([*words, "--out", str(folder / "rows.parquet")]) == 0
     counts = read_counts(folder / "rows.parquet")
     assert counts["dropped"] == {"an image cannot be opened": 1}
-    assert "has a private address" in counts["dropped_rows"][0]
+    assert lines_naming(counts["dropped_rows"][0], "127.0.0.1", "private")
 
 
 def test_cp1252_lines_are_read(folder: Path) -> None:

@@ -63,10 +63,10 @@ def test_urls_of_a_named_host_are_shown(tmp_path: Path, monkeypatch: pytest.Monk
     rows = write_lines(tmp_path / "rows.jsonl", [{**asdict(sample(1)), "images": ["https://pictures.test/1.png"]}])
     words = [str(rows), "--out", str(tmp_path / "page.html")]
     assert main(words) == 0
-    assert "a host that data.image_hosts does not list" in (tmp_path / "page.html").read_text()
+    assert "data.image_hosts" in (tmp_path / "page.html").read_text()
     assert main([*words, "--image-hosts", "pictures.test"]) == 0
     page = (tmp_path / "page.html").read_text()
-    assert "image 1: 60 x 40" in page and "does not name" not in page
+    assert "image 1: 60 x 40" in page and "data.image_hosts" not in page
 
 
 def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
