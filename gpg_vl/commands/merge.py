@@ -17,13 +17,13 @@ def merge(recipe: Recipe, out: Path) -> None:
     """Merges the adapter of ``recipe.model.path`` into the weights of its model and writes the result to ``out``.
 
     Raises:
-        ValueError: there is no adapter, or ``out`` already exists
+        ValueError: there is no adapter, or ``out`` exists and is not an empty folder
     """
     folder = resolve_model_path(recipe.model.path)
     if find_base(folder) is None:
         raise ValueError(f"{folder} is not a LoRA adapter; there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists; name a new folder")
+        raise ValueError(f"{out} exists and is not an empty folder; name a new folder")
     adapter = load_adapter(replace(recipe.model, path=folder, lora=None))
     partial = out.with_name(f"{out.name}.partial")
     adapter.save(partial)

@@ -79,7 +79,7 @@ class Progress:
 
     @property
     def cooldown_start(self) -> int:
-        """The first step of the cool-down, which is the last ``run.cooldown_steps`` steps of the run."""
+        """Number of finished steps at which the cool-down starts: it is the run's last ``run.cooldown_steps`` steps."""
         return self.last_step - self.run.cooldown_steps
 
     @property
