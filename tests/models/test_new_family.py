@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,49 +12,27 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, SuppressTokensLogitsProcessor
 
-from data_tools.generate import draw_samples
-from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe
+from gpg_vl.config import LoraConfig, PromptConfig, Recipe
 from gpg_vl.data.images import open_image
-from gpg_vl.data.sources import write_parquet
-from gpg_vl.models import FAMILIES, load_adapter
-from gpg_vl.models.saving import check_model_folder, save_model
+from gpg_vl.models import load_adapter
+from gpg_vl.models.saving import save_model
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Prompt, TrainingGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run.run_log import read_metrics
 from gpg_vl.tasks import TASKS
-from gpg_vl.train import train
 from gpg_vl.update import packing
 from gpg_vl.update.gradient import build_filler_row
 from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, plain_log_probs
 from tests.support.builders import make_lively, make_prompt, make_sample, make_training_group, whole
 from tests.support.groups import packed_gradients, plain_gradients, worst_relative_error
-from tests.support.llava_onevision import FAMILY, write_tiny_llava
 from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 
 LoadModel = Callable[..., LlavaOnevisionAdapter]
-PIXEL_LIMITS = {"dtype": "float32", "min_pixels": 400, "max_pixels": 10_000}
 MANY = 10**6
 PICTURES = ([], [(60, 40)], [(30, 40), (84, 20)], [(25, 80)], [(84, 84)], [(28, 28), (30, 30), (99, 20)])
 """None, one in tiles of several shapes, several."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llava(tmp_path_factory.mktemp("models") / "llava", seed=1)
-
-
-@pytest.fixture
-def load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadModel:
-    monkeypatch.setitem(FAMILIES, "llava_onevision", FAMILY)
-
-    def load_llava(**config: object) -> LlavaOnevisionAdapter:
-        return load_adapter(ModelConfig(**{"path": str(folder), **PIXEL_LIMITS, **config}))  # type: ignore
-
-    return load_llava
 
 
 def make_groups(adapter: LlavaOnevisionAdapter) -> list[TrainingGroup]:
@@ -76,13 +52,15 @@ def opened(prompt: Prompt) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("sizes", PICTURES, ids=str)
-def test_encode_gives_what_the_processor_gives(load: LoadModel, folder: Path, sizes: Sequence[tuple[int, int]]) -> None:
+def test_encode_gives_what_the_processor_gives(
+    load_llava: LoadModel, llava_folder: Path, sizes: Sequence[tuple[int, int]]
+) -> None:
     """The processor's way from a conversation to tensors, which knows nothing of views and placeholders."""
-    adapter = load()
+    adapter = load_llava()
     prompt = make_prompt(adapter, make_sample(sizes))
     pictures = [{"type": "image", "image": image} for image in opened(prompt)]
     content = [*pictures, {"type": "text", "text": "How many shapes?"}]
-    expected = AutoProcessor.from_pretrained(folder).apply_chat_template(
+    expected = AutoProcessor.from_pretrained(llava_folder).apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
     )  # fmt: skip
@@ -97,9 +75,9 @@ def test_encode_gives_what_the_processor_gives(load: LoadModel, folder: Path, si
     assert encoded.vision is None or encoded.vision.num_tokens == sum(encoded.token_types)
 
 
-def test_an_image_takes_fewer_tokens_where_there_are_several(load: LoadModel) -> None:
+def test_an_image_takes_fewer_tokens_where_there_are_several(load_llava: LoadModel) -> None:
     """So tokens are counted for the images of a prompt together, and before anything is encoded."""
-    adapter = load()
+    adapter = load_llava()
     view = adapter.view(60, 40)
     assert adapter.count_image_tokens([view])[0] > adapter.count_image_tokens([view, view])[0] == 5
     for with_weights in (True, False):
@@ -110,9 +88,9 @@ def test_an_image_takes_fewer_tokens_where_there_are_several(load: LoadModel) ->
             assert build.read(sample, sizes).num_tokens == len(build.build(sample).encoded.token_ids)
 
 
-def test_images_stand_where_the_markers_are(load: LoadModel) -> None:
+def test_images_stand_where_the_markers_are(load_llava: LoadModel) -> None:
     """The marker of a row is the image token of this family: it is a marker in the question and refused elsewhere."""
-    adapter = load()
+    adapter = load_llava()
     sample = make_sample([(28, 28), (30, 30)], question="Is <image> larger than <image>?")
     prompt = make_prompt(adapter, sample)
     assert "user\nIs <image> larger than <image>?<|im_end|>" in prompt.text
@@ -124,8 +102,8 @@ def test_images_stand_where_the_markers_are(load: LoadModel) -> None:
         make_prompt(adapter, replace(sample, question="<image> or <image><|im_end|>?"))
 
 
-def test_images_are_scaled_down_to_fit(load: LoadModel) -> None:
-    adapter = load()
+def test_images_are_scaled_down_to_fit(load_llava: LoadModel) -> None:
+    adapter = load_llava()
     sample = make_sample([(99, 99)])
     full = make_prompt(adapter, sample)
     for missing in (1, 10, 20):
@@ -148,18 +126,29 @@ def gradient_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
 
 
 @pytest.mark.parametrize("attention", ["grouped_sdpa", "sdpa", "eager"])
-def test_packed_gradients_equal_plain_ones(load: LoadModel, attention: str) -> None:
-    adapter = load(attention=attention)
+def test_packed_gradients_equal_plain_ones(load_llava: LoadModel, attention: str) -> None:
+    adapter = load_llava(attention=attention)
     groups = make_groups(adapter)
     assert len(plan_micro_batches(groups, 8192, 10_000)) == 1
     assert gradient_error(packed_gradients(adapter, groups), plain_gradients(adapter, groups)) < 1e-5
 
 
-def test_self_check_passes(load: LoadModel) -> None:
-    adapter = load()
+def test_self_check_passes(load_llava: LoadModel) -> None:
+    adapter = load_llava()
     rows = whole(*make_groups(adapter))
     assert check_packing(adapter, rows, 0.7) < 1e-5
     assert check_packing(adapter, [*rows[:2], build_filler_row(adapter, with_image=True)], 0.7) < 1e-5
+
+
+def test_features_that_autocast_rounded_pass_the_self_check(load_llava: LoadModel) -> None:
+    adapter = load_llava(freeze=["vision", "projector"], dtype="bfloat16")
+    groups = [make_training_group(adapter, make_sample([(60, 40)], seed), [5, 4], seed) for seed in range(2)]
+    rolled = HfEngine(adapter, MANY).generate([g.prompt for g in groups], 2, Sampling(3, 1.0), seeds_of(groups))
+    reused = [replace(group, features=each.features) for group, each in zip(groups, rolled, strict=True)]
+    assert check_packing(adapter, whole(*reused), 1.0) < 1e-5
+    swapped = [replace(reused[0], features=reused[1].features), reused[1]]
+    with pytest.raises(RuntimeError, match="self-check failed on sample counting-0"):
+        check_packing(adapter, whole(*swapped), 1.0)
 
 
 def completions_start_late(row: PackedRow) -> Tensor:
@@ -178,9 +167,9 @@ def images_swapped(rows: Sequence[PackedRow], adapter: LlavaOnevisionAdapter) ->
     ("name", "mutation"), [("_positions", completions_start_late), ("_join_vision", images_swapped)]
 )
 def test_mutations_are_caught(
-    load: LoadModel, monkeypatch: pytest.MonkeyPatch, name: str, mutation: Callable[..., object]
+    load_llava: LoadModel, monkeypatch: pytest.MonkeyPatch, name: str, mutation: Callable[..., object]
 ) -> None:
-    adapter = load()
+    adapter = load_llava()
     make_lively(adapter)
     groups = [
         make_training_group(adapter, make_sample([size], seed), [5, 4], seed)
@@ -195,8 +184,8 @@ def test_mutations_are_caught(
     assert gradient_error(packed_gradients(adapter, groups), expected) > 1e-3
 
 
-def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel) -> None:
-    adapter = load(freeze=["vision", "projector"])
+def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load_llava: LoadModel) -> None:
+    adapter = load_llava(freeze=["vision", "projector"])
     make_lively(adapter)
     groups = make_groups(adapter)
     rolled = HfEngine(adapter, MANY).generate([g.prompt for g in groups], 2, Sampling(3, 1.0), seeds_of(groups))
@@ -235,8 +224,8 @@ def hf_greedy(adapter: LlavaOnevisionAdapter, prompt: Prompt, num_tokens: int) -
 
 
 @pytest.mark.parametrize("freeze", [[], ["vision", "projector"]], ids=str)
-def test_greedy_equals_generate_one_by_one(load: LoadModel, freeze: list[str]) -> None:
-    adapter = load(freeze=freeze)
+def test_greedy_equals_generate_one_by_one(load_llava: LoadModel, freeze: list[str]) -> None:
+    adapter = load_llava(freeze=freeze)
     make_lively(adapter)
     groups = make_groups(adapter)
     prompts = [group.prompt for group in groups]
@@ -246,8 +235,8 @@ def test_greedy_equals_generate_one_by_one(load: LoadModel, freeze: list[str]) -
     assert len(set(expected)) == len(prompts)
 
 
-def test_kept_log_probs_are_those_of_plain_rows(load: LoadModel) -> None:
-    adapter = load()
+def test_kept_log_probs_are_those_of_plain_rows(load_llava: LoadModel) -> None:
+    adapter = load_llava()
     groups = make_groups(adapter)
     prompts = [group.prompt for group in groups]
     rolled = HfEngine(adapter, MANY).generate(prompts, 3, Sampling(8, 0.7), seeds_of(groups), keep_log_probs=True)
@@ -260,14 +249,14 @@ def test_kept_log_probs_are_those_of_plain_rows(load: LoadModel) -> None:
 # --- saving and training ---
 
 
-def test_saved_model_is_the_same_model(load: LoadModel, folder: Path, tmp_path: Path) -> None:
-    adapter = load()
+def test_saved_model_is_the_same_model(load_llava: LoadModel, llava_folder: Path, tmp_path: Path) -> None:
+    adapter = load_llava()
     with torch.no_grad():
         for parameter in adapter.model.parameters():
             parameter.add_(0.01)
     recipe = Recipe(model=adapter.config)
     save_model(adapter, tmp_path / "model", recipe, {"reward": 0.25})
-    again = load(path=str(tmp_path / "model"))
+    again = load_llava(path=str(tmp_path / "model"))
     expected, found = adapter.model.state_dict(), again.model.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -275,11 +264,11 @@ def test_saved_model_is_the_same_model(load: LoadModel, folder: Path, tmp_path: 
     assert make_prompt(again, group.prompt.sample).encoded.token_ids == group.prompt.encoded.token_ids
 
 
-def test_lora_trains_its_own_layers_and_is_read_by_transformers(load: LoadModel, tmp_path: Path) -> None:
+def test_lora_trains_its_own_layers_and_is_read_by_transformers(load_llava: LoadModel, tmp_path: Path) -> None:
     config = LoraConfig(r=4, parts=["text", "vision"])
-    adapter = load(lora=config)
+    adapter = load_llava(lora=config)
     linear = {
-        name for name, module in load().model.named_modules()
+        name for name, module in load_llava().model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.startswith(("model.language_model.", "model.vision_tower."))
     }  # fmt: skip
     assert {name.split(".lora_A")[0] for name, _ in adapter.trainable_parameters() if "lora_A" in name} == linear
@@ -288,75 +277,16 @@ def test_lora_trains_its_own_layers_and_is_read_by_transformers(load: LoadModel,
     groups = make_groups(adapter)
     assert gradient_error(packed_gradients(adapter, groups), plain_gradients(adapter, groups)) < 1e-5
     save_model(adapter, tmp_path / "lora", Recipe(model=adapter.config), {})
-    merged = load(path=str(tmp_path / "lora"))
-    plain = load()
+    merged = load_llava(path=str(tmp_path / "lora"))
+    plain = load_llava()
     plain.model = AutoModelForImageTextToText.from_pretrained(tmp_path / "lora")
     for group in groups[:3]:
         for completion in group.completions:
             values = [
                 plain_log_probs(each, group.prompt.encoded, completion, 1.0).detach()
-                for each in (adapter, load(path=str(tmp_path / "lora"), lora=config), merged, plain)
+                for each in (adapter, load_llava(path=str(tmp_path / "lora"), lora=config), merged, plain)
             ]
             assert all(torch.allclose(values[0], each, atol=1e-5) for each in values)
             assert not torch.allclose(
-                values[0], plain_log_probs(load(), group.prompt.encoded, completion, 1.0), atol=1e-3
+                values[0], plain_log_probs(load_llava(), group.prompt.encoded, completion, 1.0), atol=1e-3
             )
-
-
-OWN_REWARD = """
-def length(completions, **kwargs):
-    return [len(messages[0]["content"]) % 7 / 7 for messages in completions]
-"""
-
-
-@pytest.fixture
-def run_two_steps(
-    load: LoadModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
-    """Trains with keys of ``model`` and ``objective``; every loss is finite and every step moves weights."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(OWN_REWARD)
-    write_parquet(draw_samples("counting", 12, seed=0), tmp_path / "rows.parquet")
-
-    def run(model: dict[str, object], objective: dict[str, object]) -> Path:
-        recipe: dict[str, object] = {
-            "model": {"path": str(folder), **PIXEL_LIMITS, **model},
-            "task": "counting",
-            "data": {"train": ["rows.parquet"], "eval": ["rows.parquet"]},
-            "rewards": {"functions": ["own.py:length"]},
-            "rollout": {"prompts_per_step": 4, "group_size": 4, "max_new_tokens": 6},
-            "objective": objective,
-            "update": {"learning_rate": 1e-3},
-            "run": {"steps": 2, "output_dir": "run", "save_every": 2, "eval_every": 2, "trackers": []},
-        }
-        Path("recipe.yaml").write_text(json.dumps(recipe))
-        checkpoint = train(load_recipe("recipe.yaml"))
-        steps = [row for row in read_metrics(Path("run")) if "update" in row]
-        assert [row["step"] for row in steps] == [1, 2]
-        assert all(math.isfinite(row["update"]["loss"]) and row["update"]["grad_norm"] > 0 for row in steps)
-        check_model_folder(checkpoint)
-        return checkpoint
-
-    return run
-
-
-@pytest.mark.parametrize("freeze", [[], ["vision", "projector"]], ids=str)
-def test_two_steps_leave_a_model_of_transformers(
-    load: LoadModel, run_two_steps: Callable[..., Path], freeze: list[str]
-) -> None:
-    checkpoint = run_two_steps({"freeze": freeze}, {})
-    model, loading = AutoModelForImageTextToText.from_pretrained(checkpoint, output_loading_info=True)
-    assert not loading["missing_keys"] and not loading["unexpected_keys"]
-    assert type(model) is FAMILY.model
-    start = load()
-    before = start.model.state_dict()
-    moved = {start.part_of(name) for name, w in model.state_dict().items() if not torch.equal(w, before[name])}
-    assert moved == {"vision", "projector", "text"} - set(freeze)
-
-
-def test_two_steps_of_an_adapter_with_a_reference(load: LoadModel, run_two_steps: Callable[..., Path]) -> None:
-    checkpoint = run_two_steps({"lora": {"r": 4}}, {"name": "grpo", "alpha": False, "kl_coefficient": 0.04})
-    first, second = (row["update"]["kl"] for row in read_metrics(Path("run")) if "update" in row)
-    assert first == 0 < second
-    weights = AutoModelForImageTextToText.from_pretrained(checkpoint).state_dict()
-    assert any(float(weight.abs().max()) > 0 for name, weight in weights.items() if "lora_B" in name)

@@ -1,6 +1,6 @@
 """A model family that the kit does not know: LLaVA-OneVision, whose images are tiles and whose positions have one axis.
 
-``LlavaOnevisionAdapter`` is the whole of what a family needs; docs/add-a-model.md shows it.
+Its adapter is all that a family needs; docs/add-a-model.md shows it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 
 FAMILY = Family(LlavaOnevisionAdapter, LlavaOnevisionForConditionalGeneration, "grid_1000")
 
+LLAVA_LIMITS = {"dtype": "float32", "min_pixels": 400, "max_pixels": 10_000}
 TILE = 28  # pixels of a tile's side, 2 x 2 patches
 GRIDS = [[TILE * rows, TILE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
 CHAT_TEMPLATE = """\
