@@ -34,7 +34,8 @@ from gpg_vl.records import (
     StepTotals,
     count_tokens,
 )
-from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rewards.functions import TrainerState
+from gpg_vl.rewards.scorer import RewardError, Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 
 Seed = tuple[object, ...]
@@ -68,13 +69,16 @@ class Collector:
         groups: list[ScoredGroup] = []
         dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
+        self._scorer.trainer_state = TrainerState(step - 1, self._recipe.run.steps)
         for draw in range(config.max_draws):
             start = time.perf_counter()
             prompts, seeds = self._draw(step, draw, without_tasks)
             with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
-            for group in run_together(partial(self._scorer.score, rolled)):
+            scored = run_together(partial(self._scorer.score, rolled))
+            self._refuse_failed_draw(scored)
+            for group in scored:
                 (dropped if self._is_dropped(group) else groups).append(group)
             rollout_seconds += generated - start
             scoring_seconds += time.perf_counter() - generated
@@ -129,6 +133,18 @@ class Collector:
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
 
+    def _refuse_failed_draw(self, scored: Sequence[ScoredGroup]) -> None:
+        """
+        Raises:
+            RewardError: no completion of the draw could be scored, on no rank: nothing is left to learn from
+        """
+        rewards = [reward for group in scored for reward in group.rewards]
+        failed = [reward for reward in rewards if reward.has_failed]
+        num_failed, num = sum_over_ranks(self._accelerator, [len(failed), len(rewards)])
+        if num_failed == num > 0:
+            first = failed[0].message if failed else "the other ranks say why"
+            raise RewardError(f"scoring failed for all {num} completions of a draw: {first}")
+
     def _is_dropped(self, group: ScoredGroup) -> bool:
         return self._recipe.rewards.on_error == "drop_group" and group.has_failure
 
@@ -169,4 +185,5 @@ def _logged(group: ScoredGroup, is_trained: bool) -> LoggedGroup:
         group.completions,
         group.rewards,
         is_trained,
+        group.metrics,
     )

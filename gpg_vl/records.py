@@ -26,6 +26,9 @@ Frame = Literal["grid_1000", "resized_pixels"]
 
 Status = Literal["ok", "unparsable", "timeout", "error"]
 
+Rule = Literal["strict", "legacy"]
+"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -40,6 +43,8 @@ class Sample:
     question: str
     answer: str  # gold answer, without tags; boxes in original pixels
     meta: dict[str, Any] = field(default_factory=dict)  # every other column of the row
+    own_columns: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Columns that became fields of another name, as the row has them: ``{"ground_truth": 4}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,13 @@ class Reward:
     total: float  # weighted sum of the parts
     parts: dict[str, float]  # unweighted
     status: Status
+    message: str = ""  # what failed and where, for a timeout or an error
+    extras: dict[str, Any] = field(default_factory=dict)  # what reward functions logged of this completion
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the completion could not be scored."""
+        return self.status in ("timeout", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,7 @@ class ScoredGroup:
     completions: tuple[Completion, ...]  # G
     rewards: tuple[Reward, ...]  # G
     features: ImageFeatures | None = None  # as in RolloutGroup
+    metrics: dict[str, float] = field(default_factory=dict)  # what reward functions logged of the group
 
     @property
     def has_signal(self) -> bool:
@@ -152,7 +165,7 @@ class ScoredGroup:
     @property
     def has_failure(self) -> bool:
         """Whether some completion could not be scored."""
-        return any(reward.status in ("timeout", "error") for reward in self.rewards)
+        return any(reward.has_failed for reward in self.rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +258,7 @@ class LoggedGroup:
     completions: tuple[Completion, ...]  # G
     rewards: tuple[Reward, ...]  # G
     is_trained: bool
+    metrics: dict[str, float] = field(default_factory=dict)  # as in ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)

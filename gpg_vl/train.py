@@ -25,6 +25,7 @@ from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import LoggedStep, UpdateStats
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rewards.watch import RewardWatch
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
@@ -63,6 +64,7 @@ class Loop:
     def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator):
         self._recipe = recipe
         self._stages = stages
+        self._reward_watch = RewardWatch()
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
@@ -100,6 +102,8 @@ class Loop:
             seconds = {"update": now - collected_at, "step": now - start}
             logged = gather_collected(collected)
             run_together(lambda: self._write_log(logged, stats, grad_norm, rate, seconds))
+        for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
+            note(line)
         if progress.skips_in_a_row:
             self._report_skip()
 

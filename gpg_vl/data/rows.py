@@ -121,7 +121,11 @@ def make_sample(
         question=read_text("question", fields.get("question")),
         answer=strip_answer_tags(read_text("answer", fields.get("answer"))),
         meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
+        own_columns={column: row[column] for field, column in columns.items() if column != field and field in _TEXTS},
     )
+
+
+_TEXTS = ("question", "answer", "task")
 
 
 def _read_meta(value: Any) -> dict[str, Any]:

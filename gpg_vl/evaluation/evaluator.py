@@ -6,6 +6,7 @@ affect memory and time, but no prediction.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,12 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rewards.watch import describe_failures
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
+
+_log = logging.getLogger(__name__)
 
 PROMPTS_AT_ONCE = 64  # per rank; a killed evaluation loses at most this many
 
@@ -110,6 +114,8 @@ def score_groups(
 ) -> list[Prediction]:
     """The completions of rows, scored strictly and, if requested and available, also by the published metric."""
     scored = scorer.score(groups, "strict")
+    if failures := describe_failures(scored):
+        _log.warning(failures)
     has_legacy = [with_legacy and tasks[row.sample.task].legacy is not None for row in rows]
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])

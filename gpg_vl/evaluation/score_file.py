@@ -20,10 +20,10 @@ from typing import Any
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
-from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.records import ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
+from gpg_vl.tasks.base import Task, legacy_scorer
 from gpg_vl.tasks.own_code import absolute_spec, describe_error
 from gpg_vl.verifiers.answers import strip_answer_tags
 
@@ -51,7 +51,7 @@ class ScoredCompletion:
     metric: float  # in [0, 1]
 
 
-def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out: Path | None = None) -> dict[str, Any]:
+def score_file(task_name: str, predictions: Path, scorer: Rule = "strict", out: Path | None = None) -> dict[str, Any]:
     """The summary that ``gpg-vl score`` prints; writes every row with its reward to ``out``, if given.
 
     Raises:
@@ -205,7 +205,7 @@ def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
 
 
 def score_completions(
-    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer = "strict"
+    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Rule = "strict"
 ) -> list[ScoredCompletion]:
     """Scores every row in the pool's processes; a row with a timeout or error gets reward and metric 0."""
     code = absolute_spec(task_name)
@@ -214,6 +214,7 @@ def score_completions(
     metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
     timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else None
     outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics], timeout_s=timeout_s)]
+    _refuse_mistakes(predictions, outcomes)
     of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
     scored = []
     failures = []
@@ -235,11 +236,21 @@ def score_completions(
     return scored
 
 
+def _refuse_mistakes(predictions: Sequence[StoredCompletion], outcomes: Sequence[Outcome | None]) -> None:
+    """
+    Raises:
+        ValueError: the task's code has a mistake, which is no completion's fault
+    """
+    for prediction, outcome in zip(predictions, outcomes, strict=False):  # the metrics follow, by the same rows
+        if outcome is not None and outcome.is_mistake:
+            raise ValueError(f"row {prediction.sample.id}: {outcome.message}")
+
+
 def _no_reward(failure: Outcome) -> Reward:
     return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
 
 
-def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
+def _summarise(task_name: str, task: Task, scorer: Rule, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
     rewards = [item.reward for item in scored]
     names = sorted({name for reward in rewards for name in reward.parts})
     return {

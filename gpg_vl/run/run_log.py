@@ -120,7 +120,8 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
     completions = [
         {"text": c.text, "tokens": len(c.token_ids), "finished": c.finished, "reward": r.total, "parts": r.parts,
-         "status": r.status}
+         "status": r.status, **({"message": r.message} if r.message else {}),
+         **({"extras": r.extras} if r.extras else {})}
         for c, r in zip(group.completions, group.rewards, strict=True)
     ]  # fmt: skip
     return {

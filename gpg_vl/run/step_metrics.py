@@ -53,7 +53,10 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
         return {}
     by_task: dict[str, list[float]] = {}
     parts: dict[str, list[float]] = {}
+    logged: dict[str, list[float]] = {}
     for group in groups:
+        for name, value in group.metrics.items():
+            logged.setdefault(name, []).append(value)
         for reward in group.rewards:
             by_task.setdefault(group.task, []).append(reward.total)
             for name, value in reward.parts.items():
@@ -62,6 +65,7 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
         "reward": _mean([reward.total for reward in rewards]),
         "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
         "parts": {name: _mean(values) for name, values in sorted(parts.items())},
+        **({"logged": {name: _mean(values) for name, values in sorted(logged.items())}} if logged else {}),
         "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
         "finished": _mean([float(completion.finished) for completion in completions]),
     }
