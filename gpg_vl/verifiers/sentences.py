@@ -1,0 +1,94 @@
+"""Takes off the label or the beginning of a short sentence before an answer: ``Answer:``, ``The measure of angle A is``.
+
+What turns the value into another one (not, at least, half, about, wrong) is never taken off, nor is a beginning that
+holds a number: then the sentence holds two values or another one, and stays unread.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gpg_vl.verifiers.unwrap import unwrap
+
+MAX_CHARS = 400
+MAX_LEADS = 3
+
+_CHANGES = frozenset(
+    "not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if "
+    "unless maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won than least most "
+    "more less fewer under over above below about around approximately roughly nearly almost between beyond exceeds up "
+    "twice double triple half quarter third thrice times sum difference minus plus product ratio opposite supplement "
+    "complement reciprocal other another else instead rather initially previously first one two three four five six "
+    "seven eight nine ten eleven twelve hundred thousand dozen couple few several some many both all every each any "
+    "t ain false excluding besides but however although though".split()
+)
+_MILD = frozenset(["sum", "difference", "product", "ratio", "all", "each", "every", "both", "one", "no", "of"])
+"""Words that change nothing where the sentence says what they are of: the sum of the angles is 180."""
+
+_OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|sure|yes|and|in conclusion|in total)\b[,:]?\s+){0,3}"
+_CORE = (
+    r"(?:the\s+|my\s+|our\s+|a\s+)?(?:(?:final|correct|right|best|only|most likely|overall)\s+){0,2}"
+    r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
+    r"label|conclusion|bounding box(?:es)?|box(?:es)?|coordinates|position|location|length|area|angle|ans)"
+)
+_LABEL = re.compile(
+    rf"{_OPENING}(?:\*\*|__)?{_CORE}(?:\*\*|__)?\s{{0,4}}(?:[:=]|is\b|are\b|equals?\b|should be\b|would be\b|must be\b|was\b)"
+    r"\s{0,4}:?\s{0,4}(?:\*\*|__)?\s{0,4}",
+    re.IGNORECASE,
+)
+_OPENED = re.compile(rf"{_OPENING}(?=\S)", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"((?:[^\W\d_][\w'△∠^{}\\-]*[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
+    r"(?:is|are|was|equals|measures|be|has|have|shows|depicts)\s{1,2}(?:equal to\s{1,2}|exactly\s{1,2}|:\s{0,2})?",
+    re.IGNORECASE,
+)
+_IT_IS = re.compile(rf"{_OPENING}(?:it|this|that|these|they|there|i|we)(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{{1,2}}", re.IGNORECASE)
+_CHINESE = re.compile(
+    r"(?:因此|所以|故|综上|综上所述|于是|即|那么|由此可得|可得|则)?[,，]?\s{0,2}(?:"
+    r"(?:本题|此题|该题|这道题)?的?(?:最终|正确|最后)?的?(?:答案|结果|选项|坐标|位置|边界框|数量|总数)(?:应该是|应该为|应是|应为|是|为)?\s{0,2}:?"
+    r"|(?:应该?|正确)?选择?项?\s{0,2}:?|(?:图中|图片中|一)?(?:一)?(?:总)?共(?:计|有|是)?|(?:图中|图片中|画面中|这里)?有"
+    r"|[^\d,，。:;不非约或和与至超大小多少半倍]{1,14}(?:等于|是|为|=)"
+    r")\s{0,2}"
+)
+
+
+def readings(answer: str) -> list[str]:
+    """The answer unwrapped, then without one label or sentence's beginning after the other, each unwrapped again.
+
+    >>> readings("The answer is **30°**."), readings("The answer is not 30")
+    (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
+    """
+    found = [unwrap(answer)]
+    for _ in range(MAX_LEADS):
+        rest = drop_lead(found[-1])
+        if rest is None:
+            break
+        found.append(unwrap(rest))
+    return found
+
+
+def drop_lead(text: str) -> str | None:
+    """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
+    if len(text) > MAX_CHARS:
+        return None
+    for pattern in (_LABEL, _IT_IS):
+        match = pattern.match(text)
+        if match is not None:
+            return text[match.end() :] or None
+    match = _SENTENCE.match(text)
+    if match is not None and not changes_value(match[1]):
+        return text[match.end() :] or None
+    opened = _OPENED.match(text)
+    if opened is not None and opened.end() > 0:
+        return text[opened.end() :]
+    match = _CHINESE.match(text) if not text.isascii() else None
+    return text[match.end() :] or None if match is not None else None
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def changes_value(words: str) -> bool:
+    """Whether some word turns what the sentence ends in into another value, or is a value itself."""
+    found = [word.lower() for word in _WORD.findall(words)]
+    return any(word in _CHANGES and word not in _MILD for word in found)
