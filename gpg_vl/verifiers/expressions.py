@@ -139,7 +139,11 @@ class _Parser:
         if token.kind == "sign":
             follows = token.text in ("√", "∛", "∜", "π", "\\frac") or token.text in ("(", "{", "[")
             return follows and (token.text not in ("(", "[") or read_unit(self._rest()) is None)
-        return token.kind == "word" and read_unit(self._rest()) is None
+        return token.kind == "word" and (read_unit(self._rest()) is None or self._is_symbol(token))
+
+    def _is_symbol(self, token: Token) -> bool:
+        """Whether a letter right after a number stands for one, although grams and litres have the same letter."""
+        return token.text in ("g", "l") and not token.spaced and self.text.endswith(token.text)
 
     def _times(self, left: Exact, right: Exact) -> Exact:
         self.cost += len(left.terms) * len(right.terms)

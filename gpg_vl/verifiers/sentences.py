@@ -7,6 +7,7 @@ holds a number: then the sentence holds two values or another one, and stays unr
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -36,9 +37,13 @@ _LABEL = re.compile(
     r"\s{0,4}:?\s{0,4}(?:\*\*|__)?\s{0,4}",
     re.IGNORECASE,
 )
-_OPENED = re.compile(rf"{_OPENING}(?=\S)", re.IGNORECASE)
+_OPENED = re.compile(rf"(?=\w){_OPENING.replace('{0,3}', '{1,3}')}(?=\S)", re.IGNORECASE)
+_I_CHOOSE = re.compile(
+    rf"{_OPENING}(?:(?:i|we)(?:'d| would|'ll| will)?\s+)?(?:choose|pick|select|go with|say|think it is|think it's|believe it is)\s+",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(
-    r"((?:[^\W\d_][\w'△∠^{}\\-]*[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
+    r"((?:\\?[^\W\d_][\w'△∠^{}\\-]*[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
     r"(?:is|are|was|equals|measures|be|has|have|shows|depicts)\s{1,2}(?:equal to\s{1,2}|exactly\s{1,2}|:\s{0,2})?",
     re.IGNORECASE,
 )
@@ -52,37 +57,41 @@ _CHINESE = re.compile(
 )
 
 
-def readings(answer: str) -> list[str]:
+def readings(answer: str, values: Collection[str] = ()) -> list[str]:
     """The answer unwrapped, then without one label or sentence's beginning after the other, each unwrapped again.
+
+    Args:
+        values: other values that an answer may have, folded: a sentence that begins with one of them holds two
 
     >>> readings("The answer is **30°**."), readings("The answer is not 30")
     (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
     """
     found = [unwrap(answer)]
     for _ in range(MAX_LEADS):
-        rest = drop_lead(found[-1])
+        rest = drop_lead(found[-1], values)
         if rest is None:
             break
         found.append(unwrap(rest))
     return found
 
 
-def drop_lead(text: str) -> str | None:
+def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
     """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
     if len(text) > MAX_CHARS:
         return None
-    for pattern in (_LABEL, _IT_IS):
-        match = pattern.match(text)
-        if match is not None:
-            return text[match.end() :] or None
-    match = _SENTENCE.match(text)
-    if match is not None and not changes_value(match[1]):
-        return text[match.end() :] or None
-    opened = _OPENED.match(text)
-    if opened is not None and opened.end() > 0:
-        return text[opened.end() :]
-    match = _CHINESE.match(text) if not text.isascii() else None
+    match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
+    if match is None:
+        match = _SENTENCE.match(text)
+        if match is not None and (changes_value(match[1]) or _names_one(match[1], values)):
+            match = None
+    if match is None:
+        match = _OPENED.match(text) or (None if text.isascii() else _CHINESE.match(text))
     return text[match.end() :] or None if match is not None else None
+
+
+def _names_one(words: str, values: Collection[str]) -> bool:
+    padded = f" {words.casefold().strip()} "
+    return any(f" {value} " in padded for value in values)
 
 
 _WORD = re.compile(r"[^\W\d_]+")

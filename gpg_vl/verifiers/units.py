@@ -37,7 +37,7 @@ _LENGTHS: dict[str, Fraction | int] = {
     **dict.fromkeys(("mi", "mile", "英里"), 63360 * _INCH),
     **dict.fromkeys(("nauticalmile", "nmi", "海里"), 1_852_000),
 }
-_GENERIC_LENGTHS = ("unit", "单位", "个单位", "长度单位", "u")
+_GENERIC_LENGTHS = ("unit", "单位", "个单位", "长度单位")
 _TIMES: dict[str, Fraction | int] = {
     **dict.fromkeys(("ms", "millisecond", "毫秒"), Fraction(1, 1000)),
     **dict.fromkeys(("s", "sec", "second", "秒", "秒钟"), 1),
@@ -77,10 +77,10 @@ _MONEY = ("dollar", "\\$", "usd", "元", "美元", "yuan", "rmb", "euro", "€",
 _COUNTERS = ("个", "只", "条", "块", "张", "本", "件", "份", "次", "倍", "题", "种", "对", "组", "名", "人", "辆", "支", "枚")
 _OTHERS = {
     "temperature": ("°c", "℃", "°f", "℉", "celsius", "fahrenheit", "degreecelsiu", "degreefahrenheit", "摄氏度"),
-    "force": ("n", "newton", "牛", "牛顿"),
-    "energy": ("j", "joule", "焦", "焦耳", "kj"),
-    "power": ("w", "watt", "瓦", "kw"),
-    "voltage": ("v", "volt", "伏", "伏特"),
+    "force": ("newton", "牛", "牛顿"),
+    "energy": ("joule", "焦", "焦耳", "kj"),
+    "power": ("watt", "瓦", "kw"),
+    "voltage": ("volt", "伏", "伏特"),
     "current": ("amp", "ampere", "安", "安培"),
     "resistance": ("ω", "Ω", "ohm", "欧", "欧姆"),
     "pressure": ("pa", "pascal", "帕", "kpa"),
@@ -135,7 +135,7 @@ def _all_units() -> dict[str, Unit]:
     lengths = _lengths()
     units = {**lengths, **_speeds(lengths)}
     units |= {**_sized("time", _TIMES), **_sized("mass", _MASSES), **_sized("volume", _VOLUMES), **_sized("area", _AREAS)}
-    units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "o", "度", "textdegree"), DEGREE)
+    units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
     units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
     units |= dict.fromkeys(_MONEY, Unit("money"))
     units |= dict.fromkeys(_COUNTERS, NO_UNIT)
@@ -159,6 +159,8 @@ def read_unit(text: str) -> Unit | None:
     if len(text) > 48:
         return None
     bare = text.strip()
+    if bare in ("^o", "^{o}"):
+        return DEGREE
     inner = _BRACKETS.fullmatch(bare)
     key = (inner[1] if inner else bare).translate(_NOISE).lower()
     unit = _UNITS.get(key) or (_UNITS.get(key[:-1]) if key.endswith("s") else None)

@@ -14,6 +14,7 @@ from gpg_vl.verifiers import exact
 from gpg_vl.verifiers.decimals import is_finite_decimal, is_rounded_from
 from gpg_vl.verifiers.exact import PI, Exact, UnreadableError, divide, rational, require
 from gpg_vl.verifiers.expressions import Number, read_expression
+from gpg_vl.verifiers.number_words import read_number_words
 from gpg_vl.verifiers.sentences import readings
 from gpg_vl.verifiers.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.unwrap import unwrap
@@ -70,6 +71,7 @@ _OR = re.compile(r"\sor\s|\{\s?or\s?\}|或")
 _NAME = re.compile(
     r"(?:\\?(?:angle|triangle|overline|text|mathrm)\b|the|of|[∠△▱⊙]|measure|length|area|[A-Za-zα-ωΑ-Ω]|\\[a-z]{2,7}|['′_^{}() 0-9\u4e00-\u9fff])+"
 )
+_POINT = re.compile(r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()")
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
@@ -119,7 +121,8 @@ def _read_letter(text: str) -> Letter | None:
     match = _LETTERED.fullmatch(text)
     if match is None:
         return None
-    content = _read_numbers(unwrap(match[4]))
+    text_of_choice = unwrap(match[4])
+    content = None if _LETTER.fullmatch(text_of_choice) else _read_numbers(text_of_choice)
     return Letter(match[1] or match[2] or match[3], content) if content is not None else None
 
 
@@ -137,9 +140,17 @@ def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
         require(cleaned)
         return _number_or_items(cleaned)
     except UnreadableError:
-        return None
-    except RecursionError:
-        return None
+        return _in_words(text)
+
+
+def _in_words(text: str) -> Number | None:
+    """A whole number in words, with a unit or without: ``thirty degrees``."""
+    *words, last = text.split() or [""]
+    for number, unit in ((text, NO_UNIT), (" ".join(words), read_unit(last))):
+        value = read_number_words(number)
+        if value is not None and unit is not None:
+            return Number(rational(value), unit)
+    return None
 
 
 def _number_or_items(text: str) -> Number | Items | TwoReadings:
@@ -163,6 +174,9 @@ def _whole_number(text: str) -> Number:
 
 def _bracketed(text: str) -> Items | None:
     """A point, an interval or a set: one pair of brackets around several numbers."""
+    point = _POINT.match(text)
+    if point is not None:
+        text = text[point.end() :]
     if text[0] not in "([{" or text[-1] not in ")]}" or "," not in text and ";" not in text:
         return None
     parts = _split_top_level(text[1:-1])
