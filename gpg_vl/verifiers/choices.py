@@ -136,10 +136,6 @@ def _with_clause(text: str, table: _Table) -> int | None:
     if match is None or not _VERB.search(match[2]) or changes_value(match[2]):
         return None
     index = table.find(match[1].strip())
-    if index is None:
-        letter = _LETTER.fullmatch(match[1].strip())
-        index = LETTERS.index((letter[1] or letter[2]).upper()) if letter is not None else None
-        return None
     clause = f" {_fold(match[2])} "
     others = [other for number, other in enumerate(table.folded) if number != index]
     return None if any(f" {other} " in clause for other in others) else index

@@ -1,10 +1,58 @@
-"""Compares the names of classes: exact after normalisation, so that ``rose`` is no ``pink primrose``."""
+"""Reads the name of a class. With the list of classes an answer is the one class that its words name; without a list
+the words themselves, in any order. A name within another word (rose, primrose) is no name.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpg_vl.verifiers.sentences import changes_value, readings
+
 MAX_CHARS = 256
+MAX_WORDS = 32
 
 _SEPARATORS = str.maketrans(dict.fromkeys(" \t\r\n_-‐‑–—/.,'’`\""))
+_APOSTROPHES = str.maketrans(dict.fromkeys("'’‘`´\""))
+_WORD = re.compile(r"[^\W\d_]+|[0-9]+")
+_ARTICLES = frozenset(["a", "an", "the"])
+_SAME_WORDS = {"st": "saint", "conv": "conv"}
+_PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
+_COMMENT = re.compile(r"(.*\S)\s{0,4}[(\[]([^()\[\]]{1,80})[)\]]", re.DOTALL)
+_KINDS = frozenset(
+    "dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant blossom bloom tree airplane aeroplane "
+    "aircraft airliner plane jet car vehicle automobile".split()
+)
+"""What may stand after a name to say what kind of thing it names."""
+_MAKERS = frozenset(
+    "airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair "
+    "dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics "
+    "grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop panavia pilatus piper raytheon robin "
+    "saab sukhoi supermarine swearingen tupolev yakovlev b".split()
+)
+"""Makers of aircraft: FGVC-Aircraft's classes are variants without them, and models say both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    name: str
+    words: tuple[str, ...]
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its words stand in one order alone: codes such as 737-800."""
+        return not any(len(word) > 2 and word.isalpha() for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassList:
+    by_spelling: Mapping[str, _Class | None]
+    """By the words without spaces; None where several classes share one."""
+    by_longest_word: Mapping[str, tuple[_Class, ...]]
 
 
 def normalise_name(text: str) -> str | None:
@@ -20,7 +68,159 @@ def normalise_name(text: str) -> str | None:
     return text.translate(_SEPARATORS).casefold() or None
 
 
+def read_name(answer: str, classes: Sequence[str] = ()) -> str | None:
+    """A key that is the same for every spelling of a name: the class named, or without a list the words of the answer.
+
+    None where the answer names no class of the list or several, or has no words.
+
+    >>> flowers = ["rose", "lenten rose", "desert-rose"]
+    >>> [read_name(text, flowers) for text in ("A rose.", "desert rose", "primrose", "rose or tulip")]
+    ['rose', 'desert-rose', None, None]
+    """
+    if len(answer) > MAX_CHARS:
+        return None
+    return _read_among(answer, tuple(classes)) if classes else _read_alone(answer)
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_alone(answer: str) -> str | None:
+    for text in reversed(readings(answer)):
+        words = _without_article(_words_of(_without_brackets(text)))
+        if words:
+            return " ".join(words if _Class("", words).is_ordered else sorted(words))
+    return None
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_among(answer: str, classes: tuple[str, ...]) -> str | None:
+    listed = _listed(classes)
+    texts = readings(answer)
+    for number, text in enumerate(texts):
+        found = _read_one(text, listed)
+        if found is not None and (number == 0 or _names_none(answer, found, listed)):
+            return found.name
+    return None
+
+
+def _names_none(answer: str, found: _Class, listed: _ClassList) -> bool:
+    """Whether a sentence names no class beside the one that it ends in."""
+    return {each.name for each in _largest(_named(_words_of(answer), listed))} <= {found.name}
+
+
+def _read_one(text: str, listed: _ClassList) -> _Class | None:
+    text = _without_brackets(text)
+    comment = _COMMENT.fullmatch(text)
+    if comment is not None and not changes_value(comment[2]) and not _named(_words_of(comment[2]), listed):
+        return _read_one(comment[1], listed)
+    words = _without_article(_words_of(text))
+    whole = listed.by_spelling.get("".join(words))
+    if whole is not None:
+        return whole
+    if changes_value(text):
+        return None
+    named = _largest(_named(words, listed))
+    if len(named) != 1:
+        return None
+    found = named[0]
+    return found if _others_may_stand(text, words, found) else None
+
+
+def _without_brackets(text: str) -> str:
+    return text[1:-1].strip() if text[:1] + text[-1:] in ("()", "[]") else text
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    """Words and numbers without case, accents, apostrophes and the s of a plural; () where a hidden character stands."""
+    if not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
+        if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
+            return ()
+    found = _WORD.findall(text.translate(_APOSTROPHES).casefold())
+    return tuple(map(_singular, found)) if len(found) <= MAX_WORDS else ()
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith("s") and len(word) > 3 and not word.endswith("ss"):
+        return word[:-1]
+    return _SAME_WORDS.get(word, word)
+
+
+def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words[1:] if len(words) > 1 and words[0] in _ARTICLES and not words[1].isdigit() else words
+
+
+def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
+    """Every class whose words all stand in the answer, or whose spelling a run of its words has."""
+    found: dict[str, _Class] = {}
+    counts = Counter(words)
+    for word in counts:
+        for each in listed.by_longest_word.get(word, ()):
+            if not each.is_ordered and not Counter(each.words) - counts:
+                found[each.name] = each
+    for start in range(len(words)):
+        spelling = ""
+        for word in words[start : start + 12]:
+            spelling += word
+            run = listed.by_spelling.get(spelling)
+            if run is not None:
+                found[run.name] = run
+    return list(found.values())
+
+
+def _largest(named: Sequence[_Class]) -> list[_Class]:
+    """The classes without those that are part of another one: ``lenten rose`` is no rose."""
+    return [
+        each
+        for each in named
+        if not any(other is not each and _is_part(each, other) for other in named)
+    ]
+
+
+def _is_part(each: _Class, other: _Class) -> bool:
+    left, right = Counter(each.words), Counter(other.words)
+    return left != right and not left - right
+
+
+def _others_may_stand(text: str, words: tuple[str, ...], found: _Class) -> bool:
+    """Whether the words beside the class's are its maker before it, or after it the kind of thing or a sub-variant."""
+    name = set(found.words)
+    spelled = "".join(found.words)
+    for part in _PARTS.split(text):
+        inside = _words_of(part)
+        if inside and not any(word in name or word in spelled for word in inside):
+            return False
+    first = next((n for n, word in enumerate(words) if word in name), 0)
+    last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
+    has_number = any(word.isdigit() for word in found.words)
+    before = all(word in _MAKERS or (has_number and word.isalpha()) for word in words[:first])
+    inner = [word for word in words[first : last + 1] if word not in name]
+    after = words[last + 1 :]
+    is_variant = has_number and len(after) == 1 and after[0].isdigit() and found.words[-1].isdigit()
+    once = all(count <= Counter(found.words)[word] for word, count in Counter(words).items() if word in name)
+    return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(classes: tuple[str, ...]) -> _ClassList:
+    by_spelling: dict[str, _Class | None] = {}
+    by_word: defaultdict[str, list[_Class]] = defaultdict(list)
+    for name in classes:
+        words = _without_article(_words_of(name))
+        if not words:
+            continue
+        each = _Class(name, words)
+        spelling = "".join(words)
+        by_spelling[spelling] = None if spelling in by_spelling else each
+        by_word[max(words, key=len)].append(each)
+    return _ClassList(by_spelling, {word: tuple(found) for word, found in by_word.items()})
+
+
 def same_name(left: str, right: str) -> bool:
-    """Whether two names are the same after normalisation; nothing equals an empty name."""
+    """Whether two names are the same without a list; nothing equals an empty name."""
     name = normalise_name(left)
-    return name is not None and name == normalise_name(right)
+    if name is not None and name == normalise_name(right):
+        return True
+    words = read_name(left)
+    return words is not None and words == read_name(right)
