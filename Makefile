@@ -1,32 +1,32 @@
-# make quickstart | test | test-lower | check | clean. The first call makes .venv; later calls install nothing.
+# `make` lists the targets. The first call creates .venv; later calls install nothing.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 
-# The tests need no network; one thread for each of the two workers.
+# The tests need no network. Each of the two workers gets one thread.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-# Threads that wait sleep, and freed memory is kept: asking the system for gigabytes anew in every step costs those sides
-# most that need most, and on a virtual machine it can cost several times the step.
+# Waiting threads sleep, and the allocator keeps freed memory. Requesting gigabytes from the system again in every step
+# slows down the sides that need the most memory; on a virtual machine it can cost several times the step itself.
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-faults test-faults-ci smoke-reproduce test-lower bench check clean
 
 help:
-	@echo "make quickstart   train a tiny model by GPG on drawn pictures and show what it learned"
+	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
 	@echo "make test         run the tests"
-	@echo "make test-slow    the demo on three seeds and a control, docs/add-a-task.md followed, large sets (about 40 minutes)"
-	@echo "make test-faults  kills, signals, full disks, damage and ranks that fail (docs/reliability.md)"
-	@echo "make test-faults-ci   the part of them that every commit has to pass"
+	@echo "make test-slow    the demo on three seeds and a control, docs/add-a-task.md as written, large sets (about 40 minutes)"
+	@echo "make test-faults  kills, signals, full disks, damaged files and failing ranks (docs/reliability.md)"
+	@echo "make test-faults-ci   the fault tests that every commit has to pass"
 	@echo "make smoke-reproduce   the paper's experiments end to end, on tiny models and rows in the published formats"
 	@echo "make test-lower   run the tests on the oldest supported libraries"
-	@echo "make bench        speed and memory beside plain transformers code and TRL"
-	@echo "make check        ruff, mypy, import-linter"
+	@echo "make bench        compare speed and memory with plain transformers code and TRL"
+	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make clean        remove the environments and caches"
-	@echo "PYTHON=python3.12 picks the interpreter of a new environment (3.11 to 3.13)"
+	@echo "PYTHON=python3.12 selects the interpreter of a new environment (3.11 to 3.13)"
 
-# Threads that wait sleep: on a busy machine the demo then takes longer, not many times longer.
+# Waiting threads sleep: on a busy machine the demo then takes longer, but not many times longer.
 quickstart: .venv/.installed
 	OMP_WAIT_POLICY=passive .venv/bin/python scripts/quickstart.py
 
@@ -42,8 +42,8 @@ test-faults: .venv/.installed
 test-faults-ci: .venv/.installed
 	$(TEST_ENV) .venv/bin/python -m pytest -m faults_ci $(PYTEST_ARGS)
 
-# The reproduction scripts from published formats to the table, on tiny models, two at a time; logs in build/smoke.
-# The four 4-shot sets go the same way: one of them stands for all.
+# The reproduction scripts, from the published formats to the table, on tiny models, two at a time; logs in build/smoke.
+# The four 4-shot sets take the same path, so one of them stands for all.
 smoke-reproduce: .venv/.installed
 	rm -rf build/smoke && mkdir -p build/smoke
 	@printf '%s\n' fine_grained geoqa lisa sat clevr | $(TEST_ENV) SETS=pets xargs -P 2 -I NAME sh -c \
@@ -53,7 +53,7 @@ smoke-reproduce: .venv/.installed
 test-lower: .venv-lower/.installed
 	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
-# What was measured, longer shapes and a GPU: docs/performance.md.
+# What is compared, and larger shapes on a GPU: docs/performance.md. What was measured: docs/results.md.
 bench: .venv/.installed
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.update_step --rounds 3
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.rollout --rounds 3 --num-prompts 0
@@ -76,12 +76,12 @@ clean:
 .venv-lower/.installed: pyproject.toml constraints-lower.txt
 	$(call install,.venv-lower,constraints-lower.txt)
 
-# install FOLDER CONSTRAINTS: the stamp is written last, so an interrupted installation is taken up again.
+# install FOLDER CONSTRAINTS: the stamp is written last, so the next call repeats an interrupted installation.
 define install
 @command -v $(PYTHON) > /dev/null \
-	|| { echo "error: there is no '$(PYTHON)'; name a Python 3.11 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
+	|| { echo "error: '$(PYTHON)' was not found; choose a Python 3.11 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	|| { echo "error: GPG-VL needs Python 3.11 to 3.13; name one: make PYTHON=python3.12" >&2; exit 2; }
+	|| { echo "error: GPG-VL needs Python 3.11 to 3.13; choose one: make PYTHON=python3.12" >&2; exit 2; }
 @$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
 @echo "Installing into $(1); the libraries take about 6 GB of disk"

@@ -25,14 +25,16 @@ from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.rollout import ForceLengths, forced_lengths
 from benchmarks.update_step import parse_lengths
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
-from gpg_vl.layouts import build_layout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
-from gpg_vl.optimizer import build_optimizer
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Reward, Sample, ScoredGroup
-from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.update import PolicyForward, accumulate_gradient, take_step
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.layouts import build_layout
+from gpg_vl.update.optimizer import build_optimizer
+from gpg_vl.update.policy import PolicyForward
 
 Phases = dict[str, list[float]]
 

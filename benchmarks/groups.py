@@ -15,7 +15,7 @@ from benchmarks.flops import Lengths
 from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, write_processor
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 
 SIDE = PATCH * MERGE

@@ -20,14 +20,15 @@ import numpy
 from PIL import Image
 
 from gpg_vl.config import DataConfig, ModelConfig, PromptConfig, Recipe
-from gpg_vl.dataset import write_parquet
+from gpg_vl.data.sources import write_parquet
+from gpg_vl.data.stream import SampleStream
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
-from gpg_vl.prepare import load_sources
-from gpg_vl.prompting import PromptBuilder
+from gpg_vl.preflight.rows import check_rows
+from gpg_vl.preflight.sources import load_sources
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.room import training_room
 from gpg_vl.records import Sample
-from gpg_vl.stream import SampleStream
-from gpg_vl.usable_rows import check_rows, training_room
 
 SHARES = {"first": (0.5, 3.0), "second": (0.3, 2.0), "third": (0.2, 1.0)}  # of the rows, and weight
 _AT_ONCE = 16  # prompts that a step holds

@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.groups import build_adapter, shape_named
 from data_tools.generate import draw_samples
-from gpg_vl.dataset import write_parquet
-from gpg_vl.run_log import read_metrics
+from gpg_vl.data.sources import write_parquet
+from gpg_vl.run.run_log import read_metrics
 
 LAUNCHER = Path(__file__).parent.parent / "scripts/train.sh"
 WARM_UP = 2  # steps

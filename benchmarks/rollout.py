@@ -31,10 +31,11 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.update_step import parse_lengths
-from gpg_vl import rollout
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import HfEngine, Sampling
+from gpg_vl.rollout import hf as rollout
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
 
 ORDINARY_TOKEN = 20
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
@@ -241,7 +242,7 @@ def forced_lengths(counts: Sequence[int], adapter: QwenVLAdapter) -> Iterator[No
     ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
     targets = torch.tensor(counts, device=adapter.device)
 
-    original = rollout._TokenChooser
+    original = rollout.TokenChooser
 
     class Chooser(original):  # type: ignore[misc,valid-type]
         def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
@@ -249,11 +250,11 @@ def forced_lengths(counts: Sequence[int], adapter: QwenVLAdapter) -> Iterator[No
             tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
             return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
 
-    rollout._TokenChooser = Chooser  # type: ignore[misc]
+    rollout.TokenChooser = Chooser  # type: ignore[misc]
     try:
         yield
     finally:
-        rollout._TokenChooser = original  # type: ignore[misc]
+        rollout.TokenChooser = original  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import Row, build_micro_batch
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update import PolicyForward, move_to
+from gpg_vl.update.packing import Row, build_micro_batch
+from gpg_vl.update.policy import PolicyForward, move_to
 
 SHAPES = ("256+28+128x8", "484+28+64x8", "256+28+64x16")
 SIDES = ("kit", "plain", "trl")

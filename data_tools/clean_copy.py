@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_tools.row_checks import DataFile, open_file
-from gpg_vl.dataset import write_parquet
-from gpg_vl.images import fetch_image
+from gpg_vl.data.images import fetch_image
+from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 
 

@@ -26,7 +26,7 @@ from data_tools.conversion import DropRow, MakeSamples
 from data_tools.image_files import ImageFiles
 from data_tools.published import EDGE_TOLERANCE, cut_at_edges, read_numbers
 from data_tools.sources import SourceRow
-from gpg_vl.images import read_size
+from gpg_vl.data.images import read_size
 from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import NO_OBJECTS
 from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered

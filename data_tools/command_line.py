@@ -11,8 +11,8 @@ from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
-from gpg_vl.dataset.schema import KIT_FIELDS
-from gpg_vl.interrupts import Interrupted, interrupts_raise
+from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.processes.interrupts import Interrupted, interrupts_raise
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """From the options to the rows of the source and what is made of each."""

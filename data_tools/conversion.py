@@ -17,10 +17,10 @@ from pathlib import Path
 
 from data_tools.faults import Fault, find_fault
 from data_tools.sources import SourceRow
-from gpg_vl.dataset import write_jsonl, write_parquet
-from gpg_vl.dataset.schema import SCHEMA_VERSION
-from gpg_vl.dataset.writing import replace_when_done
-from gpg_vl.images import BadImage, fetch_image
+from gpg_vl.data.images import BadImage, fetch_image
+from gpg_vl.data.schema import SCHEMA_VERSION
+from gpg_vl.data.sources import write_jsonl, write_parquet
+from gpg_vl.data.writing import replace_when_done
 from gpg_vl.records import Sample
 
 SAMPLES_AT_ONCE = 64

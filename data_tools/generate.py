@@ -32,9 +32,9 @@ from PIL import Image
 from data_tools.command_line import Parser, run_command
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
-from gpg_vl.dataset import load_source, write_jsonl, write_parquet
-from gpg_vl.dataset.writing import ROWS_PER_GROUP, replace_when_done
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
+from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
+from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.records import Sample
 
 PUBLISHED_COLUMNS = {"images": "image", "question": "problem", "answer": "solution"}

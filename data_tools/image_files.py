@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from gpg_vl.images import MAX_BYTES
+from gpg_vl.data.images import MAX_BYTES
 
 
 class ImageFiles:

@@ -19,8 +19,8 @@ from pathlib import Path
 from data_tools.command_line import add_row_options, make_parser, read_columns, read_hosts, run_converter
 from data_tools.conversion import MakeSamples
 from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
-from gpg_vl.dataset.rows import find_image_root, make_sample
-from gpg_vl.dataset.schema import KIT_FIELDS
+from gpg_vl.data.rows import find_image_root, make_sample
+from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 

@@ -21,7 +21,7 @@ from data_tools.command_line import make_parser, run_converter
 from data_tools.conversion import DropRow, MakeSamples
 from data_tools.published import cut_at_edges, read_numbers, write_pixels
 from data_tools.sources import SourceRow, parse_object
-from gpg_vl.images import find_image, read_size
+from gpg_vl.data.images import find_image, read_size
 from gpg_vl.records import Box, Sample
 
 MIN_POINTS = 3  # fewer enclose nothing

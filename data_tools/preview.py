@@ -30,7 +30,7 @@ from data_tools.command_line import (
 from data_tools.preview_cards import make_card
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.config import ModelConfig
-from gpg_vl.dataset.writing import replace_when_done
+from gpg_vl.data.writing import replace_when_done
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import PromptReader

@@ -19,7 +19,7 @@ from data_tools.conversion import MakeSamples
 from data_tools.image_files import ImageFiles
 from data_tools.published import EDGE_TOLERANCE, cut_at_edges, read_numbers, read_string, write_pixels
 from data_tools.sources import SourceRow, read_json_list
-from gpg_vl.images import read_size
+from gpg_vl.data.images import read_size
 from gpg_vl.records import Sample
 
 

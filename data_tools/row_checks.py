@@ -13,10 +13,10 @@ from functools import lru_cache
 
 from data_tools.faults import find_answer_fault
 from data_tools.likeness import Picture, look_at
-from gpg_vl.dataset import Source, load_source
-from gpg_vl.dataset.rows import LazySamples
-from gpg_vl.dataset.schema import KIT_FIELDS, VERSION_FIELD
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
+from gpg_vl.data.rows import LazySamples
+from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
+from gpg_vl.data.sources import Source, load_source
 from gpg_vl.records import Sample
 
 _FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|question|answer|meta)s?\b")

@@ -13,7 +13,7 @@ import ijson
 import pyarrow
 import pyarrow.parquet
 
-from gpg_vl.dataset.json_text import read_object
+from gpg_vl.data.json_text import read_object
 
 ROWS_AT_ONCE = 16
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

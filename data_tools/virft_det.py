@@ -19,7 +19,7 @@ from data_tools.command_line import make_parser, run_converter
 from data_tools.conversion import DropRow, MakeSamples
 from data_tools.published import EDGE_TOLERANCE, cut_at_edges, read_image, read_solution, read_string
 from data_tools.sources import SourceRow, read_parquet
-from gpg_vl.images import read_size
+from gpg_vl.data.images import read_size
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.verifiers.box_text import NO_OBJECTS, parse_detections
 

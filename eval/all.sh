@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every benchmark whose rows lie in DATA/NAME, then the table beside the paper's numbers. From any folder.
+# Runs every benchmark with rows in DATA/NAME, then prints the table next to the paper's numbers. Works from any folder.
 #   eval/all.sh MODEL DATA OUT [--section.key VALUE ...]
 set -euo pipefail
 if [ $# -lt 3 ]; then
@@ -18,7 +18,7 @@ for name in geoqa superclevr cvbench lisa fine_grained detection refcoco; do
         "$PYTHON" -m "eval.$name" --model "$model" --data "$data/$name" --out "$out/$name" "$@"
         num_run=$((num_run + 1))
     else
-        echo "== $name: not run, there is no $data/$name"
+        echo "== $name: not run: $data/$name does not exist"
     fi
 done
 if [ "$num_run" = 0 ]; then

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.predictions import DROPPED, NO_IMAGE, Prediction
-from gpg_vl.scores import Estimate, count_legacy_failures, estimate_legacy, estimate_strict
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.predictions import DROPPED, NO_IMAGE, Prediction
+from gpg_vl.evaluation.scores import Estimate, count_legacy_failures, estimate_legacy, estimate_strict
 from gpg_vl.tasks import load_task
 
 Figures = dict[str, "Figure"]

@@ -22,11 +22,11 @@ from eval.benchmark import Benchmark, Figures, in_split
 from eval.dropped import Dropped, read_dropped, say_dropped, wrong_predictions
 from eval.rows import check_splits, check_task, find_rows, name_splits
 from eval.stored import evaluate_stored
-from gpg_vl.checkpoint import recipe_of_model
-from gpg_vl.evaluate_model import Evaluation, run_evaluation
-from gpg_vl.exit_codes import run_command
-from gpg_vl.predictions import Prediction
-from gpg_vl.scores import Estimate, TaskScore, summarise_scores
+from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
+from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
+from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.run.saved_recipe import recipe_of_model
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:

@@ -24,10 +24,10 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from eval.benchmark import Benchmark, Figure, Figures, RowCounts, count_rows, figure_of, in_split
 from eval.command import run
-from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.predictions import Prediction
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.scores import Estimate
 from gpg_vl.records import Box, Sample
-from gpg_vl.scores import Estimate
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.detection import published_boxes
 from gpg_vl.verifiers.answers import find_answer

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpg_vl.predictions import DROPPED, Prediction
+from gpg_vl.evaluation.predictions import DROPPED, Prediction
 
 _PRINTED = 20  # rows
 

@@ -10,8 +10,8 @@ from argparse import Namespace
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
-from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.scores import mean_of
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.scores import mean_of
 
 NAMES = {"flowers": "Flower102", "pets": "Pets37", "aircraft": "FGVC", "cars": "Cars196"}
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
-from gpg_vl.evaluate import Row
-from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.predictions import Prediction
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.rows import Row
+from gpg_vl.evaluation.scores import Estimate, estimate
 from gpg_vl.records import Box
-from gpg_vl.scores import Estimate, estimate
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.grounding import published_box
 from gpg_vl.verifiers.answers import find_answer

@@ -9,7 +9,7 @@ import numpy
 import torch
 from PIL import Image, ImageDraw
 
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
 from gpg_vl.records import Box
 
 Polygon = Sequence[Sequence[float]]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, in_split
 from eval.command import run
-from gpg_vl.evaluate_model import Evaluation
-from gpg_vl.predictions import Prediction
-from gpg_vl.scores import Estimate, estimate
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.scores import Estimate, estimate
 
 HIT_IOU = 0.5
 

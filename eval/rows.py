@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmark import Benchmark
-from gpg_vl.dataset.tables import open_table
+from gpg_vl.data.tables import open_table
 
 
 def name_splits(benchmark: Benchmark) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.evaluate import Row, refuse_strangers, score_groups
-from gpg_vl.evaluate_model import VERSIONS_OF, Evaluation
-from gpg_vl.evaluation_folder import claim_evaluation
-from gpg_vl.interrupts import deferred_interrupts, interrupts_raise
+from gpg_vl.evaluation.evaluate_model import VERSIONS_OF, Evaluation
+from gpg_vl.evaluation.evaluator import refuse_strangers, score_groups
+from gpg_vl.evaluation.folder import claim_evaluation
+from gpg_vl.evaluation.rows import Row
+from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
+from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
 from gpg_vl.records import Completion, Prompt, RolloutGroup
-from gpg_vl.score import StoredCompletion, read_predictions
-from gpg_vl.scoring import Scorer
+from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.tasks import load_task
 
 

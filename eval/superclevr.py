@@ -10,7 +10,7 @@ from argparse import Namespace
 
 from eval.benchmark import Benchmark, Figures, figure_of, present
 from eval.command import run
-from gpg_vl.evaluate_model import Evaluation
+from gpg_vl.evaluation.evaluate_model import Evaluation
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from gpg_vl.exit_codes import run_command
-from gpg_vl.scores import Estimate, mean_of
+from gpg_vl.evaluation.scores import Estimate, mean_of
+from gpg_vl.processes.exit_codes import run_command
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 METHODS = ("base", "sft", "grpo", "gpg", "gpg-official")

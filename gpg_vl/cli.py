@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 import gpg_vl
-from gpg_vl.exit_codes import run_command
+from gpg_vl.processes.exit_codes import run_command
 
 COMMANDS_HELP = (
     "train RECIPE | eval MODEL | score | ask MODEL | merge CHECKPOINT OUT | doctor | new-task NAME | "
@@ -86,7 +86,7 @@ def _eval(words: list[str]) -> None:
     )
     parser.add_argument("--by", default="category", metavar="COLUMN", help="scores by this column too (category)")
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows by --data, not by --data.eval")
@@ -94,7 +94,7 @@ def _eval(words: list[str]) -> None:
     recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
     from accelerate import PartialState
 
-    from gpg_vl.evaluate_model import evaluate_model
+    from gpg_vl.evaluation.evaluate_model import evaluate_model
 
     scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by)
     if PartialState().is_main_process:
@@ -127,7 +127,7 @@ def _score(words: list[str]) -> None:
     parser.add_argument("--scorer", choices=["strict", "legacy"], default="strict", help="legacy: as published")
     parser.add_argument("--out", help="file for the rows with their rewards")
     options = parser.parse_args(words)
-    from gpg_vl.score import score_file
+    from gpg_vl.evaluation.score_file import score_file
 
     out = Path(options.out) if options.out else None
     print(json.dumps(score_file(options.task, Path(options.predictions), options.scorer, out), ensure_ascii=False))
@@ -144,7 +144,7 @@ def _ask(words: list[str]) -> None:
     parser.add_argument("--temperature", type=float, help="default: 0 for one sample, the recipe's for several")
     parser.add_argument("--recipe", help="default: the one saved with the model, if any")
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     if options.n < 1:
         raise ValueError("--n must be at least 1")
@@ -154,7 +154,7 @@ def _ask(words: list[str]) -> None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
     if temperature < 0:
         raise ValueError("--temperature must not be negative")
-    from gpg_vl.ask import ask
+    from gpg_vl.commands.ask import ask
 
     prompt, answers = ask(
         recipe, options.image, options.question, options.task or recipe.task, options.answer, options.n, temperature
@@ -177,7 +177,7 @@ def _new_task(words: list[str]) -> None:
     )
     parser.add_argument("name", help="in small letters, as in fine_print")
     name = parser.parse_args(words).name
-    from gpg_vl.new_task import write_new_task
+    from gpg_vl.commands.new_task import write_new_task
 
     path, class_name = write_new_task(name, Path())
     spec = f"{path}:{class_name}"
@@ -197,10 +197,10 @@ def _merge(words: list[str]) -> None:
     parser.add_argument("checkpoint", help="folder of the adapter, or of its run")
     parser.add_argument("out", help="new folder")
     options = parser.parse_args(words)
-    from gpg_vl.checkpoint import recipe_of_model
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     recipe = recipe_of_model(options.checkpoint)
-    from gpg_vl.merge import merge
+    from gpg_vl.commands.merge import merge
 
     merge(recipe, Path(options.out))
     print(f"wrote {options.out}")
@@ -212,8 +212,8 @@ def _doctor(words: list[str]) -> None:
     )
     parser.add_argument("--checkpoint", help="model folder or run folder")
     folder = parser.parse_args(words).checkpoint
-    from gpg_vl.checkpoint import recipe_of_model
-    from gpg_vl.doctor import check_checkpoint, describe_machine
+    from gpg_vl.commands.doctor import check_checkpoint, describe_machine
+    from gpg_vl.run.saved_recipe import recipe_of_model
 
     for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
         print(line, flush=True)

@@ -11,41 +11,33 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
-from gpg_vl.gold import GoldCompletions
-from gpg_vl.images import BadImage
-from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
-from gpg_vl.prompting import PromptBuilder
-from gpg_vl.ranks import gather_groups, gather_object, run_together, sum_over_ranks, whole_weights
-from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import RolloutEngine, Sampling
-from gpg_vl.scoring import Scorer
-from gpg_vl.stream import SampleStream
+from gpg_vl.data.images import BadImage
+from gpg_vl.data.stream import SampleStream
+from gpg_vl.objectives.base import Objective
+from gpg_vl.processes.ranks import gather_object, run_together, sum_over_ranks
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.records import (
+    CollectedGroups,
+    LoggedGroup,
+    LoggedStep,
+    Prompt,
+    RolloutGroup,
+    Sample,
+    ScoredGroup,
+    StepTotals,
+    count_tokens,
+)
+from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rollout.engine import RolloutEngine, Sampling
 
 Seed = tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedGroups:
-    """What one optimizer step is made from, on this rank."""
-
-    groups: list[ScoredGroup]  # all that were sampled and not dropped
-    trained: list[ScoredGroup]  # those that the objective trains
-    dropped: list[ScoredGroup]  # those with a completion that could not be scored, under rewards.on_error: drop_group
-    totals: StepTotals  # over all ranks
-    num_draws: int
-    rollout_seconds: float
-    scoring_seconds: float
-
-    def of_all_ranks(self) -> CollectedGroups:
-        """The groups of all ranks, for the log: without images and positions."""
-        groups, trained, dropped = gather_groups(self.groups, self.trained, self.dropped)
-        return replace(self, groups=groups, trained=trained, dropped=dropped)
 
 
 class Collector:
@@ -150,3 +142,31 @@ class Collector:
             sum(count_tokens(group.completions) for group in trained),
         ]
         return StepTotals(*sum_over_ranks(self._accelerator, counts))
+
+
+def gather_collected(collected: CollectedGroups) -> LoggedStep:
+    """The groups of all ranks as the log keeps them. All ranks together."""
+    trained = {id(group) for group in collected.trained}
+    groups = [_logged(group, id(group) in trained) for group in collected.groups]
+    dropped = [_logged(group, is_trained=False) for group in collected.dropped]
+    return LoggedStep(
+        gather_object(groups),
+        gather_object(dropped),
+        collected.totals,
+        collected.num_draws,
+        collected.rollout_seconds,
+        collected.scoring_seconds,
+    )
+
+
+def _logged(group: ScoredGroup, is_trained: bool) -> LoggedGroup:
+    prompt = group.prompt
+    return LoggedGroup(
+        prompt.sample.id,
+        prompt.sample.task,
+        prompt.sample.answer,
+        prompt.text,
+        group.completions,
+        group.rewards,
+        is_trained,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -105,3 +105,15 @@ def _first_line(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_NOISE) and line != "Expected a <class 'NoneType'>"]
     return " ".join(telling[:3])
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two recipes, with both values."""
+    changes: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, dict) and isinstance(b, dict) and not prefix:
+            changes |= changed_keys(a, b, f"{name}.")
+        elif a != b:
+            changes[name] = (a, b)
+    return changes

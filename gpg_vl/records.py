@@ -12,6 +12,7 @@ before packing. Letters used for shapes, here and in the rest of the code:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,3 +169,74 @@ class MicroBatch:
     source_index: Tensor  # [M] int64
     target_ids: Tensor  # [M] int64
     coefficients: Tensor  # [M] float32
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Counts of one optimizer step over all ranks and draws."""
+
+    groups: int  # B, sampled
+    tokens: int  # completion tokens of the B groups
+    trained_groups: int  # V, those with signal
+    trained_sequences: int
+    trained_tokens: int
+
+    @property
+    def alpha(self) -> float:
+        """B / V (paper, Eq. 7); 0 where no group is trained."""
+        return self.groups / self.trained_groups if self.trained_groups else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedGroups:
+    """What one optimizer step is made from, on this rank."""
+
+    groups: list[ScoredGroup]  # all that were sampled and not dropped
+    trained: list[ScoredGroup]  # those that the objective trains
+    dropped: list[ScoredGroup]  # those with a completion that could not be scored, under rewards.on_error: drop_group
+    totals: StepTotals  # over all ranks
+    num_draws: int
+    rollout_seconds: float
+    scoring_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedGroup:
+    """What the log keeps of a scored group: text and numbers only, so that ranks can exchange it."""
+
+    sample_id: str
+    task: str
+    answer: str
+    prompt_text: str
+    completions: tuple[Completion, ...]  # G
+    rewards: tuple[Reward, ...]  # G
+    is_trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """What the log keeps of the groups of one step, over all ranks, rank by rank."""
+
+    groups: list[LoggedGroup]  # all that were sampled and not dropped
+    dropped: list[LoggedGroup]
+    totals: StepTotals
+    num_draws: int
+    rollout_seconds: float
+    scoring_seconds: float
+
+
+def count_tokens(completions: Sequence[Completion]) -> int:
+    return sum(len(completion.token_ids) for completion in completions)
+
+
+THINK_OPENING = "<think>"
+
+
+def completion_text(prompt: Prompt, text: str) -> str:
+    """A completion as the tasks read it: with the opening ``<think>`` where the prompt ends in one."""
+    return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
+
+
+def continue_prompt(prompt_text: str, text: str) -> str:
+    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
+    return text.removeprefix(THINK_OPENING) if prompt_text.endswith(THINK_OPENING) else text

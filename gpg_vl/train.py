@@ -6,61 +6,32 @@ centred rewards, log. Everything that can be wrong with the recipe or the data i
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from gpg_vl.checkpoint import (
-    RECIPE_FILE,
-    changed_versions,
-    load_optimizer,
-    load_random_state,
-    load_state,
-    save_checkpoint,
-    write_recipe,
-)
-from gpg_vl.collect import CollectedGroups, Collector
+from gpg_vl.assemble import Stages, assemble
+from gpg_vl.collect import gather_collected
 from gpg_vl.config import Recipe
-from gpg_vl.evaluate import Evaluator, number_rows
-from gpg_vl.gold import GoldCompletions
-from gpg_vl.interrupts import Interrupted, deferred_interrupts
-from gpg_vl.learner import Learner
-from gpg_vl.models import load_adapter
-from gpg_vl.models.folders import checkpoint_folder
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.objectives import build_objective
-from gpg_vl.objectives.base import Objective
-from gpg_vl.optimizer import check_optimizer, learning_rate, show_trained_parts
-from gpg_vl.output_dir import check_room, claim_output_dir, find_resume_point
-from gpg_vl.preflight import check_all_rows, check_group_size, check_same_rows, load_all_sources
-from gpg_vl.prepare import CheckedSources
-from gpg_vl.progress import Progress
-from gpg_vl.random_state import read_random_state, seed_everything
-from gpg_vl.rank_watch import ranks_end_together
-from gpg_vl.ranks import (
-    RankError,
-    check_whole_weights_fit,
-    end_ranks,
-    run_on_main,
-    run_together,
-    sharding_stage,
-    start_ranks,
-    whole_weights,
-)
-from gpg_vl.rollout import build_engine
-from gpg_vl.run_log import SKIPPED_FOLDER, RunLog, dump_groups
-from gpg_vl.scores import summarise_scores
-from gpg_vl.scoring import Scorer
-from gpg_vl.step_metrics import describe_step, step_line
-from gpg_vl.stream import SampleStream
-from gpg_vl.update import UpdateError, UpdateStats
-from gpg_vl.usable_rows import SourceReport, build_prompts, evaluation_room, show_rows, training_room
+from gpg_vl.evaluation.scores import summarise_scores
+from gpg_vl.models.paths import checkpoint_folder
+from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
+from gpg_vl.processes.rank_watch import ranks_end_together
+from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.records import LoggedStep
+from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.run.checkpoint import save_checkpoint
+from gpg_vl.run.output_dir import claim_output_dir
+from gpg_vl.run.random_state import read_random_state
+from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
+from gpg_vl.run.step_metrics import describe_step, step_line
+from gpg_vl.update.gradient import UpdateError, UpdateStats
 
 
 def train(recipe: Recipe) -> Path:
@@ -81,178 +52,78 @@ def train(recipe: Recipe) -> Path:
     with ranks_end_together(), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
-        folder = _Trainer(recipe, scorer, accelerator).run()
+        stages = assemble(recipe, scorer, accelerator)
+        folder = Loop(recipe, stages, accelerator).run()
     end_ranks()
     return folder
 
 
-class _Trainer:
-    """The state of a run and its loop. Made in the order that finds mistakes cheapest: recipe, rows, model."""
+class Loop:
+    """The steps of a run, its validations and its checkpoints."""
 
-    def __init__(self, recipe: Recipe, scorer: Scorer, accelerator: Accelerator):
-        self.recipe = recipe
-        self.output_dir = Path(recipe.run.output_dir)
-        self.accelerator = accelerator
-        self.is_main = accelerator.is_main_process
-        self.resumed_from = run_on_main(lambda: find_resume_point(recipe))
-        self.objective: Objective = build_objective(recipe.objective)
-        check_group_size(recipe, self.objective)
-        check_optimizer(recipe.update, sharding_stage(accelerator))
-        learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
-        checked = run_together(self._load_sources)
-        scorer.start()  # its processes come up while the model loads
-        seed_everything(recipe.run.seed)
-        self.adapter = run_together(self._load_adapter)
-        self._place_weights()
-        self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        self.prompts = build_prompts(recipe, self.tasks, self.adapter, training_room(recipe, self.adapter))
-        self.eval_prompts = build_prompts(recipe, self.tasks, self.adapter, evaluation_room(recipe, self.adapter))
-        self.gold = GoldCompletions(self.adapter, self.tasks)
-        reports = self._check_rows(checked) if self.resumed_from is None else []  # else they were checked before
-        parameters = list(self.adapter.model.parameters())
-        room = [sum(p.numel() for p in each) for each in (parameters, [p for p in parameters if p.requires_grad])]
-        run_together(lambda: check_room(recipe, *room))
-        self._build_stages(checked, scorer)
-        self.stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-        self._take_up_position(checked[0].digests, sum(report.num_shrunk for report in reports))
-        run_on_main(lambda: write_recipe(recipe, self.output_dir / RECIPE_FILE))
-        self.log = run_together(self._open_log)
-        if self.resumed_from is not None:
-            self._restore_random_state(self.resumed_from)  # last: loading the model draws from them
-
-    def _open_log(self) -> RunLog:
-        run = self.recipe.run
-        return RunLog(self.output_dir, run.trackers, self.progress.step, run.steps, is_silent=not self.is_main)
-
-    def _restore_random_state(self, checkpoint: Path) -> None:
-        rank = self.accelerator.process_index
-        if not load_random_state(checkpoint, rank):
-            print(f"note: the random states of rank {rank} start anew: the run had fewer ranks", file=sys.stderr)
-
-    def _note(self, text: str) -> None:
-        """A line on screen, once for all ranks."""
-        if self.is_main:
-            print(text, file=sys.stderr, flush=True)
-
-    def _load_sources(self) -> list[CheckedSources]:
-        checked = load_all_sources(self.recipe)
-        if self.resumed_from is not None:
-            check_same_rows(checked[0], load_state(self.resumed_from).data)
-        return checked
-
-    def _load_adapter(self) -> QwenVLAdapter:
-        path = self.recipe.model.path if self.resumed_from is None else str(self.resumed_from)
-        return load_adapter(replace(self.recipe.model, path=path))
-
-    def _place_weights(self) -> None:
-        model = self.adapter.model
-        num_weights = sum(parameter.numel() for parameter in model.parameters())
-        cost = run_together(lambda: check_whole_weights_fit(self.accelerator, num_weights))
-        if cost is not None:
-            self._note(
-                f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
-                f"{cost.free / 2**30:.2f} GiB are free"
-            )
-        if sharding_stage(self.accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
-            model.to(self.accelerator.device)
-
-    def _check_rows(self, checked: Sequence[CheckedSources]) -> list[SourceReport]:
-        gold = self.gold if self.objective.imitates_gold else None
-        reports = check_all_rows(self.recipe, checked, self.prompts, self.eval_prompts, self.adapter, gold)
-        run_on_main(lambda: show_rows(reports, self.output_dir))
-        return reports
-
-    def _build_stages(self, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
-        """What a step goes through: stream, rollout, scoring, update; and validation."""
-        recipe = self.recipe
-        if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
-            self._note("note: samples come from a truncated distribution, log-probs from the full one")
-        self.stream = SampleStream(checked[0].sources, recipe.run.seed)
-        self.eval_rows = number_rows(checked[1]) if len(checked) > 1 else []
-        engine = build_engine(recipe.rollout, self.adapter)
-        self.collector = Collector(
-            recipe, self.objective, self.stream, self.prompts, engine, self.gold, scorer, self.accelerator
-        )
-        self.evaluator = Evaluator(
-            self.eval_prompts,
-            engine,
-            scorer,
-            self.tasks,
-            recipe.evaluation,
-            recipe.rollout.max_new_tokens,
-            recipe.run.seed,
-        )
-        if self.is_main:
-            show_trained_parts(self.adapter, recipe.model, recipe.update)
-        self.learner = Learner(recipe, self.objective, self.adapter, self.accelerator)
-        if self.accelerator.num_processes > 1:
-            stage, layout = sharding_stage(self.accelerator), type(self.learner.layout).__name__
-            self._note(f"{self.accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
-
-    def _take_up_position(self, digests: list[str], shrunk_rows: int) -> None:
-        """Where the run stands: at its start, or behind the checkpoint that it goes on from."""
-        if self.resumed_from is None:
-            self.progress = Progress(self.recipe.run, digests, shrunk_rows=shrunk_rows)
-            return
-        load_optimizer(self.resumed_from, self.adapter, self.learner.optimizer)
-        self.progress = Progress.after(load_state(self.resumed_from), self.recipe.run)
-        self.stream.restore(self.progress.stream)
-        left_out = f", {len(self.stream.left_out)} rows left out" if self.stream.left_out else ""
-        shrunk = f", {self.progress.shrunk_rows} scaled down" if self.progress.shrunk_rows else ""
-        self._note(f"resuming {self.output_dir} after step {self.progress.step}{left_out}{shrunk}")
-        for name, (then, now) in changed_versions(self.resumed_from).items():
-            self._note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
+    def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator):
+        self._recipe = recipe
+        self._stages = stages
+        self._progress = stages.progress
+        self._accelerator = accelerator
+        self._output_dir = Path(recipe.run.output_dir)
 
     def run(self) -> Path:
-        if self.resumed_from is not None and self.progress.is_over:
-            ended = "by run.stop_when" if self.progress.all_done_step is not None else "at run.steps; raise it to go on"
-            self._note(f"{self.output_dir} has ended {ended}")
+        """Steps until the run is over; the folder of the last checkpoint."""
         try:
             while True:
-                if self.eval_rows and self.progress.is_validation_due:
+                if self._stages.eval_rows and self._progress.is_validation_due:
                     self._validate()
-                if self.progress.is_save_due:
+                if self._progress.is_save_due:
                     self._save()
-                if self.progress.is_over:
-                    return checkpoint_folder(self.output_dir, self.progress.step)
+                if self._progress.is_over:
+                    return checkpoint_folder(self._output_dir, self._progress.step)
                 self._step()
         except BaseException as error:
             self._save_after(error)
             raise
         finally:
-            self.log.close()
-
-    def _save_after(self, error: BaseException) -> None:
-        """Saves the last finished step, except after an error of the disk: it would only come again.
-
-        Several ranks save together, so not where one of them is on its way out alone.
-        """
-        alone = self.accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
-        if isinstance(error, OSError) or alone:
-            self._note(f"stopped; the same command goes on from step {self.progress.saved_step}")
-        elif self.progress.step > self.progress.saved_step:
-            self._note(f"stopped; the same command goes on from {self._save()}")
+            self._stages.log.close()
 
     def _step(self) -> None:
+        """Algorithm 1: draw, roll out and score until beta_th of the groups have signal; follow their gradient."""
         start = time.perf_counter()
-        progress = self.progress
+        progress, learner = self._progress, self._stages.learner
         number = progress.step + 1
-        collected = self.collector.collect(number, () if progress.in_cooldown else progress.tasks_done)
+        collected = self._stages.collector.collect(number, () if progress.in_cooldown else progress.tasks_done)
         collected_at = time.perf_counter()
-        rate = progress.learning_rate(self.recipe.update)
-        stats = self.learner.accumulate_gradient(collected)
+        rate = progress.learning_rate(self._recipe.update)
+        stats = learner.accumulate_gradient(collected)
         with deferred_interrupts():  # weights, position and log move on together
-            grad_norm = None if stats is None else self.learner.take_step(rate)
-            progress.step = number
-            progress.stream = self.stream.state()
-            progress.random_state = read_random_state()
-            progress.count_gradient(grad_norm)
+            grad_norm = None if stats is None else learner.take_step(rate)
+            progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm)
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
-            everything = collected.of_all_ranks()
-            run_together(lambda: self._write_log(everything, stats, grad_norm, rate, seconds))
+            logged = gather_collected(collected)
+            run_together(lambda: self._write_log(logged, stats, grad_norm, rate, seconds))
         if progress.skips_in_a_row:
             self._report_skip()
+
+    def _write_log(
+        self,
+        logged: LoggedStep,
+        stats: UpdateStats | None,
+        grad_norm: float | None,
+        rate: float,
+        seconds: Mapping[str, float],
+    ) -> None:
+        progress, log = self._progress, self._stages.log
+        metrics = {
+            **describe_step(logged, stats, grad_norm, seconds),
+            "left_out": dict(Counter(self._stages.stream.left_out.values())),
+            "shrunk_rows": progress.shrunk_rows,
+            "silent_steps": progress.silent_steps,
+            "skipped_steps": progress.skipped_steps,
+            "learning_rate": rate,
+        }
+        log.write(progress.step, metrics)
+        log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
+        log.say(progress.step, step_line(metrics))
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step, every rank its own.
@@ -260,11 +131,12 @@ class _Trainer:
         Raises:
             UpdateError: it was one too many
         """
-        progress, rank = self.progress, self.accelerator.process_index
-        folder = self.output_dir / SKIPPED_FOLDER
-        run_together(lambda: dump_groups(self.learner.groups, folder / f"{progress.step:06d}-rank-{rank}.jsonl"))
-        self._note(f"step {progress.step} is skipped: its gradient is not finite; its groups are in {folder}")
-        if progress.skips_in_a_row >= self.recipe.update.max_skips:
+        progress, rank = self._progress, self._accelerator.process_index
+        folder = self._output_dir / SKIPPED_FOLDER
+        groups = self._stages.learner.groups
+        run_together(lambda: dump_groups(groups, folder / f"{progress.step:06d}-rank-{rank}.jsonl"))
+        note(f"step {progress.step} is skipped: its gradient is not finite; its groups are in {folder}")
+        if progress.skips_in_a_row >= self._recipe.update.max_skips:
             raise UpdateError(
                 f"{progress.skips_in_a_row} steps in a row had a gradient that is not finite; look into {folder}, "
                 "lower update.learning_rate, or go on from an earlier checkpoint"
@@ -272,44 +144,36 @@ class _Trainer:
 
     def _validate(self) -> None:
         """Scores the validation rows."""
-        with whole_weights(self.accelerator):
-            predictions = [each for part in self.evaluator.run(self.eval_rows) for each in part]
-        scores = summarise_scores(predictions, self.tasks)
+        stages, progress = self._stages, self._progress
+        with whole_weights(self._accelerator):
+            predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
+        scores = summarise_scores(predictions, stages.tasks)
         with deferred_interrupts():
-            self.progress.take_validation({task: score.value for task, score in scores.items()})
-            self.progress.random_state = read_random_state()
+            progress.take_validation({task: score.value for task, score in scores.items()})
+            progress.random_state = read_random_state()
             metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
-            run_together(lambda: self.log.write(self.progress.step, metrics))
+            run_together(lambda: stages.log.write(progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
-            self.log.say(self.progress.step, f"validation: {text}")
-
-    def _write_log(
-        self,
-        collected: CollectedGroups,
-        stats: UpdateStats | None,
-        grad_norm: float | None,
-        rate: float,
-        seconds: dict[str, float],
-    ) -> None:
-        progress = self.progress
-        metrics = {
-            **describe_step(collected, stats, grad_norm, seconds),
-            "left_out": dict(Counter(self.stream.left_out.values())),
-            "shrunk_rows": progress.shrunk_rows,
-            "silent_steps": progress.silent_steps,
-            "skipped_steps": progress.skipped_steps,
-            "learning_rate": rate,
-        }
-        self.log.write(progress.step, metrics)
-        self.log.write_rollouts(progress.step, [*collected.groups, *collected.dropped], collected.trained)
-        self.log.say(progress.step, step_line(metrics))
+            stages.log.say(progress.step, f"validation: {text}")
 
     def _save(self) -> Path:
-        progress = self.progress
+        stages, progress = self._stages, self._progress
         with deferred_interrupts():
             folder = save_checkpoint(
-                self.recipe, self.adapter, self.learner.optimizer, progress.state(), progress.random_state,
-                self.log.latest, self.accelerator,
+                self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
+                stages.log.latest, self._accelerator,
             )  # fmt: skip
             progress.saved_step = progress.step
         return folder
+
+    def _save_after(self, error: BaseException) -> None:
+        """Saves the last finished step, except after an error of the disk: it would only come again.
+
+        Several ranks save together, so not where one of them is on its way out alone.
+        """
+        progress = self._progress
+        alone = self._accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
+        if isinstance(error, OSError) or alone:
+            note(f"stopped; the same command goes on from step {progress.saved_step}")
+        elif progress.step > progress.saved_step:
+            note(f"stopped; the same command goes on from {self._save()}")

@@ -22,7 +22,7 @@ from rich.table import Table
 from data_tools import generate
 from gpg_vl import cli
 from gpg_vl.recipes import load_recipe
-from gpg_vl.run_log import read_metrics
+from gpg_vl.run.run_log import read_metrics
 
 HOME = Path("runs/quickstart")
 RECIPES = Path(__file__).parent / "recipes"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Trains a recipe on any number of processes and nodes: scripts/train.sh RECIPE [--section.key VALUE ...]
 #
-#   DEEPSPEED      zero0 | zero1 | zero2 | zero3 | zero3_offload, a file of scripts/deepspeed/ (default zero0)
-#   NUM_PROCESSES  processes on this node (default: its GPUs, else 1)
-#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes (default: this one alone)
-#   PYTHON         the interpreter (default: .venv/bin/python of this checkout where there is one, else python3)
+#   DEEPSPEED      zero0 | zero1 | zero2 | zero3 | zero3_offload: a file of scripts/deepspeed/ (default zero0)
+#   NUM_PROCESSES  processes on this node (default: one per GPU, or 1 without a GPU)
+#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes (default: this node only)
+#   PYTHON         the interpreter (default: .venv/bin/python of this checkout if it exists, else python3)
 set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 deepspeed=${DEEPSPEED:-zero0}
 config=$home/scripts/deepspeed/$deepspeed.json
 if [[ ! -f $config ]]; then
-    echo "scripts/train.sh: DEEPSPEED=$deepspeed is not known; it is one of zero0, zero1, zero2, zero3, zero3_offload" >&2
+    echo "scripts/train.sh: DEEPSPEED=$deepspeed is not known; use zero0, zero1, zero2, zero3 or zero3_offload" >&2
     exit 2
 fi
 if [[ $# -eq 0 ]]; then
@@ -28,19 +28,19 @@ num_processes=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
 nnodes=${NNODES:-1}
 for number in "NUM_PROCESSES=$num_processes" "NNODES=$nnodes"; do
     if [[ ! ${number#*=} =~ ^[1-9][0-9]*$ ]]; then
-        echo "scripts/train.sh: $number is no number of at least 1" >&2
+        echo "scripts/train.sh: $number is not a whole number of at least 1" >&2
         exit 2
     fi
 done
 
 export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
-# seconds that the launcher leaves the ranks after a signal, to save: they end by themselves where they cannot
+# Seconds that the launcher gives the ranks to save after a signal. Ranks that cannot save end by themselves.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [[ $num_gpus -eq 0 ]]; then
     export DS_ACCELERATOR=cpu
     if [[ $deepspeed == zero0 ]]; then
-        export ACCELERATE_USE_CPU=true  # with DeepSpeed, accelerate would leave DeepSpeed out without a word
+        export ACCELERATE_USE_CPU=true  # not with DeepSpeed: accelerate would then silently ignore DeepSpeed
     else
         unset ACCELERATE_USE_CPU
     fi

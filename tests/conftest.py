@@ -14,11 +14,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have it from the proc
 
 import pytest
 
-from builders import FAMILIES, SMALL_IMAGES
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
+from support.builders import FAMILIES, SMALL_IMAGES
 
 
 @pytest.fixture(scope="session")

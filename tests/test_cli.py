@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from builders import png
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
-from gpg_vl.dataset import write_parquet
+from gpg_vl.data.sources import write_parquet
 from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
+from support.builders import png
 
 RunCli = Callable[..., tuple[int, str]]
 

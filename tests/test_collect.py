@@ -7,10 +7,10 @@ from pathlib import Path
 SCRIPT = """
 import sys, time
 from accelerate import Accelerator
-from gpg_vl.ranks import RankError, run_together
+from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.config import RewardsConfig
-from gpg_vl.scoring import Scorer
-from test_scoring import hostile
+from gpg_vl.rewards.scorer import Scorer
+from support.hostile_groups import hostile
 
 rank = Accelerator(cpu=True).process_index
 with Scorer(RewardsConfig(on_error="abort", timeout_s=1.0)) as scorer:

@@ -18,20 +18,23 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
-from gpg_vl import cli, layouts, learner
+from gpg_vl import cli
 from gpg_vl import train as train_module
+from gpg_vl.assemble import assemble
+from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
-from gpg_vl.dataset import write_jsonl, write_parquet
-from gpg_vl.interrupts import Interrupted
+from gpg_vl.data.sources import write_jsonl, write_parquet
 from gpg_vl.models import load_adapter
+from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import Reward, RolloutGroup, Sample, ScoredGroup
-from gpg_vl.rollout import HfEngine
-from gpg_vl.run_log import read_metrics
-from gpg_vl.scoring import RewardError, Scorer
-from gpg_vl.self_check import plain_log_probs
-from gpg_vl.train import train
-from gpg_vl.update import UpdateError
+from gpg_vl.rewards.scorer import RewardError, Scorer
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.run_log import read_metrics
+from gpg_vl.train import Loop, train
+from gpg_vl.update import layouts, learner
+from gpg_vl.update.gradient import UpdateError
+from gpg_vl.update.self_check import plain_log_probs
 
 TASKS = ("counting", "geometry", "grounding")
 
@@ -360,8 +363,8 @@ def test_a_signal_at_any_moment_costs_nothing(
     whole = train(make_recipe(**common, run__output_dir=str(tmp_path / "whole")))
     with monkeypatch.context() as patched:
         place: dict[str, tuple[Any, str]] = {
-            "rollout": (train_module.Collector, "_roll_out"),
-            "scoring": (train_module.Collector, "_totals"),
+            "rollout": (Collector, "_roll_out"),
+            "scoring": (Collector, "_totals"),
             "backward": (learner, "accumulate_gradient"),
             "optimizer step": (torch.optim.AdamW, "step"),
             "validation": (train_module, "summarise_scores"),
@@ -446,14 +449,14 @@ def test_logged_loss_and_gradient_are_the_recipes(
         update__warmup_steps=2,
     )  # fmt: skip
     (tmp_path / "run").mkdir()
-    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
+    stages = assemble(recipe, Scorer(recipe.rewards), Accelerator())
     kept: list[Any] = []
-    original = trainer.collector.collect
-    monkeypatch.setattr(trainer.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
-    for group in trainer.learner.optimizer.param_groups:
+    original = stages.collector.collect
+    monkeypatch.setattr(stages.collector, "collect", lambda *words: kept.append(original(*words)) or kept[-1])
+    for group in stages.learner.optimizer.param_groups:
         assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (3e-4, (0.5, 0.6), 0.3)
     reference = load_adapter(recipe.model)
-    trainer.run()
+    Loop(recipe, stages, Accelerator()).run()
     [row] = read_metrics(tmp_path / "run")
     loss = plain_loss(reference, kept[0].groups, reduction, temperature=0.7)
     loss.backward()
@@ -462,7 +465,7 @@ def test_logged_loss_and_gradient_are_the_recipes(
     assert row["update"]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert row["update"]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert row["learning_rate"] == pytest.approx(1.5e-4)
-    assert [group["lr"] for group in trainer.learner.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
+    assert [group["lr"] for group in stages.learner.optimizer.param_groups] == pytest.approx([1.5e-4] * 3)
 
 
 def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperature: float) -> torch.Tensor:
@@ -495,9 +498,9 @@ def test_a_sample_drawn_twice_is_sampled_anew(make_recipe: MakeRecipe, tmp_path:
     write_parquet(draw_samples("counting", 2, seed=3), path)
     recipe = make_recipe(data__train=[str(path)], run__steps=2, objective__beta_th=1.0, objective__max_draws=2)
     (tmp_path / "run").mkdir()
-    trainer = train_module._Trainer(recipe, Scorer(recipe.rewards), Accelerator())
-    trainer.objective.trains = lambda group: False  # type: ignore[method-assign]
-    collected = trainer.collector.collect(1)
+    stages = assemble(recipe, Scorer(recipe.rewards), Accelerator())
+    stages.learner._objective.trains = lambda group: False  # type: ignore[method-assign]
+    collected = stages.collector.collect(1)
     assert collected.num_draws == 2
     texts = [tuple(c.token_ids for c in group.completions) for group in collected.groups]
     assert len(set(texts)) == len(texts) == 8

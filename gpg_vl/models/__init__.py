@@ -6,11 +6,10 @@ A new family is one line in ``FAMILIES``, or one file of its own where its proce
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.folders import find_checkpoints
-from gpg_vl.models.lora import ADAPTER_CONFIG, find_base
+from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Frame
 
@@ -18,27 +17,6 @@ FAMILIES: dict[str, tuple[type[QwenVLAdapter], Frame]] = {
     "qwen2_vl": (QwenVLAdapter, "grid_1000"),
     "qwen2_5_vl": (QwenVLAdapter, "resized_pixels"),
 }
-
-
-def resolve_model_path(path: str) -> str:
-    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it where it is a run.
-
-    Anything that is no local folder is left as it is, as the name of a model on the hub.
-
-    Raises:
-        ValueError: ``path`` is meant to be local and is no folder with a model or a checkpoint
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        if not path or path.startswith((".", "/", "~", "runs/")) or path.count("/") > 1:
-            raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
-        return path
-    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
-        return path
-    checkpoints = find_checkpoints(folder)
-    if not checkpoints:
-        raise ValueError(f"model.path: {path} holds neither a config.json nor a checkpoint-N folder")
-    return str(checkpoints[-1])
 
 
 def load_adapter(config: ModelConfig, with_weights: bool = True) -> QwenVLAdapter:

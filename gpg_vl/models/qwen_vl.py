@@ -337,6 +337,15 @@ class QwenVLAdapter:
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
+    def num_parameters(self) -> tuple[int, int]:
+        """All weights of the model, and those of them that are trained."""
+        counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
+        return sum(each for each, _ in counts), sum(trained for _, trained in counts)
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the model."""
+        self.model.to(device)
+
     def save(self, folder: Path) -> None:
         """Writes a complete model folder: weights, config, generation config, processor, chat template."""
         self.model.save_pretrained(folder)

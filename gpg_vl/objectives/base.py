@@ -7,32 +7,10 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.records import Completion, LogProbs, ScoredGroup, TrainingGroup
-
-
-@dataclass(frozen=True, slots=True)
-class StepTotals:
-    """Counts of one optimizer step over all ranks and draws."""
-
-    groups: int  # B, sampled
-    tokens: int  # completion tokens of the B groups
-    trained_groups: int  # V, those with signal
-    trained_sequences: int
-    trained_tokens: int
-
-    @property
-    def alpha(self) -> float:
-        """B / V (paper, Eq. 7); 0 where no group is trained."""
-        return self.groups / self.trained_groups if self.trained_groups else 0.0
-
-
-def count_tokens(completions: Sequence[Completion]) -> int:
-    return sum(len(completion.token_ids) for completion in completions)
+from gpg_vl.records import LogProbs, ScoredGroup, StepTotals, TrainingGroup, count_tokens
 
 
 def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:

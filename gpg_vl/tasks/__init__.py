@@ -6,7 +6,6 @@ import difflib
 import functools
 from pathlib import Path
 
-from gpg_vl.own_code import describe_error, run_file
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.choice import Choice
 from gpg_vl.tasks.classification import Classification
@@ -14,6 +13,7 @@ from gpg_vl.tasks.counting import Counting
 from gpg_vl.tasks.detection import DetectionTask
 from gpg_vl.tasks.geometry import Geometry
 from gpg_vl.tasks.grounding import Grounding
+from gpg_vl.tasks.own_code import describe_error, run_file
 
 TASKS: dict[str, Task] = {
     "choice": Choice(),

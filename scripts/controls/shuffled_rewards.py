@@ -14,7 +14,7 @@ from typing import Any
 
 from gpg_vl import cli
 from gpg_vl.records import RolloutGroup, ScoredGroup
-from gpg_vl.scoring import Scorer
+from gpg_vl.rewards.scorer import Scorer
 
 score = Scorer.score
 

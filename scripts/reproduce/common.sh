@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: source common.sh NAME MODEL "$@". Reads the options and offers convert, train,
-# evaluate and show_table. A step that is done is not done again; a killed training or evaluation goes on.
+# Sourced by the scripts in this folder: source common.sh NAME MODEL "$@". Reads the options and defines convert, train,
+# evaluate and show_table. A finished step is not repeated; a killed training or evaluation resumes.
 set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -10,14 +10,14 @@ usage() {
     cat << END
 usage: scripts/reproduce/$name.sh [--variant gpg|gpg-official|grpo|sft|base] [--smoke]
 
-Converts the published data, trains, evaluates, and prints the results beside the paper's. See docs/reproduce.md.
+Converts the published data, trains, evaluates, and prints the results next to the paper's. See docs/reproduce.md.
   --variant   gpg: as in the paper (default); gpg-official: as in the official code; base: the untrained model
   --smoke     the same steps on a tiny random model and a few generated rows, on a CPU
 environment:
   DATA        folder with the published files (default data/published)
   MODEL       model folder or name on the hub (default $default_model)
-  OUT         what is made goes here (default runs/reproduce/$name; --smoke: $name-smoke)
-  PYTHON      the interpreter (default .venv/bin/python of this checkout where there is one, else python3)
+  OUT         output folder (default runs/reproduce/$name; with --smoke $name-smoke)
+  PYTHON      the interpreter (default .venv/bin/python of this checkout if it exists, else python3)
 END
 }
 
@@ -27,13 +27,13 @@ while [[ $# -gt 0 ]]; do
         --variant) variant=${2:-}; shift ;;
         --smoke) smoke=yes ;;
         -h | --help) usage; exit 0 ;;
-        *) echo "unknown word: $1" >&2; usage >&2; exit 2 ;;
+        *) echo "unknown argument: $1" >&2; usage >&2; exit 2 ;;
     esac
     shift
 done
 case $variant in
     gpg | gpg-official | grpo | sft | base) ;;
-    *) echo "--variant: '$variant' is not known; it is gpg, gpg-official, grpo, sft or base" >&2; exit 2 ;;
+    *) echo "--variant: '$variant' is not known; use gpg, gpg-official, grpo, sft or base" >&2; exit 2 ;;
 esac
 
 if [[ -z ${PYTHON:-} ]]; then
@@ -55,15 +55,15 @@ if [[ -n $smoke ]]; then
     export HF_HUB_OFFLINE=1
     data=$out/published model=$out/tiny-model
     tiny=(--model.dtype float32 --model.max_pixels 50176)
-    # a random model is never right: the length of its completions stands in as a reward that differs
+    # A random model is never right, so the length of its completions serves as a reward that varies.
     train_words=("${tiny[@]}" --run.steps 2 --run.trackers '[]' --rollout.prompts_per_step 2
                  --rollout.max_new_tokens 12 --rewards.functions "[$home/scripts/reproduce/smoke_reward.py:spread]")
     [[ $variant == sft ]] || train_words+=(--rollout.group_size 2)
     eval_words=("${tiny[@]}" --evaluation.max_new_tokens 4 --note "smoke: a tiny random model, generated rows")
-    run "$PYTHON" "$home/tests/published_sources.py" "$name" "$data" "$model"
+    run "$PYTHON" -m data_tools.published_sources "$name" "$data" "$model"
 fi
 
-# source_of FILE NAME: the file or folder of DATA, or else the data set's name on the hub
+# source_of FILE NAME: the file or folder in DATA if it exists, else the data set's name on the hub
 source_of() {
     if [[ -e $data/$1 ]]; then echo "$data/$1"; else echo "$2"; fi
 }
@@ -94,7 +94,7 @@ evaluate() {
     run "$PYTHON" -m "eval.$benchmark" "${subject[@]}" --out "$folder/eval" "$@" ${eval_words[@]+"${eval_words[@]}"}
 }
 
-# show_table BENCHMARK: every variant that has been evaluated so far, beside the paper
+# show_table BENCHMARK: every variant evaluated so far, next to the paper
 show_table() {
     local results runs=() method
     while IFS= read -r results; do

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import Lengths, body_flops, head_flops, ideal_update_ratio, repeated_flops, vision_flops
 from benchmarks.groups import build_adapter, draw_group
 from benchmarks.models import ModelShape
-from gpg_vl.packing import Row, build_micro_batch
+from gpg_vl.update.packing import Row, build_micro_batch
 
 FAMILIES = {
     "qwen2_vl": ModelShape("test", "qwen2_vl", 400, 128, 2, 4, 2, 256, 96, 2, 4, 384),

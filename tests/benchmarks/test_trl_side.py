@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import FAMILIES, make_sample, make_training_group
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
-from gpg_vl.objectives.base import StepTotals
-from gpg_vl.packing import build_micro_batch, split_into_rows
-from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
-from gpg_vl.update import PolicyForward
+from gpg_vl.records import Reward, ScoredGroup, StepTotals, TrainingGroup
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
+from gpg_vl.update.policy import PolicyForward
+from support.builders import FAMILIES, make_sample, make_training_group
 
 pytest.importorskip("trl", reason="TRL is an extra of its own: pip install -c constraints.txt -e '.[bench]'")
 

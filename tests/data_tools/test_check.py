@@ -15,12 +15,12 @@ from PIL import Image
 from data_tools.check import main
 from data_tools.clean_copy import write_copy
 from data_tools.file_checks import ROWS_AT_ONCE
+from data_tools.published_files import write_lines
 from data_tools.row_checks import DataFile, check_row
-from gpg_vl import images
-from gpg_vl.dataset import load_source, write_parquet
+from gpg_vl.data import images
+from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.records import Sample
-from published_files import write_lines
-from test_images import encode, png_header
+from support.pictures import encode, png_header
 
 RED = (200, 30, 30)
 WHOLE = "--workers", "1"
@@ -270,7 +270,7 @@ def test_lengths_are_those_of_the_prompts(
 ) -> None:
     """Against prompts that are really built; and one token less of room is too little."""
     from gpg_vl.config import PromptConfig
-    from gpg_vl.prompting import PromptBuilder
+    from gpg_vl.prompts.builder import PromptBuilder
     from gpg_vl.tasks import TASKS
 
     rows = write_lines(folder / "rows.jsonl", [row(n, images=["0.png"] * n) for n in range(3)])

@@ -14,7 +14,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from gpg_vl.dataset import write_parquet
+from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 
 LIMIT_S = 180

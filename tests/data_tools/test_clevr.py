@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from converted import read_counts, read_rows
 from data_tools.clevr import main
-from published_files import picture, write_image_rows
-from shared_data import shared_file
+from data_tools.published_files import picture, write_image_rows
+from support.converted import read_counts, read_rows
+from support.shared_data import shared_file
 
 QUESTION = "How many items are there in the image?"
 

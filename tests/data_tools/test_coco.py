@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools.coco import main
-from published_files import picture, write_zip
+from data_tools.published_files import picture, write_zip
+from support.converted import read_counts, read_rows
 
 CATEGORIES = [{"id": 17, "name": "cat"}, {"id": 70, "name": "toilet"}, {"id": 1, "name": "person"}]
 PAIRS = {"9": ["cat", "toilet"], "4": ["person"], "5": []}

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools import clevr, conversion
 from data_tools.conversion import DropRow, convert
+from data_tools.published_files import picture, sat_row, write_image_rows, write_sat
 from data_tools.sources import SourceRow
 from gpg_vl.records import Sample
-from published_files import picture, sat_row, write_image_rows, write_sat
+from support.converted import read_counts, read_rows
 
 
 def rows(num: int) -> Iterator[SourceRow]:

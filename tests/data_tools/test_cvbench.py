@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools.cvbench import main
-from published_files import write_image_rows
+from data_tools.published_files import write_image_rows
+from support.converted import read_counts, read_rows
 
 CHOICES = ["2", "3", "1", "0"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from data_tools import generate, scenes
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, hash_pixels, main, read_hashes
-from gpg_vl.dataset import load_source
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
+from gpg_vl.data.sources import load_source
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools.geoqa import main
-from published_files import picture, write_image_rows, write_lines, write_zip
-from shared_data import shared_file
+from data_tools.published_files import picture, write_image_rows, write_lines, write_zip
+from support.converted import read_counts, read_rows
+from support.shared_data import shared_file
 
 SOLUTIONS = ["<answer> 145° </answer>", "<answer> 8√{3} </answer>", "<answer> 5 cm </answer>", "<answer> B </answer>"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import png
 from data_tools.image_files import ImageFiles
+from support.builders import png
 
 
 @pytest.fixture

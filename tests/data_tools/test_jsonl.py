@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools.jsonl import main
-from gpg_vl import images
-from gpg_vl.downloads import check_url
-from published_files import picture, write_image_rows, write_lines
+from data_tools.published_files import picture, write_image_rows, write_lines
+from gpg_vl.data import images
+from gpg_vl.data.downloads import check_url
+from support.converted import read_counts, read_rows
 
 COLUMNS = ["--columns", "question=problem", "answer=solution", "images=picture"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, Knobs
 from data_tools.likeness import Album, fingerprint, look_at
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
 
 
 def scenes(task: str, level: int, num: int, seed: int = 1) -> list[Image.Image]:

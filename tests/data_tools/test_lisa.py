@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from converted import read_counts, read_rows
 from data_tools.lisa import main
-from published_files import picture
+from data_tools.published_files import picture
+from support.converted import read_counts, read_rows
 
 IGNORED = {"label": "ignore", "points": [[0, 0], [20, 0], [20, 10]]}
 FIRST = {"label": "target", "points": [[30, 20], [60.5, 25], [40, 50]]}

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from builders import png
 from data_tools.preview import main
 from data_tools.preview_cards import Piece, split_prompt
-from gpg_vl import images
-from gpg_vl.dataset import write_parquet
+from data_tools.published_files import write_lines
+from gpg_vl.data import images
+from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
-from published_files import write_lines
-from test_images import encode
+from support.builders import png
+from support.pictures import encode
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'
@@ -100,7 +100,7 @@ def test_boxes_lie_in_original_pixels(tmp_path: Path) -> None:
 def test_the_prompt_is_the_model_s(tmp_path: Path, model_folders: dict[str, Path], load: Any) -> None:
     """Text, tokens and sizes are those of the prompt that is really built, image tokens counted in place of written."""
     from gpg_vl.config import PromptConfig
-    from gpg_vl.prompting import PromptBuilder
+    from gpg_vl.prompts.builder import PromptBuilder
     from gpg_vl.tasks import TASKS
 
     row = sample(0, "grounding", "[10, 20, 300, 400]", images=(png(640, 480), png(100, 200)), question="Where?")

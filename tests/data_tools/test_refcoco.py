@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from converted import read_counts, read_rows
+from data_tools.published_files import picture, write_zip
 from data_tools.refcoco import main
-from published_files import picture, write_zip
+from support.converted import read_counts, read_rows
 
 NAME = "COCO_train2014_000000581857.jpg"
 

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from converted import read_counts, read_rows
+from data_tools.published_files import picture, sat_row, write_sat
 from data_tools.sat import COLUMNS, main
-from published_files import picture, sat_row, write_sat
+from support.converted import read_counts, read_rows
 
 
 def test_rows(tmp_path: Path) -> None:

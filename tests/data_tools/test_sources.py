@@ -11,11 +11,11 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from converted import read_rows
 from data_tools import clevr
 from data_tools.image_files import ImageFiles
+from data_tools.published_files import picture, write_hub_cache, write_image_rows, write_zip
 from data_tools.sources import decode_text, find_files, read_json_lines, read_parquet
-from published_files import picture, write_hub_cache, write_image_rows, write_zip
+from support.converted import read_rows
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

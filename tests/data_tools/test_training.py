@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from converted import read_counts, read_rows
+from data_tools.published_files import picture, sat_row, write_image_rows, write_lines, write_sat
 from gpg_vl import cli
-from gpg_vl.run_log import read_metrics
-from published_files import picture, sat_row, write_image_rows, write_lines, write_sat
+from gpg_vl.run.run_log import read_metrics
+from support.converted import read_counts, read_rows
 
 NUM = 6
 

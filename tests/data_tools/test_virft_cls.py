@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from converted import read_counts, read_rows
+from data_tools.published_files import picture, write_image_rows
 from data_tools.virft_cls import SETS, main
-from published_files import picture, write_image_rows
-from shared_data import shared_file
+from support.converted import read_counts, read_rows
+from support.shared_data import shared_file
 
 CLASS_FILES = {
     "flowers": "classes_oxford_flowers.txt",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmark_rows import BOX, LIMITS, SHAPES, write_rows
 from eval import cvbench, detection, fine_grained, geoqa, lisa, refcoco, superclevr, table
 from eval.command import run
-from shared_data import shared_file
+from support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
+from support.shared_data import shared_file
 
 CASES: list[tuple[ModuleType, dict[str, int], list[dict[str, Any]], dict[str, str], set[str]]] = [
     (geoqa, {"test": 3}, [{}], {"task": "geometry", "answer": "65°"}, {"Accuracy"}),

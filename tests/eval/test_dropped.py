@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmark_rows import BOX, LIMITS, SHAPES, write_rows
 from eval import cvbench, fine_grained, geoqa, lisa, refcoco, superclevr
 from eval.benchmark import Benchmark
 from eval.command import run
 from eval.dropped import read_dropped
-from gpg_vl.predictions import DROPPED
+from gpg_vl.evaluation.predictions import DROPPED
+from support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
 
 CASES = [
     (geoqa.BENCHMARK, "test", {}, {"task": "geometry", "answer": "65°"}, "Accuracy"),

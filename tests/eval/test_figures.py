@@ -13,15 +13,15 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from builders import png
 from eval import lisa
 from eval.command import run
 from eval.detection import average_precision, gold_of_rows
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
+from gpg_vl.evaluation.scores import estimate, mean_of
 from gpg_vl.records import Box, Sample
-from gpg_vl.scores import estimate, mean_of
 from gpg_vl.verifiers.box_text import Detection
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
+from support.builders import png
 
 
 def random_boxes(rng: numpy.random.Generator, num: int) -> list[Box]:

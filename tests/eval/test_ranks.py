@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from benchmark_rows import write_rows
 from eval import cvbench, geoqa, superclevr
 from eval.command import run
-from gpg_vl import evaluate_model
+from gpg_vl.evaluation import evaluate_model
+from support.benchmark_rows import write_rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

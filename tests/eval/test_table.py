@@ -14,7 +14,7 @@ from eval import fine_grained
 from eval.command import run
 from eval.superclevr import BENCHMARK
 from eval.table import main, make_tables, read_runs
-from gpg_vl.scores import estimate, mean_of
+from gpg_vl.evaluation.scores import estimate, mean_of
 
 PUBLISHED = 82.5  # of superclevr under grpo
 

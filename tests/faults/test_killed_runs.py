@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpg_vl.run_log import read_metrics
-from runs import (
+from gpg_vl.run.run_log import read_metrics
+from support.tiny_runs import (
     assert_equal_runs,
     fork_command,
     last_saved_step,
@@ -104,7 +104,7 @@ def test_sigterm_in_each_phase(tmp_path: Path, model: Path, phase: str) -> None:
         process.join(SECONDS)
         assert process.exitcode == 143
     else:
-        assert _outcome(folder, "cut", f"run_faults:sigterm_in_{phase}") == 143
+        assert _outcome(folder, "cut", f"support.run_faults:sigterm_in_{phase}") == 143
     [sent] = [float(line.split()[-1]) for line in (folder / "log.txt").read_text().splitlines() if "SIGTERM at" in line]
     assert time.time() - sent < 20
     assert last_saved_step(folder / "cut") == last_step(folder / "cut") > 0

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from gpg_vl.cli import main
-from gpg_vl.manifest import find_damage
-from gpg_vl.output_dir import find_resume_point
 from gpg_vl.recipes import load_recipe
-from runs import (
+from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.output_dir import find_resume_point
+from support.tiny_runs import (
     assert_equal_runs,
     assert_equal_tensors,
     fork_ranks,
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
 def run_ranks(
     folder: Path, name: str, deepspeed: str, num: int = 2, words: Sequence[str] = (), fault: str | None = None
 ) -> None:
-    faults = {} if fault is None else dict.fromkeys(range(num), f"run_faults:{fault}")
+    faults = {} if fault is None else dict.fromkeys(range(num), f"support.run_faults:{fault}")
     ranks = fork_ranks(folder, [*train_words(name), *words], deepspeed, num, faults)
     assert join_ranks(ranks, SECONDS) == [0] * num, (folder / "log.txt").read_text()
 
@@ -117,7 +117,7 @@ def test_there_and_back(folder: Path) -> None:
 
 
 def forget_moments(checkpoint: Path) -> None:
-    from gpg_vl.manifest import seal_folder
+    from gpg_vl.run.manifest import seal_folder
 
     (checkpoint / "training_state/optimizer-1.safetensors").unlink()
     seal_folder(checkpoint)
@@ -170,7 +170,7 @@ def test_a_save_killed_on_one_of_two_ranks(folder: Path, deepspeed: str) -> None
     run_ranks(folder, "whole", deepspeed)
     for rank, fault in enumerate(["die_in_second_save", "die_in_second_gathering"]):
         name = f"cut-{rank}"
-        ranks = fork_ranks(folder, train_words(name), deepspeed, faults={rank: f"run_faults:{fault}"})
+        ranks = fork_ranks(folder, train_words(name), deepspeed, faults={rank: f"support.run_faults:{fault}"})
         assert -signal.SIGKILL in join_ranks(ranks, SECONDS)
         assert (folder / name / "checkpoint-4.partial").is_dir()
         assert last_saved_step(folder / name) == 2
@@ -181,7 +181,7 @@ def test_a_save_killed_on_one_of_two_ranks(folder: Path, deepspeed: str) -> None
 
 @pytest.mark.timeout(2 * SECONDS)
 def test_a_full_disk_ends_all_ranks_in_one_line(folder: Path) -> None:
-    ranks = fork_ranks(folder, train_words("run"), "zero3", faults={0: "run_faults:full_disk_in_second_save"})
+    ranks = fork_ranks(folder, train_words("run"), "zero3", faults={0: "support.run_faults:full_disk_in_second_save"})
     assert join_ranks(ranks, SECONDS) == [1, 1]
     said = (folder / "log.txt").read_text()
     assert said.count("gpg-vl train: run/checkpoint-4 could not be written: ") == 1, "one rank says it"
@@ -196,7 +196,7 @@ def test_a_full_disk_ends_all_ranks_in_one_line(folder: Path) -> None:
 def test_sigterm_to_one_rank_ends_both_together(folder: Path, phase: str) -> None:
     """The last finished step is saved by both; started again they end as ever."""
     run_ranks(folder, "whole", "zero3")
-    ranks = fork_ranks(folder, train_words("cut"), "zero3", faults={0: f"run_faults:sigterm_in_{phase}"})
+    ranks = fork_ranks(folder, train_words("cut"), "zero3", faults={0: f"support.run_faults:sigterm_in_{phase}"})
     assert join_ranks(ranks, SECONDS) == [143, 143]
     assert last_saved_step(folder / "cut") == last_step(folder / "cut") == {"rollout": 1}.get(phase, 2)
     run_ranks(folder, "cut", "zero3")

@@ -12,8 +12,8 @@ from statistics import median
 
 import pytest
 
-from gpg_vl.run_log import read_metrics
-from runs import fork_command, last_step, train_words, write_recipe_folder
+from gpg_vl.run.run_log import read_metrics
+from support.tiny_runs import fork_command, last_step, train_words, write_recipe_folder
 
 STEPS = 1000
 WARM = 200  # steps after which nothing should grow
@@ -46,7 +46,7 @@ def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folde
     folder = write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], keys)
     with (folder / "own.py").open("a") as file:
         file.write(UNRELIABLE)
-    process = fork_command(folder, train_words("run"), "run_faults:soak")
+    process = fork_command(folder, train_words("run"), "support.run_faults:soak")
     try:
         by_step = watch(process, folder / "run")
     finally:

@@ -14,15 +14,16 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.records import TrainingGroup
-from gpg_vl.rollout import HfEngine, Sampling
-from gpg_vl.self_check import check_packing, plain_log_probs
-from gpg_vl.update import PolicyForward
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.self_check import check_packing, plain_log_probs
+from support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
 
 LoadModel = Callable[..., QwenVLAdapter]
 PARTS = (["text"], ["vision"], ["text", "vision"])

@@ -12,17 +12,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from builders import make_prompt, make_sample, random_completions
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
-from gpg_vl.objectives.base import Objective, StepTotals, count_tokens
-from gpg_vl.packing import build_micro_batch, plan_micro_batches
-from gpg_vl.records import Completion, LogProbs, Prompt, Reward, Sample, ScoredGroup
-from gpg_vl.reference import Reference
-from gpg_vl.self_check import plain_log_probs
-from gpg_vl.update import PolicyForward
-from shared_data import shared_file
+from gpg_vl.objectives.base import Objective
+from gpg_vl.records import Completion, LogProbs, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.reference import Reference
+from gpg_vl.update.self_check import plain_log_probs
+from support.builders import make_prompt, make_sample, random_completions
+from support.shared_data import shared_file
 
 LoadModel = Callable[..., QwenVLAdapter]
 

@@ -14,8 +14,7 @@ import torch
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
-from gpg_vl.objectives.base import StepTotals, count_tokens
-from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup
+from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
 
 REDUCTIONS = ("group", "sequence", "token", "token_official")
 SAMPLE = Sample("s", "counting", (), "q", "a")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from data_tools import clevr, geoqa, lisa, sat, virft_cls, virft_det
+from data_tools.published_files import write_image_rows
+from data_tools.published_sources import write_source
 from gpg_vl.config import Recipe
 from gpg_vl.recipes import load_recipe
-from gpg_vl.run_log import read_metrics
+from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
-from published_files import write_image_rows
-from published_sources import write_source
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "scripts/recipes"

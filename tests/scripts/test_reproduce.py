@@ -29,10 +29,13 @@ def test_help_and_mistakes(script: Path, tmp_path: Path) -> None:
     assert f"usage: scripts/reproduce/{script.stem}.sh" in shown.stdout
     wrong = run_script(script, tmp_path, "--variant", "ppo")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "--variant: 'ppo' is not known; it is gpg, gpg-official, grpo, sft or base\n"
+    assert wrong.stderr.count("\n") == 1
+    assert all(name in wrong.stderr for name in ("--variant", "'ppo'", "gpg,", "gpg-official", "grpo", "sft", "base"))
     unknown = run_script(script, tmp_path, "--fast")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("unknown word: --fast\nusage: ")
+    first, second = unknown.stderr.splitlines()[:2]
+    assert "--fast" in first
+    assert second.startswith("usage: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,4 +50,5 @@ def test_a_missing_source_stops_the_script(tmp_path: Path) -> None:
 def test_an_unknown_set_is_named(tmp_path: Path) -> None:
     failed = run_script(ROOT / "scripts/reproduce/fine_grained.sh", tmp_path, SETS="birds")
     assert failed.returncode == 2
-    assert failed.stderr == "SETS: 'birds' is not known; the sets are flowers, pets, aircraft, cars\n"
+    assert failed.stderr.count("\n") == 1
+    assert all(name in failed.stderr for name in ("SETS", "'birds'", "flowers", "pets", "aircraft", "cars"))

@@ -17,7 +17,7 @@ from data_tools.generate import draw_samples, main
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, Knobs, counting, geometry, grounding, relations
 from data_tools.levels.things import Thing, paint
 from data_tools.scenes import Scene
-from gpg_vl.images import open_image
+from gpg_vl.data.images import open_image
 from gpg_vl.records import ImageView
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion, score_completion

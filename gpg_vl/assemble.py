@@ -1,0 +1,210 @@
+"""A recipe -> the stages of a run, made in the order that finds mistakes cheapest: recipe, rows, model, rows in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from gpg_vl.collect import Collector
+from gpg_vl.config import Recipe
+from gpg_vl.data.stream import SampleStream
+from gpg_vl.evaluation.evaluator import Evaluator
+from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.models import load_adapter
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.objectives import build_objective
+from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
+from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
+from gpg_vl.processes.ranks import note, run_on_main, run_together
+from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.weights import check_whole_weights_fit
+from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
+from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rollout import build_engine
+from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
+from gpg_vl.run.output_dir import check_room, find_resume_point
+from gpg_vl.run.progress import Progress
+from gpg_vl.run.random_state import seed_everything
+from gpg_vl.run.run_log import RunLog
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.tasks.base import Task
+from gpg_vl.update.learner import Learner
+from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the loop of a run works with."""
+
+    adapter: QwenVLAdapter
+    tasks: dict[str, Task]  # by the name that the rows use
+    stream: SampleStream
+    collector: Collector
+    learner: Learner
+    evaluator: Evaluator
+    eval_rows: Sequence[Row]  # empty where nothing is validated
+    progress: Progress
+    log: RunLog
+
+
+def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages:
+    """Loads and checks everything that the recipe names, at the run's start or where it stopped. All ranks together.
+
+    Raises:
+        ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
+    """
+    checkpoint = run_on_main(lambda: find_resume_point(recipe))
+    objective = _build_objective(recipe, accelerator)
+    checked = run_together(lambda: _load_sources(recipe, checkpoint))
+    scorer.start()  # its processes come up while the model loads
+    seed_everything(recipe.run.seed)
+    adapter = run_together(lambda: _load_adapter(recipe, checkpoint))
+    _place_weights(adapter, accelerator)
+    parts = _Parts(recipe, objective, checked, adapter, scorer, accelerator)
+    reports = _check_rows(parts) if checkpoint is None else []  # else they were checked before
+    run_together(lambda: _check_disk(recipe, adapter))
+    stages = _build_stages(parts, reports, checkpoint)
+    run_on_main(lambda: write_recipe(recipe, Path(recipe.run.output_dir) / RECIPE_FILE))
+    if checkpoint is not None:
+        _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws from them
+    return stages
+
+
+class _Parts:
+    """What the stages are made from: the recipe's objective, sources and model, and the prompts that they make."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        objective: Objective,
+        checked: Sequence[CheckedSources],
+        adapter: QwenVLAdapter,
+        scorer: Scorer,
+        accelerator: Accelerator,
+    ):
+        self.recipe = recipe
+        self.objective = objective
+        self.checked = checked
+        self.adapter = adapter
+        self.scorer = scorer
+        self.accelerator = accelerator
+        self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
+        self.prompts = build_prompts(recipe, self.tasks, adapter, training_room(recipe, adapter))
+        self.eval_prompts = build_prompts(recipe, self.tasks, adapter, evaluation_room(recipe, adapter))
+        self.gold = GoldCompletions(adapter, self.tasks)
+
+
+def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
+    """The objective; refuses what the recipe says of it and of the optimizer."""
+    objective = build_objective(recipe.objective)
+    check_group_size(recipe, objective)
+    check_optimizer(recipe.update, sharding_stage(accelerator))
+    learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
+    if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
+        note("note: samples come from a truncated distribution, log-probs from the full one")
+    return objective
+
+
+def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSources]:
+    checked = load_all_sources(recipe)
+    if checkpoint is not None:
+        check_same_rows(checked[0], load_state(checkpoint).data)
+    return checked
+
+
+def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> QwenVLAdapter:
+    path = recipe.model.path if checkpoint is None else str(checkpoint)
+    return load_adapter(replace(recipe.model, path=path))
+
+
+def _place_weights(adapter: QwenVLAdapter, accelerator: Accelerator) -> None:
+    num_weights, _ = adapter.num_parameters()
+    cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights))
+    if cost is not None:
+        note(
+            f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
+            f"{cost.free / 2**30:.2f} GiB are free"
+        )
+    if sharding_stage(accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
+        adapter.to(accelerator.device)
+
+
+def _check_rows(parts: _Parts) -> list[SourceReport]:
+    recipe = parts.recipe
+    gold = parts.gold if parts.objective.imitates_gold else None
+    reports = check_all_rows(recipe, parts.checked, parts.prompts, parts.eval_prompts, parts.adapter, gold)
+    run_on_main(lambda: show_rows(reports, Path(recipe.run.output_dir)))
+    return reports
+
+
+def _check_disk(recipe: Recipe, adapter: QwenVLAdapter) -> None:
+    check_room(recipe, *adapter.num_parameters())
+
+
+def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Path | None) -> Stages:
+    recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
+    stream = SampleStream(checked[0].sources, recipe.run.seed)
+    stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
+    engine = build_engine(recipe.rollout, adapter)
+    collector = Collector(
+        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
+    )
+    evaluator = Evaluator(
+        parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe.evaluation, recipe.rollout.max_new_tokens,
+        recipe.run.seed,
+    )  # fmt: skip
+    learner = _build_learner(parts)
+    num_shrunk = sum(report.num_shrunk for report in reports)
+    if checkpoint is None:
+        progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
+    else:
+        progress = _resume(recipe, checkpoint, adapter, learner, stream)
+    eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
+    log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
+    return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, progress, log)
+
+
+def _build_learner(parts: _Parts) -> Learner:
+    recipe, accelerator = parts.recipe, parts.accelerator
+    if accelerator.is_main_process:
+        show_trained_parts(parts.adapter, recipe.model, recipe.update)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator)
+    if accelerator.num_processes > 1:
+        stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
+        note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
+    return learner
+
+
+def _resume(
+    recipe: Recipe, checkpoint: Path, adapter: QwenVLAdapter, learner: Learner, stream: SampleStream
+) -> Progress:
+    """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
+    load_optimizer(checkpoint, adapter, learner.optimizer)
+    progress = Progress.after(load_state(checkpoint), recipe.run)
+    stream.restore(progress.stream)
+    left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""
+    shrunk = f", {progress.shrunk_rows} scaled down" if progress.shrunk_rows else ""
+    note(f"resuming {recipe.run.output_dir} after step {progress.step}{left_out}{shrunk}")
+    for name, (then, now) in changed_versions(checkpoint).items():
+        note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
+    if progress.is_over:
+        ended = "by run.stop_when" if progress.all_done_step is not None else "at run.steps; raise it to go on"
+        note(f"{recipe.run.output_dir} has ended {ended}")
+    return progress
+
+
+def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:
+    run = recipe.run
+    is_silent = not accelerator.is_main_process
+    return RunLog(Path(run.output_dir), run.trackers, progress.step, run.steps, is_silent)
+
+
+def _restore_random_state(checkpoint: Path, rank: int) -> None:
+    if not load_random_state(checkpoint, rank):
+        print(f"note: the random states of rank {rank} start anew: the run had fewer ranks", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""``gpg-vl doctor``: what this machine has, and whether a checkpoint is whole and answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe
+from gpg_vl.models import load_adapter
+from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.saving import check_model_folder
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Sample
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
+
+_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
+
+
+def describe_machine() -> Iterator[str]:
+    """Lines: versions, devices, what is missing and what needs it."""
+    yield f"python {platform.python_version()}  " + "  ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield f"device cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        yield f"device cpu, {torch.get_num_threads()} threads; no CUDA device: fit for tiny models only"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        yield "without bitsandbytes: no update.optimizer adamw_8bit (pip install 'gpg-vl[bnb]')"
+
+
+def check_checkpoint(recipe: Recipe) -> Iterator[str]:
+    """Checks ``recipe.model.path`` and samples one completion; a line for each thing that is in order.
+
+    Raises:
+        ValueError: what is wrong with it
+    """
+    folder = Path(resolve_model_path(recipe.model.path))
+    if (folder / MANIFEST_FILE).is_file():
+        damage = find_damage(folder)
+        if damage is not None:
+            raise ValueError(f"{folder}: {damage}; use an earlier checkpoint")
+        yield f"{MANIFEST_FILE}: every file is as it was written"
+    base = find_base(str(folder))
+    check_model_folder(folder)
+    kind = "weights" if base is None else f"adapter of {base}"
+    yield f"{kind}: names, shapes and types are those of the config; processor and chat template are there"
+    yield f"completion: {_complete(replace(recipe.model, path=str(folder)))!r}"
+
+
+def _complete(model: ModelConfig) -> str:
+    """The most likely completion to a question about a grey picture."""
+    adapter = load_adapter(model)
+    adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    buffer = io.BytesIO()
+    Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
+    sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")
+    prompt = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build(sample)
+    [group] = HfEngine(adapter, 65536).generate([prompt], 1, Sampling(32, temperature=0.0), [("doctor",)])
+    return group.completions[0].text

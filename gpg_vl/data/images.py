@@ -1,0 +1,221 @@
+"""An image file, its bytes or its URL -> an upright RGB image, or one line that says why not.
+
+Everything that can be wrong with a file is known from its header where possible, before a pixel is decoded. A path
+never leaves its root; a URL is fetched only from a host that the caller names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TypeVar
+
+import numpy
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from PIL.PngImagePlugin import PngImageFile
+
+from gpg_vl.data.downloads import check_url, download
+
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 20_000_000
+MIN_SIDE = 2  # pixels
+MAX_ASPECT = 50  # longer side to shorter side; the Qwen models stop at 200
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_END = b"IEND\xaeB`\x82"
+_TURNS = {  # EXIF orientation -> what makes the image upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_Result = TypeVar("_Result")
+
+
+class BadImage(ValueError):
+    """``cannot open image NAME: REASON``: what ``data.on_bad_image`` decides about."""
+
+
+class _RefusedError(Exception):
+    """The image is not one that the kit takes; the text says why."""
+
+
+def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> str:
+    """The image that a row names, as ``open_image`` takes it: an absolute path in the root, or a URL of a known host.
+
+    Args:
+        entry: a path relative to ``root``, links included, or a URL
+        root: resolved folder; None allows no paths
+        hosts: hosts that a URL may name
+
+    Raises:
+        ValueError: the path leads out of the root, or the URL is none of these hosts; says what to do
+    """
+    if _is_url(entry):
+        try:
+            check_url(entry, hosts)
+        except ValueError as error:
+            raise ValueError(f"image {entry[:80]!r}: {error}") from error
+        return entry
+    if root is None:
+        raise ValueError(
+            f"image {entry[:80]!r} is not in the hub data set itself; set data.image_root to the images' folder"
+        )
+    try:
+        path = (root / entry).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
+    if not path.is_relative_to(root):
+        raise ValueError(f"image {entry[:80]!r} is outside of {root}; set data.image_root to a folder that holds it")
+    return str(path)
+
+
+def check_presence(source: str | bytes) -> None:
+    """Raises ``BadImage`` where a path names no file. Bytes are there, and a URL is not asked."""
+    if isinstance(source, str) and not _is_url(source):
+        try:
+            reason = "" if Path(source).is_file() else "no such file"
+        except OSError as error:
+            reason = _reason(error)
+        if reason:
+            raise BadImage(f"cannot open image {source[:200]}: {reason}; put it there or set data.image_root")
+
+
+def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
+    """The first frame as RGB, turned upright by its EXIF orientation, on white where it is transparent.
+
+    Args:
+        source: path or URL of a PNG, JPEG or WebP file, or the bytes of one
+        hosts: hosts that a URL may name; without any, every URL is refused
+
+    Raises:
+        BadImage: ``cannot open image NAME: REASON``
+    """
+    return _read(source, hosts, _decode)
+
+
+def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes:
+    """The bytes behind a URL, so that nobody has to fetch them again; a path or bytes as they are.
+
+    Raises:
+        BadImage: ``cannot open image NAME: REASON``
+    """
+    if isinstance(source, bytes) or not _is_url(source):
+        return source
+    try:
+        return _fetch(source, hosts)
+    except _RefusedError as error:
+        raise BadImage(f"cannot open image {source[:200]}: {error}") from error
+
+
+def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, int]:
+    """Width and height in pixels of what ``open_image`` would return, from the header alone.
+
+    Raises:
+        BadImage: ``cannot open image NAME: REASON``
+    """
+    return _read(source, hosts, _upright_size)
+
+
+def _is_url(source: str) -> bool:
+    return "://" in source or source.startswith("data:")
+
+
+def _read(source: str | bytes, hosts: Collection[str], action: Callable[[Image.Image], _Result]) -> _Result:
+    try:
+        with _open_stream(source, hosts) as stream, Image.open(stream, formats=_FORMATS) as image:
+            _refuse_size(*image.size)
+            return action(image)
+    except Exception as error:  # on broken bytes decoders raise nearly anything
+        name = f"({len(source)} bytes)" if isinstance(source, bytes) else source[:200]
+        raise BadImage(f"cannot open image {name}: {_reason(error)}") from error
+
+
+def _open_stream(source: str | bytes, hosts: Collection[str]) -> AbstractContextManager[IO[bytes]]:
+    if isinstance(source, str) and _is_url(source):
+        source = _fetch(source, hosts)
+    if isinstance(source, str) and not Path(source).is_file():
+        raise _RefusedError("no such file")
+    num_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    if num_bytes == 0:
+        raise _RefusedError("the file is empty")
+    if num_bytes > MAX_BYTES:
+        raise _RefusedError(f"the file has {num_bytes} bytes, more than {MAX_BYTES}")
+    return BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
+def _fetch(url: str, hosts: Collection[str]) -> bytes:
+    try:
+        return download(url, hosts, MAX_BYTES)
+    except ValueError as error:
+        raise _RefusedError(str(error)) from error
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
+    if min(width, height) < MIN_SIDE:
+        raise _RefusedError(f"it has {width} x {height} pixels; each side needs at least {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise _RefusedError(f"it has {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _reason(error: Exception) -> str:
+    """Why, without the library's own text, which may hold bytes of the file."""
+    if isinstance(error, _RefusedError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no PNG, JPEG or WEBP image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS} pixels; make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"it is broken or truncated ({type(error).__name__})"
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    if isinstance(image, PngImageFile):
+        _refuse_cut(image)
+    turn = _TURNS.get(_orientation(image))
+    rgb = _to_rgb(image)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info = {}  # without the EXIF bytes, so that nobody turns it again
+    return upright
+
+
+def _refuse_cut(image: PngImageFile) -> None:
+    """Pillow takes a PNG that was cut behind its pixels."""
+    assert image.fp is not None, "its pixels are still to be read"
+    start = image.fp.tell()
+    if _PNG_END not in image.fp.read():
+        raise _RefusedError("it is broken or truncated (its end is missing)")
+    image.fp.seek(start)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none. A PNG that keeps it behind the pixels counts as upright."""
+    in_header = image.format != "PNG" or "exif" in image.info
+    return image.getexif().get(ExifTags.Base.Orientation, 1) if in_header else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+        rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+        if "transparency" in image.info:  # the one grey value that is
+            rgb.paste("white", mask=Image.fromarray(numpy.asarray(image) == image.info["transparency"]))
+        return rgb
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

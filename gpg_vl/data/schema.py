@@ -1,0 +1,56 @@
+"""The row schema: its version, its columns as Parquet has them, and what a field may hold (docs/data.md)."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import datasets
+
+from gpg_vl.data.json_text import check_characters, write_json
+
+SCHEMA_VERSION = 1
+"""Raised when an older kit would read a new row wrongly. Rows that do not say are of version 1."""
+
+VERSION_FIELD = "schema_version"
+KIT_FIELDS = ("id", "task", "images", "question", "answer", "meta")
+
+MAX_TEXT_CHARS = 65_536
+"""Of a text field: no model of the kit reads more, and completions are read up to the same length."""
+
+FEATURES = datasets.Features(
+    {
+        VERSION_FIELD: datasets.Value("int32"),
+        **{name: datasets.Value("string") for name in ("id", "task")},
+        "images": datasets.List(datasets.Image()),
+        **{name: datasets.Value("string") for name in ("question", "answer", "meta")},
+    }
+)
+"""Columns of a Parquet file of kit rows; ``meta`` is JSON text."""
+
+
+def check_version(value: Any) -> None:
+    """Raises ``ValueError`` where a row's ``schema_version`` is not one that this kit reads; None is version 1."""
+    if value not in (None, SCHEMA_VERSION):
+        raise ValueError(
+            f"schema_version is {repr(value)[:40]}, this kit reads {SCHEMA_VERSION}; "
+            "write the rows again with this kit, or use the newer one"
+        )
+
+
+def read_text(field: str, value: Any) -> str:
+    """The text of a field; a value of another type becomes JSON.
+
+    Raises:
+        ValueError: there is nothing, too much of it, or no text; names the field
+    """
+    if value is None or value == "" or value != value:  # the last is how tables write a number that is missing
+        raise ValueError(f"the {field} is missing")
+    try:
+        text = value if isinstance(value, str) else str(value) if isinstance(value, Decimal) else write_json(value)
+        check_characters(text)
+    except ValueError as error:
+        raise ValueError(f"the {field} cannot be read as text: {error}") from error
+    if len(text) > MAX_TEXT_CHARS:
+        raise ValueError(f"the {field} has {len(text)} characters, more than {MAX_TEXT_CHARS}; shorten it")
+    return text

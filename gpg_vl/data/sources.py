@@ -1,0 +1,102 @@
+"""A data file, a folder saved by ``datasets`` or a hub name -> samples, made when asked for. No image is opened here.
+
+Rows carry the kit's columns (the fields of ``Sample``), or others that an entry's ``columns`` maps to them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gpg_vl.data.rows import LazySamples, find_image_root, match_columns
+from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.data.tables import open_table
+from gpg_vl.data.writing import write_jsonl, write_parquet
+from gpg_vl.records import Sample
+
+__all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
+
+ENTRY_KEYS = ("path", "weight", "columns")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of ``data.train`` or ``data.eval``: ``Source("data/train.parquet", 1.0, samples)``."""
+
+    name: str  # path or hub name, as the recipe writes it
+    weight: float  # its share of the drawn samples, relative to the other sources
+    samples: Sequence[Sample]  # each made when asked for
+
+
+def load_source(
+    entry: str | Mapping[str, Any],
+    image_root: str | None = None,
+    task: str | None = None,
+    limit: int | None = None,
+    image_hosts: Collection[str] = (),
+    check_ids: bool = True,
+) -> Source:
+    """Opens a source and matches its columns; rows are read when asked for.
+
+    Args:
+        entry: a path or hub name, or a dict of ``path`` and, as needed, ``weight`` and ``columns`` (kit field to the
+            file's column; ``images: null`` where the file has none)
+        image_root: folder that image paths are relative to and must stay in; None takes the data file's own folder
+        task: replaces the task of every row
+        limit: first so many rows; None takes all
+        image_hosts: hosts that image URLs may name; without any, every URL is refused
+        check_ids: whether an id that occurs twice is an error
+
+    Raises:
+        ValueError: names the entry, and the column or the row, and the way out
+    """
+    path, weight, columns = _read_entry(entry)
+    table = open_table(path, limit)
+    if not len(table):
+        raise ValueError(f"{path} has no rows; fill it or leave it out")
+    matched = match_columns(path, table.column_names, columns, task)
+    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
+    if check_ids and "id" in matched:
+        _refuse_repeated_ids(path, table.column(matched["id"]))
+    return Source(path, weight, samples)
+
+
+class _Entry(NamedTuple):
+    path: str
+    weight: float
+    columns: Mapping[str, str | None] | None
+
+
+def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
+    if isinstance(entry, str):
+        return _Entry(entry, 1.0, None)
+    _refuse_unknown("key", entry, ENTRY_KEYS, "an entry of data.train or data.eval")
+    path, weight, columns = entry.get("path"), entry.get("weight", 1.0), entry.get("columns")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"an entry of data.train or data.eval has no path: {dict(entry)}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise ValueError(f"{path}: weight is {weight!r}; make it a number above 0")
+    if columns is not None:
+        if not isinstance(columns, Mapping):
+            raise ValueError(f"{path}: columns is {columns!r}; make it a mapping such as {{question: problem}}")
+        _refuse_unknown("field", columns, KIT_FIELDS, f"columns of {path}")
+    return _Entry(path, float(weight), columns)
+
+
+def _refuse_unknown(what: str, given: Iterable[str], known: Sequence[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ValueError(f"{where} has an unknown {what} {name!r}; {hint}known are {list(known)}")
+
+
+def _refuse_repeated_ids(path: str, ids: Sequence[Any]) -> None:
+    first_rows: dict[str, int] = {}
+    for number, sample_id in enumerate(ids, start=1):
+        first = number if sample_id is None else first_rows.setdefault(str(sample_id), number)
+        if first != number:
+            raise ValueError(f"{path}, row {number}: has the id {sample_id!r} of row {first}; give each row its own")

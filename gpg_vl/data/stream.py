@@ -1,0 +1,84 @@
+"""The endless, resumable stream of samples that training draws its prompts from.
+
+Sources are mixed by weight, each walked in a new order every epoch. What comes next depends on the seed, on what was
+drawn before and on the rows left out: the state is one counter per source, one in all, and those rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Collection, Mapping, Sequence
+
+from gpg_vl.data.sources import Source
+from gpg_vl.records import Sample
+
+
+class SampleStream:
+    def __init__(self, sources: Sequence[Source], seed: int):
+        self._sources = list(sources)
+        self._seed = seed
+        self._drawn = 0
+        self._cursors = [0] * len(self._sources)
+        self._left_out: dict[str, str] = {}
+        self._order: dict[int, tuple[int, list[int]]] = {}  # source -> epoch and its order, kept for speed alone
+
+    def draw(self, count: int, without_tasks: Collection[str] = ()) -> list[Sample]:
+        """The next ``count`` samples; those of ``without_tasks`` and those left out are passed over.
+
+        Raises:
+            ValueError: no other is there
+        """
+        samples: list[Sample] = []
+        patience = 100 * sum(len(source.samples) for source in self._sources)
+        while len(samples) < count:
+            sample = self._next_of(self._pick_source())
+            if sample.task not in without_tasks and sample.id not in self._left_out:
+                samples.append(sample)
+                continue
+            patience -= 1
+            if patience < 0:
+                other = f" of a task other than {sorted(without_tasks)}" if without_tasks else ""
+                left_out = f", but for {len(self._left_out)} that are left out" if self._left_out else ""
+                raise ValueError(f"data.train has no row{other}{left_out}")
+        return samples
+
+    def leave_out(self, causes: Mapping[str, str]) -> None:
+        """Passes over samples from now on: their ids, and why."""
+        self._left_out |= causes
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        return self._left_out
+
+    def state(self) -> dict[str, object]:
+        return {"drawn": self._drawn, "cursors": list(self._cursors), "left_out": dict(self._left_out)}
+
+    def restore(self, state: dict[str, object]) -> None:
+        cursors = state["cursors"]
+        assert isinstance(cursors, list) and len(cursors) == len(self._sources), state
+        self._drawn = int(str(state["drawn"]))
+        self._cursors = [int(cursor) for cursor in cursors]
+        left_out = state["left_out"]
+        assert isinstance(left_out, dict), state
+        self._left_out = dict(left_out)
+
+    def _pick_source(self) -> int:
+        rng = self._random("source", self._drawn)
+        self._drawn += 1
+        return rng.choices(range(len(self._sources)), [source.weight for source in self._sources])[0]
+
+    def _next_of(self, source: int) -> Sample:
+        samples = self._sources[source].samples
+        epoch, position = divmod(self._cursors[source], len(samples))
+        self._cursors[source] += 1
+        known = self._order.get(source)
+        if known is None or known[0] != epoch:
+            order = list(range(len(samples)))
+            self._random("epoch", source, epoch).shuffle(order)
+            self._order[source] = (epoch, order)
+        return samples[self._order[source][1][position]]
+
+    def _random(self, *key: object) -> random.Random:
+        digest = hashlib.blake2b(repr((self._seed, *key)).encode(), digest_size=8).digest()
+        return random.Random(int.from_bytes(digest, "big"))

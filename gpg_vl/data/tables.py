@@ -1,0 +1,176 @@
+"""A data file, a folder saved by ``datasets`` or a hub name -> rows of plain values, images still encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.dataset  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from gpg_vl.data.json_text import read_object
+
+Row = dict[str, Any]
+
+_ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+"""Without this, all of a file is in memory until its last row is read."""
+
+
+class Table(Protocol):
+    """Rows by index, none of them made before it is asked for."""
+
+    column_names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> Row:
+        """Raises ``ValueError`` where there is none to be read; says why, without the file and the number."""
+
+    def column(self, name: str) -> list[Any]:
+        """One value a row, None where it has none."""
+
+
+class _ArrowTable:
+    """Rows of a memory-mapped ``datasets.Dataset`` as plain values; images stay encoded."""
+
+    def __init__(self, data: datasets.Dataset) -> None:
+        self.column_names: list[str] = data.column_names
+        self._data = data.with_format("arrow")  # this format decodes nothing
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def row(self, index: int) -> Row:
+        row: Row = _to_plain(self._data[index])[0]
+        return row
+
+    def column(self, name: str) -> list[Any]:
+        return _to_plain(self._data.select_columns([name])[:][name])
+
+
+def _to_plain(values: Any) -> list[Any]:
+    try:
+        plain: list[Any] = values.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError("a text is not UTF-8; write the file again") from error
+    except (OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(f"a value cannot be read ({_first_line(error)}); write the file again") from error
+    return plain
+
+
+class _JsonTable:
+    """Rows of a JSON lines file; row n is line n. A line that is none is an error when its row is asked for."""
+
+    def __init__(self, path: str, limit: int | None) -> None:
+        """Raises ``ValueError`` where no line is a row."""
+        lines = Path(path).read_bytes().rstrip().splitlines()[:limit]
+        self._rows = list(map(_parse_line, lines))
+        rows = [row for row in self._rows if not isinstance(row, ValueError)]
+        if self._rows and not rows:
+            raise ValueError(f"{path}, line 1: {self._rows[0]}")
+        self.column_names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int) -> Row:
+        row = self._rows[index]
+        if isinstance(row, ValueError):
+            raise ValueError(str(row))
+        return row
+
+    def column(self, name: str) -> list[Any]:
+        return [None if isinstance(row, ValueError) else row.get(name) for row in self._rows]
+
+
+def _parse_line(line: bytes) -> Row | ValueError:
+    try:
+        return read_object(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return ValueError("the line is not UTF-8; save the file as UTF-8")
+    except ValueError as error:
+        return ValueError(f"the line is {error}; write one JSON object a line")
+
+
+def open_table(path: str, limit: int | None) -> Table:
+    """The first ``limit`` rows, or all, of a file or folder here, or else of a hub data set's split ``train``.
+
+    Raises:
+        ValueError: there is no such thing or it cannot be read; names it and the line where that is known
+    """
+    location = Path(path)
+    suffix = location.suffix.lower()
+    if location.is_file() and suffix in (".jsonl", ".json"):
+        return _JsonTable(path, limit)
+    if location.is_file() and suffix == ".parquet":
+        data = _open_parquet(path)
+    elif location.is_file():
+        raise ValueError(
+            f"{path} is no data file of the kit; give a .parquet or .jsonl file or a folder saved by datasets"
+        )
+    elif location.is_dir():
+        data = _open_folder(path)
+    elif suffix in (".parquet", ".jsonl", ".json") or path.count("/") > 1 or path.startswith((".", "/", "~")):
+        raise ValueError(f"no such file: {path}")
+    else:
+        data = _open_hub(path)
+    return _ArrowTable(data if limit is None else data.select(range(min(limit, len(data)))))
+
+
+def _open_parquet(path: str) -> datasets.Dataset:
+    try:
+        is_empty = pyarrow.parquet.read_metadata(path).num_rows == 0
+        with without_progress_bars():  # datasets itself cannot read a file without rows
+            if is_empty:
+                return datasets.Dataset.from_dict({})
+            data = datasets.Dataset.from_parquet(path, fragment_scan_options=_ROW_GROUP_BY_ROW_GROUP)
+            pyarrow.default_memory_pool().release_unused()  # of the copy that was made; the rows are memory-mapped
+            return data
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
+        reason = _first_line(error.__cause__ or error)
+        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+    except ValueError as error:  # a map, an interval: datasets has no such type
+        message = f"{path} has a column that cannot be read; leave it out or write it as text: {_first_line(error)}"
+        raise ValueError(message) from error
+
+
+def _open_folder(path: str) -> datasets.Dataset:
+    try:
+        data = datasets.load_from_disk(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        message = f"{path} is no folder saved by datasets, or is damaged; name a .parquet or .jsonl file itself"
+        raise ValueError(message) from error
+    if isinstance(data, datasets.Dataset):
+        return data
+    if "train" not in data:
+        raise ValueError(f"{path} has no split 'train'; give the folder of one of its splits: {list(data)}")
+    return data["train"]
+
+
+def _open_hub(name: str) -> datasets.Dataset:
+    try:
+        with without_progress_bars():
+            return datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"{name} is no file or folder here, and as a hub data set it cannot be loaded: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()

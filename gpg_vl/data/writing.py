@@ -1,0 +1,94 @@
+"""Samples -> a file of kit rows, as ``load_source`` reads them; written as they come, complete or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from gpg_vl.data.image_folder import images_when_done
+from gpg_vl.data.json_text import write_json
+from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
+from gpg_vl.records import Sample
+
+ROWS_PER_GROUP = 100
+BYTES_PER_GROUP = 2**24  # of images; what is in memory at once
+
+
+def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
+    """Writes kit rows with the bytes of their images and ``meta`` as JSON: one file that needs no other."""
+    schema = FEATURES.arrow_schema
+    with replace_when_done(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+        for rows in _group_rows(samples):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
+    """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` beside it."""
+    with (
+        replace_when_done(path) as partial,
+        images_when_done(Path(path)) as folder,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+        for number, sample in enumerate(samples, start=1):
+            images = [folder.save(source, f"{number}-{k}") for k, source in enumerate(sample.images)]
+            row = {**_plain_fields(sample), "images": images, "meta": sample.meta}
+            file.write(write_json(row) + "\n")
+
+
+@contextmanager
+def replace_when_done(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place when the block ends, and goes away when the block fails.
+
+    What a killed process left behind is overwritten by the next attempt.
+
+    Raises:
+        ValueError: ``path`` is a folder
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; give the name of a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
+    """Rows of Parquet in groups that bound what is in memory."""
+    rows: list[dict[str, Any]] = []
+    num_bytes = 0
+    for sample in samples:
+        images = [_embed_image(source) for source in sample.images]
+        meta = write_json(sample.meta)
+        rows.append({**_plain_fields(sample), "images": images, "meta": meta})
+        num_bytes += sum(len(image["bytes"]) for image in images)
+        if len(rows) == ROWS_PER_GROUP or num_bytes >= BYTES_PER_GROUP:
+            yield rows
+            rows, num_bytes = [], 0
+    if rows:
+        yield rows
+
+
+def _plain_fields(sample: Sample) -> dict[str, Any]:
+    return {
+        VERSION_FIELD: SCHEMA_VERSION,
+        "id": sample.id,
+        "task": sample.task,
+        "question": sample.question,
+        "answer": sample.answer,
+    }
+
+
+def _embed_image(source: str | bytes) -> dict[str, Any]:
+    if isinstance(source, bytes):
+        return {"bytes": source, "path": None}
+    return {"bytes": Path(source).read_bytes(), "path": Path(source).name}

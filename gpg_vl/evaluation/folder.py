@@ -1,0 +1,148 @@
+"""The folder of an evaluation: ``settings.json``, ``predictions.jsonl`` as they come, ``results.json`` at the end.
+
+A folder belongs to one evaluation, and to one process at a time. What a killed one left is gone on from; predictions of
+another model, of other rows or settings are refused, and nothing in the folder is changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from gpg_vl.evaluation.predictions import Prediction, read_prediction
+from gpg_vl.recipes import changed_keys
+
+SETTINGS_FILE = "settings.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+RESULTS_FILE = "results.json"
+
+
+@contextmanager
+def claim_evaluation(folder: Path) -> Iterator[EvaluationFolder]:
+    """Within, no other evaluation writes to the folder. Of one that made no prediction nothing stays behind.
+
+    Raises:
+        ValueError: another process has it, or it cannot be written
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _open_alone(folder / PREDICTIONS_FILE) as file:
+        try:
+            yield EvaluationFolder(folder, file)
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                (folder / PREDICTIONS_FILE).unlink(missing_ok=True)
+                for each in itertools.takewhile(_is_empty, new):
+                    each.rmdir()
+
+
+def _open_alone(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {path.parent} ({error.strerror}); choose another folder") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(
+            f"--out: another evaluation is writing to {path.parent}; wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        file.close()
+        raise ValueError(f"--out: no file can be locked in {path.parent} ({error.strerror}); choose another") from error
+    return file
+
+
+class EvaluationFolder:
+    """What one process, the first rank, reads and writes; made by ``claim_evaluation``."""
+
+    def __init__(self, folder: Path, file: IO[str]):
+        self._folder = folder
+        self._file = file
+        self._settings: dict[str, Any] = {}
+
+    def resume(self, settings: Mapping[str, Any]) -> list[Prediction]:
+        """Takes the folder for these settings; the predictions that an earlier process made of it, in order of rows.
+
+        Raises:
+            ValueError: it holds another evaluation, or a damaged line
+        """
+        self._settings = json.loads(json.dumps(settings))
+        self._refuse_other()
+        return self._read()
+
+    def _refuse_other(self) -> None:
+        names = (PREDICTIONS_FILE, RESULTS_FILE, SETTINGS_FILE)
+        there = [name for name in names if _has_content(self._folder / name)]
+        if not there:
+            return
+        try:
+            earlier = json.loads((self._folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+            changes = changed_keys(earlier, self._settings)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"--out: {self._folder} holds {there[0]} without a readable {SETTINGS_FILE}; choose another --out"
+            ) from error
+        for key, (old, new) in changes.items():
+            raise ValueError(
+                f"--out: {self._folder} holds predictions with {key} = {_short(old)}, this evaluation has "
+                f"{_short(new)}; choose another --out"
+            )
+
+    def _read(self) -> list[Prediction]:
+        """The whole predictions, each row once; a line that a killed process left unfinished is cut off.
+
+        Raises:
+            ValueError: another line is damaged; names it
+        """
+        path = self._folder / PREDICTIONS_FILE
+        content = path.read_bytes()
+        whole = content.rpartition(b"\n")[0]
+        predictions: dict[int, Prediction] = {}
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                prediction = read_prediction(line.decode())
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is damaged; remove it to evaluate its row again") from error
+            predictions[prediction.row] = prediction
+        if len(whole) + 1 < len(content):
+            os.truncate(path, len(whole) + 1 if whole else 0)
+        return [predictions[row] for row in sorted(predictions)]
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Adds predictions to the file; on disk when this returns. The settings are there before the first."""
+        if not (self._folder / SETTINGS_FILE).is_file():
+            _replace(self._folder / SETTINGS_FILE, self._settings)
+        self._file.writelines(prediction.to_line() for prediction in predictions)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        _replace(self._folder / RESULTS_FILE, results)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
+    partial.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,259 @@
+"""``gpg-vl score``: completions that are at hand -> rewards and metric, without a model.
+
+A row has ``completion`` and ``answer``; the published result files (``results`` with ``model_output`` and
+``ground_truth``) are read too. Boxes of both are taken in original pixels, unless a row names its ``frame``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.config import RewardsConfig
+from gpg_vl.data.images import read_size
+from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.tasks import load_task
+from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
+from gpg_vl.tasks.own_code import absolute_spec, describe_error
+from gpg_vl.verifiers.answers import strip_answer_tags
+
+UNKNOWN_SIDE = 10**9
+"""Pixels: where a row tells no size, every box lies inside the image."""
+
+_TAKEN = ("completion", "model_output", "answer", "ground_truth", "question", "image", "meta")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCompletion:
+    """One completion to be scored: the row it came in, its sample and the view of its image."""
+
+    row: Mapping[str, Any]
+    sample: Sample
+    completion: str
+    view: ImageView
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCompletion:
+    prediction: StoredCompletion
+    reward: Reward
+    metric: float  # in [0, 1]
+
+
+def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out: Path | None = None) -> dict[str, Any]:
+    """The summary that ``gpg-vl score`` prints; writes every row with its reward to ``out``, if given.
+
+    Raises:
+        ValueError: no such task or file, or a row that cannot be scored; names file and row
+    """
+    if out is not None:
+        _check_out(out, predictions)
+    with redirect_stdout(sys.stderr):  # what a user's task prints is no part of the answer
+        task = load_task(task_name)
+        if scorer == "legacy":
+            legacy_scorer(task)
+        read = read_predictions(predictions, task_name, task)
+    scored = _score(task, task_name, read, scorer)
+    if out is not None:
+        text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
+        out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
+    return _summarise(task_name, task, scorer, scored)
+
+
+def _check_out(out: Path, predictions: Path) -> None:
+    """Refuses a file that could not be written, before the work; leaves none behind."""
+    if out.resolve() == predictions.resolve() or (out.exists() and predictions.exists() and out.samefile(predictions)):
+        raise ValueError(f"--out: {out} is the file of --predictions; choose another")
+    is_new = not out.exists()
+    try:
+        out.open("a").close()
+        if is_new:
+            out.unlink()
+    except OSError as error:
+        raise ValueError(f"--out: cannot write {out} ({error.strerror}); choose another file") from error
+
+
+def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompletion]:
+    """The rows of a JSON lines file or of a published result file.
+
+    Raises:
+        ValueError: no file, no rows, or a row without completion and answer; names file and row
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}; it is to hold completions")
+    predictions = []
+    for number, row in enumerate(_read_rows(path), start=1):
+        try:
+            prediction = _read_row(row, number, task_name)
+            task.check(prediction.sample)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+        except (Exception, SystemExit) as error:  # the check is the user's code
+            raise ValueError(f"{path}, row {number}: task {task_name}: {describe_error(error)}") from error
+        predictions.append(prediction)
+    if not predictions:
+        raise ValueError(f"{path} has no rows; a row is {{'completion': ..., 'answer': ...}}")
+    _warn_of_missing_images(predictions)
+    return predictions
+
+
+def _read_rows(path: Path) -> list[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+    try:
+        content = _parse(text)
+    except (ValueError, RecursionError):
+        return [_read_line(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if isinstance(content, dict) and isinstance(content.get("results"), list):
+        return list(content["results"])
+    return content if isinstance(content, list) else [content]
+
+
+def _read_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return _parse(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}, line {number}: no JSON ({type(error).__name__}); write one object per line"
+        ) from error
+
+
+def _parse(text: str) -> Any:
+    """JSON; NaN and infinities, which are none, become null."""
+    return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    return float(digits) if math.isfinite(float(digits)) else None
+
+
+def _read_row(row: Any, number: int, task_name: str) -> StoredCompletion:
+    if not isinstance(row, dict):
+        raise ValueError(f"is a {type(row).__name__}; make it an object with completion and answer")
+    completion = _first(row, "completion", "model_output")
+    answer = _first(row, "answer", "ground_truth")
+    if not isinstance(completion, str):
+        raise ValueError("the completion is no text")
+    question = row.get("question", "")
+    image = row.get("image")
+    meta = row["meta"] if isinstance(row.get("meta"), dict) else {}
+    sample = Sample(
+        id=str(row.get("id", number)),
+        task=task_name,
+        images=(image if isinstance(image, str) else "",),  # one image, at hand or not
+        question=question if isinstance(question, str) else "",
+        answer=strip_answer_tags(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)),
+        meta={name: value for name, value in row.items() if name not in _TAKEN} | meta,
+    )
+    return StoredCompletion(row, sample, completion, _view(row, sample.images[0]))
+
+
+def _first(row: Mapping[str, Any], *names: str) -> Any:
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise ValueError(f"has no {names[0]}; it has {list(row)}")
+
+
+def _view(row: Mapping[str, Any], image: str | bytes) -> ImageView:
+    """The view that boxes are read in: the row's ``frame``, or original pixels; sizes from the row or its image."""
+    width, height = _size(row, "width", "height") or _image_size(image) or (UNKNOWN_SIDE, UNKNOWN_SIDE)
+    frame = row.get("frame", "original_pixels")
+    if frame == "original_pixels":
+        return ImageView(width, height, width, height, "resized_pixels")
+    if frame not in ("grid_1000", "resized_pixels"):
+        raise ValueError(f"frame is {frame!r}; the frames are original_pixels, grid_1000 and resized_pixels")
+    model_size = _size(row, "model_width", "model_height")
+    if width == UNKNOWN_SIDE or (frame == "resized_pixels" and model_size is None):
+        more = " and model_width, model_height" if frame == "resized_pixels" else ""
+        raise ValueError(f"frame {frame} needs the columns width, height{more}")
+    return ImageView(width, height, *(model_size or (width, height)), frame)
+
+
+def _size(row: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
+    sides = (row.get(width), row.get(height))
+    if sides == (None, None):
+        return None
+    if not all(isinstance(side, int) and 0 < side <= UNKNOWN_SIDE for side in sides):
+        raise ValueError(f"{width} and {height} are {sides}; make them pixels")
+    return int(sides[0] or 0), int(sides[1] or 0)
+
+
+def _image_size(image: str | bytes) -> tuple[int, int] | None:
+    return read_size(image) if image and Path(str(image)).is_file() else None
+
+
+def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
+    missing = sum(1 for p in predictions if p.row.get("image") and p.view.width == UNKNOWN_SIDE)
+    if missing:
+        print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
+
+
+def _score(
+    task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer
+) -> list[ScoredCompletion]:
+    """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
+    code, limits = absolute_spec(task_name), RewardsConfig()
+    cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
+    rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
+    metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
+    timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else limits.timeout_s
+    with ScoringPool(timeout_s, limits.memory_mb) as pool:
+        outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics])]
+    of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
+    scored = []
+    failures = []
+    for n, prediction in enumerate(predictions):
+        of_row = [outcome for outcome in (of_rewards[n], *of_metrics[n : n + 1]) if outcome is not None]
+        failure = next((outcome for outcome in of_row if outcome.status != "ok"), None)
+        if failure is not None:
+            failures.append((prediction, failure))
+            scored.append(ScoredCompletion(prediction, _no_reward(failure), 0.0))
+            continue
+        reward: Reward = of_row[0].value
+        metric = of_row[1].value if len(of_row) > 1 else reward.parts.get(task.main_part, 0.0)
+        scored.append(ScoredCompletion(prediction, reward, metric))
+    if failures:
+        (first, failure), num = failures[0], len(failures)
+        _log.warning(
+            "scoring failed on %d rows; first: row %s: %s: %s", num, first.sample.id, failure.status, failure.message
+        )
+    return scored
+
+
+def _no_reward(failure: Outcome) -> Reward:
+    return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
+
+
+def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
+    rewards = [item.reward for item in scored]
+    names = sorted({name for reward in rewards for name in reward.parts})
+    return {
+        "task": task_name,
+        "scorer": scorer,
+        "n": len(scored),
+        "reward_mean": statistics.fmean(reward.total for reward in rewards),
+        "metric": task.metric,
+        task.metric: statistics.fmean(item.metric for item in scored),
+        "parts": {name: statistics.fmean(reward.parts.get(name, 0.0) for reward in rewards) for name in names},
+        "status": dict(Counter(reward.status for reward in rewards)),
+    }
+
+
+def _scored_row(item: ScoredCompletion) -> dict[str, Any]:
+    reward = item.reward
+    result = {"reward": reward.total, "parts": reward.parts, "status": reward.status, "metric": item.metric}
+    return {**item.prediction.row, **result}

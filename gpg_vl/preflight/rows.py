@@ -1,0 +1,203 @@
+"""Which rows a run can use: each is opened and rendered once before the first step, as the model will read it.
+
+A row whose image cannot be opened, or whose prompt is too long, ends the run or is left out, as the recipe says
+(``data.on_bad_image``, ``data.on_long_prompt``). Nothing is truncated. The ranks share the rows, and all know the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from accelerate import PartialState
+
+from gpg_vl.config import Recipe
+from gpg_vl.data.images import BadImage
+from gpg_vl.data.sources import Source
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.ranks import gather_object, run_together
+from gpg_vl.prompts.builder import Layout, PromptBuilder
+from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
+from gpg_vl.records import Sample
+
+Cause = Literal["bad_image", "long_prompt"]
+"""Why a row is left out."""
+
+LEFT_OUT_FILE = "rows_left_out.txt"
+_AHEAD = 64  # rows that are opened before the first of them is asked for
+_LISTED = 20  # rows left out that are printed
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that the run does without."""
+
+    id: str
+    cause: Cause
+    text: str  # file, row and reason
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What was found in the rows of a source."""
+
+    name: str
+    num_rows: int
+    left_out: tuple[LeftOut, ...]  # in the order of the rows
+    num_shrunk: int  # rows whose images are scaled down
+
+    def line(self) -> str:
+        causes = Counter(row.cause for row in self.left_out)
+        used = self.num_rows - len(self.left_out)
+        return (
+            f"{self.name[-48:]:<48} {self.num_rows:>9,} {used:>9,} {causes['bad_image']:>10,} "
+            f"{causes['long_prompt']:>12,} {self.num_shrunk:>12,}"
+        )
+
+
+def check_rows(
+    sources: Sequence[Source],
+    prompts: PromptBuilder,
+    room: Room,
+    leave_out: Collection[Cause] = (),
+    gold: GoldCompletions | None = None,
+) -> list[SourceReport]:
+    """Opens and renders every row, on every rank its share; the result is the same on all.
+
+    Args:
+        leave_out: what a row is left out for; for anything else it ends the run
+        gold: where the rows' gold completions are what is trained
+
+    Raises:
+        ValueError: names the file, the row and what is wrong with it
+    """
+    check = _Check(prompts, room, leave_out, gold)
+    with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
+        return [_check_source(pool, source, check) for source in sources]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What every row goes through."""
+
+    prompts: PromptBuilder
+    room: Room
+    leave_out: Collection[Cause]
+    gold: GoldCompletions | None
+
+    def accept(self, sample: Sample, layout: Layout) -> None:
+        gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
+        self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
+
+
+def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
+    ranks = PartialState()
+    share = range(ranks.process_index, len(source.samples), ranks.num_processes)
+    found, num_shrunk = run_together(partial(_check_share, pool, source, share, check))
+    left_out = sorted(gather_object(list(found.items())))
+    return SourceReport(
+        source.name, len(source.samples), tuple(row for _, row in left_out), sum(gather_object([num_shrunk]))
+    )
+
+
+def _check_share(
+    pool: ThreadPoolExecutor, source: Source, share: range, check: _Check
+) -> tuple[dict[int, LeftOut], int]:
+    """The rows of the share that are left out, by position, and the number of those whose images are scaled down."""
+    left_out: dict[int, LeftOut] = {}
+    num_shrunk = 0
+    samples = (source.samples[position] for position in share)
+    for done, (sample, layout) in enumerate(_in_order(pool, check.prompts.measure, samples)):
+        position = share[done]
+        try:
+            found = layout()
+            check.accept(sample, found)
+            num_shrunk += found.is_shrunk
+        except ValueError as error:
+            text = f"{source.name}, row {position + 1}: {error}"
+            cause = _cause(error)
+            if cause is None or cause not in check.leave_out:
+                raise ValueError(text + _hint(error)) from error
+            left_out[position] = LeftOut(sample.id, cause, text)
+        if (done + 1) % 5000 == 0 and share.start == 0:
+            print(f"{source.name}: checked {position + 1}/{len(source.samples)} rows", file=sys.stderr, flush=True)
+    return left_out, num_shrunk
+
+
+def _cause(error: ValueError) -> Cause | None:
+    if isinstance(error, BadImage):
+        return "bad_image"
+    return "long_prompt" if isinstance(error, LongPrompt) else None
+
+
+def _hint(error: ValueError) -> str:
+    return "; mend it, or set data.on_bad_image to skip" if isinstance(error, BadImage) else ""
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, measure: Callable[[Sample], Layout], samples: Iterable[Sample]
+) -> Iterator[tuple[Sample, Callable[[], Layout]]]:
+    """Each sample with a call that waits for its layout, made a bounded number of samples ahead."""
+    pending: deque[tuple[Sample, Callable[[], Layout]]] = deque()
+    for sample in samples:
+        pending.append((sample, pool.submit(measure, sample).result))
+        if len(pending) > _AHEAD:
+            yield pending.popleft()
+    yield from pending
+
+
+def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
+    """A line for each source on standard error, then the rows that are left out, all of them in a file."""
+    left_out = [row.text for report in reports for row in report.left_out]
+    if left_out:
+        (output_dir / LEFT_OUT_FILE).write_text("".join(f"{text}\n" for text in left_out), encoding="utf-8")
+    print(
+        f"{'rows':<48} {'all':>9} {'used':>9} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
+        *(report.line() for report in reports),
+        *list_rows(left_out, LEFT_OUT_FILE),
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
+def list_rows(texts: Sequence[str], rest: str) -> list[str]:
+    """The first of many rows, as lines; ``rest`` is the file that names all of them."""
+    more = [f"  and {len(texts) - _LISTED} more, all in {rest}"] if len(texts) > _LISTED else []
+    return [f"  {text}" for text in texts[:_LISTED]] + more
+
+
+def check_all_rows(
+    recipe: Recipe,
+    checked: Sequence[CheckedSources],
+    train: PromptBuilder,
+    validate: PromptBuilder,
+    adapter: QwenVLAdapter,
+    gold: GoldCompletions | None,
+) -> list[SourceReport]:
+    """Every row against the model; what was found in the training sources.
+
+    Args:
+        gold: where the objective imitates the gold completions
+
+    A validation row whose image cannot be opened counts as wrong, where a training row would be left out.
+
+    Raises:
+        ValueError: a row, or all, cannot be used; names it and the way out
+    """
+    skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
+    dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
+    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold)
+    left_out = [row for report in reports for row in report.left_out]
+    if len(left_out) == sum(report.num_rows for report in reports):
+        raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")
+    for each in checked[1:]:
+        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped)
+    return reports

@@ -1,0 +1,128 @@
+"""Sources and their tasks, gone over once before a model is loaded; training and evaluation share it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpg_vl.config import Recipe
+from gpg_vl.data.images import check_presence
+from gpg_vl.data.sources import Source, load_source
+from gpg_vl.objectives.base import Objective
+from gpg_vl.rewards.functions import function_name, load_function
+from gpg_vl.tasks import load_task
+from gpg_vl.tasks.base import Task, task_weights
+from gpg_vl.tasks.own_code import describe_error
+
+
+@dataclass(frozen=True)
+class CheckedSources:
+    """Sources whose every row makes a sample that its task can score, and what the pass over them found."""
+
+    sources: list[Source]
+    tasks: dict[str, Task]  # by the name that the rows use
+    digests: list[str]  # of each source: other rows, or another order of them, give another
+
+
+def load_sources(
+    entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: str, needs_images: bool = True
+) -> CheckedSources:
+    """Loads the sources of ``data.train`` or ``data.eval`` and goes over every row once, images unopened.
+
+    Args:
+        needs_images: whether an image that is not there is an error
+
+    Raises:
+        ValueError: no source, or a row that its task cannot use; names file and row
+    """
+    if not entries:
+        raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
+    limit = recipe.evaluation.limit if key == "data.eval" else None
+    data = recipe.data
+    sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
+    tasks: dict[str, Task] = {}
+    sources_of_ids: dict[str, str] = {}
+    digests = [hashlib.blake2b(digest_size=16) for _ in sources]
+    for source, digest in zip(sources, digests, strict=True):
+        for number, sample in enumerate(source.samples, start=1):
+            try:
+                if sample.task not in tasks:
+                    tasks[sample.task] = load_task(sample.task)
+                tasks[sample.task].check(sample)
+                for image in sample.images if needs_images else ():
+                    check_presence(image)
+            except ValueError as error:
+                raise ValueError(f"{source.name}, row {number}: {error}") from error
+            except (Exception, SystemExit) as error:  # the check is the user's code
+                cause = f"task {sample.task}: {describe_error(error)}"
+                raise ValueError(f"{source.name}, row {number}: {cause}") from error
+            other = sources_of_ids.setdefault(sample.id, source.name)
+            if other != source.name:
+                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+            digest.update(repr((sample.id, sample.question, sample.answer, len(sample.images))).encode())
+    _check_scorer(recipe, tasks)
+    _check_rewards(recipe, tasks)
+    return CheckedSources(sources, tasks, [digest.hexdigest() for digest in digests])
+
+
+def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    unpublished = [name for name, task in tasks.items() if task.legacy is None]
+    if recipe.rewards.scorer == "legacy" and unpublished:
+        raise ValueError(f"rewards.scorer: task {unpublished[0]} has no published scorer; set rewards.scorer to strict")
+
+
+def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
+    """Loads the reward functions once, and knows each part that has a weight."""
+    known = {"format"}.union(*(task_weights(task, recipe.rewards.scorer) for task in tasks.values()))
+    for spec in recipe.rewards.functions:
+        load_function(spec)
+        if function_name(spec) in known:
+            raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
+        known.add(function_name(spec))
+    unknown = sorted(set(recipe.rewards.weights) - known)
+    if unknown:
+        raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
+
+
+def check_group_size(recipe: Recipe, objective: Objective) -> None:
+    if recipe.rollout.group_size < objective.min_group_size:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
+            f"completions of a group; set it to {objective.min_group_size} or more"
+        )
+
+
+def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
+    """The training sources, then those of the validation where there is one."""
+    needs_images = recipe.data.on_bad_image == "fail"
+    checked = [load_sources(recipe.data.train, recipe, "data.train", needs_images)]
+    if recipe.run.eval_every and recipe.data.eval:
+        checked.append(load_sources(recipe.data.eval, recipe, "data.eval", needs_images))
+    _check_stop_when(recipe, checked)
+    return checked
+
+
+def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
+    """
+    Args:
+        digests: of the sources, when the run that goes on now was saved
+
+    Raises:
+        ValueError: a source has other rows, or another order of them
+    """
+    for source, now, then in zip(train.sources, train.digests, digests, strict=True):
+        if now != then:
+            raise ValueError(
+                f"data.train: {source.name} holds other rows than the run in run.output_dir was trained on so far; "
+                "restore them, or choose another run.output_dir"
+            )
+
+
+def _check_stop_when(recipe: Recipe, checked: Sequence[CheckedSources]) -> None:
+    for key, each in zip(("data.train", "data.eval"), [*checked, None], strict=False):
+        tasks = sorted(each.tasks) if each is not None else []
+        missing = sorted(set(recipe.run.stop_when) - set(tasks))
+        if missing:
+            raise ValueError(f"run.stop_when: no row of {key} has the task {missing[0]!r}; its tasks are {tasks}")

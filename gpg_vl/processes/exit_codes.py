@@ -1,0 +1,32 @@
+"""How a command ends: 0 done, 2 a mistake of the user's, 1 the disk, 128 plus the number of a signal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from gpg_vl.processes.interrupts import Interrupted
+
+
+def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int:
+    """The exit code of ``work``; what a user can mend is one line on standard error.
+
+    Args:
+        name: what the line begins with
+        debug: raise instead of the line
+    """
+    try:
+        work()
+    except (ValueError, OSError) as error:  # OSError: the disk is full, or gone
+        if debug:
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except Interrupted as error:
+        return error.exit_code
+    except KeyboardInterrupt:  # before or after the part that takes signals itself
+        return 128 + signal.SIGINT
+    except SystemExit as error:  # argparse: help, or a word that it does not know
+        return int(error.code or 0)
+    return 0

@@ -1,0 +1,124 @@
+"""How ranks end: all together, at the same point; and a thread of every rank that ends one which nothing else can end.
+
+A rank that waits in a collective for one that is gone handles no signal: on GPUs it would wait for hours. So a rank
+ends itself where a signal has waited for ``PATIENCE_SECONDS``, or where its launcher or the first rank's is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import NoReturn
+
+from torch.distributed import TCPStore
+
+from gpg_vl.processes.interrupts import (
+    Interrupted,
+    WaitingSignal,
+    heard_signals,
+    held_interrupts,
+    interrupts_raise,
+    is_at_deferred_work,
+    relay_signal,
+)
+from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
+
+PATIENCE_SECONDS = 20.0
+"""For all ranks to reach a point where they take a signal together; it begins anew while one of them writes a save."""
+_PERIOD_SECONDS = 0.5
+_SIGNAL_KEY = "gpg_vl/signal"
+_WORK_KEY = "gpg_vl/deferred_work"
+
+
+@contextmanager
+def ranks_end_together() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM raise ``Interrupted``, on several ranks at the same point of ``run_together``.
+
+    What all ranks raise, their connections closed, the first one passes on; the others end with its exit code.
+    """
+    with interrupts_raise(), ExitStack() as stack:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            stack.enter_context(held_interrupts())
+            stack.enter_context(watched_rank())
+        try:
+            yield
+        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
+            end_ranks()
+            if os.environ.get("RANK", "0") == "0" or isinstance(error, Interrupted):
+                raise
+            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
+
+
+@contextmanager
+def watched_rank() -> Iterator[None]:
+    """Within, this rank is watched. Without effect in a run of one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    is_over = threading.Event()
+    with heard_signals() as waiting_signal:
+        watch = _Watch(waiting_signal)
+        thread = threading.Thread(target=watch.run, args=(is_over,), daemon=True, name="rank_watch")
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
+class _Watch:
+    def __init__(self, waiting_signal: Callable[[], WaitingSignal | None]):
+        self._waiting_signal = waiting_signal
+        self._launcher = os.getppid()
+        self._store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+            timeout=timedelta(seconds=PATIENCE_SECONDS),
+        )  # fmt: skip
+        self._is_shared = False
+        self._work_seen = 0
+        self._work_seen_at = 0.0
+
+    def run(self, is_over: threading.Event) -> None:
+        while not is_over.wait(_PERIOD_SECONDS):
+            if os.getppid() != self._launcher:
+                _end(1, "its launcher is gone")
+            waiting = self._waiting_signal()
+            try:
+                self._share_signal(waiting)
+                self._look_for_work()
+            except RuntimeError:  # the connection is lost
+                if not is_over.wait(PATIENCE_SECONDS):
+                    _end(1, "the first rank or its launcher is gone")
+                return
+            if waiting is not None and time.monotonic() - max(waiting[1], self._work_seen_at) > PATIENCE_SECONDS:
+                _end(128 + waiting[0], "the other ranks do not answer")
+
+    def _share_signal(self, waiting: WaitingSignal | None) -> None:
+        """Tells the others of this rank's signal, or takes theirs; once."""
+        if self._is_shared:
+            return
+        if waiting is not None:
+            self._store.set(_SIGNAL_KEY, str(waiting[0]))
+        elif self._store.check([_SIGNAL_KEY]):
+            relay_signal(int(self._store.get(_SIGNAL_KEY)))
+        else:
+            return
+        self._is_shared = True
+
+    def _look_for_work(self) -> None:
+        """Notes when a rank was last seen at work that must not be cut short, and tells the others of its own."""
+        seen = self._store.add(_WORK_KEY, int(is_at_deferred_work()))
+        if seen != self._work_seen:
+            self._work_seen, self._work_seen_at = seen, time.monotonic()
+
+
+def _end(exit_code: int, cause: str) -> NoReturn:
+    sys.stderr.write(f"rank {os.environ['RANK']} ends: {cause}\n")
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -1,0 +1,164 @@
+"""Sample + task + adapter -> Prompt: the only place where a row meets the model's way of reading.
+
+Images are opened here, so that a bad one is the error of its row. Nothing is ever truncated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from gpg_vl.config import PromptConfig
+from gpg_vl.data.images import BadImage, open_image
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
+from gpg_vl.tasks.base import Task
+
+IMAGE_MARKER = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A prompt before its images are encoded."""
+
+    request: str  # what the user's turn says
+    text: str  # the whole prompt, each image as a single placeholder
+    views: tuple[ImageView, ...]
+    num_tokens: int  # image placeholders expanded
+    is_shrunk: bool = False  # whether images are scaled down to fit
+
+
+class PromptBuilder:
+    """Builds the prompts of one run."""
+
+    def __init__(
+        self,
+        adapter: QwenVLAdapter,
+        tasks: Mapping[str, Task],
+        config: PromptConfig,
+        image_hosts: Collection[str] = (),
+        shrink_to: int | None = None,
+    ):
+        """
+        Args:
+            image_hosts: hosts that image URLs may name
+            shrink_to: tokens of the longest prompt, for which images are scaled down; None leaves their size
+        """
+        self._shrink_to = shrink_to
+        self._adapter = adapter
+        self._image_hosts = image_hosts
+        self._tasks = tasks
+        self._config = config
+        self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
+        if self._is_chat and not adapter.processor.chat_template:
+            raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
+        if config.system is not None and not self._is_chat:
+            raise ValueError("prompt.system needs a chat prompt; set prompt.style to chat or leave prompt.system out")
+
+    def build(self, sample: Sample) -> Prompt:
+        """Opens the images and encodes the prompt.
+
+        Raises:
+            BadImage: an image cannot be opened; names the sample
+            ValueError: the row's text cannot be put to the model; names the sample
+        """
+        with _naming(sample):
+            images = [open_image(source, self._image_hosts) for source in sample.images]
+            layout = self.read(sample, [image.size for image in images])
+            encoded = self._adapter.encode(layout.text, images, layout.views)
+            return Prompt(
+                sample=sample,
+                text=layout.text,
+                image_views=layout.views,
+                messages=self._messages(layout.request),
+                **encoded,
+            )
+
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> Layout:
+        """The prompt as the model will read it, from the sizes of its images alone.
+
+        Where the prompt has more than ``shrink_to`` tokens its images are scaled down, to about model.min_pixels at
+        least. What is still too long then stays so.
+
+        Raises:
+            ValueError: the row's text cannot be put to the model
+        """
+        layout = self._lay_out(sample, [self._adapter.view(*size) for size in sizes])
+        counts = list(map(self._adapter.count_image_tokens, layout.views))
+        room = sum(counts)
+        while self._shrink_to is not None and layout.num_tokens > self._shrink_to and room > 0:
+            room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share of it
+            most = [max(1, count * room // sum(counts)) for count in counts]
+            views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, most, strict=True)]
+            layout = replace(self._lay_out(sample, views), is_shrunk=True)
+        return layout
+
+    def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> Layout:
+        request = self._request(sample, views)
+        text = self._render(request, views)
+        expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
+        text.encode()  # a ValueError of half a surrogate pair, which no tokenizer reads
+        return Layout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
+
+    def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        """What the user's turn says, with the row's own image markers, if any."""
+        template = self._config.template
+        if template is None:
+            request = self._tasks[sample.task].ask(sample, views)
+        else:
+            request = template.replace("{question}", sample.question)
+        self._refuse_control_tokens(request)
+        return request
+
+    def _messages(self, request: str) -> tuple[tuple[str, str], ...]:
+        if not self._is_chat:
+            return ()
+        system = () if self._config.system is None else (("system", self._config.system),)
+        return (*system, ("user", request))
+
+    def _render(self, request: str, views: Sequence[ImageView]) -> str:
+        parts = _place_images(request, len(views))
+        if self._is_chat:
+            return self._adapter.render_chat(parts, self._config.system)
+        return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
+
+    def _refuse_control_tokens(self, text: str) -> None:
+        for token in self._adapter.control_tokens():
+            if token in text:
+                raise ValueError(f"the question contains the control token {token}; remove it from the row")
+
+    def measure(self, sample: Sample) -> Layout:
+        """What ``read`` gives, for which the images are opened; none is encoded.
+
+        Raises:
+            BadImage: an image cannot be opened
+            ValueError: the row's text cannot be put to the model
+        """
+        return self.read(sample, [open_image(source, self._image_hosts).size for source in sample.images])
+
+
+def _place_images(text: str, num_images: int) -> list[str | None]:
+    """Splits at ``<image>`` markers, each the place of an image; without markers the images come first."""
+    pieces = text.split(IMAGE_MARKER)
+    num_markers = len(pieces) - 1
+    if num_markers == 0:
+        return [*[None] * num_images, text]
+    if num_markers != num_images:
+        raise ValueError(
+            f"the question has {num_markers} {IMAGE_MARKER} markers for {num_images} images; "
+            "write one per image, or none"
+        )
+    parts: list[str | None] = []
+    for piece in pieces:
+        parts += [piece, None]
+    return [part for part in parts[:-1] if part != ""]
+
+
+@contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        kind = BadImage if isinstance(error, BadImage) else ValueError
+        raise kind(f"sample {sample.id}: {error}") from error

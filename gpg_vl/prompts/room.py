@@ -1,0 +1,68 @@
+"""How long a prompt and its completion may be, and the builder of prompts that keeps to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.tasks.base import Task
+
+
+class LongPrompt(ValueError):
+    """Prompt and completion are longer than a limit: what ``data.on_long_prompt`` decides about."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a prompt and its completion have to fit in."""
+
+    max_new_tokens: int
+    limits: Mapping[int, str]  # tokens of both together, each limit with the way out
+
+    @property
+    def longest_prompt(self) -> int:
+        return min(self.limits) - self.max_new_tokens
+
+    def check(self, num_tokens: int, gold_tokens: int | None = None) -> None:
+        """Raises ``LongPrompt`` where a prompt is too long, for a sampled completion or the gold one."""
+        most = self.max_new_tokens if gold_tokens is None else gold_tokens
+        for limit, way_out in self.limits.items():
+            if num_tokens + most > limit:
+                completion = f"completion up to {most}" if gold_tokens is None else f"gold completion {most}"
+                raise LongPrompt(
+                    f"the prompt has {num_tokens} tokens and its {completion}, together more than {limit}; {way_out}"
+                )
+
+
+def training_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
+    way_out = {"fail": "drop or shrink", "shrink": "drop", "drop": "shrink"}[recipe.data.on_long_prompt]
+    hint = f", or set data.on_long_prompt to {way_out}"
+    budget = recipe.update.tokens_per_micro_batch
+    limits = _limits(recipe, adapter, recipe.rollout.group_size) | {budget: "raise update.tokens_per_micro_batch"}
+    return Room(recipe.rollout.max_new_tokens, {limit: text + hint for limit, text in limits.items()})
+
+
+def evaluation_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
+    """No evaluated row is left out for its length: a score of fewer rows would be another score."""
+    hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
+    limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
+    limits = {limit: text + hint for limit, text in limits.items()}
+    return Room(recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens, limits)
+
+
+def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: QwenVLAdapter, room: Room) -> PromptBuilder:
+    """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` they are made to fit."""
+    shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
+    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
+
+
+def _limits(recipe: Recipe, adapter: QwenVLAdapter, group_size: int) -> dict[int, str]:
+    """What a prompt and a completion have to fit in to be sampled, ``group_size`` completions together."""
+    share = recipe.rollout.tokens_per_batch // group_size
+    return {
+        share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",
+        adapter.context_length: "shorten the row, lower model.max_pixels or the new tokens",
+    }

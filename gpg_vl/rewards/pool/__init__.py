@@ -1,0 +1,17 @@
+"""Runs reward code in processes that can be killed; nothing here imports torch.
+
+    this process                     supervisor                        workers, one job at a time
+    ScoringPool.run(jobs)  ------>   queue, deadlines, kills  ------>  job.load(), then unit after unit
+                           <------   outcomes of the batch    <------  an outcome per unit
+
+The supervisor is started as a fresh interpreter, has one thread and has imported the tasks, so that a worker is a fork
+of it: ready in milliseconds, also in place of one that was killed. Each worker has a pipe of its own and reports every
+unit, so a deadline is that of a single unit, and what was finished before a kill is kept. A unit's time stands still
+while its worker waits for a processor, so that a busy machine costs nobody a reward. Nothing is shared between workers
+that a killed one could leave locked. When this process ends, however it ends, the others end too.
+"""
+
+from gpg_vl.rewards.pool.client import ScoringPool
+from gpg_vl.rewards.pool.jobs import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, TaskJob
+
+__all__ = ["PUBLISHED_TIMEOUT_S", "FunctionJob", "Job", "MetricJob", "Outcome", "ScoringPool", "TaskJob"]

@@ -1,0 +1,109 @@
+"""The near end of the pool: starts the supervisor, sends batches, reads outcomes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+from gpg_vl.rewards.pool.jobs import Batch, Job, JobBytes, Outcome
+
+MAX_WORKERS = 8
+"""Verifiers take microseconds: more processes than this only cost memory."""
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A process with threads must not fork; numpy starts none then."""
+
+
+class ScoringPool:
+    """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
+
+    Args:
+        timeout_s: limit of one completion, or of one call of a reward function, in seconds of wall-clock time without
+            those in which its process waited for a processor: how busy the machine is does not count
+        memory_mb: what scoring may allocate in a worker, on top of its code
+        num_workers: default: this process's share of the cores, at most ``MAX_WORKERS``
+    """
+
+    def __init__(self, timeout_s: float, memory_mb: int, num_workers: int | None = None):
+        self._timeout_s = timeout_s
+        self._memory_mb = memory_mb
+        self._num_workers = num_workers or _share_of_cores()
+        self.process: subprocess.Popen[bytes] | None = None  # the supervisor
+        self._connection: Connection | None = None
+
+    def start(self) -> None:
+        """Starts the supervisor, without waiting until it is up."""
+        if self._connection is not None:
+            return
+        near, far = socket.socketpair()
+        with far:
+            module = ["-m", "gpg_vl.rewards.pool.supervisor"]
+            words = [str(far.fileno()), str(self._num_workers), str(self._memory_mb)]
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", *module, *words],
+                pass_fds=[far.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a verifier prints must not end up in the output of a command
+                env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C is for the run, which then closes the pool
+            )
+        self._connection = Connection(near.detach())
+
+    def run(
+        self, jobs: Sequence[Job], stops_on_failure: bool = False, timeout_s: float | None = None
+    ) -> list[list[Outcome | None]]:
+        """An outcome for each unit of each job, in order.
+
+        With ``stops_on_failure`` the first timeout or error ends the batch: None stands for what was not done then.
+
+        Args:
+            timeout_s: limit for these jobs; None takes the pool's
+
+        Raises:
+            RuntimeError: the pool's own process ended
+        """
+        self.start()
+        assert self._connection is not None
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        batch = Batch([JobBytes(pickle.dumps(job), job.num_units, seconds) for job in jobs], stops_on_failure)
+        try:
+            self._connection.send_bytes(pickle.dumps(batch))
+            pickled: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            self.close()
+            raise RuntimeError("the process that supervises scoring ended; its last words are above") from error
+        except BaseException:  # an interrupt: the answer to this batch would be taken for that to the next
+            self.close()
+            raise
+        return [[None if each is None else pickle.loads(each) for each in outcomes] for outcomes in pickled]
+
+    def close(self) -> None:
+        """Ends every process of the pool. The pool can be used again: it then starts anew."""
+        if self._connection is None or self.process is None:
+            return
+        self._connection.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._connection = self.process = None
+
+    def __enter__(self) -> ScoringPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _share_of_cores() -> int:
+    num_cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_WORKERS, num_cores))

@@ -1,0 +1,199 @@
+"""Prompt -> RolloutGroup: the engine ``hf``, a decode loop on the transformers model.
+
+Each prompt runs once, its images encoded once; its cache is then expanded to the G completions and all prompts of the
+batch are decoded together. A finished row leaves the batch, its part of the cache with it. Every completion has a noise
+generator of its own, so what is sampled does not depend on the batch, the ranks or a restart (exactly so in float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpg_vl.models.log_probs import mask_banned
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import Completion, Prompt, RolloutGroup
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.kv_cache import GrowingCache
+from gpg_vl.rollout.token_choice import TokenChooser
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefilled:
+    """Prompts after their one run, expanded to R rows, ``group_size`` a prompt."""
+
+    logits: Tensor  # [R, V] float32, of the next token
+    cache: GrowingCache
+    visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None where all are
+    positions: Tensor  # [R] int64, of the next token
+    image_features: list[Tensor | None]  # by prompt, [I, H] where the vision tower is fully frozen
+
+
+class HfEngine:
+    """Samples completions with the policy itself."""
+
+    def __init__(self, adapter: QwenVLAdapter, tokens_per_batch: int):
+        self._adapter = adapter
+        self._tokens_per_batch = tokens_per_batch
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+    ) -> list[RolloutGroup]:
+        """``group_size`` completions per prompt, in the order of ``prompts``.
+
+        Args:
+            seeds: one per prompt; with its index in the group it decides the noise of a completion
+            keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
+        """
+        groups: dict[int, RolloutGroup] = {}
+        model = self._adapter.model
+        was_training = model.training
+        model.eval()
+        try:
+            for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
+                keys = [(*seeds[i], g) for i in batch for g in range(group_size)]
+                with torch.no_grad(), self._adapter.autocast():
+                    state = self._prefill([prompts[i] for i in batch], group_size)
+                    features = state.image_features
+                    rows = self._decode(state, sampling, keys, keep_log_probs)
+                for n, i in enumerate(batch):
+                    completions = tuple(rows[n * group_size : (n + 1) * group_size])
+                    groups[i] = RolloutGroup(prompts[i], completions, features[n])
+        finally:
+            model.train(was_training)
+        return [groups[i] for i in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Prompt], group_size: int, max_new_tokens: int) -> Iterator[list[int]]:
+        """Indices of prompts decoded together, those of like length side by side."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids), reverse=True)
+        while order:
+            tokens_per_prompt = group_size * (len(prompts[order[0]].token_ids) + max_new_tokens)
+            count = max(1, self._tokens_per_batch // tokens_per_prompt)
+            yield order[:count]
+            order = order[count:]
+
+    def _completion(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> Completion:
+        finished = token_ids[-1] in self._adapter.end_token_ids
+        kept = None if log_probs is None else tuple(log_probs)
+        return Completion(tuple(token_ids), self._adapter.decode(token_ids), finished, kept)
+
+    def _decode(
+        self, state: _Prefilled, sampling: Sampling, keys: Sequence[tuple[object, ...]], keep_log_probs: bool
+    ) -> list[Completion]:
+        """The completions, ``group_size`` rows per prompt; ``keys`` decide the noise of each."""
+        logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
+        completions: list[list[int]] = [[] for _ in keys]
+        log_probs: list[list[float]] = [[] for _ in keys]
+        live = list(range(len(keys)))
+        choose = TokenChooser(sampling, keys, logits.shape[-1], logits.device)
+        ends = torch.tensor(self._adapter.end_token_ids, device=logits.device)
+        for step in range(sampling.max_new_tokens):
+            scores = choose.warp(mask_banned(logits, self._adapter.banned_token_ids))
+            tokens = choose(scores, live, step)
+            for row, token in zip(live, tokens.tolist(), strict=True):
+                completions[row].append(token)
+            if keep_log_probs:
+                for row, log_prob in zip(live, choose.log_probs(scores, tokens).tolist(), strict=True):
+                    log_probs[row].append(log_prob)
+            if step == sampling.max_new_tokens - 1:
+                break
+            going_on = (~torch.isin(tokens, ends)).nonzero()[:, 0]
+            if len(going_on) < len(live):
+                live = [live[i] for i in going_on.tolist()]
+                if not live:
+                    break
+                cache.batch_select_indices(going_on)
+                tokens, positions = tokens[going_on], positions[going_on]
+                visible = None if visible is None else visible[going_on]
+            visible = None if visible is None else F.pad(visible, (0, 1), value=True)
+            logits = self._next_logits(tokens, visible, positions, cache)
+            positions = positions + 1
+        return [
+            self._completion(ids, row if keep_log_probs else None)
+            for ids, row in zip(completions, log_probs, strict=True)
+        ]
+
+    def _prefill(self, prompts: Sequence[Prompt], group_size: int) -> _Prefilled:
+        """Runs each prompt once, padded on the left, and expands the results to the group."""
+        adapter, device = self._adapter, self._adapter.device
+        length = max(len(p.token_ids) for p in prompts)
+        shape = (len(prompts), length)
+        input_ids = torch.full(shape, adapter.pad_token_id)
+        token_types = torch.zeros(shape, dtype=torch.long)
+        real = torch.zeros(shape, dtype=torch.bool)
+        position_ids = torch.zeros((3, *shape), dtype=torch.long)
+        for r, prompt in enumerate(prompts):
+            start = length - len(prompt.token_ids)
+            input_ids[r, start:] = torch.tensor(prompt.token_ids)
+            token_types[r, start:] = torch.tensor(prompt.token_types)
+            position_ids[:, r, start:] = prompt.position_ids
+            real[r, start:] = True
+        visible = None if real.all() else _visible_behind_padding(real).to(device)
+        cache = GrowingCache()
+        vision, features = self._vision_inputs(prompts)
+        hidden = adapter.run_body(
+            input_ids=input_ids.to(device),
+            token_types=token_types.to(device),
+            position_ids=position_ids.to(device),
+            visible=visible,
+            cache=cache,
+            **vision,
+        )
+        cache.batch_repeat_interleave(group_size)
+        next_positions = torch.tensor([int(p.position_ids.max()) + 1 for p in prompts], device=device)
+        repeat = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+        return _Prefilled(
+            logits=self._logits(hidden)[repeat],
+            cache=cache,
+            visible=None if visible is None else real.to(device)[repeat],
+            positions=next_positions[repeat],
+            image_features=features,
+        )
+
+    def _vision_inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """What the body takes for the images, and each prompt's features where the vision tower is fully frozen.
+
+        Those are the same in the update, so they are made here and go with the group.
+        """
+        device = self._adapter.device
+        grids = [p.image_grid_thw for p in prompts if p.image_grid_thw is not None]
+        if not grids:
+            return {}, [None] * len(prompts)
+        pixel_values = torch.cat([p.pixel_values for p in prompts if p.pixel_values is not None]).to(device)
+        image_grid_thw = torch.cat(grids).to(device)
+        if not self._adapter.has_frozen_tower():
+            return {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}, [None] * len(prompts)
+        features = self._adapter.encode_images(pixel_values, image_grid_thw)
+        of_prompts = features.split([sum(p.token_types) for p in prompts])
+        return {"image_features": features}, [each if len(each) else None for each in of_prompts]
+
+    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: GrowingCache) -> Tensor:
+        hidden = self._adapter.run_body(
+            input_ids=tokens[:, None],
+            token_types=torch.zeros_like(tokens)[:, None],
+            position_ids=positions[None, :, None].expand(3, -1, -1),
+            visible=None if visible is None else visible[:, None, :],
+            cache=cache,
+        )
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[R, V] float32 logits after the last position."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+
+
+def _visible_behind_padding(real: Tensor) -> Tensor:
+    """[R, P, P] bool from real keys [R, P]: causal; a padding query sees itself, so that no query sees nothing."""
+    length = real.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return (causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool)

@@ -1,0 +1,209 @@
+"""Checkpoints: a complete model folder and, in ``training_state``, what the run needs to go on from there.
+
+Written under another name, synced to disk, sealed by a manifest of sizes and hashes, and renamed last; what is older is
+removed only then. So a folder named ``checkpoint-STEP`` was whole once, and the manifest tells whether it still is. The
+state is safetensors and JSON; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial as partial_call
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.saving import save_model
+from gpg_vl.processes.ranks import gather_object, run_on_main
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.run.manifest import seal_folder, sync
+from gpg_vl.run.random_state import restore_random_state
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.update.optimizer_state import load_entries, read_shards
+
+STATE_FOLDER = "training_state"
+_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What decides the future of a run besides weights, optimizer and random states.
+
+    The learning rate follows from the step; prompts and sampled tokens from step, stream and seed. Saved between steps,
+    so there are no groups of a refill to keep: a step that was under way is made anew, from the same prompts.
+    """
+
+    step: int  # finished optimizer steps
+    stream: dict[str, Any]  # of the prompts consumed by them
+    validated_step: int  # last step that was validated
+    validation: dict[str, float]  # task to its score, where that is this step; else empty
+    tasks_done: list[str]  # tasks at their run.stop_when score
+    all_done_step: int | None  # step at which all of them were
+    counters: dict[str, int]
+    data: list[str]  # a digest of the rows of each training source
+
+
+def save_checkpoint(
+    recipe: Recipe,
+    adapter: QwenVLAdapter,
+    optimizer: Any,
+    state: TrainingState,
+    random_state: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> Path:
+    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it. All ranks together; the first one writes.
+
+    Args:
+        optimizer: torch's, or DeepSpeed's around it
+        random_state: of this rank, at the end of that step
+        metrics: the run's last ones, for the model card
+
+    Raises:
+        OSError: it could not be written, as on a full disk; what was there before is untouched
+    """
+    final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
+    partial = final.with_name(f"{final.name}.partial")
+    training_state = partial / STATE_FOLDER
+    random_states = gather_object([random_state])
+    try:
+        _on_main(lambda: _start(partial))
+        with whole_weights(accelerator):
+            _on_main(lambda: save_model(adapter, partial, recipe, metrics))
+        for number, shard in enumerate(read_shards(optimizer, adapter.trainable_parameters()), start=1):
+            _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
+        _on_main(lambda: _finish(partial, recipe, state, random_states))
+        _on_main(lambda: _replace(partial, final))
+    except OSError as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what it took is wanted back
+        raise type(error)(f"{final} could not be written: {error}") from error
+    run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
+    return final
+
+
+def _on_main(write: Callable[[], None]) -> None:
+    def work() -> None:
+        try:
+            write()
+        except SafetensorError as error:  # it has no other for a full disk
+            raise OSError(str(error)) from error
+
+    run_on_main(work)
+
+
+def _start(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()  # not its parents: an output directory that vanished, as with its disk, must not come back empty
+    (partial / STATE_FOLDER).mkdir()
+
+
+def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what is small, and seals the folder."""
+    folder = partial / STATE_FOLDER
+    write_recipe(recipe, partial / RECIPE_FILE)
+    for rank, random_state in enumerate(random_states):
+        _write_json(random_state, folder / _random_file(rank))
+    _write_json(asdict(state), folder / "state.json")
+    _write_json(library_versions(), folder / "versions.json")
+    seal_folder(partial)
+
+
+def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
+    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score."""
+    if limit is None:
+        return
+    checkpoints = find_checkpoints(output_dir)
+    best = find_best_checkpoint(output_dir)
+    for folder in checkpoints[:-limit]:
+        if folder != best:
+            # under its own name it must be whole or gone, whatever interrupts the removal
+            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
+
+
+def find_best_checkpoint(output_dir: Path) -> Path | None:
+    """The checkpoint whose step had the best validation score, the mean over its tasks; the older of equal ones."""
+    scores: dict[Path, float] = {}
+    for folder in find_checkpoints(output_dir):
+        try:
+            validation = load_state(folder).validation
+        except (OSError, ValueError, TypeError):  # it was damaged since: no reason to end a run that has a newer one
+            continue
+        if validation:
+            scores[folder] = sum(validation.values()) / len(validation)
+    return max(scores, key=scores.__getitem__, default=None)
+
+
+def load_state(folder: Path) -> TrainingState:
+    """
+    Raises:
+        ValueError: the folder has no training state, as an exported model has none
+    """
+    path = folder / STATE_FOLDER / "state.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
+    return TrainingState(**json.loads(path.read_text()))
+
+
+def load_random_state(folder: Path, rank: int) -> bool:
+    """Restores the random states of a rank; False where the checkpoint has none, being of fewer ranks."""
+    path = folder / STATE_FOLDER / _random_file(rank)
+    if path.is_file():
+        restore_random_state(json.loads(path.read_text()))
+    return path.is_file()
+
+
+def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
+    """Libraries that the checkpoint was written with in another version than they have now, with both."""
+    now = library_versions()
+    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
+    return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
+
+
+def library_versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None:
+    """Restores the optimizer's state, parameter by parameter, whatever layout it was saved from."""
+    with ExitStack() as stack:
+        places: dict[str, dict[str, Any]] = {}
+        for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):
+            file = stack.enter_context(safe_open(path, "pt"))
+            for key in file.keys():  # noqa: SIM118  no dict
+                name, entry = key.rsplit("/", 1)
+                places.setdefault(name, {})[entry] = file
+
+        def stored(name: str) -> dict[str, Tensor]:
+            return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
+
+        load_entries(optimizer, adapter.trainable_parameters(), stored)
+
+
+def _random_file(rank: int) -> str:
+    return f"random-{rank}.json"
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=1))
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Gives ``partial`` its final name, and has that on disk. What had the name, damaged or older, is set aside."""
+    if final.exists():
+        set_aside(final)
+    partial.rename(final)
+    sync([final.parent])

@@ -1,0 +1,145 @@
+"""The directory that a run writes to: one run at a time, writable, with room, and the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.paths import find_checkpoints, set_aside
+from gpg_vl.recipes import KNOWN_KEYS, changed_keys
+from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
+
+LOCK_FILE = ".lock"
+MAY_CHANGE_ON_RESUME = {
+    "run.steps",
+    "run.save_every",
+    "run.save_total_limit",
+    "run.eval_every",
+    "run.trackers",
+    "run.resume",
+    "run.output_dir",
+    "rollout.tokens_per_batch",
+    "update.max_skips",
+    "update.tokens_per_micro_batch",
+    "update.patches_per_micro_batch",
+    "rewards.timeout_s",
+    "rewards.memory_mb",
+    "rewards.on_error",
+    "data.on_bad_image",
+}
+
+
+@contextmanager
+def claim_output_dir(recipe: Recipe) -> Iterator[None]:
+    """Within, no other run writes to ``run.output_dir``; a run that is killed gives it up too.
+
+    Raises:
+        ValueError: another run has it, or it cannot be written
+    """
+    folder = Path(recipe.run.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("a+")
+    except OSError as error:
+        raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise ValueError(f"run.output_dir: {owner} is writing to {folder}; end it, or choose another") from error
+        except OSError as error:
+            cause = f"{folder} is on a file system without locks of files ({error.strerror})"
+            raise ValueError(f"run.output_dir: {cause}; choose another") from error
+        try:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+        except OSError as error:
+            raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); free space") from error
+        yield
+
+
+def find_resume_point(recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from, if there is one: the newest that is as it was written.
+
+    Newer ones that are damaged are set aside, and what an interrupted save left is removed.
+
+    Raises:
+        ValueError: there are checkpoints, but none is whole; or they are of another recipe
+    """
+    folder = Path(recipe.run.output_dir)
+    for leftover in folder.glob("checkpoint-*.partial"):
+        shutil.rmtree(leftover)
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
+        return None  # nothing that could be lost or gone on from
+    if recipe.run.resume == "never":
+        raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
+    checkpoint, damaged = _newest_whole(checkpoints)
+    _refuse_another_recipe(recipe, checkpoint)
+    for path, damage in damaged.items():
+        print(f"skipping {path.name}: {damage}; it is {set_aside(path).name} now", file=sys.stderr)
+    return checkpoint
+
+
+def check_room(recipe: Recipe, num_weights: int, num_trained: int) -> None:
+    """Refuses to start where the next checkpoint cannot be written: float32 weights, and two moments of the trained.
+
+    Raises:
+        ValueError: says what is free and what is needed
+    """
+    folder = Path(recipe.run.output_dir)
+    needed, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, a checkpoint takes {needed / 1e9:.2f} GB; "
+            "free space, or choose another"
+        )
+
+
+def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
+    """The newest checkpoint without damage, and the damage of newer ones."""
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints):
+        damage = find_damage(path)
+        if damage is None:
+            return path, damaged
+        damaged[path] = damage
+    causes = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+    raise ValueError(
+        f"run.output_dir: no checkpoint in {checkpoints[0].parent} is whole ({causes}); restore one, or choose another"
+    )
+
+
+def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
+    saved = _with_defaults(read_recipe(checkpoint / RECIPE_FILE))
+    for key, (old, new) in changed_keys(saved, recipe.to_plain()).items():
+        if key in MAY_CHANGE_ON_RESUME:
+            continue
+        found, way_out = f"the recipe has {new!r}", "the old value"
+        if key not in KNOWN_KEYS:
+            found, way_out = "this version has no such key", "the version that it was started with,"
+        raise ValueError(
+            f"run.output_dir: {checkpoint.parent} holds a run with {key}={old!r}, {found}; choose another "
+            f"run.output_dir, or {way_out} to go on"
+        )
+
+
+def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the recipe of an earlier version the keys that came later: with their defaults, they change nothing."""
+    filled = {**Recipe().to_plain(), **saved}
+    for section, keys in Recipe().to_plain().items():
+        if isinstance(keys, dict) and isinstance(filled[section], dict):
+            filled[section] = {**keys, **filled[section]}
+    return filled

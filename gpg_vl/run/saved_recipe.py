@@ -1,0 +1,50 @@
+"""The recipe of a run as a file: written with every checkpoint, read to go on or to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.recipes import load_recipe
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """The resolved recipe, every key with its value; ``gpg-vl train`` takes the file as it is."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
+    partial.replace(path)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: the file is not one that ``write_recipe`` wrote
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML; restore it, or choose another run.output_dir") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds no keys; restore it, or choose another run.output_dir")
+    return recipe
+
+
+def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe to use a model with: ``recipe``, else the one saved with the model, else the defaults.
+
+    Args:
+        model: a model folder, a run folder, whose newest checkpoint counts, or a name on the hub
+        overrides: ``--section.key VALUE`` words on top
+    """
+    path = resolve_model_path(model)
+    saved = Path(path) / RECIPE_FILE
+    if recipe is None and saved.is_file():
+        recipe = str(saved)
+    return load_recipe(recipe, [*overrides, "--model.path", path])

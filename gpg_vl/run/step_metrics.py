@@ -1,0 +1,76 @@
+"""The numbers that a step leaves in ``metrics.jsonl``, from the groups of all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gpg_vl.records import LoggedGroup, LoggedStep
+from gpg_vl.update.gradient import UpdateStats
+
+
+def describe_step(
+    logged: LoggedStep, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """The metrics of a step, from the groups of all ranks."""
+    totals = logged.totals
+    norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
+    return {
+        **summarise_rewards(logged.groups),
+        "status": count_statuses([*logged.groups, *logged.dropped]),
+        "dropped_groups": len(logged.dropped),
+        "alpha": totals.alpha,
+        "groups": totals.groups,
+        "trained_groups": totals.trained_groups,
+        "draws": logged.num_draws,
+        "update": None if stats is None else {**asdict(stats), "grad_norm": norm},
+        "seconds": {"rollout": logged.rollout_seconds, "scoring": logged.scoring_seconds, **seconds},
+    }
+
+
+def step_line(metrics: Mapping[str, Any]) -> str:
+    """What is said of a step on screen."""
+    update = metrics["update"]
+    if update is None:
+        followed = "no signal: no update"
+    elif update["grad_norm"] is None:
+        followed = f"loss {update['loss']:+.4f}  gradient not finite: no update"
+    else:
+        followed = f"loss {update['loss']:+.4f}  grad {update['grad_norm']:.3f}"
+    return (
+        f"reward {metrics.get('reward', math.nan):.3f}  signal {metrics['trained_groups']}/{metrics['groups']}  "
+        f"{followed}  {metrics['seconds']['step']:.1f} s"
+    )
+
+
+def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
+    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    completions = [completion for group in groups for completion in group.completions]
+    if not rewards:
+        return {}
+    by_task: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+    for group in groups:
+        for reward in group.rewards:
+            by_task.setdefault(group.task, []).append(reward.total)
+            for name, value in reward.parts.items():
+                parts.setdefault(name, []).append(value)
+    return {
+        "reward": _mean([reward.total for reward in rewards]),
+        "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
+        "parts": {name: _mean(values) for name, values in sorted(parts.items())},
+        "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
+        "finished": _mean([float(completion.finished) for completion in completions]),
+    }
+
+
+def count_statuses(groups: Sequence[LoggedGroup]) -> dict[str, int]:
+    return dict(Counter(reward.status for group in groups for reward in group.rewards))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

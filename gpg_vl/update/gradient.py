@@ -1,0 +1,182 @@
+"""TrainingGroup -> gradient -> one optimizer step. The only owner of the gradient's scale.
+
+The loss is a sum over all completion tokens of the step, divided once by a denominator that is known before the first
+backward pass, so neither micro-batches nor ranks nor accumulation change the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from gpg_vl.config import UpdateConfig
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.ranks import RankError, max_over_ranks, run_together
+from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
+from gpg_vl.update.layouts import Layout
+from gpg_vl.update.optimizer import set_learning_rate
+from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.policy import move_to
+
+T = TypeVar("T")
+
+
+class UpdateError(RankError):
+    """The update cannot go on; the message names the key to change. Raised by all ranks together."""
+
+
+class OutOfMemory(ValueError):
+    """The same, raised by one rank: the others are in the middle of a pass that needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """Of this rank, except ``loss`` and ``kl``: ``train`` sums them over all."""
+
+    loss: float
+    num_micro_batches: int
+    num_split_rows: int  # rows beyond one per group: prompts that ran again
+    num_padded_tokens: int  # tokens of the forward passes, padding included
+    tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
+    kl: float | None = None  # mean k3 to the reference over all tokens, where the objective has a reference
+
+
+def accumulate_gradient(
+    layout: Layout,
+    groups: Sequence[TrainingGroup],
+    denominator: float,
+    config: UpdateConfig,
+    adapter: QwenVLAdapter,
+    accelerator: Accelerator,
+) -> UpdateStats:
+    """Adds up the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
+
+    Where memory runs out and the layout can forget a gradient, all ranks start the step's update anew with half the
+    budget: the same groups, the same gradient.
+
+    Args:
+        groups: this rank's groups
+        denominator: of the whole step, over all ranks
+
+    Raises:
+        UpdateError, OutOfMemory: memory ran out for good
+    """
+    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator)
+    if layout.needs_equal_passes:
+        try:
+            return run(config)
+        except torch.OutOfMemoryError as error:  # the others are in a pass already, which needs this rank
+            raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
+    while True:
+        stats = run_together(partial(_none_without_memory, run, config))
+        if not max_over_ranks(accelerator, stats is None):
+            assert stats is not None
+            return stats
+        layout.clear()
+        config = _halve_budget(config, groups, accelerator)
+
+
+def _none_without_memory(run: Callable[[UpdateConfig], UpdateStats], config: UpdateConfig) -> UpdateStats | None:
+    try:
+        return run(config)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _run_passes(
+    layout: Layout,
+    groups: Sequence[TrainingGroup],
+    denominator: float,
+    adapter: QwenVLAdapter,
+    accelerator: Accelerator,
+    config: UpdateConfig,
+) -> UpdateStats:
+    layout.forward.train()
+    # where passes are collectives, the ranks agree before each; in the other layouts they agree on all of them at once
+    prepare = run_together if layout.needs_equal_passes else _at_once
+    plan = prepare(lambda: plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch))
+    num_rows = sum(len(rows) for rows in plan)
+    passes = level_passes(plan, adapter, accelerator) if layout.needs_equal_passes else plan
+    loss = 0.0
+    padded_tokens = 0
+    for number, rows in enumerate(passes, start=1):
+        batch = prepare(partial(_build_batch, rows, adapter))
+        weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
+        value = float(weighted_sum.detach())
+        # a loss that is not finite makes the gradient so, which every layout notices on all ranks
+        layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
+        loss += value / denominator
+        padded_tokens += batch.input_ids.numel()
+    return UpdateStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
+
+
+def _at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
+def _build_batch(rows: Sequence[Row], adapter: QwenVLAdapter) -> MicroBatch:
+    return move_to(build_micro_batch(rows, adapter.pad_token_id), adapter.device)
+
+
+def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator: Accelerator) -> list[list[Row]]:
+    """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
+    count = max_over_ranks(accelerator, len(plan))
+    runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
+    filler = build_filler_row(adapter, runs_tower)
+    passes = [[*rows, filler] if runs_tower and not _num_patches(rows) else rows for rows in plan]
+    return passes + [[filler]] * (count - len(plan))
+
+
+def _num_patches(rows: Sequence[Row]) -> int:
+    return sum(row.num_patches for row in rows)
+
+
+def build_filler_row(adapter: QwenVLAdapter, with_image: bool) -> Row:
+    """The shortest prompt, the smallest image if any, and one token behind it, with coefficient zero."""
+    views = (adapter.view(1, 1),) if with_image else ()
+    images = [Image.new("RGB", (1, 1)) for _ in views]
+    text = adapter.render_plain([None] if with_image else ["."])
+    prompt = Prompt(Sample("filler", "", (), "", ""), text, image_views=views, **adapter.encode(text, images, views))
+    return Row(prompt, (Completion((adapter.end_token_ids[0],), "", finished=True),), ((0.0,),))
+
+
+def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], accelerator: Accelerator) -> UpdateConfig:
+    """
+    Raises:
+        UpdateError: the longest row of some rank cannot be cut further
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tokens = config.tokens_per_micro_batch // 2
+    longest = max_over_ranks(accelerator, max(map(shortest_budget, groups), default=0))
+    if tokens < longest:
+        raise UpdateError(_describe_lack(config, f"a prompt with one completion takes {longest} tokens"))
+    print(f"out of memory: the update starts anew with update.tokens_per_micro_batch {tokens}", file=sys.stderr)
+    return replace(
+        config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, config.patches_per_micro_batch // 2)
+    )
+
+
+def _describe_lack(config: UpdateConfig, why: str) -> str:
+    return (
+        f"out of memory in the update at update.tokens_per_micro_batch={config.tokens_per_micro_batch} ({why}); lower "
+        "it, update.patches_per_micro_batch or model.max_pixels, or set model.gradient_checkpointing"
+    )
+
+
+def take_step(layout: Layout, learning_rate: float) -> float:
+    """Moves the weights along the accumulated gradient and forgets it.
+
+    Returns:
+        the gradient's norm before clipping; where it is not finite, no rank moved a weight
+    """
+    set_learning_rate(layout.optimizer, learning_rate)
+    return layout.step()

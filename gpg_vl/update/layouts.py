@@ -1,0 +1,165 @@
+"""How weights, gradients and optimizer lie on the ranks, and how a gradient becomes a step in each of the layouts.
+
+A layout takes losses that are already divided and adds up their gradients over micro-batches and ranks; it brings in no
+factor of its own. A step with a gradient that is not finite on some rank is taken by none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from gpg_vl.processes.start import sharding_stage
+
+ELEMENTS_PER_REDUCTION = 2**24
+"""Gradients that travel together: 64 MiB in float32."""
+
+
+class Layout(Protocol):
+    needs_equal_passes: bool
+    """Whether each forward and backward pass is a collective, so that all ranks run as many, over the same modules."""
+
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    """The one that was passed in, or DeepSpeed's around it; its ``param_groups`` hold the learning rates."""
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        """Adds the gradient of a loss; ``is_last`` marks the step's last one."""
+
+    def clear(self) -> None:
+        """Forgets the gradients of passes so far; only where ``needs_equal_passes`` is false."""
+
+    def step(self) -> float:
+        """Sums gradients over the ranks, clips, moves the weights, forgets the gradients.
+
+        Returns:
+            the norm before clipping; not finite where the weights stayed as they were
+        """
+
+
+def build_layout(
+    accelerator: Accelerator, forward: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+) -> Layout:
+    stage = sharding_stage(accelerator)
+    if stage == 0:
+        return Replicated(accelerator, forward, optimizer, max_grad_norm)
+    accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = max_grad_norm
+    engine, _ = accelerator.prepare(forward, optimizer)
+    return ShardedOptimizer(engine) if stage == 1 else ShardedGradients(engine)
+
+
+class Replicated:
+    """Every rank has everything; gradients are summed over the ranks once per step. Also the layout of one process."""
+
+    needs_equal_passes = False
+
+    def __init__(
+        self, accelerator: Accelerator, forward: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+    ):
+        self._num_ranks = accelerator.num_processes
+        self._max_grad_norm = max_grad_norm
+        self.forward = forward.to(accelerator.device)
+        self.optimizer = optimizer
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        loss.backward()
+
+    def clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> float:
+        fill_missing_gradients(self._parameters)
+        if self._num_ranks > 1:
+            for bucket in _buckets(self._parameters):
+                _sum_over_ranks([parameter.grad for parameter in bucket])  # type: ignore[misc]
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.clear()
+        return norm
+
+
+class ShardedOptimizer:
+    """ZeRO-1: each rank has all weights and gradients, and updates its share of them."""
+
+    needs_equal_passes = False
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+        self.forward = engine.module
+        self.optimizer = engine.optimizer
+        self._parameters = [p for p in engine.module.parameters() if p.requires_grad]
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        # not the engine's backward: gradients stay ordinary ones, which can be cleared, until the ranks agree to step
+        (loss * torch.distributed.get_world_size()).backward()  # the engine averages over ranks
+
+    def clear(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self) -> float:
+        fill_missing_gradients(self._parameters)
+        self._engine.set_gradient_accumulation_boundary(is_boundary=True)
+        self._engine.allreduce_gradients()
+        return take_engine_step(self._engine)
+
+
+class ShardedGradients:
+    """ZeRO-2 and ZeRO-3: each rank has its share of the gradients, under ZeRO-3 of the weights too."""
+
+    needs_equal_passes = True
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+        self.forward = engine
+        self.optimizer = engine.optimizer
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=is_last)
+        self._engine.backward(loss * torch.distributed.get_world_size())  # the engine averages over ranks
+
+    def clear(self) -> None:
+        raise AssertionError("the other ranks have their share of these gradients")
+
+    def step(self) -> float:
+        return take_engine_step(self._engine)
+
+
+def take_engine_step(engine: Any) -> float:
+    engine.step()
+    return math.inf if engine.optimizer.overflow else float(engine.get_global_grad_norm())
+
+
+def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Zero where no pass of this rank reached a weight, as the vision tower in a step without images.
+
+    So the optimizer does the same with it in every layout.
+    """
+    for parameter in parameters:
+        if parameter.grad is None and parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        bucket.append(parameter)
+        if sum(p.numel() for p in bucket) >= ELEMENTS_PER_REDUCTION:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def _sum_over_ranks(gradients: Sequence[Tensor]) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))

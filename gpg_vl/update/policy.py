@@ -1,0 +1,52 @@
+"""The policy's forward on a micro-batch: packed rows in, log-probs of the completion tokens out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gpg_vl.models.log_probs import token_log_probs
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import MicroBatch
+
+
+def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
+    """Log-probs [M] of the completion tokens of a micro-batch, float32."""
+    hidden = adapter.run_body(
+        input_ids=batch.input_ids,
+        token_types=batch.token_types,
+        position_ids=batch.position_ids,
+        segment_ids=batch.segment_ids,
+        pixel_values=batch.pixel_values,
+        image_grid_thw=batch.image_grid_thw,
+        image_features=batch.image_features,
+    )
+    # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
+    sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
+    return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
+
+
+class PolicyForward(nn.Module):
+    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
+
+    def __init__(self, adapter: QwenVLAdapter, temperature: float):
+        super().__init__()
+        self.model = adapter.model
+        self._adapter = adapter
+        self._temperature = temperature
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
+        with self._adapter.autocast():
+            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
+        if torch.is_grad_enabled() and not log_probs.requires_grad:
+            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
+        return log_probs
+
+
+def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    def move(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    return MicroBatch(**{name: move(getattr(batch, name)) for name in MicroBatch.__slots__})  # type: ignore[arg-type]

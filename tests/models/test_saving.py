@@ -1,0 +1,110 @@
+"""What a checkpoint holds, what the check finds, the merged copy, and the doctor's word on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gpg_vl.cli import main
+from gpg_vl.config import LoraConfig, ModelConfig, Recipe
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.saving import check_model_folder, save_model
+from support.builders import SMALL_IMAGES
+
+LoadModel = Callable[..., QwenVLAdapter]
+
+
+def saved(load: LoadModel, folder: Path, base: Path, lora: LoraConfig | None, family: str = "qwen2_vl") -> Path:
+    recipe = Recipe(model=ModelConfig(path=str(base), lora=lora, **SMALL_IMAGES))  # type: ignore[arg-type]
+    save_model(load(family, lora=lora), folder, recipe, {"reward": 0.25, "eval": {"counting": {"value": 0.5}}})
+    return folder
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, parts=["text", "vision"])], ids=["whole", "lora"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_saved_model_is_complete_and_has_a_card(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path, lora: LoraConfig | None, family: str
+) -> None:
+    folder = saved(load, tmp_path / "model", model_folders[family], lora, family)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: " + ("transformers" if lora is None else "peft"))
+    assert "| reward | 0.25 |\n| eval/counting/value | 0.5 |" in card
+    assert f"path: {model_folders[family]}" in card
+    state = torch.get_rng_state()
+    check_model_folder(folder)
+    assert torch.equal(torch.get_rng_state(), state), "a save must not change what the run draws next"
+
+
+def drop(tensors: dict[str, torch.Tensor], name: str) -> None:
+    del tensors[name]
+
+
+def cut(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors[name] = tensors[name][:3].clone()
+
+
+def halve(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors[name] = tensors[name].bfloat16()
+
+
+def add(tensors: dict[str, torch.Tensor], name: str) -> None:
+    tensors["stray"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize("damage", [drop, cut, halve, add])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4)], ids=["whole", "lora"])
+def test_a_tensor_that_is_not_the_configs_is_named(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path, damage: Callable, lora: LoraConfig | None
+) -> None:
+    folder = saved(load, tmp_path / "model", model_folders["qwen2_vl"], lora)
+    path = folder / ("model.safetensors" if lora is None else "adapter_model.safetensors")
+    tensors = load_file(path)
+    name = sorted(tensors)[1]  # not the embedding, to which the head is tied
+    damage(tensors, name)
+    save_file(tensors, path, metadata={"format": "pt"})
+    named = "stray" if damage is add else name.removeprefix("model.")
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        check_model_folder(folder)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "chat_template.jinja", "tokenizer.json"])
+def test_a_missing_file_is_found(load: LoadModel, model_folders: dict[str, Path], tmp_path: Path, file: str) -> None:
+    folder = saved(load, tmp_path / "model", model_folders["qwen2_vl"], None)
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=str(folder)):
+        check_model_folder(folder)
+
+
+def test_doctor_reloads_and_lets_it_answer(
+    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(load, tmp_path / "adapter", model_folders["qwen2_vl"], LoraConfig(r=4))
+    assert main(["merge", str(folder), str(tmp_path / "merged")]) == 0
+    for path, kind in ((folder, f"adapter of {model_folders['qwen2_vl']}"), (tmp_path / "merged", "weights")):
+        capsys.readouterr()
+        assert main(["doctor", "--checkpoint", str(path)]) == 0
+        out = capsys.readouterr().out.splitlines()
+        assert out[0].startswith(f"{kind}: names, shapes and types are those of the config")
+        assert out[1].startswith("completion: '") and len(out[1]) > 20
+    assert not list((tmp_path / "merged").glob("adapter*"))
+    assert main(["merge", str(folder), str(tmp_path / "merged")]) == 2
+    assert "is there already; name a new folder" in capsys.readouterr().err
+    assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "again")]) == 2
+    assert "is no adapter: its weights are whole already" in capsys.readouterr().err
+    config = json.loads((tmp_path / "merged/config.json").read_text())
+    config["text_config"]["hidden_size"] = 64
+    (tmp_path / "merged/config.json").write_text(json.dumps(config))
+    assert main(["doctor", "--checkpoint", str(tmp_path / "merged")]) == 2
+    assert "the weights do not fit config.json: mismatched" in capsys.readouterr().err
+
+
+def test_doctor_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__.split('+')[0]}" in out
+    assert "device c" in out

@@ -1,0 +1,40 @@
+"""The exit code of a command and its one line."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.processes.interrupts import Interrupted
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("no rows"), 2, "name: no rows\n"),
+        (OSError(28, "No space left on device"), 1, "name: [Errno 28] No space left on device\n"),
+        (Interrupted(signal.SIGTERM), 143, ""),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(2), 2, ""),
+        (SystemExit(None), 0, ""),
+    ],
+)
+def test_exit_code(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run_command("name", fail) == code
+    assert capsys.readouterr().err == line
+    assert run_command("name", lambda: None) == 0
+
+
+def test_other_errors_and_those_to_look_into_are_raised() -> None:
+    def fail() -> None:
+        raise ValueError("no rows")
+
+    with pytest.raises(ValueError, match="no rows"):
+        run_command("name", fail, debug=True)
+    with pytest.raises(ZeroDivisionError):
+        run_command("name", lambda: print(1 / 0))

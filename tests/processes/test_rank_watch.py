@@ -1,0 +1,104 @@
+"""The watch of a rank, by two real processes under the launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+SCRIPT = """
+import os, signal, sys, threading, time
+import torch.distributed
+from gpg_vl.processes import rank_watch
+from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts, held_interrupts, interrupts_raise
+from gpg_vl.processes.ranks import run_on_main, run_together
+
+rank, case = int(os.environ["RANK"]), sys.argv[1]
+rank_watch.PATIENCE_SECONDS = 3.0
+torch.distributed.init_process_group("gloo")
+
+def work():
+    if rank == 1 and case == "agree":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if rank == 0 and case == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(20)
+
+def end_the_run():
+    os.kill(os.getppid(), signal.SIGTERM)
+
+def save():
+    end_the_run()
+    time.sleep(9)  # three times as long as a rank is patient
+    sys.stdout.write("saved\\n")
+
+with interrupts_raise(), held_interrupts(), rank_watch.watched_rank():
+    torch.distributed.barrier()  # both are watched
+    try:
+        if case == "stuck" and rank == 1:  # like a wait for a rank that is gone: no point where a signal is taken
+            os.kill(os.getpid(), signal.SIGTERM)
+        if case == "stuck":
+            time.sleep(60)
+        if case == "deaf" and rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)  # it neither answers nor ends
+        if case == "deaf":
+            threading.Timer(1.0, end_the_run).start()
+            torch.distributed.barrier()  # in it no handler of a signal runs
+        if case == "save":
+            with deferred_interrupts():
+                run_on_main(save)
+        run_together(work)
+    except Interrupted as error:
+        torch.distributed.destroy_process_group()
+        sys.stdout.write(f"rank {rank} took {error}\\n")  # in one piece, with buffers or without
+        sys.exit(error.exit_code)
+"""
+
+
+def launch(case: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "15"  # then the launcher kills
+    command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command += [sys.executable, "-c", SCRIPT, case]
+    start = time.monotonic()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return done, time.monotonic() - start
+
+
+def test_a_signal_to_one_rank_is_taken_by_all() -> None:
+    done, _ = launch("agree")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0 took SIGTERM", "rank 1 took SIGTERM"]
+
+
+def test_a_rank_that_cannot_take_a_signal_ends_itself() -> None:
+    done, seconds = launch("stuck")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "the other ranks do not answer" in done.stderr
+    assert seconds < 50
+
+
+def test_a_rank_that_waits_in_a_collective_hears_a_signal() -> None:
+    done, _ = launch("deaf")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "rank 0 ends: the other ranks do not answer" in done.stderr
+
+
+def test_a_save_may_take_longer_than_a_rank_is_patient() -> None:
+    """Of the rank that writes, and of the other, which waits for it."""
+    done, _ = launch("save")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0 took SIGTERM", "rank 1 took SIGTERM", "saved"], done.stderr
+
+
+def test_no_rank_outlives_its_launcher() -> None:
+    done, seconds = launch("orphan")  # run waits until the ranks, which hold the pipe, have ended too
+    assert done.returncode == -signal.SIGKILL
+    assert "rank 0 ends: its launcher is gone" in done.stderr
+    assert "rank 1 ends: its launcher is gone" in done.stderr
+    assert seconds < 19

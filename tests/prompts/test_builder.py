@@ -1,0 +1,199 @@
+"""Rows as the models read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.data.images import open_image
+from gpg_vl.models import load_adapter
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Sample, completion_text
+from gpg_vl.tasks import TASKS
+from gpg_vl.tasks.base import score_completion
+from support.builders import FAMILIES, SMALL_IMAGES, make_sample
+
+LoadModel = Callable[..., QwenVLAdapter]
+BASE_TEMPLATE = "{%- for m in messages -%}{%- for c in m['content'] -%}{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}{%- endfor -%}{%- endfor -%}"  # noqa: E501  the published base models' template joins the contents
+
+
+def builder(adapter: QwenVLAdapter, shrink_to: int | None = None, **config: object) -> PromptBuilder:
+    return PromptBuilder(adapter, TASKS, PromptConfig(**config), shrink_to=shrink_to)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shrink_to", [None, 30])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_equal_the_processors(load: LoadModel, family: str, shrink_to: int | None) -> None:
+    """What the model's own processor makes of the same text and the resized images."""
+    adapter = load(family)
+    sample = make_sample([(90, 60), (200, 110)])
+    prompt = builder(adapter, shrink_to, template="{question}").build(sample)
+    assert shrink_to is None or len(prompt.token_ids) <= shrink_to
+    sized = [
+        open_image(source).resize((view.model_width, view.model_height))
+        for source, view in zip(sample.images, prompt.image_views, strict=True)
+    ]
+    expected = adapter.processor(text=[prompt.text], images=sized, do_resize=False, return_tensors="pt")
+    assert prompt.token_ids == tuple(expected["input_ids"][0].tolist())
+    assert prompt.token_types == tuple(expected["mm_token_type_ids"][0].tolist())
+    assert torch.equal(prompt.pixel_values, expected["pixel_values"])
+    assert torch.equal(prompt.image_grid_thw, expected["image_grid_thw"])
+    positions, _ = adapter.model.model.get_rope_index(
+        expected["input_ids"], expected["mm_token_type_ids"], image_grid_thw=expected["image_grid_thw"]
+    )
+    assert torch.equal(prompt.position_ids, positions[:, 0])
+
+
+def test_chat_and_base_prompts(load: LoadModel) -> None:
+    chat = load()
+    assert chat.is_chat()
+    prompt = builder(chat, template="{question}", system="Be brief.").build(make_sample())
+    assert prompt.messages == (("system", "Be brief."), ("user", "How many shapes?"))
+    assert prompt.text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
+        "How many shapes?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    base = load()
+    base.processor.chat_template = BASE_TEMPLATE
+    assert not base.is_chat()
+    prompt = builder(base, template="{question}").build(make_sample())
+    assert prompt.messages == ()
+    assert prompt.text == ("User: <|vision_start|><|image_pad|><|vision_end|>How many shapes?\nAssistant: <think>")
+    assert completion_text(prompt, "4</think><answer>4</answer>") == "<think>4</think><answer>4</answer>"
+    assert completion_text(builder(chat).build(make_sample()), "<think>") == "<think>"
+    with pytest.raises(ValueError, match=r"prompt.system needs a chat prompt"):
+        builder(base, system="Be brief.")
+    chat.processor.chat_template = None
+    with pytest.raises(ValueError, match=r"prompt.style is chat, but the model has no chat template"):
+        builder(chat, style="chat")
+
+
+@pytest.mark.parametrize("task", ["counting", "geometry", "grounding"])
+def test_the_tasks_own_wording_asks_for_the_tags(load: LoadModel, task: str) -> None:
+    text = builder(load()).build(make_sample(task=task, answer="[0, 0, 9, 9]")).text
+    assert "How many shapes?" in text
+    assert "<think>" in text
+    assert "<answer>" in text
+
+
+def test_grounding_is_asked_in_the_models_frame(load: LoadModel) -> None:
+    sample = make_sample([(100, 60)], task="grounding", answer="[0, 0, 9, 9]")
+    assert "grid from 0 to 1000" in builder(load("qwen2_vl")).build(sample).text
+    assert "pixels of the 112 x 56 image" in builder(load("qwen2_5_vl")).build(sample).text
+
+
+def test_images_stand_where_the_markers_are(load: LoadModel) -> None:
+    sample = make_sample([(56, 56), (84, 84)], question="Is <image> larger than <image>?")
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    build = builder(load(), template="{question}").build
+    assert f"user\nIs {picture} larger than {picture}?<|im_end|>" in build(sample).text
+    assert f"user\n{picture}{picture}Same?<|im_end|>" in build(replace(sample, question="Same?")).text
+    with pytest.raises(ValueError, match=r"sample counting-0: the question has 1 <image> markers for 2 images"):
+        build(replace(sample, question="<image>?"))
+
+
+def test_control_tokens_in_a_row_are_refused(load: LoadModel) -> None:
+    build = builder(load()).build
+    for token in ("<|im_end|>", "<|image_pad|>", "<|vision_start|>"):
+        with pytest.raises(ValueError, match="sample counting-0: the question contains the control token"):
+            build(make_sample(question=f"How {token}?"))
+
+
+def test_sizes_follow_the_pixel_limits(load: LoadModel) -> None:
+    adapter = load(min_pixels=56 * 56, max_pixels=112 * 112)
+    for size in ((20, 30), (500, 400), (84, 84)):
+        view = adapter.view(*size)
+        assert view.model_width % 28 == view.model_height % 28 == 0
+        assert 56 * 56 <= view.model_width * view.model_height <= 112 * 112
+    with pytest.raises(ValueError, match=r"a 4900 x 100 image yields no token under model.max_pixels=1568; raise it"):
+        load(min_pixels=784, max_pixels=1568).view(4900, 100)
+
+
+def test_token_counts_are_exact(load: LoadModel) -> None:
+    build = builder(load())
+    for sizes in ([], [(84, 84)], [(200, 90), (30, 31)]):
+        sample = make_sample(sizes)
+        assert build.measure(sample).num_tokens == len(build.build(sample).token_ids)
+
+
+def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
+    sizes = [(200, 90), (30, 31)]
+    sample = make_sample(sizes)
+    for shrink_to in (None, 100, 80):
+        build = builder(load(), shrink_to)
+        prompt, layout = build.build(sample), build.read(replace(sample, images=()), sizes)
+        assert (layout.text, layout.views) == (prompt.text, prompt.image_views)
+        assert layout == build.measure(sample)
+        assert layout.num_tokens == len(prompt.token_ids)
+        assert layout.is_shrunk == (shrink_to is not None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -> None:
+    adapter = load(family, max_pixels=784 * 600)
+    sample = make_sample([(600, 400), (300, 300), (56, 56)], task="grounding", answer="[100, 50, 400, 300]")
+    plain = builder(adapter)
+    full = plain.build(sample)
+    room = len(full.token_ids)
+    assert builder(adapter, room).build(sample).image_views == full.image_views, "what fits is left alone"
+    for shrink_to in (room - 1, room - 100, room - 300, room - 400):
+        prompt = builder(adapter, shrink_to).build(sample)
+        assert shrink_to - 60 < len(prompt.token_ids) <= shrink_to, "no smaller than needed, in whole rows of tokens"
+        tokens = [adapter.count_image_tokens(view) for view in prompt.image_views]
+        assert sum(prompt.token_types) == sum(tokens)
+        assert prompt.image_grid_thw is not None
+        assert prompt.image_grid_thw[:, 1:].mul(14).tolist() == [
+            [v.model_height, v.model_width] for v in prompt.image_views
+        ]
+        assert tokens[0] > tokens[1] > tokens[2], "each keeps its share"
+
+
+def test_a_box_keeps_its_place_in_an_image_that_was_scaled_down(load: LoadModel) -> None:
+    adapter = load("qwen2_5_vl", max_pixels=784 * 600)
+    sample = make_sample([(640, 480)], task="grounding", answer="[160, 120, 480, 360]")
+    full = builder(adapter).build(sample)
+    prompt = builder(adapter, len(full.token_ids) // 2).build(sample)
+    [view] = prompt.image_views
+    assert view.model_width * view.model_height < full.image_views[0].model_width * full.image_views[0].model_height
+    assert (view.width, view.height) == (640, 480), "gold boxes are in original pixels"
+    assert f"pixels of the {view.model_width} x {view.model_height} image" in prompt.text
+    task = TASKS["grounding"]
+    box = [round(value) for value in view.to_model((160, 120, 480, 360))]
+    score = score_completion(task, sample, f"<think></think><answer>{box}</answer>", prompt.image_views)
+    assert score.parts["iou"] > 0.97
+    stale = score_completion(task, sample, f"<think></think><answer>{box}</answer>", full.image_views)
+    assert stale.parts["iou"] < 0.6, "the same numbers mean another box in the larger image"
+
+
+def test_scaling_down_ends_at_the_smallest_image(load: LoadModel) -> None:
+    """What is too long for its text alone stays too long, and an image keeps model.min_pixels."""
+    adapter = load(min_pixels=784 * 4 + 28)
+    prompt = builder(adapter, shrink_to=5).build(make_sample([(300, 300), (2400, 50)]))
+    views = prompt.image_views
+    assert len(prompt.token_ids) > 5
+    assert adapter.count_image_tokens(views[0]) == 4
+    assert views[1].model_height == 28, "one token high, where the shape leaves nothing less"
+
+
+def test_an_adapter_without_weights_reads_the_same(load: LoadModel, model_folders: dict[str, Path]) -> None:
+    sample = make_sample([(200, 90)], task="grounding", answer="[0, 0, 9, 9]")
+    for family, folder in model_folders.items():
+        config = ModelConfig(**{"path": str(folder), **SMALL_IMAGES})  # type: ignore[arg-type]
+        bare = load_adapter(config, with_weights=False)
+        assert {parameter.device.type for parameter in bare.model.parameters()} == {"meta"}
+        assert builder(bare).read(sample, [(200, 90)]) == builder(load(family)).read(sample, [(200, 90)])
+        assert (bare.context_length, bare.control_tokens()) == (4096, load(family).control_tokens())
+
+
+def test_bad_image_names_the_sample(load: LoadModel) -> None:
+    sample = Sample("row-9", "counting", (b"no image",), "How many?", "4")
+    with pytest.raises(ValueError, match="sample row-9: cannot open image"):
+        builder(load()).build(sample)
+    assert isinstance(open_image(make_sample().images[0]), Image.Image)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.config import Recipe, RunConfig
+from gpg_vl.models.paths import find_checkpoints, resolve_model_path
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.recipes import changed_keys
+from gpg_vl.run.checkpoint import TrainingState, changed_versions, load_state, remove_old_checkpoints, save_checkpoint
+from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.output_dir import find_resume_point
+from gpg_vl.run.random_state import read_random_state
+from gpg_vl.update.optimizer import build_optimizer
+from support.file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
+
+
+def test_changed_keys_are_dotted() -> None:
+    old = {"run": {"steps": 3, "seed": 1}, "task": None, "rewards": {"weights": {"format": 0.5}}}
+    new = {"run": {"steps": 4, "seed": 1}, "task": "counting", "rewards": {"weights": {}}}
+    assert changed_keys(old, new) == {
+        "run.steps": (3, 4),
+        "task": (None, "counting"),
+        "rewards.weights": ({"format": 0.5}, {}),
+    }
+
+
+def test_newest_checkpoint_of_a_run_is_its_model(tmp_path: Path) -> None:
+    for name in ("checkpoint-9", "checkpoint-100", "checkpoint-20", "checkpoint-200.partial", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in find_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-20", "checkpoint-100"]
+    assert resolve_model_path(str(tmp_path)) == str(tmp_path / "checkpoint-100")
+    with pytest.raises(ValueError, match=r"neither a config\.json nor a checkpoint-N folder"):
+        resolve_model_path(str(tmp_path / "checkpoint-9"))
+
+
+def test_exported_model_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it is a model, not a checkpoint of a run"):
+        load_state(tmp_path)
+
+
+# --- a save that is interrupted anywhere ---
+
+
+class Saves:
+    """A run's directory with checkpoint-1 in it, and the save of a checkpoint-2, which then removes the first."""
+
+    def __init__(self, adapter: QwenVLAdapter, output_dir: Path):
+        self.output_dir = output_dir
+        output_dir.mkdir()
+        self.recipe = Recipe(run=RunConfig(output_dir=str(output_dir), save_total_limit=1))
+        self._adapter = adapter
+        self._optimizer = build_optimizer(adapter, self.recipe.update)
+        self.save(1)
+
+    def save(self, step: int) -> Path:
+        state = TrainingState(step, {}, 0, {}, [], None, {}, [])
+        return save_checkpoint(
+            self.recipe, self._adapter, self._optimizer, state, read_random_state(), {}, Accelerator()
+        )
+
+    def save_in_child(self, strike_at: int | None, fault: Fault = kill, torn: bool = False) -> tuple[int, list[str]]:
+        """Exit code of a process that saves step 2, 0 where it got through and 28 after an OSError; what it did."""
+        log = self.output_dir.parent / "operations.json"
+
+        def work() -> int:
+            with pytest.MonkeyPatch.context() as patch:
+                operations = FileOperations(self.output_dir, strike_at, fault, torn)
+                operations.watch(patch)
+                try:
+                    self.save(2)
+                except OSError as error:
+                    return errno.ENOSPC if "No space left on device" in str(error) else 1
+                with log.open("w") as file:
+                    json.dump([operations.names, operations.tearable], file)
+                return 0
+
+        code = in_child(work)
+        return code, json.loads(log.read_text()) if code == 0 else []
+
+
+@pytest.fixture
+def saves(load: Callable[..., QwenVLAdapter], tmp_path: Path) -> Saves:
+    return Saves(load(), tmp_path / "run")
+
+
+def assert_resumes(saves: Saves, where: str) -> int:
+    """The step of the one whole checkpoint that is found; nothing is left over."""
+    folder = find_resume_point(saves.recipe)
+    assert folder is not None, where
+    assert find_damage(folder) is None, where
+    step = load_state(folder).step
+    assert folder.name == f"checkpoint-{step}", where
+    assert {path.name for path in saves.output_dir.iterdir()} <= {"checkpoint-1", "checkpoint-2"}, where
+    return step
+
+
+def restore_start(saves: Saves, start: Path) -> None:
+    shutil.rmtree(saves.output_dir)
+    shutil.copytree(start, saves.output_dir)
+
+
+@pytest.mark.faults
+@pytest.mark.faults_ci
+@pytest.mark.timeout(300)
+def test_killed_at_every_file_operation_of_a_save(saves: Saves, tmp_path: Path) -> None:
+    start = shutil.copytree(saves.output_dir, tmp_path / "start")
+    code, [names, tearable] = saves.save_in_child(None)
+    assert code == 0
+    assert len(names) > 20
+    assert len(tearable) == 2, "weights and optimizer"
+    steps = []
+    for number, torn in [*((n, False) for n in range(len(names))), *((n, True) for n in tearable)]:
+        restore_start(saves, start)
+        assert saves.save_in_child(number, kill, torn)[0] == KILLED, names[number]
+        steps.append(assert_resumes(saves, names[number]))
+        if number % 8 == 0:
+            assert find_damage(saves.save(2)) is None, names[number]
+    committed = next(n for n, name in enumerate(names) if name == f"os.rename {saves.output_dir}/checkpoint-2.partial")
+    assert steps[: committed + 1] == [1] * (committed + 1)
+    assert set(steps[committed + 1 : len(names)]) == {2}
+
+
+@pytest.mark.faults
+@pytest.mark.faults_ci
+@pytest.mark.timeout(300)
+def test_a_full_disk_at_every_file_operation_of_a_save(saves: Saves, tmp_path: Path) -> None:
+    start = shutil.copytree(saves.output_dir, tmp_path / "start")
+    _, [names, _] = saves.save_in_child(None)
+    for number, name in enumerate(names):
+        restore_start(saves, start)
+        code, _ = saves.save_in_child(number, full_disk)
+        step = assert_resumes(saves, name)
+        if code == 0:  # transformers makes the folder that is there, and is content with it whatever mkdir says
+            assert name.startswith("os.mkdir") and step == 2, name
+        else:
+            assert code == errno.ENOSPC, name
+
+
+def test_a_vanished_output_directory_does_not_come_back_empty(saves: Saves) -> None:
+    shutil.rmtree(saves.output_dir)
+    with pytest.raises(OSError, match="No such file or directory"):
+        saves.save(2)
+    assert not saves.output_dir.exists()
+
+
+# --- which are kept ---
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    scores: dict[int, dict[str, float]] = {
+        2: {"a": 0.1},
+        4: {"a": 0.9, "b": 0.5},
+        6: {"a": 0.6, "b": 0.7},
+        8: {},
+        10: {},
+    }
+    for step, validation in scores.items():
+        folder = tmp_path / f"checkpoint-{step}/training_state"
+        folder.mkdir(parents=True)
+        state = TrainingState(step, {}, step, validation, [], None, {}, [])
+        (folder / "state.json").write_text(json.dumps(asdict(state)))
+    remove_old_checkpoints(tmp_path, None)
+    assert len(find_checkpoints(tmp_path)) == 5
+    remove_old_checkpoints(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-8", "checkpoint-10"}
+    (tmp_path / "checkpoint-4/training_state/state.json").write_text('{"step": 4')
+    remove_old_checkpoints(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-8", "checkpoint-10"}, "its score is lost"
+
+
+def test_other_versions_are_named(saves: Saves) -> None:
+    folder = saves.output_dir / "checkpoint-1"
+    assert changed_versions(folder) == {}
+    path = folder / "training_state/versions.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "2.0.0"}))
+    assert changed_versions(folder) == {"torch": ("2.0.0", torch.__version__.split("+")[0])}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpg_vl.run.manifest import MANIFEST_FILE, find_damage, seal_folder
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(bytes(range(256)) * 40)
+    (folder / "inner/state.json").write_text("{}")
+    seal_folder(folder)
+    return folder
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_sealed_folder_is_whole_wherever_it_lies(sealed: Path) -> None:
+    assert find_damage(sealed) is None
+    assert find_damage(sealed.rename(sealed.with_name("moved"))) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "damage"),
+    [
+        ("weights.bin", flip, "weights.bin has other content than was written"),
+        ("weights.bin", lambda path: path.write_bytes(path.read_bytes()[:99]), "weights.bin has 99 bytes instead of"),
+        ("inner/state.json", lambda path: path.write_text(""), "inner/state.json has 0 bytes instead of 2"),
+        ("inner/state.json", Path.unlink, "inner/state.json is missing"),
+        (MANIFEST_FILE, Path.unlink, "no manifest.json"),
+        (MANIFEST_FILE, lambda path: path.write_text(""), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text(path.read_text()[:-9]), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text("[]"), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text("[" * 100_000), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text('{"files": {"a": 1}}'), "manifest.json is unreadable"),
+        (MANIFEST_FILE, lambda path: path.write_text('{"files": {}}'), "manifest.json names no file"),
+    ],
+)
+def test_damage_is_named(sealed: Path, file: str, harm: Callable[[Path], object], damage: str) -> None:
+    harm(sealed / file)
+    found = find_damage(sealed)
+    assert found is not None
+    assert found.startswith(damage)
+
+
+def test_manifest_names_every_file(sealed: Path) -> None:
+    files = json.loads((sealed / MANIFEST_FILE).read_text())["files"]
+    assert set(files) == {"weights.bin", "inner/state.json"}
+    assert files["weights.bin"]["bytes"] == 10240

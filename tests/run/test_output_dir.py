@@ -1,0 +1,154 @@
+"""The lock, the preflight of the disk, and which checkpoint a run goes on from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from gpg_vl.config import PromptConfig, Recipe, RunConfig
+from gpg_vl.run.manifest import seal_folder
+from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
+from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+
+
+def recipe_for(folder: Path, **run: object) -> Recipe:
+    return Recipe(run=RunConfig(output_dir=str(folder), **run))  # type: ignore[arg-type]
+
+
+def write_checkpoint(output_dir: Path, step: int, recipe: Recipe | None = None) -> Path:
+    folder = output_dir / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(f"weights of {step}")
+    write_recipe(recipe or recipe_for(output_dir), folder / RECIPE_FILE)
+    seal_folder(folder)
+    return folder
+
+
+# --- the lock ---
+
+
+def test_a_second_run_is_refused_until_the_first_is_over(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path / "run")
+    claims = rf"process {os.getpid()} on .* is writing to .*/run; end it, or choose"
+    with claim_output_dir(recipe), pytest.raises(ValueError, match=claims):
+        claim_output_dir(recipe).__enter__()
+    with claim_output_dir(recipe):
+        pass
+
+
+def test_a_killed_run_gives_its_directory_up(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path / "run")
+    script = f"""
+import time
+from gpg_vl.config import PromptConfig, Recipe, RunConfig
+from gpg_vl.run.output_dir import claim_output_dir
+with claim_output_dir(Recipe(run=RunConfig(output_dir={str(tmp_path / "run")!r}))):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        with pytest.raises(ValueError, match=f"process {process.pid} on "):
+            claim_output_dir(recipe).__enter__()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with claim_output_dir(recipe):
+            pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(ValueError, match=r"without locks of files \(No locks available\); choose another"):
+        claim_output_dir(recipe_for(tmp_path / "run")).__enter__()
+
+
+# --- the disk ---
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"run.output_dir: cannot write to .*/file/run \(Not a directory\); choose"):
+        claim_output_dir(recipe_for(tmp_path / "file/run")).__enter__()
+
+
+def test_room_for_a_checkpoint_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 4 bytes, and two moments of 4 bytes for each that is trained."""
+    free = 4 * 1000 + 8 * 200
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    check_room(recipe_for(tmp_path), 1000, 200)
+    with pytest.raises(ValueError, match=r"has 0\.00 GB free, a checkpoint takes 0\.00 GB; free space, or choose"):
+        check_room(recipe_for(tmp_path), 1000, 201)
+
+
+# --- where to go on ---
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [write_checkpoint(tmp_path, step) for step in (2, 10, 12)]
+    (folders[2] / "weights").write_text("weights of 99")
+    assert find_resume_point(recipe_for(tmp_path)) == folders[1]
+    says = "skipping checkpoint-12: weights has other content than was written; it is checkpoint-12.damaged now\n"
+    assert capsys.readouterr().err == says
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-10", "checkpoint-12.damaged"}
+    assert find_resume_point(recipe_for(tmp_path)) == folders[1]
+    assert capsys.readouterr().err == ""
+
+
+def test_no_whole_checkpoint_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    for step in (2, 4):
+        (write_checkpoint(tmp_path, step) / "weights").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole \(checkpoint-4: weights is missing; check"):
+        find_resume_point(recipe_for(tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_an_interrupted_save_left_is_removed(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 2).rename(tmp_path / "checkpoint-2.partial")
+    assert find_resume_point(recipe_for(tmp_path)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_goes_by_the_checkpoints_own_recipe(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 2, recipe_for(tmp_path, seed=1))
+    free = {"steps": 9, "save_every": 1, "save_total_limit": 2, "eval_every": 0, "trackers": []}
+    assert find_resume_point(recipe_for(tmp_path, seed=1, **free)) is not None
+    with pytest.raises(ValueError, match=r"holds a run with run.seed=1, the recipe has 42; choose another"):
+        find_resume_point(recipe_for(tmp_path))
+    with pytest.raises(ValueError, match=r"holds a run; choose another folder, or --run.resume auto"):
+        find_resume_point(recipe_for(tmp_path, seed=1, resume="never"))
+
+
+def write_plain(path: Path, recipe: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(recipe))
+    seal_folder(path.parent)
+
+
+def test_a_key_that_came_or_went_with_a_version(tmp_path: Path) -> None:
+    """One that came has its default; one that went is named, with the way out."""
+    recipe = recipe_for(tmp_path)
+    path = write_checkpoint(tmp_path, 2, recipe) / RECIPE_FILE
+    plain = recipe.to_plain()
+    del plain["update"]["schedule"], plain["prompt"]
+    write_plain(path, plain)
+    assert find_resume_point(recipe) == path.parent
+    with pytest.raises(ValueError, match=r"holds a run with prompt\.style='auto', the recipe has 'base'"):
+        find_resume_point(replace(recipe, prompt=PromptConfig(style="base")))
+    plain["update"]["clip"] = 0.2
+    write_plain(path, plain)
+    with pytest.raises(ValueError, match=r"a run with update\.clip=0\.2, this version has no such key; .* the version"):
+        find_resume_point(recipe)

@@ -1,0 +1,73 @@
+"""Small samples, prompts and groups that tests run through the real tiny models."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy
+import torch
+from PIL import Image
+
+from gpg_vl.config import PromptConfig
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
+from gpg_vl.update.packing import Row, split_into_rows
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+SMALL_IMAGES = {"dtype": "float32", "min_pixels": 784, "max_pixels": 50176}
+
+
+def png(width: int, height: int, seed: int = 0) -> bytes:
+    """A noise image as the bytes of a PNG file."""
+    pixels = numpy.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=numpy.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_sample(
+    sizes: Sequence[tuple[int, int]] = ((84, 84),),
+    seed: int = 0,
+    task: str = "counting",
+    question: str = "How many shapes?",
+    answer: str = "4",
+) -> Sample:
+    images = tuple(png(width, height, 10 * seed + n) for n, (width, height) in enumerate(sizes))
+    return Sample(f"{task}-{seed}", task, images, question, answer)
+
+
+def make_prompt(adapter: QwenVLAdapter, sample: Sample) -> Prompt:
+    return PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build(sample)
+
+
+def random_completions(adapter: QwenVLAdapter, lengths: Sequence[int], seed: int = 0) -> tuple[Completion, ...]:
+    """Completions of given lengths from tokens that may be sampled; every other one ends in an end token."""
+    generator = torch.Generator().manual_seed(seed)
+    completions = []
+    for number, length in enumerate(lengths):
+        tokens = torch.randint(8, 300, (length,), generator=generator).tolist()
+        if number % 2 == 0:
+            tokens[-1] = adapter.end_token_ids[0]
+        completions.append(Completion(tuple(tokens), adapter.decode(tokens), number % 2 == 0))
+    return tuple(completions)
+
+
+def make_training_group(adapter: QwenVLAdapter, sample: Sample, lengths: Sequence[int], seed: int = 0) -> TrainingGroup:
+    completions = random_completions(adapter, lengths, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    coefficients = tuple(tuple(torch.randn(n, generator=generator).tolist()) for n in lengths)
+    return TrainingGroup(make_prompt(adapter, sample), completions, coefficients)
+
+
+def whole(*groups: TrainingGroup) -> list[Row]:
+    """Each group as one row."""
+    return [row for group in groups for row in split_into_rows(group, 10**6)]
+
+
+def make_lively(adapter: QwenVLAdapter) -> None:
+    """Larger weights between embedding and head: greedy output then depends on what was read, and is never close."""
+    with torch.no_grad():
+        for parameter in adapter.model.model.language_model.layers.parameters():
+            parameter.mul_(3)

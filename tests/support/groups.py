@@ -1,0 +1,47 @@
+"""Groups of every kind for the update's tests, and their gradients by plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import TrainingGroup
+from gpg_vl.update.self_check import plain_log_probs
+from support.builders import make_sample, make_training_group
+
+
+def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:
+    return [
+        make_training_group(adapter, make_sample(sizes, seed), lengths, seed)
+        for seed, (sizes, lengths) in enumerate(CASES.values())
+    ]
+
+
+def plain_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Tensor]:
+    """One completion, one row, one backward: images and prompt run again for each."""
+    adapter.model.zero_grad()
+    for group in groups:
+        for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
+            log_probs = plain_log_probs(adapter, group.prompt, completion, 1.0)
+            (log_probs * torch.tensor(coefficients)).sum().backward()
+    return gradients(adapter)
+
+
+# image sizes of the prompt, completion lengths: mixed sizes, several images, none, G = 1; a completion of length 1 in
+# an even place is an end token alone (builders.random_completions)
+CASES = {
+    "one image": ([(84, 84)], [5, 1, 9, 3]),
+    "end token first": ([(84, 84)], [1, 4, 1, 1]),
+    "two images of one size": ([(56, 56), (56, 56)], [3, 8]),
+    "three images of different sizes": ([(84, 56), (140, 84), (30, 200)], [4, 7]),
+    "no image": ([], [6, 2, 1]),
+    "one completion": ([(56, 56)], [5]),
+    "one token": ([(56, 84)], [1]),
+}
+
+
+def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}

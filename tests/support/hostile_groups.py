@@ -1,0 +1,28 @@
+"""Groups whose completions say how the task misbehaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample
+
+FILE = Path(__file__).with_name("hostile_rewards.py")
+
+
+HOSTILE = f"{FILE}:Hostile"
+
+
+def group(
+    *texts: str, task: str = "counting", prompt_text: str = "How many?", chat: bool = False, sample_id: str = "s1"
+) -> RolloutGroup:
+    sample = Sample(sample_id, task, (), "How many?", "4", {"colour": "red"})
+    messages = (("system", "Be brief."), ("user", "How many?")) if chat else ()
+    prompt = Prompt(sample, prompt_text, (1,), (0,), torch.zeros(3, 1), None, None, (), messages)
+    return RolloutGroup(prompt, tuple(Completion((1,), text, finished=True) for text in texts))
+
+
+def hostile(*answers: str, sample_id: str = "s1") -> RolloutGroup:
+    texts = [f"<think></think><answer>{answer}</answer>" for answer in answers]
+    return group(*texts, task=HOSTILE, sample_id=sample_id)

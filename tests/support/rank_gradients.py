@@ -1,0 +1,148 @@
+"""``torchrun rank_gradients.py FOLDER ...``: in each layout, the gradient of two ranks against that of plain rows.
+
+For each model folder, and for each way to deal its groups to the ranks, prints a line of JSON with the worst relative
+error of a parameter's gradient. The plain gradient is that of one completion, one row, one backward, on one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gpg_vl.config import ModelConfig, UpdateConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.ranks import end_ranks, gather_object
+from gpg_vl.processes.start import sharding_stage, start_ranks
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.records import Prompt, TrainingGroup
+from gpg_vl.update import gradient
+from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.layouts import Layout, build_layout
+from gpg_vl.update.packing import shortest_budget
+from gpg_vl.update.policy import PolicyForward
+from support.builders import SMALL_IMAGES
+from support.groups import make_groups, plain_gradients
+
+DENOMINATOR = 3.0
+# of test_packing.CASES, by rank: other lengths and images, no image on one rank, no group on one rank, split groups
+DEALS = {
+    "mixed": ([0, 2, 4], [1, 3, 5, 6]),
+    "no image on one rank": ([0, 3], [4]),
+    "no image at all": ([4], [4]),
+    "no group on one rank": ([], [0, 1, 4]),
+}
+
+
+class KeepGradient(Optimizer):
+    """A step that turns the weights into their gradient, exactly: a difference of weights would be rounded."""
+
+    def __init__(self, parameters: Any):
+        super().__init__(parameters, {"lr": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.copy_(parameter.grad)
+
+
+def load(folder: str, dtype: torch.dtype) -> QwenVLAdapter:
+    adapter = load_adapter(ModelConfig(**{"path": folder, **SMALL_IMAGES}))  # type: ignore[arg-type]
+    adapter.model.to(dtype)
+    return adapter
+
+
+def layout_gradients(
+    adapter: QwenVLAdapter, layout: Layout, groups: Sequence[TrainingGroup], budget: int
+) -> dict[str, Tensor]:
+    config = UpdateConfig(tokens_per_micro_batch=budget)
+    accumulate_gradient(layout, groups, DENOMINATOR, config, adapter, ACCELERATOR)
+    take_step(layout, 1.0)
+    with whole_weights(ACCELERATOR):
+        return {name: parameter.detach().clone() for name, parameter in adapter.model.named_parameters()}
+
+
+def worst_error(found: dict[str, Tensor], plain: dict[str, Tensor]) -> float:
+    errors = []
+    for name, each in found.items():
+        expected = plain.get(name, torch.zeros_like(each)) / DENOMINATOR
+        if expected.norm() > 1e-8:
+            errors.append(float((each - expected).norm() / expected.norm()))
+        else:
+            assert each.norm() <= 1e-7, name
+    return max(errors)
+
+
+def measure(
+    folder: str, deal: str, dtype: torch.dtype = torch.float32, is_split: bool = False, mutation: str = ""
+) -> None:
+    """Fresh models: the step before has spoilt the weights."""
+    plain_adapter, adapter = load(folder, dtype), load(folder, dtype)
+    groups = [replace(g, prompt=in_dtype(g.prompt, dtype)) for g in make_groups(adapter)]
+    plain = plain_gradients(plain_adapter, [groups[i] for of_rank in DEALS[deal] for i in of_rank])
+    mine = [groups[i] for i in DEALS[deal][ACCELERATOR.process_index]]
+    budget = max(map(shortest_budget, groups)) if is_split else 8192
+    optimizer = KeepGradient(adapter.model.parameters())
+    ACCELERATOR.deepspeed_engine_wrapped = None  # accelerate keeps the first engine that it made
+    layout = build_layout(ACCELERATOR, PolicyForward(adapter, 1.0), optimizer, max_grad_norm=1e9)
+    with MUTATIONS[mutation](layout):
+        found = layout_gradients(adapter, layout, mine, budget)
+    errors = gather_object([worst_error(found, plain)])
+    if ACCELERATOR.is_main_process:
+        row = {"model": os.path.basename(folder), "deal": deal, "is_split": is_split, "dtype": str(dtype)}
+        row |= {"mutation": mutation, "errors": errors, "layout": type(layout).__name__}
+        sys.stdout.write(json.dumps(row) + "\n")  # in one piece: other ranks write too
+
+
+def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:
+    return prompt if prompt.pixel_values is None else replace(prompt, pixel_values=prompt.pixel_values.to(dtype))
+
+
+def unscaled(layout: Layout) -> Any:
+    """Each rank's share of the gradient at half its size."""
+    original = layout.backward
+    return mock.patch.object(layout, "backward", lambda loss, is_last: original(loss / 2, is_last))
+
+
+def weighted_filler(layout: Layout) -> Any:
+    """What levels the ranks' passes out has a weight."""
+    original = gradient.build_filler_row
+    return mock.patch.object(
+        gradient, "build_filler_row", lambda *words: replace(original(*words), coefficients=((1.0,),))
+    )
+
+
+MUTATIONS: dict[str, Callable[[Layout], Any]] = {
+    "": lambda layout: nullcontext(),
+    "unscaled": unscaled,
+    "weighted filler": weighted_filler,
+}
+
+
+def main() -> None:
+    for folder in sys.argv[1:]:
+        for deal in DEALS:
+            measure(folder, deal)
+        measure(folder, "mixed", is_split=True)
+    measure(folder, "mixed", mutation="unscaled")
+    if sharding_stage(ACCELERATOR) == 0:  # DeepSpeed has no float64
+        measure(folder, "mixed", torch.float64, is_split=True)
+    if sharding_stage(ACCELERATOR) >= 2:
+        measure(folder, "no group on one rank", mutation="weighted filler")
+
+
+if __name__ == "__main__":
+    ACCELERATOR = start_ranks()
+    main()
+    end_ranks()

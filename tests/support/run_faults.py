@@ -1,0 +1,111 @@
+"""Faults that a forked run brings upon itself: each function is called at its start, to strike in its second step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpg_vl import assemble
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run import checkpoint
+from gpg_vl.update import optimizer_state, policy
+from support.faulty_rank import in_call
+
+
+def send_sigterm() -> None:
+    print(f"SIGTERM at {time.time()}", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def sigterm_in_rollout() -> None:
+    """Between two tokens: a step of six tokens reads its own five times."""
+    in_call(8, HfEngine, "_next_logits", send_sigterm)
+
+
+def sigterm_in_backward() -> None:
+    """From within autograd, on its way from the log-probs to the weights."""
+    original = policy.packed_log_probs
+    calls = 0
+
+    def log_probs(*words: Any) -> Tensor:
+        nonlocal calls
+        result = original(*words)
+        calls += result.requires_grad
+        if calls == 2 and result.requires_grad:
+            result.register_hook(lambda gradient: send_sigterm())
+        return result
+
+    policy.packed_log_probs = log_probs
+
+
+def sigterm_in_save() -> None:
+    """When all files are written, before they are sealed."""
+    in_call(1, checkpoint, "seal_folder", send_sigterm)
+
+
+def die() -> None:
+    """As SIGKILL from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def die_in_second_save() -> None:
+    """Of the rank that writes: between the weights and the optimizer's state."""
+    in_call(2, checkpoint, "save_file", die)
+
+
+def die_in_second_gathering() -> None:
+    """Of a rank that writes nothing: half-way through the optimizer's state of the second save."""
+    original = optimizer_state.read_shards
+    saves = 0
+
+    def read_shards(*words: Any) -> Any:
+        nonlocal saves
+        saves += 1
+        if saves == 2:
+            in_call(9, optimizer_state, "_put_together", die)
+        return original(*words)
+
+    checkpoint.read_shards = read_shards
+
+
+def full_disk_in_second_save() -> None:
+    in_call(2, checkpoint, "save_file", fill_disk)
+
+
+def soak() -> None:
+    """One forward pass in a hundred gives a loss that is not a number, and one runs out of memory, to the end."""
+    original = policy.PolicyForward.forward
+    fates = random.Random(0)
+
+    def forward(module: Any, batch: Any) -> Tensor:
+        fate = fates.random()
+        if fate < 0.01:
+            raise torch.OutOfMemoryError("injected")
+        return original(module, batch) * (torch.nan if fate < 0.02 else 1.0)
+
+    policy.PolicyForward.forward = forward  # type: ignore[method-assign]
+
+
+def save_moments_again() -> None:
+    """No fault: what was just restored is written to ``again.safetensors``, as the next save would write it."""
+    original = assemble.load_optimizer
+
+    def load_optimizer(folder: Any, adapter: Any, optimizer: Any) -> None:
+        original(folder, adapter, optimizer)
+        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters())
+        if os.environ["RANK"] == "0":
+            save_file(shard, "again.safetensors")
+
+    assemble.load_optimizer = load_optimizer

@@ -1,0 +1,240 @@
+"""The packed update against plain rows: log-probs and gradients, and mutations that must break the equality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import Prompt, TrainingGroup
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update import packing, policy
+from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
+from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.self_check import check_packing
+from support.builders import FAMILIES, make_sample, make_training_group, whole
+from support.groups import CASES, gradients, make_groups, plain_gradients
+
+LoadModel = Callable[..., QwenVLAdapter]
+
+
+def packed_gradients(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192
+) -> dict[str, Tensor]:
+    adapter.model.zero_grad()
+    adapter.model.train()
+    forward = PolicyForward(adapter, 1.0)
+    for rows in plan_micro_batches(groups, max_tokens, 10_000):
+        batch = build_micro_batch(rows, adapter.pad_token_id)
+        (batch.coefficients * forward(batch)).sum().backward()
+    return gradients(adapter)
+
+
+def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    errors = [float((a[n] - b[n]).norm() / b[n].norm()) for n in b if float(b[n].norm()) > 1e-8]
+    assert len(errors) > 0.8 * len(b)
+    return max(errors)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["grouped_sdpa", "sdpa", "eager"])
+def test_packed_gradients_equal_plain_ones(load: LoadModel, family: str, attention: str) -> None:
+    adapter = load(family, attention=attention)
+    groups = make_groups(adapter)
+    assert worst_relative_error(packed_gradients(adapter, groups), plain_gradients(adapter, groups)) < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_log_probs_equal_plain_ones(load: LoadModel, family: str, case: str) -> None:
+    adapter = load(family)
+    sizes, lengths = CASES[case]
+    group = make_training_group(adapter, make_sample(sizes), lengths)
+    assert check_packing(adapter, whole(group), temperature=0.7) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["grouped_sdpa", "sdpa", "eager"])
+def test_packed_gradients_equal_plain_ones_in_float64(load: LoadModel, family: str, attention: str) -> None:
+    """Weights in float64; norms, rotations and the head still compute in float32 inside."""
+    adapter = load(family, attention=attention)
+    adapter.model.double()
+    groups = [make_training_group(adapter, make_sample(sizes, 1), lengths, 1) for sizes, lengths in CASES.values()]
+    doubled = [replace(g, prompt=in_float64(g.prompt)) for g in groups]
+    assert worst_relative_error(packed_gradients(adapter, doubled), plain_gradients(adapter, doubled)) < 1e-6
+
+
+def in_float64(prompt: Prompt) -> Prompt:
+    pixels = prompt.pixel_values
+    return prompt if pixels is None else replace(prompt, pixel_values=pixels.double())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flex_attention_gives_the_same_log_probs(load: LoadModel, family: str) -> None:
+    """Forward alone: FlexAttention has no backward pass on a CPU."""
+    adapter = load(family, attention="sdpa")
+    batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], 0)
+    with torch.no_grad():
+        dense = policy.packed_log_probs(adapter, batch, 1.0)
+        adapter._packed_attention = lambda row_length: "flex_attention"  # type: ignore[method-assign]
+        blocks = policy.packed_log_probs(adapter, batch, 1.0)
+    assert float((dense - blocks).abs().max()) < 1e-5
+
+
+def test_gradient_does_not_depend_on_the_budget(load: LoadModel) -> None:
+    adapter = load()
+    groups = make_groups(adapter)
+    whole = packed_gradients(adapter, groups, max_tokens=8192)
+    longest = max(len(g.prompt.token_ids) + max(len(c.token_ids) for c in g.completions) for g in groups)
+    for max_tokens in (longest, 2 * longest):
+        assert worst_relative_error(packed_gradients(adapter, groups, max_tokens), whole) < 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing(load: LoadModel) -> None:
+    adapter, checkpointed = load(), load(gradient_checkpointing=True)
+    assert checkpointed.model.is_gradient_checkpointing
+    groups = make_groups(adapter)
+    assert worst_relative_error(packed_gradients(checkpointed, groups), packed_gradients(adapter, groups)) < 1e-5
+
+
+def test_frozen_vision_leaves_the_projector_its_gradient(load: LoadModel) -> None:
+    adapter, frozen = load(), load(freeze=["vision"])
+    groups = make_groups(adapter)
+    expected = plain_gradients(adapter, groups)
+    found = packed_gradients(frozen, groups)
+    assert {frozen.part_of(name) for name in found} == {"projector", "text"}
+    assert worst_relative_error(found, {name: expected[name] for name in found}) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel, family: str) -> None:
+    """With neither vision nor projector trained, the update never runs the tower, and its gradient is the same."""
+    adapter = load(family, freeze=["vision", "projector"])
+    groups = make_groups(adapter)
+    rolled = HfEngine(adapter, 10**6).generate(
+        [g.prompt for g in groups], 2, Sampling(3, 1.0), [(g,) for g in range(7)]
+    )
+    reused = [replace(g, image_features=r.image_features) for g, r in zip(groups, rolled, strict=True)]
+    assert [g.image_features is None for g in reused] == [g.prompt.pixel_values is None for g in groups]
+    expected = plain_gradients(adapter, groups)
+    calls: list[int] = []
+    adapter.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    found = packed_gradients(adapter, reused)
+    assert not calls
+    assert {adapter.part_of(name) for name in found} == {"text"}
+    assert worst_relative_error(found, expected) < 1e-5
+    one, two = reused[1], reused[2]
+    swapped = [replace(one, image_features=one.image_features.flip(0)), *reused[2:]]
+    assert worst_relative_error(packed_gradients(adapter, swapped), plain_gradients(adapter, groups[1:])) > 1e-3
+    assert check_packing(adapter, whole(two), 1.0) < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [["vision"], ["vision", "projector"]])
+def test_frozen_tower_builds_no_graph(load: LoadModel, frozen: list[str]) -> None:
+    adapter = load(freeze=frozen)
+    outputs: list[Tensor] = []
+    adapter.model.model.visual.blocks[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    packed_gradients(adapter, make_groups(adapter)[:1])
+    assert len(outputs) == 1
+    assert not outputs[0].requires_grad
+
+
+def test_flex_attention_is_refused_where_it_cannot_train(load: LoadModel) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("FlexAttention trains on CUDA")
+    for attention in ("flex_attention", {"text": "flex_attention"}):
+        with pytest.raises(
+            ValueError, match=r"model.attention: flex_attention has no backward pass on a CPU; use auto"
+        ):
+            load(attention=attention)
+
+
+def test_attention_is_chosen_per_sub_model(load: LoadModel) -> None:
+    config = load(attention={"text": "eager", "vision": "sdpa"}).model.config
+    assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("eager", "sdpa")
+    config = load(attention="auto").model.config
+    assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("sdpa", "sdpa")
+    with pytest.raises(ValueError, match=r"model.attention: \['head'\] has no attention"):
+        load(attention={"head": "sdpa"})
+
+
+def no_mask_between_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = packing._lay_out
+    monkeypatch.setattr(packing, "_lay_out", lambda row: (original(row)[0], [min(s, 1) for s in original(row)[1]]))
+
+
+def positions_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def positions(row: Row) -> Tensor:
+        start = int(row.prompt.position_ids.max()) + 1
+        tail = start + torch.arange(row.num_tokens - len(row.prompt.token_ids)).expand(3, -1)
+        return torch.cat([row.prompt.position_ids, tail], dim=1)
+
+    monkeypatch.setattr(packing, "_positions", positions)
+
+
+def first_token_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = packing._source_positions
+    monkeypatch.setattr(packing, "_source_positions", lambda row: [max(0, s - 1) for s in original(row)])
+
+
+def pixels_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = packing._concatenate
+
+    def swap(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        tensor = original(tensors)
+        return tensor if tensor is None or not tensor.is_floating_point() else tensor.flip(0)
+
+    monkeypatch.setattr(packing, "_concatenate", swap)
+
+
+@pytest.mark.parametrize("mutate", [no_mask_between_completions, positions_go_on, first_token_left_out, pixels_swapped])
+def test_mutations_are_caught(load: LoadModel, monkeypatch: pytest.MonkeyPatch, mutate: Callable) -> None:
+    adapter = load()
+    group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4, 9, 3])
+    check_packing(adapter, whole(group), 1.0)
+    mutate(monkeypatch)
+    with pytest.raises(RuntimeError, match="self-check failed on sample counting-0"):
+        check_packing(adapter, whole(group), 1.0)
+    assert worst_relative_error(packed_gradients(adapter, [group]), plain_gradients(adapter, [group])) > 1e-3
+
+
+def test_split_keeps_every_completion_once_within_the_budget(load: LoadModel) -> None:
+    adapter = load()
+    group = make_training_group(adapter, make_sample(), [5, 9, 1, 4, 12])
+    rows = split_into_rows(group, len(group.prompt.token_ids) + 14)
+    assert len(rows) > 1
+    assert tuple(c for row in rows for c in row.completions) == group.completions
+    assert tuple(c for row in rows for c in row.coefficients) == group.coefficients
+    assert all(row.num_tokens <= len(group.prompt.token_ids) + 14 for row in rows)
+
+
+def test_micro_batches_keep_both_budgets(load: LoadModel) -> None:
+    adapter = load()
+    groups = make_groups(adapter)
+    for rows in plan_micro_batches(groups, max_tokens=80, max_patches=120):
+        assert len(rows) * max(row.num_tokens for row in rows) <= 80
+        assert len(rows) == 1 or sum(row.num_patches for row in rows) <= 120
+
+
+def test_completion_over_the_budget_is_named(load: LoadModel) -> None:
+    group = make_training_group(load(), make_sample(), [30])
+    with pytest.raises(ValueError, match=r"sample counting-0: .*update.tokens_per_micro_batch=40; raise it"):
+        split_into_rows(group, 40)
+
+
+def test_completions_of_other_rows_do_not_matter(load: LoadModel) -> None:
+    """A row's log-probs are its own, whatever shares the micro-batch."""
+    adapter = load()
+    groups = make_groups(adapter)
+    alone = build_micro_batch(split_into_rows(groups[0], 8192), adapter.pad_token_id)
+    together = build_micro_batch([row for g in groups for row in split_into_rows(g, 8192)], adapter.pad_token_id)
+    with torch.no_grad():
+        a = policy.packed_log_probs(adapter, alone, 1.0)
+        b = policy.packed_log_probs(adapter, together, 1.0)[: len(a)]
+    assert float((a - b).abs().max()) < 1e-5

@@ -1,0 +1,88 @@
+"""The reference: the model that the run started from, as a copy or as the policy without its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.objectives import build_objective
+from gpg_vl.records import LogProbs, Reward, ScoredGroup
+from gpg_vl.update import reference as reference_module
+from gpg_vl.update.packing import split_into_rows
+from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.reference import Reference, sum_kl
+from gpg_vl.update.self_check import plain_log_probs
+from support.builders import make_prompt, make_sample, random_completions
+
+LoadModel = Callable[..., QwenVLAdapter]
+
+
+def make_group(adapter: QwenVLAdapter) -> ScoredGroup:
+    prompt = make_prompt(adapter, make_sample([(84, 84)]))
+    completions = random_completions(adapter, [4, 7, 2])
+    return ScoredGroup(prompt, completions, tuple(Reward(0.0, {}, "ok") for _ in completions))
+
+
+def plain(adapter: QwenVLAdapter, group: ScoredGroup) -> list[float]:
+    with torch.no_grad():
+        return [x for c in group.completions for x in plain_log_probs(adapter, group.prompt, c, 1.0).tolist()]
+
+
+def flat(rows: tuple[tuple[float, ...], ...]) -> list[float]:
+    return [x for row in rows for x in row]
+
+
+def recipe_of(folder: Path, lora: LoraConfig | None) -> Recipe:
+    return Recipe(model=ModelConfig(path=str(folder), dtype="float32", min_pixels=784, max_pixels=50176, lora=lora))
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4)])
+def test_reference_stays_where_the_run_started(
+    load: LoadModel, model_folders: dict[str, Path], lora: LoraConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, initial = load(lora=lora), load()
+    if lora is not None:
+        monkeypatch.setattr(reference_module, "load_adapter", None)  # a copy would fail
+    trained = {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02
+    group = make_group(policy)
+    moved = plain(policy, group)
+    reference = Reference(recipe_of(model_folders["qwen2_vl"], lora), policy, Accelerator())
+    [found] = reference.compare(PolicyForward(policy, 1.0), [group])
+    assert flat(found.reference) == pytest.approx(plain(initial, group), abs=1e-4)
+    assert flat(found.current) == pytest.approx(moved, abs=1e-4)
+    assert max(abs(a - b) for a, b in zip(flat(found.current), flat(found.reference), strict=True)) > 1e-2
+    assert plain(policy, group) == moved, "the adapter is on again"
+    assert {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad} == trained
+
+
+def test_micro_batches_change_nothing(load: LoadModel, model_folders: dict[str, Path]) -> None:
+    """Completions of a cut group come back in their own order."""
+    policy = load()
+    groups = [make_group(policy)] * 2
+    recipe = recipe_of(model_folders["qwen2_vl"], None)
+    [whole, _] = Reference(recipe, policy, Accelerator()).compare(PolicyForward(policy, 1.0), groups)
+    budget = len(groups[0].prompt.token_ids) + 6  # room for the longest completion alone
+    assert len(split_into_rows(build_objective(ObjectiveConfig()).training_group(groups[0]), budget)) == 3
+    small = replace(recipe, update=replace(recipe.update, tokens_per_micro_batch=budget))
+    [cut, _] = Reference(small, policy, Accelerator()).compare(PolicyForward(policy, 1.0), groups)
+    assert [len(row) for row in cut.current] == [4, 7, 2]
+    assert flat(cut.current) == pytest.approx(flat(whole.current), abs=1e-5)
+
+
+def test_sum_kl() -> None:
+    same = LogProbs(((-1.0, -2.0),), ((-1.0, -2.0),))
+    apart = LogProbs(((-1.0, -2.0),), ((-1.5, -2.0),))
+    assert sum_kl([same]) == 0
+    assert sum_kl([same, apart]) == pytest.approx(0.6065306597 + 0.5 - 1)
+    assert sum_kl([]) == 0
