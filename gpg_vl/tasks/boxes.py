@@ -59,7 +59,9 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
     clipped = [clip_box(box, view.width, view.height) for box in boxes]
     outside = next((box for box, inside in zip(boxes, clipped, strict=True) if not is_ordered(inside)), None)
     if outside is not None:
-        raise ValueError(f"the box {list(outside)} lies outside of the {view.width} x {view.height} image; mend the row")
+        raise ValueError(
+            f"the box {list(outside)} lies outside of the {view.width} x {view.height} image; mend the row"
+        )
     return clipped
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.numbers import GEOMETRY
-from gpg_vl.verifiers.values import Value, read_value, same_value
+from gpg_vl.verifiers.same_values import Value, same_value
+from gpg_vl.verifiers.values import read_value
 
 
 class Geometry(Task):

@@ -27,7 +27,9 @@ class Grounding(Task):
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
-        wanted = "one box [x1, y1, x2, y2]" if _asks_for_one(sample.answer) else "a list of boxes [[x1, y1, x2, y2], ...]"
+        wanted = (
+            "one box [x1, y1, x2, y2]" if _asks_for_one(sample.answer) else "a list of boxes [[x1, y1, x2, y2], ...]"
+        )
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views)}."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:

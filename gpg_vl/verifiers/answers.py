@@ -38,7 +38,9 @@ def write_answer(reasoning: str, answer: str, answer_in: AnswerIn = "tags") -> s
     Raises:
         ValueError: the answer cannot be found again in what was written
     """
-    text = f"<think>{reasoning}</think>" + (f"<answer>{answer}</answer>" if answer_in == "tags" else f"\\boxed{{{answer}}}")
+    text = f"<think>{reasoning}</think>" + (
+        f"<answer>{answer}</answer>" if answer_in == "tags" else f"\\boxed{{{answer}}}"
+    )
     if answer_in == "boxed" and find_answer(text, answer_in) != answer.strip():
         raise ValueError(f"the answer {answer[:40]!r} cannot stand in \\boxed{{}}; set prompt.answer_in to tags")
     return text

@@ -32,15 +32,20 @@ _NOTHING = re.compile(
 )
 _EMPTY = frozenset(["[]", "{}", "[[]]"])
 _KEY = re.compile(r"[\"']?(?:bbox_2d|box_2d|bbox2d|bbox|bounding_box)[\"']?\s{0,4}[:=]\s{0,4}", re.IGNORECASE)
-_CHANGING_WORDS = frozenset("or either not no never neither nor wrong incorrect except unlike maybe false".split())
+_CHANGING_WORDS_TEXT = """
+or either not no never neither nor wrong incorrect except unlike maybe false
+"""
+_CHANGING_WORDS = frozenset(_CHANGING_WORDS_TEXT.split())
 
-_BOX_KEYS = frozenset(
-    "bbox2d bbox box box2d position boundingbox boundingbox2d coordinates coordinate coords location bndbox region "
-    "rectangle rect".split()
-)
-_LIST_KEYS = frozenset(
-    "objects detections results result boxes bboxes predictions annotations answer output instances items".split()
-)
+_BOX_KEYS_TEXT = """
+bbox2d bbox box box2d position boundingbox boundingbox2d coordinates coordinate coords location bndbox region
+rectangle rect
+"""
+_BOX_KEYS = frozenset(_BOX_KEYS_TEXT.split())
+_LIST_KEYS_TEXT = """
+objects detections results result boxes bboxes predictions annotations answer output instances items
+"""
+_LIST_KEYS = frozenset(_LIST_KEYS_TEXT.split())
 _CONFIDENCE_KEYS = frozenset(["confidence", "score", "conf", "probability", "prob", "certainty"])
 _FOUR_KEYS = (
     ("x1", "y1", "x2", "y2"),
@@ -230,7 +235,7 @@ def _read_object(entry: Mapping[str, Any]) -> Answered | None:
     if len(by_key) < len(entry):
         return None
     lists = [value for key, value in by_key.items() if key in _LIST_KEYS and isinstance(value, list)]
-    boxes = [box for box in (_read_corners(_as_value(by_key[key])) for key in by_key if key in _BOX_KEYS)]
+    boxes = [_read_corners(_as_value(value)) for key, value in by_key.items() if key in _BOX_KEYS]
     corners = _read_four_keys(by_key)
     if corners is not None:
         boxes.append(corners)
@@ -303,7 +308,7 @@ def _number_of(text: str) -> float | None:
 
 
 def _read_confidence(by_key: Mapping[str, Any]) -> float | None:
-    """The confidence in [0, 1]: a number, also as a string, or a percentage; 1 where none is written, None for others."""
+    """In [0, 1], from a number, a string or a percentage; 1 where none is written, None for anything else."""
     given = [by_key[key] for key in by_key if key in _CONFIDENCE_KEYS]
     if len(given) != 1:
         return None if given else 1.0

@@ -121,7 +121,9 @@ def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy
     before: list[Box] = []
     for overlap, row, column in pairs:
         taken = max((iou(box, gold[column]) for box in before), default=0.0)
-        added.append(Pair(row, column, 1.0 if overlap >= 1 else max(0.0, overlap - taken) / (1 - taken) if taken < 1 else 0.0))
+        added.append(
+            Pair(row, column, 1.0 if overlap >= 1 else max(0.0, overlap - taken) / (1 - taken) if taken < 1 else 0.0)
+        )
         before.append(answered[row])
     return [pair for pair in added if pair.iou > 0]
 

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpg_vl.verifiers.options import LETTERS
+from gpg_vl.verifiers.same_values import Items, Number, TwoReadings, Value, same_value
 from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
-from gpg_vl.verifiers.values import Items, Number, TwoReadings, Value, read_value, same_value
+from gpg_vl.verifiers.values import read_value
 
 MAX_CHARS = 512
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]?|([A-Z])\s?选?项", re.IGNORECASE | re.ASCII
+    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]?|([A-Z])\s?选?项",
+    re.IGNORECASE | re.ASCII,
 )
 _LETTERED = re.compile(
     r"(?:(?:option|choice|answer)\s{1,4})?(?:[(\[]\s?([A-Za-z])\s?[)\]]|([A-Za-z]))(\s?[.):、,]\s{0,8}|\s{1,8}(?:-\s{1,8})?)(\S.*)",
@@ -26,7 +28,9 @@ _LETTER_AFTER = re.compile(r"(.*\S)\s{0,4}[(\[]\s?([A-Za-z])\s?[)\]]", re.DOTALL
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _JOINED = re.compile(r"\s{0,4}(?:,\s{0,4}(?:and\s+|&\s{0,4})?|;\s{0,4}|\band\b|&)\s{0,4}")
 _CLAUSE = re.compile(r"([^,.;]{1,80})[,.;]\s{1,4}(.{8,240})", re.DOTALL)
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|looks|appears|seems|lies|stands|sits|shows|there's|it's)\b", re.IGNORECASE)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|looks|appears|seems|lies|stands|sits|shows|there's|it's)\b", re.IGNORECASE
+)
 _EDGES = " .,;:!?`*"
 
 

@@ -13,22 +13,29 @@ MAX_DIGITS = 18
 MAX_NUMBERS = 32  # of a breakdown
 
 _INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}\.?")
-_DIGITS = re.compile(rf"([+-]?)([0-9]{{1,3}}(?:(?:,|\{{,\}})[0-9]{{3}}){{1,5}}|[0-9]{{1,{MAX_DIGITS}}})(?:\.0{{1,6}})?(?![0-9])")
+_DIGITS = re.compile(
+    rf"([+-]?)([0-9]{{1,3}}(?:(?:,|\{{,\}})[0-9]{{3}}){{1,5}}|[0-9]{{1,{MAX_DIGITS}}})(?:\.0{{1,6}})?(?![0-9])"
+)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm)\s{0,4}\{([^{}]*)\}|\\[,;:! ]")
 _WORDS = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
-_ENGLISH = re.compile(rf"(?:an?\s+(?=hundred|thousand|million))?(?:{_WORDS})\b(?:[\s-]+(?:(?:and\s+)?(?:{_WORDS}))\b)*", re.IGNORECASE)
+_ENGLISH = re.compile(
+    rf"(?:an?\s+(?=hundred|thousand|million))?(?:{_WORDS})\b(?:[\s-]+(?:(?:and\s+)?(?:{_WORDS}))\b)*", re.IGNORECASE
+)
 _CHINESE = re.compile(f"[{CHINESE_NUMERALS}]{{1,12}}")
 _BEGINNING = re.compile(
     r"(?:exactly|only|just|(?:in|a|the)\s+total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+", re.IGNORECASE
 )
 _NOUNS = re.compile(r"(?:[\s-]\s{0,2}[^\W\d_][^\W\d_'-]*,?){1,14}")
 _CHINESE_NOUNS = re.compile(r"\s?[\u4e00-\u9fff]{1,12}")
-_NOT_ONE_VALUE = frozenset(
-    "of out to or pairs pair dozens dozens hundreds thousands millions percent per times squared cubed halves quarters "
-    "thirds degrees point and/or vs versus by sets groups rows columns".split()
-)
+_NOT_ONE_VALUE_TEXT = """
+of out to or pairs pair dozens dozens hundreds thousands millions percent per times squared cubed halves quarters
+thirds degrees point and/or vs versus by sets groups rows columns
+"""
+_NOT_ONE_VALUE = frozenset(_NOT_ONE_VALUE_TEXT.split())
 _CHINESE_CHANGES = re.compile(f"[半多余或至到倍分之几约不非{CHINESE_NUMERALS}]|以上|以下|左右")
-_NONE_OF_IT = re.compile(r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE)
+_NONE_OF_IT = re.compile(
+    r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
+)
 _NONE = frozenset(["none", "没有", "无"])
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
 _ADDS = re.compile(r"[^-*/^%.×÷~]*")
@@ -79,7 +86,9 @@ def _read_one(text: str) -> int | None:
 
 
 def _says_none(text: str) -> bool:
-    if text.casefold() in _NONE or (text.startswith(("没有", "无")) and not any(map(str.isdigit, text)) and len(text) <= 12):
+    if text.casefold() in _NONE or (
+        text.startswith(("没有", "无")) and not any(map(str.isdigit, text)) and len(text) <= 12
+    ):
         return True
     match = _NONE_OF_IT.fullmatch(text)
     return match is not None and not changes_value(match[1]) and _is_what_is_counted(f" {match[1]}")

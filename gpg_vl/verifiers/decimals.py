@@ -72,8 +72,8 @@ def is_rounded_from(literal: Literal, value: Exact, fewest_digits: int = FEWEST_
 
     >>> from gpg_vl.verifiers.exact import rational
     >>> third = rational(Fraction(1, 3))
-    >>> is_rounded_from(Literal(Fraction("0.333333333"), 9), third), is_rounded_from(Literal(Fraction("0.33"), 2), third)
-    (True, False)
+    >>> [is_rounded_from(Literal(Fraction(text), len(text) - 2), third) for text in ("0.333333333", "0.33")]
+    [True, False]
     """
     if literal.num_digits < fewest_digits:
         return False

@@ -37,12 +37,17 @@ def require(condition: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """``8√3 + π`` is ``Exact(((((2, 3), ...`` in short: each term is its powers, sorted, and its factor; zero has none."""
+    """Each term is its powers, sorted, and its factor; zero has no term."""
 
     terms: tuple[tuple[tuple[Power, ...], Fraction], ...]
 
     def __str__(self) -> str:
-        return "+".join(f"{factor}{''.join(f'({base})^{power}' for base, power in powers)}" for powers, factor in self.terms) or "0"
+        return (
+            "+".join(
+                f"{factor}{''.join(f'({base})^{power}' for base, power in powers)}" for powers, factor in self.terms
+            )
+            or "0"
+        )
 
     @property
     def fraction(self) -> Fraction | None:

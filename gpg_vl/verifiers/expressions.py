@@ -309,9 +309,10 @@ def _proper(above: Fraction | None, below: Fraction | None) -> Fraction:
 
 
 _SYMBOL = re.compile(r"[A-Za-zα-ωΑ-Ω]")
+_GREEK_TEXT = "alpha beta gamma delta theta lambda mu phi omega rho sigma tau"
 _GREEK = dict(
     zip(
-        "alpha beta gamma delta theta lambda mu phi omega rho sigma tau".split(),
+        _GREEK_TEXT.split(),
         "αβγδθλμφωρστ",
         strict=True,
     )

@@ -202,9 +202,7 @@ def _tokenize(text: str) -> list[tuple[str, str]]:
         if match is None or len(tokens) >= MAX_TOKENS:
             raise NotLiteralError
         kind = match.lastgroup or ""
-        if kind == "location":
-            tokens.append(("number", match["digits"]))
-        elif kind == "digits":
+        if kind == "location" or kind == "digits":
             tokens.append(("number", match["digits"]))
         elif kind not in ("space", "reference"):
             tokens.append((kind, match[0]))

@@ -23,17 +23,19 @@ _ARTICLES = frozenset(["a", "an", "the"])
 _SAME_WORDS = {"st": "saint", "conv": "conv"}
 _PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
 _COMMENT = re.compile(r"(.*\S)\s{0,4}[(\[]([^()\[\]]{1,80})[)\]]", re.DOTALL)
-_KINDS = frozenset(
-    "dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant blossom bloom tree airplane aeroplane "
-    "aircraft airliner plane jet car vehicle automobile".split()
-)
+_KINDS_TEXT = """
+dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant blossom bloom tree airplane aeroplane
+aircraft airliner plane jet car vehicle automobile
+"""
+_KINDS = frozenset(_KINDS_TEXT.split())
 """What may stand after a name to say what kind of thing it names."""
-_MAKERS = frozenset(
-    "airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair "
-    "dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics "
-    "grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop panavia pilatus piper raytheon robin "
-    "saab sukhoi supermarine swearingen tupolev yakovlev b".split()
-)
+_MAKERS_TEXT = """
+airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair
+dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics
+grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop panavia pilatus piper raytheon robin
+saab sukhoi supermarine swearingen tupolev yakovlev b
+"""
+_MAKERS = frozenset(_MAKERS_TEXT.split())
 """Makers of aircraft: FGVC-Aircraft's classes are variants without them, and models say both."""
 
 
@@ -171,11 +173,7 @@ def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
 
 def _largest(named: Sequence[_Class]) -> list[_Class]:
     """The classes without those that are part of another one: ``lenten rose`` is no rose."""
-    return [
-        each
-        for each in named
-        if not any(other is not each and _is_part(each, other) for other in named)
-    ]
+    return [each for each in named if not any(other is not each and _is_part(each, other) for other in named)]
 
 
 def _is_part(each: _Class, other: _Class) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-_ONES = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_ONES_TEXT = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen
+"""
+_TENS_TEXT = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ONES = {word: value for value, word in enumerate(_ONES_TEXT.split())}
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_TEXT.split(), 2)}
 _SCALES = {"thousand": 1000, "million": 10**6}
 NUMBER_WORDS = frozenset([*_ONES, *_TENS, *_SCALES, "hundred"])
 MAX_WORDS = 16
@@ -50,7 +49,7 @@ def _read_english(words: list[str]) -> int | None:
             limit = 10 if word in _TENS else 1
         elif word == "hundred" and 0 < group < 10:
             group, limit = group * 100, 100
-        elif word in _SCALES and 0 < group and _SCALES[word] < scale:
+        elif word in _SCALES and group > 0 and _SCALES[word] < scale:
             total, group, limit, scale = total + group * _SCALES[word], 0, 1000, _SCALES[word]
         else:
             return None

@@ -13,7 +13,6 @@ from gpg_vl.verifiers.exact import (
     MAX_POWER,
     PI,
     Exact,
-    Power,
     add,
     multiply,
     negate,

@@ -1,4 +1,4 @@
-"""Takes off the label or the beginning of a short sentence before an answer: ``Answer:``, ``The measure of angle A is``.
+"""Takes off what a short sentence begins with before an answer: ``Answer:``, ``The measure of angle A is``.
 
 What turns the value into another one (not, at least, half, about, wrong) is never taken off, nor is a beginning that
 holds a number: then the sentence holds two values or another one, and stays unread.
@@ -14,19 +14,19 @@ from gpg_vl.verifiers.unwrap import unwrap
 MAX_CHARS = 400
 MAX_LEADS = 3
 
-_CHANGES = frozenset(
-    "not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if "
-    "unless maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won than least most "
-    "more less fewer under over above below about around approximately roughly nearly almost between beyond exceeds up "
-    "twice double triple half quarter third thrice times sum difference minus plus product ratio opposite supplement "
-    "complement reciprocal other another else instead rather initially previously first one two three four five six "
-    "seven eight nine ten eleven twelve hundred thousand dozen couple few several some many both all every each any "
-    "t ain false excluding besides but however although though".split()
-)
-_MILD = frozenset(["sum", "difference", "product", "ratio", "all", "each", "every", "both", "one", "no", "of"])
-"""Words that change nothing where the sentence says what they are of: the sum of the angles is 180."""
+_CHANGES_TEXT = """
+not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if unless
+maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won than least most more
+less fewer under over above below about around approximately roughly nearly almost between beyond exceeds up twice
+double triple half quarter third thrice times minus plus opposite supplement complement reciprocal other another
+else instead rather initially previously first two three four five six seven eight nine ten eleven twelve hundred
+thousand dozen couple few several some many any t ain false excluding besides but however although though
+"""
+_CHANGES = frozenset(_CHANGES_TEXT.split())
 
-_OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|sure|yes|and|in conclusion|in total)\b[,:]?\s+){0,3}"
+_OPENING = (
+    r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|sure|yes|and|in conclusion|in total)\b[,:]?\s+){0,3}"
+)
 _CORE = (
     r"(?:the\s+|my\s+|our\s+|a\s+)?(?:(?:final|correct|right|best|only|most likely|overall)\s+){0,2}"
     r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
@@ -47,7 +47,10 @@ _SENTENCE = re.compile(
     r"(?:is|are|was|equals|measures|be|has|have|shows|depicts)\s{1,2}(?:equal to\s{1,2}|exactly\s{1,2}|:\s{0,2})?",
     re.IGNORECASE,
 )
-_IT_IS = re.compile(rf"{_OPENING}(?:it|this|that|these|they|there|i|we)(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{{1,2}}", re.IGNORECASE)
+_IT_IS = re.compile(
+    rf"{_OPENING}(?:it|this|that|these|they|there|i|we)(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{{1,2}}",
+    re.IGNORECASE,
+)
 _CHINESE = re.compile(
     r"(?:因此|所以|故|综上|综上所述|于是|即|那么|由此可得|可得|则)?[,，]?\s{0,2}(?:"
     r"(?:本题|此题|该题|这道题)?的?(?:最终|正确|最后)?的?(?:答案|结果|选项|坐标|位置|边界框|数量|总数)(?:应该是|应该为|应是|应为|是|为)?\s{0,2}:?"
@@ -55,6 +58,9 @@ _CHINESE = re.compile(
     r"|[^\d,，。:;不非约或和与至超大小多少半倍]{1,14}(?:等于|是|为|=)"
     r")\s{0,2}"
 )
+
+
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 def readings(answer: str, values: Collection[str] = ()) -> list[str]:
@@ -94,10 +100,6 @@ def _names_one(words: str, values: Collection[str]) -> bool:
     return any(f" {value} " in padded for value in values)
 
 
-_WORD = re.compile(r"[^\W\d_]+")
-
-
 def changes_value(words: str) -> bool:
     """Whether some word turns what the sentence ends in into another value, or is a value itself."""
-    found = [word.lower() for word in _WORD.findall(words)]
-    return any(word in _CHANGES and word not in _MILD for word in found)
+    return any(word.lower() in _CHANGES for word in _WORD.findall(words))

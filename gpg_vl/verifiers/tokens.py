@@ -1,4 +1,4 @@
-r"""Cuts mathematical text, LaTeX or plain, into tokens: numbers, words and signs. What is none of these is unreadable."""
+r"""Cuts mathematical text, LaTeX or plain, into tokens: numbers, words and signs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from gpg_vl.verifiers.exact import UnreadableError, require
 MAX_CHARS = 512
 MAX_DIGITS = 40  # of one number
 
-_WORDED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]*)\}")
+_WORDED = re.compile(
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]*)\}"
+)
 _DELIMITERS = re.compile(
     r"\\(?:left|right|displaystyle|quad|qquad|mathrm|text|big|Big)(?![a-z])|\\[,;:!> ]|\$|~|\\\(|\\\)|\\\\"
 )
@@ -49,9 +51,11 @@ _SIGNS = {
     "\\}": "}",
     "−": "-",
 }
+_BLOCK = r"(?:\\overline\{\d{1,20}\}|(?:\\dot\{?\d\}?){1,2}|\(\d{1,20}\)|(?:…|\.\.\.|\\[lc]?dots|⋯))"
+_WHOLE = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?:[ \u2009\u202f]\d{3})+|\d{1,64})"
 _NUMBER = (
-    r"(?P<repeat>\d{0,40}\.\d{0,40}(?:\\overline\{\d{1,20}\}|(?:\\dot\{?\d\}?){1,2}|\(\d{1,20}\)|(?:…|\.\.\.|\\[lc]?dots|⋯)))"
-    r"|(?P<number>(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d{1,3}(?:[   ]\d{3})+|\d{1,64})(?![\d,](?=\d))(?:\.\d{1,64})?(?!\d)|\.\d{1,64}(?!\d))"
+    rf"(?P<repeat>\d{{0,40}}\.\d{{0,40}}{_BLOCK})"
+    rf"|(?P<number>{_WHOLE}(?![\d,](?=\d))(?:\.\d{{1,64}})?(?!\d)|\.\d{{1,64}}(?!\d))"
 )
 _TOKEN = re.compile(
     rf"(?P<space>\s+)|{_NUMBER}|(?P<vulgar>[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])|(?P<raised>[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
@@ -59,15 +63,9 @@ _TOKEN = re.compile(
     re.ASCII,
 )
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,3})(?![\d.A-Za-z])", re.ASCII)
-_VULGAR = dict(
-    zip(
-        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞",
-        map(Fraction, "1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5 1/6 5/6 1/8 3/8 5/8 7/8".split()),
-        strict=True,
-    )
-)
+_VULGAR_TEXT = "½ 1/2 ⅓ 1/3 ⅔ 2/3 ¼ 1/4 ¾ 3/4 ⅕ 1/5 ⅖ 2/5 ⅗ 3/5 ⅘ 4/5 ⅙ 1/6 ⅚ 5/6 ⅛ 1/8 ⅜ 3/8 ⅝ 5/8 ⅞ 7/8"
+_VULGAR = dict(zip(_VULGAR_TEXT.split()[::2], map(Fraction, _VULGAR_TEXT.split()[1::2]), strict=True))
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_LETTERED = re.compile(r"(?<![A-Za-z\\])(?:sqrt|pi|frac)(?![A-Za-z])|(?<![A-Za-z\\])(?:sqrt|pi)(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,9 @@ def _number(found: str, text: str, start: int, end: int, spaced: bool) -> tuple[
     return Token("number", found, start, value, literal, spaced), end
 
 
-_REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\overline\{(\d+)\}|\((\d+)\)|\\dot\{?(\d)\}?(?:(\d*)\\dot\{?(\d)\}?)?)", re.ASCII)
+_REPEAT = re.compile(
+    r"(\d*)\.(\d*?)(?:\\overline\{(\d+)\}|\((\d+)\)|\\dot\{?(\d)\}?(?:(\d*)\\dot\{?(\d)\}?)?)", re.ASCII
+)
 
 
 def _repeating(text: str) -> Fraction:

@@ -74,7 +74,27 @@ _AREAS: dict[str, Fraction | int] = {
     "㎢": 10**12,
 }
 _MONEY = ("dollar", "\\$", "usd", "元", "美元", "yuan", "rmb", "euro", "€", "欧元", "£", "角", "cent", "¥")
-_COUNTERS = ("个", "只", "条", "块", "张", "本", "件", "份", "次", "倍", "题", "种", "对", "组", "名", "人", "辆", "支", "枚")
+_COUNTERS = (
+    "个",
+    "只",
+    "条",
+    "块",
+    "张",
+    "本",
+    "件",
+    "份",
+    "次",
+    "倍",
+    "题",
+    "种",
+    "对",
+    "组",
+    "名",
+    "人",
+    "辆",
+    "支",
+    "枚",
+)
 _OTHERS = {
     "temperature": ("°c", "℃", "°f", "℉", "celsius", "fahrenheit", "degreecelsiu", "degreefahrenheit", "摄氏度"),
     "force": ("newton", "牛", "牛顿"),
@@ -95,7 +115,12 @@ def _powers_of(name: str) -> list[tuple[str, int]]:
     spellings = [(name, 1)]
     for power, words, suffix in ((2, _SQUARE, "squared"), (3, _CUBE, "cubed")):
         spellings += [(word + name, power) for word in words]
-        spellings += [(f"{name}{power}", power), (f"{name}s{power}", power), (name + suffix, power), (f"{name}s{suffix}", power)]
+        spellings += [
+            (f"{name}{power}", power),
+            (f"{name}s{power}", power),
+            (name + suffix, power),
+            (f"{name}s{suffix}", power),
+        ]
     return spellings
 
 
@@ -134,7 +159,12 @@ def _speeds(lengths: dict[str, Unit]) -> dict[str, Unit]:
 def _all_units() -> dict[str, Unit]:
     lengths = _lengths()
     units = {**lengths, **_speeds(lengths)}
-    units |= {**_sized("time", _TIMES), **_sized("mass", _MASSES), **_sized("volume", _VOLUMES), **_sized("area", _AREAS)}
+    units |= {
+        **_sized("time", _TIMES),
+        **_sized("mass", _MASSES),
+        **_sized("volume", _VOLUMES),
+        **_sized("area", _AREAS),
+    }
     units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
     units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
     units |= dict.fromkeys(_MONEY, Unit("money"))

@@ -18,7 +18,9 @@ _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if not
 _FULL_WIDTH_DIGITS = {code: chr(code - 0xFEE0) for code in range(0xFF10, 0xFF1A)}
 _GLYPHS = {
     **_FULL_WIDTH,
-    **dict.fromkeys(map(ord, "\u3000\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f"), " "),
+    **dict.fromkeys(
+        map(ord, "\u3000\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f"), " "
+    ),
     **dict.fromkeys(map(ord, "−﹣‐‑‒–—―－"), "-"),
     **dict.fromkeys(map(ord, "“”„‟「」『』"), '"'),
     **dict.fromkeys(map(ord, "‘’‚‛"), "'"),
@@ -47,7 +49,9 @@ _PAIRS = (
     ("<strong>", "</strong>"),
 )
 _FIRST_CHARS = frozenset(opening[0] for opening, _ in _PAIRS)
-_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textrm|textit|emph|mathrm|mathbf|mathit|mathbb|bm|boldsymbol)\s{0,8}\{")
+_COMMAND = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textrm|textit|emph|mathrm|mathbf|mathit|mathbb|bm|boldsymbol)\s{0,8}\{"
+)
 _LOOKS = re.compile(r"\\(?:displaystyle|quad|qquad|[,;:! ])(?![A-Za-z])")
 _FENCE_LANGUAGE = re.compile(r"[A-Za-z0-9_+-]{0,16}\s*")
 _AFTER_WORDS = ",;:!、；"

@@ -1,4 +1,4 @@
-r"""Reads what a geometry answer stands for, and compares two of them by value.
+r"""Reads what a geometry answer stands for.
 
 A value is a number with its unit or without, a list of numbers (a point, an interval, several solutions), a choice's
 letter, or a text that is none of these. A text that could be two values is none.
@@ -8,60 +8,28 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 
 from gpg_vl.verifiers import exact
-from gpg_vl.verifiers.decimals import is_finite_decimal, is_rounded_from
-from gpg_vl.verifiers.exact import PI, Exact, UnreadableError, divide, rational, require
+from gpg_vl.verifiers.decimals import is_rounded_from
+from gpg_vl.verifiers.exact import PI, UnreadableError, divide, rational, require, symbols_of
 from gpg_vl.verifiers.expressions import Number, read_expression
 from gpg_vl.verifiers.number_words import read_number_words
+from gpg_vl.verifiers.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.sentences import readings
 from gpg_vl.verifiers.tokens import MAX_CHARS, clean
+from gpg_vl.verifiers.units import NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.unwrap import unwrap
-from gpg_vl.verifiers.units import NO_UNIT, PERCENT, agree, read_unit
 
 MAX_ITEMS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
-    """Several numbers: in brackets, or without any, one after the other or (``or``) in any order."""
-
-    opening: str
-    closing: str
-    numbers: tuple[Number, ...]
-    in_any_order: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A choice's letter, with the text of the choice where it stands there."""
-
-    letter: str
-    content: Number | Items | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TwoReadings:
-    """``30,150``: a number with a separator of thousands, or two numbers. As a gold answer it is two."""
-
-    number: Number
-    items: Items
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What is no number, in upper case and without spaces."""
-
-    text: str
-
-
-Value = Number | Items | Letter | TwoReadings | Text
-
 _PLAIN = re.compile(r"-?[0-9]{1,15}")
-_LETTER = re.compile(r"[(\[]?\s?([A-Za-z])\s?[)\]]?[.)、:]?|(?:option|choice)\s{1,2}[(\[]?([A-Za-z])[)\]]?|([A-Z])选?项", re.IGNORECASE)
+_LETTER = re.compile(
+    r"[(\[]?\s?([A-Za-z])\s?[)\]]?[.)、:]?|(?:option|choice)\s{1,2}[(\[]?([A-Za-z])[)\]]?|([A-Z])选?项", re.IGNORECASE
+)
 _LETTERED = re.compile(
-    r"(?:(?:option|choice)\s{1,2})?(?:[(\[]\s?([A-Z])\s?[)\]]\s{0,3}[.:]?|([A-Z])\s?[.:)、,]|([A-Z])\s-)\s{0,3}(\S.*)", re.DOTALL
+    r"(?:(?:option|choice)\s{1,2})?(?:[(\[]\s?([A-Z])\s?[)\]]\s{0,3}[.:]?|([A-Z])\s?[.:)、,]|([A-Z])\s-)\s{0,3}(\S.*)",
+    re.DOTALL,
 )
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_FINITE = frozenset(["NAN", "INF", "INFINITY", "\\INFTY", "∞"])
@@ -81,8 +49,9 @@ _ABOUT = re.compile(r"\\approx|≈|≒|≅")
 def read_value(text: str) -> Value | None:
     r"""What an answer stands for; None for nothing, for more than 512 characters, and for what is not finite.
 
-    >>> read_value("x = 30°") == read_value("$30^\\circ$ ") or read_value("30 or 60")
-    Items(...)
+    >>> value, other = read_value("x = 30°"), read_value(r"$30^\circ$")
+    >>> isinstance(value, Number) and isinstance(other, Number) and same_number(value, other)
+    True
     """
     if _PLAIN.fullmatch(text):
         return Number(rational(int(text)))
@@ -177,7 +146,7 @@ def _bracketed(text: str) -> Items | None:
     point = _POINT.match(text)
     if point is not None:
         text = text[point.end() :]
-    if text[0] not in "([{" or text[-1] not in ")]}" or "," not in text and ";" not in text:
+    if text[0] not in "([{" or text[-1] not in ")]}" or ("," not in text and ";" not in text):
         return None
     parts = _split_top_level(text[1:-1])
     if parts is None or len(parts) < 2:
@@ -261,7 +230,10 @@ def _ratio_or_number(text: str) -> Number:
     first, second, *rest = [read_expression(part) for part in match.groups() if part]
     ratio = divide(first.value, second.value)
     if rest:
-        marked = [exact.multiply(exact.symbol(f"{n}:"), divide(each.value, first.value)) for n, each in enumerate((second, *rest))]
+        marked = [
+            exact.multiply(exact.symbol(f"{n}:"), divide(each.value, first.value))
+            for n, each in enumerate((second, *rest))
+        ]
         return Number(exact.add(*marked))
     require(first.unit == second.unit)
     return Number(ratio)
@@ -282,89 +254,5 @@ def _interval(text: str) -> Items:
         strict = [True, *strict] if below_symbol else [*strict, True]
     require(_SYMBOL.fullmatch(sides[1]))
     low, high = read_expression(sides[0]), read_expression(sides[2])
-    require(not ({*_letters(low.value), *_letters(high.value)} - {PI, "∞"}))
+    require(symbols_of(low.value) | symbols_of(high.value) <= {PI, "∞"})
     return Items("(" if strict[0] else "[", ")" if strict[1] else "]", (low, high))
-
-
-def _letters(value: Exact) -> set[str]:
-    return exact.symbols_of(value)
-
-
-def same_value(answer: Value, gold: Value) -> bool:
-    """Whether an answer stands for the same value as a gold answer."""
-    if isinstance(gold, TwoReadings):
-        gold = gold.items
-        answer = answer.items if isinstance(answer, TwoReadings) else answer
-    if isinstance(answer, TwoReadings):
-        return same_value(answer.number, gold) or same_value(answer.items, gold)
-    if isinstance(answer, Letter) and not isinstance(gold, Letter):
-        return answer.content is not None and same_value(answer.content, gold)
-    if isinstance(answer, Letter) and isinstance(gold, Letter):
-        return _same_letter(answer, gold)
-    if isinstance(answer, Number) and isinstance(gold, Number):
-        return same_number(answer, gold)
-    if isinstance(answer, Items) and isinstance(gold, Items):
-        return _same_items(answer, gold)
-    return isinstance(answer, Text) and answer == gold
-
-
-def _same_letter(answer: Letter, gold: Letter) -> bool:
-    if answer.letter != gold.letter:
-        return False
-    return answer.content is None or gold.content is None or same_value(answer.content, gold.content)
-
-
-def _same_items(answer: Items, gold: Items) -> bool:
-    if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.numbers) != len(gold.numbers):
-        return False
-    left, right = list(answer.numbers), list(gold.numbers)
-    if not answer.in_any_order and not gold.in_any_order and not _all_named(left, right):
-        return all(map(same_number, left, right))
-    for number in left:
-        index = next((n for n, other in enumerate(right) if same_number(number, other)), None)
-        if index is None:
-            return False
-        del right[index]
-    return True
-
-
-def _all_named(*lists: list[Number]) -> bool:
-    return all(number.name for numbers in lists for number in numbers)
-
-
-def same_number(answer: Number, gold: Number) -> bool:
-    """Equal, in units that agree; or one a long decimal of the other, which no decimal equals."""
-    if answer.name and gold.name and answer.name != gold.name:
-        return False
-    if not agree(answer.unit, gold.unit) and PERCENT not in (answer.unit, gold.unit):
-        return False
-    if PERCENT in (answer.unit, gold.unit) and answer.unit != gold.unit:
-        return _same_share(answer, gold)
-    left, right = answer.value, gold.value
-    if answer.unit != gold.unit and answer.unit.size is not None and gold.unit.size is not None:
-        left, right = exact.multiply(left, answer.unit.size), exact.multiply(right, gold.unit.size)
-    return left == right or _is_long_decimal(answer, gold)
-
-
-def _same_share(answer: Number, gold: Number) -> bool:
-    """``50%`` is 1/2, and 50 where the question asks how many per cent."""
-    share, other = (answer, gold) if answer.unit == PERCENT else (gold, answer)
-    if other.unit != NO_UNIT:
-        return False
-    return share.value in (other.value, exact.multiply(other.value, rational(100)))
-
-
-def _is_long_decimal(answer: Number, gold: Number) -> bool:
-    for decimal, number in ((answer, gold), (gold, answer)):
-        if decimal.literal is not None and number.literal is None and answer.unit.size in (None, gold.unit.size, *()):
-            return _is_decimal_of(decimal, number)
-    return False
-
-
-def _is_decimal_of(decimal: Number, number: Number) -> bool:
-    if is_finite_decimal(number.value) or decimal.literal is None:
-        return False
-    try:
-        return is_rounded_from(decimal.literal, number.value)
-    except UnreadableError:
-        return False

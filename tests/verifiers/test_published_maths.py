@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_vl.verifiers.maths import Expression, published_match, read_value, same_value
+from gpg_vl.verifiers.published_maths import Expression, published_match, read_value, same_value
 
 
 def same(left: str, right: str) -> bool:
