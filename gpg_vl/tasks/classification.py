@@ -6,13 +6,13 @@ The classes are the row's column ``options``, ``choices`` or ``classes``, or tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.names import CLASSIFICATION
-from gpg_vl.verifiers.names import normalise_name, read_name
+from gpg_vl.verifiers.names import Name, NameReader, is_same_name, name_reader, read_name
 from gpg_vl.verifiers.options import row_options
 
 
@@ -25,32 +25,32 @@ class Classification(Task):
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is the name alone."
 
-    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> str | None:
-        """The gold name itself where that is what the answer says; else a key of the name, None for none."""
-        if is_spelled_alike(answer, sample.answer):
-            return sample.answer
-        found = read_name(answer, self._classes_of(sample))
-        return sample.answer if found is not None and found == self._gold(sample) else found
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Name | None:
+        reader = self._reader(sample)
+        return read_name(answer) if reader is None else reader(answer)
 
-    def score(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(answer == sample.answer)}
+    def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+        is_right = is_same_name(answer, read_name(sample.answer)) or is_same_name(answer, self._read_gold(sample))
+        return {"correct": float(is_right)}
 
     def check(self, sample: Sample) -> None:
-        if self._gold(sample) is None:
-            raise ValueError(f"the answer {sample.answer[:40]!r} is no name that can be told; write one of the classes")
+        if self._read_gold(sample) is None:
+            raise ValueError(f"the answer {sample.answer[:40]!r} is no name; write one such as rose or Boeing 737-200")
 
-    def _gold(self, sample: Sample) -> str | None:
-        return read_name(sample.answer, self._classes_of(sample))
+    def _read_gold(self, sample: Sample) -> Name | None:
+        return self.read(sample.answer, sample, ())
 
-    def _classes_of(self, sample: Sample) -> Sequence[str]:
-        """The list of classes, where the gold answer is one of them."""
-        given = sample.meta.get("classes")
-        meta = sample.meta if given is None else {"options": given}
-        listed = row_options(meta, "") or self.classes
-        return listed if not listed or read_name(sample.answer, listed) is not None else ()
+    def _reader(self, sample: Sample) -> NameReader | None:
+        """What reads with the list of classes, where there is one and the gold answer is in it."""
+        classes = _listed_in(sample.meta) or tuple(self.classes)
+        if not classes:
+            return None
+        reader = name_reader(classes)
+        return reader if reader(sample.answer) is not None else None
 
 
-def is_spelled_alike(answer: str, gold: str) -> bool:
-    """Whether two names differ in case, spaces and marks at most."""
-    name = normalise_name(answer)
-    return name is not None and name == normalise_name(gold)
+def _listed_in(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    given = meta.get("options") or meta.get("choices") or meta.get("classes")
+    if isinstance(given, list) and isinstance(given[0], str):
+        return tuple(given)
+    return tuple(row_options({"options": given}, "")) if given else ()

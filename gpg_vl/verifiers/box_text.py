@@ -17,6 +17,8 @@ from gpg_vl.verifiers.literals import Literals, NotLiteralError, Tagged, Word, l
 from gpg_vl.verifiers.unwrap import unwrap
 
 MAX_CHARS = 32_768
+OUT_OF_RANGE = -1.0
+"""In place of a confidence that is a number and no share: such an answer is none."""
 MAX_BOXES = 300  # of one answer; LVIS counts as many
 NO_OBJECTS = "No Objects"
 
@@ -26,8 +28,9 @@ _CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s{{0,64}},\s{{0,64}}\({_NUMBER}
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were) |i (?:can )?see )?(?:no|zero|0) (?:such |matching |relevant |visible )?"
     r"(?:objects?|boxes|box|instances?|detections?|targets?|items?)"
-    r"(?: (?:are |is |were |was )?(?:found|detected|present|visible|here|exist|exists|in (?:the|this) (?:image|picture|scene)))?"
-    r"|none(?: found| detected)?|nothing(?: found| detected)?|没有(?:物体|目标|对象|检测到(?:任何)?(?:物体|目标|对象))?|无(?:物体|目标)?",
+    r"(?: (?:are |is |were |was )?(?:found|detected|present|visible|here|exists?|in th(?:e|is) (?:image|picture)))?"
+    r"|none(?: found| detected)?|nothing(?: found| detected)?"
+    r"|没有(?:检测到|发现|找到)?(?:任何)?(?:物体|目标|对象)?|无(?:物体|目标|对象)?",
     re.IGNORECASE,
 )
 _EMPTY = frozenset(["[]", "{}", "[[]]"])
@@ -129,7 +132,7 @@ def parse_answered(text: str) -> Answered | None:
     for reader in _NOTATIONS:
         found = reader(body)
         if found is not None:
-            return found if len(found.boxes) <= MAX_BOXES else None
+            return found if len(found.boxes) <= MAX_BOXES and OUT_OF_RANGE not in found.confidences else None
     return None
 
 
@@ -265,9 +268,9 @@ def _read_four_keys(by_key: Mapping[str, Any]) -> Box | None:
     for keys in _FOUR_KEYS:
         if all(key in by_key for key in keys):
             return _read_corners([by_key[key] for key in keys])
-    for keys in _TWO_KEYS:
-        if all(key in by_key for key in keys):
-            return _read_corners([by_key[key] for key in keys])
+    for first, second in _TWO_KEYS:
+        if first in by_key and second in by_key:
+            return _read_corners([by_key[first], by_key[second]])
     return None
 
 
@@ -318,4 +321,4 @@ def _read_confidence(by_key: Mapping[str, Any]) -> float | None:
         value = float(percent[1]) / 100 if percent is not None else float(plain[1]) if plain is not None else None
     if isinstance(value, Word) or not isinstance(value, float):
         return None
-    return value if 0 <= value <= 1 else None
+    return value if 0 <= value <= 1 else OUT_OF_RANGE

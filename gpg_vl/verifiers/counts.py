@@ -36,7 +36,8 @@ _CHINESE_CHANGES = re.compile(f"[半多余或至到倍分之几约不非{CHINESE
 _NONE_OF_IT = re.compile(
     r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
 )
-_NONE = frozenset(["none", "没有", "无"])
+_NONE = frozenset(["none", "zero"])
+_NONE_IN_CHINESE = re.compile(f"(?:没有|无)[^0-9{CHINESE_NUMERALS}\\W]{{0,12}}")
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
 _ADDS = re.compile(r"[^-*/^%.×÷~]*")
 
@@ -86,9 +87,7 @@ def _read_one(text: str) -> int | None:
 
 
 def _says_none(text: str) -> bool:
-    if text.casefold() in _NONE or (
-        text.startswith(("没有", "无")) and not any(map(str.isdigit, text)) and len(text) <= 12
-    ):
+    if text.casefold() in _NONE or _NONE_IN_CHINESE.fullmatch(text):
         return True
     match = _NONE_OF_IT.fullmatch(text)
     return match is not None and not changes_value(match[1]) and _is_what_is_counted(f" {match[1]}")
@@ -132,7 +131,8 @@ def _numbers_in(text: str) -> list[int] | None:
     """Every number of a text; None where something but adding may be done with them."""
     if _ADDS.fullmatch(text) is None or any(word in _NOT_ONE_VALUE for word in text.casefold().split()):
         return None
-    found, position = [], 0
+    found: list[int] = []
+    position = 0
     for start in _NUMBER_STARTS.finditer(text):
         if start.start() < position:
             continue

@@ -24,6 +24,7 @@ MAX_COST = 3000  # of multiplications, terms by terms
 
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 _ROOTS = {"√": 2, "∛": 3, "∜": 4}
+_MINUTES, _SECONDS = ("'", "minutes", "minute", "分"), ('"', "seconds", "second", "秒")
 _END = Token("end", "", -1)
 
 
@@ -94,9 +95,9 @@ class _Parser:
         whole = degrees.fraction
         shares = []
         if whole is not None and self._accept_degree():
-            for mark in ("'", '"'):
-                token, sign = self._peek(), self._peek(1)
-                if token.kind == "number" and token.value is not None and (sign.kind, sign.text) == ("sign", mark):
+            for marks in _MINUTES, _SECONDS:
+                token, sign = self._peek(), self._peek(1).text.lower()
+                if token.kind == "number" and token.value is not None and sign in marks:
                     shares.append(token.value)
                     self.index += 2
         if not shares or self.index < len(self.tokens) or not all(0 <= share < 60 for share in shares):

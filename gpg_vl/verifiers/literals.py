@@ -159,7 +159,7 @@ class _Parser:
         raise NotLiteralError
 
     def _list(self, closing: str, depth: int) -> list[Any]:
-        items = []
+        items: list[Any] = []
         while True:
             self._skip_commas()
             if self._peek() == closing:

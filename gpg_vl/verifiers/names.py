@@ -8,7 +8,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpg_vl.verifiers.sentences import changes_value, readings
@@ -16,11 +16,9 @@ from gpg_vl.verifiers.sentences import changes_value, readings
 MAX_CHARS = 256
 MAX_WORDS = 32
 
-_SEPARATORS = str.maketrans(dict.fromkeys(" \t\r\n_-‐‑–—/.,'’`\""))
 _APOSTROPHES = str.maketrans(dict.fromkeys("'’‘`´\""))
-_WORD = re.compile(r"[^\W\d_]+|[0-9]+")
+_WORD = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s,./:;·-]")
 _ARTICLES = frozenset(["a", "an", "the"])
-_SAME_WORDS = {"st": "saint", "conv": "conv"}
 _PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
 _COMMENT = re.compile(r"(.*\S)\s{0,4}[(\[]([^()\[\]]{1,80})[)\]]", re.DOTALL)
 _KINDS_TEXT = """
@@ -44,11 +42,6 @@ class _Class:
     name: str
     words: tuple[str, ...]
 
-    @property
-    def is_ordered(self) -> bool:
-        """Whether its words stand in one order alone: codes such as 737-800."""
-        return not any(len(word) > 2 and word.isalpha() for word in self.words)
-
 
 @dataclass(frozen=True, slots=True)
 class _ClassList:
@@ -57,50 +50,71 @@ class _ClassList:
     by_longest_word: Mapping[str, tuple[_Class, ...]]
 
 
-def normalise_name(text: str) -> str | None:
-    """The name without case, spaces, underscores, hyphens, slashes, periods, commas and quotes; None for no name.
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name that was read: its words without spaces, and sorted unless their order tells."""
 
-    None also for more than 256 characters. What else stands in the text stays, so that a list of names is no name.
+    spelling: str
+    words: tuple[str, ...]
 
-    >>> normalise_name("American_Bulldog."), normalise_name("Boeing 737-200"), normalise_name(" . ")
-    ('americanbulldog', 'boeing737200', None)
+
+NameReader = Callable[[str], Name | None]
+
+
+def read_name(answer: str) -> Name | None:
+    """The words of an answer; None where it has none or more than 256 characters."""
+    return _read_alone(answer)
+
+
+@functools.lru_cache(maxsize=64)
+def name_reader(classes: tuple[str, ...]) -> NameReader:
+    """What reads the class that an answer names, and remembers it; None for no class of the list and for several.
+
+    >>> read = name_reader(("rose", "lenten rose", "desert-rose"))
+    >>> [name and name.spelling for name in map(read, ("A rose.", "desert rose", "primrose", "rose or tulip"))]
+    ['rose', 'desertrose', None, None]
     """
-    if len(text) > MAX_CHARS:
-        return None
-    return text.translate(_SEPARATORS).casefold() or None
+    return functools.lru_cache(maxsize=8192)(functools.partial(_read_in, _tabulate(classes)))
 
 
-def read_name(answer: str, classes: Sequence[str] = ()) -> str | None:
-    """A key that is the same for every spelling of a name: the class named, or without a list the words of the answer.
+def is_same_name(left: Name | None, right: Name | None) -> bool:
+    """Whether two names have the same words, however they are spaced, or in another order; nothing is the same as None.
 
-    None where the answer names no class of the list or several, or has no words.
-
-    >>> flowers = ["rose", "lenten rose", "desert-rose"]
-    >>> [read_name(text, flowers) for text in ("A rose.", "desert rose", "primrose", "rose or tulip")]
-    ['rose', 'desert-rose', None, None]
+    >>> is_same_name(read_name("F-16AB"), read_name("f-16 A/B")), is_same_name(read_name("rose"), read_name("primrose"))
+    (True, False)
     """
-    if len(answer) > MAX_CHARS:
-        return None
-    return _read_among(answer, tuple(classes)) if classes else _read_alone(answer)
+    if left is None or right is None:
+        return False
+    return left.spelling == right.spelling or left.words == right.words
+
+
+def _as_name(words: tuple[str, ...]) -> Name:
+    return Name("".join(words), words if _is_code(words) else tuple(sorted(words)))
+
+
+def _is_code(words: tuple[str, ...]) -> bool:
+    """Whether the words stand in one order alone: codes such as 737-800."""
+    return not any(len(word) > 2 and word.isalpha() for word in words)
 
 
 @functools.lru_cache(maxsize=8192)
-def _read_alone(answer: str) -> str | None:
+def _read_alone(answer: str) -> Name | None:
+    if len(answer) > MAX_CHARS:
+        return None
     for text in reversed(readings(answer)):
         words = _without_article(_words_of(_without_brackets(text)))
         if words:
-            return " ".join(words if _Class("", words).is_ordered else sorted(words))
+            return _as_name(words)
     return None
 
 
-@functools.lru_cache(maxsize=8192)
-def _read_among(answer: str, classes: tuple[str, ...]) -> str | None:
-    listed = _listed(classes)
-    texts = readings(answer)
-    for number, text in enumerate(texts):
+def _read_in(listed: _ClassList, answer: str) -> Name | None:
+    if len(answer) > MAX_CHARS:
+        return None
+    for number, text in enumerate(readings(answer)):
         found = _read_one(text, listed)
         if found is not None and (number == 0 or _names_none(answer, found, listed)):
-            return found.name
+            return _as_name(found.words)
     return None
 
 
@@ -132,7 +146,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _words_of(text: str) -> tuple[str, ...]:
-    """Words and numbers without case, accents, apostrophes and the s of a plural; () where a hidden character stands."""
+    """Words and numbers without case, accents, apostrophes and plural; () where a hidden character stands."""
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
         if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
@@ -146,7 +160,7 @@ def _singular(word: str) -> str:
         return word[:-3] + "y"
     if word.endswith("s") and len(word) > 3 and not word.endswith("ss"):
         return word[:-1]
-    return _SAME_WORDS.get(word, word)
+    return "saint" if word == "st" else word
 
 
 def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,7 +173,7 @@ def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
     counts = Counter(words)
     for word in counts:
         for each in listed.by_longest_word.get(word, ()):
-            if not each.is_ordered and not Counter(each.words) - counts:
+            if not _is_code(each.words) and not Counter(each.words) - counts:
                 found[each.name] = each
     for start in range(len(words)):
         spelling = ""
@@ -200,12 +214,11 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class) -> bool:
     return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
 
 
-@functools.lru_cache(maxsize=64)
-def _listed(classes: tuple[str, ...]) -> _ClassList:
+def _tabulate(classes: tuple[str, ...]) -> _ClassList:
     by_spelling: dict[str, _Class | None] = {}
     by_word: defaultdict[str, list[_Class]] = defaultdict(list)
     for name in classes:
-        words = _without_article(_words_of(name))
+        words = _without_article(_words_of(str(name)))
         if not words:
             continue
         each = _Class(name, words)
@@ -213,12 +226,3 @@ def _listed(classes: tuple[str, ...]) -> _ClassList:
         by_spelling[spelling] = None if spelling in by_spelling else each
         by_word[max(words, key=len)].append(each)
     return _ClassList(by_spelling, {word: tuple(found) for word, found in by_word.items()})
-
-
-def same_name(left: str, right: str) -> bool:
-    """Whether two names are the same without a list; nothing equals an empty name."""
-    name = normalise_name(left)
-    if name is not None and name == normalise_name(right):
-        return True
-    words = read_name(left)
-    return words is not None and words == read_name(right)

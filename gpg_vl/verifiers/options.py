@@ -95,4 +95,4 @@ def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
         if sorted(by_letter) != list(LETTERS[: len(content)]):
             raise ValueError("the keys of the row's options are not the letters A, B, C ..., each once")
         listed = [by_letter[letter] for letter in sorted(by_letter)]
-    return [str(option) for option in listed]
+    return listed if set(map(type, listed)) == {str} else [str(option) for option in listed]

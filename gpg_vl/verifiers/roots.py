@@ -88,9 +88,9 @@ def _square_root(value: Fraction) -> Fraction | None:
 
 
 def _factorised(value: Fraction) -> dict[int | str | Exact, Fraction]:
-    powers = {prime: Fraction(power) for prime, power in _factors(value.numerator)}
+    powers: dict[int | str | Exact, Fraction] = {prime: Fraction(power) for prime, power in _factors(value.numerator)}
     powers |= {prime: Fraction(-power) for prime, power in _factors(value.denominator)}
-    return dict(powers)
+    return powers
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,7 +26,7 @@ class Letter:
     """A choice's letter, with the text of the choice where it stands there."""
 
     letter: str
-    content: Number | Items | None = None
+    content: Number | Items | TwoReadings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,22 +24,22 @@ thousand dozen couple few several some many any t ain false excluding besides bu
 """
 _CHANGES = frozenset(_CHANGES_TEXT.split())
 
-_OPENING = (
-    r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|sure|yes|and|in conclusion|in total)\b[,:]?\s+){0,3}"
-)
+_OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
 _CORE = (
     r"(?:the\s+|my\s+|our\s+|a\s+)?(?:(?:final|correct|right|best|only|most likely|overall)\s+){0,2}"
     r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
     r"label|conclusion|bounding box(?:es)?|box(?:es)?|coordinates|position|location|length|area|angle|ans)"
 )
 _LABEL = re.compile(
-    rf"{_OPENING}(?:\*\*|__)?{_CORE}(?:\*\*|__)?\s{{0,4}}(?:[:=]|is\b|are\b|equals?\b|should be\b|would be\b|must be\b|was\b)"
+    rf"{_OPENING}(?:\*\*|__)?{_CORE}(?:\*\*|__)?\s{{0,4}}"
+    r"(?:[:=]|(?:is|are|equals?|should be|would be|must be|was)\b)"
     r"\s{0,4}:?\s{0,4}(?:\*\*|__)?\s{0,4}",
     re.IGNORECASE,
 )
 _OPENED = re.compile(rf"(?=\w){_OPENING.replace('{0,3}', '{1,3}')}(?=\S)", re.IGNORECASE)
 _I_CHOOSE = re.compile(
-    rf"{_OPENING}(?:(?:i|we)(?:'d| would|'ll| will)?\s+)?(?:choose|pick|select|go with|say|think it is|think it's|believe it is)\s+",
+    rf"{_OPENING}(?:(?:i|we)(?:'d| would|'ll| will)?\s+)?"
+    r"(?:choose|pick|select|go with|say|(?:think|believe) it(?: is|'s))\s+",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(
@@ -48,14 +48,15 @@ _SENTENCE = re.compile(
     re.IGNORECASE,
 )
 _IT_IS = re.compile(
-    rf"{_OPENING}(?:it|this|that|these|they|there|i|we)(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{{1,2}}",
+    rf"{_OPENING}(?:it|this|that|these|they|there|i|we)"
+    r"(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{1,2}",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
     r"(?:因此|所以|故|综上|综上所述|于是|即|那么|由此可得|可得|则)?[,，]?\s{0,2}(?:"
     r"(?:本题|此题|该题|这道题)?的?(?:最终|正确|最后)?的?(?:答案|结果|选项|坐标|位置|边界框|数量|总数)(?:应该是|应该为|应是|应为|是|为)?\s{0,2}:?"
     r"|(?:应该?|正确)?选择?项?\s{0,2}:?|(?:图中|图片中|一)?(?:一)?(?:总)?共(?:计|有|是)?|(?:图中|图片中|画面中|这里)?有"
-    r"|[^\d,，。:;不非约或和与至超大小多少半倍]{1,14}(?:等于|是|为|=)"
+    r"|[^\d,，。:;不非约或和与至超大小多少半倍能补余差]{1,14}(?:等于|是|为|=)"
     r")\s{0,2}"
 )
 

@@ -6,6 +6,7 @@ A unit of another kind makes an answer wrong, and the same size in another unit 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -128,7 +129,7 @@ def _kind_of_length(power: int) -> str:
     return ("length", "area", "volume")[power - 1]
 
 
-def _sized(kind: str, sizes: dict[str, Fraction | int]) -> dict[str, Unit]:
+def _sized(kind: str, sizes: Mapping[str, Fraction | int]) -> dict[str, Unit]:
     return {name: Unit(kind, rational(size) if size else None) for name, size in sizes.items()}
 
 

@@ -15,7 +15,7 @@ from gpg_vl.verifiers.exact import PI, UnreadableError, divide, rational, requir
 from gpg_vl.verifiers.expressions import Number, read_expression
 from gpg_vl.verifiers.number_words import read_number_words
 from gpg_vl.verifiers.same_values import Items, Letter, Text, TwoReadings, Value, same_number
-from gpg_vl.verifiers.sentences import readings
+from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.units import NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.unwrap import unwrap
@@ -37,7 +37,8 @@ _COMMENT = re.compile(r"(.*\S)\s{1,3}\(([^()0-9]{4,200})\)", re.DOTALL)
 _AND_OR = re.compile(r"\s(?:or|and)\s|\\text\s?\{\s?(?:or|and)\s?\}|[或和与]")
 _OR = re.compile(r"\sor\s|\{\s?or\s?\}|或")
 _NAME = re.compile(
-    r"(?:\\?(?:angle|triangle|overline|text|mathrm)\b|the|of|[∠△▱⊙]|measure|length|area|[A-Za-zα-ωΑ-Ω]|\\[a-z]{2,7}|['′_^{}() 0-9\u4e00-\u9fff])+"
+    r"(?:\\(?:angle|measuredangle|triangle|overline|widehat|odot|therefore|text|mathrm|sin|cos|tan|alpha|beta|gamma|delta"
+    r"|theta|phi|omega)(?![a-z])|[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
 )
 _POINT = re.compile(r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()")
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
@@ -76,7 +77,7 @@ def _read_one(text: str) -> Value | None:
         return letter
     value = _read_numbers(text)
     comment = _COMMENT.fullmatch(text) if value is None else None
-    if comment is not None and comment[2][:1].isalpha() and not _AND_OR.search(f" {comment[2]} "):
+    if comment is not None and comment[2][:1].isalpha() and not changes_value(comment[2]):
         return _read_numbers(unwrap(comment[1]))
     return value
 
@@ -209,7 +210,9 @@ def _equation(text: str) -> Number:
 
 def _is_name(text: str) -> bool:
     """Whether the left side of an equation only says what is asked for: ``x``, ``AB``, ``∠BAC``, ``f(x)``."""
-    return 0 < len(text) <= 60 and not text[0].isdigit() and _NAME.fullmatch(text) is not None
+    if not 0 < len(text) <= 60 or text[0].isdigit() or _NAME.fullmatch(text) is None:
+        return False
+    return not changes_value(text)
 
 
 def _with_rounding(number: Number, text: str) -> Number:
@@ -230,11 +233,11 @@ def _ratio_or_number(text: str) -> Number:
     first, second, *rest = [read_expression(part) for part in match.groups() if part]
     ratio = divide(first.value, second.value)
     if rest:
-        marked = [
+        second_share, third_share = (
             exact.multiply(exact.symbol(f"{n}:"), divide(each.value, first.value))
             for n, each in enumerate((second, *rest))
-        ]
-        return Number(exact.add(*marked))
+        )
+        return Number(exact.add(second_share, third_share))
     require(first.unit == second.unit)
     return Number(ratio)
 
