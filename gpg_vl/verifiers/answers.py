@@ -15,8 +15,6 @@ AnswerIn = Literal["tags", "boxed"]
 MAX_CHARS = 65_536
 """Longer completions have no answer and no format."""
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-
 
 def find_answer(text: str, answer_in: AnswerIn = "tags") -> str | None:
     """The answer of a completion, stripped; None where it has none or more than one.
@@ -67,12 +65,16 @@ def has_think_answer_format(text: str) -> bool:
 
     Each tag stands exactly once; the reasoning may be empty, the answer not.
     """
-    body = text.strip() if len(text) <= MAX_CHARS else ""
-    if not body.startswith("<think>") or not body.endswith("</answer>") or any(body.count(tag) != 1 for tag in _TAGS):
+    if len(text) > MAX_CHARS:
         return False
-    conclusion = body.partition("</think>")[2]
-    gap, _, answer = conclusion.partition("<answer>")
-    return not gap.strip() and bool(answer.removesuffix("</answer>").strip())
+    body = text.strip()
+    reasoning, thought, conclusion = body.partition("</think>")
+    gap, opened, answer = conclusion.partition("<answer>")
+    if not (thought and opened and body.startswith("<think>") and answer.endswith("</answer>")) or gap.strip():
+        return False
+    content = answer[: -len("</answer>")]
+    once = body.count("<think>") == 1 and "</think>" not in conclusion and "<answer>" not in answer
+    return once and "<answer>" not in reasoning and body.count("</answer>") == 1 and bool(content.strip())
 
 
 _BOXED = "\\boxed{"
