@@ -102,25 +102,27 @@ def _read_alone(answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
     for text in reversed(readings(answer)):
-        words = _without_article(_words_of(_without_brackets(text)))
+        words = _words_of(_without_brackets(text))
         if words:
-            return _as_name(words)
+            return _as_name(words if words[1:2] and words[1].isdigit() else _without_article(words))
     return None
 
 
 def _read_in(listed: _ClassList, answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
-    for number, text in enumerate(readings(answer)):
+    texts = readings(answer)
+    for text in texts:
         found = _read_one(text, listed)
-        if found is not None and (number == 0 or _names_none(answer, found, listed)):
+        if found is not None and _begins_with_none(texts[0], text, listed):
             return _as_name(found.words)
     return None
 
 
-def _names_none(answer: str, found: _Class, listed: _ClassList) -> bool:
-    """Whether a sentence names no class beside the one that it ends in."""
-    return {each.name for each in _largest(_named(_words_of(answer), listed))} <= {found.name}
+def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
+    """Whether the beginning of a sentence, which the text ends, names no class of its own."""
+    words = _words_of(whole)
+    return not _named(words[: max(0, len(words) - len(_words_of(text)))], listed)
 
 
 def _read_one(text: str, listed: _ClassList) -> _Class | None:
@@ -128,8 +130,9 @@ def _read_one(text: str, listed: _ClassList) -> _Class | None:
     comment = _COMMENT.fullmatch(text)
     if comment is not None and not changes_value(comment[2]) and not _named(_words_of(comment[2]), listed):
         return _read_one(comment[1], listed)
-    words = _without_article(_words_of(text))
-    whole = listed.by_spelling.get("".join(words))
+    said = _words_of(text)
+    words = _without_article(said)
+    whole = listed.by_spelling.get("".join(said)) or listed.by_spelling.get("".join(words))
     if whole is not None:
         return whole
     if changes_value(text):
@@ -164,7 +167,7 @@ def _singular(word: str) -> str:
 
 
 def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
-    return words[1:] if len(words) > 1 and words[0] in _ARTICLES and not words[1].isdigit() else words
+    return words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
 
 
 def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
@@ -218,7 +221,7 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
     by_spelling: dict[str, _Class | None] = {}
     by_word: defaultdict[str, list[_Class]] = defaultdict(list)
     for name in classes:
-        words = _without_article(_words_of(str(name)))
+        words = _words_of(str(name))
         if not words:
             continue
         each = _Class(name, words)
