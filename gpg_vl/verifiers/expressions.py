@@ -24,6 +24,7 @@ MAX_COST = 3000  # of multiplications, terms by terms
 
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 _ROOTS = {"√": 2, "∛": 3, "∜": 4}
+_DEGREES = ("°", "度", "degrees", "degree", "deg")
 _MINUTES, _SECONDS = ("'", "minutes", "minute", "分"), ('"', "seconds", "second", "秒")
 _END = Token("end", "", -1)
 
@@ -140,6 +141,8 @@ class _Parser:
         if token.kind == "sign":
             follows = token.text in ("√", "∛", "∜", "π", "\\frac") or token.text in ("(", "{", "[")
             return follows and (token.text not in ("(", "[") or read_unit(self._rest()) is None)
+        if token.text.lower() in _DEGREES:
+            return False
         return token.kind == "word" and (read_unit(self._rest()) is None or self._is_symbol(token))
 
     def _is_symbol(self, token: Token) -> bool:
@@ -295,7 +298,7 @@ class _Parser:
         start = self.index
         opened = self._accept("^") and self._accept("{")
         token = self._peek()
-        if token.text in ("°", "度", "degrees", "deg"):
+        if token.text.lower() in _DEGREES:
             self.index += 1
             if not opened or self._accept("}"):
                 return True

@@ -100,6 +100,7 @@ def same_number(answer: Number, gold: Number) -> bool:
     left, right = answer.value, gold.value
     if answer.unit != gold.unit and answer.unit.size is not None and gold.unit.size is not None:
         left, right = exact.multiply(left, answer.unit.size), exact.multiply(right, gold.unit.size)
+        return left == right
     return left == right or _is_long_decimal(answer, gold)
 
 
@@ -113,7 +114,7 @@ def _same_share(answer: Number, gold: Number) -> bool:
 
 def _is_long_decimal(answer: Number, gold: Number) -> bool:
     for decimal, number in ((answer, gold), (gold, answer)):
-        if decimal.literal is not None and number.literal is None and answer.unit.size in (None, gold.unit.size, *()):
+        if decimal.literal is not None and number.literal is None:
             return _is_decimal_of(decimal, number)
     return False
 

@@ -30,10 +30,9 @@ _CORE = (
     r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
     r"label|conclusion|bounding box(?:es)?|box(?:es)?|coordinates|position|location|length|area|angle|ans)"
 )
+_LINK = r"\s{0,4}(?:[:=]|(?:is|are|equals?|should be|would be|must be|was)\b)\s{0,4}:?\s{0,4}"
 _LABEL = re.compile(
-    rf"{_OPENING}(?:\*\*|__)?{_CORE}(?:\*\*|__)?\s{{0,4}}"
-    r"(?:[:=]|(?:is|are|equals?|should be|would be|must be|was)\b)"
-    r"\s{0,4}:?\s{0,4}(?:\*\*|__)?\s{0,4}",
+    rf"{_OPENING}(?:{_CORE}{_LINK}|(\*\*|__){_CORE}(?:\1{_LINK}|{_LINK}\1)\s{{0,4}})",
     re.IGNORECASE,
 )
 _OPENED = re.compile(rf"(?=\w){_OPENING.replace('{0,3}', '{1,3}')}(?=\S)", re.IGNORECASE)

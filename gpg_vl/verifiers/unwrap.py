@@ -53,7 +53,7 @@ _COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textrm|textit|emph|mathrm|mathbf|mathit|mathbb|bm|boldsymbol)\s{0,8}\{"
 )
 _LOOKS = re.compile(r"\\(?:displaystyle|quad|qquad|[,;:! ])(?![A-Za-z])")
-_FENCE_LANGUAGE = re.compile(r"[A-Za-z0-9_+-]{0,16}\s*")
+_FENCE_LANGUAGE = re.compile(r"(?:json|jsonc|python|text|plaintext|txt)\b|[A-Za-z][\w+-]{0,15}(?=\s*\n)", re.IGNORECASE)
 _AFTER_WORDS = ",;:!、；"
 
 
@@ -122,13 +122,9 @@ def _inside_pair(text: str, opening: str, closing: str) -> str | None:
 
 def _inside_fence(text: str) -> str:
     """The content of a code fence, closed or not, without the language it names."""
-    body = text[3:].strip().removesuffix("```")
+    body = text[3:].rstrip().removesuffix("```")
     language = _FENCE_LANGUAGE.match(body)
-    named = language is not None and "\n" in language[0]
-    for word in ("json", "JSON", "python", "text", "plaintext"):
-        if not named and body.startswith(word):
-            return body.removeprefix(word)
-    return body[language.end() :] if language is not None and named else body
+    return body if language is None else body[language.end() :]
 
 
 def _inside_command(text: str) -> str | None:

@@ -108,9 +108,10 @@ def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
     try:
         cleaned = clean(text)
         require(cleaned)
-        return _number_or_items(cleaned)
+        found = _number_or_items(cleaned)
     except UnreadableError:
         return _in_words(text)
+    return None if isinstance(found, Number) and "∞" in symbols_of(found.value) else found
 
 
 def _in_words(text: str) -> Number | None:
