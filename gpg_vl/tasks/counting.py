@@ -21,7 +21,7 @@ class Counting(Task):
         return read_count(answer)
 
     def score(self, answer: int, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(answer == read_integer(sample.answer))}
+        return {"correct": float(answer == read_count(sample.answer))}
 
     def check(self, sample: Sample) -> None:
         count = read_integer(sample.answer)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpg_vl.records import Box
 from gpg_vl.verifiers.literals import Literals, NotLiteralError, Tagged, Word, load_json, parse_literals
-from gpg_vl.verifiers.unwrap import unwrap
+from gpg_vl.verifiers.sentences import readings
 
 MAX_CHARS = 32_768
 OUT_OF_RANGE = -1.0
@@ -126,14 +126,17 @@ def parse_answered(text: str) -> Answered | None:
     box = parse_box(text)
     if box is not None:
         return Answered((box,), (1.0,), is_list=False)
-    body = unwrap(text)
-    if "".join(body.split()) in _EMPTY or _NOTHING.fullmatch(body):
-        return Answered((), (), is_list=True)
-    for reader in _NOTATIONS:
-        found = reader(body)
+    for body in readings(text):
+        found = _read_body(body)
         if found is not None:
             return found if len(found.boxes) <= MAX_BOXES and OUT_OF_RANGE not in found.confidences else None
     return None
+
+
+def _read_body(body: str) -> Answered | None:
+    if "".join(body[:64].split()) in _EMPTY or _NOTHING.fullmatch(body):
+        return Answered((), (), is_list=True)
+    return next(filter(None, (reader(body) for reader in _NOTATIONS)), None)
 
 
 def _read_simple(text: str) -> Answered | None:

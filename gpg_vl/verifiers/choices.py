@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpg_vl.verifiers.options import LETTERS
-from gpg_vl.verifiers.same_values import Items, Number, TwoReadings, Value, same_value
+from gpg_vl.verifiers.same_values import Value, same_value
 from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
-from gpg_vl.verifiers.values import read_value
+from gpg_vl.verifiers.values import read_number
 
 MAX_CHARS = 512
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]?|([A-Z])\s?选?项",
+    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]{0,2}|([A-Z])\s?选?项",
     re.IGNORECASE | re.ASCII,
 )
 _LETTERED = re.compile(
@@ -31,6 +31,7 @@ _CLAUSE = re.compile(r"([^,.;]{1,80})[,.;]\s{1,4}(.{8,240})", re.DOTALL)
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|looks|appears|seems|lies|stands|sits|shows|there's|it's)\b", re.IGNORECASE
 )
+_NAMES_LETTER = re.compile(r"\b[B-HJ-Z]\b|[(\[]\s?[A-Za-z]\s?[)\]]|\b(?:option|choice|answer)\b", re.ASCII)
 _EDGES = " .,;:!?`*"
 
 
@@ -61,7 +62,7 @@ class _Table:
     def _by_value(self, text: str) -> int | None:
         if not any(value is not None for value in self.values):
             return None
-        value = _number(text)
+        value = read_number(text)
         if value is None:
             return None
         same = [index for index, other in enumerate(self.values) if other is not None and same_value(value, other)]
@@ -137,7 +138,7 @@ def _letter_with_text(text: str, table: _Table) -> int | None:
 def _with_clause(text: str, table: _Table) -> int | None:
     """An option and a clause with a verb that names no other option: ``yes, the chair is closer``."""
     match = _CLAUSE.fullmatch(text)
-    if match is None or not _VERB.search(match[2]) or changes_value(match[2]):
+    if match is None or not _VERB.search(match[2]) or changes_value(match[2]) or _NAMES_LETTER.search(match[2]):
         return None
     index = table.find(match[1].strip())
     clause = f" {_fold(match[2])} "
@@ -171,7 +172,7 @@ _SPELLINGS = (_spell, _fold, _drop_article, _join)
 def _tabulate(options: tuple[str, ...]) -> _Table:
     texts = [unwrap(option) for option in options]
     spellings = tuple(_positions(map(spell, texts)) for spell in _SPELLINGS)
-    return _Table(spellings, tuple(map(_fold, texts)), tuple(map(_number, texts)))
+    return _Table(spellings, tuple(map(_fold, texts)), tuple(map(read_number, texts)))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:
@@ -179,12 +180,6 @@ def _positions(spellings: Iterable[str]) -> dict[str, int]:
     for index, spelling in enumerate(spellings):
         found[spelling].append(index)
     return {spelling: indices[0] if len(indices) == 1 else -1 for spelling, indices in found.items() if spelling}
-
-
-def _number(text: str) -> Value | None:
-    """The value of a text that is a number or several; a letter is none."""
-    value = read_value(text)
-    return value if isinstance(value, Number | Items | TwoReadings) else None
 
 
 def read_gold(answer: str, options: Sequence[str]) -> Chosen | str | None:

@@ -74,7 +74,7 @@ def _read(answer: str) -> int | None:
 
 
 def _read_one(text: str) -> int | None:
-    if not text or len(text) > MAX_CHARS:
+    if not text or len(text) > MAX_CHARS or any(char.isdigit() and not char.isascii() for char in text):
         return None
     if "\\" in text:
         text = " ".join(_LATEX_TEXT.sub(r" \1 ", text).split())
@@ -110,10 +110,10 @@ def _is_what_is_counted(rest: str) -> bool:
         return True
     if _CHINESE_NOUNS.fullmatch(rest):
         return _CHINESE_CHANGES.search(rest) is None
-    if _NOUNS.fullmatch(rest) is None:
+    if _NOUNS.fullmatch(rest) is None or _CHINESE.search(rest):
         return False
-    words = rest.casefold().replace(",", " ").split()
-    return not changes_value(rest) and not any(word in _NOT_ONE_VALUE for word in words)
+    words = rest.casefold().replace(",", " ").replace("-", " ").split()
+    return not changes_value(rest) and not any(word in _NOT_ONE_VALUE or word in NUMBER_WORDS for word in words)
 
 
 def _agrees(value: int, rest: str) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpg_vl.verifiers.sentences import changes_value, readings
+from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 
 MAX_CHARS = 256
 MAX_WORDS = 32
@@ -121,14 +121,13 @@ def _read_in(listed: _ClassList, answer: str) -> Name | None:
 
 def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
     """Whether the beginning of a sentence, which the text ends, names no class of its own."""
-    words = _words_of(whole)
-    return not _named(words[: max(0, len(words) - len(_words_of(text)))], listed)
+    return not _named(_words_of(whole[: max(0, whole.rfind(text))]), listed)
 
 
 def _read_one(text: str, listed: _ClassList) -> _Class | None:
     text = _without_brackets(text)
     comment = _COMMENT.fullmatch(text)
-    if comment is not None and not changes_value(comment[2]) and not _named(_words_of(comment[2]), listed):
+    if comment is not None and not is_in_doubt(comment[2]) and not _named(_words_of(comment[2]), listed):
         return _read_one(comment[1], listed)
     said = _words_of(text)
     words = _without_article(said)

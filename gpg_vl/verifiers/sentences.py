@@ -11,18 +11,20 @@ from collections.abc import Collection
 
 from gpg_vl.verifiers.unwrap import unwrap
 
-MAX_CHARS = 400
 MAX_LEADS = 3
 
-_CHANGES_TEXT = """
+_DOUBTS_TEXT = """
 not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if unless
-maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won than least most more
-less fewer under over above below about around approximately roughly nearly almost between beyond exceeds up twice
-double triple half quarter third thrice times minus plus opposite supplement complement reciprocal other another
-else instead rather initially previously first two three four five six seven eight nine ten eleven twelve hundred
-thousand dozen couple few several some many any t ain false excluding besides but however although though
+maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won instead rather initially
+previously but however although though besides excluding another other else t ain approximately roughly about around
 """
-_CHANGES = frozenset(_CHANGES_TEXT.split())
+_AMOUNTS_TEXT = """
+than least most more less fewer under over above below nearly almost between beyond exceeds up twice double triple
+half quarter third thrice times minus plus opposite supplement complement reciprocal first two three four five six
+seven eight nine ten eleven twelve hundred thousand dozen couple few several some many any
+"""
+_DOUBTS = frozenset(_DOUBTS_TEXT.split())
+_CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
 
 _OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
 _CORE = (
@@ -42,7 +44,7 @@ _I_CHOOSE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(
-    r"((?:\\?[^\W\d_][\w'△∠^{}\\-]*[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
+    r"((?:\\?[^\W\d_][\w'△∠^{}\\-]{0,40}[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
     r"(?:is|are|was|equals|measures|be|has|have|shows|depicts)\s{1,2}(?:equal to\s{1,2}|exactly\s{1,2}|:\s{0,2})?",
     re.IGNORECASE,
 )
@@ -83,8 +85,6 @@ def readings(answer: str, values: Collection[str] = ()) -> list[str]:
 
 def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
     """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
-    if len(text) > MAX_CHARS:
-        return None
     match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
     if match is None:
         match = _SENTENCE.match(text)
@@ -92,12 +92,18 @@ def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
             match = None
     if match is None:
         match = _OPENED.match(text) or (None if text.isascii() else _CHINESE.match(text))
+        match = None if match is not None and changes_value(match[0]) else match
     return text[match.end() :] or None if match is not None else None
 
 
 def _names_one(words: str, values: Collection[str]) -> bool:
     padded = f" {words.casefold().strip()} "
     return any(f" {value} " in padded for value in values)
+
+
+def is_in_doubt(words: str) -> bool:
+    """Whether some word takes a value back or sets another beside it: not, or, maybe."""
+    return any(word.lower() in _DOUBTS for word in _WORD.findall(words))
 
 
 def changes_value(words: str) -> bool:

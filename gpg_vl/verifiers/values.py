@@ -15,7 +15,7 @@ from gpg_vl.verifiers.exact import PI, UnreadableError, divide, rational, requir
 from gpg_vl.verifiers.expressions import Number, read_expression
 from gpg_vl.verifiers.number_words import read_number_words
 from gpg_vl.verifiers.same_values import Items, Letter, Text, TwoReadings, Value, same_number
-from gpg_vl.verifiers.sentences import changes_value, readings
+from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 from gpg_vl.verifiers.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.units import NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.unwrap import unwrap
@@ -33,7 +33,7 @@ _LETTERED = re.compile(
 )
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_FINITE = frozenset(["NAN", "INF", "INFINITY", "\\INFTY", "∞"])
-_COMMENT = re.compile(r"(.*\S)\s{1,3}\(([^()0-9]{4,200})\)", re.DOTALL)
+_COMMENT = re.compile(r"(.*\S)\s{1,3}\(([^()\d]{4,200})\)", re.DOTALL)
 _AND_OR = re.compile(r"\s(?:or|and)\s|\\text\s?\{\s?(?:or|and)\s?\}|[或和与]")
 _OR = re.compile(r"\sor\s|\{\s?or\s?\}|或")
 _NAME = re.compile(
@@ -60,6 +60,12 @@ def read_value(text: str) -> Value | None:
 
 
 @functools.lru_cache(maxsize=8192)
+def read_number(text: str) -> Number | Items | TwoReadings | None:
+    """The number or numbers that an unwrapped text is, without label, letter or comment; None for none."""
+    return _read_numbers(text) if len(text) <= MAX_CHARS else None
+
+
+@functools.lru_cache(maxsize=8192)
 def _read(answer: str) -> Value | None:
     texts = readings(answer)
     if len(texts[0]) > MAX_CHARS:
@@ -77,7 +83,7 @@ def _read_one(text: str) -> Value | None:
         return letter
     value = _read_numbers(text)
     comment = _COMMENT.fullmatch(text) if value is None else None
-    if comment is not None and comment[2][:1].isalpha() and not changes_value(comment[2]):
+    if comment is not None and comment[2][:1].isalpha() and not is_in_doubt(comment[2]):
         return _read_numbers(unwrap(comment[1]))
     return value
 
