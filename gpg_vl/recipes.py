@@ -41,7 +41,7 @@ def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ())
         namespace = _build_parser().parse_args([*arguments, *overrides])
         values = _build_parser().instantiate(namespace)
     except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(_first_line(str(error))) from error
+        raise ValueError(_telling_lines(str(error))) from error
     # Namespace has methods of its own (update, keys): sections are read as items
     return Recipe(**{name: values[name] for name in _SECTIONS}, task=_with_absolute_path(values["task"]))
 
@@ -100,7 +100,7 @@ def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
 _NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
 
 
-def _first_line(message: str) -> str:
+def _telling_lines(message: str) -> str:
     """The message's first words; of a key that may be null, what is wrong with the value that it has."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_NOISE) and line != "Expected a <class 'NoneType'>"]

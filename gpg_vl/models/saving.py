@@ -18,14 +18,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import adapter_shapes, find_base
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 CARD_FILE = "README.md"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def save_model(adapter: QwenVLAdapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
 
     Args:

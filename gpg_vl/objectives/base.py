@@ -12,6 +12,9 @@ from typing import ClassVar, Literal
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.records import LogProbs, ScoredGroup, StepTotals, TrainingGroup, count_tokens
 
+Need = Literal["old", "reference"]
+"""Log-probs under the weights that sampled, and under the frozen initial policy."""
+
 
 def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:
     """(r_i - mean(r)) / F_norm, [G] (paper, Eq. 6); zeros for a group without signal."""
@@ -26,6 +29,8 @@ def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:
 class Objective(ABC):
     """An objective whose coefficients come from the rewards, and where it asks for them from log-probs."""
 
+    keys: ClassVar[frozenset[str]]
+    """The keys of ``ObjectiveConfig`` that it reads, besides name, beta_th and max_draws, which every one has."""
     imitates_gold: ClassVar[bool] = False
     """Whether the completions are the rows' gold answers instead of samples."""
     min_group_size: ClassVar[int] = 1
@@ -34,9 +39,12 @@ class Objective(ABC):
         self.config = config
 
     @property
-    def needs_log_probs(self) -> bool:
-        """Whether the coefficients need log-probs: a further forward a step, and a second, frozen model."""
-        return False
+    def needs(self) -> frozenset[Need]:
+        """The log-probs that the coefficients depend on, besides the current ones.
+
+        What is not named here is not computed. With none, the coefficients come from the rewards alone.
+        """
+        return frozenset()
 
     @abstractmethod
     def trains(self, group: ScoredGroup) -> bool:
@@ -55,14 +63,14 @@ class Objective(ABC):
         """The group with ``token gradient * weight`` on every token; the weight is the reduction's.
 
         Args:
-            log_probs: of this group, where the objective ``needs_log_probs``
+            log_probs: of this group, where the objective ``needs`` any
         """
         group_tokens = count_tokens(group.completions)
         coefficients = []
         for gradients in self.token_gradients(group, log_probs):
             weight = _token_weight(self.config.reduction, len(gradients), group_tokens)
             coefficients.append(tuple(gradient * weight for gradient in gradients))
-        return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.image_features)
+        return TrainingGroup(group.prompt, group.completions, tuple(coefficients), group.features)
 
     def denominator(self, totals: StepTotals, prompts_per_step: int) -> float:
         """What the sum over all tokens of the step is divided by.

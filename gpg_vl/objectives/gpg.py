@@ -16,6 +16,7 @@ from gpg_vl.records import ScoredGroup
 
 
 class Gpg(Objective):
+    keys: ClassVar[frozenset[str]] = frozenset({"f_norm", "f_norm_eps", "alpha", "alpha_eps", "reduction"})
     min_group_size: ClassVar[int] = 2
 
     def trains(self, group: ScoredGroup) -> bool:

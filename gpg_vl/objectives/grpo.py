@@ -16,11 +16,12 @@ import math
 from typing import ClassVar
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.objectives.base import Objective, centred_rewards
+from gpg_vl.objectives.base import Need, Objective, centred_rewards
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
 class Grpo(Objective):
+    keys: ClassVar[frozenset[str]] = frozenset({"f_norm", "f_norm_eps", "alpha", "kl_coefficient", "reduction"})
     min_group_size: ClassVar[int] = 2
 
     def __init__(self, config: ObjectiveConfig):
@@ -32,19 +33,19 @@ class Grpo(Objective):
             )
 
     @property
-    def needs_log_probs(self) -> bool:
-        return self.config.kl_coefficient > 0
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"reference"} if self.config.kl_coefficient > 0 else ())
 
     def trains(self, group: ScoredGroup) -> bool:
         """With KL every group is trained: where all rewards are equal, the KL still pulls to the reference."""
-        return self.needs_log_probs or group.has_signal
+        return bool(self.needs) or group.has_signal
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         return centred_rewards(group, self.config)
 
     def token_gradients(self, group: ScoredGroup, log_probs: LogProbs | None) -> list[list[float]]:
         gradients = super().token_gradients(group, log_probs)
-        if not self.needs_log_probs:
+        if not self.needs:
             return gradients
         assert log_probs is not None
         pulls = [

@@ -9,6 +9,7 @@ from gpg_vl.records import ScoredGroup
 
 
 class Supervised(Objective):
+    keys: ClassVar[frozenset[str]] = frozenset({"reduction"})
     imitates_gold: ClassVar[bool] = True
 
     def trains(self, group: ScoredGroup) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gpg_vl.records import LoggedGroup, LoggedStep
-from gpg_vl.update.gradient import UpdateStats
+from gpg_vl.records import LoggedGroup, LoggedStep, UpdateStats
 
 
 def describe_step(

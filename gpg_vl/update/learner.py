@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import run_together, sum_losses
+from gpg_vl.processes.collectives import sum_losses
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
-from gpg_vl.records import CollectedGroups, ScoredGroup, TrainingGroup
-from gpg_vl.update.gradient import UpdateStats, accumulate_gradient, take_step
+from gpg_vl.records import CollectedGroups, ScoredGroup, TrainingGroup, UpdateStats
+from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
@@ -28,14 +29,14 @@ from gpg_vl.update.self_check import check_packing
 class Learner:
     """Owns the optimizer, and the reference model where the objective needs one."""
 
-    def __init__(self, recipe: Recipe, objective: Objective, adapter: QwenVLAdapter, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, objective: Objective, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._objective = objective
         self._adapter = adapter
         self._accelerator = accelerator
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(adapter, recipe.update)
-        self._reference = Reference(recipe, adapter, accelerator) if objective.needs_log_probs else None
+        self._reference = Reference(recipe, adapter, accelerator) if objective.needs else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # outside of the layout
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's, of the last gradient
@@ -53,7 +54,7 @@ class Learner:
         needs_forward = self._reference is not None or not self._is_checked
         with whole_weights(self._accelerator) if needs_forward else nullcontext():
             kl, self.groups = run_together(lambda: self._prepare_groups(collected.trained))
-        stats = accumulate_gradient(
+        passes = accumulate_gradient(
             self.layout,
             self.groups,
             self._objective.denominator(collected.totals, self._recipe.rollout.prompts_per_step),
@@ -61,9 +62,8 @@ class Learner:
             self._adapter,
             self._accelerator,
         )
-        loss = sum_losses(self._accelerator, stats.loss)
         kl = None if kl is None else sum_losses(self._accelerator, kl) / collected.totals.trained_tokens
-        return replace(stats, loss=loss, kl=kl)
+        return UpdateStats(**asdict(passes) | {"loss": sum_losses(self._accelerator, passes.loss), "kl": kl})
 
     def take_step(self, learning_rate: float) -> float:
         """Moves the weights; the gradient's norm, as ``update.take_step`` has it."""
@@ -85,7 +85,7 @@ class Learner:
         """The first micro-batch of this rank's groups that has an image, else the first."""
         update = self._recipe.update
         plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
-        with_image = [rows for rows in plan if any(row.prompt.pixel_values is not None for row in rows)]
+        with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             difference = check_packing(self._adapter, rows, self._recipe.rollout.temperature)
             if self._accelerator.is_main_process:

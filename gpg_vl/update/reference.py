@@ -16,9 +16,9 @@ from torch import nn
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import LogProbs, ScoredGroup, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward, move_to
@@ -33,7 +33,7 @@ class Reference:
     policy with the adapter switched off, and takes no memory.
     """
 
-    def __init__(self, recipe: Recipe, adapter: QwenVLAdapter, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._adapter = adapter
         self._accelerator = accelerator
@@ -44,22 +44,22 @@ class Reference:
             self._copy = PolicyForward(initial, recipe.rollout.temperature)
 
     def compare(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[LogProbs]:
-        """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference."""
+        """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference.
+
+        The policy as it stands is also the one that sampled: each rollout is followed by one update.
+        """
         current = self._measure(policy, groups)
         with self._initial_policy(policy) as initial:
             reference = self._measure(initial, groups)
-        return [LogProbs(*pair) for pair in zip(current, reference, strict=True)]
+        return [LogProbs(now, old=now, reference=ref) for now, ref in zip(current, reference, strict=True)]
 
     @contextmanager
     def _initial_policy(self, policy: nn.Module) -> Iterator[nn.Module]:
         if self._copy is not None:
             yield self._copy
             return
-        self._adapter.model.disable_adapters()
-        try:
+        with self._adapter.without_lora():
             yield policy
-        finally:
-            self._adapter.model.enable_adapters()
 
     @torch.no_grad()
     def _measure(self, forward: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
@@ -69,7 +69,7 @@ class Reference:
         unweighted = [_without_weights(group) for group in groups]
         found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
         for rows in plan_micro_batches(unweighted, budget.tokens_per_micro_batch, budget.patches_per_micro_batch):
-            batch = move_to(build_micro_batch(rows, self._adapter.pad_token_id), self._accelerator.device)
+            batch = move_to(build_micro_batch(rows, self._adapter), self._accelerator.device)
             log_probs = iter(forward(batch).tolist())
             for completion in (completion for row in rows for completion in row.completions):
                 found[id(completion)] = tuple(islice(log_probs, len(completion.token_ids)))
@@ -78,7 +78,7 @@ class Reference:
 
 def _without_weights(group: ScoredGroup) -> TrainingGroup:
     zeros = tuple((0.0,) * len(completion.token_ids) for completion in group.completions)
-    return TrainingGroup(group.prompt, group.completions, zeros, group.image_features)
+    return TrainingGroup(group.prompt, group.completions, zeros, group.features)
 
 
 def sum_kl(log_probs: Sequence[LogProbs]) -> float:

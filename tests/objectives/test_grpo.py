@@ -21,8 +21,9 @@ from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_prompt, make_sample, random_completions
-from support.shared_data import shared_file
+from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
+from tests.support.messages import naming
+from tests.support.shared_data import shared_file
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -30,9 +31,7 @@ PUBLISHED = ObjectiveConfig(
     name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence", kl_coefficient=0.04, beta_th=0.0
 )
 WITHOUT_KL = ObjectiveConfig(name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence")
-PROMPT = Prompt(
-    Sample("s", "counting", (), "q", "a"), "q", (1,), (0,), torch.zeros(3, 1, dtype=torch.long), None, None, ()
-)
+PROMPT = Prompt(Sample("s", "counting", (), "q", "a"), "q", make_encoded(), ())
 
 
 def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
@@ -71,7 +70,7 @@ def kit_gradients(
     gradients = []
     for group, now, ref in zip(groups, current, reference, strict=True):
         if objective.trains(group):
-            weighted = objective.training_group(group, LogProbs(ragged(now), ragged(ref))).coefficients
+            weighted = objective.training_group(group, LogProbs(ragged(now), ragged(now), ragged(ref))).coefficients
             gradients.append([[c / denominator for c in row] for row in weighted])
         else:
             gradients.append([[0.0] * len(c.token_ids) for c in group.completions])
@@ -130,26 +129,25 @@ def test_published_vectors(name: str) -> None:
 def test_silent_groups_train_only_under_the_kl() -> None:
     silent, loud = scored([1.0, 1.0], [2, 3]), scored([1.0, 0.0], [2, 3])
     with_kl, without = build_objective(PUBLISHED), build_objective(WITHOUT_KL)
-    assert with_kl.needs_log_probs and with_kl.trains(silent) and with_kl.trains(loud)
-    assert not without.needs_log_probs and not without.trains(silent) and without.trains(loud)
-    at_reference = LogProbs(((-1.0, -2.0), (-1.0,) * 3), ((-1.0, -2.0), (-1.0,) * 3))
+    assert with_kl.needs == {"reference"} and with_kl.trains(silent) and with_kl.trains(loud)
+    assert not without.needs and not without.trains(silent) and without.trains(loud)
+    now = ((-1.0, -2.0), (-1.0,) * 3)
+    at_reference = LogProbs(now, now, now)
     assert with_kl.training_group(silent, at_reference).coefficients == ((0.0, 0.0), (0.0,) * 3)
-    likelier_now = LogProbs(((-1.0, -2.0), (-1.0,) * 3), ((-1.5, -2.0), (-1.0,) * 3))
+    likelier_now = LogProbs(now, now, ((-1.5, -2.0), (-1.0,) * 3))
     [first, second], _ = with_kl.training_group(silent, likelier_now).coefficients
     assert first > 0 == second, "what became likelier than under the reference is pushed down"
 
 
 def test_gpg_asks_for_no_log_probs() -> None:
-    assert not build_objective(ObjectiveConfig()).needs_log_probs
-    assert not build_objective(ObjectiveConfig(name="supervised")).needs_log_probs
+    assert not build_objective(ObjectiveConfig()).needs
+    assert not build_objective(ObjectiveConfig(name="supervised")).needs
 
 
 def test_configs_that_are_not_grpo_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective.alpha: GRPO averages over all groups; set alpha: false, .*f_norm"):
+    with pytest.raises(ValueError, match=naming("objective.alpha", "false", "f_norm")):
         build_objective(ObjectiveConfig(name="grpo"))
-    with pytest.raises(ValueError, match=r"objective.kl_coefficient: objective gpg has no KL"):
-        build_objective(ObjectiveConfig(kl_coefficient=0.04))
-    with pytest.raises(ValueError, match=r"objective.kl_coefficient must not be negative"):
+    with pytest.raises(ValueError, match=naming("objective.kl_coefficient")):
         ObjectiveConfig(name="grpo", alpha=False, kl_coefficient=-1)
 
 
@@ -167,7 +165,7 @@ def make_scored_groups(adapter: QwenVLAdapter) -> list[ScoredGroup]:
 
 def reference_log_probs(adapter: QwenVLAdapter, groups: list[ScoredGroup]) -> list[list[Tensor]]:
     with torch.no_grad():
-        return [[plain_log_probs(adapter, g.prompt, c, 1.0) for c in g.completions] for g in groups]
+        return [[plain_log_probs(adapter, g.prompt.encoded, c, 1.0) for c in g.completions] for g in groups]
 
 
 def shifted(adapter: QwenVLAdapter) -> QwenVLAdapter:
@@ -202,12 +200,12 @@ def test_packed_gradient_equals_autograd_of_the_loss(load: LoadModel, budget: in
     log_probs = Reference(recipe, policy, Accelerator()).compare(forward, groups)
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]
     for rows in plan_micro_batches(weighted, budget, 10_000):
-        batch = build_micro_batch(rows, policy.pad_token_id)
+        batch = build_micro_batch(rows, policy)
         ((batch.coefficients * forward(batch)).sum() / 6).backward()
     packed = gradients(policy)
 
     policy.model.zero_grad()
-    current = [[plain_log_probs(policy, g.prompt, c, 1.0) for c in g.completions] for g in groups]
+    current = [[plain_log_probs(policy, g.prompt.encoded, c, 1.0) for c in g.completions] for g in groups]
     written_loss(groups, current, reference_log_probs(initial, groups), config.kl_coefficient).backward()
     assert worst_relative_error(packed, gradients(policy)) < 1e-5
 
@@ -224,11 +222,11 @@ def test_gradient_equals_that_of_trl(load: LoadModel, monkeypatch: pytest.Monkey
     objective = build_objective(config)
     reference = reference_log_probs(initial, groups)
     current = reference_log_probs(policy, groups)
-    log_probs = [LogProbs(ragged(now), ragged(ref)) for now, ref in zip(current, reference, strict=True)]
+    log_probs = [LogProbs(ragged(now), ragged(now), ragged(ref)) for now, ref in zip(current, reference, strict=True)]
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]
     forward = PolicyForward(policy, 1.0)
     for rows in plan_micro_batches(weighted, 8192, 10_000):
-        batch = build_micro_batch(rows, policy.pad_token_id)
+        batch = build_micro_batch(rows, policy)
         ((batch.coefficients * forward(batch)).sum() / 6).backward()
     kit = gradients(policy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.objectives import build_objective
+from gpg_vl.objectives import OBJECTIVES, build_objective
 from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
+from tests.support.builders import make_encoded
+from tests.support.messages import naming
 
 REDUCTIONS = ("group", "sequence", "token", "token_official")
 SAMPLE = Sample("s", "counting", (), "q", "a")
-PROMPT = Prompt(SAMPLE, "q", (1,), (0,), torch.zeros(3, 1, dtype=torch.long), None, None, ())
+PROMPT = Prompt(SAMPLE, "q", make_encoded(), ())
 
 
 def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
@@ -159,9 +162,7 @@ def test_supervised_trains_every_group_towards_its_completion() -> None:
 
 
 def test_unknown_objective_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"objective.name: 'gpgg' is not known; the objectives are \['gpg', 'grpo', 'supervised'\]"
-    ):
+    with pytest.raises(ValueError, match=naming("objective.name", "gpgg", "gpg", "grpo", "supervised")):
         build_objective(ObjectiveConfig(name="gpgg"))
 
 
@@ -203,3 +204,37 @@ def test_published_vectors(name: str) -> None:
     for leaf, gradient in expected:
         found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         assert found.tolist() == pytest.approx(gradient, abs=1e-12)
+
+
+# --- the keys that an objective reads ---
+
+OTHER_VALUES = {
+    "f_norm": "std",
+    "f_norm_eps": 1e-4,
+    "alpha": False,
+    "alpha_eps": 1e-5,
+    "kl_coefficient": 0.04,
+    "reduction": "token",
+    "beta_th": 0.3,
+    "max_draws": 5,
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_a_key_that_the_objective_does_not_read_is_refused_by_name(name: str, key: str) -> None:
+    needed = {"alpha": False} if name == "grpo" else {}
+    config = ObjectiveConfig(**{"name": name, **needed, key: OTHER_VALUES[key]})  # type: ignore[arg-type]
+    if key in OBJECTIVES[name].keys | {"beta_th", "max_draws"}:
+        assert getattr(build_objective(config).config, key) == OTHER_VALUES[key]
+    else:
+        with pytest.raises(ValueError, match=rf"objective\.{key}: objective {name} .*objective\.name") as refusal:
+            build_objective(config)
+        readers = [each for each in OBJECTIVES if key in OBJECTIVES[each].keys]
+        assert str(refusal.value).endswith(", ".join(readers))
+
+
+def test_every_key_is_read_by_some_objective() -> None:
+    known = {field.name for field in dataclasses.fields(ObjectiveConfig)} - {"name"}
+    assert set(OTHER_VALUES) == known
+    assert set().union(*(objective.keys for objective in OBJECTIVES.values())) | {"beta_th", "max_draws"} == known

@@ -14,11 +14,11 @@ from torch import Tensor
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update.gradient import UpdateStats, accumulate_gradient, take_step
+from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
-from support.builders import FAMILIES, make_sample, make_training_group
+from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -36,7 +36,7 @@ def run_updates(
     config: UpdateConfig,
     steps: int = 1,
     denominator: float = 3.0,
-) -> list[tuple[UpdateStats, float]]:
+) -> list[tuple[PassStats, float]]:
     """Of each step, and the norm of its gradient."""
     accelerator = Accelerator()
     forward, optimizer = PolicyForward(adapter, 1.0), build_optimizer(adapter, config)

@@ -1,0 +1,130 @@
+"""A collector on the real stream, whose engine and scorer answer from a list: the test decides what a group earns.
+
+Groups of two completions of unlike lengths. ``outcomes`` says of each prompt, in the order of draw, whether its group
+has signal, is silent, or cannot be scored.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from accelerate import Accelerator
+
+from gpg_vl.collect import Collector, gather_collected
+from gpg_vl.config import DataConfig, ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig, RunConfig
+from gpg_vl.data.images import BadImage
+from gpg_vl.data.sources import Source
+from gpg_vl.data.stream import SampleStream
+from gpg_vl.objectives import build_objective
+from gpg_vl.processes.ranks import end_ranks, gather_object
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.records import CollectedGroups, Completion, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
+from tests.support.hostile_groups import group as make_group
+
+Outcome = Literal["signal", "silent", "failure", "bad image"]
+NUM_SAMPLES = 60
+SEED = 3
+
+
+def make_stream() -> SampleStream:
+    samples = [Sample(f"s{number}", "counting", (), "How many?", "4") for number in range(NUM_SAMPLES)]
+    return SampleStream([Source("rows", 1.0, samples)], SEED)
+
+
+def ids_in_order(count: int) -> list[str]:
+    """What a run draws, whatever it does with it."""
+    return [sample.id for sample in make_stream().draw(count)]
+
+
+def lengths(sample_id: str) -> tuple[int, int]:
+    """Tokens of the two completions of the sample's group."""
+    number = int(sample_id[1:])
+    return 1 + number % 3, 2 + number % 5
+
+
+class Answers:
+    """Stands in for the prompt builder, the engine and the scorer."""
+
+    def __init__(self, outcomes: Sequence[Outcome]):
+        self._outcomes = dict(zip(ids_in_order(len(outcomes)), outcomes, strict=True))
+        self.seeds: list[tuple[object, ...]] = []
+
+    def build(self, sample: Sample) -> Prompt:
+        if self._outcomes[sample.id] == "bad image":
+            raise BadImage(f"{sample.id}: no image")
+        return make_group("", sample_id=sample.id).prompt
+
+    def generate(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Any, seeds: Sequence[Any]
+    ) -> list[RolloutGroup]:
+        self.seeds += seeds
+        return [
+            RolloutGroup(prompt, tuple(Completion((5,) * n, "", finished=True) for n in lengths(prompt.sample.id)))
+            for prompt in prompts
+        ]
+
+    def score(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+        return [ScoredGroup(g.prompt, g.completions, self._rewards(g.prompt.sample.id)) for g in groups]
+
+    def _rewards(self, sample_id: str) -> tuple[Reward, Reward]:
+        outcome = self._outcomes[sample_id]
+        if outcome == "failure":
+            return Reward(0.0, {}, "timeout"), Reward(1.0, {}, "ok")
+        return Reward(1.0, {}, "ok"), Reward(0.0 if outcome == "signal" else 1.0, {}, "ok")
+
+
+def make_collector(
+    outcomes: Sequence[Outcome],
+    accelerator: Accelerator,
+    prompts_per_step: int,
+    beta_th: float,
+    max_draws: int = 20,
+    on_error: Literal["zero", "drop_group"] = "zero",
+) -> tuple[Collector, Answers]:
+    objective = ObjectiveConfig(beta_th=beta_th, max_draws=max_draws)
+    recipe = Recipe(
+        data=DataConfig(on_bad_image="skip"),
+        rewards=RewardsConfig(on_error=on_error),
+        rollout=RolloutConfig(prompts_per_step=prompts_per_step, group_size=2),
+        objective=objective,
+        run=RunConfig(seed=SEED),
+    )
+    answers: Any = Answers(outcomes)
+    stages = (build_objective(objective), make_stream(), answers, answers, answers, answers)
+    return Collector(recipe, *stages, accelerator), answers
+
+
+def ids(groups: Sequence[Any]) -> list[str]:
+    return [group.prompt.sample.id for group in groups]
+
+
+def describe(collected: CollectedGroups) -> dict[str, Any]:
+    """What this rank holds, and what all of them log."""
+    logged = gather_collected(collected)
+    return {
+        "groups": ids(collected.groups),
+        "trained": ids(collected.trained),
+        "dropped": ids(collected.dropped),
+        "totals": {name: getattr(collected.totals, name) for name in collected.totals.__slots__},
+        "alpha": collected.totals.alpha,
+        "draws": collected.num_draws,
+        "logged": [[group.sample_id, group.is_trained] for group in logged.groups],
+        "logged_dropped": [[group.sample_id, group.is_trained] for group in logged.dropped],
+    }
+
+
+def main() -> None:
+    """``torchrun collectors.py JSON``: prints what every rank collected, as one line of the first one."""
+    accelerator = start_ranks()
+    collector, _ = make_collector(accelerator=accelerator, **json.loads(sys.argv[1]))
+    found = gather_object([describe(collector.collect(1))])
+    if accelerator.is_main_process:
+        sys.stdout.write(json.dumps(found) + "\n")
+    end_ranks()
+
+
+if __name__ == "__main__":
+    main()
