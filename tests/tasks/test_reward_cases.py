@@ -16,7 +16,7 @@ import pytest
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
-from support.shared_data import SHARED_DATA, shared_file
+from tests.support.shared_data import SHARED_DATA, shared_file
 
 NAME = "reward_cases.jsonl"
 LEAST_RIGHT = 0.97

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers.names import is_same_name, name_reader, read_name
-from support.shared_data import shared_file
+from tests.support.shared_data import shared_file
 
 CLASS_FILES = {"fgvc_aircraft": 100, "oxford_flowers": 102, "pets": 37, "stanford_cars": 196}
 FLOWERS = ("rose", "lenten rose", "desert-rose", "pink primrose", "mallow", "tree mallow", "sweet pea", "colts foot")

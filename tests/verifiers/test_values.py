@@ -10,7 +10,7 @@ from gpg_vl.verifiers.exact import rational
 from gpg_vl.verifiers.expressions import Number
 from gpg_vl.verifiers.same_values import Items, Letter, Text, same_value
 from gpg_vl.verifiers.values import read_value
-from support.shared_data import shared_file
+from tests.support.shared_data import shared_file
 
 
 def same(answer: str, gold: str) -> bool:
