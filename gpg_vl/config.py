@@ -130,11 +130,14 @@ class PromptConfig:
         style: chat uses the model's chat template, base opens <think> in plain text; auto asks the template
         template: replaces the task's wording; {question} stands for the row's question; null keeps the task's own
         system: system message of a chat prompt; null leaves the choice to the model's template
+        answer_in: where the answer is asked for and looked for; tags is <answer></answer>, boxed the last \\boxed{}
+            outside the reasoning
     """
 
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
+    answer_in: Literal["tags", "boxed"] = "tags"
 
     def __post_init__(self) -> None:
         ok = self.template is None or "{question}" in self.template

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Literal
 
-from gpg_vl.records import ImageView, Reward, Sample, Status
-from gpg_vl.verifiers.answers import AnswerIn, find_answer, has_format, write_answer
+from gpg_vl.records import AnswerIn, ImageView, Reward, Sample, Status
+from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
 
 FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-AnswerIn = Literal["tags", "boxed"]
-"""Where the answer stands: between ``<answer>`` and ``</answer>``, or in the last ``\\boxed{}``."""
+from gpg_vl.records import AnswerIn
 
 MAX_CHARS = 65_536
 """Longer completions have no answer and no format."""

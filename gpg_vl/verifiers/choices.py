@@ -42,6 +42,9 @@ class Chosen:
     index: int
     letter: str = ""
 
+    def __str__(self) -> str:
+        return LETTERS[self.index]
+
 
 @dataclass(frozen=True, slots=True)
 class _Table:
@@ -62,7 +65,7 @@ class _Table:
     def _by_value(self, text: str) -> int | None:
         if not any(value is not None for value in self.values):
             return None
-        value = read_number(text)
+        value = _value_of(text)
         if value is None:
             return None
         same = [index for index, other in enumerate(self.values) if other is not None and same_value(value, other)]
@@ -172,7 +175,7 @@ _SPELLINGS = (_spell, _fold, _drop_article, _join)
 def _tabulate(options: tuple[str, ...]) -> _Table:
     texts = [unwrap(option) for option in options]
     spellings = tuple(_positions(map(spell, texts)) for spell in _SPELLINGS)
-    return _Table(spellings, tuple(map(_fold, texts)), tuple(map(read_number, texts)))
+    return _Table(spellings, tuple(map(_fold, texts)), tuple(map(_value_of, texts)))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:
@@ -180,6 +183,11 @@ def _positions(spellings: Iterable[str]) -> dict[str, int]:
     for index, spelling in enumerate(spellings):
         found[spelling].append(index)
     return {spelling: indices[0] if len(indices) == 1 else -1 for spelling, indices in found.items() if spelling}
+
+
+def _value_of(text: str) -> Value | None:
+    """The value of a text that is a number or several; a letter is none."""
+    return None if _LETTER.fullmatch(text) else read_number(text)
 
 
 def read_gold(answer: str, options: Sequence[str]) -> Chosen | str | None:

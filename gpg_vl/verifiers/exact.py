@@ -42,12 +42,8 @@ class Exact:
     terms: tuple[tuple[tuple[Power, ...], Fraction], ...]
 
     def __str__(self) -> str:
-        return (
-            "+".join(
-                f"{factor}{''.join(f'({base})^{power}' for base, power in powers)}" for powers, factor in self.terms
-            )
-            or "0"
-        )
+        """``-1/2π+8√3``, the same for equal numbers."""
+        return "".join(_term_text(*term) for term in self.terms).removeprefix("+") or "0"
 
     @property
     def fraction(self) -> Fraction | None:
@@ -60,6 +56,19 @@ class Exact:
     def nesting(self) -> int:
         bases = [base for powers, _ in self.terms for base, _ in powers if isinstance(base, Exact)]
         return 1 + max((base.nesting for base in bases), default=0)
+
+
+def _term_text(powers: tuple[Power, ...], factor: Fraction) -> str:
+    symbols = "".join(_power_text(base, power) for base, power in powers)
+    size = "" if symbols and abs(factor) == 1 else str(abs(factor))
+    return ("-" if factor < 0 else "+") + (f"({size})" if symbols and "/" in size else size) + symbols
+
+
+def _power_text(base: int | str | Exact, power: Fraction) -> str:
+    name = f"({base})" if isinstance(base, Exact) else str(base)
+    if power == HALF:
+        return f"√{name}"
+    return name if power == 1 else f"{name}^({power})"
 
 
 ZERO = Exact(())

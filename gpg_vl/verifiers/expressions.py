@@ -38,6 +38,10 @@ class Number:
     literal: Literal | None = None
     name: str = ""  # of the symbol it is said to be the value of
 
+    def __str__(self) -> str:
+        """The same for every spelling of the number; units are left out, as answers may leave them out."""
+        return str(self.value)
+
 
 def read_expression(text: str) -> Number:
     """The number that cleaned text is.

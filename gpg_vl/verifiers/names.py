@@ -57,6 +57,9 @@ class Name:
     spelling: str
     words: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
 
 NameReader = Callable[[str], Name | None]
 

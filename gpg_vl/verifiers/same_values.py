@@ -20,6 +20,10 @@ class Items:
     numbers: tuple[Number, ...]
     in_any_order: bool = False
 
+    def __str__(self) -> str:
+        texts = [str(number) for number in self.numbers]
+        return self.opening + ", ".join(sorted(texts) if self.in_any_order else texts) + self.closing
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:
@@ -27,6 +31,9 @@ class Letter:
 
     letter: str
     content: Number | Items | TwoReadings | None = None
+
+    def __str__(self) -> str:
+        return self.letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,18 @@ class TwoReadings:
     number: Number
     items: Items
 
+    def __str__(self) -> str:
+        return str(self.number)
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """What is no number, in upper case and without spaces."""
 
     text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 Value = Number | Items | Letter | TwoReadings | Text

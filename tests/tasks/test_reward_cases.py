@@ -1,6 +1,6 @@
 """Answers as vision-language models write them, each with the verdict of a careful teacher.
 
-``python tests/tasks/test_reward_cases.py [TASK]`` prints the answers on which a task disagrees.
+``python -m tests.tasks.test_reward_cases [TASK]`` prints the answers on which a task disagrees.
 """
 
 from __future__ import annotations

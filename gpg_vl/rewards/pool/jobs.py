@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from gpg_vl.records import ImageView, Sample
+from gpg_vl.records import AnswerIn, ImageView, Sample
 from gpg_vl.rewards.functions import Conversation, call_function, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
@@ -50,6 +50,7 @@ class TaskJob:
     texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
     weights: Mapping[str, float]  # of the recipe, before the task's own
     scorer: Literal["strict", "legacy"] = "strict"
+    answer_in: AnswerIn = "tags"
 
     @property
     def code(self) -> str:
@@ -61,7 +62,8 @@ class TaskJob:
 
     def load(self) -> Callable[[int], Any]:
         task = load_task(self.task)
-        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, self.weights, self.scorer)
+        rules = (self.weights, self.scorer, self.answer_in)
+        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, *rules)
 
 
 @dataclass(frozen=True, slots=True)
