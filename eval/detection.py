@@ -95,7 +95,9 @@ def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
     """The first completion's boxes in original pixels; no boxes if it cannot be read."""
     if prediction.status[0] != "ok":
         return []
-    read = load_task("detection").read(find_answer(prediction.completions[0]) or "", sample, prediction.views)
+    text = prediction.completions[0]
+    answer = find_answer(text) or find_answer(text, "boxed") or ""
+    read = load_task("detection").read(answer, sample, prediction.views)
     return list(read or [])
 
 

@@ -92,7 +92,8 @@ def first_box(row: EvaluationRow, prediction: Prediction) -> Box | None:
     """The first box of the first completion, in original pixels; None if there is none."""
     if prediction.status[0] != "ok":
         return None
-    answer = find_answer(prediction.completions[0]) or ""
+    text = prediction.completions[0]
+    answer = find_answer(text) or find_answer(text, "boxed") or ""
     boxes: list[Box] = load_task("grounding").read(answer, row.sample, prediction.views) or []
     return boxes[0] if boxes else None
 

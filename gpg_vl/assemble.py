@@ -97,7 +97,7 @@ class _Parts:
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, adapter, training_room(recipe, adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, adapter, evaluation_room(recipe, adapter))
-        self.gold = GoldCompletions(adapter, self.tasks)
+        self.gold = GoldCompletions(adapter, self.tasks, recipe.prompt.answer_in)
 
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:

@@ -131,11 +131,14 @@ class PromptConfig:
             marks roles, else base
         template: wording that replaces the task's; {question} stands for the row's question; null: the task's own
         system: system message of a chat prompt; null: whatever the model's template does by default
+        answer_in: where the prompt asks for the answer and scoring looks for it; tags: <answer></answer>; boxed: the
+            last \\boxed{} outside the reasoning
     """
 
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
+    answer_in: Literal["tags", "boxed"] = "tags"
 
     def __post_init__(self) -> None:
         ok = self.template is None or "{question}" in self.template

@@ -24,6 +24,9 @@ Box = tuple[float, float, float, float]
 Frame = Literal["grid_1000", "resized_pixels"]
 """How a model writes coordinates: on a 0-1000 grid over the image, or in pixels of the resized image that it sees."""
 
+AnswerIn = Literal["tags", "boxed"]
+"""Where the answer of a completion stands: between ``<answer>`` and ``</answer>``, or in the last ``\\boxed{}``."""
+
 Status = Literal["ok", "unparsable", "timeout", "error"]
 
 Rule = Literal["strict", "legacy"]
@@ -113,6 +116,7 @@ class Prompt:
     encoded: Encoded
     views: tuple[ImageView, ...]  # N
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; empty if base
+    answer_in: AnswerIn = "tags"  # where it asks for the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +284,28 @@ def count_tokens(completions: Sequence[Completion]) -> int:
 THINK_OPENING = "<think>"
 
 
+_THINK_CLOSING = "</think>"
+
+
 def completion_text(prompt: Prompt, text: str) -> str:
-    """A completion as the tasks read it: with the opening ``<think>`` if the prompt ends with it."""
-    return THINK_OPENING + text if prompt.text.endswith(THINK_OPENING) else text
+    """A completion as the tasks read it: with the reasoning that the prompt ends in, open or empty, before it.
+
+    Chat templates of thinking models end in ``<think>`` and a newline, or in an empty block where they are not to
+    think. A model that opens its reasoning again needs no other opening.
+    """
+    return text if text.lstrip().startswith(THINK_OPENING) else _reasoning_at_end(prompt.text) + text
 
 
 def continue_prompt(prompt_text: str, text: str) -> str:
-    """A written completion as a continuation of the prompt: the reverse of ``completion_text``."""
-    return text.removeprefix(THINK_OPENING) if prompt_text.endswith(THINK_OPENING) else text
+    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
+    given = "".join(_reasoning_at_end(prompt_text).split())
+    return text.removeprefix(given)
+
+
+def _reasoning_at_end(prompt_text: str) -> str:
+    """The ``<think>`` that a prompt ends in, with white space after it or closed at once; empty for none."""
+    bare = prompt_text.rstrip()
+    if bare.endswith(_THINK_CLOSING):
+        bare = bare.removesuffix(_THINK_CLOSING).rstrip()
+    start = bare.rfind(THINK_OPENING)
+    return prompt_text[start:] if start >= 0 and start + len(THINK_OPENING) == len(bare) else ""

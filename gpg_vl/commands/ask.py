@@ -14,7 +14,7 @@ from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import FORMAT_REQUEST
+from gpg_vl.tasks.base import BOXED_REQUEST, FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
 
 ANY_TASK = "any"
@@ -60,13 +60,14 @@ def ask(
         [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [
-        Answered(completion, find_answer(completion_text(prompt, completion.text)), reward)
+        Answered(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)
         for completion, reward in zip(group.completions, rewards, strict=True)
     ]
 
 
 def _plain_question(config: PromptConfig) -> PromptConfig:
-    return replace(config, template="{question} " + FORMAT_REQUEST)
+    request = FORMAT_REQUEST if config.answer_in == "tags" else BOXED_REQUEST
+    return replace(config, template="{question} " + request)
 
 
 def _score(group: RolloutGroup, recipe: Recipe) -> list[Reward]:

@@ -19,7 +19,7 @@ from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rewards.watch import describe_failures
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
@@ -135,6 +135,7 @@ class ScoredAnswers:
     finished: tuple[bool, ...]
     rewards: tuple[Reward, ...]
     legacy: tuple[float | None, ...] | None  # as in Prediction
+    answer_in: AnswerIn = "tags"
 
 
 def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
@@ -146,6 +147,7 @@ def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> Sco
         finished=tuple(completion.finished for completion in completions),
         rewards=group.rewards,
         legacy=legacy,
+        answer_in=group.prompt.answer_in,
     )
 
 
@@ -165,7 +167,9 @@ def make_prediction(row: EvaluationRow, task: Task, answers: ScoredAnswers) -> P
         finished=answers.finished,
         answers=tuple(
             # Reading may run the user's code; a completion with status ok was already read within the limits.
-            _spell(task.read(find_answer(text) or "", sample, answers.views)) if of_text == "ok" else None
+            _spell(task.read(find_answer(text, answers.answer_in) or "", sample, answers.views))
+            if of_text == "ok"
+            else None
             for text, of_text in zip(answers.texts, status, strict=True)
         ),
         rewards=tuple(reward.total for reward in answers.rewards),

@@ -5,6 +5,7 @@ Images are opened here, so that an error names the row. Nothing is ever truncate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +14,11 @@ from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import Task, ask_for_answer
 
 IMAGE_MARKER = "<image>"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class PromptBuilder:
         self._image_hosts = image_hosts
         self._tasks = tasks
         self._config = config
+        self._has_noted_place = False
         self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
         if self._is_chat and not adapter.has_chat_template():
             raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
@@ -67,7 +71,8 @@ class PromptBuilder:
             images = [open_image(source, self._image_hosts) for source in sample.images]
             layout = self.read(sample, [image.size for image in images])
             encoded = self._adapter.encode(layout.text, images, layout.views)
-            return Prompt(sample, layout.text, encoded, layout.views, self._messages(layout.request))
+            messages = self._messages(layout.request)
+            return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
     def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
         """The prompt as the model will read it, computed from its images' sizes alone.
@@ -99,11 +104,24 @@ class PromptBuilder:
         """Text of the user's turn, including the row's own image markers if there are any."""
         template = self._config.template
         if template is None:
-            request = self._tasks[sample.task].ask(sample, views)
+            request = ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
         else:
             request = template.replace("{question}", sample.question)
         self._refuse_control_tokens(request)
+        self._note_other_place(sample)
         return request
+
+    def _note_other_place(self, sample: Sample) -> None:
+        """Says once that a row's question asks for the answer in another place than it is looked for."""
+        other = "<answer>" if self._config.answer_in == "boxed" else "\\boxed"
+        if other in sample.question and not self._has_noted_place:
+            self._has_noted_place = True
+            _log.warning(
+                "the question of sample %s asks for the answer in %s, but prompt.answer_in is %s; set one to the other",
+                sample.id,
+                other,
+                self._config.answer_in,
+            )
 
     def _messages(self, request: str) -> tuple[tuple[str, str], ...]:
         if not self._is_chat:

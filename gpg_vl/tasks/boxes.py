@@ -1,15 +1,20 @@
-"""What the tasks that answer in boxes share: the frame in words, into original pixels and back."""
+"""What the tasks that answer in boxes share: the frame in words, into original pixels and back, and overlaps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, floor, inf
+from typing import Any
+
+import numpy
 
 from gpg_vl.records import Box, ImageView, Sample
-from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered
+from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
 
-EDGE_TOLERANCE = 1.0
-"""Original pixels that a corner may lie outside of the image; it is moved back to the edge before scoring."""
+EDGE_PIXELS = 1.0
+"""Original pixels that a corner may lie outside of the image, whatever the frame; it is moved back to the edge."""
+EDGE_SHARE = 0.002
+"""Share of the image's side that it may lie outside, where that is more: two units of the 0-1000 grid."""
 
 
 def describe_frame(views: Sequence[ImageView]) -> str:
@@ -27,15 +32,67 @@ def describe_frame(views: Sequence[ImageView]) -> str:
 
 
 def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
-    """Boxes of the model's frame in original pixels; None unless every one has an area and lies in the image."""
+    """Boxes of the model's frame in original pixels; None unless every one has an area and lies in the image.
+
+    A corner may lie outside by one unit of the model's frame, or a little: it is moved back to the edge.
+    """
+    _, _, unit_x, unit_y = view.to_original((0.0, 0.0, 1.0, 1.0))
+    beyond_x = max(EDGE_PIXELS, unit_x, EDGE_SHARE * view.width)
+    beyond_y = max(EDGE_PIXELS, unit_y, EDGE_SHARE * view.height)
     found = []
     for in_frame in boxes:
-        box = view.to_original(in_frame)
+        x1, y1, x2, y2 = box = view.to_original(in_frame)
+        is_near = -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
         clipped = clip_box(box, view.width, view.height)
-        if not is_inside(box, view.width, view.height, EDGE_TOLERANCE) or not is_ordered(clipped):
+        if not is_near or not is_ordered(clipped):
             return None
         found.append(clipped)
     return found
+
+
+def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
+    """A row's gold boxes with their corners moved to the edge of the image.
+
+    Raises:
+        ValueError: a box lies outside
+    """
+    clipped = [clip_box(box, view.width, view.height) for box in boxes]
+    outside = next((box for box, inside in zip(boxes, clipped, strict=True) if not is_ordered(inside)), None)
+    if outside is not None:
+        raise ValueError(
+            f"the box {list(outside)} lies outside of the {view.width} x {view.height} image; mend the row"
+        )
+    return clipped
+
+
+def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[Pair]:
+    """The assigned pairs with what each answered box adds (``added_overlaps``).
+
+    A gold box as the model's frame can write it, in whole units, overlaps fully: no model can say it better.
+
+    Args:
+        least: an overlap below is none
+    """
+    clipped = [clip_box(box, view.width, view.height) for box in gold]
+    if not answered or not gold:
+        return []
+    written = [_as_written(box, view) for box in clipped]
+    if len(answered) == len(gold) == 1:
+        overlap = 1.0 if answered[0] == written[0] else iou(answered[0], clipped[0])
+        return [Pair(0, 0, overlap)] if overlap > 0 and overlap >= least else []
+    overlaps = iou_matrix(answered, clipped)
+    for column, box in enumerate(written):
+        for row, other in enumerate(answered):
+            if other == box:
+                overlaps[row, column] = 1.0
+    return added_overlaps(answered, clipped, numpy.where(overlaps >= least, overlaps, 0.0))
+
+
+def _as_written(box: Box, view: ImageView) -> Box | None:
+    """The gold box after it was written in the model's frame and read again."""
+    x1, y1, x2, y2 = map(float, write_box(box, view)) if is_ordered(box) else (0.0, 0.0, 0.0, 0.0)
+    found = boxes_in_image([(x1, y1, x2, y2)], view)
+    return found[0] if found else None
 
 
 def write_box(box: Box, view: ImageView) -> list[int]:
@@ -53,10 +110,25 @@ def _round_side(low: float, high: float) -> tuple[int, int]:
 
 
 def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:
-    """Raises ``ValueError`` where a row's gold boxes cannot be ones of original pixels, or the row has no image."""
+    """Raises ``ValueError`` where a row's gold boxes cannot be ones of original pixels, or the row has no image.
+
+    A row with the columns ``width`` and ``height`` may have no box beyond them by more than a pixel.
+    """
+    width, height = _size_of(sample.meta)
     if boxes is None or not all(is_ordered(box) and is_inside(box, inf, inf) for box in boxes):
         raise ValueError(
             f"the answer {sample.answer[:60]!r} is no box; write [x1, y1, x2, y2] in original pixels, top left first"
         )
+    if not all(is_inside(box, width, height, EDGE_PIXELS) for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} has a box beyond the {width:g} x {height:g} image; "
+            "write boxes in original pixels"
+        )
     if not sample.images:
         raise ValueError("the row has no image to find a box in")
+
+
+def _size_of(meta: Mapping[str, Any]) -> tuple[float, float]:
+    width, height = meta.get("width"), meta.get("height")
+    known = all(isinstance(side, int | float) and side > 0 for side in (width, height))
+    return (float(width), float(height)) if known and width is not None and height is not None else (inf, inf)
