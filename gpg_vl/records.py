@@ -161,12 +161,6 @@ class ScoredGroup:
     metrics: dict[str, float] = field(default_factory=dict)  # what reward functions logged of the group
 
     @property
-    def has_signal(self) -> bool:
-        """Whether the group's rewards differ, the kit's one validity test. The paper's M is the number that fail it."""
-        totals = [reward.total for reward in self.rewards]
-        return max(totals) - min(totals) > 1e-5
-
-    @property
     def has_failure(self) -> bool:
         """Whether some completion could not be scored."""
         return any(reward.has_failed for reward in self.rewards)

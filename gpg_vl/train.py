@@ -24,8 +24,8 @@ from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import LoggedStep, UpdateStats
+from gpg_vl.rewards.health import RewardWatch
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rewards.watch import RewardWatch
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state

@@ -20,8 +20,8 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.rewards.health import describe_failures
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rewards.watch import describe_failures
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer

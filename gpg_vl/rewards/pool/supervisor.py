@@ -20,7 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from gpg_vl.rewards.pool.families import (
+from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
+from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.process_trees import (
     adopt_orphans,
     children,
     die_with_parent,
@@ -30,8 +32,6 @@ from gpg_vl.rewards.pool.families import (
     memory_bytes,
     seconds_in_queue,
 )
-from gpg_vl.rewards.pool.frames import Frame, FrameReader, GarbledError
-from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
 from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
 
 LOAD_SECONDS = 60.0

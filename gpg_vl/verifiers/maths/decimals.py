@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, localcontext
 from fractions import Fraction
 
-from gpg_vl.verifiers.exact import PI, Exact, require
+from gpg_vl.verifiers.maths.exact import PI, Exact, require
 
 PRECISION = 60
 FEWEST_DIGITS = 9  # that a decimal must have to stand for a number which no decimal equals
