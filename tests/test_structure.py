@@ -92,6 +92,9 @@ WHOLE_ROOMS = {
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "tasks/test_gameability.py": "what every task must not reward",
+    "tasks/test_reward_cases.py": "answers as models write them, every task",
+    "tasks/test_rewards_page.py": "the table of spellings in docs/rewards.md",
+    "tasks/test_spellings.py": "grammars of spellings, every task",
 }
 
 
