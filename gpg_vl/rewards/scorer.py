@@ -7,7 +7,6 @@ code itself, as a part out of its range, would come again with every completion:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,8 +17,6 @@ from gpg_vl.rewards.functions import Call, Conversation, TrainerState, function_
 from gpg_vl.rewards.pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.rewards.published import measure_published
 from gpg_vl.tasks.own_code import absolute_spec
-
-_log = logging.getLogger(__name__)
 
 
 class RewardError(ValueError):

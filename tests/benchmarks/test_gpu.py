@@ -311,7 +311,7 @@ def test_the_tower_in_one_call_is_the_tower() -> None:
     adapter = kit.build(TINY_QWEN2_5_VL, "cpu", "float32")
     grid = torch.tensor([[1, 12, 12], [1, 8, 20]])
     pixels = torch.randn(int(grid.prod(1).sum()), 1176)
-    features = adapter.model.model.get_features
+    features = adapter.model.model.get_image_features
     with torch.no_grad():
         expected = torch.cat(features(pixels, grid).pooler_output)
         with tower_attention(adapter.model, VARLEN):

@@ -191,7 +191,7 @@ def test_what_a_task_does_costs_its_row_alone(
     summary = json.loads(captured.out)
     assert summary["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert summary["accuracy"] == pytest.approx(2 / 6)
-    assert "scoring failed on 4 rows; first: row 2: timeout: no answer within 1 s" in caplog.text
+    assert lines_naming(caplog.text, 4, "row 2", "timeout", 1)
 
     monkeypatch.setattr("gpg_vl.evaluation.score_file.PUBLISHED_TIMEOUT_S", 1.0)
     legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import hostile_jobs, invasive_rewards
 
 from gpg_vl.rewards.functions import Call
 from gpg_vl.rewards.pool import FunctionJob, Outcome, ScoringPool, TaskJob
+from tests.support import hostile_jobs, invasive_rewards
 
 FILE = Path(invasive_rewards.__file__)
 INVASIVE = f"{FILE}:Invasive"

@@ -267,7 +267,7 @@ def test_a_lost_supervisor_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> 
             pool.process.kill()
 
         monkeypatch.setattr(pool, "start", start_and_kill)
-        with pytest.raises(RuntimeError, match=naming("scoring")):
+        with pytest.raises(RuntimeError, match=naming("scoring", "twice")):
             run(pool, "right")
         monkeypatch.undo()
         assert run(pool, "right")[0].status == "ok"
@@ -299,8 +299,7 @@ RUN_IN_THE_BACKGROUND = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.support.hostile_jobs import job, run
-from gpg_vl.records import Sample
-from gpg_vl.rewards.pool import ScoringPool, TaskJob
+from gpg_vl.rewards.pool import ScoringPool
 pool = ScoringPool(60.0, 512, 2)
 run(pool, "right")
 print(pool.process.pid, flush=True)
