@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
 MOST_LINES = 350
 LONG_FILES = {
+    "gpg_vl/rewards/pool/supervisor.py": "one loop over the workers, whose steps are read together",
     "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",
     "tests/data_tools/test_check.py": "every finding of data_tools.check, all on one folder of rows",
     "tests/tasks/test_legacy.py": "the rules of every published scorer, each with its verdicts",
@@ -89,6 +90,7 @@ WHOLE_ROOMS = {
     "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
     "models/test_new_family_training.py": "whole runs of that family",
     "objectives/test_objectives.py": "every objective against plain formulas",
+    "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "tasks/test_gameability.py": "what every task must not reward",

@@ -16,7 +16,7 @@ from gpg_vl.rewards.functions import TrainerState, sample_columns
 from gpg_vl.rewards.scorer import RewardError, Scorer
 from tests.support.builders import png
 from tests.support.hostile_groups import FILE, group, hostile
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 RIGHT = "<think></think><answer>4</answer>"
 

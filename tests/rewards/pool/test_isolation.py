@@ -224,7 +224,7 @@ def test_limits_that_the_caller_has_are_kept(tmp_path: Path) -> None:
     """A run under ``ulimit -v`` and ``ulimit -n``."""
     code = f"""
 import resource, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from tests.support.hostile_jobs import job
 from gpg_vl.rewards.pool import ScoringPool
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
