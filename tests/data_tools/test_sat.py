@@ -80,7 +80,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
         sat_row(),
         sat_row(correct_answer="middle"),
         sat_row(correct_answer=None),
-        sat_row(answers=["left", "Left"]),
+        sat_row(answers=["left", "left"]),
         sat_row(answers=[]),
         sat_row(answers=["left", None]),
         sat_row(image_bytes=[]),

@@ -100,7 +100,7 @@ def test_images_stay_in_their_folder(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=naming("image", tmp_path / "images")):
             images.find(name)
     for name in ("x" * 300, "zero\0byte.png", "loop/x.png"):
-        with pytest.raises(ValueError, match=naming("image", name[:4])):
+        with pytest.raises(ValueError, match=rf"image .*{re.escape(name[:4])}"):
             images.find(name)
     archive = write_zip(tmp_path / "images.zip", {"a/0.png": picture(1), "b/0.png": picture(2)})
     with pytest.raises(ValueError, match=naming("0.png", "images.zip")):
