@@ -25,7 +25,7 @@ _LETTERED = re.compile(
     re.IGNORECASE | re.ASCII | re.DOTALL,
 )
 _LETTER_AFTER = re.compile(r"(.*\S)\s{0,4}[(\[]\s?([A-Za-z])\s?[)\]]", re.DOTALL)
-_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _JOINED = re.compile(r"\s{0,4}(?:,\s{0,4}(?:and\s+|&\s{0,4})?|;\s{0,4}|\band\b|&)\s{0,4}")
 _CLAUSE = re.compile(r"([^,.;]{1,80})[,.;]\s{1,4}(.{8,240})", re.DOTALL)
 _VERB = re.compile(
@@ -56,8 +56,10 @@ class _Table:
 
     def find(self, text: str) -> int | None:
         """The option whose text this is, in the strictest spelling that tells one."""
+        spelling = text
         for spell, found in zip(_SPELLINGS, self.spellings, strict=True):
-            index = found.get(spell(text))
+            spelling = spell(spelling)
+            index = found.get(spelling)
             if index is not None:
                 return index if index >= 0 else None
         return self._by_value(text)
@@ -92,7 +94,7 @@ def normalise_choice(text: str) -> str:
 
 @functools.lru_cache(maxsize=8192)
 def _read_alone(answer: str) -> str | None:
-    text = readings(answer)[-1]
+    *_, text = readings(answer)
     letter = _LETTER.fullmatch(text)
     if letter is not None:
         return (letter[1] or letter[2]).casefold()
@@ -157,11 +159,11 @@ def _fold(text: str) -> str:
 
 
 def _drop_article(text: str) -> str:
-    return _ARTICLE.sub("", _fold(text), count=1) if _ARTICLE.match(_fold(text)) else _fold(text)
+    return _ARTICLE.sub("", text, count=1)
 
 
 def _join(text: str) -> str:
-    return _JOINED.sub(",", _drop_article(text))
+    return _JOINED.sub(",", text)
 
 
 def _spell(text: str) -> str:
@@ -169,13 +171,17 @@ def _spell(text: str) -> str:
 
 
 _SPELLINGS = (_spell, _fold, _drop_article, _join)
+"""Each of what the one before it made."""
 
 
 @functools.lru_cache(maxsize=2048)
 def _tabulate(options: tuple[str, ...]) -> _Table:
     texts = [unwrap(option) for option in options]
-    spellings = tuple(_positions(map(spell, texts)) for spell in _SPELLINGS)
-    return _Table(spellings, tuple(map(_fold, texts)), tuple(map(_value_of, texts)))
+    spelled, spellings = texts, []
+    for spell in _SPELLINGS:
+        spelled = [spell(each) for each in spelled]
+        spellings.append(_positions(spelled))
+    return _Table(tuple(spellings), tuple(map(_fold, texts)), tuple(map(_value_of, texts)))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:

@@ -104,7 +104,7 @@ def _is_code(words: tuple[str, ...]) -> bool:
 def _read_alone(answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
-    for text in reversed(readings(answer)):
+    for text in reversed(list(readings(answer))):
         words = _words_of(_without_brackets(text))
         if words:
             return _as_name(words if words[1:2] and words[1].isdigit() else _without_article(words))
@@ -114,10 +114,11 @@ def _read_alone(answer: str) -> Name | None:
 def _read_in(listed: _ClassList, answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
-    texts = readings(answer)
-    for text in texts:
+    whole = None
+    for text in readings(answer):
+        whole = text if whole is None else whole
         found = _read_one(text, listed)
-        if found is not None and _begins_with_none(texts[0], text, listed):
+        if found is not None and _begins_with_none(whole, text, listed):
             return _as_name(found.words)
     return None
 

@@ -7,7 +7,7 @@ holds a number: then the sentence holds two values or another one, and stays unr
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -62,29 +62,38 @@ _CHINESE = re.compile(
 )
 
 
+_SIGN_OF_LEAD = re.compile(
+    r"[:=\u4e00-\u9fff]|'s|'re|\b(?:is|are|was|were|be|has|have|equals?|measures|shows|depicts|see|count|get|found|choose|pick"
+    r"|select|go|say|so|thus|hence|therefore|then|finally|well|ok|okay|in)\b",
+    re.IGNORECASE,
+)
+"""What every beginning has one of: where there is none, no other pattern need be tried."""
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-def readings(answer: str, values: Collection[str] = ()) -> list[str]:
+def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
     """The answer unwrapped, then without one label or sentence's beginning after the other, each unwrapped again.
 
     Args:
         values: other values that an answer may have, folded: a sentence that begins with one of them holds two
 
-    >>> readings("The answer is **30°**."), readings("The answer is not 30")
+    >>> list(readings("The answer is **30°**.")), list(readings("The answer is not 30"))
     (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
     """
-    found = [unwrap(answer)]
+    text = unwrap(answer)
+    yield text
     for _ in range(MAX_LEADS):
-        rest = drop_lead(found[-1], values)
+        rest = drop_lead(text, values)
         if rest is None:
-            break
-        found.append(unwrap(rest))
-    return found
+            return
+        text = unwrap(rest)
+        yield text
 
 
 def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
     """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
+    if _SIGN_OF_LEAD.search(text) is None:
+        return None
     match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
     if match is None:
         match = _SENTENCE.match(text)

@@ -169,9 +169,12 @@ HOSTILE = [
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
 def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, answer: str) -> None:
     score(sample, "1/(1+√2)")  # warm: what a task imports late, it imports now
-    start = time.process_time()
-    reward = score(sample, answer)
-    assert time.process_time() - start < 0.05
+    times = []
+    for _ in range(3):  # a slow text is slow every time; the collector and other threads of the process are not
+        start = time.process_time()
+        reward = score(sample, answer)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05
     assert reward.total <= 0.2
     assert reward.parts[TASKS[sample.task].main_part] == 0
 

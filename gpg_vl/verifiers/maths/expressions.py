@@ -19,6 +19,8 @@ from gpg_vl.verifiers.maths.sines import FUNCTIONS, evaluate_function
 from gpg_vl.verifiers.maths.tokens import Token, tokenize
 from gpg_vl.verifiers.maths.units import DEGREE, NO_UNIT, Unit, read_unit
 
+SYMBOLS_AFTER_NUMBERS = ("g", "l")
+"""Letters that stand for a symbol right after a number, for grams and litres after a space."""
 MAX_DEPTH = 8  # of brackets and powers
 MAX_COST = 3000  # of multiplications, terms by terms
 
@@ -151,7 +153,7 @@ class _Parser:
 
     def _is_symbol(self, token: Token) -> bool:
         """Whether a letter right after a number stands for one, although grams and litres have the same letter."""
-        return token.text in ("g", "l") and not token.spaced and self.text.endswith(token.text)
+        return token.text in SYMBOLS_AFTER_NUMBERS and not token.spaced and self.text.endswith(token.text)
 
     def _times(self, left: Exact, right: Exact) -> Exact:
         self.cost += len(left.terms) * len(right.terms)

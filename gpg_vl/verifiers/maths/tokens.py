@@ -3,8 +3,8 @@ r"""Cuts mathematical text, LaTeX or plain, into tokens: numbers, words and sign
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from gpg_vl.verifiers.maths.decimals import Literal
 from gpg_vl.verifiers.maths.exact import UnreadableError, require
@@ -68,8 +68,7 @@ _VULGAR = dict(zip(_VULGAR_TEXT.split()[::2], map(Fraction, _VULGAR_TEXT.split()
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """``kind`` is number, vulgar, raised, word or sign; ``sign`` tokens and known commands carry their one spelling."""
 
     kind: str
@@ -144,12 +143,12 @@ def _number(found: str, text: str, start: int, end: int, spaced: bool) -> tuple[
     digits = found.replace("{,}", "").replace(",", "")
     digits = digits if digits.isascii() and " " not in digits else "".join(digits.split())
     require(len(digits) <= MAX_DIGITS)
-    value = Fraction(digits)
+    whole, point, places = digits.partition(".")
+    value = Fraction(int(whole + places), 10 ** len(places)) if point else Fraction(int(whole))
     exponent = _EXPONENT.match(text, end)
     if exponent is not None:
         require(abs(int(exponent[1])) <= 60)
         return Token("number", found, start, value * Fraction(10) ** int(exponent[1]), None, spaced), exponent.end()
-    _, point, places = digits.partition(".")
     literal = Literal(value, len(places)) if point else None
     return Token("number", found, start, value, literal, spaced), end
 

@@ -5,6 +5,7 @@ A unit of another kind makes an answer wrong, and the same size in another unit 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -181,6 +182,7 @@ _BRACKETS = re.compile(r"[\[(]([^()\[\]]*)[\])]")
 _COMPOUND = re.compile(r"(.+?)(?:/|per|每|·|\*)(.+)")
 
 
+@functools.lru_cache(maxsize=4096)
 def read_unit(text: str) -> Unit | None:
     """The unit that a text is, in brackets or not; none for the empty text, None for anything else.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
+from fractions import Fraction
 
 from gpg_vl.verifiers.maths import exact
-from gpg_vl.verifiers.maths.decimals import is_rounded_from
+from gpg_vl.verifiers.maths.decimals import Literal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, require, symbols_of
-from gpg_vl.verifiers.maths.expressions import Number, read_expression
+from gpg_vl.verifiers.maths.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.maths.units import NO_UNIT, agree, read_unit
@@ -23,6 +24,7 @@ from gpg_vl.verifiers.unwrap import unwrap
 MAX_ITEMS = 16
 
 
+_QUANTITY = re.compile(r"(-?[0-9]{1,8})(?:\.([0-9]{1,8}))?\s?([^\s0-9.,!-/:;<-?].{0,16})?")
 _PLAIN = re.compile(r"-?[0-9]{1,15}")
 _LETTER = re.compile(
     r"[(\[]?\s?([A-Za-z])\s?[)\]]?[.)、:]?|(?:option|choice)\s{1,2}[(\[]?([A-Za-z])[)\]]?|([A-Z])选?项", re.IGNORECASE
@@ -67,14 +69,30 @@ def read_number(text: str) -> Number | Items | TwoReadings | None:
 
 @functools.lru_cache(maxsize=8192)
 def _read(answer: str) -> Value | None:
-    texts = readings(answer)
-    if len(texts[0]) > MAX_CHARS:
+    return _read_quantity(answer) or _read_sentence(answer)
+
+
+def _read_quantity(text: str) -> Number | None:
+    """A number of few digits with a unit or without, as most answers are: what the grammar reads too, sooner."""
+    match = _QUANTITY.fullmatch(text)
+    unit = read_unit(match[3] or "") if match is not None else None
+    if match is None or unit is None or match[3] in SYMBOLS_AFTER_NUMBERS:
         return None
-    for text in texts:
+    places = match[2] or ""
+    value = rational(Fraction(int(match[1] + places), 10 ** len(places)))
+    return Number(value, unit, Literal(value.fraction or Fraction(0), len(places)) if places else None)
+
+
+def _read_sentence(answer: str) -> Value | None:
+    whole = None
+    for text in readings(answer):
+        whole = text if whole is None else whole
+        if len(whole) > MAX_CHARS:
+            return None
         value = _read_one(text)
         if value is not None:
             return value
-    return _plain_text(texts[0])
+    return _plain_text(whole or "")
 
 
 def _read_one(text: str) -> Value | None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpg_vl.verifiers.maths import values
 from gpg_vl.verifiers.maths.exact import rational
 from gpg_vl.verifiers.maths.expressions import Number
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, same_value
@@ -104,3 +105,39 @@ def test_every_published_geometry_answer_is_read() -> None:
         assert same(f"The answer is {gold}.", gold), gold
         assert not same(f"{gold}1", gold), gold
         assert not same(f"{gold} or 7919", gold), gold
+
+
+QUICK_UNITS = [
+    "",
+    "°",
+    " cm",
+    "m²",
+    "h",
+    " g",
+    "g",
+    "l",
+    " L",
+    "%",
+    " degrees",
+    "^\\circ",
+    "厘米",
+    " x",
+    "π",
+    "√2",
+    "个",
+    " in.",
+    "°C",
+    "'",
+]
+
+
+@given(
+    st.integers(-(10**8) + 1, 10**8 - 1),
+    st.sampled_from(["", ".5", ".25", ".333", ".12345678"]),
+    st.sampled_from(QUICK_UNITS),
+)
+def test_the_quick_way_reads_what_the_grammar_reads(whole: int, places: str, unit: str) -> None:
+    found = values._read_quantity(f"{whole}{places}{unit}")
+    if found is not None:
+        assert found == values._read_sentence(f"{whole}{places}{unit}")
+    assert values._read_quantity("30 cm") == values._read_sentence("30 cm") == read_value("30 cm")
