@@ -167,7 +167,7 @@ def test_a_column_that_is_not_there_loses_no_images(
     words = ["--columns", "question=problem", "answer=solution", "images=pictrue", "--task", "counting"]
     assert main(["--source", str(folder / name), *words, "--out", str(folder / "rows.parquet")]) == 2
     error = capsys.readouterr().err
-    assert lines_naming(error, name, "row 1", "pictrue", "picture") and error.count("\n") == 1, error
+    assert lines_naming(error, name, 1, "pictrue", "picture") and error.count("\n") == 1, error
     assert not (folder / "rows.parquet").exists()
 
 
