@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
 MOST_LINES = 350
 LONG_FILES = {
-    "gpg_vl/rewards/pool/supervisor.py": "one loop over the workers, whose steps are read together",
     "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",
     "tests/data_tools/test_check.py": "every finding of data_tools.check, all on one folder of rows",
     "tests/tasks/test_legacy.py": "the rules of every published scorer, each with its verdicts",

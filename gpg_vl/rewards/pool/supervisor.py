@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
-from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.messages import Frame, GarbledError
 from gpg_vl.rewards.pool.process_trees import (
     adopt_orphans,
     children,
@@ -30,8 +30,8 @@ from gpg_vl.rewards.pool.process_trees import (
     family,
     kill_family,
     memory_bytes,
-    seconds_in_queue,
 )
+from gpg_vl.rewards.pool.state import Span, Worker
 from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
 
 LOAD_SECONDS = 60.0
@@ -46,6 +46,9 @@ WATCH_SECONDS = 0.05
 KIT_MEMORY_MB = 256
 """The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
 
+START_SECONDS = 5.0
+"""What a worker may take to fork, on a busy machine: the clock of a unit starts with its fork."""
+
 GRACE_SECONDS = 1.0
 """What a worker may take to say that its fork is gone, before it is killed too."""
 
@@ -54,40 +57,12 @@ PAUSE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class _Span:
-    """Units ``start`` to ``stop`` of a job, still to be done."""
-
-    job: int
-    start: int
-    stop: int
-    num_lost: int = 0  # workers that ended before they had loaded its code
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    pid: int
-    own_file: str  # the user's file that it runs, "" for the kit's own code
-    connection: socket.socket
-    reader: FrameReader = field(default_factory=FrameReader)
-    unsent: memoryview = memoryview(b"")  # noqa: RUF009  immutable
-    waits_to_send: bool = False
-    span: _Span | None = None
-    deadline: float = 0.0  # time.monotonic
-    fork: int | None = None  # pid of the fork that the unit runs in
-    verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
-    waited: float = 0.0  # seconds in the run queue, since its start, that the deadline accounts for
-    is_loading: bool = False
-    loaded_bytes: int | None = None  # what it took when its code was there
-    used_bytes: int = 0  # on top of that, with all below it
-
-
-@dataclass(slots=True)
 class _Work:
     """The batch in progress."""
 
     jobs: list[JobBytes]
     outcomes: list[list[bytes | None]]  # as JSON, by job and unit
-    queue: deque[_Span]
+    queue: deque[Span]
     has_failure: bool = False
 
 
@@ -97,7 +72,7 @@ class Supervisor:
     num_workers: int
     memory_mb: int
     parent: int = field(default_factory=os.getppid)
-    workers: list[_Worker] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     looked_at: float = 0.0  # time.monotonic, of the last loop
     weighed_at: float = 0.0
@@ -120,7 +95,7 @@ class Supervisor:
         return os.getppid() == self.parent
 
     def _run(self, batch: Batch) -> list[list[bytes | None]]:
-        spans = deque(_Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
+        spans = deque(Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
         work = _Work(batch.jobs, [[None] * job.num_units for job in batch.jobs], spans)
         self.looked_at = time.monotonic()
         while work.queue or any(worker.span for worker in self.workers):
@@ -161,12 +136,12 @@ class Supervisor:
             job = work.jobs[span.job]
             worker = self._idle_worker(job.own_file)
             worker.span, worker.is_loading, worker.fork, worker.verdict = span, True, None, None
-            worker.deadline, worker.waited = time.monotonic() + LOAD_SECONDS, _seconds_in_queue(worker)
+            worker.start_clock(LOAD_SECONDS)
             payload = pickle.dumps((job.payload, span.start, span.stop))
             worker.unsent = memoryview(Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
             self._send(worker)
 
-    def _idle_worker(self, own_file: str) -> _Worker:
+    def _idle_worker(self, own_file: str) -> Worker:
         """One that has the file already, or a new one; the oldest of other files makes room for it."""
         idle = [worker for worker in self.workers if worker.span is None]
         for worker in idle:
@@ -176,7 +151,7 @@ class Supervisor:
             self._kill(idle[0])
         return self._fork(own_file)
 
-    def _send(self, worker: _Worker) -> None:
+    def _send(self, worker: Worker) -> None:
         """As much as its socket takes; the rest when it has room again."""
         with suppress(BlockingIOError, ConnectionError):  # one that has died is seen as the end of its socket
             worker.unsent = worker.unsent[worker.connection.send(worker.unsent) :]
@@ -187,7 +162,7 @@ class Supervisor:
 
     # --- from the workers ---
 
-    def _take_in(self, worker: _Worker, work: _Work) -> None:
+    def _take_in(self, worker: Worker, work: _Work) -> None:
         """What a worker says, or its end."""
         try:
             data = worker.connection.recv(2**18)
@@ -204,17 +179,18 @@ class Supervisor:
         except GarbledError:
             self._end_unit(worker, work, Outcome(None, "error", "something wrote to the pipe of its worker"))
 
-    def _take_frame(self, worker: _Worker, frame: Frame, work: _Work) -> None:
+    def _take_frame(self, worker: Worker, frame: Frame, work: _Work) -> None:
         span = worker.span
         if span is None or (frame.pid, frame.unit) != (worker.pid, span.start):
             raise GarbledError("a message of another worker or unit")
         seconds = work.jobs[span.job].unit_seconds
+        worker.deadline = time.monotonic() + seconds + (START_SECONDS if worker.own_file else 0.0)
         if frame.kind == LOADED:
             worker.is_loading = False
             worker.loaded_bytes = worker.loaded_bytes or memory_bytes(worker.pid)
         elif frame.kind == STARTED and frame.payload.isdigit():
             worker.fork = int(frame.payload)
-            worker.waited = _seconds_in_queue(worker)
+            worker.start_clock(seconds)
         elif frame.kind in (OUTCOME, FAILED_OUTCOME):
             is_killed = worker.verdict is not None
             work.outcomes[span.job][span.start] = worker.verdict.to_json() if worker.verdict else frame.payload
@@ -222,17 +198,18 @@ class Supervisor:
             self._go_on(worker, span)
         else:
             raise GarbledError("a message of no known kind")
-        worker.deadline = time.monotonic() + seconds
 
-    def _go_on(self, worker: _Worker, span: _Span) -> None:
+    def _go_on(self, worker: Worker, span: Span) -> None:
         worker.fork = worker.verdict = None
         span.start += 1
         if span.start == span.stop:
             worker.span = None
-            if worker.used_bytes > self._allowed_bytes(worker) / 2:  # it leaks: a new one takes over in time
+            if (
+                not worker.own_file and worker.used_bytes > self._allowed_bytes(worker) / 2
+            ):  # it leaks: make room in time
                 self._kill(worker)
 
-    def _bury(self, worker: _Worker, work: _Work) -> None:
+    def _bury(self, worker: Worker, work: _Work) -> None:
         """Takes leave of a worker that ended by itself: killed from outside, crashed, or made to exit by a verifier."""
         span = worker.span
         if span is not None and worker.is_loading and span.num_lost == 0:  # perhaps it was gone before it got the span
@@ -243,7 +220,7 @@ class Supervisor:
             self._end_unit(worker, work, Outcome(None, "error", "the worker process died"))
 
     def _kill_overdue(self, work: _Work) -> None:
-        for worker in [worker for worker in self.workers if worker.span and _is_overdue(worker)]:
+        for worker in [worker for worker in self.workers if worker.span and worker.is_overdue()]:
             assert worker.span is not None
             seconds = LOAD_SECONDS if worker.is_loading else work.jobs[worker.span.job].unit_seconds
             what = "its code did not load" if worker.is_loading else "no answer"
@@ -262,10 +239,10 @@ class Supervisor:
                 text = f"took {worker.used_bytes / 2**20:,.0f} MB; rewards.memory_mb is {self.memory_mb}"
                 self._stop_unit(worker, work, Outcome(None, "error", text))
 
-    def _allowed_bytes(self, worker: _Worker) -> int:
+    def _allowed_bytes(self, worker: Worker) -> int:
         return 2**20 * (self.memory_mb if worker.own_file else max(self.memory_mb, KIT_MEMORY_MB))
 
-    def _stop_unit(self, worker: _Worker, work: _Work, outcome: Outcome) -> None:
+    def _stop_unit(self, worker: Worker, work: _Work, outcome: Outcome) -> None:
         """Kills the fork that the unit runs in; its worker, which has the user's file imported, lives on if it can."""
         if worker.verdict is not None or worker.fork is None or worker.fork not in children(worker.pid):
             self._end_unit(worker, work, worker.verdict or outcome)
@@ -273,7 +250,7 @@ class Supervisor:
         kill_family(worker.fork)
         worker.verdict, worker.deadline = outcome, time.monotonic() + GRACE_SECONDS
 
-    def _end_unit(self, worker: _Worker, work: _Work, outcome: Outcome) -> None:
+    def _end_unit(self, worker: Worker, work: _Work, outcome: Outcome) -> None:
         """Kills a worker over its unit, or over all where its code did not load; the others go to other workers."""
         span, is_loading = worker.span, worker.is_loading
         self._kill(worker)
@@ -284,12 +261,12 @@ class Supervisor:
             work.outcomes[span.job][unit] = outcome.to_json()
         work.has_failure = True
         middle = (end + span.stop) // 2  # in two, so that what hangs one after the other does so side by side
-        rest = [_Span(span.job, end, middle), _Span(span.job, middle, span.stop)]
+        rest = [Span(span.job, end, middle), Span(span.job, middle, span.stop)]
         work.queue.extend(part for part in rest if part.start < part.stop)
 
     # --- the workers themselves ---
 
-    def _fork(self, own_file: str) -> _Worker:
+    def _fork(self, own_file: str) -> Worker:
         ours, theirs = socket.socketpair()
         own = os.getpid()
         pid = os.fork()
@@ -297,7 +274,7 @@ class Supervisor:
             self._be_worker(own, ours, theirs, own_file)
         theirs.close()
         ours.settimeout(0)  # never waits
-        worker = _Worker(pid, own_file, ours)
+        worker = Worker(pid, own_file, ours)
         self.workers.append(worker)
         self.selector.register(ours, selectors.EVENT_READ, worker)
         return worker
@@ -316,7 +293,7 @@ class Supervisor:
         finally:
             os._exit(0)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: Worker) -> None:
         """Ends a worker with all that it started, and leaves no zombie."""
         if worker not in self.workers:
             return
@@ -325,20 +302,6 @@ class Supervisor:
         worker.span = None
         self.workers.remove(worker)
         end_children([each.pid for each in self.workers])
-
-
-def _is_overdue(worker: _Worker) -> bool:
-    """Whether the deadline has passed, after it was moved by the time that its process waited for a processor."""
-    now = time.monotonic()
-    if worker.deadline > now:
-        return False
-    waited = _seconds_in_queue(worker)
-    worker.deadline, worker.waited = worker.deadline + max(0.0, waited - worker.waited), waited
-    return worker.deadline <= now
-
-
-def _seconds_in_queue(worker: _Worker) -> float:
-    return seconds_in_queue(worker.pid) + (0.0 if worker.fork is None else seconds_in_queue(worker.fork))
 
 
 def main(arguments: Sequence[str]) -> None:
