@@ -137,7 +137,8 @@ class Scorer:
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
+        texts, weights = _texts(group), self._config.weights
+        return TaskJob(task, prompt.sample, prompt.views, texts, weights, rule, prompt.answer_in)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         call = Call(

@@ -1,4 +1,4 @@
-"""The numbers that a step leaves in ``metrics.jsonl``, from the groups of all ranks."""
+"""The numbers that a step writes to ``metrics.jsonl``, from the groups of all ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe_step(
 
 
 def step_line(metrics: Mapping[str, Any]) -> str:
-    """What is said of a step on screen."""
+    """The line printed for a step."""
     update = metrics["update"]
     if update is None:
         followed = "no signal: no update"
@@ -46,7 +46,7 @@ def step_line(metrics: Mapping[str, Any]) -> str:
 
 
 def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
-    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
+    """Mean reward overall and by task, means of the parts, lengths; empty if there is no group."""
     rewards = [reward for group in groups for reward in group.rewards]
     completions = [completion for group in groups for completion in group.completions]
     if not rewards:

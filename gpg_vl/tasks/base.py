@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpg_vl.records import ImageView, Reward, Rule, Sample, Status
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample, Status
 from gpg_vl.tasks.own_code import CodeMistake, as_number
-from gpg_vl.verifiers.answers import find_answer, has_think_answer_format
+from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
 
 FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
 )
+BOXED_REQUEST = "Think about it first, between <think> and </think>, then give the final answer in \\boxed{}."
+"""What stands in place of ``FORMAT_REQUEST`` where the answer is asked for in a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any | None:
-        """The content of the answer tag as a value, boxes in original pixels; None where it cannot be read.
+        """The content of the answer tag, or of the box, as a value; None where it cannot be read.
 
         Gets text that a model wrote: must be total, and linear in its length.
         """
@@ -79,10 +81,19 @@ class Task(ABC):
             raise ValueError("the answer is empty")
 
 
-def gold_completion(task: Task, sample: Sample, views: Sequence[ImageView]) -> str:
-    """The completion that supervised training imitates: the row's ``meta.reasoning``, if any, and the gold answer."""
-    reasoning = str(sample.meta.get("reasoning") or "")
-    return f"<think>{reasoning}</think><answer>{task.gold(sample, views)}</answer>"
+def ask_for_answer(task: Task, sample: Sample, views: Sequence[ImageView], answer_in: AnswerIn = "tags") -> str:
+    """The text of the user's turn, with the request for the place where the answer is looked for."""
+    request = task.ask(sample, views)
+    return request if answer_in == "tags" else request.replace(FORMAT_REQUEST, BOXED_REQUEST)
+
+
+def gold_completion(task: Task, sample: Sample, views: Sequence[ImageView], answer_in: AnswerIn = "tags") -> str:
+    """The completion that supervised training imitates: the row's ``meta.reasoning``, if any, and the gold answer.
+
+    Raises:
+        ValueError: the answer cannot stand where ``answer_in`` says
+    """
+    return write_answer(str(sample.meta.get("reasoning") or ""), task.gold(sample, views), answer_in)
 
 
 def score_completion(
@@ -92,6 +103,7 @@ def score_completion(
     views: Sequence[ImageView],
     weights: Mapping[str, float] | None = None,
     scorer: Rule = "strict",
+    answer_in: AnswerIn = "tags",
 ) -> Reward:
     """Scores one completion, the opening ``<think>`` included where the prompt opened it.
 
@@ -110,13 +122,13 @@ def score_completion(
             {**task_weights(task, scorer), **(weights or {})},
             "ok",
         )
-    tagged = find_answer(text)
-    answer = None if tagged is None else task.read(tagged, sample, views)
+    found = find_answer(text, answer_in)
+    answer = None if found is None else task.read(found, sample, views)
     if answer is None:
         parts = {task.main_part: 0.0}
     else:
         parts = _checked_parts(task, task.score(answer, sample, views))
-    parts["format"] = float(has_think_answer_format(text))
+    parts["format"] = float(has_format(text, answer_in))
     all_weights = {**task_weights(task, scorer), **(weights or {})}
     return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
 

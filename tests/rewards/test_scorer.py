@@ -16,7 +16,7 @@ from gpg_vl.rewards.functions import TrainerState, sample_columns
 from gpg_vl.rewards.scorer import RewardError, Scorer
 from tests.support.builders import png
 from tests.support.hostile_groups import FILE, group, hostile
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 RIGHT = "<think></think><answer>4</answer>"
 
@@ -89,7 +89,7 @@ def test_published_metric_that_hangs_or_fails_has_no_value(
     with Scorer(RewardsConfig(timeout_s=0.3, on_error="abort")) as scorer:
         [scored] = scorer.score([group(*texts, task=f"{FILE}:HostileMetric")])
         assert scorer.measure_published([scored]) == [[1.0, None, None, None, None, 0.0, 1.0]]
-    assert "4 times the published metric failed and counts 0; first: timeout: no answer within 0.5 s" in caplog.text
+    assert lines_naming(caplog.text, 4, "published metric", "timeout", "0.5 s")
 
 
 def test_published_metric_does_not_depend_on_the_limit_of_the_recipe() -> None:

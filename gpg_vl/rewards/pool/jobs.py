@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from gpg_vl.records import ImageView, Reward, Rule, Sample
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.functions import Call, FunctionResult, call_function, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
@@ -67,6 +67,7 @@ class TaskJob:
     texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
     weights: Mapping[str, float]  # of the recipe, before the task's own
     scorer: Rule = "strict"
+    answer_in: AnswerIn = "tags"
 
     @property
     def own_file(self) -> str:
@@ -78,7 +79,8 @@ class TaskJob:
 
     def load(self) -> Callable[[int], Reward]:
         task = load_task(self.task)
-        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, self.weights, self.scorer)
+        rules = (self.weights, self.scorer, self.answer_in)
+        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, *rules)
 
     def read_value(self, value: Any) -> Reward:
         return Reward(*value)

@@ -6,9 +6,9 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-from gpg_vl.rewards.pool.families import seconds_in_queue
-from gpg_vl.rewards.pool.frames import FrameReader
 from gpg_vl.rewards.pool.jobs import Outcome
+from gpg_vl.rewards.pool.messages import FrameReader
+from gpg_vl.rewards.pool.process_trees import seconds_in_queue
 
 
 @dataclass(slots=True)

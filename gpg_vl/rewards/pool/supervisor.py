@@ -20,7 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from gpg_vl.rewards.pool.families import (
+from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
+from gpg_vl.rewards.pool.messages import Frame, GarbledError
+from gpg_vl.rewards.pool.process_trees import (
     adopt_orphans,
     children,
     die_with_parent,
@@ -29,8 +31,6 @@ from gpg_vl.rewards.pool.families import (
     kill_family,
     memory_bytes,
 )
-from gpg_vl.rewards.pool.frames import Frame, GarbledError
-from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
 from gpg_vl.rewards.pool.state import Span, Worker
 from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
 

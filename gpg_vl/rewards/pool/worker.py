@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.rewards.pool.families import adopt_orphans, children, die_with_parent, end_children
-from gpg_vl.rewards.pool.frames import Frame, FrameReader, GarbledError
 from gpg_vl.rewards.pool.jobs import Job, Outcome
+from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
 from gpg_vl.tasks.own_code import CodeMistake, describe_failure, run_file
 
 ASSIGNMENT = b"A"

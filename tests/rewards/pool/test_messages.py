@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpg_vl.rewards.pool.frames import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
 
 FRAMES = st.lists(
     st.builds(

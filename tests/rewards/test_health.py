@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from gpg_vl.records import Completion, LoggedGroup, Reward
-from gpg_vl.rewards.watch import RewardWatch, describe_failures
+from gpg_vl.rewards.health import RewardWatch, describe_failures
 
 
 def group(*rewards: Reward) -> LoggedGroup:
