@@ -62,15 +62,10 @@ def totals(outcomes: list[Outcome | None]) -> list[float]:
     return [outcome.value.total if outcome and outcome.status == "ok" else -1.0 for outcome in outcomes]
 
 
-def allowed(action: str) -> set[str]:
-    """What a harmful call may earn; the child of ``haunt`` may write to the pipe before the call has returned."""
-    return {invasive_rewards.ACTIONS[action][1], *(("error",) if action == "haunt" else ())}
-
-
 @pytest.mark.parametrize("action", HARMFUL)
 def test_nothing_reaches_the_next_call(pool: ScoringPool, mark: str, action: str) -> None:
     before, harmed, after = run(pool, "clean", action, "clean")
-    assert harmed.status in allowed(action), harmed.message
+    assert harmed.status in invasive_rewards.ACTIONS[action][1], harmed.message
     assert (before.message, after.message) == ("", "")
     assert [before.value.total, after.value.total] == [1.2, 1.2]
     if harmed.status == "ok":
@@ -88,8 +83,9 @@ def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
     for own, kit, n in zip(outcomes[::2], outcomes[1::2], range(0, 100, 4), strict=True):
         assert totals(kit) == [0.2, 1.2, 0.2, 1.2, 0.2]
         assert totals([own[0], own[-1]]) == [1.2, 1.2]
-        found = [outcome.status for outcome in own[1:-1] if outcome]
-        assert all(status in allowed(action) for status, action in zip(found, actions[n : n + 4], strict=True))
+        for action, outcome in zip(actions[n : n + 4], own[1:-1], strict=True):
+            assert outcome is not None
+            assert outcome.status in invasive_rewards.ACTIONS[action][1], (action, outcome.message)
     assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
 
 
