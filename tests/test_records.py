@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_vl.records import ImageView, Prompt, Reward, Sample, ScoredGroup, completion_text, continue_prompt
+from gpg_vl.records import ImageView, Prompt, Sample, completion_text, continue_prompt
 from tests.support.builders import make_encoded
 
 
@@ -16,16 +16,6 @@ def test_boxes_come_back_from_the_models_frame(frame: str) -> None:
 def test_frames() -> None:
     assert ImageView(640, 480, 644, 476, "grid_1000").to_original((0, 0, 500, 1000)) == (0, 0, 320, 480)
     assert ImageView(640, 480, 320, 240, "resized_pixels").to_original((10, 10, 320, 240)) == (20, 20, 640, 480)
-
-
-@pytest.mark.parametrize(
-    ("totals", "expected"), [((0.1,) * 8, False), ((0.0, 1e-6), False), ((0.0, 1e-4), True), ((1.0, 0.0, 1.0), True)]
-)
-def test_signal_is_a_difference_in_reward(totals: tuple[float, ...], expected: bool) -> None:
-    sample = Sample("s", "counting", (), "q", "a")
-    prompt = Prompt(sample, "q", make_encoded(), ())
-    rewards = tuple(Reward(total, {}, "ok") for total in totals)
-    assert ScoredGroup(prompt, (), rewards).has_signal is expected
 
 
 @pytest.mark.parametrize(

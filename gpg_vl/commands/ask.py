@@ -36,7 +36,7 @@ def ask(
     num_samples: int,
     temperature: float,
 ) -> tuple[Prompt, list[Answered]]:
-    """Samples ``num_samples`` completions and scores them where a task and the gold answer are given.
+    """Samples ``num_samples`` completions, and scores them if a task and the gold answer are given.
 
     Raises:
         ValueError: no such image, task or model; ``answer`` without ``task``
@@ -56,7 +56,8 @@ def ask(
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)
-    [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
+    with engine.sync_weights():
+        [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [
         Answered(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)

@@ -1,6 +1,6 @@
 """What every objective has: which groups it trains, the coefficient of each token, and the step's denominator.
 
-The loss of a step is ``sum over tokens of coefficient * log-prob / denominator``; the division is update.py's.
+The loss of a step is ``sum over tokens of coefficient * log-prob / denominator``; ``update/gradient.py`` divides.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from gpg_vl.config import ObjectiveConfig
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup, StepTotals, TrainingGroup, count_tokens
 
 Need = Literal["old", "reference"]
@@ -19,7 +20,7 @@ Need = Literal["old", "reference"]
 def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:
     """(r_i - mean(r)) / F_norm, [G] (paper, Eq. 6); zeros for a group without signal."""
     rewards = [reward.total for reward in group.rewards]
-    if not group.has_signal:
+    if not has_signal(group):
         return [0.0] * len(rewards)
     mean = statistics.fmean(rewards)
     norm = statistics.stdev(rewards) + config.f_norm_eps if config.f_norm == "std" else 1.0  # ddof 1

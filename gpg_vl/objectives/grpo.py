@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives.base import Need, Objective, centred_rewards
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -38,7 +39,7 @@ class Grpo(Objective):
 
     def trains(self, group: ScoredGroup) -> bool:
         """With KL every group is trained: where all rewards are equal, the KL still pulls to the reference."""
-        return bool(self.needs) or group.has_signal
+        return bool(self.needs) or has_signal(group)
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         return centred_rewards(group, self.config)

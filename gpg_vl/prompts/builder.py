@@ -1,6 +1,6 @@
-"""Sample + task + adapter -> Prompt: the only place where a row meets the model's way of reading.
+"""Sample + task + adapter -> Prompt: the only place where a row is turned into what the model reads.
 
-Images are opened here, so that a bad one is the error of its row. Nothing is ever truncated.
+Images are opened here, so that an error names the row. Nothing is ever truncated.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 class PromptLayout:
     """A prompt before its images are encoded."""
 
-    request: str  # what the user's turn says
+    request: str  # text of the user's turn
     text: str  # the whole prompt, each image as a single placeholder
     views: tuple[ImageView, ...]
-    num_tokens: int  # image placeholders expanded
+    num_tokens: int  # with image placeholders expanded
     is_shrunk: bool = False  # whether images are scaled down to fit
 
 
@@ -45,8 +45,8 @@ class PromptBuilder:
     ):
         """
         Args:
-            image_hosts: hosts that image URLs may name
-            shrink_to: tokens of the longest prompt, for which images are scaled down; None leaves their size
+            image_hosts: hosts that images may be fetched from
+            shrink_to: images are scaled down until the prompt has at most this many tokens; None: they are not
         """
         self._shrink_to = shrink_to
         self._adapter = adapter
@@ -65,7 +65,7 @@ class PromptBuilder:
 
         Raises:
             BadImage: an image cannot be opened; names the sample
-            ValueError: the row's text cannot be put to the model; names the sample
+            ValueError: the row's text cannot become a prompt; names the sample
         """
         with _naming(sample):
             images = [open_image(source, self._image_hosts) for source in sample.images]
@@ -75,19 +75,19 @@ class PromptBuilder:
             return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
     def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
-        """The prompt as the model will read it, from the sizes of its images alone.
+        """The prompt as the model will read it, computed from its images' sizes alone.
 
-        Where the prompt has more than ``shrink_to`` tokens its images are scaled down, to about model.min_pixels at
-        least. What is still too long then stays so.
+        If the prompt has more than ``shrink_to`` tokens, its images are scaled down, but not far below
+        model.min_pixels. A prompt that is still too long then is returned as it is.
 
         Raises:
-            ValueError: the row's text cannot be put to the model
+            ValueError: the row's text cannot become a prompt
         """
         layout = self._lay_out(sample, [self._adapter.view(*size) for size in sizes])
-        counts = list(map(self._adapter.count_image_tokens, layout.views))
+        counts = self._adapter.count_image_tokens(layout.views)
         room = sum(counts)
         while self._shrink_to is not None and layout.num_tokens > self._shrink_to and room > 0:
-            room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share of it
+            room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share
             most = [max(1, count * room // sum(counts)) for count in counts]
             views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, most, strict=True)]
             layout = replace(self._lay_out(sample, views), is_shrunk=True)
@@ -96,12 +96,12 @@ class PromptBuilder:
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request = self._request(sample, views)
         text = self._render(request, views)
-        expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
-        text.encode()  # a ValueError of half a surrogate pair, which no tokenizer reads
+        expanded = sum(self._adapter.count_image_tokens(views)) - len(views)
+        text.encode()  # a ValueError for half a surrogate pair, which no tokenizer reads
         return PromptLayout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        """What the user's turn says, with the row's own image markers, if any."""
+        """Text of the user's turn, including the row's own image markers if there are any."""
         template = self._config.template
         if template is None:
             request = ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
@@ -135,23 +135,25 @@ class PromptBuilder:
             return self._adapter.render_chat(parts, self._config.system)
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
-    def _refuse_control_tokens(self, text: str) -> None:
+    def _refuse_control_tokens(self, request: str) -> None:
+        """Between the image markers: a marker may look like the token that a family has for an image."""
+        pieces = request.split(IMAGE_MARKER)
         for token in self._adapter.control_tokens():
-            if token in text:
+            if any(token in piece for piece in pieces):
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
     def measure(self, sample: Sample) -> PromptLayout:
-        """What ``read`` gives, for which the images are opened; none is encoded.
+        """The result of ``read``; opens the images for their sizes, encodes none.
 
         Raises:
             BadImage: an image cannot be opened
-            ValueError: the row's text cannot be put to the model
+            ValueError: the row's text cannot become a prompt
         """
         return self.read(sample, [open_image(source, self._image_hosts).size for source in sample.images])
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:
-    """Splits at ``<image>`` markers, each the place of an image; without markers the images come first."""
+    """Splits at the ``<image>`` markers, which say where the images go; without markers, images come first."""
     pieces = text.split(IMAGE_MARKER)
     num_markers = len(pieces) - 1
     if num_markers == 0:

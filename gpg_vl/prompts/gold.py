@@ -18,10 +18,10 @@ class GoldCompletions:
         self._answer_in = answer_in
 
     def write(self, sample: Sample, prompt_text: str, views: Sequence[ImageView]) -> Completion:
-        """The gold completion, as the prompt ``prompt_text`` is continued; ends with an end token.
+        """The gold completion as a continuation of ``prompt_text``, with an end token at its end.
 
         Raises:
-            ValueError: it cannot be imitated as it stands
+            ValueError: the row has no gold completion, or one that contains a control token
         """
         written = gold_completion(self._tasks[sample.task], sample, views, self._answer_in)
         text = continue_prompt(prompt_text, written)

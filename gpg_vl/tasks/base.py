@@ -10,10 +10,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from gpg_vl.records import AnswerIn, ImageView, Reward, Sample, Status
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample, Status
+from gpg_vl.tasks.own_code import CodeMistake, as_number
 from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
 
 FORMAT_REQUEST = (
@@ -21,9 +21,6 @@ FORMAT_REQUEST = (
 )
 BOXED_REQUEST = "Think about it first, between <think> and </think>, then give the final answer in \\boxed{}."
 """What stands in place of ``FORMAT_REQUEST`` where the answer is asked for in a box."""
-
-Scorer = Literal["strict", "legacy"]
-"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def score_completion(
     text: str,
     views: Sequence[ImageView],
     weights: Mapping[str, float] | None = None,
-    scorer: Scorer = "strict",
+    scorer: Rule = "strict",
     answer_in: AnswerIn = "tags",
 ) -> Reward:
     """Scores one completion, the opening ``<think>`` included where the prompt opened it.
@@ -114,8 +111,9 @@ def score_completion(
     ``unparsable``. The published scorers know no such status.
 
     Raises:
-        TypeError, ValueError: the task returned a part that is no number, that is out of its range, or that its
-            ``weights`` do not name; the task has no published scorer
+        CodeMistake: the task returned no main part, a part that is no number, that is out of its range, or that its
+            ``weights`` do not name
+        ValueError: the task has no published scorer
     """
     if scorer == "legacy":
         return _weigh(
@@ -129,13 +127,13 @@ def score_completion(
     if answer is None:
         parts = {task.main_part: 0.0}
     else:
-        parts = {name: _checked(task, name, value) for name, value in task.score(answer, sample, views).items()}
+        parts = _checked_parts(task, task.score(answer, sample, views))
     parts["format"] = float(has_format(text, answer_in))
     all_weights = {**task_weights(task, scorer), **(weights or {})}
     return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
 
 
-def task_weights(task: Task, scorer: Scorer) -> Mapping[str, float]:
+def task_weights(task: Task, scorer: Rule) -> Mapping[str, float]:
     """The weights of a task's reward parts under a scorer, before a recipe's.
 
     Raises:
@@ -157,16 +155,30 @@ def legacy_scorer(task: Task) -> LegacyScorer:
 
 def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], status: Status) -> Reward:
     if not set(parts) <= set(weights) or not all(map(math.isfinite, parts.values())):
-        raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
+        text = f"task {task.name} gave {parts}; each part must be finite and named in the task's weights"
+        raise CodeMistake(text, task.score)
     return Reward(sum(weights[name] * value for name, value in parts.items()), parts, status)
+
+
+def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
+    if not isinstance(parts, Mapping):
+        example = {task.main_part: 1.0}
+        text = f"score of task {task.name} returned {type(parts).__name__}; return a dict, as {example}"
+        raise CodeMistake(text, task.score)
+    if task.main_part not in parts:
+        text = f"score of task {task.name} returned {list(parts)} without its main part {task.main_part!r}"
+        raise CodeMistake(text, task.score)
+    return {name: _checked(task, name, value) for name, value in parts.items()}
 
 
 def _checked(task: Task, name: str, value: Any) -> float:
     """A part as a plain number of its range; NaN is in none."""
-    if type(value) is not float and not isinstance(value, Real):  # the first is the quicker question
-        raise TypeError(f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number")
+    number = as_number(value)
+    if number is None:
+        text = f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number"
+        raise CodeMistake(text, task.score)
     low, high = task.ranges.get(name, (0.0, 1.0))
-    number = float(value)
     if not low <= number <= high:
-        raise ValueError(f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges")
+        text = f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges"
+        raise CodeMistake(text, task.score)
     return number

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.boxes import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
+from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.detection import DETECTION
 from gpg_vl.verifiers.box_text import NO_OBJECTS, Detection, parse_detections
 

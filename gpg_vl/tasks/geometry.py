@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.numbers import GEOMETRY
+from gpg_vl.verifiers.maths.same_values import Letter, Text, Value, same_value
+from gpg_vl.verifiers.maths.values import read_value
 from gpg_vl.verifiers.options import LETTERS, find_options
-from gpg_vl.verifiers.same_values import Letter, Text, Value, same_value
-from gpg_vl.verifiers.values import read_value
 
 
 class Geometry(Task):

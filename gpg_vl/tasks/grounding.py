@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.boxes import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
+from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.grounding import GROUNDING
 from gpg_vl.verifiers.box_text import parse_answered, parse_box, parse_boxes
 

@@ -37,18 +37,18 @@ class Learner:
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(adapter, recipe.update)
         self._reference = Reference(recipe, adapter, accelerator) if objective.needs else None
-        self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # outside of the layout
+        self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
-        self.groups: list[TrainingGroup] = []  # this rank's, of the last gradient
+        self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
 
     @property
     def optimizer(self) -> Any:
-        """torch's, or DeepSpeed's around it."""
+        """torch's optimizer, or DeepSpeed's wrapper of it."""
         return self.layout.optimizer
 
     def accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
-        """The step's gradient, kept in the layout, or None where no group of any rank has signal."""
+        """Computes the step's gradient, which stays in the layout; None if no group on any rank has signal."""
         if collected.totals.trained_groups == 0:
             return None
         needs_forward = self._reference is not None or not self._is_checked
@@ -66,11 +66,11 @@ class Learner:
         return UpdateStats(**asdict(passes) | {"loss": sum_losses(self._accelerator, passes.loss), "kl": kl})
 
     def take_step(self, learning_rate: float) -> float:
-        """Moves the weights; the gradient's norm, as ``update.take_step`` has it."""
+        """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""
         return take_step(self.layout, learning_rate)
 
     def _prepare_groups(self, trained: Sequence[ScoredGroup]) -> tuple[float | None, list[TrainingGroup]]:
-        """The coefficients of this rank's groups, and the sum of their tokens' KL where there is a reference."""
+        """This rank's groups with coefficients, and the sum of their tokens' KL if there is a reference."""
         if self._reference is None:
             kl, groups = None, [self._objective.training_group(group) for group in trained]
         else:
@@ -82,7 +82,7 @@ class Learner:
         return kl, groups
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
-        """The first micro-batch of this rank's groups that has an image, else the first."""
+        """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
         update = self._recipe.update
         plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]

@@ -1,6 +1,6 @@
 """The frozen initial policy, and the log-probs of whole groups under it and under the policy, for objectives with a KL.
 
-An objective that needs no log-probs never gets here: no second model, no further forward.
+An objective that needs no log-probs never uses this: no second model, no additional forward.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GroupLogProbs = tuple[tuple[float, ...], ...]  # [G][T]
 class Reference:
     """The model that the run started from, also in a resumed run.
 
-    It is a second, frozen copy of ``recipe.model``. Where the policy is that model with a fresh LoRA adapter, it is the
+    It is a second, frozen copy of ``recipe.model``. If the policy is that model with a fresh LoRA adapter, it is the
     policy with the adapter switched off, and takes no memory.
     """
 
@@ -44,9 +44,9 @@ class Reference:
             self._copy = PolicyForward(initial, recipe.rollout.temperature)
 
     def compare(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[LogProbs]:
-        """Log-probs of each group under ``policy`` as it stands, a ``PolicyForward``, and under the reference.
+        """Log-probs of each group under ``policy``, a ``PolicyForward``, as it is now, and under the reference.
 
-        The policy as it stands is also the one that sampled: each rollout is followed by one update.
+        The policy as it is now is also the one that sampled: each rollout is followed by one update.
         """
         current = self._measure(policy, groups)
         with self._initial_policy(policy) as initial:
@@ -63,11 +63,11 @@ class Reference:
 
     @torch.no_grad()
     def _measure(self, forward: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
-        """By the packed forward, in the same micro-batches as the update."""
+        """Uses the packed forward, in the same micro-batches as the update."""
         forward.eval()
         budget = self._recipe.update
         unweighted = [_without_weights(group) for group in groups]
-        found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
+        found: dict[int, tuple[float, ...]] = {}  # by id() of the completion: micro-batches reorder and split groups
         for rows in plan_micro_batches(unweighted, budget.tokens_per_micro_batch, budget.patches_per_micro_batch):
             batch = move_to(build_micro_batch(rows, self._adapter), self._accelerator.device)
             log_probs = iter(forward(batch).tolist())

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpg_vl.verifiers.maths.same_values import Value, same_value
+from gpg_vl.verifiers.maths.values import read_number
 from gpg_vl.verifiers.options import LETTERS
-from gpg_vl.verifiers.same_values import Value, same_value
 from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
-from gpg_vl.verifiers.values import read_number
 
 MAX_CHARS = 512
 

@@ -154,7 +154,7 @@ def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -
         assert shrink_to - 60 < len(prompt.encoded.token_ids) <= shrink_to, (
             "no smaller than needed, in whole rows of tokens"
         )
-        tokens = [adapter.count_image_tokens(view) for view in prompt.views]
+        tokens = adapter.count_image_tokens(prompt.views)
         assert sum(prompt.encoded.token_types) == sum(tokens)
         assert prompt.encoded.vision is not None
         assert prompt.encoded.vision.tensors["image_grid_thw"][:, 1:].mul(14).tolist() == [
@@ -186,7 +186,7 @@ def test_scaling_down_ends_at_the_smallest_image(load: LoadModel) -> None:
     prompt = builder(adapter, shrink_to=5).build(make_sample([(300, 300), (2400, 50)]))
     views = prompt.views
     assert len(prompt.encoded.token_ids) > 5
-    assert adapter.count_image_tokens(views[0]) == 4
+    assert adapter.count_image_tokens(views)[0] == 4
     assert views[1].model_height == 28, "one token high, where the shape leaves nothing less"
 
 

@@ -6,8 +6,8 @@ import functools
 from fractions import Fraction
 from math import isqrt
 
-from gpg_vl.verifiers.decimals import to_decimal
-from gpg_vl.verifiers.exact import (
+from gpg_vl.verifiers.maths.decimals import to_decimal
+from gpg_vl.verifiers.maths.exact import (
     HALF,
     MAX_NESTING,
     MAX_POWER,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from gpg_vl.verifiers.exact import PI, ZERO, Exact, add, divide, multiply, negate, rational, require, symbol
-from gpg_vl.verifiers.roots import root
+from gpg_vl.verifiers.maths.exact import PI, ZERO, Exact, add, divide, multiply, negate, rational, require, symbol
+from gpg_vl.verifiers.maths.roots import root
 
 FUNCTIONS = frozenset(["sin", "cos", "tan", "cot"])
 

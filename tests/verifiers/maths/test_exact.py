@@ -5,11 +5,11 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_vl.verifiers import exact
-from gpg_vl.verifiers.decimals import Literal, is_finite_decimal, is_rounded_from, to_decimal
-from gpg_vl.verifiers.exact import Exact, UnreadableError, rational, symbol
-from gpg_vl.verifiers.roots import raise_to, root
-from gpg_vl.verifiers.sines import evaluate_function
+from gpg_vl.verifiers.maths import exact
+from gpg_vl.verifiers.maths.decimals import Literal, is_finite_decimal, is_rounded_from, to_decimal
+from gpg_vl.verifiers.maths.exact import Exact, UnreadableError, rational, symbol
+from gpg_vl.verifiers.maths.roots import raise_to, root
+from gpg_vl.verifiers.maths.sines import evaluate_function
 
 small = st.fractions(-20, 20, max_denominator=12)
 positive = st.fractions(Fraction(1, 12), 60, max_denominator=12)

@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gpg_vl.verifiers import exact
-from gpg_vl.verifiers.decimals import Literal
-from gpg_vl.verifiers.exact import Exact, UnreadableError, rational, require, symbol
-from gpg_vl.verifiers.roots import raise_to, root
-from gpg_vl.verifiers.sines import FUNCTIONS, evaluate_function
-from gpg_vl.verifiers.tokens import Token, tokenize
-from gpg_vl.verifiers.units import DEGREE, NO_UNIT, Unit, read_unit
+from gpg_vl.verifiers.maths import exact
+from gpg_vl.verifiers.maths.decimals import Literal
+from gpg_vl.verifiers.maths.exact import Exact, UnreadableError, rational, require, symbol
+from gpg_vl.verifiers.maths.roots import raise_to, root
+from gpg_vl.verifiers.maths.sines import FUNCTIONS, evaluate_function
+from gpg_vl.verifiers.maths.tokens import Token, tokenize
+from gpg_vl.verifiers.maths.units import DEGREE, NO_UNIT, Unit, read_unit
 
 SYMBOLS_AFTER_NUMBERS = ("g", "l")
 """Letters that stand for a symbol right after a number, for grams and litres after a space."""

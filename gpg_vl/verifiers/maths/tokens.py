@@ -6,8 +6,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from gpg_vl.verifiers.decimals import Literal
-from gpg_vl.verifiers.exact import UnreadableError, require
+from gpg_vl.verifiers.maths.decimals import Literal
+from gpg_vl.verifiers.maths.exact import UnreadableError, require
 
 MAX_CHARS = 512
 MAX_DIGITS = 40  # of one number

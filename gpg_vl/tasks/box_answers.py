@@ -36,18 +36,23 @@ def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
 
     A corner may lie outside by one unit of the model's frame, or a little: it is moved back to the edge.
     """
-    _, _, unit_x, unit_y = view.to_original((0.0, 0.0, 1.0, 1.0))
-    beyond_x = max(EDGE_PIXELS, unit_x, EDGE_SHARE * view.width)
-    beyond_y = max(EDGE_PIXELS, unit_y, EDGE_SHARE * view.height)
     found = []
     for in_frame in boxes:
-        x1, y1, x2, y2 = box = view.to_original(in_frame)
-        is_near = -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
+        box = view.to_original(in_frame)
         clipped = clip_box(box, view.width, view.height)
-        if not is_near or not is_ordered(clipped):
+        if not _is_near(box, view) or not is_ordered(clipped):
             return None
         found.append(clipped)
     return found
+
+
+def _is_near(box: Box, view: ImageView) -> bool:
+    """Whether a box of original pixels lies in the image, or beyond its edges by no more than is allowed."""
+    x1, y1, x2, y2 = box
+    _, _, unit_x, unit_y = view.to_original((0.0, 0.0, 1.0, 1.0))
+    beyond_x = max(EDGE_PIXELS, unit_x, EDGE_SHARE * view.width)
+    beyond_y = max(EDGE_PIXELS, unit_y, EDGE_SHARE * view.height)
+    return -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
 
 
 def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
@@ -57,11 +62,9 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
         ValueError: a box lies outside
     """
     clipped = [clip_box(box, view.width, view.height) for box in boxes]
-    outside = next((box for box, inside in zip(boxes, clipped, strict=True) if not is_ordered(inside)), None)
-    if outside is not None:
-        raise ValueError(
-            f"the box {list(outside)} lies outside of the {view.width} x {view.height} image; mend the row"
-        )
+    for box, inside in zip(boxes, clipped, strict=True):
+        if not is_ordered(inside) or not _is_near(box, view):
+            raise ValueError(f"the box {list(box)} is outside the {view.width} x {view.height} image; correct the row")
     return clipped
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpg_vl.verifiers import exact
-from gpg_vl.verifiers.decimals import is_finite_decimal, is_rounded_from
-from gpg_vl.verifiers.exact import UnreadableError, rational
-from gpg_vl.verifiers.expressions import Number
-from gpg_vl.verifiers.units import NO_UNIT, PERCENT, agree
+from gpg_vl.verifiers.maths import exact
+from gpg_vl.verifiers.maths.decimals import is_finite_decimal, is_rounded_from
+from gpg_vl.verifiers.maths.exact import UnreadableError, rational
+from gpg_vl.verifiers.maths.expressions import Number
+from gpg_vl.verifiers.maths.units import NO_UNIT, PERCENT, agree
 
 
 @dataclass(frozen=True, slots=True)

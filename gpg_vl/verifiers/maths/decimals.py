@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, localcontext
 from fractions import Fraction
 
-from gpg_vl.verifiers.exact import PI, Exact, require
+from gpg_vl.verifiers.maths.exact import PI, Exact, require
 
 PRECISION = 60
 FEWEST_DIGITS = 9  # that a decimal must have to stand for a number which no decimal equals
@@ -70,7 +70,7 @@ def is_finite_decimal(value: Exact) -> bool:
 def is_rounded_from(literal: Literal, value: Exact, fewest_digits: int = FEWEST_DIGITS) -> bool:
     """Whether the decimal is the number cut or rounded to its places, of which the first 15 digits are looked at.
 
-    >>> from gpg_vl.verifiers.exact import rational
+    >>> from gpg_vl.verifiers.maths.exact import rational
     >>> third = rational(Fraction(1, 3))
     >>> [is_rounded_from(Literal(Fraction(text), len(text) - 2), third) for text in ("0.333333333", "0.33")]
     [True, False]

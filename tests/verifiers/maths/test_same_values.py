@@ -1,7 +1,7 @@
 import pytest
 
-from gpg_vl.verifiers.same_values import same_value
-from gpg_vl.verifiers.values import read_value
+from gpg_vl.verifiers.maths.same_values import same_value
+from gpg_vl.verifiers.maths.values import read_value
 
 
 def same(answer: str, gold: str) -> bool:

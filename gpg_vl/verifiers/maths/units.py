@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gpg_vl.verifiers.exact import ONE, PI, Exact, divide, rational, symbol
+from gpg_vl.verifiers.maths.exact import ONE, PI, Exact, divide, rational, symbol
 
 
 @dataclass(frozen=True, slots=True)

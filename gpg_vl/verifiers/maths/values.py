@@ -10,15 +10,15 @@ import functools
 import re
 from fractions import Fraction
 
-from gpg_vl.verifiers import exact
-from gpg_vl.verifiers.decimals import Literal, is_rounded_from
-from gpg_vl.verifiers.exact import PI, UnreadableError, divide, rational, require, symbols_of
-from gpg_vl.verifiers.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
+from gpg_vl.verifiers.maths import exact
+from gpg_vl.verifiers.maths.decimals import Literal, is_rounded_from
+from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, require, symbols_of
+from gpg_vl.verifiers.maths.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
+from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
+from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
+from gpg_vl.verifiers.maths.units import NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.number_words import read_number_words
-from gpg_vl.verifiers.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
-from gpg_vl.verifiers.tokens import MAX_CHARS, clean
-from gpg_vl.verifiers.units import NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.unwrap import unwrap
 
 MAX_ITEMS = 16

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpg_vl.verifiers import values
-from gpg_vl.verifiers.exact import rational
-from gpg_vl.verifiers.expressions import Number
-from gpg_vl.verifiers.same_values import Items, Letter, Text, same_value
-from gpg_vl.verifiers.values import read_value
+from gpg_vl.verifiers.maths import values
+from gpg_vl.verifiers.maths.exact import rational
+from gpg_vl.verifiers.maths.expressions import Number
+from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, same_value
+from gpg_vl.verifiers.maths.values import read_value
 from tests.support.shared_data import shared_file
 
 
