@@ -104,6 +104,8 @@ def _all_named(*lists: list[Number]) -> bool:
 
 def same_number(answer: Number, gold: Number) -> bool:
     """Equal, in units that agree; or one a long decimal of the other, which no decimal equals."""
+    if not answer.unit.is_free and not gold.unit.kind:
+        return False
     if answer.name and gold.name and answer.name != gold.name:
         return False
     if not agree(answer.unit, gold.unit) and PERCENT not in (answer.unit, gold.unit):
@@ -118,11 +120,19 @@ def same_number(answer: Number, gold: Number) -> bool:
 
 
 def _same_share(answer: Number, gold: Number) -> bool:
-    """``50%`` is 1/2, and 50 where the question asks how many per cent."""
+    """``50%`` is 1/2, and 50 for a whole gold number from 2 on: then the question asks how many per cent.
+
+    A gold answer in per cent takes the share and the number before its sign.
+    """
     share, other = (answer, gold) if answer.unit == PERCENT else (gold, answer)
     if other.unit != NO_UNIT:
         return False
-    return share.value in (other.value, exact.multiply(other.value, rational(100)))
+    as_share = share.value == exact.multiply(other.value, rational(100))
+    if gold.unit == PERCENT:
+        return as_share or share.value == other.value
+    whole = gold.value.fraction
+    asks_for_percent = whole is not None and whole.denominator == 1 and abs(whole) >= 2
+    return share.value == gold.value if asks_for_percent else as_share
 
 
 def _is_long_decimal(answer: Number, gold: Number) -> bool:

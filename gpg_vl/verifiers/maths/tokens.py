@@ -13,11 +13,12 @@ MAX_CHARS = 512
 MAX_DIGITS = 40  # of one number
 
 _WORDED = re.compile(
-    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]*)\}"
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]+)\}"
 )
 _DELIMITERS = re.compile(
-    r"\\(?:left|right|displaystyle|quad|qquad|mathrm|text|big|Big)(?![a-z])|\\[,;:!> ]|\$|~|\\\(|\\\)|\\\\"
+    r"\\(?:left|right|displaystyle|quad|qquad|mathrm|rm|text|big|Big)(?![a-z])|\\[,;:!> ]|(?<=[\w})°])~+(?=\s?[\\A-Za-z\u4e00-\u9fff(])|\\\(|\\\)|\\\\"
 )
+_DOLLARS = re.compile(r"(\$\$?)([^$]+)\1")
 _SQUARE_ROOT = re.compile(r"(?:the )?(?:square )?root(?: of)?(?= |\d|\()", re.IGNORECASE)
 _PHRASES = (
     (re.compile(r"(?:the )?cube root of ", re.IGNORECASE), "∛"),
@@ -83,7 +84,7 @@ def clean(text: str) -> str:
     """The text without what LaTeX needs for its looks alone, and with the words of arithmetic as signs."""
     if "\\" in text or "$" in text or "~" in text:
         text = _WORDED.sub(r" \1 ", text)
-        text = _DELIMITERS.sub(" ", text)
+        text = _DELIMITERS.sub(" ", _DOLLARS.sub(r" \2 ", text))
     if any("\u4e00" <= char <= "\u9fff" for char in text):
         for pattern, sign in _CHINESE:
             text = pattern.sub(sign, text)
