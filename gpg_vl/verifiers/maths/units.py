@@ -174,7 +174,7 @@ def _all_units() -> dict[str, Unit]:
         **_sized("volume", _VOLUMES),
         **_sized("area", _AREAS),
     }
-    units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
+    units |= dict.fromkeys(("°", "º", "˚", "∘", "゜", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
     units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
     units |= dict.fromkeys(_MONEY, Unit("money"))
     units |= dict.fromkeys(_MONEY_SIGNS, Unit("money", is_free=False))
@@ -191,7 +191,7 @@ def _all_units() -> dict[str, Unit]:
 _UNITS = _all_units()
 _BRACKETS = re.compile(r"[\[(]([^()\[\]]*)[\])]")
 _PART = re.compile(
-    r"\s|[^\W\d_]\.?|\\?[%$]|\\[A-Za-z]|[°º˚∘℃℉㎟㎠㎡㎢㎜㎝㎞㎏㎖€£¥￥/·*]|(?<=[a-z])-(?=[a-z])"
+    r"\s|[^\W\d_]\.?|\\?[%$]|\\[A-Za-z]|[°º˚∘゜℃℉㎟㎠㎡㎢㎜㎝㎞㎏㎖€£¥￥/·*]|(?<=[a-z])-(?=[a-z])"
     r"|(?:(?<=\S)|\^\s?)(?:[23²³]|\{\s?[23]\s?\})\^?|(?<!^)[23](?=[a-z])"
     r"|\^\s?(?:\\?(?:circ|degree)|[°º˚∘]|\{\s?(?:\\?(?:circ|degree)|[°º˚∘])\s?\})|\{(?=\s{0,4}[^\s}])|\}",
     re.IGNORECASE,
