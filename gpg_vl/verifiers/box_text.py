@@ -165,7 +165,7 @@ def _read_literals(text: str) -> Answered | None:
         found = parse_literals(text if "{" in text else _KEY.sub(" ", text, count=1))
     except NotLiteralError:
         return None
-    if not found.values or any(word.casefold() in _CHANGING_WORDS for word in found.words):
+    if not found.values or found.last_words or any(word.casefold() in _CHANGING_WORDS for word in found.words):
         return None
     return _read_sequence(found)
 

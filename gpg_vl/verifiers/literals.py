@@ -51,10 +51,11 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Literals:
-    """The values at the outermost level, and the words between them."""
+    """The values at the outermost level, the words before, between and in brackets, and those after the last."""
 
     values: tuple[Any, ...]
     words: tuple[str, ...]
+    last_words: tuple[str, ...] = ()
 
 
 def parse_literals(text: str) -> Literals:
@@ -117,14 +118,16 @@ class _Parser:
         self.index = 0
 
     def read(self) -> Literals:
-        values, words = [], []
+        values: list[Any] = []
+        words: list[str] = []
+        last_words: list[str] = []
         while self.index < len(self.tokens):
             kind, text = self.tokens[self.index]
             if kind == "word":
-                words.append(text)
+                last_words.append(text)
                 self.index += 1
             elif kind == "string":
-                words.extend(text[1:-1].split())
+                last_words.extend(text[1:-1].split())
                 self.index += 1
             elif kind == "mark":
                 self.index += 1
@@ -134,7 +137,9 @@ class _Parser:
                     words.extend(word.text for word in value)
                 else:
                     values.append(value)
-        return Literals(tuple(values), tuple(words))
+                    words.extend(last_words)
+                    last_words = []
+        return Literals(tuple(values), tuple(words), tuple(last_words))
 
     def _take(self) -> tuple[str, str]:
         if self.index >= len(self.tokens):
