@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.gpu_sections.progress import read_rows
 from benchmarks.gpu_sections.records import Outcome, Section, SectionResult, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +118,7 @@ def measure(started: SectionProcess, device: str, limit_s: float, place: Scratch
     code = started.process.poll()
     end(started)
     place.watch(0)
-    rows, last = read_rows(started.rows, started.name)
+    rows, last = read_rows(started.rows, started.name, time.monotonic())
     outcome, error = ending or _outcome(code, last)
     return SectionResult(started.name, outcome, time.monotonic() - begun, limit_s, error, rows)
 
@@ -137,17 +138,6 @@ def _send(started: SectionProcess, setting: Setting) -> None:
     with suppress(BrokenPipeError):  # where it failed before it was asked, its rows say how
         started.process.stdin.write(json.dumps(asdict(setting)) + "\n")
         started.process.stdin.close()
-
-
-def read_rows(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The section's rows, and what it said when it failed. A line that was cut off when a process ended is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    records = [record for record in records if record["section"] == name]
-    rows = [record["row"] for record in records if "row" in record]
-    return rows, next((record for record in records if "error" in record), {})
 
 
 def _outcome(code: int | None, last: dict[str, Any]) -> tuple[Outcome, str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 OK = "ok"
+NOT_FINISHED = "not finished"
 Outcome = Literal["ok", "failed", "out of memory", "timed out", "died", "interrupted"]
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.gpu_sections.child import describe, is_out_of_memory
+from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import OK, Row, Setting
 
 R = TypeVar("R", bound=Row)
@@ -21,8 +22,12 @@ class NotHere(Exception):
 
 
 def measured(row_class: type[R], work: Callable[[], dict[str, Any]], **identity: Any) -> R:
-    """The row with ``identity`` and the values that ``work`` returns, or without values where it fails."""
+    """The row with ``identity`` and the values that ``work`` returns, or without values where it fails.
+
+    The journal hears of it before ``work`` begins: if the process is ended meanwhile, the row says so.
+    """
     started = time.monotonic()
+    JOURNAL.started(row_class(**identity))
     values: dict[str, Any] = {}
     try:
         values = work()
