@@ -177,10 +177,11 @@ class StepTotals:
     """Counts of one optimizer step over all ranks and draws."""
 
     groups: int  # B, sampled
+    sequences: int  # completions of the B groups
     tokens: int  # completion tokens of the B groups
     trained_groups: int  # V, those with signal
-    trained_sequences: int
-    trained_tokens: int
+    trained_sequences: int  # completions of the V groups that the denominator counts
+    trained_tokens: int  # of these completions
 
     @property
     def alpha(self) -> float:

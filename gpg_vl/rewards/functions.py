@@ -15,8 +15,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
+from gpg_vl.own_code import run_file
 from gpg_vl.records import Sample
-from gpg_vl.tasks.own_code import run_file
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Any]

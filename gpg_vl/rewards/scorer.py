@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Literal
 
 from gpg_vl.config import RewardsConfig
+from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Reward, RolloutGroup, ScoredGroup, completion_text
 from gpg_vl.rewards.functions import Conversation, function_name, sample_columns
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
-from gpg_vl.tasks.own_code import absolute_spec
 
 Rule = Literal["strict", "legacy"]
 

@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gpg_vl.own_code import describe_error
 from gpg_vl.rewards.pool.jobs import Job, Outcome
-from gpg_vl.tasks.own_code import describe_error
 
 LOADED = b"L"
 OUTCOME = b"O"

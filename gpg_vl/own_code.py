@@ -1,4 +1,4 @@
-"""Runs a user's own Python file: where a task or a reward function is named by path."""
+"""Runs a user's own Python file: where a task, an objective or a reward function is named by path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -31,6 +34,25 @@ def run_file(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def load_own_class(path: Path, class_name: str, base: type[T], kind: str) -> type[T]:
+    """The class of the file that extends ``base``.
+
+    Args:
+        kind: what messages call it, as "a task"
+
+    Raises:
+        ValueError: no such file or class, the file does not import, or the class extends something else; one line
+    """
+    found = vars(run_file(path)).get(class_name)
+    if found is None:
+        raise ValueError(f"{path} has no class {class_name!r}; name {kind} as {path.name}:ClassName")
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ValueError(
+            f"{class_name} in {path} is not {kind}; make it a subclass of {base.__module__}.{base.__name__}"
+        )
+    return found
 
 
 def describe_error(error: BaseException) -> str:
