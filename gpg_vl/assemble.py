@@ -102,7 +102,7 @@ class _Parts:
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses what the recipe says of it and of the optimizer."""
-    objective = build_objective(recipe.objective)
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
     check_group_size(recipe, objective)
     check_optimizer(recipe.update, sharding_stage(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take

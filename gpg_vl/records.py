@@ -133,13 +133,17 @@ class ScoredGroup:
         return any(reward.status in ("timeout", "error") for reward in self.rewards)
 
 
+GroupLogProbs = tuple[tuple[float, ...], ...]
+"""Of every completion token of a group, [G][T], in nats."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogProbs:
     """Log-probs of a group's completion tokens, for the objectives whose coefficients depend on them."""
 
-    current: tuple[tuple[float, ...], ...]  # [G][T] under the weights that the step starts from
-    old: tuple[tuple[float, ...], ...]  # [G][T] under the weights that sampled
-    reference: tuple[tuple[float, ...], ...]  # [G][T] under the frozen initial policy
+    current: GroupLogProbs  # under the weights that the step starts from
+    old: GroupLogProbs  # under the weights that sampled
+    reference: GroupLogProbs  # under the frozen initial policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,8 @@ class CollectedGroups:
     """What one optimizer step is made from, on this rank."""
 
     groups: list[ScoredGroup]  # all that were sampled and not dropped
-    trained: list[ScoredGroup]  # those that the objective trains
+    numbers: list[int]  # of each: its place in the order in which all ranks drew
+    trained: list[ScoredGroup]  # those of them that the objective trains
     dropped: list[ScoredGroup]  # those with a completion that could not be scored, under rewards.on_error: drop_group
     totals: StepTotals  # over all ranks
     num_draws: int

@@ -97,7 +97,8 @@ def find_objective(spec: str) -> type[Objective]:
         raise ValueError(
             f"objective.name: {spec!r} is not known; {hint}the objectives are {list(OBJECTIVES)}, or FILE.py:CLASS"
         )
-    objective = load_own_class(Path(path).resolve(), class_name, Objective, "an objective")  # type: ignore[type-abstract]
+    file = Path(path).resolve()
+    objective = load_own_class(file, class_name, Objective, "an objective")  # type: ignore[type-abstract]
     missing = sorted(objective.__abstractmethods__) + ([] if hasattr(objective, "keys") else ["keys"])
     if missing:
         raise ValueError(f"{class_name} in {path} does not define {', '.join(missing)}; see docs/add-an-objective.md")

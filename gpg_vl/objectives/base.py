@@ -130,6 +130,19 @@ class Objective(ABC):
             return [1 / given(self.config.max_length)] * len(lengths)
         return [1 / length if self.reduction == "sequence" else 1.0 for length in lengths]
 
+    def check_rewards(self, group: ScoredGroup) -> None:
+        """
+        Raises:
+            ValueError: a reward is outside of ``reward_range``; names the sample
+        """
+        for reward in totals_of(group) if self.reward_range is not None else ():
+            low, high = given(self.reward_range)
+            if not low - 1e-9 <= reward <= high + 1e-9:
+                raise ValueError(
+                    f"sample {group.prompt.sample.id}: a reward is {reward:g}, and objective {self.config.name} takes "
+                    f"rewards in [{low:g}, {high:g}]; set rewards.weights, or objective.reward_range where it has one"
+                )
+
     def num_trained(self, group: ScoredGroup) -> tuple[int, int]:
         """Sequences and tokens of a trained group that the denominator counts."""
         return len(group.completions), count_tokens(group.completions)

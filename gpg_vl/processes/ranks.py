@@ -10,13 +10,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from gpg_vl.processes.interrupts import Interrupted, admitted_interrupts, clear_pending
+from gpg_vl.records import StepTotals
 
 T = TypeVar("T")
 
@@ -119,6 +120,14 @@ def run_on_main(work: Callable[[], T]) -> T:
 
 def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
     return [int(x) for x in _reduced(accelerator, values, torch.int64, torch.distributed.ReduceOp.SUM)]
+
+
+def sum_totals(accelerator: Accelerator, totals: Sequence[StepTotals]) -> list[StepTotals]:
+    """Field by field over the ranks; every rank has as many of them."""
+    counts = [count for each in totals for count in astuple(each)]
+    width = len(fields(StepTotals))
+    summed = sum_over_ranks(accelerator, counts)
+    return [StepTotals(*summed[i : i + width]) for i in range(0, len(summed), width)]
 
 
 def max_over_ranks(accelerator: Accelerator, value: int) -> int:

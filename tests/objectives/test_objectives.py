@@ -42,6 +42,7 @@ def random_groups(seed: int, num_groups: int = 7, group_size: int = 5) -> list[S
 def totals_of(groups: list[ScoredGroup], trained: list[ScoredGroup]) -> StepTotals:
     return StepTotals(
         groups=len(groups),
+        sequences=sum(len(g.completions) for g in groups),
         tokens=sum(count_tokens(g.completions) for g in groups),
         trained_groups=len(trained),
         trained_sequences=sum(len(g.completions) for g in trained),
