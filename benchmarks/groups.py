@@ -44,11 +44,11 @@ def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0) -> Prom
     draw_image(lengths.image_tokens, seed).save(buffer, "PNG")
     build = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build
     sample = Sample(f"bench-{seed}", "none", (buffer.getvalue(),), "?", "4")
-    missing = lengths.prompt_tokens - len(build(sample).token_ids)
+    missing = lengths.prompt_tokens - len(build(sample).encoded.token_ids)
     assert missing >= 0, f"the chat template alone takes {-missing} tokens more than asked for"
     question = "7" * (missing + 1)  # one token a digit
     prompt = build(Sample(sample.id, sample.task, sample.images, question, sample.answer))
-    assert len(prompt.token_ids) == lengths.prompt_tokens, (len(prompt.token_ids), lengths)
+    assert len(prompt.encoded.token_ids) == lengths.prompt_tokens, (len(prompt.encoded.token_ids), lengths)
     return prompt
 
 

@@ -32,6 +32,7 @@ from benchmarks.flops import Lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.update_step import parse_lengths
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.vision import move_vision
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import hf as rollout
 from gpg_vl.rollout.engine import Sampling
@@ -168,9 +169,9 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
     fields = {
         "pixel_values": inputs["pixel_values"],
         "image_grid_thw": inputs["image_grid_thw"],
-        "mm_token_type_ids": [list(prompt.token_types) for prompt in repeated],
+        "mm_token_type_ids": [list(prompt.encoded.token_types) for prompt in repeated],
     }
-    ids = [list(prompt.token_ids) for prompt in repeated]
+    ids = [list(prompt.encoded.token_ids) for prompt in repeated]
     generate = adapter.model.generate
     forced = functools.partial(generate, logits_processor=[ForceLengths(counts, inputs["input_ids"].shape[1], adapter)])
 
@@ -202,13 +203,12 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
 def padded_inputs(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """What ``generate`` takes for repeated rows of equal length."""
     device = adapter.device
-    ids = torch.tensor([prompt.token_ids for prompt in prompts])
+    ids = torch.tensor([prompt.encoded.token_ids for prompt in prompts])
     return {
         "input_ids": ids.to(device),
         "attention_mask": torch.ones_like(ids).to(device),
-        "mm_token_type_ids": torch.tensor([prompt.token_types for prompt in prompts]).to(device),
-        "pixel_values": torch.cat([p.pixel_values for p in prompts]).to(device),  # type: ignore[misc]
-        "image_grid_thw": torch.cat([p.image_grid_thw for p in prompts]).to(device),  # type: ignore[misc]
+        "mm_token_type_ids": torch.tensor([prompt.encoded.token_types for prompt in prompts]).to(device),
+        **move_vision(adapter.join_vision([p.encoded.vision for p in prompts]), device).tensors,  # type: ignore[misc]
     }
 
 

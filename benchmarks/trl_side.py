@@ -75,7 +75,7 @@ def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict
         for group in groups
         for completion, coefficients in zip(group.completions, group.coefficients, strict=True)
     ]
-    prompt_length = max(len(prompt.token_ids) for prompt, _, _ in rows)
+    prompt_length = max(len(prompt.encoded.token_ids) for prompt, _, _ in rows)
     length = max(len(completion.token_ids) for _, completion, _ in rows)
     prompt_ids = torch.full((len(rows), prompt_length), adapter.pad_token_id)
     prompt_mask = torch.zeros_like(prompt_ids)
@@ -83,10 +83,10 @@ def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict
     completion_ids = torch.full((len(rows), length), adapter.pad_token_id)
     completion_mask = torch.zeros_like(completion_ids)
     for r, (prompt, completion, _) in enumerate(rows):
-        start, stop = prompt_length - len(prompt.token_ids), len(completion.token_ids)
-        prompt_ids[r, start:] = torch.tensor(prompt.token_ids)
+        start, stop = prompt_length - len(prompt.encoded.token_ids), len(completion.token_ids)
+        prompt_ids[r, start:] = torch.tensor(prompt.encoded.token_ids)
         prompt_mask[r, start:] = 1
-        token_types[r, start:prompt_length] = torch.tensor(prompt.token_types)
+        token_types[r, start:prompt_length] = torch.tensor(prompt.encoded.token_types)
         completion_ids[r, :stop] = torch.tensor(completion.token_ids)
         completion_mask[r, :stop] = 1
     inputs = {
@@ -97,7 +97,6 @@ def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict
         "advantages": torch.tensor([advantage for _, _, advantage in rows]),
         "num_items_in_batch": completion_mask.sum(),
         "mm_token_type_ids": token_types,
-        "pixel_values": torch.cat([prompt.pixel_values for prompt, _, _ in rows]),  # type: ignore[misc]
-        "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt, _, _ in rows]),  # type: ignore[misc]
+        **adapter.join_vision([prompt.encoded.vision for prompt, _, _ in rows]).tensors,  # type: ignore[misc]
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()} | {"num_images": [1] * len(rows)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update.packing import Row, build_micro_batch
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward, move_to
 
 SHAPES = ("256+28+128x8", "484+28+64x8", "256+28+64x16")
@@ -92,12 +93,14 @@ def build_sides(adapter: QwenVLAdapter, lengths: Lengths) -> dict[str, Callable[
     group = draw_group(adapter, lengths)
     forward = PolicyForward(adapter, 1.0)
     forward.train()
-    together = [Row(group.prompt, group.completions, group.coefficients)]
+    together = split_into_rows(group, 10**6)
     repeated = [
-        Row(group.prompt, (c,), (k,)) for c, k in zip(group.completions, group.coefficients, strict=True)
-    ]  # fmt: skip
-    kit = move_to(build_micro_batch(together, adapter.pad_token_id), adapter.device)
-    plain = move_to(build_micro_batch(repeated, adapter.pad_token_id), adapter.device)
+        row
+        for c, k in zip(group.completions, group.coefficients, strict=True)
+        for row in split_into_rows(replace(group, completions=(c,), coefficients=(k,)), 10**6)
+    ]
+    kit = move_to(build_micro_batch(together, adapter), adapter.device)
+    plain = move_to(build_micro_batch(repeated, adapter), adapter.device)
 
     def run(batch: Any) -> None:
         adapter.model.zero_grad()

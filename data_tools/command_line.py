@@ -12,7 +12,7 @@ from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
-from gpg_vl.processes.interrupts import Interrupted, interrupts_raise
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """From the options to the rows of the source and what is made of each."""
@@ -108,7 +108,7 @@ def count(text: str) -> int:
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) are each told in a line."""
     try:
-        with interrupts_raise():
+        with INTERRUPTS.raising():
             return command()
     except (ValueError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)

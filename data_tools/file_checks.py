@@ -5,8 +5,6 @@ Memory grows with the number of rows by their ids and fingerprints alone; images
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 from data_tools.duplicates import KnownRow, find_duplicates, find_leaks, find_repeated_ids
 from data_tools.likeness import Album
 from data_tools.row_checks import CheckedRow, DataFile, Finding, check_range, open_file
+from gpg_vl.evaluation.progress_line import ProgressLine
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import Lengths, PromptMeter
@@ -98,10 +97,11 @@ def _check_in_workers(files: Sequence[DataFile], num_workers: int) -> Iterator[t
     """Every row after its check, in order, a bounded number of rows ahead; shows progress."""
     context = get_context("forkserver")
     context.set_forkserver_preload([check_range.__module__])  # imported once, not once a worker
-    with ProcessPoolExecutor(num_workers, context) as pool:
+    num_rows, num_done = sum(len(open_file(file).samples) for file in files), 0
+    progress = ProgressLine("checked", "rows", num_rows, seconds_between_lines=SECONDS_BETWEEN_LINES)
+    with ProcessPoolExecutor(num_workers, context) as pool, progress:
         started = _start_checks(pool, files)
         pending = deque(islice(started, 2 * num_workers))
-        progress = _Progress(sum(len(open_file(file).samples) for file in files))
         while pending:
             file, first, future = pending.popleft()
             try:
@@ -112,7 +112,8 @@ def _check_in_workers(files: Sequence[DataFile], num_workers: int) -> Iterator[t
             pending.extend(islice(started, 1))
             for row in rows:
                 yield file, row
-            progress.show(len(rows))
+            num_done += len(rows)
+            progress.show(num_done)
 
 
 def _start_checks(pool: ProcessPoolExecutor, files: Sequence[DataFile]) -> Iterator[_Checking]:
@@ -120,19 +121,3 @@ def _start_checks(pool: ProcessPoolExecutor, files: Sequence[DataFile]) -> Itera
         num_rows = len(open_file(file).samples)
         for start in range(0, num_rows, ROWS_AT_ONCE):
             yield file, start + 1, pool.submit(check_range, file, start, min(start + ROWS_AT_ONCE, num_rows))
-
-
-class _Progress:
-    """A line on stderr every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._start = self._last = time.monotonic()
-
-    def show(self, num_rows: int) -> None:
-        self._done += num_rows
-        now = time.monotonic()
-        if now - self._last > SECONDS_BETWEEN_LINES:
-            self._last = now
-            rate = f"{self._done / (now - self._start):.0f} rows/s"
-            print(f"checked {self._done}/{self._total} rows, {rate}", file=sys.stderr, flush=True)

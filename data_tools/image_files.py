@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from gpg_vl.data.images import MAX_BYTES
+from gpg_vl.data.images import MAX_BYTES, follow_links
 
 
 class ImageFiles:
@@ -52,9 +52,9 @@ class ImageFiles:
         if self._archive is not None:
             return _read_member(self._archive, self._members[path]) if path in self._members else None
         try:
-            file = (self._root / path).resolve()
+            file = follow_links(self._root / path)
             return str(file) if file.is_relative_to(self._root) and file.is_file() else None
-        except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        except (OSError, ValueError) as error:  # a name too long, a link to itself, a zero byte
             raise ValueError(f"image {path[:80]!r} is no usable path ({type(error).__name__})") from error
 
 

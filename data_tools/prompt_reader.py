@@ -9,7 +9,7 @@ from data_tools.row_checks import CheckedRow, DataFile, Finding, open_file
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.own_code import describe_error
-from gpg_vl.prompts.builder import Layout, PromptBuilder
+from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
@@ -29,7 +29,7 @@ class PromptReader:
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> Layout:
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
         """The prompt of a row.
 
         Args:

@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 
 from gpg_vl.data.json_text import read_object
+from gpg_vl.errors import first_line
 
 ROWS_AT_ONCE = 16
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -52,7 +53,7 @@ def _download(name: str, pattern: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{pattern}"]))
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{name} is no file or folder here, and not to be had from the hub: {reason}") from error
 
 
@@ -85,7 +86,7 @@ def _column_names(file: Path) -> list[str]:
     try:
         names: list[str] = pyarrow.parquet.read_schema(file).names
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{file} cannot be read as Parquet: {first_line(error)}") from error
     return names
 
 
@@ -106,7 +107,7 @@ def _read_values(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
                 yield from rows
                 done += len(rows)
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise ValueError(f"{file}, after row {done}: cannot be read ({reason}); get the file anew") from error
 
 

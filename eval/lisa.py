@@ -15,7 +15,7 @@ from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.predictions import Prediction
-from gpg_vl.evaluation.rows import Row
+from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.scores import Estimate, estimate
 from gpg_vl.records import Box
 from gpg_vl.tasks import load_task
@@ -78,7 +78,7 @@ def _estimate_overlap(overlaps: Sequence[tuple[int, int]], num: int) -> tuple[Es
     return estimate(per_image + [0.0] * (num - len(overlaps))), without_interval
 
 
-def _overlap(row: Row, prediction: Prediction, box: Box | None, segmenter: BoxSegmenter) -> tuple[int, int]:
+def _overlap(row: EvaluationRow, prediction: Prediction, box: Box | None, segmenter: BoxSegmenter) -> tuple[int, int]:
     """Pixels of intersection and union; where the image cannot be opened, of the gold mask alone."""
     polygons = row.sample.meta[POLYGONS]
     if not prediction.views:
@@ -88,7 +88,7 @@ def _overlap(row: Row, prediction: Prediction, box: Box | None, segmenter: BoxSe
     return count_overlap(None if box is None else segmenter.segment(row.sample.images[0], box), gold)
 
 
-def first_box(row: Row, prediction: Prediction) -> Box | None:
+def first_box(row: EvaluationRow, prediction: Prediction) -> Box | None:
     """The first box of the first completion, in original pixels; None where there is none."""
     if prediction.status[0] != "ok":
         return None
@@ -97,7 +97,7 @@ def first_box(row: Row, prediction: Prediction) -> Box | None:
     return boxes[0] if boxes else None
 
 
-def first_published_box(row: Row, prediction: Prediction) -> Box | None:
+def first_published_box(row: EvaluationRow, prediction: Prediction) -> Box | None:
     """The same as the published evaluation reads it."""
     return published_box(prediction.completions[0], prediction.views[0]) if prediction.views else None
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from gpg_vl.data.images import open_image
+from gpg_vl.errors import first_line
 from gpg_vl.records import Box
 
 Polygon = Sequence[Sequence[float]]
@@ -30,7 +31,7 @@ class BoxSegmenter:
             self._processor: Any = SamProcessor.from_pretrained(path)
             model: Any = SamModel.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--sam: {path} holds no SAM model ({str(error).splitlines()[0]})") from error
+            raise ValueError(f"--sam: {path} holds no SAM model ({first_line(error)})") from error
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def segment(self, source: str | bytes, box: Box) -> Mask:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from gpg_vl.config import RewardsConfig
-from gpg_vl.evaluation.evaluate_model import VERSIONS_OF, Evaluation
-from gpg_vl.evaluation.evaluator import refuse_strangers, score_groups
+from gpg_vl.evaluation.evaluate_model import Evaluation
+from gpg_vl.evaluation.evaluator import ScoredAnswers, make_prediction
 from gpg_vl.evaluation.folder import claim_evaluation
-from gpg_vl.evaluation.rows import Row
-from gpg_vl.evaluation.score_file import StoredCompletion, read_predictions
-from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
-from gpg_vl.records import Completion, Prompt, RolloutGroup
-from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.evaluation.score_file import ScoredCompletion, StoredCompletion, read_predictions, score_completions
+from gpg_vl.evaluation.settings import scoring_versions
+from gpg_vl.own_code import absolute_spec
+from gpg_vl.processes.interrupts import INTERRUPTS
+from gpg_vl.rewards.pool import MetricJob, ScoringPool
+from gpg_vl.rewards.published import measure_published
 from gpg_vl.tasks import load_task
+from gpg_vl.tasks.base import Task
 
 
 def evaluate_stored(
@@ -32,27 +34,52 @@ def evaluate_stored(
     start = time.perf_counter()
     task = load_task(task_name)
     stored = read_predictions(completions, task_name, task)
-    rows = [Row(n, split, each.sample, str(each.sample.meta.get(category) or "")) for n, each in enumerate(stored)]
+    rows = [
+        EvaluationRow(n, split, each.sample, str(each.sample.meta.get(category) or "")) for n, each in enumerate(stored)
+    ]
     settings = {
         "benchmark": benchmark,
         "split": split,
         "completions_sha256": hashlib.sha256(completions.read_bytes()).hexdigest(),
-        "versions": {name: version(name) for name in VERSIONS_OF},
+        "versions": scoring_versions(),
     }
-    with claim_evaluation(out) as folder, interrupts_raise(), Scorer(RewardsConfig()) as scorer:
-        done = folder.resume(settings)
-        refuse_strangers(done, rows, num_samples=1)
+    limits = RewardsConfig()
+    pool = ScoringPool(limits.timeout_s, limits.memory_mb)
+    with claim_evaluation(out) as folder, INTERRUPTS.raising(), pool:
+        done = folder.resume(settings, rows, num_samples=1)
         todo = sorted(set(range(len(rows))) - {prediction.row for prediction in done})
-        groups = [_group(stored[n]) for n in todo]
-        scored = score_groups([rows[n] for n in todo], groups, scorer, {task_name: task}, with_legacy=True)
-        with deferred_interrupts():
+        scored = _predict([rows[n] for n in todo], [stored[n] for n in todo], pool, task, task_name)
+        with INTERRUPTS.deferred():
             folder.append(scored)
     predictions = sorted([*done, *scored], key=lambda prediction: prediction.row)
     run = {"completions": str(completions), "seconds": round(time.perf_counter() - start, 1)}
     return Evaluation(rows, predictions, {task_name: task}, [], settings, run, folder)
 
 
-def _group(stored: StoredCompletion) -> RolloutGroup:
+def _predict(
+    rows: Sequence[EvaluationRow], stored: Sequence[StoredCompletion], pool: ScoringPool, task: Task, task_name: str
+) -> list[Prediction]:
+    """Scored strictly and, where it is published, by the published metric too."""
+    scored = score_completions(pool, task, task_name, stored)
+    legacy: list[tuple[float | None, ...] | None] = [None] * len(rows)
+    if task.legacy is not None:
+        code = absolute_spec(task_name)
+        jobs = [MetricJob(code, each.sample, (each.view,), (each.completion,)) for each in stored]
+        legacy = [tuple(values) for values in measure_published(pool, jobs)]
+    return [
+        make_prediction(row, task, _answers(each, values))
+        for row, each, values in zip(rows, scored, legacy, strict=True)
+    ]
+
+
+def _answers(scored: ScoredCompletion, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
     """The completion as an engine would have given it, without tokens."""
-    prompt = Prompt(stored.sample, "", (), (), torch.empty(3, 0, dtype=torch.long), None, None, (stored.view,))
-    return RolloutGroup(prompt, (Completion((), stored.completion, finished=True),))
+    stored = scored.prediction
+    return ScoredAnswers(
+        views=(stored.view,),
+        texts=(stored.completion,),
+        num_tokens=(0,),
+        finished=(True,),
+        rewards=(scored.reward,),
+        legacy=legacy,
+    )

@@ -13,9 +13,9 @@ from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
-from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -42,13 +42,13 @@ from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained
 class Stages:
     """What the loop of a run works with."""
 
-    adapter: QwenVLAdapter
+    adapter: Adapter
     tasks: dict[str, Task]  # by the name that the rows use
     stream: SampleStream
     collector: Collector
     learner: Learner
     evaluator: Evaluator
-    eval_rows: Sequence[Row]  # empty where nothing is validated
+    eval_rows: Sequence[EvaluationRow]  # empty where nothing is validated
     progress: Progress
     log: RunLog
 
@@ -84,7 +84,7 @@ class _Parts:
         recipe: Recipe,
         objective: Objective,
         checked: Sequence[CheckedSources],
-        adapter: QwenVLAdapter,
+        adapter: Adapter,
         scorer: Scorer,
         accelerator: Accelerator,
     ):
@@ -118,12 +118,12 @@ def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSource
     return checked
 
 
-def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> QwenVLAdapter:
+def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> Adapter:
     path = recipe.model.path if checkpoint is None else str(checkpoint)
     return load_adapter(replace(recipe.model, path=path))
 
 
-def _place_weights(adapter: QwenVLAdapter, accelerator: Accelerator) -> None:
+def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
     num_weights, _ = adapter.num_parameters()
     cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights))
     if cost is not None:
@@ -143,7 +143,7 @@ def _check_rows(parts: _Parts) -> list[SourceReport]:
     return reports
 
 
-def _check_disk(recipe: Recipe, adapter: QwenVLAdapter) -> None:
+def _check_disk(recipe: Recipe, adapter: Adapter) -> None:
     check_room(recipe, *adapter.num_parameters())
 
 
@@ -164,7 +164,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
     else:
-        progress = _resume(recipe, checkpoint, adapter, learner, stream)
+        progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
     return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, progress, log)
@@ -181,11 +181,10 @@ def _build_learner(parts: _Parts) -> Learner:
     return learner
 
 
-def _resume(
-    recipe: Recipe, checkpoint: Path, adapter: QwenVLAdapter, learner: Learner, stream: SampleStream
-) -> Progress:
+def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStream) -> Progress:
     """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
-    load_optimizer(checkpoint, adapter, learner.optimizer)
+    recipe = parts.recipe
+    load_optimizer(checkpoint, parts.adapter, learner.optimizer, parts.accelerator)
     progress = Progress.after(load_state(checkpoint), recipe.run)
     stream.restore(progress.stream)
     left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,38 +19,6 @@ import yaml
 
 import gpg_vl
 from gpg_vl.processes.exit_codes import run_command
-
-COMMANDS_HELP = (
-    "train RECIPE | eval MODEL | score | ask MODEL | merge CHECKPOINT OUT | doctor | new-task NAME | "
-    "tiny-model FOLDER; "
-    "each explains itself with --help"
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "train": _train,
-        "eval": _eval,
-        "score": _score,
-        "ask": _ask,
-        "merge": _merge,
-        "doctor": _doctor,
-        "new-task": _new_task,
-        "tiny-model": _tiny_model,
-    }
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: gpg-vl COMMAND ...\n\n{gpg_vl.__doc__}\n\ncommands: {COMMANDS_HELP}")
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(gpg_vl.__version__)
-        return 0
-    if words[0] not in commands:
-        print(f"gpg-vl: no command {words[0]!r}; the commands are {COMMANDS_HELP}", file=sys.stderr)
-        return 2
-    return run_command(f"gpg-vl {words[0]}", lambda: commands[words[0]](words[1:]), debug)
 
 
 def _train(words: list[str]) -> None:
@@ -73,16 +42,16 @@ def _train(words: list[str]) -> None:
 
 
 def _eval(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl eval",
-        description="Scores a model, a checkpoint or the newest checkpoint of a run on rows of data.",
+    parser = _make_parser(
+        "eval",
         epilog="Every other --section.key VALUE overrides the recipe, as --evaluation.num_samples 4.",
     )
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--data", nargs="+", required=True, help="files of rows, or '{path: ..., columns: ...}'")
     parser.add_argument("--recipe", help="prompt, rewards and limits; default: the one saved with the model, if any")
     parser.add_argument(
-        "--out", help="folder for results.json and predictions.jsonl, gone on with if there; default: print only"
+        "--out",
+        help="output folder; an interrupted evaluation resumes from it; default: print only",
     )
     parser.add_argument("--by", default="category", metavar="COLUMN", help="scores by this column too (category)")
     options, overrides = parser.parse_known_args(words)
@@ -117,9 +86,7 @@ def _describe_score(task: str, score: Any) -> list[str]:
 
 
 def _score(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl score", description="Scores completions that are at hand; prints one JSON object."
-    )
+    parser = _make_parser("score")
     parser.add_argument("--task", required=True, help="name or FILE.py:CLASS")
     parser.add_argument(
         "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
@@ -134,7 +101,7 @@ def _score(words: list[str]) -> None:
 
 
 def _ask(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="gpg-vl ask", description="Asks a model one question about images.")
+    parser = _make_parser("ask")
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--image", action="append", default=[], help="image file; repeat for several")
     parser.add_argument("--question", required=True)
@@ -159,7 +126,7 @@ def _ask(words: list[str]) -> None:
     prompt, answers = ask(
         recipe, options.image, options.question, options.task or recipe.task, options.answer, options.n, temperature
     )
-    print(f"prompt ({len(prompt.token_ids)} tokens): {prompt.text}\n")
+    print(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         print(f"{number}. {answered.completion.text}")
         reward = answered.reward
@@ -172,9 +139,7 @@ def _parts(parts: dict[str, float]) -> str:
 
 
 def _new_task(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl new-task", description="Writes a working task of your own and its test into the current folder."
-    )
+    parser = _make_parser("new-task")
     parser.add_argument("name", help="in small letters, as in fine_print")
     name = parser.parse_args(words).name
     from gpg_vl.commands.new_task import write_new_task
@@ -191,9 +156,7 @@ def _new_task(words: list[str]) -> None:
 
 
 def _merge(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl merge", description="Writes a LoRA checkpoint and its model as one ordinary model folder."
-    )
+    parser = _make_parser("merge")
     parser.add_argument("checkpoint", help="folder of the adapter, or of its run")
     parser.add_argument("out", help="new folder")
     options = parser.parse_args(words)
@@ -207,9 +170,7 @@ def _merge(words: list[str]) -> None:
 
 
 def _doctor(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl doctor", description="Shows what this machine has; or checks a checkpoint and lets it answer."
-    )
+    parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
     folder = parser.parse_args(words).checkpoint
     from gpg_vl.commands.doctor import check_checkpoint, describe_machine
@@ -220,14 +181,68 @@ def _doctor(words: list[str]) -> None:
 
 
 def _tiny_model(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="gpg-vl tiny-model", description="Writes a random model of 1.4 M parameters as an ordinary model folder."
-    )
+    from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
+
+    parser = _make_parser("tiny-model")
     parser.add_argument("folder")
-    parser.add_argument("--family", choices=["qwen2_vl", "qwen2_5_vl"], default="qwen2_vl")
+    parser.add_argument("--family", choices=list(TINY_FAMILIES), default="qwen2_vl")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
-    from gpg_vl.models.tiny import write_tiny_model
-
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     print(f"wrote {options.folder}")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    usage: str  # what follows its name
+    summary: str
+    run: Callable[[list[str]], None]
+
+
+COMMANDS = {
+    "train": Command("RECIPE [RECIPE ...]", "Trains a model as a recipe says, or resumes its run.", _train),
+    "eval": Command(
+        "MODEL --data ROWS",
+        "Scores a model, a checkpoint or the newest checkpoint of a run on rows of data.",
+        _eval,
+    ),
+    "score": Command(
+        "--task NAME --predictions FILE", "Scores completions you already have; prints one JSON object.", _score
+    ),
+    "ask": Command("MODEL --question TEXT", "Asks a model one question about images.", _ask),
+    "merge": Command("CHECKPOINT OUT", "Writes a LoRA checkpoint and its model as one ordinary model folder.", _merge),
+    "doctor": Command("", "Shows what this machine has; or checks a checkpoint and lets it answer.", _doctor),
+    "new-task": Command("NAME", "Writes a working task of your own and its test into the current folder.", _new_task),
+    "tiny-model": Command(
+        "FOLDER", "Writes a random model of 1.4 M parameters as an ordinary model folder.", _tiny_model
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_describe_commands())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(gpg_vl.__version__)
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        print(f"gpg-vl: no command {words[0]!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_command(f"gpg-vl {words[0]}", lambda: command.run(words[1:]), debug)
+
+
+def _describe_commands() -> str:
+    usages = {f"{name} {command.usage}".strip(): command.summary for name, command in COMMANDS.items()}
+    width = max(len(usage) for usage in usages)
+    lines = [f"  {usage:{width}}  {summary}" for usage, summary in usages.items()]
+    head = ["usage: gpg-vl COMMAND ...", "", str(gpg_vl.__doc__), "", "commands, each explained by --help:"]
+    return "\n".join([*head, *lines])
+
+
+def _make_parser(name: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"gpg-vl {name}", description=COMMANDS[name].summary, epilog=epilog)

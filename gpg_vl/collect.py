@@ -20,7 +20,8 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives.base import Objective, given
-from gpg_vl.processes.ranks import gather_object, run_together, sum_totals
+from gpg_vl.processes.collectives import gather_object, sum_totals
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
@@ -132,7 +133,7 @@ class Collector:
 
     def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
-            written = [self._gold.write(prompt.sample, prompt.text, prompt.image_views) for prompt in prompts]
+            written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)

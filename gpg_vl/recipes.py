@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from gpg_vl.config import Recipe
+from gpg_vl.own_code import absolute_spec
 
 _SECTIONS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)
@@ -41,15 +43,12 @@ def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ())
         namespace = _build_parser().parse_args([*arguments, *overrides])
         values = _build_parser().instantiate(namespace)
     except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(_first_line(str(error))) from error
+        raise ValueError(_telling_lines(str(error))) from error
     # Namespace has methods of its own (update, keys): sections are read as items
-    return Recipe(**{name: values[name] for name in _SECTIONS}, task=_with_absolute_path(values["task"]))
-
-
-def _with_absolute_path(task: str | None) -> str | None:
-    """A task's ``FILE.py:CLASS`` with the file's absolute path: the recipe is saved, and read from other folders."""
-    path, colon, class_name = (task or "").rpartition(":")
-    return f"{Path(path).resolve()}:{class_name}" if colon and path.endswith(".py") else task
+    sections = {name: values[name] for name in _SECTIONS}
+    # the recipe is saved, and read from other folders
+    sections["objective"] = replace(sections["objective"], name=absolute_spec(sections["objective"].name))
+    return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]))
 
 
 def describe_keys() -> str:
@@ -100,7 +99,7 @@ def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
 _NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
 
 
-def _first_line(message: str) -> str:
+def _telling_lines(message: str) -> str:
     """The message's first words; of a key that may be null, what is wrong with the value that it has."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_NOISE) and line != "Expected a <class 'NoneType'>"]

@@ -4,15 +4,14 @@ A stage takes one record and returns the next one; no stage fills in a field of 
 before packing. Letters used for shapes, here and in the rest of the code:
 
     P  tokens of a prompt            T  tokens of a completion      G  completions of a group
-    N  images of a prompt            K  vision patches of a prompt  D  values of a patch
-    I  image tokens of a prompt
+    N  images of a prompt            I  image tokens of a prompt    A  axes of a position (3 for M-RoPE, else 1)
     R  rows of a micro-batch         S  tokens of its longest row   M  completion tokens in a micro-batch
     V  size of the vocabulary        H  hidden size
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,17 +73,40 @@ class ImageView:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionInputs:
+    """What a vision tower takes of some images. Only the model's own adapter looks into the tensors."""
+
+    tensors: Mapping[str, Tensor]  # by the names of the model's forward
+    num_patches: int  # what the tower's work and memory depend on
+    num_tokens: int  # image tokens that the features stand for
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """What a vision tower made of some images: [I, H] for the input embeddings, then for each further depth, if any."""
+
+    levels: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the model's forward takes it. The vision inputs are those of this prompt alone."""
+
+    token_ids: tuple[int, ...]  # [P], image placeholders expanded
+    token_types: tuple[int, ...]  # [P], 0 text, 1 image
+    position_ids: Tensor  # [A, P] int64
+    next_position: int  # of a completion's first token, on every axis; each further token adds 1
+    vision: VisionInputs | None  # None for a prompt without images
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """A sample as the model reads it. The vision tensors are those of this prompt alone."""
+    """A sample as the model reads it."""
 
     sample: Sample
     text: str  # rendered prompt, each image as a single placeholder
-    token_ids: tuple[int, ...]  # [P], image placeholders expanded
-    token_types: tuple[int, ...]  # [P], 0 text, 1 image (transformers' mm_token_type_ids)
-    position_ids: Tensor  # [3, P] int64, the M-RoPE positions
-    pixel_values: Tensor | None  # [K, D] float32
-    image_grid_thw: Tensor | None  # [N, 3] int64
-    image_views: tuple[ImageView, ...]  # N
+    encoded: Encoded
+    views: tuple[ImageView, ...]  # N
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; () for a base prompt
 
 
@@ -102,7 +124,7 @@ class Completion:
 class RolloutGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
-    image_features: Tensor | None = None  # [I, H] of all images, from a fully frozen vision tower; else made again
+    features: ImageFeatures | None = None  # of all images, from a fully frozen vision tower; else made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +141,7 @@ class ScoredGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
     rewards: tuple[Reward, ...]  # G
-    image_features: Tensor | None = None  # [I, H], as in RolloutGroup
+    features: ImageFeatures | None = None  # as in RolloutGroup
 
     @property
     def has_signal(self) -> bool:
@@ -153,7 +175,7 @@ class TrainingGroup:
     prompt: Prompt
     completions: tuple[Completion, ...]  # G
     coefficients: tuple[tuple[float, ...], ...]  # [G][T]
-    image_features: Tensor | None = None  # [I, H], as in RolloutGroup
+    features: ImageFeatures | None = None  # as in RolloutGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +188,10 @@ class MicroBatch:
 
     input_ids: Tensor  # [R, S] int64
     token_types: Tensor  # [R, S] int64
-    position_ids: Tensor  # [3, R, S] int64
+    position_ids: Tensor  # [A, R, S] int64
     segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding
-    pixel_values: Tensor | None  # [sum K, D]
-    image_grid_thw: Tensor | None  # [sum N, 3]
-    image_features: Tensor | None  # [sum I, H], instead of the pixels where the vision tower is fully frozen
+    vision: VisionInputs | None  # of all images that are not in ``features``
+    features: ImageFeatures | None  # instead of ``vision``, from a fully frozen vision tower
     source_index: Tensor  # [M] int64
     target_ids: Tensor  # [M] int64
     coefficients: Tensor  # [M] float32

@@ -19,7 +19,7 @@ from gpg_vl.collect import gather_collected
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.paths import checkpoint_folder
-from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
@@ -101,7 +101,7 @@ class Loop:
         assert rollout is not None
         rate = progress.learning_rate(self._recipe.update)
         stats = learner.accumulate_gradient(rollout)
-        with deferred_interrupts():  # weights, position and log move on together
+        with INTERRUPTS.deferred():  # weights, position and log move on together
             grad_norm = None if stats is None else learner.take_step(rate)
             progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm)
             rollout.num_done += 1
@@ -164,7 +164,7 @@ class Loop:
         with whole_weights(self._accelerator):
             predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
         scores = summarise_scores(predictions, stages.tasks)
-        with deferred_interrupts():
+        with INTERRUPTS.deferred():
             progress.take_validation({task: score.value for task, score in scores.items()})
             progress.random_state = read_random_state()
             metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
@@ -174,7 +174,7 @@ class Loop:
 
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress
-        with deferred_interrupts():
+        with INTERRUPTS.deferred():
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
                 stages.log.latest, self._accelerator,

@@ -18,7 +18,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
-from support.builders import FAMILIES, SMALL_IMAGES
+from tests.support.builders import FAMILIES, SMALL_IMAGES
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.data.sources import write_parquet
-from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
-from support.builders import png
+from tests.support.builders import png
+from tests.support.messages import naming
 
 RunCli = Callable[..., tuple[int, str]]
 
@@ -67,69 +67,72 @@ def write_rows(path: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        (["--run.stepz", "3"], r"unknown key run.stepz; did you mean run.steps\?"),
-        (["--rollout.group_size", "1"], "rollout.group_size is 1, but objective gpg compares .*; set it to 2 or more"),
-        (["--rollout.group_size", "two"], 'Parser key "rollout.group_size"'),
-        (["--objective.name", "ppo"], r"objective.name: 'ppo' is not known; the objectives are"),
-        (["--rewards.weights", "{iou: 1}"], r"rewards.weights: no task here has a part 'iou'; the parts are"),
-        (["--rewards.scorer", "lenient"], 'Parser key "rewards.scorer"'),
+        (["--run.stepz", "3"], ["run.stepz", "run.steps"]),
+        (["--rollout.group_size", "1"], ["rollout.group_size", 1, "gpg", 2]),
+        (["--rollout.group_size", "two"], ["rollout.group_size"]),
+        (["--objective.name", "ppo"], ["objective.name", "ppo", "gpg", "grpo", "supervised"]),
+        (["--rewards.weights", "{iou: 1}"], ["rewards.weights", "iou", "correct", "format"]),
+        (["--rewards.scorer", "lenient"], ["rewards.scorer"]),
         (
             ["--rewards.scorer", "legacy", "--rewards.weights", "{correct: 1}"],
-            r"no task here has a part 'correct'; the parts are \['accuracy', 'format'\]",
+            ["rewards.weights", "correct", "accuracy", "format"],
         ),
-        (["--data.train", "[]"], "data.train is empty; give at least one file"),
-        (["--data.train", "[nowhere.parquet]"], "no such file: nowhere.parquet"),
-        (["--model.path", "./nowhere"], r"model.path: no folder './nowhere'"),
-        (["--task", "countin"], r"no task 'countin'; did you mean 'counting'\?"),
+        (["--data.train", "[]"], ["data.train"]),
+        (["--data.train", "[nowhere.parquet]"], ["nowhere.parquet"]),
+        (["--model.path", "./nowhere"], ["model.path", "./nowhere"]),
+        (["--task", "countin"], ["countin", "counting"]),
+        (["--rollout.max_new_tokens", "5000"], ["rows.parquet", "row 1", 23, 5000, "data.on_long_prompt"]),
         (
-            ["--rollout.max_new_tokens", "5000"],
-            "rows.parquet, row 1: the prompt has 23 tokens and its completion up to 5000.*lower",
+            ["--update.tokens_per_micro_batch", "20"],
+            ["rows.parquet", "row 1", 20, "update.tokens_per_micro_batch", "data.on_long_prompt"],
         ),
-        (["--update.tokens_per_micro_batch", "20"], "together more than 20; raise update.tokens_per_micro_batch"),
         (
             ["--run.stop_when", "{geometry: 0.3}", "--run.eval_every", "1"],
-            "no row of data.train has the task 'geometry'",
+            ["run.stop_when", "data.train", "geometry", "counting"],
         ),
-        (["--prompt.template", "How many?"], r"prompt.template has no \{question\}"),
-        (["--evaluation.num_samples", "4"], "evaluation.num_samples above 1 needs a temperature above 0"),
-        (["--model.freeze", "[vision, projector, text]"], "model.freeze freezes every part"),
-        (["extra"], "recipe extra: No such file or directory"),
+        (["--prompt.template", "How many?"], ["prompt.template", "{question}"]),
+        (["--evaluation.num_samples", "4"], ["evaluation.num_samples"]),
+        (["--model.freeze", "[vision, projector, text]"], ["model.freeze"]),
+        (["extra"], ["recipe extra"]),
     ],
 )
-def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words: list[str], message: str) -> None:
+def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words: list[str], named: list[Any]) -> None:
     code, err = run("train", recipe, *words)
     assert code == 2
     assert "Traceback" not in err
     assert last_line(err).startswith("gpg-vl train: ")
-    assert re.search(message, last_line(err)), err
+    assert re.search(naming(*named), last_line(err)), err
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"answer": ...}, "has no column answer; it has"),
-        ({"answer": "four"}, "row 1: the answer 'four' is no count"),
-        ({"images": ["gone.png"]}, "row 1: cannot open image .*/gone.png: no such file"),
-        ({"question": "Look: <|image_pad|>"}, r"row 1: the question contains the control token <\|image_pad\|>"),
-        ({"question": "<image> or <image>?"}, "row 1: the question has 2 <image> markers for 0 images; write one"),
-        ({"question": "word " * 5000}, "row 1: the prompt has .* tokens and its completion up to 4, together more"),
+        ({"answer": ...}, ["answer", "question", "columns"]),
+        ({"answer": "four"}, ["row 1", "answer", "four"]),
+        ({"images": ["gone.png"]}, ["row 1", "gone.png"]),
+        ({"question": "Look: <|image_pad|>"}, ["row 1", "question", "<|image_pad|>"]),
+        ({"question": "<image> or <image>?"}, ["row 1", "question", "<image>", 2, 0]),
+        ({"question": "word " * 5000}, ["row 1", 4, "data.on_long_prompt"]),
     ],
 )
-def test_mistakes_in_the_rows(run: RunCli, recipe: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_mistakes_in_the_rows(
+    run: RunCli, recipe: Path, tmp_path: Path, changes: dict[str, Any], named: list[Any]
+) -> None:
     rows = write_rows(tmp_path / "bad.jsonl", **changes)
     code, err = run("train", recipe, "--data.train", f"[{rows}]")
     assert code == 2
     assert "Traceback" not in err
-    assert re.search(message, last_line(err)), err
+    assert re.search(naming("bad.jsonl", *named), last_line(err)), err
 
 
 def test_empty_data_set(run: RunCli, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     code, err = run("train", recipe, "--data.train", f"[{tmp_path / 'empty.jsonl'}]")
-    assert (code, last_line(err).endswith("empty.jsonl has no rows; fill it or leave it out")) == (2, True)
+    assert code == 2
+    assert re.search(naming("empty.jsonl"), last_line(err)), err
 
 
 def test_broken_image_names_its_row(run: RunCli, recipe: Path, tmp_path: Path) -> None:
@@ -137,8 +140,7 @@ def test_broken_image_names_its_row(run: RunCli, recipe: Path, tmp_path: Path) -
     rows = write_rows(tmp_path / "bad.jsonl", images=["broken.png"])
     code, err = run("train", recipe, "--data.train", f"[{rows}]")
     assert code == 2
-    assert "bad.jsonl, row 1: cannot open image" in last_line(err)
-    assert "broken.png" in last_line(err)
+    assert re.search(naming("bad.jsonl", "row 1", "broken.png"), last_line(err)), err
 
 
 def test_broken_row_in_the_middle_is_found_before_training(run: RunCli, recipe: Path, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_broken_row_in_the_middle_is_found_before_training(run: RunCli, recipe: 
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, err = run("train", recipe, "--data.train", f"[{tmp_path / 'rows.jsonl'}]", "--run.steps", "9")
     assert code == 2
-    assert re.search("rows.jsonl, row 5: cannot open image .*4.png", last_line(err)), err
+    assert re.search(naming("rows.jsonl", "row 5", "4.png"), last_line(err)), err
     assert "step 1/" not in err
 
 
@@ -161,7 +163,7 @@ def test_folder_of_another_kind_of_model(run: RunCli, recipe: Path, tmp_path: Pa
     (folder / "config.json").write_text('{"model_type": "llama"}')
     code, err = run("train", recipe, "--model.path", folder)
     assert code == 2
-    assert "is a 'llama' model; the kit knows qwen2_vl, qwen2_5_vl" in last_line(err)
+    assert re.search(naming(folder, "llama", "qwen2_vl", "qwen2_5_vl"), last_line(err)), err
 
 
 def test_model_without_processor(run: RunCli, recipe: Path, tmp_path: Path, model_folders: dict[str, Path]) -> None:
@@ -170,7 +172,7 @@ def test_model_without_processor(run: RunCli, recipe: Path, tmp_path: Path, mode
     (folder / "config.json").write_text((model_folders["qwen2_vl"] / "config.json").read_text())
     code, err = run("train", recipe, "--model.path", folder)
     assert code == 2
-    assert "has no complete processor" in last_line(err)
+    assert re.search(naming(folder, "processor"), last_line(err)), err
 
 
 def test_missing_and_damaged_weights(run: RunCli, recipe: Path, tmp_path: Path, model_folders: dict[str, Path]) -> None:
@@ -179,47 +181,53 @@ def test_missing_and_damaged_weights(run: RunCli, recipe: Path, tmp_path: Path, 
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in sorted(weights) if "mlp" in name)
     save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors")
-    assert "1 weights are missing in" in last_line(run("train", recipe, "--model.path", folder)[1])
+    code, err = run("train", recipe, "--model.path", folder)
+    assert (code, bool(re.search(naming(folder, 1, "missing"), last_line(err)))) == (2, True), err
     (folder / "model.safetensors").write_bytes(b"12345")
-    assert "cannot be loaded" in last_line(run("train", recipe, "--model.path", folder)[1])
+    code, err = run("train", recipe, "--model.path", folder)
+    assert (code, bool(re.search(naming(folder), last_line(err)))) == (2, True), err
 
 
 def test_output_directory_that_cannot_be_written(run: RunCli, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, err = run("train", recipe, "--run.output_dir", tmp_path / "file" / "run")
     assert code == 2
-    assert "run.output_dir: cannot write to" in last_line(err)
+    assert re.search(naming("run.output_dir", tmp_path / "file/run"), last_line(err)), err
 
 
 def test_unknown_key_and_broken_yaml_in_the_file(run: RunCli, recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text().replace("max_new_tokens", "max_tokens"))
     code, err = run("train", recipe)
-    assert (code, "unknown key rollout.max_tokens; did you mean rollout.max_new_tokens?" in err) == (2, True)
+    assert (code, bool(re.search(naming("rollout.max_tokens", "rollout.max_new_tokens"), err))) == (2, True), err
     recipe.write_text("model: [")
-    assert "is no YAML" in run("train", recipe)[1]
-    assert "No such file" in run("train", tmp_path / "none.yaml")[1]
-    assert "the recipe comes first" in run("train", "--run.steps", "3")[1]
+    for words, named in (
+        ([recipe], [recipe, "YAML"]),
+        ([tmp_path / "none.yaml"], [tmp_path / "none.yaml"]),
+        (["--run.steps", "3"], ["recipe", "first"]),
+    ):
+        code, err = run("train", *words)
+        assert (code, bool(re.search(naming(*named), last_line(err)))) == (2, True), err
 
 
 def test_debug_shows_the_traceback(recipe: Path) -> None:
-    with pytest.raises(ValueError, match="unknown key"):
+    with pytest.raises(ValueError, match=naming("run.stepz")):
         cli.main(["train", str(recipe), "--run.stepz", "3", "--debug"])
 
 
-def test_help_explains_every_key_in_a_line() -> None:
-    text = describe_keys()
-    for key in KNOWN_KEYS:
-        _, _, after = text.partition(f"--{key} ")
-        assert after, key
-        explanation = " ".join(after.split("(type:")[0].split())
-        assert len(explanation) > 15, key
-
-
-def test_unknown_command() -> None:
-    assert cli.main(["trian"]) == 2
+def test_every_command_has_a_line_and_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
-    assert cli.main(["eval", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in cli.COMMANDS:
+        assert len([line for line in lines if line.split()[:1] == [name]]) == 2, "once each time"
+        assert cli.main([name, "--help"]) == 0
+        assert f"usage: gpg-vl {name} " in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_told_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in ("trian", *cli.COMMANDS))
 
 
 def test_command_line_trains_and_answers(recipe: Path, tmp_path: Path) -> None:
@@ -234,7 +242,7 @@ def test_command_line_trains_and_answers(recipe: Path, tmp_path: Path) -> None:
     assert trained.stdout.splitlines()[-1] == f"done: {tmp_path / 'run/checkpoint-1'}"
     refused = gpg_vl("train", recipe, "--update.learning_rate", "1e-3")
     assert refused.returncode == 2
-    assert "holds a run with update.learning_rate=1e-06, the recipe has 0.001" in refused.stderr
+    assert re.search(naming(tmp_path / "run", "update.learning_rate", "1e-06", 0.001), refused.stderr), refused.stderr
 
 
 def test_eval_writes_results_and_predictions(
@@ -271,33 +279,11 @@ def test_eval_of_published_columns_and_its_mistakes(
     assert json.loads((tmp_path / "out/results.json").read_text())["tasks"]["counting"]["n"] == 4, "nothing is lost"
     (tmp_path / "file").write_text("")
     code, err = run(*words, "--data", entry, "--out", tmp_path / "file/out")
-    assert (code, "--out: cannot write to" in last_line(err), "prompts" in err) == (2, True, False)
-    assert "name the rows by --data" in run(*words, "--data", entry, "--data.eval", "[x]")[1]
-
-
-def test_ask(tmp_path: Path, model_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "picture.png").write_bytes(png(84, 84))
-    words = ["ask", model_folders["qwen2_vl"], "--image", tmp_path / "picture.png", "--question", "How many shapes?"]
-    limits = ["--rollout.max_new_tokens", 5, "--model.dtype", "float32"]
-    scored = ["--task", "counting", "--answer", "4", "--n", 3]
-    assert cli.main([str(word) for word in [*words, *limits, *scored]]) == 0
-    out = capfd.readouterr().out
-    assert out.count("   answer: None   reward 0.000 (correct 0.000, format 0.000) unparsable") == 3
-    assert cli.main([str(word) for word in [*words, *limits]]) == 0
-    out = capfd.readouterr().out
-    assert "reward" not in out
-    assert out.startswith("prompt (")
-    for extra, message in (
-        (["--answer", "4"], "--answer needs --task"),
-        (["--task", "counting", "--answer", "many"], "the answer 'many' is no count"),
-        (["--n", "0"], "--n must be at least 1"),
-        (["--temperature", "-1"], "--temperature must not be negative"),
-        (["--task", "grounding"], "the row has no image to find a box in"),
-        (["--image", "gone.png"], "--image: no file gone.png"),
-    ):
-        asked = ["ask", words[1], *words[4:]] if "grounding" in extra else words
-        assert cli.main([str(word) for word in [*asked, *limits, *extra]]) == 2
-        assert message in capfd.readouterr().err
+    assert (code, "prompts" in err) == (2, False)
+    assert re.search(naming("--out", tmp_path / "file/out"), last_line(err)), err
+    code, err = run(*words, "--data", entry, "--data.eval", "[x]")
+    assert code == 2
+    assert re.search(naming("--data", "data.eval"), last_line(err)), err
 
 
 def test_own_task_by_path_trains_and_evaluates(
@@ -337,21 +323,4 @@ class Letters(Task):
     assert run("ask", tmp_path / "run", *words)[0] == 0
     functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
     code, err = run("train", recipe, *functions)
-    assert (code, "has no function 'Letters'" in err) == (2, True)
-
-
-def test_a_later_recipe_holds_the_keys_in_which_it_differs(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
-    one.write_text("rollout: {group_size: 4, max_new_tokens: 9}\nrun: {steps: 5, seed: 3}\n")
-    other.write_text("rollout: {max_new_tokens: 7}\nrun: {steps: 6}\n")
-    recipe = load_recipe([str(one), str(other)], ["--run.seed", "8"])
-    assert (recipe.rollout.group_size, recipe.rollout.max_new_tokens) == (4, 7)
-    assert (recipe.run.steps, recipe.run.seed) == (6, 8)
-
-
-def test_train_names_the_recipe_with_the_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
-    one.write_text("run: {steps: 5}\n")
-    other.write_text("run: {step: 6}\n")
-    assert cli.main(["train", str(one), str(other)]) == 2
-    assert f"recipe {other}: unknown key run.step; did you mean run.steps?" in capsys.readouterr().err
+    assert (code, bool(re.search(naming("Letters"), last_line(err)))) == (2, True), err

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.records import CollectedGroups
-from support.collectors import Outcome, describe, ids, ids_in_order, lengths, make_collector
+from tests.support.collectors import Outcome, describe, ids, ids_in_order, lengths, make_collector
 
 S: Outcome = "signal"
 N: Outcome = "silent"
@@ -183,7 +183,7 @@ from accelerate import Accelerator
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.config import RewardsConfig
 from gpg_vl.rewards.scorer import Scorer
-from support.hostile_groups import hostile
+from tests.support.hostile_groups import hostile
 
 rank = Accelerator(cpu=True).process_index
 with Scorer(RewardsConfig(on_error="abort", timeout_s=1.0)) as scorer:
@@ -199,7 +199,7 @@ with Scorer(RewardsConfig(on_error="abort", timeout_s=1.0)) as scorer:
 
 def test_abort_stops_every_rank_with_the_sample(tmp_path: Path) -> None:
     """Two real processes; the verifier of the second one hangs."""
-    (tmp_path / "ranks.py").write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{ABORT}")
+    (tmp_path / "ranks.py").write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{ABORT}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     ran = subprocess.run(
         [*command, str(tmp_path / "ranks.py")], capture_output=True, text=True, check=False, timeout=240

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from gpg_vl.records import ImageView, Prompt, Reward, Sample, ScoredGroup
+from tests.support.builders import make_encoded
 
 
 @pytest.mark.parametrize("frame", ["grid_1000", "resized_pixels"])
@@ -23,6 +23,6 @@ def test_frames() -> None:
 )
 def test_signal_is_a_difference_in_reward(totals: tuple[float, ...], expected: bool) -> None:
     sample = Sample("s", "counting", (), "q", "a")
-    prompt = Prompt(sample, "q", (1,), (0,), torch.zeros(3, 1), None, None, ())
+    prompt = Prompt(sample, "q", make_encoded(), ())
     rewards = tuple(Reward(total, {}, "ok") for total in totals)
     assert ScoredGroup(prompt, (), rewards).has_signal is expected

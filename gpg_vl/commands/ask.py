@@ -11,8 +11,8 @@ from gpg_vl.models import load_adapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample, completion_text
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
@@ -55,7 +55,7 @@ def ask(
     prompt = PromptBuilder(adapter, tasks, prompt_config).build(sample)
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
-    engine = HfEngine(adapter, rollout.tokens_per_batch)
+    engine = build_engine(rollout, adapter)
     [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,14 +20,13 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.checkpoint import library_versions
 from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
-
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 def describe_machine() -> Iterator[str]:
     """Lines: versions, devices, what is missing and what needs it."""
-    yield f"python {platform.python_version()}  " + "  ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    yield "  ".join(f"{name} {version}" for name, version in library_versions().items())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
@@ -62,7 +59,7 @@ def check_checkpoint(recipe: Recipe) -> Iterator[str]:
 def _complete(model: ModelConfig) -> str:
     """The most likely completion to a question about a grey picture."""
     adapter = load_adapter(model)
-    adapter.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    adapter.to("cuda" if torch.cuda.is_available() else "cpu")
     buffer = io.BytesIO()
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")

@@ -6,6 +6,8 @@ never leaves its root; a URL is fetched only from a host that the caller names.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from io import BytesIO
@@ -22,7 +24,7 @@ from gpg_vl.data.downloads import check_url, download
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 20_000_000
 MIN_SIDE = 2  # pixels
-MAX_ASPECT = 50  # longer side to shorter side; the Qwen models stop at 200
+MAX_ASPECT = 50  # longer side to shorter side; some vision towers stop at 200
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_END = b"IEND\xaeB`\x82"
@@ -68,12 +70,28 @@ def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> st
             f"image {entry[:80]!r} is not in the hub data set itself; set data.image_root to the images' folder"
         )
     try:
-        path = (root / entry).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        path = follow_links(root / entry)
+    except (OSError, ValueError) as error:  # a link to itself, a zero byte
         raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
     if not path.is_relative_to(root):
         raise ValueError(f"image {entry[:80]!r} is outside of {root}; set data.image_root to a folder that holds it")
     return str(path)
+
+
+def follow_links(path: Path) -> Path:
+    """``path`` as an absolute path without ``..`` and links; what is not there is left as it is.
+
+    Raises:
+        OSError: a link leads to itself; Python follows nothing after it, and a second link there may lead anywhere
+        ValueError: the path holds a zero byte
+    """
+    try:
+        resolved = path.resolve()
+    except RuntimeError as error:  # how Python 3.11 and 3.12 report such a link where the path ends at it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+    if any(os.path.islink(part) for part in (resolved, *resolved.parents)):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return resolved
 
 
 def check_presence(source: str | bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any, overload
 from gpg_vl.data.images import find_image
 from gpg_vl.data.json_text import read_object
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
-from gpg_vl.data.tables import Row, Table
+from gpg_vl.data.tables import Table, TableRow
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
 
@@ -90,7 +90,7 @@ class LazySamples(Sequence[Sample]):
 
 
 def make_sample(
-    row: Row,
+    row: TableRow,
     columns: Mapping[str, str],
     root: Path | None,
     task: str | None,

@@ -13,8 +13,9 @@ import pyarrow.dataset  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from gpg_vl.data.json_text import read_object
+from gpg_vl.errors import first_line
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 _ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
 """Without this, all of a file is in memory until its last row is read."""
@@ -27,7 +28,7 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> TableRow:
         """Raises ``ValueError`` where there is none to be read; says why, without the file and the number."""
 
     def column(self, name: str) -> list[Any]:
@@ -44,8 +45,8 @@ class _ArrowTable:
     def __len__(self) -> int:
         return len(self._data)
 
-    def row(self, index: int) -> Row:
-        row: Row = _to_plain(self._data[index])[0]
+    def row(self, index: int) -> TableRow:
+        row: TableRow = _to_plain(self._data[index])[0]
         return row
 
     def column(self, name: str) -> list[Any]:
@@ -58,7 +59,7 @@ def _to_plain(values: Any) -> list[Any]:
     except UnicodeDecodeError as error:
         raise ValueError("a text is not UTF-8; write the file again") from error
     except (OverflowError, pyarrow.ArrowException) as error:
-        raise ValueError(f"a value cannot be read ({_first_line(error)}); write the file again") from error
+        raise ValueError(f"a value cannot be read ({first_line(error)}); write the file again") from error
     return plain
 
 
@@ -77,7 +78,7 @@ class _JsonTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def row(self, index: int) -> Row:
+    def row(self, index: int) -> TableRow:
         row = self._rows[index]
         if isinstance(row, ValueError):
             raise ValueError(str(row))
@@ -87,7 +88,7 @@ class _JsonTable:
         return [None if isinstance(row, ValueError) else row.get(name) for row in self._rows]
 
 
-def _parse_line(line: bytes) -> Row | ValueError:
+def _parse_line(line: bytes) -> TableRow | ValueError:
     try:
         return read_object(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -131,10 +132,10 @@ def _open_parquet(path: str) -> datasets.Dataset:
             pyarrow.default_memory_pool().release_unused()  # of the copy that was made; the rows are memory-mapped
             return data
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
     except ValueError as error:  # a map, an interval: datasets has no such type
-        message = f"{path} has a column that cannot be read; leave it out or write it as text: {_first_line(error)}"
+        message = f"{path} has a column that cannot be read; leave it out or write it as text: {first_line(error)}"
         raise ValueError(message) from error
 
 
@@ -157,12 +158,8 @@ def _open_hub(name: str) -> datasets.Dataset:
             return datasets.load_dataset(name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
-            f"{name} is no file or folder here, and as a hub data set it cannot be loaded: {_first_line(error)}"
+            f"{name} is no file or folder here, and as a hub data set it cannot be loaded: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

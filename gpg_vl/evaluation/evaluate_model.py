@@ -5,14 +5,12 @@ Started under several ranks (``accelerate launch``, ``torchrun``), each evaluate
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +18,31 @@ import torch
 from accelerate import PartialState
 
 from gpg_vl.config import Recipe
-from gpg_vl.evaluation.evaluator import PROMPTS_AT_ONCE, Evaluator, refuse_strangers
+from gpg_vl.evaluation.evaluator import PROMPTS_AT_ONCE, Evaluator
 from gpg_vl.evaluation.folder import EvaluationFolder, claim_evaluation
 from gpg_vl.evaluation.predictions import Prediction
-from gpg_vl.evaluation.rows import LazyRows, Row, number_rows
+from gpg_vl.evaluation.progress_line import ProgressLine
+from gpg_vl.evaluation.rows import EvaluationRow, LazyRows, number_rows
 from gpg_vl.evaluation.scores import TaskScore, summarise_scores
+from gpg_vl.evaluation.settings import describe_settings
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources, load_sources
-from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import end_ranks, run_on_main, run_together
+from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
 from gpg_vl.prompts.room import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.tasks.base import Task
-
-VERSIONS_OF = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Every prediction of an evaluation, in the order of the rows, and what it was made with."""
 
-    rows: Sequence[Row]
+    rows: Sequence[EvaluationRow]
     predictions: list[Prediction]
     tasks: dict[str, Task]
     without_image: list[str]  # file, row and reason
@@ -108,7 +106,7 @@ def run_evaluation(
         checked = run_together(lambda: load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False))
         scorer.start()
         adapter = run_together(lambda: load_adapter(recipe.model))
-        adapter.model.to(PartialState().device)
+        adapter.to(PartialState().device)
         run = _Run(recipe, next(iter(folders), None), benchmark, checked, adapter, scorer)
         evaluation = run.run(number_rows(checked, splits, category))
     end_ranks()
@@ -122,7 +120,7 @@ class _Run:
         folder: EvaluationFolder | None,
         benchmark: str | None,
         checked: CheckedSources,
-        adapter: QwenVLAdapter,
+        adapter: Adapter,
         scorer: Scorer,
     ):
         self._recipe = recipe
@@ -143,81 +141,59 @@ class _Run:
         without_image = self._check_rows(rows)
         settings = run_on_main(lambda: self._settings(rows))
         done = run_on_main(lambda: self._resume(settings, rows))
+        ordered = self._predict(rows, done)
+        run = self._describe_run(time.perf_counter() - start, len(done))
+        return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, self._folder)
+
+    def _predict(self, rows: LazyRows, done: Sequence[Prediction]) -> list[Prediction]:
+        """Those that are done and the others, in the order of the rows. All ranks together."""
         predictions = {prediction.row: prediction for prediction in done}
         todo = rows.without(predictions)
-        progress = _Progress(len(rows), len(predictions))
         try:
-            for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
-                run_on_main(partial(self._keep, part))
-                predictions |= {prediction.row: prediction for prediction in part}
-                progress.show(len(predictions))
+            with ProgressLine("evaluated", "prompts", len(rows), len(done)) as progress:
+                for part in self._evaluator.run(todo, PROMPTS_AT_ONCE):
+                    run_on_main(partial(self._keep, part))
+                    predictions |= {prediction.row: prediction for prediction in part}
+                    if is_main_rank():
+                        progress.show(len(predictions))
         except Interrupted:
-            progress.stop(len(predictions), self._folder is not None)
+            what = "without --out nothing is kept"
+            if self._folder is not None:
+                what = "the same command goes on from there"
+            note(f"interrupted after {len(predictions)} of {len(rows)} prompts; {what}")
             raise
-        run = self._describe_run(time.perf_counter() - start, len(done))
-        ordered = [predictions[number] for number in range(len(rows))]
-        return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, self._folder)
+        return [predictions[number] for number in range(len(rows))]
+
+    def _settings(self, rows: LazyRows) -> dict[str, Any]:
+        return describe_settings(
+            self._recipe, self._benchmark, rows, self._checked.tasks, self._adapter.model, self._prompts,
+            self._evaluator.sampling,
+        )  # fmt: skip
 
     def _resume(self, settings: dict[str, Any], rows: LazyRows) -> list[Prediction]:
         """What an earlier process left in the folder."""
         if self._folder is None:
             return []
-        done = self._folder.resume(settings)
-        refuse_strangers(done, rows, self._recipe.evaluation.num_samples)
+        done = self._folder.resume(settings, rows, self._recipe.evaluation.num_samples)
         if done:
             print(f"going on after {len(done)} of {len(rows)} predictions", file=sys.stderr)
         return done
 
     def _keep(self, part: Sequence[Prediction]) -> None:
         if self._folder is not None:
-            with deferred_interrupts():
+            with INTERRUPTS.deferred():
                 self._folder.append(part)
 
-    def _check_rows(self, rows: Sequence[Row]) -> list[str]:
+    def _check_rows(self, rows: LazyRows) -> list[str]:
         """Every row against the model; the rows whose image cannot be opened are said and count as wrong."""
         reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
-        if without and PartialState().is_main_process:
-            print(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:", file=sys.stderr)
-            print(*list_rows(without, "results.json"), sep="\n", file=sys.stderr)
+        if without:
+            note(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:")
+            note("\n".join(list_rows(without, "results.json")))
         return without
-
-    def _settings(self, rows: Sequence[Row]) -> dict[str, Any]:
-        recipe, model = self._recipe, self._recipe.model
-        return {
-            "benchmark": self._benchmark,
-            "rows": {"num": len(rows), "sha256": _hash_rows(rows)},
-            "model": {
-                "weights_sha256": hash_weights(self._adapter.model),
-                **{key: getattr(model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
-            },
-            "prompt": {**asdict(recipe.prompt), "first_row": self._first_prompt(rows)},
-            "rewards": {**asdict(recipe.rewards), "code": self._hash_own_code()},
-            "sampling": {
-                "engine": recipe.rollout.engine,
-                "num_samples": recipe.evaluation.num_samples,
-                **asdict(self._evaluator.sampling),
-                "seed": recipe.run.seed,
-            },
-            "versions": {name: version(name) for name in VERSIONS_OF},
-        }
-
-    def _first_prompt(self, rows: Sequence[Row]) -> str | None:
-        """The first prompt that can be made, as the model reads it."""
-        for row in rows:
-            try:
-                return self._prompts.build(row.sample).text
-            except ValueError:
-                continue
-        return None
-
-    def _hash_own_code(self) -> dict[str, str]:
-        """Of the tasks and reward functions that are files of the user's own."""
-        specs = [*self._checked.tasks, *self._recipe.rewards.functions]
-        files = {spec: Path(spec.rpartition(":")[0]) for spec in specs}
-        return {s: hashlib.sha256(f.read_bytes()).hexdigest() for s, f in files.items() if f.suffix == ".py"}
 
     def _describe_run(self, seconds: float, num_resumed: int) -> dict[str, Any]:
         state = PartialState()
@@ -230,55 +206,3 @@ class _Run:
             "seconds": round(seconds, 1),
             "resumed_after": num_resumed,
         }
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """Of every parameter and buffer that is saved, by name: the same for the same weights in any file layout."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _hash_rows(rows: Iterable[Row]) -> str:
-    """Of what is asked, shown and expected; of an image that is a file, its name and size stand for it."""
-    digest = hashlib.sha256()
-    for row in rows:
-        sample = row.sample
-        digest.update(repr((row.split, row.category, sample.task, sample.question, sample.answer)).encode())
-        for image in sample.images:
-            digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
-    return digest.hexdigest()
-
-
-def _describe_file(path: Path) -> bytes:
-    return f"{path.name} {path.stat().st_size if path.is_file() else None}".encode()
-
-
-class _Progress:
-    """One line on standard error: done, pace, time to go. Rewritten on a terminal, else a line every half a minute."""
-
-    def __init__(self, total: int, done: int):
-        self._total, self._done_before = total, done
-        self._start = self._shown = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-
-    def show(self, done: int) -> None:
-        now, is_last = time.monotonic(), done == self._total
-        if not PartialState().is_main_process or not (self._is_terminal or is_last or now - self._shown > 30):
-            return
-        self._shown = now
-        pace = (done - self._done_before) / max(now - self._start, 1e-9)
-        to_go = f"{(self._total - done) / pace:.0f} s to go" if not is_last else f"{now - self._start:.0f} s"
-        end = "\n" if is_last or not self._is_terminal else ""
-        lead = "\r" if self._is_terminal else ""
-        print(
-            f"{lead}{done}/{self._total} prompts, {pace:.2f} a second, {to_go}   ", end=end, file=sys.stderr, flush=True
-        )
-
-    def stop(self, done: int, is_kept: bool) -> None:
-        """Says what an interrupted evaluation leaves."""
-        if PartialState().is_main_process:
-            what = "the same command goes on from there" if is_kept else "without --out nothing is kept"
-            print(f"\ninterrupted after {done} of {self._total} prompts; {what}", file=sys.stderr, flush=True)

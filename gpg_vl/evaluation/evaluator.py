@@ -6,38 +6,25 @@ memory, ranks the time, and neither changes a prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from accelerate import PartialState
 
 from gpg_vl.config import EvaluationConfig
 from gpg_vl.data.images import BadImage
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction
-from gpg_vl.evaluation.rows import Row
-from gpg_vl.processes.ranks import gather_object, run_together
+from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Prompt, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.records import ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
 
 PROMPTS_AT_ONCE = 64  # of a rank; what a killed evaluation loses at most
-
-
-def refuse_strangers(predictions: Iterable[Prediction], rows: Sequence[Row], num_samples: int) -> None:
-    """
-    Raises:
-        ValueError: a prediction is not of the row whose number it has, or has another number of completions
-    """
-    for each in predictions:
-        sample = rows[each.row].sample if each.row < len(rows) else None
-        own = None if sample is None else (sample.id, sample.task, sample.question, sample.answer, num_samples)
-        if own != (each.id, each.task, each.question, each.answer, len(each.completions)):
-            raise ValueError(
-                f"--out: the prediction of row {each.row} there ({each.id}) is of another evaluation; remove it, or "
-                "choose another --out"
-            )
 
 
 class Evaluator:
@@ -67,7 +54,7 @@ class Evaluator:
         self._seed = seed
         self._with_legacy = with_legacy
 
-    def run(self, rows: Sequence[Row], prompts_at_once: int = PROMPTS_AT_ONCE) -> Iterator[list[Prediction]]:
+    def run(self, rows: Sequence[EvaluationRow], prompts_at_once: int = PROMPTS_AT_ONCE) -> Iterator[list[Prediction]]:
         """Predictions in the order of the rows, part by part, the same on every rank.
 
         All ranks go through the same parts, so that each may wait for the others in between.
@@ -82,11 +69,11 @@ class Evaluator:
             mine = list(rows[start : start + step][state.process_index :: state.num_processes])
             yield sorted(self._share(mine), key=lambda prediction: prediction.row)
 
-    def _share(self, rows: Sequence[Row]) -> list[Prediction]:
+    def _share(self, rows: Sequence[EvaluationRow]) -> list[Prediction]:
         """The predictions of all ranks."""
         return gather_object(run_together(lambda: self._predict(rows)))
 
-    def _predict(self, rows: Sequence[Row]) -> list[Prediction]:
+    def _predict(self, rows: Sequence[EvaluationRow]) -> list[Prediction]:
         prompts = {row.number: self._build(row.sample) for row in rows}
         readable = [(row, prompt) for row in rows if (prompt := prompts[row.number]) is not None]
         seeds = [("evaluation", self._seed, row.sample.id) for row, _ in readable]
@@ -103,7 +90,7 @@ class Evaluator:
         except BadImage:
             return None
 
-    def _without_image(self, row: Row) -> Prediction:
+    def _without_image(self, row: EvaluationRow) -> Prediction:
         k, sample = self._num_samples, row.sample
         return Prediction(
             row=row.number, id=sample.id, task=sample.task, split=row.split, category=row.category,
@@ -114,7 +101,11 @@ class Evaluator:
 
 
 def score_groups(
-    rows: Sequence[Row], groups: Sequence[RolloutGroup], scorer: Scorer, tasks: Mapping[str, Task], with_legacy: bool
+    rows: Sequence[EvaluationRow],
+    groups: Sequence[RolloutGroup],
+    scorer: Scorer,
+    tasks: Mapping[str, Task],
+    with_legacy: bool,
 ) -> list[Prediction]:
     """The completions of rows, scored strictly and, where asked for and published, by the published metric too."""
     scored = scorer.score(groups, "strict")
@@ -122,15 +113,37 @@ def score_groups(
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])
     return [
-        _prediction(row, group, tasks[row.sample.task], tuple(next(values)) if wanted else None)
+        make_prediction(row, tasks[row.sample.task], _answers(group, tuple(next(values)) if wanted else None))
         for row, group, wanted in zip(rows, scored, has_legacy, strict=True)
     ]
 
 
-def _prediction(row: Row, group: ScoredGroup, task: Task, legacy: tuple[float | None, ...] | None) -> Prediction:
-    sample, views = row.sample, group.prompt.image_views
-    texts = tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
-    status = tuple(reward.status for reward in group.rewards)
+@dataclass(frozen=True, slots=True)
+class ScoredAnswers:
+    """The completions of a row, scored; each tuple but ``views`` has one entry per completion."""
+
+    views: tuple[ImageView, ...]
+    texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
+    num_tokens: tuple[int, ...]
+    finished: tuple[bool, ...]
+    rewards: tuple[Reward, ...]
+    legacy: tuple[float | None, ...] | None  # as in Prediction
+
+
+def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
+    completions = group.completions
+    return ScoredAnswers(
+        views=group.prompt.views,
+        texts=tuple(completion_text(group.prompt, completion.text) for completion in completions),
+        num_tokens=tuple(len(completion.token_ids) for completion in completions),
+        finished=tuple(completion.finished for completion in completions),
+        rewards=group.rewards,
+        legacy=legacy,
+    )
+
+
+def make_prediction(row: EvaluationRow, task: Task, answers: ScoredAnswers) -> Prediction:
+    sample, status = row.sample, tuple(reward.status for reward in answers.rewards)
     return Prediction(
         row=row.number,
         id=sample.id,
@@ -139,19 +152,19 @@ def _prediction(row: Row, group: ScoredGroup, task: Task, legacy: tuple[float | 
         category=row.category,
         question=sample.question,
         answer=sample.answer,
-        views=views,
-        completions=texts,
-        num_tokens=tuple(len(completion.token_ids) for completion in group.completions),
-        finished=tuple(completion.finished for completion in group.completions),
+        views=answers.views,
+        completions=answers.texts,
+        num_tokens=answers.num_tokens,
+        finished=answers.finished,
         answers=tuple(
             # Reading is the user's code; a completion of status ok was read within the limits before.
-            _spell(task.read(find_answer(text) or "", sample, views)) if of_text == "ok" else None
-            for text, of_text in zip(texts, status, strict=True)
+            _spell(task.read(find_answer(text) or "", sample, answers.views)) if of_text == "ok" else None
+            for text, of_text in zip(answers.texts, status, strict=True)
         ),
-        rewards=tuple(reward.total for reward in group.rewards),
-        parts=tuple(reward.parts for reward in group.rewards),
+        rewards=tuple(reward.total for reward in answers.rewards),
+        parts=tuple(reward.parts for reward in answers.rewards),
         status=status,
-        legacy=legacy,
+        legacy=answers.legacy,
     )
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
+from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.files import replace_file
 from gpg_vl.recipes import changed_keys
 
 SETTINGS_FILE = "settings.json"
@@ -68,15 +70,21 @@ class EvaluationFolder:
         self._file = file
         self._settings: dict[str, Any] = {}
 
-    def resume(self, settings: Mapping[str, Any]) -> list[Prediction]:
-        """Takes the folder for these settings; the predictions that an earlier process made of it, in order of rows.
+    def resume(self, settings: Mapping[str, Any], rows: Sequence[EvaluationRow], num_samples: int) -> list[Prediction]:
+        """Takes the folder for this evaluation; the predictions that an earlier process made of it, in order of rows.
+
+        Args:
+            settings: all that decides a prediction
+            num_samples: completions of a row
 
         Raises:
             ValueError: it holds another evaluation, or a damaged line
         """
         self._settings = json.loads(json.dumps(settings))
         self._refuse_other()
-        return self._read()
+        predictions = self._read()
+        _refuse_strangers(self._folder / PREDICTIONS_FILE, predictions, rows, num_samples)
+        return predictions
 
     def _refuse_other(self) -> None:
         names = (PREDICTIONS_FILE, RESULTS_FILE, SETTINGS_FILE)
@@ -119,13 +127,16 @@ class EvaluationFolder:
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions to the file; on disk when this returns. The settings are there before the first."""
         if not (self._folder / SETTINGS_FILE).is_file():
-            _replace(self._folder / SETTINGS_FILE, self._settings)
+            self._write(SETTINGS_FILE, self._settings)
         self._file.writelines(prediction.to_line() for prediction in predictions)
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        _replace(self._folder / RESULTS_FILE, results)
+        self._write(RESULTS_FILE, results)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        replace_file(self._folder / name, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _is_empty(folder: Path) -> bool:
@@ -136,11 +147,21 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
-    partial.replace(path)
+def _refuse_strangers(
+    path: Path, predictions: Sequence[Prediction], rows: Sequence[EvaluationRow], num_samples: int
+) -> None:
+    """
+    Raises:
+        ValueError: a prediction is not of the row whose number it has, or has another number of completions
+    """
+    for each in predictions:
+        sample = rows[each.row].sample if each.row < len(rows) else None
+        own = None if sample is None else (sample.id, sample.task, sample.question, sample.answer, num_samples)
+        if own != (each.id, each.task, each.question, each.answer, len(each.completions)):
+            raise ValueError(
+                f"{path}: the prediction of row {each.row} ({each.id}) is from another evaluation; remove it, or "
+                "choose another --out"
+            )
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from gpg_vl.records import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EvaluationRow:
     """A sample with its place in the evaluation."""
 
     number: int  # from 0, over all splits
@@ -20,7 +20,7 @@ class Row:
     category: str = ""
 
 
-class LazyRows(Sequence[Row]):
+class LazyRows(Sequence[EvaluationRow]):
     """Rows that are made when asked for, so that their images are never in memory together."""
 
     def __init__(self, places: Sequence[tuple[str, Sequence[Sample], int]], numbers: Sequence[int], category: str):
@@ -38,18 +38,18 @@ class LazyRows(Sequence[Row]):
         return len(self._numbers)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> EvaluationRow: ...
 
     @overload
     def __getitem__(self, index: slice) -> LazyRows: ...
 
-    def __getitem__(self, index: int | slice) -> Row | LazyRows:
+    def __getitem__(self, index: int | slice) -> EvaluationRow | LazyRows:
         if isinstance(index, slice):
             return LazyRows(self._places, self._numbers[index], self._category)
         number = self._numbers[index]
         split, samples, position = self._places[number]
         sample = samples[position]
-        return Row(number, split, sample, str(sample.meta.get(self._category) or ""))
+        return EvaluationRow(number, split, sample, str(sample.meta.get(self._category) or ""))
 
     def without(self, done: Collection[int]) -> LazyRows:
         """These rows but for those of the numbers in ``done``."""

@@ -64,7 +64,9 @@ def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out
         if scorer == "legacy":
             legacy_scorer(task)
         read = read_predictions(predictions, task_name, task)
-    scored = _score(task, task_name, read, scorer)
+    limits = RewardsConfig()
+    with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
+        scored = score_completions(pool, task, task_name, read, scorer)
     if out is not None:
         text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
         out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
@@ -202,17 +204,16 @@ def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
         print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
 
 
-def _score(
-    task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer
+def score_completions(
+    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer = "strict"
 ) -> list[ScoredCompletion]:
     """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
-    code, limits = absolute_spec(task_name), RewardsConfig()
+    code = absolute_spec(task_name)
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
     rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
     metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
-    timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else limits.timeout_s
-    with ScoringPool(timeout_s, limits.memory_mb) as pool:
-        outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics])]
+    timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else None
+    outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics], timeout_s=timeout_s)]
     of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
     scored = []
     failures = []

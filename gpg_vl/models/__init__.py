@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import difflib
 
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
 from gpg_vl.config import ModelConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.base import Family
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import Frame
 
-FAMILIES: dict[str, tuple[type[QwenVLAdapter], Frame]] = {
-    "qwen2_vl": (QwenVLAdapter, "grid_1000"),
-    "qwen2_5_vl": (QwenVLAdapter, "resized_pixels"),
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
+    "qwen2_5_vl": Family(QwenVLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
 }
 
 
-def load_adapter(config: ModelConfig, with_weights: bool = True) -> QwenVLAdapter:
+def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
     """Loads the model, its processor and its generation config; of an adapter, its model and the adapter.
 
     With ``config.lora`` an adapter goes on as one, without it is merged into the weights.
@@ -30,8 +33,6 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> QwenVLAdapte
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; says which and what is known
     """
-    from transformers import AutoConfig
-
     path = resolve_model_path(config.path)
     base = find_base(path) or path
     try:
@@ -45,6 +46,6 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> QwenVLAdapte
         hint = f"; nearest: {near[0]}" if near else ""
         known = ", ".join(FAMILIES)
         raise ValueError(f"model.path: {path} is a {model_type!r} model; the kit knows {known}{hint}")
-    adapter_class, frame = FAMILIES[model_type]
-    load = adapter_class.load if with_weights else adapter_class.load_without_weights
-    return load(path, model_config, config, frame)
+    family = FAMILIES[model_type]
+    load = family.adapter.load if with_weights else family.adapter.load_without_weights
+    return load(path, model_config, config, family)

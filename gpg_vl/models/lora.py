@@ -7,6 +7,7 @@ The adapter sits inside the model, under the module names that the model has any
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from gpg_vl.config import LoraConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
-_LAYERS = {
-    "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
-    "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|(gate|up|down)_proj))",
-}
-"""Linear layers by part, of Qwen2-VL and Qwen2.5-VL."""
 
 
 def find_base(folder: str) -> str | None:
@@ -44,31 +40,32 @@ def find_base(folder: str) -> str | None:
     return str(base)
 
 
-def attach(model: PreTrainedModel, config: LoraConfig, base: str) -> None:
+def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
     """Gives ``model`` a fresh adapter that changes nothing yet, and freezes everything else.
 
     Args:
+        layers: regular expression of the linear layers that are adapted, by part
         base: where ``model`` was loaded from; the saved adapter names it
     """
-    model.add_adapter(_peft_config(config, base))
+    model.add_adapter(_peft_config(config, layers, base))
     # transformers has taken the name from the config that it read
     model.peft_config["default"].base_model_name_or_path = _lasting_name(base)
 
 
-def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, base: str) -> None:
+def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
     """Gives ``model`` the adapter in ``folder``, to train on or to run.
 
     Raises:
         ValueError: the adapter is not one of ``config``, or its weights are not those of its config
     """
-    saved, wanted = _read_config(Path(folder) / ADAPTER_CONFIG), _peft_config(config, base)
+    saved, wanted = _read_config(Path(folder) / ADAPTER_CONFIG), _peft_config(config, layers, base)
     for key in ("r", "lora_alpha", "target_modules", "lora_dropout"):
         if saved.get(key) != getattr(wanted, key):
             raise ValueError(
                 f"model.lora: the adapter in {folder} has {key}={saved.get(key)!r}, the recipe asks for "
                 f"{getattr(wanted, key)!r}; set model.lora to the adapter's, or merge it first (gpg-vl merge)"
             )
-    attach(model, config, base)
+    attach(model, config, layers, base)
     weights = peft.load_peft_weights(folder, device="cpu")
     plain = {name.removeprefix("base_model.model."): weight for name, weight in weights.items()}
     expected = peft.get_peft_model_state_dict(model)
@@ -92,12 +89,12 @@ def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(wrapped).items()}
 
 
-def _peft_config(config: LoraConfig, base: str) -> Any:
-    layers = "|".join(f"({_LAYERS[part]})" for part in sorted(config.parts))
+def _peft_config(config: LoraConfig, layers: Mapping[str, str], base: str) -> Any:
+    targets = "|".join(f"({layers[part]})" for part in sorted(config.parts))
     alpha: Any = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     return peft.LoraConfig(
         base_model_name_or_path=_lasting_name(base), r=config.r, lora_alpha=alpha, lora_dropout=0.0,
-        target_modules=layers, bias="none",
+        target_modules=targets, bias="none",
     )  # fmt: skip
 
 

@@ -18,14 +18,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import adapter_shapes, find_base
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 CARD_FILE = "README.md"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def save_model(adapter: QwenVLAdapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
 
     Args:
@@ -114,18 +114,18 @@ class _quiet_loading:  # noqa: N801  used as a function
 
 def describe_model(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
     """The model card: metadata of the hub, the last metrics, the recipe."""
-    path = recipe.model.path
+    path, objective = recipe.model.path, recipe.objective.name.rpartition(":")[2]  # of FILE.py:CLASS the class
     data = ModelCardData(
         base_model=None if Path(path).exists() else path,
         library_name="transformers" if recipe.model.lora is None else "peft",
         pipeline_tag="image-text-to-text",
-        tags=["gpg-vl", "reinforcement-learning", recipe.objective.name],
+        tags=["gpg-vl", "reinforcement-learning", objective],
     )
     name = Path(path).name
     kind = f"a LoRA adapter of {name}" if recipe.model.lora is not None else f"{name}, trained further"
     lines = [f"| {key} | {value:.4g} |" for key, value in _numbers(metrics)]
     return (
-        f"---\n{data.to_yaml()}\n---\n\n# {kind}\n\nTrained by GPG-VL with the objective `{recipe.objective.name}`.\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {kind}\n\nTrained by GPG-VL with the objective `{objective}`.\n\n"
         "## Last metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(lines) + "\n\n## Recipe\n\n```yaml\n"
         + yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True) + "```\n"
     )  # fmt: skip

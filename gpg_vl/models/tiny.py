@@ -111,8 +111,8 @@ def write_tiny_model(
     Raises:
         ValueError: the family is not one of the two, or the folder cannot be made
     """
-    if family not in _FAMILIES:
-        raise ValueError(f"{family!r} is no family of tiny models; the families are {sorted(_FAMILIES)}")
+    if family not in TINY_FAMILIES:
+        raise ValueError(f"{family!r} is no family of tiny models; the families are {sorted(TINY_FAMILIES)}")
     folder = _make_folder(folder)
     tokenizer = build_tokenizer(text, max_position_embeddings)
     config = {
@@ -253,14 +253,14 @@ _VISION_CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
-_FAMILIES = {
+TINY_FAMILIES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor),
 }
 
 
 def _build_model(family: Family, config: dict[str, Any], seed: int) -> PreTrainedModel:
-    config_class, model_class, _ = _FAMILIES[family]
+    config_class, model_class, _ = TINY_FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config_class(vision_config=_VISION_CONFIGS[family], **config))
@@ -268,7 +268,7 @@ def _build_model(family: Family, config: dict[str, Any], seed: int) -> PreTraine
 
 
 def _build_processor(family: Family, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    _, _, processor_class = _FAMILIES[family]
+    _, _, processor_class = TINY_FAMILIES[family]
     size = {"shortest_edge": 784, "longest_edge": 784 * 64}  # pixels; 784 are one image token
     return processor_class(
         image_processor=Qwen2VLImageProcessor(size=size),

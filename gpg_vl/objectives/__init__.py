@@ -71,15 +71,16 @@ def build_objective(config: ObjectiveConfig, max_new_tokens: int | None = None, 
         raise ValueError(
             f"objective.form: {config.name} has no form {resolved.form!r}; its forms are {objective.forms}"
         )
-    if "max_length" in objective.keys and resolved.max_length is None:
-        raise ValueError(f"objective.max_length: {config.name} needs it; give a number of tokens")
     if is_reused and not objective.allows_reuse:
         able = [name for name, each in OBJECTIVES.items() if each.allows_reuse]
         raise ValueError(
             f"update.epochs_per_rollout, groups_per_update: {config.name} does not correct for weights that have moved "
             f"since the rollout; leave both out, or choose an objective.name of {', '.join(able)}"
         )
-    return objective(resolved, is_reused)
+    built = objective(resolved, is_reused)
+    if resolved.max_length is None and (built.reduction == "constant" or resolved.overlong_cache):
+        raise ValueError(f"objective.max_length: {config.name} needs it here; give a number of tokens")
+    return built
 
 
 def find_objective(spec: str) -> type[Objective]:

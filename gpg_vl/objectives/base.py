@@ -158,7 +158,7 @@ class Objective(ABC):
         coefficients = tuple(
             tuple(slope * weight for _, slope in row) for row, weight in zip(terms, weights, strict=True)
         )
-        return TrainingGroup(group.prompt, group.completions, coefficients, group.image_features)
+        return TrainingGroup(group.prompt, group.completions, coefficients, group.features)
 
     def loss(self, group: ScoredGroup, log_probs: LogProbs) -> float:
         """The group's part of the written loss, before the division by the denominator."""
@@ -199,7 +199,7 @@ class Objective(ABC):
         return units * (1 + self.config.alpha_eps * alpha)
 
 
-def defaults_of(objective: type[Objective]) -> Mapping[str, Any]:
+def defaults_of(objective: type) -> Mapping[str, Any]:
     """Of its keys that a recipe leaves open."""
     return ChainMap(*(vars(each).get("defaults", {}) for each in objective.__mro__))
 

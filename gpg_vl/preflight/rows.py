@@ -20,10 +20,11 @@ from accelerate import PartialState
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.processes.ranks import gather_object, run_together
-from gpg_vl.prompts.builder import Layout, PromptBuilder
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_together
+from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
 from gpg_vl.records import Sample
@@ -93,7 +94,7 @@ class _Check:
     leave_out: Collection[Cause]
     gold: GoldCompletions | None
 
-    def accept(self, sample: Sample, layout: Layout) -> None:
+    def accept(self, sample: Sample, layout: PromptLayout) -> None:
         gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
         self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
 
@@ -143,10 +144,10 @@ def _hint(error: ValueError) -> str:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, measure: Callable[[Sample], Layout], samples: Iterable[Sample]
-) -> Iterator[tuple[Sample, Callable[[], Layout]]]:
+    pool: ThreadPoolExecutor, measure: Callable[[Sample], PromptLayout], samples: Iterable[Sample]
+) -> Iterator[tuple[Sample, Callable[[], PromptLayout]]]:
     """Each sample with a call that waits for its layout, made a bounded number of samples ahead."""
-    pending: deque[tuple[Sample, Callable[[], Layout]]] = deque()
+    pending: deque[tuple[Sample, Callable[[], PromptLayout]]] = deque()
     for sample in samples:
         pending.append((sample, pool.submit(measure, sample).result))
         if len(pending) > _AHEAD:
@@ -179,7 +180,7 @@ def check_all_rows(
     checked: Sequence[CheckedSources],
     train: PromptBuilder,
     validate: PromptBuilder,
-    adapter: QwenVLAdapter,
+    adapter: Adapter,
     gold: GoldCompletions | None,
 ) -> list[SourceReport]:
     """Every row against the model; what was found in the training sources.

@@ -17,15 +17,7 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore
 
-from gpg_vl.processes.interrupts import (
-    Interrupted,
-    WaitingSignal,
-    heard_signals,
-    held_interrupts,
-    interrupts_raise,
-    is_at_deferred_work,
-    relay_signal,
-)
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted, WaitingSignal
 from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
 
 PATIENCE_SECONDS = 20.0
@@ -41,9 +33,9 @@ def ranks_end_together() -> Iterator[None]:
 
     What all ranks raise, their connections closed, the first one passes on; the others end with its exit code.
     """
-    with interrupts_raise(), ExitStack() as stack:
+    with INTERRUPTS.raising(), ExitStack() as stack:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            stack.enter_context(held_interrupts())
+            stack.enter_context(INTERRUPTS.held())
             stack.enter_context(watched_rank())
         try:
             yield
@@ -61,7 +53,7 @@ def watched_rank() -> Iterator[None]:
         yield
         return
     is_over = threading.Event()
-    with heard_signals() as waiting_signal:
+    with INTERRUPTS.listening() as waiting_signal:
         watch = _Watch(waiting_signal)
         thread = threading.Thread(target=watch.run, args=(is_over,), daemon=True, name="rank_watch")
         thread.start()
@@ -106,14 +98,14 @@ class _Watch:
         if waiting is not None:
             self._store.set(_SIGNAL_KEY, str(waiting[0]))
         elif self._store.check([_SIGNAL_KEY]):
-            relay_signal(int(self._store.get(_SIGNAL_KEY)))
+            INTERRUPTS.relay(int(self._store.get(_SIGNAL_KEY)))
         else:
             return
         self._is_shared = True
 
     def _look_for_work(self) -> None:
         """Notes when a rank was last seen at work that must not be cut short, and tells the others of its own."""
-        seen = self._store.add(_WORK_KEY, int(is_at_deferred_work()))
+        seen = self._store.add(_WORK_KEY, int(INTERRUPTS.is_at_deferred_work))
         if seen != self._work_seen:
             self._work_seen, self._work_seen_at = seen, time.monotonic()
 

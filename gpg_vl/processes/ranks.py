@@ -1,4 +1,4 @@
-"""The ranks of a run: how they start, agree, and hold the weights. What accelerate and DeepSpeed need stands here.
+"""The ranks of a run as one: work that fails or is interrupted on one of them is so on all.
 
 Every rank goes through the same collectives in the same order. So whatever can fail on one rank alone (rows, rewards,
 generation) runs in ``run_together``: its failure becomes that of all ranks, instead of a wait for the one that failed.
@@ -10,14 +10,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
 
-from gpg_vl.processes.interrupts import Interrupted, admitted_interrupts, clear_pending
-from gpg_vl.records import StepTotals
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 
 T = TypeVar("T")
 
@@ -45,15 +44,6 @@ def end_ranks() -> None:
         torch.distributed.destroy_process_group()
 
 
-def gather_object(mine: list[T]) -> list[T]:
-    """The lists of all ranks, one behind the other."""
-    if not torch.distributed.is_initialized():
-        return mine
-    lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(lists, mine)
-    return [each for of_rank in lists for each in of_rank]
-
-
 def run_together(work: Callable[[], T]) -> T:
     """The result of ``work``, or an exception on every rank where it failed on some rank.
 
@@ -67,7 +57,7 @@ def run_together(work: Callable[[], T]) -> T:
     failure: Exception | Interrupted | None = None
     result: T | None = None
     try:
-        with admitted_interrupts():
+        with INTERRUPTS.admitted():
             result = work()
     except (Exception, Interrupted) as error:  # noqa: BLE001  the others would wait for this rank
         failure = error
@@ -98,7 +88,7 @@ def _raise_together(failures: Sequence[_Failure | None], own: BaseException | No
             raise (RankDiskError if failure.is_disk else RankError)(text) from own
     for failure in failures:
         if failure is not None:
-            clear_pending()
+            INTERRUPTS.clear()
             raise Interrupted(failure.signal_number) from own
 
 
@@ -116,32 +106,3 @@ def run_on_main(work: Callable[[], T]) -> T:
     """The result of ``work``, done by the first rank alone, on every rank; so is its failure."""
     result = run_together(lambda: work() if is_main_rank() else None)
     return gather_object([result])[0]  # type: ignore[return-value]
-
-
-def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
-    return [int(x) for x in _reduced(accelerator, values, torch.int64, torch.distributed.ReduceOp.SUM)]
-
-
-def sum_totals(accelerator: Accelerator, totals: Sequence[StepTotals]) -> list[StepTotals]:
-    """Field by field over the ranks; every rank has as many of them."""
-    counts = [count for each in totals for count in astuple(each)]
-    width = len(fields(StepTotals))
-    summed = sum_over_ranks(accelerator, counts)
-    return [StepTotals(*summed[i : i + width]) for i in range(0, len(summed), width)]
-
-
-def max_over_ranks(accelerator: Accelerator, value: int) -> int:
-    return int(_reduced(accelerator, [value], torch.int64, torch.distributed.ReduceOp.MAX)[0])
-
-
-def sum_losses(accelerator: Accelerator, value: float) -> float:
-    """A sum of which every rank has a part."""
-    return _reduced(accelerator, [value], torch.float64, torch.distributed.ReduceOp.SUM)[0]
-
-
-def _reduced(accelerator: Accelerator, values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
-    if accelerator.num_processes == 1:
-        return values
-    tensor = torch.tensor(values, dtype=dtype, device=accelerator.device)
-    torch.distributed.all_reduce(tensor, op=how)
-    return tensor.tolist()  # type: ignore[no-any-return]

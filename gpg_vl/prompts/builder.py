@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task
 
@@ -19,7 +19,7 @@ IMAGE_MARKER = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PromptLayout:
     """A prompt before its images are encoded."""
 
     request: str  # what the user's turn says
@@ -34,7 +34,7 @@ class PromptBuilder:
 
     def __init__(
         self,
-        adapter: QwenVLAdapter,
+        adapter: Adapter,
         tasks: Mapping[str, Task],
         config: PromptConfig,
         image_hosts: Collection[str] = (),
@@ -51,7 +51,7 @@ class PromptBuilder:
         self._tasks = tasks
         self._config = config
         self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
-        if self._is_chat and not adapter.processor.chat_template:
+        if self._is_chat and not adapter.has_chat_template():
             raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
         if config.system is not None and not self._is_chat:
             raise ValueError("prompt.system needs a chat prompt; set prompt.style to chat or leave prompt.system out")
@@ -67,15 +67,9 @@ class PromptBuilder:
             images = [open_image(source, self._image_hosts) for source in sample.images]
             layout = self.read(sample, [image.size for image in images])
             encoded = self._adapter.encode(layout.text, images, layout.views)
-            return Prompt(
-                sample=sample,
-                text=layout.text,
-                image_views=layout.views,
-                messages=self._messages(layout.request),
-                **encoded,
-            )
+            return Prompt(sample, layout.text, encoded, layout.views, self._messages(layout.request))
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> Layout:
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
         """The prompt as the model will read it, from the sizes of its images alone.
 
         Where the prompt has more than ``shrink_to`` tokens its images are scaled down, to about model.min_pixels at
@@ -94,12 +88,12 @@ class PromptBuilder:
             layout = replace(self._lay_out(sample, views), is_shrunk=True)
         return layout
 
-    def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> Layout:
+    def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request = self._request(sample, views)
         text = self._render(request, views)
         expanded = sum(self._adapter.count_image_tokens(view) - 1 for view in views)
         text.encode()  # a ValueError of half a surrogate pair, which no tokenizer reads
-        return Layout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
+        return PromptLayout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """What the user's turn says, with the row's own image markers, if any."""
@@ -128,7 +122,7 @@ class PromptBuilder:
             if token in text:
                 raise ValueError(f"the question contains the control token {token}; remove it from the row")
 
-    def measure(self, sample: Sample) -> Layout:
+    def measure(self, sample: Sample) -> PromptLayout:
         """What ``read`` gives, for which the images are opened; none is encoded.
 
         Raises:

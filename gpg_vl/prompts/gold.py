@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import Completion, ImageView, Sample, continue_prompt
 from gpg_vl.tasks.base import Task, gold_completion
 
@@ -12,7 +12,7 @@ from gpg_vl.tasks.base import Task, gold_completion
 class GoldCompletions:
     """Writes the gold completions of one run."""
 
-    def __init__(self, adapter: QwenVLAdapter, tasks: Mapping[str, Task]):
+    def __init__(self, adapter: Adapter, tasks: Mapping[str, Task]):
         self._adapter = adapter
         self._tasks = tasks
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.tasks.base import Task
 
@@ -37,7 +37,7 @@ class Room:
                 )
 
 
-def training_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
+def training_room(recipe: Recipe, adapter: Adapter) -> Room:
     way_out = {"fail": "drop or shrink", "shrink": "drop", "drop": "shrink"}[recipe.data.on_long_prompt]
     hint = f", or set data.on_long_prompt to {way_out}"
     budget = recipe.update.tokens_per_micro_batch
@@ -45,7 +45,7 @@ def training_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
     return Room(recipe.rollout.max_new_tokens, {limit: text + hint for limit, text in limits.items()})
 
 
-def evaluation_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
+def evaluation_room(recipe: Recipe, adapter: Adapter) -> Room:
     """No evaluated row is left out for its length: a score of fewer rows would be another score."""
     hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
     limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
@@ -53,13 +53,13 @@ def evaluation_room(recipe: Recipe, adapter: QwenVLAdapter) -> Room:
     return Room(recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens, limits)
 
 
-def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: QwenVLAdapter, room: Room) -> PromptBuilder:
+def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, room: Room) -> PromptBuilder:
     """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` they are made to fit."""
     shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
     return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
 
 
-def _limits(recipe: Recipe, adapter: QwenVLAdapter, group_size: int) -> dict[int, str]:
+def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:
     """What a prompt and a completion have to fit in to be sampled, ``group_size`` completions together."""
     share = recipe.rollout.tokens_per_batch // group_size
     return {

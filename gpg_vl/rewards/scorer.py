@@ -15,7 +15,8 @@ from gpg_vl.config import RewardsConfig
 from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Reward, RolloutGroup, ScoredGroup, completion_text
 from gpg_vl.rewards.functions import Conversation, function_name, sample_columns
-from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.rewards.pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.rewards.published import measure_published
 
 Rule = Literal["strict", "legacy"]
 
@@ -67,34 +68,21 @@ class Scorer:
         by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
         self._report(groups, by_group)
         return [
-            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.image_features)
+            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.features)
             for group, of_group in zip(groups, by_group, strict=True)
         ]
 
     def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
-        """What the published metric of their task gives the completions; None for one that times out or fails there.
-
-        The limit is ``PUBLISHED_TIMEOUT_S``, whatever the recipe's.
-        """
+        """What the published metric of their task gives the completions; None for one that times out or fails there."""
         jobs = [
-            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.image_views, _texts(g))
-            for g in groups
+            MetricJob(absolute_spec(g.prompt.sample.task), g.prompt.sample, g.prompt.views, _texts(g)) for g in groups
         ]
-        by_group = self._pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
-        failures = [each for outcomes in by_group for each in outcomes if each is not None and each.status != "ok"]
-        if failures:
-            _log.warning(
-                "%d times the published metric failed and counts 0; first: %s: %s",
-                len(failures),
-                failures[0].status,
-                failures[0].message,
-            )
-        return [[_value_if_ok(outcome) for outcome in outcomes] for outcomes in by_group]
+        return measure_published(self._pool, jobs)
 
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.image_views, _texts(group), self._config.weights, rule)
+        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
         texts = tuple(completion.text for completion in group.completions)
@@ -144,10 +132,6 @@ class Scorer:
 def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:
     """The completions with the opening ``<think>`` where the prompt ended in one."""
     return tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
-
-
-def _value_if_ok(outcome: Outcome | None) -> float | None:
-    return outcome.value if outcome is not None and outcome.status == "ok" else None
 
 
 def _as_trl_prompt(group: RolloutGroup) -> str | Conversation:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpg_vl.config import RolloutConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.hf import HfEngine
 
-ENGINES: Mapping[str, Callable[[QwenVLAdapter, int], RolloutEngine]] = {"hf": HfEngine}
+ENGINES: Mapping[str, Callable[[Adapter, int], RolloutEngine]] = {"hf": HfEngine}
 
 
-def build_engine(config: RolloutConfig, adapter: QwenVLAdapter) -> RolloutEngine:
+def build_engine(config: RolloutConfig, adapter: Adapter) -> RolloutEngine:
     """The engine that ``rollout.engine`` names."""
     return ENGINES[config.engine](adapter, config.tokens_per_batch)

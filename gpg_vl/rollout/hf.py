@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import Completion, Prompt, RolloutGroup
+from gpg_vl.models.vision import move_vision, split_features
+from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.kv_cache import GrowingCache
 from gpg_vl.rollout.token_choice import TokenChooser
@@ -29,14 +30,14 @@ class _Prefilled:
     logits: Tensor  # [R, V] float32, of the next token
     cache: GrowingCache
     visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None where all are
-    positions: Tensor  # [R] int64, of the next token
-    image_features: list[Tensor | None]  # by prompt, [I, H] where the vision tower is fully frozen
+    positions: Tensor  # [A, R] int64, of the next token
+    features: list[ImageFeatures | None]  # by prompt, where the vision tower is fully frozen
 
 
 class HfEngine:
     """Samples completions with the policy itself."""
 
-    def __init__(self, adapter: QwenVLAdapter, tokens_per_batch: int):
+    def __init__(self, adapter: Adapter, tokens_per_batch: int):
         self._adapter = adapter
         self._tokens_per_batch = tokens_per_batch
 
@@ -63,7 +64,7 @@ class HfEngine:
                 keys = [(*seeds[i], g) for i in batch for g in range(group_size)]
                 with torch.no_grad(), self._adapter.autocast():
                     state = self._prefill([prompts[i] for i in batch], group_size)
-                    features = state.image_features
+                    features = state.features
                     rows = self._decode(state, sampling, keys, keep_log_probs)
                 for n, i in enumerate(batch):
                     completions = tuple(rows[n * group_size : (n + 1) * group_size])
@@ -74,9 +75,9 @@ class HfEngine:
 
     def _batches(self, prompts: Sequence[Prompt], group_size: int, max_new_tokens: int) -> Iterator[list[int]]:
         """Indices of prompts decoded together, those of like length side by side."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids), reverse=True)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].encoded.token_ids), reverse=True)
         while order:
-            tokens_per_prompt = group_size * (len(prompts[order[0]].token_ids) + max_new_tokens)
+            tokens_per_prompt = group_size * (len(prompts[order[0]].encoded.token_ids) + max_new_tokens)
             count = max(1, self._tokens_per_batch // tokens_per_prompt)
             yield order[:count]
             order = order[count:]
@@ -112,7 +113,7 @@ class HfEngine:
                 if not live:
                     break
                 cache.batch_select_indices(going_on)
-                tokens, positions = tokens[going_on], positions[going_on]
+                tokens, positions = tokens[going_on], positions[:, going_on]
                 visible = None if visible is None else visible[going_on]
             visible = None if visible is None else F.pad(visible, (0, 1), value=True)
             logits = self._next_logits(tokens, visible, positions, cache)
@@ -125,62 +126,58 @@ class HfEngine:
     def _prefill(self, prompts: Sequence[Prompt], group_size: int) -> _Prefilled:
         """Runs each prompt once, padded on the left, and expands the results to the group."""
         adapter, device = self._adapter, self._adapter.device
-        length = max(len(p.token_ids) for p in prompts)
+        encoded = [prompt.encoded for prompt in prompts]
+        length = max(len(each.token_ids) for each in encoded)
         shape = (len(prompts), length)
         input_ids = torch.full(shape, adapter.pad_token_id)
         token_types = torch.zeros(shape, dtype=torch.long)
         real = torch.zeros(shape, dtype=torch.bool)
-        position_ids = torch.zeros((3, *shape), dtype=torch.long)
-        for r, prompt in enumerate(prompts):
-            start = length - len(prompt.token_ids)
-            input_ids[r, start:] = torch.tensor(prompt.token_ids)
-            token_types[r, start:] = torch.tensor(prompt.token_types)
-            position_ids[:, r, start:] = prompt.position_ids
+        position_ids = torch.zeros((len(encoded[0].position_ids), *shape), dtype=torch.long)
+        for r, each in enumerate(encoded):
+            start = length - len(each.token_ids)
+            input_ids[r, start:] = torch.tensor(each.token_ids)
+            token_types[r, start:] = torch.tensor(each.token_types)
+            position_ids[:, r, start:] = each.position_ids
             real[r, start:] = True
         visible = None if real.all() else _visible_behind_padding(real).to(device)
         cache = GrowingCache()
-        vision, features = self._vision_inputs(prompts)
+        vision, features = self._images(encoded)
         hidden = adapter.run_body(
             input_ids=input_ids.to(device),
             token_types=token_types.to(device),
             position_ids=position_ids.to(device),
+            vision=vision,
+            features=features,
             visible=visible,
             cache=cache,
-            **vision,
         )
         cache.batch_repeat_interleave(group_size)
-        next_positions = torch.tensor([int(p.position_ids.max()) + 1 for p in prompts], device=device)
+        next_positions = torch.tensor([each.next_position for each in encoded], device=device)
         repeat = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
         return _Prefilled(
             logits=self._logits(hidden)[repeat],
             cache=cache,
             visible=None if visible is None else real.to(device)[repeat],
-            positions=next_positions[repeat],
-            image_features=features,
+            positions=next_positions[repeat].expand(len(position_ids), -1),
+            features=_by_prompt(encoded, features),
         )
 
-    def _vision_inputs(self, prompts: Sequence[Prompt]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-        """What the body takes for the images, and each prompt's features where the vision tower is fully frozen.
+    def _images(self, prompts: Sequence[Encoded]) -> tuple[VisionInputs | None, ImageFeatures | None]:
+        """The images of all prompts as the body takes them: as features where the vision tower is fully frozen.
 
         Those are the same in the update, so they are made here and go with the group.
         """
-        device = self._adapter.device
-        grids = [p.image_grid_thw for p in prompts if p.image_grid_thw is not None]
-        if not grids:
-            return {}, [None] * len(prompts)
-        pixel_values = torch.cat([p.pixel_values for p in prompts if p.pixel_values is not None]).to(device)
-        image_grid_thw = torch.cat(grids).to(device)
-        if not self._adapter.has_frozen_tower():
-            return {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}, [None] * len(prompts)
-        features = self._adapter.encode_images(pixel_values, image_grid_thw)
-        of_prompts = features.split([sum(p.token_types) for p in prompts])
-        return {"image_features": features}, [each if len(each) else None for each in of_prompts]
+        parts = [prompt.vision for prompt in prompts if prompt.vision is not None]
+        if not parts:
+            return None, None
+        vision = move_vision(self._adapter.join_vision(parts), self._adapter.device)
+        return (None, self._adapter.encode_images(vision)) if self._adapter.has_frozen_tower() else (vision, None)
 
     def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: GrowingCache) -> Tensor:
         hidden = self._adapter.run_body(
             input_ids=tokens[:, None],
             token_types=torch.zeros_like(tokens)[:, None],
-            position_ids=positions[None, :, None].expand(3, -1, -1),
+            position_ids=positions[:, :, None],
             visible=None if visible is None else visible[:, None, :],
             cache=cache,
         )
@@ -190,6 +187,15 @@ class HfEngine:
         """[R, V] float32 logits after the last position."""
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+
+
+def _by_prompt(prompts: Sequence[Encoded], features: ImageFeatures | None) -> list[ImageFeatures | None]:
+    """The features of each prompt's images."""
+    if features is None:
+        return [None] * len(prompts)
+    counts = [prompt.vision.num_tokens for prompt in prompts if prompt.vision is not None]
+    parts = iter(split_features(features, counts))
+    return [None if prompt.vision is None else next(parts) for prompt in prompts]
 
 
 def _visible_behind_padding(real: Tensor) -> Tensor:

@@ -24,10 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
-from gpg_vl.processes.ranks import gather_object, run_on_main
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
@@ -58,7 +60,7 @@ class TrainingState:
 
 def save_checkpoint(
     recipe: Recipe,
-    adapter: QwenVLAdapter,
+    adapter: Adapter,
     optimizer: Any,
     state: TrainingState,
     random_state: Mapping[str, Any],
@@ -83,7 +85,8 @@ def save_checkpoint(
         _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
-        for number, shard in enumerate(read_shards(optimizer, adapter.trainable_parameters()), start=1):
+        shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
+        for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
@@ -177,7 +180,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
-def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None:
+def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
     """Restores the optimizer's state, parameter by parameter, whatever layout it was saved from."""
     with ExitStack() as stack:
         places: dict[str, dict[str, Any]] = {}
@@ -190,7 +193,7 @@ def load_optimizer(folder: Path, adapter: QwenVLAdapter, optimizer: Any) -> None
         def stored(name: str) -> dict[str, Tensor]:
             return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
 
-        load_entries(optimizer, adapter.trainable_parameters(), stored)
+        load_entries(optimizer, adapter.trainable_parameters(), stored, sharding_stage(accelerator))
 
 
 def _random_file(rank: int) -> str:

@@ -11,12 +11,14 @@ from gpg_vl.config import RunConfig, UpdateConfig
 from gpg_vl.run.checkpoint import TrainingState
 from gpg_vl.update.optimizer import learning_rate
 
-_COUNTERS = ("shrunk_rows", "silent_steps", "skipped_steps", "skips_in_a_row")
-
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of a run. ``TrainingState`` is what a checkpoint keeps of it."""
+    """Where a run stands now.
+
+    A checkpoint keeps it as ``TrainingState``, whose fields are the format of a file that later versions read. Recipe
+    and random states (one per rank) have files of their own; ``saved_step`` is the checkpoint's own step.
+    """
 
     run: RunConfig
     data: list[str]  # a digest of the rows of each training source
@@ -35,7 +37,8 @@ class Progress:
 
     @classmethod
     def after(cls, state: TrainingState, run: RunConfig) -> Progress:
-        progress = cls(
+        counters: dict[str, Any] = {**state.counters}
+        return cls(
             run,
             state.data,
             step=state.step,
@@ -45,10 +48,8 @@ class Progress:
             validation=state.validation,
             tasks_done=tuple(state.tasks_done),
             all_done_step=state.all_done_step,
+            **counters,
         )
-        for name, count in state.counters.items():
-            setattr(progress, name, count)
-        return progress
 
     def state(self) -> TrainingState:
         return TrainingState(
@@ -58,7 +59,12 @@ class Progress:
             validation=self.validation if self.validated_step == self.step else {},
             tasks_done=list(self.tasks_done),
             all_done_step=self.all_done_step,
-            counters={name: getattr(self, name) for name in _COUNTERS},
+            counters={
+                "shrunk_rows": self.shrunk_rows,
+                "silent_steps": self.silent_steps,
+                "skipped_steps": self.skipped_steps,
+                "skips_in_a_row": self.skips_in_a_row,
+            },
             data=self.data,
         )
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from gpg_vl.files import replace_file
 from gpg_vl.records import LoggedGroup, TrainingGroup
 
 SKIPPED_FOLDER = "skipped"
@@ -90,7 +91,7 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
             row = {
                 "id": group.prompt.sample.id,
                 "prompt": group.prompt.text,
-                "prompt_tokens": group.prompt.token_ids,
+                "prompt_tokens": group.prompt.encoded.token_ids,
                 "completions": [completion.text for completion in group.completions],
                 "completion_tokens": [completion.token_ids for completion in group.completions],
                 "coefficients": group.coefficients,
@@ -154,6 +155,4 @@ def _keep_until(path: Path, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line + "\n")
-    partial = path.with_name(f"{path.name}.partial")  # killed here, the log is the old one or the new one
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    replace_file(path, "".join(kept))

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gpg_vl.config import Recipe
+from gpg_vl.files import replace_file
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.recipes import load_recipe
 
@@ -17,9 +18,7 @@ RECIPE_FILE = "recipe.yaml"
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """The resolved recipe, every key with its value; ``gpg-vl train`` takes the file as it is."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
-    partial.replace(path)
+    replace_file(path, yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from accelerate import Accelerator
 from PIL import Image
 
 from gpg_vl.config import UpdateConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.processes.ranks import RankError, max_over_ranks, run_together
-from gpg_vl.records import Completion, MicroBatch, Prompt, Sample, TrainingGroup
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.processes.collectives import max_over_ranks
+from gpg_vl.processes.ranks import RankError, run_together
+from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
-from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, shortest_budget
 from gpg_vl.update.policy import move_to
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def accumulate_gradient(
     groups: Sequence[TrainingGroup],
     denominator: float,
     config: UpdateConfig,
-    adapter: QwenVLAdapter,
+    adapter: Adapter,
     accelerator: Accelerator,
 ) -> PassStats:
     """Adds up the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
@@ -94,7 +95,7 @@ def _run_passes(
     layout: Layout,
     groups: Sequence[TrainingGroup],
     denominator: float,
-    adapter: QwenVLAdapter,
+    adapter: Adapter,
     accelerator: Accelerator,
     config: UpdateConfig,
 ) -> PassStats:
@@ -121,11 +122,11 @@ def _at_once(work: Callable[[], T]) -> T:
     return work()
 
 
-def _build_batch(rows: Sequence[Row], adapter: QwenVLAdapter) -> MicroBatch:
-    return move_to(build_micro_batch(rows, adapter.pad_token_id), adapter.device)
+def _build_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
+    return move_to(build_micro_batch(rows, adapter), adapter.device)
 
 
-def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator: Accelerator) -> list[list[Row]]:
+def level_passes(plan: Sequence[list[PackedRow]], adapter: Adapter, accelerator: Accelerator) -> list[list[PackedRow]]:
     """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
     count = max_over_ranks(accelerator, len(plan))
     runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
@@ -134,17 +135,17 @@ def level_passes(plan: Sequence[list[Row]], adapter: QwenVLAdapter, accelerator:
     return passes + [[filler]] * (count - len(plan))
 
 
-def _num_patches(rows: Sequence[Row]) -> int:
+def _num_patches(rows: Sequence[PackedRow]) -> int:
     return sum(row.num_patches for row in rows)
 
 
-def build_filler_row(adapter: QwenVLAdapter, with_image: bool) -> Row:
+def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:
     """The shortest prompt, the smallest image if any, and one token behind it, with coefficient zero."""
     views = (adapter.view(1, 1),) if with_image else ()
     images = [Image.new("RGB", (1, 1)) for _ in views]
     text = adapter.render_plain([None] if with_image else ["."])
-    prompt = Prompt(Sample("filler", "", (), "", ""), text, image_views=views, **adapter.encode(text, images, views))
-    return Row(prompt, (Completion((adapter.end_token_ids[0],), "", finished=True),), ((0.0,),))
+    completion = Completion((adapter.end_token_ids[0],), "", finished=True)
+    return PackedRow("filler", adapter.encode(text, images, views), (completion,), ((0.0,),))
 
 
 def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], accelerator: Accelerator) -> UpdateConfig:

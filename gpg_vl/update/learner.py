@@ -11,9 +11,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import run_together, sum_losses
+from gpg_vl.processes.collectives import sum_losses
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.update.gradient import accumulate_gradient, take_step
@@ -30,7 +31,7 @@ from gpg_vl.update.self_check import check_packing
 class Learner:
     """Owns the optimizer, and the reference model where the objective needs one."""
 
-    def __init__(self, recipe: Recipe, objective: Objective, adapter: QwenVLAdapter, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, objective: Objective, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._objective = objective
         self._adapter = adapter
@@ -122,7 +123,7 @@ class Learner:
         """The first micro-batch of this rank's groups that has an image, else the first."""
         update = self._recipe.update
         plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
-        with_image = [rows for rows in plan if any(row.prompt.pixel_values is not None for row in rows)]
+        with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             difference = check_packing(self._adapter, rows, self._recipe.rollout.temperature)
             if self._accelerator.is_main_process:

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import get_scheduler
 
 from gpg_vl.config import PARTS, ModelConfig, UpdateConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 
 
-def build_optimizer(adapter: QwenVLAdapter, config: UpdateConfig) -> torch.optim.Optimizer:
+def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optimizer:
     """AdamW on the trainable float32 weights, a group for each part.
 
     ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
@@ -97,7 +97,7 @@ def _schedule(config: UpdateConfig, total_steps: int) -> Any:
     return scheduler.lr_lambdas[0]
 
 
-def show_trained_parts(adapter: QwenVLAdapter, model: ModelConfig, update: UpdateConfig) -> None:
+def show_trained_parts(adapter: Adapter, model: ModelConfig, update: UpdateConfig) -> None:
     """A line for each part on standard error: how many of its weights are trained, and at which peak rate."""
     counts = {part: [0, 0] for part in PARTS}
     for name, parameter in adapter.model.named_parameters():

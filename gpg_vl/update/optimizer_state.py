@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,10 @@ SHARD_BYTES = 2**31
 
 
 def read_shards(
-    optimizer: Any, named_parameters: Iterable[tuple[str, nn.Parameter]], shard_bytes: int = SHARD_BYTES
+    optimizer: Any,
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    stage: int = 0,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Iterator[dict[str, Tensor]]:
     """The state as ``PARAMETER/ENTRY`` to tensor, in portions of about ``shard_bytes``; at least one.
 
@@ -29,40 +33,50 @@ def read_shards(
 
     Args:
         optimizer: torch's, or DeepSpeed's around it
+        stage: ZeRO's, as ``sharding_stage`` tells it; 0 without DeepSpeed
     """
+    read = partial(_read_whole, optimizer) if stage == 0 else _ShardedState(optimizer, stage).read
     shard: dict[str, Tensor] = {}
     for name, parameter in named_parameters:
         if sum(tensor.nbytes for tensor in shard.values()) >= shard_bytes:
             yield shard
             shard = {}
-        shard |= {f"{name}/{entry}": value for entry, value in _read_entries(optimizer, parameter).items()}
+        shard |= {f"{name}/{entry}": value for entry, value in read(parameter).items()}
     yield shard
 
 
 def load_entries(
-    optimizer: Any, named_parameters: Iterable[tuple[str, nn.Parameter]], stored: Callable[[str], Entries]
+    optimizer: Any,
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    stored: Callable[[str], Entries],
+    stage: int = 0,
 ) -> None:
     """Restores the state, each rank its share.
 
     Args:
         stored: the entries of a parameter by its name
+        stage: as in ``read_shards``
     """
-    if isinstance(optimizer, torch.optim.Optimizer):
+    if stage == 0:
         state = optimizer.state_dict()
         entries = enumerate(stored(name) for name, _ in named_parameters)
         state["state"] = {index: of_parameter for index, of_parameter in entries if of_parameter}
         optimizer.load_state_dict(state)
         return
-    step = None
+    sharded, step = _ShardedState(optimizer, stage), None
     for name, parameter in named_parameters:
         of_parameter = stored(name)
         if not of_parameter:
             continue
         if step is None:
             step = of_parameter["step"]
-            _fill_with_zeros(optimizer, step)
+            sharded.fill_with_zeros(step)
         assert torch.equal(of_parameter["step"], step), f"{name} took {of_parameter['step']} steps, others {step}"
-        _write_share(optimizer, parameter, of_parameter)
+        sharded.write(parameter, of_parameter)
+
+
+def _read_whole(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:
+    return {entry: torch.as_tensor(value).cpu() for entry, value in optimizer.state.get(parameter, {}).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,58 +93,68 @@ class _Share:
         return values.narrow(0, self.offset, self.num)
 
 
-def _find_share(optimizer: Any, parameter: nn.Parameter) -> _Share | None:
-    """None where all of it is on other ranks."""
-    if hasattr(parameter, "ds_id"):  # ZeRO-3 shards the parameter itself; in equal parts, the last one padded
-        group, offset, num = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        start = num * torch.distributed.get_rank()
-        num = max(0, min(num, parameter.ds_numel - start))  # type: ignore[attr-defined]
-        return _Share(optimizer.fp32_partitioned_groups_flat[group], offset, start, num) if num else None
-    mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
-    if mapping is None:
-        return None
-    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-    here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return _Share(flat, here.start, there.start, there.numel)
+class _ShardedState:
+    """The state that DeepSpeed's optimizer holds of its flat tensors, on all ranks together."""
+
+    def __init__(self, optimizer: Any, stage: int):
+        self._optimizer = optimizer
+        self._inner = optimizer.optimizer
+        self._shards_weights = stage == 3
+
+    def read(self, parameter: nn.Parameter) -> Entries:
+        """The whole tensors, on the first rank."""
+        states: list[Mapping[str, Tensor]] = [state for state in self._inner.state.values() if state]
+        if not states:
+            return {}
+        shape = parameter.ds_shape if self._shards_weights else parameter.shape  # type: ignore[attr-defined]
+        share = self._find_share(parameter)
+        entries = {"step": states[0]["step"].cpu().clone()}
+        for entry in MOMENTS:
+            mine = None if share is None else share.of(self._inner.state[share.flat][entry])
+            entries[entry] = _put_together(shape, parameter.device, share, mine)
+        return entries
+
+    def write(self, parameter: nn.Parameter, entries: Entries) -> None:
+        """This rank's share of whole tensors."""
+        share = self._find_share(parameter)
+        if share is None:
+            return
+        for entry in MOMENTS:
+            here = share.of(self._inner.state[share.flat][entry])
+            here.copy_(entries[entry].flatten().narrow(0, share.start, share.num))
+
+    def fill_with_zeros(self, step: Tensor) -> None:
+        """What the optimizer itself makes in its first step."""
+        defaults = self._inner.defaults
+        for flat in self._flats():
+            at = flat.device if defaults.get("fused") or defaults.get("capturable") else torch.device("cpu")
+            moments = {entry: torch.zeros_like(flat) for entry in MOMENTS}
+            self._inner.state[flat] = {"step": step.clone().to(at), **moments}
+
+    def _flats(self) -> list[Tensor]:
+        if self._shards_weights:
+            return self._optimizer.fp32_partitioned_groups_flat  # type: ignore[no-any-return]
+        return self._optimizer.single_partition_of_fp32_groups  # type: ignore[no-any-return]
+
+    def _find_share(self, parameter: Any) -> _Share | None:
+        """None where all of it is on other ranks."""
+        optimizer = self._optimizer
+        if self._shards_weights:  # the parameter itself is cut in equal parts, the last one padded
+            group, offset, num = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = num * torch.distributed.get_rank()
+            num = max(0, min(num, parameter.ds_numel - start))
+            return _Share(self._flats()[group], offset, start, num) if num else None
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return _Share(self._flats()[mapping.param_group_index], here.start, there.start, there.numel)
 
 
-def _read_entries(optimizer: Any, parameter: nn.Parameter) -> Entries:
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return {entry: torch.as_tensor(value).cpu() for entry, value in optimizer.state.get(parameter, {}).items()}
-    states: list[Mapping[str, Tensor]] = [state for state in optimizer.optimizer.state.values() if state]
-    if not states:
-        return {}
-    share = _find_share(optimizer, parameter)
-    entries = {"step": states[0]["step"].cpu().clone()}
-    for entry in MOMENTS:
-        mine = None if share is None else share.of(optimizer.optimizer.state[share.flat][entry])
-        entries[entry] = _put_together(parameter, share, mine)
-    return entries
-
-
-def _put_together(parameter: nn.Parameter, share: _Share | None, mine: Tensor | None) -> Tensor:
+def _put_together(shape: torch.Size, device: torch.device, share: _Share | None, mine: Tensor | None) -> Tensor:
     """The whole tensor on the first rank: a sum over the ranks, each with zeros outside its share."""
-    shape = getattr(parameter, "ds_shape", parameter.shape)
-    whole = torch.zeros(shape.numel(), device=parameter.device)
+    whole = torch.zeros(shape.numel(), device=device)
     if share is not None and mine is not None:
         whole.narrow(0, share.start, share.num).copy_(mine)
     torch.distributed.reduce(whole, dst=0)
     return whole.view(shape).cpu()
-
-
-def _fill_with_zeros(optimizer: Any, step: Tensor) -> None:
-    """What the optimizer itself makes in its first step."""
-    inner = optimizer.optimizer
-    flats = getattr(optimizer, "fp32_partitioned_groups_flat", None) or optimizer.single_partition_of_fp32_groups
-    for flat in flats:
-        at = flat.device if inner.defaults.get("fused") or inner.defaults.get("capturable") else torch.device("cpu")
-        inner.state[flat] = {"step": step.clone().to(at), **{entry: torch.zeros_like(flat) for entry in MOMENTS}}
-
-
-def _write_share(optimizer: Any, parameter: nn.Parameter, entries: Entries) -> None:
-    share = _find_share(optimizer, parameter)
-    if share is None:
-        return
-    for entry in MOMENTS:
-        here = share.of(optimizer.optimizer.state[share.flat][entry])
-        here.copy_(entries[entry].flatten().narrow(0, share.start, share.num))

@@ -13,27 +13,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpg_vl.records import Completion, MicroBatch, Prompt, TrainingGroup
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.vision import join_features
+from gpg_vl.records import Completion, Encoded, ImageFeatures, MicroBatch, TrainingGroup, VisionInputs
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """A prompt with all or some completions of its group."""
 
-    prompt: Prompt
+    sample_id: str
+    encoded: Encoded
     completions: tuple[Completion, ...]
     coefficients: tuple[tuple[float, ...], ...]
-    image_features: Tensor | None = None
+    features: ImageFeatures | None = None
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt.token_ids) + sum(_input_length(c) for c in self.completions)
+        return len(self.encoded.token_ids) + sum(_input_length(c) for c in self.completions)
 
     @property
     def num_patches(self) -> int:
         """Patches that the vision tower runs on for this row."""
-        pixels = self.prompt.pixel_values
-        return 0 if pixels is None or self.image_features is not None else len(pixels)
+        vision = self.encoded.vision
+        return 0 if vision is None or self.features is not None else vision.num_patches
 
 
 def _input_length(completion: Completion) -> int:
@@ -42,16 +45,16 @@ def _input_length(completion: Completion) -> int:
 
 def shortest_budget(group: TrainingGroup) -> int:
     """Fewest tokens of a micro-batch that the group can be cut down to: the prompt and its longest completion."""
-    return len(group.prompt.token_ids) + max(_input_length(completion) for completion in group.completions)
+    return len(group.prompt.encoded.token_ids) + max(_input_length(completion) for completion in group.completions)
 
 
-def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
+def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[PackedRow]:
     """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
 
     Raises:
         ValueError: the prompt and one completion alone exceed ``max_tokens``
     """
-    prompt_length = len(group.prompt.token_ids)
+    prompt_length = len(group.prompt.encoded.token_ids)
     parts: list[list[int]] = [[]]
     used = prompt_length
     for index, completion in enumerate(group.completions):
@@ -67,17 +70,18 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[Row]:
         parts[-1].append(index)
         used += length
     return [
-        Row(
-            group.prompt,
+        PackedRow(
+            group.prompt.sample.id,
+            group.prompt.encoded,
             tuple(group.completions[i] for i in part),
             tuple(group.coefficients[i] for i in part),
-            group.image_features,
+            group.features,
         )
         for part in parts
     ]
 
 
-def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[Row]]:
+def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[PackedRow]]:
     """Rows of like length together, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
     A single row may exceed ``max_patches``: an image cannot be cut. The largest comes first, so that a budget which
@@ -85,7 +89,7 @@ def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_pat
     """
     rows = [row for group in groups for row in split_into_rows(group, max_tokens)]
     rows.sort(key=lambda row: row.num_tokens, reverse=True)
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     patches = 0
     for row in rows:
         longest = batches[-1][0].num_tokens if batches else 0
@@ -99,26 +103,26 @@ def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_pat
     return batches
 
 
-def _size(rows: Sequence[Row]) -> int:
+def _size(rows: Sequence[PackedRow]) -> int:
     """Padded tokens and patches of a micro-batch: what its memory goes by, roughly."""
     return len(rows) * max(row.num_tokens for row in rows) + sum(row.num_patches for row in rows)
 
 
-def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
+def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
     """Pads the rows on the right and notes where each completion token is predicted."""
     length = max(row.num_tokens for row in rows)
     shape = (len(rows), length)
-    input_ids = torch.full(shape, pad_token_id)
+    input_ids = torch.full(shape, adapter.pad_token_id)
     token_types = torch.zeros(shape, dtype=torch.long)
     segment_ids = torch.full(shape, -1)
-    position_ids = torch.zeros((3, *shape), dtype=torch.long)
+    position_ids = torch.zeros((len(rows[0].encoded.position_ids), *shape), dtype=torch.long)
     sources: list[int] = []
     for r, row in enumerate(rows):
         n = row.num_tokens
         ids, segments = _lay_out(row)
         input_ids[r, :n] = torch.tensor(ids)
         segment_ids[r, :n] = torch.tensor(segments)
-        token_types[r, : len(row.prompt.token_types)] = torch.tensor(row.prompt.token_types)
+        token_types[r, : len(row.encoded.token_types)] = torch.tensor(row.encoded.token_types)
         position_ids[:, r, :n] = _positions(row)
         sources += [r * length + s for s in _source_positions(row)]
     return MicroBatch(
@@ -126,18 +130,17 @@ def build_micro_batch(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
         token_types=token_types,
         position_ids=position_ids,
         segment_ids=segment_ids,
-        pixel_values=_concatenate([row.prompt.pixel_values for row in rows if row.image_features is None]),
-        image_features=_concatenate([row.image_features for row in rows]),
-        image_grid_thw=_concatenate([row.prompt.image_grid_thw for row in rows]),
+        vision=_join_vision(rows, adapter),
+        features=_join_features(rows),
         source_index=torch.tensor(sources),
         target_ids=torch.tensor([t for row in rows for c in row.completions for t in c.token_ids]),
         coefficients=torch.tensor([x for row in rows for c in row.coefficients for x in c], dtype=torch.float32),
     )
 
 
-def _lay_out(row: Row) -> tuple[list[int], list[int]]:
+def _lay_out(row: PackedRow) -> tuple[list[int], list[int]]:
     """Input tokens and segment ids of a row."""
-    ids = list(row.prompt.token_ids)
+    ids = list(row.encoded.token_ids)
     segments = [0] * len(ids)
     for number, completion in enumerate(row.completions, start=1):
         ids += completion.token_ids[:-1]
@@ -145,16 +148,16 @@ def _lay_out(row: Row) -> tuple[list[int], list[int]]:
     return ids, segments
 
 
-def _positions(row: Row) -> Tensor:
-    """M-RoPE positions [3, row length]; every completion starts right after the prompt."""
-    start = int(row.prompt.position_ids.max()) + 1
-    tails = [start + torch.arange(_input_length(c)).expand(3, -1) for c in row.completions]
-    return torch.cat([row.prompt.position_ids, *tails], dim=1)
+def _positions(row: PackedRow) -> Tensor:
+    """Positions [A, row length]; every completion starts right after the prompt."""
+    of_prompt, start = row.encoded.position_ids, row.encoded.next_position
+    tails = [start + torch.arange(_input_length(c)).expand(len(of_prompt), -1) for c in row.completions]
+    return torch.cat([of_prompt, *tails], dim=1)
 
 
-def _source_positions(row: Row) -> list[int]:
+def _source_positions(row: PackedRow) -> list[int]:
     """Position in the row that predicts each completion token; the first is predicted by the prompt's last."""
-    last = len(row.prompt.token_ids) - 1
+    last = len(row.encoded.token_ids) - 1
     sources: list[int] = []
     start = last + 1
     for completion in row.completions:
@@ -164,6 +167,11 @@ def _source_positions(row: Row) -> list[int]:
     return sources
 
 
-def _concatenate(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None
+def _join_vision(rows: Sequence[PackedRow], adapter: Adapter) -> VisionInputs | None:
+    parts = [row.encoded.vision for row in rows if row.features is None and row.encoded.vision is not None]
+    return adapter.join_vision(parts) if parts else None
+
+
+def _join_features(rows: Sequence[PackedRow]) -> ImageFeatures | None:
+    parts = [row.features for row in rows if row.features is not None]
+    return join_features(parts) if parts else None

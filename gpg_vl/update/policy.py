@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import token_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.vision import move_features, move_vision
 from gpg_vl.records import MicroBatch
 
 
-def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: float) -> Tensor:
+def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) -> Tensor:
     """Log-probs [M] of the completion tokens of a micro-batch, float32."""
     hidden = adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
         segment_ids=batch.segment_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
-        image_features=batch.image_features,
+        vision=batch.vision,
+        features=batch.features,
     )
     # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
     sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
@@ -29,7 +29,7 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch, temperature: flo
 class PolicyForward(nn.Module):
     """Forward and log-probs as one module: the one that is wrapped for distributed training."""
 
-    def __init__(self, adapter: QwenVLAdapter, temperature: float):
+    def __init__(self, adapter: Adapter, temperature: float):
         super().__init__()
         self.model = adapter.model
         self._adapter = adapter
@@ -46,7 +46,17 @@ class PolicyForward(nn.Module):
 
 
 def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    def move(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
 
-    return MicroBatch(**{name: move(getattr(batch, name)) for name in MicroBatch.__slots__})  # type: ignore[arg-type]
+    return MicroBatch(
+        input_ids=move(batch.input_ids),
+        token_types=move(batch.token_types),
+        position_ids=move(batch.position_ids),
+        segment_ids=move(batch.segment_ids),
+        vision=None if batch.vision is None else move_vision(batch.vision, device),
+        features=None if batch.features is None else move_features(batch.features, device),
+        source_index=move(batch.source_index),
+        target_ids=move(batch.target_ids),
+        coefficients=move(batch.coefficients),
+    )

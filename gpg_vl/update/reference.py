@@ -13,9 +13,9 @@ from torch import nn
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
@@ -28,7 +28,7 @@ class Reference:
     policy with the adapter switched off, and takes no memory.
     """
 
-    def __init__(self, recipe: Recipe, adapter: QwenVLAdapter, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._adapter = adapter
         self._copy: nn.Module | None = None
@@ -45,11 +45,8 @@ class Reference:
         """
         if self._copy is not None:
             return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)
-        self._adapter.model.disable_adapters()
-        try:
+        with self._adapter.without_lora():
             return measure_log_probs(policy, groups, self._recipe.update, self._adapter)
-        finally:
-            self._adapter.model.enable_adapters()
 
 
 def sum_kl(log_probs: Sequence[LogProbs]) -> float:

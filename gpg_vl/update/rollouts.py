@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.ranks import gather_object, sum_totals
+from gpg_vl.processes.collectives import gather_object, sum_totals
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, StepTotals
 
 

@@ -13,10 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import token_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import Completion, Prompt
-from gpg_vl.update.packing import Row, build_micro_batch
+from gpg_vl.models.vision import move_vision
+from gpg_vl.records import Completion, Encoded
+from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import move_to, packed_log_probs
 
 TOLERANCE = 1e-4
@@ -27,29 +28,16 @@ FEATURE_TOLERANCE = 0.25
 """Difference of image features that bfloat16 autocast has rounded, as a share of their norm."""
 
 
-def plain_log_probs(adapter: QwenVLAdapter, prompt: Prompt, completion: Completion, temperature: float) -> Tensor:
+def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, temperature: float) -> Tensor:
     """Log-probs [T] of one completion behind its prompt, as one ordinary row: nothing shared, no mask of ours."""
-    device = adapter.device
-    ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]], device=device)
-    types = torch.tensor([[*prompt.token_types, *(0 for _ in completion.token_ids)]], device=device)
-    pixels, grid = prompt.pixel_values, prompt.image_grid_thw
-    position_ids, _ = adapter.model.model.get_rope_index(ids, types, image_grid_thw=grid)
-    hidden = adapter.model.model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=types,
-        position_ids=position_ids,
-        pixel_values=None if pixels is None else pixels.to(device),
-        image_grid_thw=None if grid is None else grid.to(device),
-        use_cache=False,
-    ).last_hidden_state
-    sources = hidden[0, len(prompt.token_ids) - 1 : -1]
-    targets = torch.tensor(completion.token_ids, device=device)
+    hidden = adapter.run_plain(encoded, completion.token_ids)
+    sources = hidden[len(encoded.token_ids) - 1 : -1]
+    targets = torch.tensor(completion.token_ids, device=adapter.device)
     return token_log_probs(sources, adapter.head_weight, targets, temperature, adapter.banned_token_ids)
 
 
 @torch.no_grad()
-def check_packing(adapter: QwenVLAdapter, rows: Sequence[Row], temperature: float) -> float:
+def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> float:
     """Difference between packed and plain log-probs of a micro-batch, in nats: the largest, or in bfloat16 the mean.
 
     Raises:
@@ -70,38 +58,41 @@ def check_packing(adapter: QwenVLAdapter, rows: Sequence[Row], temperature: floa
     for row, difference in zip(rows, found, strict=True):
         if not difference <= tolerance:
             raise RuntimeError(
-                f"self-check failed on sample {row.prompt.sample.id}: packed and plain log-probs differ by "
+                f"self-check failed on sample {row.sample_id}: packed and plain log-probs differ by "
                 f"{difference:.2e}, more than {tolerance:.0e}; try model.attention: eager, and report the versions"
             )
     return max(found)
 
 
-def _differences(adapter: QwenVLAdapter, rows: Sequence[Row], temperature: float) -> list[Tensor]:
+def _differences(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> list[Tensor]:
     """Absolute differences of the log-probs of all tokens, by row."""
-    batch = move_to(build_micro_batch(rows, adapter.pad_token_id), adapter.device)
+    batch = move_to(build_micro_batch(rows, adapter), adapter.device)
     packed = packed_log_probs(adapter, batch, temperature)
     plain = [
-        torch.cat([plain_log_probs(adapter, row.prompt, completion, temperature) for completion in row.completions])
+        torch.cat([plain_log_probs(adapter, row.encoded, completion, temperature) for completion in row.completions])
         for row in rows
     ]
     parts = packed.split([len(of_row) for of_row in plain])
     return [(p - q).abs() for p, q in zip(parts, plain, strict=True)]
 
 
-def _with_exact_features(adapter: QwenVLAdapter, row: Row) -> Row:
+def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:
     """The row with its image features in the precision of the weights: those of the rollout are rounded under autocast.
 
     Raises:
         RuntimeError: those of the rollout are not of the row's images
     """
-    pixels, grid = row.prompt.pixel_values, row.prompt.image_grid_thw
-    if row.image_features is None or adapter.autocast_dtype is None or pixels is None or grid is None:
+    vision = row.encoded.vision
+    if row.features is None or adapter.autocast_dtype is None or vision is None:
         return row
-    exact = adapter.encode_images(pixels.to(adapter.device), grid.to(adapter.device))
-    difference = float((row.image_features - exact).norm() / exact.norm())
+    exact = adapter.encode_images(move_vision(vision, adapter.device))
+    difference = max(
+        float((found - level).norm() / level.norm())
+        for found, level in zip(row.features.levels, exact.levels, strict=True)
+    )
     if not difference <= FEATURE_TOLERANCE:
         raise RuntimeError(
-            f"self-check failed on sample {row.prompt.sample.id}: the image features of the rollout differ from those "
+            f"self-check failed on sample {row.sample_id}: the image features of the rollout differ from those "
             f"of its images by {difference:.2f} of their norm; report the versions in use"
         )
-    return replace(row, image_features=exact)
+    return replace(row, features=exact)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import Lengths, body_flops, head_flops, ideal_update_ratio, repeated_flops, vision_flops
 from benchmarks.groups import build_adapter, draw_group
 from benchmarks.models import ModelShape
-from gpg_vl.update.packing import Row, build_micro_batch
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
 
 FAMILIES = {
     "qwen2_vl": ModelShape("test", "qwen2_vl", 400, 128, 2, 4, 2, 256, 96, 2, 4, 384),
@@ -26,15 +26,14 @@ def test_weights_of_the_flop_model_are_those_that_torch_multiplies(family: str, 
     shape = FAMILIES[family]
     adapter = build_adapter(shape, tmp_path)
     group = draw_group(adapter, LENGTHS)
-    batch = build_micro_batch([Row(group.prompt, group.completions, group.coefficients)], adapter.pad_token_id)
+    batch = build_micro_batch(split_into_rows(group, 10**6), adapter)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         adapter.run_body(
             input_ids=batch.input_ids,
             token_types=batch.token_types,
             position_ids=batch.position_ids,
             segment_ids=batch.segment_ids,
-            pixel_values=batch.pixel_values,
-            image_grid_thw=batch.image_grid_thw,
+            vision=batch.vision,
         )
     counted = sum(
         count

@@ -16,7 +16,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.records import Reward, ScoredGroup, StepTotals, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward
-from support.builders import FAMILIES, make_sample, make_training_group
+from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 pytest.importorskip("trl", reason="TRL is an extra of its own: pip install -c constraints.txt -e '.[bench]'")
 
@@ -43,7 +43,7 @@ def kit_gradients(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
     totals = StepTotals(
         groups=1, sequences=4, tokens=tokens, trained_groups=1, trained_sequences=4, trained_tokens=tokens
     )
-    batch = build_micro_batch(split_into_rows(group, 8192), adapter.pad_token_id)
+    batch = build_micro_batch(split_into_rows(group, 8192), adapter)
     weighted = (batch.coefficients * PolicyForward(adapter, temperature)(batch)).sum()
     (weighted / objective.denominator(totals, 1)).backward()
     return gradients(adapter)

@@ -10,6 +10,7 @@ import pytest
 from gpg_vl import cli
 from gpg_vl.commands.new_task import write_new_task
 from gpg_vl.tasks import load_task
+from tests.support.messages import lines_naming, naming
 
 
 def test_files_work_as_written(
@@ -41,21 +42,20 @@ def test_nothing_is_overwritten(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_colour.py").write_text("mine")
     assert cli.main(["new-task", "colour"]) == 2
-    assert capfd.readouterr().err == (
-        "gpg-vl new-task: test_colour.py exists already; choose another name or move it away\n"
-    )
+    error = capfd.readouterr().err
+    assert lines_naming(error, "gpg-vl new-task", "test_colour.py") == error.splitlines()
     assert [path.name for path in tmp_path.iterdir()] == ["test_colour.py"]
 
 
 @pytest.mark.parametrize("name", ["json", "sys", "torch", "pytest"])
 def test_names_of_modules(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is a Python module already"):
+    with pytest.raises(ValueError, match=naming(name, "module")):
         write_new_task(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "Colour", "my-task", "../x", "7up", "class", "a.b"])
 def test_names_that_python_cannot_import(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot name a task"):
+    with pytest.raises(ValueError, match=naming(repr(name))):
         write_new_task(name, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ import pytest
 
 from gpg_vl.data import downloads
 from gpg_vl.data.downloads import check_url, download
+from tests.support.messages import naming
 
 BODY = b"picture " * 1000
 
@@ -116,39 +117,39 @@ def test_allowed_host_is_fetched(server: ThreadingHTTPServer, path: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("path", "named"),
     [
-        ("missing", "^the server answered with status 404$"),
-        ("short", "^the connection ended before the image did$"),
-        ("loop", "^it redirects more than 3 times$"),
-        ("nothing_like_it", "did not answer properly"),
+        ("missing", [404]),
+        ("short", ["connection"]),
+        ("loop", ["redirects", 3]),
+        ("nothing_like_it", ["pictures.test", "BadStatusLine"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_other_answers_are_one_line(
-    server: ThreadingHTTPServer, path: str, message: str, monkeypatch: pytest.MonkeyPatch
+    server: ThreadingHTTPServer, path: str, named: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "handle_error", lambda *args: None)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=naming(*named)):
         fetch(server, path)
 
 
 @pytest.mark.parametrize("path", ["ok", "open_end", "liar"])
 def test_size_is_limited(server: ThreadingHTTPServer, path: str) -> None:
-    with pytest.raises(ValueError, match=r"^it has (8000|more than 7999) bytes"):
+    with pytest.raises(ValueError, match=naming("7999 bytes") if path == "open_end" else naming(8000, 7999)):
         fetch(server, path, max_bytes=len(BODY) - 1)
 
 
 @pytest.mark.parametrize("path", ["drip", "drip_headers"])
 def test_time_is_limited_as_a_whole(server: ThreadingHTTPServer, path: str) -> None:
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"^it was not there within 0.5 s$"):
+    with pytest.raises(ValueError, match=naming("0.5 s")):
         fetch(server, path, timeout_s=0.5)
     assert time.monotonic() - start < 2
 
 
 def test_a_port_that_answers_no_tls_is_one_line(server: ThreadingHTTPServer) -> None:
-    with pytest.raises(ValueError, match=r"did not answer properly \(SSLError\)"):
+    with pytest.raises(ValueError, match=naming(base(server), "SSLError")):
         download(f"https://{base(server)}/ok", [base(server)], 10**6, 5.0)
 
 
@@ -158,13 +159,13 @@ def test_a_port_that_answers_no_tls_is_one_line(server: ThreadingHTTPServer) -> 
 )
 def test_no_redirect_to_another_host(server: ThreadingHTTPServer, target: str) -> None:
     hosts = [base(server), base(server, "evil.test"), base(server, "127.0.0.1")]  # not even one that may be named
-    with pytest.raises(ValueError, match=r"^it redirects to (another host|something that is no URL)"):
+    with pytest.raises(ValueError, match=naming("redirects")):
         download(f"http://{base(server)}/to/" + target.format(port=server.server_port), hosts, 10**6)
     assert len(server.seen) == 1  # type: ignore[attr-defined]
 
 
 def test_no_redirect_to_another_port(server: ThreadingHTTPServer) -> None:
-    with pytest.raises(ValueError, match=r"a host that data.image_hosts does not name"):
+    with pytest.raises(ValueError, match=naming("pictures.test:1", "data.image_hosts")):
         fetch(server, "to/http://pictures.test:1/ok")
 
 
@@ -178,42 +179,42 @@ HOSTS = ["pictures.test", "Big.Test", "own-port.test:8443"]
 )  # fmt: skip
 def test_hosts_that_are_named(url: str) -> None:
     check_url(url, HOSTS)
-    with pytest.raises(ValueError, match="does not name"):
+    with pytest.raises(ValueError, match=naming("data.image_hosts")):
         check_url(url, [])
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "named"),
     [
-        ("https://other.test/a.png", "a URL of 'other.test', a host that data.image_hosts does not name"),
-        ("https://pictures.test.other.test/a.png", "does not name"),
-        ("https://sub.pictures.test/a.png", "does not name"),
-        ("https://pictures.test:8080/a.png", "'pictures.test:8080'"),
-        ("https://own-port.test/a.png", "does not name"),
-        ("https://pictures.test./a.png", "does not name"),
-        ("https://pictures.test@other.test/a.png", "a user's name"),
-        ("https://pictures.test:x@other.test/a.png", "a user's name|no URL"),
-        ("https://other.test\\@pictures.test/a.png", "a backslash"),
-        ("https://other.test#@pictures.test/", "does not name"),
-        ("https://other.test?@pictures.test/", "does not name"),
-        ("https://pictures.test/a b.png", "a space"),
-        ("https://pictures.test/a.png\r\nHost: other.test", "a space"),
-        ("https://pictures。test/a.png", "beyond ASCII"),
-        ("https://pictures.test:99999/", "no URL that can be read"),
-        ("https://[::1/", "no URL that can be read"),
-        ("https:///etc/passwd", "without a host"),
-        ("file:///etc/passwd", "scheme 'file'"),
-        ("ftp://pictures.test/a.png", "scheme 'ftp'"),
-        ("data:image/png;base64,AAAA", "scheme 'data'"),
-        ("http://127.0.0.1/a.png", "does not name"),
-        ("http://2130706433/a.png", "does not name"),
-        ("http://169.254.169.254/latest/meta-data", "does not name"),
+        ("https://other.test/a.png", ["other.test", "data.image_hosts"]),
+        ("https://pictures.test.other.test/a.png", ["pictures.test.other.test", "data.image_hosts"]),
+        ("https://sub.pictures.test/a.png", ["sub.pictures.test", "data.image_hosts"]),
+        ("https://pictures.test:8080/a.png", ["pictures.test:8080", "data.image_hosts"]),
+        ("https://own-port.test/a.png", ["own-port.test", "data.image_hosts"]),
+        ("https://pictures.test./a.png", ["pictures.test.", "data.image_hosts"]),
+        ("https://pictures.test@other.test/a.png", ["host", "user"]),
+        ("https://pictures.test:x@other.test/a.png", ["URL"]),
+        ("https://other.test\\@pictures.test/a.png", ["backslash"]),
+        ("https://other.test#@pictures.test/", ["other.test", "data.image_hosts"]),
+        ("https://other.test?@pictures.test/", ["other.test", "data.image_hosts"]),
+        ("https://pictures.test/a b.png", ["space"]),
+        ("https://pictures.test/a.png\r\nHost: other.test", ["space"]),
+        ("https://pictures。test/a.png", ["ASCII"]),
+        ("https://pictures.test:99999/", ["URL"]),
+        ("https://[::1/", ["URL"]),
+        ("https:///etc/passwd", ["host"]),
+        ("file:///etc/passwd", ["file", "http", "https"]),
+        ("ftp://pictures.test/a.png", ["ftp", "http", "https"]),
+        ("data:image/png;base64,AAAA", ["data", "http", "https"]),
+        ("http://127.0.0.1/a.png", ["127.0.0.1", "data.image_hosts"]),
+        ("http://2130706433/a.png", ["2130706433", "data.image_hosts"]),
+        ("http://169.254.169.254/latest/meta-data", ["169.254.169.254", "data.image_hosts"]),
     ],
 )
-def test_other_urls_are_refused_before_any_look_up(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_urls_are_refused_before_any_look_up(url: str, named: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("asked a name server"))
     for refuse in (lambda: check_url(url, HOSTS), lambda: download(url, HOSTS, 10**6)):
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=naming(*named)) as caught:
             refuse()
         assert "\n" not in str(caught.value)
 
@@ -232,7 +233,7 @@ def test_hosts_with_a_private_address_are_refused(addresses: list[str], monkeypa
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
     monkeypatch.setattr(socket, "create_connection", lambda *args, **kwargs: pytest.fail("connected"))
-    with pytest.raises(ValueError, match=r"the host 'pictures.test' has a private address"):
+    with pytest.raises(ValueError, match=naming("pictures.test", "private")):
         download("http://pictures.test/a.png", HOSTS, 10**6)
 
 
@@ -250,7 +251,7 @@ def test_the_checked_address_is_the_one_that_is_connected_to(monkeypatch: pytest
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", connect)
-    with pytest.raises(ValueError, match=r"did not answer properly \(ConnectionRefusedError\)"):
+    with pytest.raises(ValueError, match=naming("pictures.test", "ConnectionRefusedError")):
         download("https://pictures.test/a.png", HOSTS, 10**6)
     assert connected == [("8.8.8.8", 443), ("2606:4700::1", 443)]
 
@@ -260,5 +261,5 @@ def test_host_without_an_address_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(ValueError, match=r"^the host 'pictures.test' cannot be resolved$"):
+    with pytest.raises(ValueError, match=naming("pictures.test", "resolved")):
         download("http://pictures.test/a.png", HOSTS, 10**6)

@@ -3,6 +3,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from PIL import Image, ImageFile, ImageOps
 from gpg_vl.data import images
 from gpg_vl.data.downloads import check_url
 from gpg_vl.data.images import MAX_BYTES, BadImage, fetch_image, open_image, read_size
-from support.pictures import encode, png_header, write_png
+from tests.support.messages import naming
+from tests.support.pictures import encode, png_header, write_png
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
@@ -142,33 +144,33 @@ def test_animation_gives_its_first_frame(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "named"),
     [
-        (b"", "the file is empty"),
-        (b"<html>not found</html>", "it is no PNG, JPEG or WEBP image"),
-        (encode(halves(), "GIF"), "it is no PNG, JPEG or WEBP image"),
-        (encode(halves(), "TIFF"), "it is no PNG, JPEG or WEBP image"),
-        (png_header(30_000, 1_000), "30000 x 1000 pixels, more than 20000000"),
-        (png_header(14_000, 14_000), "more than 20000000"),
-        (png_header(60_000, 60_000), "more than 20000000"),
-        (encode(Image.new("RGB", (1, 1))), "each side needs at least 2"),
-        (encode(Image.new("RGB", (300, 1))), "each side needs at least 2"),
-        (encode(Image.new("RGB", (102, 2))), "one side is over 50 times the other"),
-        (b"\x89PNG" + bytes(MAX_BYTES), "more than 67108864"),
-        (png_header(20, 20), "broken or truncated"),
+        (b"", ["empty"]),
+        (b"<html>not found</html>", ["PNG", "JPEG", "WEBP"]),
+        (encode(halves(), "GIF"), ["PNG", "JPEG", "WEBP"]),
+        (encode(halves(), "TIFF"), ["PNG", "JPEG", "WEBP"]),
+        (png_header(30_000, 1_000), [30000, 1000, 20000000]),
+        (png_header(14_000, 14_000), [20000000]),
+        (png_header(60_000, 60_000), [20000000]),
+        (encode(Image.new("RGB", (1, 1))), [1, 2]),
+        (encode(Image.new("RGB", (300, 1))), [300, 1, 2]),
+        (encode(Image.new("RGB", (102, 2))), [102, 2, 50]),
+        (b"\x89PNG" + bytes(MAX_BYTES), [67108864]),
+        (png_header(20, 20), ["truncated"]),
     ],
     ids=["empty", "html", "gif", "tiff", "large", "bomb", "huge-bomb", "dot", "line", "strip", "heavy", "hollow"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_refused_images(data: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=rf"^cannot open image \({len(data)} bytes\): .*{reason}"):
+def test_refused_images(data: bytes, named: list[Any]) -> None:
+    with pytest.raises(ValueError, match=naming("image", f"{len(data)} bytes", *named)):
         open_image(data)
 
 
 @pytest.mark.parametrize("action", [open_image, read_size])
 def test_missing_files(tmp_path: Path, action: Callable[[str], object]) -> None:
     for path in (tmp_path / "missing.png", tmp_path, tmp_path / ("x" * 300)):
-        with pytest.raises(ValueError, match=r"^cannot open image .*: (no such file|file name too long)$"):
+        with pytest.raises(ValueError, match=naming(str(path)[:200])):
             action(str(path))
 
 
@@ -178,7 +180,7 @@ def test_truncated_images(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "cut.img"
     for kept in (4, 20, 40, len(data) // 2, len(data) - 100):
         path.write_bytes(data[:kept])
-        with pytest.raises(ValueError, match=r"^cannot open image .*cut\.img: it is (broken|no PNG)"):
+        with pytest.raises(ValueError, match=naming("cut.img")):
             open_image(str(path))
 
 
@@ -214,13 +216,9 @@ def test_url_is_fetched_from_a_named_host_alone(monkeypatch: pytest.MonkeyPatch)
     assert fetch_image(url, ["pictures.test"]) == encode(halves())
     assert fetched.pop() == url
     assert fetch_image("7.png") == "7.png" and fetch_image(b"7") == b"7"
-    with pytest.raises(
-        BadImage, match=r"^cannot open image https://pictures.test/7.png: it is a URL of 'pictures.test'"
-    ):
+    with pytest.raises(BadImage, match=naming("https://pictures.test/7.png", "data.image_hosts")):
         fetch_image(url, ["other.test"])
-    with pytest.raises(
-        BadImage, match=r"^cannot open image https://pictures.test/7.png: it is a URL of 'pictures.test'"
-    ):
+    with pytest.raises(BadImage, match=naming("https://pictures.test/7.png", "data.image_hosts")):
         open_image(url)
     assert fetched == [url, url]
 
@@ -233,11 +231,11 @@ def test_bomb_of_81_megapixels_is_never_decoded(monkeypatch: pytest.MonkeyPatch)
     bomb = write_png(9000, 9000, 8, 2, data)
     assert 230_000 < len(bomb) < 240_000
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
-    with pytest.raises(BadImage, match="9000 x 9000 pixels, more than 20000000; make it smaller"):
+    with pytest.raises(BadImage, match=naming(9000, 20000000)):
         open_image(bomb)
 
 
 def test_page_named_like_a_picture(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("<html>404</html>")
-    with pytest.raises(BadImage, match=r"photo.jpg: it is no PNG, JPEG or WEBP image$"):
+    with pytest.raises(BadImage, match=naming("photo.jpg", "PNG", "JPEG", "WEBP")):
         open_image(str(tmp_path / "photo.jpg"))

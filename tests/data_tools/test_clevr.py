@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_tools.clevr import main
 from data_tools.published_files import picture, write_image_rows
-from support.converted import read_counts, read_rows
-from support.shared_data import shared_file
+from tests.support.converted import read_counts, read_rows
+from tests.support.shared_data import shared_file
 
 QUESTION = "How many items are there in the image?"
 

@@ -17,7 +17,8 @@ from data_tools.conversion import DropRow, convert
 from data_tools.published_files import picture, sat_row, write_image_rows, write_sat
 from data_tools.sources import SourceRow
 from gpg_vl.records import Sample
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
+from tests.support.messages import lines_naming, naming
 
 
 def rows(num: int) -> Iterator[SourceRow]:
@@ -76,7 +77,7 @@ def test_nothing_is_written_where_no_row_is_left(tmp_path: Path) -> None:
     def make(row: SourceRow) -> list[Sample]:
         raise DropRow("all")
 
-    with pytest.raises(ValueError, match=r"0 rows written from 3 read; 3 dropped: all \(row 1: all\)"):
+    with pytest.raises(ValueError, match=naming(0, "3 read", "3 dropped", "row 1", "all")):
         convert("here", rows(3), make, tmp_path / "rows.parquet")
     assert not list(tmp_path.iterdir())
 
@@ -90,7 +91,7 @@ def test_a_source_that_breaks_off_leaves_the_earlier_file(tmp_path: Path) -> Non
         yield from rows(100)
         raise ValueError("train.jsonl, line 101: not JSON")
 
-    with pytest.raises(ValueError, match="line 101"):
+    with pytest.raises(ValueError, match=naming("line 101")):
         convert("here", broken(), make_sample, out)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.counts.json", "rows.parquet"]
@@ -101,7 +102,7 @@ def test_the_source_is_never_replaced(tmp_path: Path, name: str) -> None:
     source = tmp_path / name
     source.write_text("as it was")
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="it would replace the source; give another name"):
+    with pytest.raises(ValueError, match=naming(name)):
         convert(str(source), rows(3), make_sample, tmp_path / "link" / name)
     assert source.read_text() == "as it was"
 
@@ -112,14 +113,14 @@ def test_nothing_is_written_into_the_source(tmp_path: Path, capsys: pytest.Captu
     before = (source / "data/train.parquet").read_bytes()
     for name in ("data/train.parquet", "rows.parquet"):
         assert clevr.main(["--source", str(source), "--out", str(source / name)]) == 2
-        assert f"{name}: it lies in the source, {source}; give another folder" in capsys.readouterr().err
+        assert lines_naming(capsys.readouterr().err, name, source)
     assert [path.name for path in source.rglob("*")] == ["data", "train.parquet"]
     assert (source / "data/train.parquet").read_bytes() == before
 
 
 def test_a_folder_is_no_file_of_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").mkdir()
-    with pytest.raises(ValueError, match=r"rows\.parquet is a folder; give the name of a file"):
+    with pytest.raises(ValueError, match=naming("rows.parquet", "folder")):
         convert("here", rows(3), make_sample, tmp_path / "rows.parquet")
 
 
@@ -154,7 +155,7 @@ def test_an_interrupted_conversion_is_completed_by_the_next(tmp_path: Path, kill
     assert visible == ["source"], "images neither"
     assert partial.exists() == (kill == signal.SIGKILL)
     if kill != signal.SIGKILL:
-        assert said == "interrupted, and nothing half-written; run the same command again\n"
+        assert said.count("\n") == 1 and "Traceback" not in said
     assert clevr.main(["--source", str(source), "--out", str(out)]) == 0
     assert clevr.main(["--source", str(source), "--out", str(tmp_path / "once" / name)]) == 0
     assert out.read_bytes() == (tmp_path / "once" / name).read_bytes()

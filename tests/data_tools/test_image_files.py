@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_tools.image_files import ImageFiles
-from support.builders import png
+from tests.support.builders import png
+from tests.support.messages import naming
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_a_damaged_member_is_named_and_the_others_are_read(archive: Path) -> Non
     content[60:70] = bytes(10)  # inside of the first member's data
     archive.write_bytes(content)
     images = ImageFiles(str(archive))
-    with pytest.raises(ValueError, match=r"^image 'images/one\.png' cannot be taken out of the archive \(\w+\)$"):
+    with pytest.raises(ValueError, match=naming("images/one.png", "archive")):
         images.find("one.png")
     assert images.find("two.png") == png(40, 40, 2)
 
@@ -35,7 +36,7 @@ def test_an_encrypted_member_is_named(archive: Path) -> None:
         at = content.index(signature) + offset
         content = content[:at] + bytes([content[at] | 1]) + content[at + 1 :]
     archive.write_bytes(content)
-    with pytest.raises(ValueError, match=r"'images/one\.png' cannot be taken out of the archive \(RuntimeError\)"):
+    with pytest.raises(ValueError, match=naming("images/one.png", "archive", "RuntimeError")):
         ImageFiles(str(archive)).find("images/one.png")
 
 
@@ -43,5 +44,5 @@ def test_a_broken_directory_of_the_archive_is_said(archive: Path) -> None:
     content = archive.read_bytes()
     at = content.index(b"PK\x01\x02")
     archive.write_bytes(content[:at] + b"XXXX" + content[at + 4 :])
-    with pytest.raises(ValueError, match=r"images\.zip: a damaged ZIP archive; get the file anew"):
+    with pytest.raises(ValueError, match=naming("images.zip", "ZIP")):
         ImageFiles(str(archive))

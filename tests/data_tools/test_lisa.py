@@ -11,7 +11,8 @@ import pytest
 
 from data_tools.lisa import main
 from data_tools.published_files import picture
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
+from tests.support.messages import lines_naming
 
 IGNORED = {"label": "ignore", "points": [[0, 0], [20, 0], [20, 10]]}
 FIRST = {"label": "target", "points": [[30, 20], [60.5, 25], [40, 50]]}
@@ -114,4 +115,4 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["--source", str(tmp_path), "--out", "rows.parquet"]) == 2
     assert "--box" in capsys.readouterr().err
     assert main(["--source", str(tmp_path), "--box", "union", "--out", "rows.parquet"]) == 2
-    assert "holds no file *.json; give the folder of one split" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, tmp_path, "*.json", "split")

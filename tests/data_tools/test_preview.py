@@ -19,8 +19,9 @@ from data_tools.published_files import write_lines
 from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
-from support.builders import png
-from support.pictures import encode
+from tests.support.builders import png
+from tests.support.messages import lines_naming, naming
+from tests.support.pictures import encode
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'
@@ -107,13 +108,13 @@ def test_the_prompt_is_the_model_s(tmp_path: Path, model_folders: dict[str, Path
     words = "--model", model_folders["qwen2_5_vl"], "--min-pixels", 784, "--max-pixels", 50176
     reader = parse(preview(tmp_path, [row], *words))
     prompt = PromptBuilder(load("qwen2_5_vl"), TASKS, PromptConfig()).build(row)
-    for number, view in enumerate(prompt.image_views, start=1):
+    for number, view in enumerate(prompt.views, start=1):
         num_tokens = view.model_width * view.model_height // 28**2
         written = f"image {number}: {num_tokens} tokens"
         reader.text = reader.text.replace(written, "<|vision_start|><|image_pad|><|vision_end|>", 1)
         assert f"seen as {view.model_width} x {view.model_height}" in reader.text
     assert prompt.text in reader.text
-    assert f"{len(prompt.token_ids)} tokens" in reader.text
+    assert f"{len(prompt.encoded.token_ids)} tokens" in reader.text
 
 
 def test_pieces_of_a_prompt() -> None:
@@ -148,33 +149,30 @@ def test_bad_rows_are_shown_as_such(tmp_path: Path) -> None:
         sample(4, images=()),
     ]
     text = parse(preview(tmp_path, rows)).text
-    for reason in (
-        "it is no PNG, JPEG or WEBP",
-        "How many in 0?",
-        "a box lies outside",
-        "no task 'no_such_task'",
-        "70000 characters",
-    ):
-        assert reason in text
+    assert re.search(naming("PNG", "JPEG", "WEBP", "How many in 0?", "box", "no_such_task", 70000), text)
     assert "No image" in text and len(re.findall(r"Row \d", text)) == 5
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        (["missing.parquet", "--out", "page.html"], "no such file"),
-        (["rows.parquet"], "--out"),
-        (["rows.parquet", "--out", "page.html", "--rows", "0"], "--rows"),
-        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], "no folder"),
+        (["missing.parquet", "--out", "page.html"], ["missing.parquet"]),
+        (["rows.parquet"], ["--out"]),
+        (["rows.parquet", "--out", "page.html", "--rows", "0"], ["--rows"]),
+        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["--model", "./nowhere"]),
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    words: list[str],
+    named: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_parquet([sample(0)], "rows.parquet")
     assert main(words) == 2
-    assert message in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, *named)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 
 

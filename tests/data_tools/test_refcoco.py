@@ -10,7 +10,8 @@ import pytest
 
 from data_tools.published_files import picture, write_zip
 from data_tools.refcoco import main
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
+from tests.support.messages import lines_naming
 
 NAME = "COCO_train2014_000000581857.jpg"
 
@@ -51,19 +52,19 @@ def test_bad_records_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        (b'[{"image": "a", ', "after entry 0: not JSON"),
-        (b'{"image": "a"}', "is no JSON list of objects"),
-        (b"[1]", "entry 1: a int, not an object"),
-        (b'[{"image": "\xe9"}]', "not JSON"),
-        (b"", "not JSON"),
+        (b'[{"image": "a", ', ["entry 0", "JSON"]),
+        (b'{"image": "a"}', ["JSON", "list"]),
+        (b"[1]", ["entry 1", "int"]),
+        (b'[{"image": "\xe9"}]', ["JSON"]),
+        (b"", ["JSON"]),
     ],
 )
-def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str) -> None:
+def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, named: list[str]) -> None:
     (tmp_path / "train.json").write_bytes(content)
     words = ["--source", str(tmp_path / "train.json"), "--images", str(tmp_path), "--out", str(tmp_path / "o.parquet")]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert lines_naming(error, "train.json", *named) and error.count("\n") == 1, error
     assert [path.name for path in tmp_path.iterdir()] == ["train.json"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pyarrow
@@ -15,7 +14,8 @@ from data_tools import clevr
 from data_tools.image_files import ImageFiles
 from data_tools.published_files import picture, write_hub_cache, write_image_rows, write_zip
 from data_tools.sources import decode_text, find_files, read_json_lines, read_parquet
-from support.converted import read_rows
+from tests.support.converted import read_rows
+from tests.support.messages import lines_naming, naming
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,9 +27,7 @@ def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert clevr.main(["--out", str(tmp_path / "rows.parquet")]) == 0  # the published name is the default
     assert read_rows(tmp_path / "rows.parquet")[0].answer == "4"
-    with pytest.raises(
-        ValueError, match="nobody/none is no file or folder here, and not to be had from the hub: "
-    ) as no:
+    with pytest.raises(ValueError, match=naming("nobody/none", "hub")) as no:
         find_files("nobody/none", "*.parquet")
     assert "\n" not in str(no.value)
 
@@ -37,19 +35,19 @@ def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: 
 def test_missing_and_damaged_sources(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     (tmp_path / "empty").mkdir()
-    for source, message in (
-        (tmp_path / "none.parquet", "no such file or folder"),
-        ("../none", "no such file or folder: ../none"),
-        (tmp_path / "a.parquet", "a.parquet cannot be read as Parquet"),
-        (tmp_path / "empty", "holds no file"),
+    for source, named in (
+        (tmp_path / "none.parquet", []),
+        ("../none", []),
+        (tmp_path / "a.parquet", ["Parquet"]),
+        (tmp_path / "empty", ["*.parquet"]),
     ):
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=naming(source, *named)) as caught:
             read_parquet(str(source), ["image"])
         assert "\n" not in str(caught.value)
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n\n[1]\n')
     rows = read_json_lines(str(tmp_path / "a.jsonl"))
     assert next(rows).values == {"a": 1}
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 3: a JSON list, not an object"):
+    with pytest.raises(ValueError, match=naming("a.jsonl", "line 3", "list")):
         next(rows)
 
 
@@ -63,9 +61,8 @@ def test_a_damaged_page_is_named_and_nothing_is_written(tmp_path: Path, capsys: 
     content[place : place + 200] = bytes(200)
     source.write_bytes(content)
     assert clevr.main(["--source", str(source), "--out", str(tmp_path / "rows.parquet")]) == 2
-    assert re.fullmatch(
-        r"error: .*a\.parquet, after row 16: cannot be read \(.+\); get the file anew\n", capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert lines_naming(error, "error", "a.parquet", "row 16") == error.splitlines()
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
@@ -89,6 +86,7 @@ def test_images_stay_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
     (tmp_path / "images").mkdir()
     os.symlink(tmp_path / "secret.png", tmp_path / "images/link.png")
+    os.symlink("loop", tmp_path / "images/loop")
     images = ImageFiles(str(tmp_path / "images"))
     for name in (
         "../secret.png",
@@ -99,11 +97,11 @@ def test_images_stay_in_their_folder(tmp_path: Path) -> None:
         ".",
         "/",
     ):
-        with pytest.raises(ValueError, match=r"image .* (leads out of|is not in) "):
+        with pytest.raises(ValueError, match=naming("image", tmp_path / "images")):
             images.find(name)
-    for name in ("x" * 300, "zero\0byte.png"):
-        with pytest.raises(ValueError, match=r"is no usable path|is not in"):
+    for name in ("x" * 300, "zero\0byte.png", "loop/x.png"):
+        with pytest.raises(ValueError, match=naming("image", name[:4])):
             images.find(name)
     archive = write_zip(tmp_path / "images.zip", {"a/0.png": picture(1), "b/0.png": picture(2)})
-    with pytest.raises(ValueError, match="is not in"):
+    with pytest.raises(ValueError, match=naming("0.png", "images.zip")):
         ImageFiles(str(archive)).find("0.png")

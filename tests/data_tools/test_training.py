@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from data_tools.published_files import picture, sat_row, write_image_rows, write_lines, write_sat
 from gpg_vl import cli
 from gpg_vl.run.run_log import read_metrics
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 NUM = 6
 

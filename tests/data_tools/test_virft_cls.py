@@ -10,8 +10,9 @@ import torch
 
 from data_tools.published_files import picture, write_image_rows
 from data_tools.virft_cls import SETS, main
-from support.converted import read_counts, read_rows
-from support.shared_data import shared_file
+from tests.support.converted import read_counts, read_rows
+from tests.support.messages import lines_naming
+from tests.support.shared_data import shared_file
 
 CLASS_FILES = {
     "flowers": "classes_oxford_flowers.txt",
@@ -65,7 +66,7 @@ def test_every_class_of_the_set(tmp_path: Path, name: str) -> None:
 
 def test_source_is_the_hub_of_the_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--set", "cars", "--out", str(tmp_path / "train.parquet")]) == 2
-    assert "laolao77/ViRFT_CLS_car196_4shot is no file or folder here" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "laolao77/ViRFT_CLS_car196_4shot")
 
 
 def test_bad_rows_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,13 +78,13 @@ def test_bad_rows_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     words = ["--set", "flowers", "--images", str(tmp_path), "--out", str(tmp_path / "c.parquet")]
     labels = str(write_labels(tmp_path / "labels.pth", [2]))
     assert main([*words, "--source", labels]) == 2
-    assert "--classes FILE" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "--classes")
     assert main([*words, "--source", labels, "--classes", str(tmp_path / "classes.txt")]) == 2
-    assert "entry 1: label 2, but --classes has 2 names" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "labels.pth", "entry 1", "label 2", "--classes", "2 names")
     torch.save([{7: {"label": 1}}], tmp_path / "x.pth")
     torch.save([{"a.jpg": {"label": torch.tensor(1.5)}}], tmp_path / "y.pth")
     (tmp_path / "z.pth").write_bytes(b"no labels")
     for name in ("x.pth", "y.pth", "z.pth"):
         assert main([*words, "--source", str(tmp_path / name), "--classes", str(tmp_path / "classes.txt")]) == 2
-        assert f"{name} is no list of" in capsys.readouterr().err
+        assert lines_naming(capsys.readouterr().err, name)
     assert not (tmp_path / "c.parquet").exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_tools.published_files import picture, write_image_rows
 from data_tools.virft_det import main
-from support.converted import read_counts, read_rows
+from tests.support.converted import read_counts, read_rows
 
 PROBLEM = (
     "Detect all objects belonging to the category '{0}' in the image, and provide the bounding boxes (between 0 and "

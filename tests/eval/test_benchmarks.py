@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,9 @@ import pytest
 
 from eval import cvbench, detection, fine_grained, geoqa, lisa, refcoco, superclevr, table
 from eval.command import run
-from support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
-from support.shared_data import shared_file
+from tests.support.benchmark_rows import BOX, LIMITS, SHAPES, write_rows
+from tests.support.messages import lines_naming, naming
+from tests.support.shared_data import shared_file
 
 CASES: list[tuple[ModuleType, dict[str, int], list[dict[str, Any]], dict[str, str], set[str]]] = [
     (geoqa, {"test": 3}, [{}], {"task": "geometry", "answer": "65°"}, {"Accuracy"}),
@@ -55,7 +57,7 @@ def test_benchmark_on_a_tiny_model(
     ]
     assert run(module.BENCHMARK, words) == 0, capsys.readouterr().err
     captured = capsys.readouterr()
-    assert "another benchmark" in captured.err, "so few rows are not the published ones"
+    assert lines_naming(captured.err, "note"), "so few rows are not the published ones"
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["figures"]) == figures
     assert {split: each["num"] for split, each in results["num_rows"].items()} == splits
@@ -87,30 +89,30 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     assert run(superclevr.BENCHMARK, ["--model", good, "--data", data, "--out", out, *LIMITS]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     capsys.readouterr()
-    for benchmark, model, rows, extra, message in (
-        (superclevr, str(no_processor), data, [], "has no complete processor"),
-        (superclevr, good, str(tmp_path / "empty"), [], "has no rows"),
+    for benchmark, model, rows, extra, named in (
+        (superclevr, str(no_processor), data, [], [no_processor, "processor"]),
+        (superclevr, good, str(tmp_path / "empty"), [], [tmp_path / "empty/test.jsonl"]),
         (
             superclevr,
             good,
             str(tmp_path / "geoqa"),
             [],
-            "rows of task geometry, those of superclevr are of",
+            [tmp_path / "geoqa/test.jsonl", "geometry", "superclevr", "counting"],
         ),
-        (superclevr, good, str(tmp_path / "nothing"), [], "make it by python -m data_tools.clevr"),
-        (superclevr, good, data, ["--split", "train"], "has no split 'train'; its splits are test"),
+        (superclevr, good, str(tmp_path / "nothing"), [], [tmp_path / "nothing", "data_tools.clevr"]),
+        (superclevr, good, data, ["--split", "train"], ["'train'", "test"]),
         (
             geoqa,
             good,
             str(tmp_path / "geoqa"),
             [],
-            'predictions with benchmark = "superclevr", this evaluation has "geoqa"',
+            [out, "benchmark", "superclevr", "geoqa"],
         ),
-        (superclevr, good, data, ["--run.seed", "1"], "sampling.seed = 42"),
+        (superclevr, good, data, ["--run.seed", "1"], [out, "sampling.seed", 42, 1]),
     ):
         words = ["--model", model, "--data", rows, "--out", out, *LIMITS, *extra]
-        assert run(benchmark.BENCHMARK, words) == 2, message
-        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+        assert run(benchmark.BENCHMARK, words) == 2, named
+        assert re.search(naming(*named), last := capsys.readouterr().err.strip().splitlines()[-1]), last
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -118,17 +120,17 @@ def test_options_that_are_missing_are_one_line(tmp_path: Path, capsys: pytest.Ca
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     out = ["--out", str(tmp_path / "out")]
-    for benchmark, words, message in (
-        (geoqa, ["--model", "x"], "the following arguments are required: --out; see --help"),
-        (geoqa, out, "--model and --data are needed, or --completions"),
-        (geoqa, [*out, "--completions", "x", "--model", "y"], "--completions takes the place of --model"),
-        (geoqa, [*out, "--completions", str(tmp_path)], f"no file {tmp_path}; it is to hold completions"),
-        (geoqa, [*out, "--completions", str(empty)], "empty.jsonl has no rows"),
-        (lisa, [*out, "--completions", str(empty)], "--completions are those of one split; name it by --split"),
+    for benchmark, words, named in (
+        (geoqa, ["--model", "x"], ["--out", "--help"]),
+        (geoqa, out, ["--model", "--data", "--completions"]),
+        (geoqa, [*out, "--completions", "x", "--model", "y"], ["--completions", "--model"]),
+        (geoqa, [*out, "--completions", str(tmp_path)], [tmp_path]),
+        (geoqa, [*out, "--completions", str(empty)], [empty]),
+        (lisa, [*out, "--completions", str(empty)], ["--completions", "--split"]),
     ):
         assert run(benchmark.BENCHMARK, words) == 2
         error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        assert lines_naming(error, *named) and error.count("\n") == 1, error
     assert list(tmp_path.iterdir()) == [empty]
     assert run(geoqa.BENCHMARK, ["--help"]) == 0
 
@@ -149,4 +151,4 @@ def test_table_has_only_what_was_measured(tmp_path: Path, capsys: pytest.Capture
     body = [line for line in lines if line.startswith("| ") and not line.startswith(("| figure", "| ---"))]
     assert [line for line in body if "not run" not in line] == [grpo]
     assert table.main([str(tmp_path / "none")]) == 2
-    assert "no results.json of a benchmark" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, tmp_path / "none", "results.json")

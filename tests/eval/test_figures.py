@@ -21,7 +21,8 @@ from gpg_vl.evaluation.scores import estimate, mean_of
 from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import Detection
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
-from support.builders import png
+from tests.support.builders import png
+from tests.support.messages import lines_naming, naming
 
 
 def random_boxes(rng: numpy.random.Generator, num: int) -> list[Box]:
@@ -131,7 +132,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_masks_of_a_tiny_random_sam(sam: Path, tmp_path: Path) -> None:
     found = BoxSegmenter(str(sam)).segment(png(50, 30), (5, 5, 20, 20))
     assert (found.shape, found.dtype) == ((30, 50), bool)
-    with pytest.raises(ValueError, match="holds no SAM model"):
+    with pytest.raises(ValueError, match=naming(tmp_path / "none", "SAM")):
         BoxSegmenter(str(tmp_path / "none"))
 
 
@@ -187,14 +188,14 @@ def test_masks_are_skipped_with_a_reason(sam: Path, tmp_path: Path, capsys: pyte
     rows = write_answers(tmp_path)
     plain = tmp_path / "plain.jsonl"
     plain.write_text(json.dumps({"completion": "x", "answer": "[5, 5, 40, 25]"}))
-    for file, words, reason in (
-        (rows, [], "no SAM model is named by --sam"),
-        (rows, ["--sam", str(tmp_path / "none")], f"--sam: {tmp_path / 'none'} holds no SAM model"),
-        (rows, ["--sam", "facebook/sam-vit-huge"], "--sam: facebook/sam-vit-huge holds no SAM model"),
-        (plain, ["--sam", str(sam)], "the rows have no meta.polygons"),
+    for file, words, named in (
+        (rows, [], ["--sam"]),
+        (rows, ["--sam", str(tmp_path / "none")], ["--sam", tmp_path / "none"]),
+        (rows, ["--sam", "facebook/sam-vit-huge"], ["--sam", "facebook/sam-vit-huge"]),
+        (plain, ["--sam", str(sam)], ["meta.polygons"]),
     ):
         out = tmp_path / f"out-{file.stem}"
         named = ["--completions", str(file), "--split", "test", "--out", str(out)]
         assert run(lisa.BENCHMARK, [*named, *words]) == 0
-        assert f"gIoU and cIoU are not measured: {reason}" in capsys.readouterr().err
+        assert lines_naming(capsys.readouterr().err, "gIoU", "cIoU", *named)
         assert set(json.loads((out / "results.json").read_text())["figures"]) == {"mIoU test"}

@@ -17,7 +17,8 @@ import pytest
 from eval import cvbench, geoqa, superclevr
 from eval.command import run
 from gpg_vl.evaluation import evaluate_model
-from support.benchmark_rows import write_rows
+from tests.support.benchmark_rows import write_rows
+from tests.support.messages import lines_naming
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -72,7 +73,7 @@ def test_batches_ranks_and_kills_change_no_prediction(
     kill_in_the_middle(command, out / "predictions.jsonl")
     ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "going on after" in ended.stderr and ended.stdout.count("strict") == ended.stdout.count("\n")
+    assert lines_naming(ended.stderr, NUM, "predictions") and ended.stdout.count("strict") == ended.stdout.count("\n")
     assert json.loads((out / "results.json").read_text())["run"]["ranks"] == 2
     assert_same(out, whole)
 
@@ -89,10 +90,10 @@ def test_sigterm_to_one_rank_ends_both_and_the_same_command_goes_on(
     os.kill(children_of(process.pid)[-1], signal.SIGTERM)
     _, error = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM
-    assert error.count("prompts; the same command goes on from there") == 1, "one rank speaks"
     assert "Traceback" not in error
     num_before = len((out / "predictions.jsonl").read_text().splitlines())
-    assert 0 < num_before < NUM and f"interrupted after {num_before} of {NUM} prompts" in error
+    assert 0 < num_before < NUM
+    assert len(lines_naming(error, num_before, NUM, "interrupted")) == 1, "one rank speaks"
     assert run(superclevr.BENCHMARK, words) == 0
     assert run(superclevr.BENCHMARK, words_for(model_folders["qwen2_vl"], data, tmp_path / "whole", "sampled")) == 0
     assert_same(out, tmp_path / "whole")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.shared_data import shared_file
+from tests.support.shared_data import shared_file
 
 NUM = 754
 

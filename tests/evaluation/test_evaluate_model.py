@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,13 @@ from gpg_vl import cli, rollout
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.sources import write_jsonl
 from gpg_vl.evaluation import evaluate_model
-from gpg_vl.evaluation.evaluate_model import hash_weights
+from gpg_vl.evaluation.settings import hash_weights
 from gpg_vl.models import load_adapter
 from gpg_vl.records import Completion, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from support.builders import make_sample
+from tests.support.builders import make_sample
+from tests.support.messages import lines_naming, naming
 
 NUM = 72  # more than an evaluation does at once
 SAMPLINGS = {
@@ -146,9 +148,9 @@ def test_an_interrupted_evaluation_says_what_it_leaves_and_goes_on(
 
     monkeypatch.setattr(HfEngine, "generate", interrupted_generate)
     assert cli.main(words(model_folders["qwen2_vl"], rows, out, "sampled")) == 128 + number
-    assert f"interrupted after 64 of {NUM} prompts; the same command goes on from there" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, 64, NUM)
     assert cli.main(words(model_folders["qwen2_vl"], rows, out, "sampled")) == 0
-    assert f"going on after 64 of {NUM} predictions" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, 64, NUM)
     assert_same(out, undisturbed["sampled"])
 
 
@@ -187,7 +189,7 @@ def test_a_prediction_of_another_evaluation_is_refused(
         (out / "predictions.jsonl").write_text("".join([*lines[:3], line]))
         before = {path: path.read_bytes() for path in out.iterdir()}
         assert cli.main(words(model_folders["qwen2_vl"], rows, out, "greedy")) == 2
-        assert "there (row 3) is of another evaluation; remove it, or choose another --out" in capsys.readouterr().err
+        assert lines_naming(capsys.readouterr().err, out / "predictions.jsonl", "row 3", "--out")
         assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -201,20 +203,23 @@ def test_a_refused_evaluation_leaves_no_folder(
     without_answer.write_text(rows.read_text().splitlines()[2].replace('"4"', '" "'))
     half = rows.parent / "half.jsonl"  # beside the pictures
     half.write_text(rows.read_text().splitlines()[2].replace("How many", "How\\ud800many"))
-    for changed, message in (
+    for changed, named in (
         (
             words(model_folders["qwen2_vl"], half, tmp_path / "a/out", "greedy"),
-            "half.jsonl, line 1: the line is text with half a character",
+            ["half.jsonl", "line 1"],
         ),
-        (words(tmp_path / "none", rows, tmp_path / "a/out", "greedy"), "no folder"),
-        (words(model_folders["qwen2_vl"], empty, tmp_path / "a/out", "greedy"), "has no rows"),
-        (words(model_folders["qwen2_vl"], without_answer, tmp_path / "a/out", "greedy"), "blank.jsonl, row 1: "),
-        ([*good, "--evaluation.num_samples", "4"], "num_samples above 1 needs a temperature above 0"),
-        ([*good, "--rewards.weights.none", "1"], "no task here has a part 'none'"),
+        (words(tmp_path / "none", rows, tmp_path / "a/out", "greedy"), [tmp_path / "none"]),
+        (words(model_folders["qwen2_vl"], empty, tmp_path / "a/out", "greedy"), ["empty.jsonl"]),
+        (
+            words(model_folders["qwen2_vl"], without_answer, tmp_path / "a/out", "greedy"),
+            ["blank.jsonl", "row 1", "answer"],
+        ),
+        ([*good, "--evaluation.num_samples", "4"], ["evaluation.num_samples"]),
+        ([*good, "--rewards.weights.none", "1"], ["rewards.weights", "none"]),
     ):
         assert cli.main(changed) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("gpg-vl eval: ") and message in error
+        assert error.startswith("gpg-vl eval: ") and re.search(naming(*named), error), error
         assert not (tmp_path / "a").exists()
 
 
@@ -241,32 +246,29 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(
     (out / "predictions.jsonl").write_text("".join([*lines[:3], "damaged\n", *lines[4:]]))
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert cli.main(words(model_folders["qwen2_vl"], rows, out, "greedy")) == 2
-    assert "predictions.jsonl, line 4 is damaged" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "predictions.jsonl", "line 4")
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        (
-            ["--evaluation.temperature", "0.5"],
-            "holds predictions with sampling.temperature = 0.0, this evaluation has 0.5",
-        ),
-        (["--rollout.max_new_tokens", "7"], "sampling.max_new_tokens = 5, this evaluation has 7"),
-        (["--run.seed", "7"], "sampling.seed = 42, this evaluation has 7"),
-        (["--model.max_pixels", "40000"], "model.max_pixels = 50176, this evaluation has 40000"),
-        (["--prompt.template", "{question}?"], "prompt.template ="),
-        (["--rewards.timeout_s", "1"], "rewards.timeout_s = 5.0"),
+        (["--evaluation.temperature", "0.5"], ["sampling.temperature", 0.0, 0.5]),
+        (["--rollout.max_new_tokens", "7"], ["sampling.max_new_tokens", 5, 7]),
+        (["--run.seed", "7"], ["sampling.seed", 42, 7]),
+        (["--model.max_pixels", "40000"], ["model.max_pixels", 50176, 40000]),
+        (["--prompt.template", "{question}?"], ["prompt.template"]),
+        (["--rewards.timeout_s", "1"], ["rewards.timeout_s", 5.0]),
     ],
 )
 def test_predictions_of_other_settings_are_refused(
-    changes: list[str], message: str, undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path],
+    changes: list[str], named: list[Any], undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = undisturbed["greedy"]
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert cli.main([*words(model_folders["qwen2_vl"], rows, out, "greedy"), *changes]) == 2
-    assert message in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, out, *named, "--out")
     assert {path: path.read_bytes() for path in out.iterdir()} == before, "nothing is overwritten"
 
 
@@ -279,13 +281,13 @@ def test_other_weights_and_other_rows_are_refused(
     out = undisturbed["greedy"]
     other = write_tiny_model(tmp_path / "other", seed=9)
     assert cli.main(words(other, rows, out, "greedy")) == 2
-    assert "model.weights_sha256 =" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "model.weights_sha256", "--out")
     changed = tmp_path / "changed.jsonl"
     lines = rows.read_text().splitlines(keepends=True)
     changed.write_text("".join([lines[0].replace("8√3", "9"), *lines[1:]]))
     image_root = ["--data.image_root", str(rows.parent)]
     assert cli.main([*words(model_folders["qwen2_vl"], changed, out, "greedy"), *image_root]) == 2
-    assert "rows.sha256 =" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "rows.sha256", "--out")
 
 
 def test_images_that_are_missing_or_broken_are_said_and_count_as_wrong(
@@ -298,9 +300,9 @@ def test_images_that_are_missing_or_broken_are_said_and_count_as_wrong(
     first.unlink()
     second.write_bytes(second.read_bytes()[:60])
     assert cli.main(words(model_folders["qwen2_vl"], copied, tmp_path / "out", "greedy")) == 0
-    captured = capsys.readouterr()
-    assert "2 of 6 rows count as wrong, for want of an image:" in captured.err
-    assert f"row 1: cannot open image {first}: no such file" in captured.err
+    error = capsys.readouterr().err
+    assert lines_naming(error, 2, 6, "image")
+    assert lines_naming(error, "row 1", first)
     found = results(tmp_path / "out")
     assert len(found["rows_without_image"]) == 2
     assert found["tasks"]["geometry"]["status"]["no_image"] == 1
@@ -309,7 +311,7 @@ def test_images_that_are_missing_or_broken_are_said_and_count_as_wrong(
         path.unlink()
     second.unlink()
     assert cli.main(words(model_folders["qwen2_vl"], copied, tmp_path / "none", "greedy")) == 2
-    assert "no row has an image that can be opened; the first:" in capsys.readouterr().err
+    assert lines_naming(capsys.readouterr().err, "row 1", first)
     assert not (tmp_path / "none/predictions.jsonl").exists()
 
 

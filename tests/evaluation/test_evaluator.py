@@ -13,7 +13,7 @@ from gpg_vl.config import EvaluationConfig, PromptConfig, RewardsConfig
 from gpg_vl.data.sources import Source
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction, read_prediction
-from gpg_vl.evaluation.rows import Row, number_rows
+from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.prompts.builder import PromptBuilder
@@ -21,23 +21,28 @@ from gpg_vl.records import Sample
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.tasks import TASKS
-from support.builders import make_sample
+from tests.support.builders import make_sample
+from tests.support.messages import naming
 
 Load = Callable[..., QwenVLAdapter]
 LONG = "How many shapes are there in this picture, if one counts the small ones as well?"
 
 
-def make_rows(num: int) -> list[Row]:
+def make_rows(num: int) -> list[EvaluationRow]:
     """Rows of different images and lengths."""
     samples = [
         make_sample(sizes=((56 + 28 * (n % 3), 84),), seed=n, question=LONG if n % 2 else "How many shapes?")
         for n in range(num)
     ]
-    return [Row(n, "test", sample, f"kind {n % 2}") for n, sample in enumerate(samples)]
+    return [EvaluationRow(n, "test", sample, f"kind {n % 2}") for n, sample in enumerate(samples)]
 
 
 def predict(
-    adapter: QwenVLAdapter, rows: Sequence[Row], prompts_at_once: int, tokens_per_batch: int, **sampling: float
+    adapter: QwenVLAdapter,
+    rows: Sequence[EvaluationRow],
+    prompts_at_once: int,
+    tokens_per_batch: int,
+    **sampling: float,
 ) -> list[Prediction]:
     config = EvaluationConfig(**sampling)  # type: ignore[arg-type]
     with Scorer(RewardsConfig()) as scorer:
@@ -76,7 +81,7 @@ def test_prediction_comes_back_from_its_line(load: Load) -> None:
     for prediction in predict(load(), make_rows(2), 2, 10**6, num_samples=2, temperature=1.0):
         assert read_prediction(prediction.to_line()) == prediction
     for line in ("[]", "{}", "3"):
-        with pytest.raises(ValueError, match="no line of predictions"):
+        with pytest.raises(ValueError, match=naming("predictions.jsonl")):
             read_prediction(line)
 
 

@@ -14,9 +14,14 @@ import pytest
 
 from gpg_vl.evaluation.folder import claim_evaluation
 from gpg_vl.evaluation.predictions import Prediction
-from gpg_vl.records import ImageView
+from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.records import ImageView, Sample
+from tests.support.messages import naming
 
 SETTINGS = {"sampling": {"seed": 1}}
+ROWS = [EvaluationRow(n, "test", Sample(f"row {n}", "counting", (), "?", "4")) for n in range(9)]
+
+PER_COMPLETION = ("completions", "num_tokens", "finished", "answers", "rewards", "parts", "status", "legacy")
 
 
 def prediction(row: int, completion: str = "4") -> Prediction:
@@ -30,7 +35,7 @@ def prediction(row: int, completion: str = "4") -> Prediction:
 def write(folder: Path, *predictions: Prediction, settings: dict[str, Any] | None = None) -> list[Prediction]:
     """What was there before; then ``predictions`` are added."""
     with claim_evaluation(folder) as claimed:
-        there = claimed.resume(SETTINGS if settings is None else settings)
+        there = claimed.resume(SETTINGS if settings is None else settings, ROWS, num_samples=1)
         claimed.append(predictions)
     return there
 
@@ -49,7 +54,7 @@ def test_predictions_come_back_and_of_a_row_the_last(tmp_path: Path) -> None:
 
 def test_what_makes_no_prediction_leaves_nothing(tmp_path: Path) -> None:
     with claim_evaluation(tmp_path / "a/b/out") as claimed:
-        claimed.resume(SETTINGS)
+        claimed.resume(SETTINGS, ROWS, num_samples=1)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("")
@@ -60,10 +65,10 @@ def test_what_makes_no_prediction_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_second_evaluation_is_refused_while_the_first_is_writing(tmp_path: Path) -> None:
     with claim_evaluation(tmp_path) as first:
-        first.resume(SETTINGS)
+        first.resume(SETTINGS, ROWS, num_samples=1)
         first.append([prediction(0)])
         before = contents(tmp_path)
-        with pytest.raises(ValueError, match="another evaluation is writing to"), claim_evaluation(tmp_path):
+        with pytest.raises(ValueError, match=naming(tmp_path)), claim_evaluation(tmp_path):
             pass
         assert contents(tmp_path) == before
         first.append([prediction(1)])
@@ -75,7 +80,7 @@ def test_files_of_another_program_or_evaluation_are_left_alone(name: str, tmp_pa
     for content in ("mine", "[]", '{"colour": "red"}'):
         (tmp_path / name).write_text(content)
         before = contents(tmp_path)
-        with pytest.raises(ValueError, match=r"choose another --out"):
+        with pytest.raises(ValueError, match=naming("--out", tmp_path)):
             write(tmp_path, prediction(0))
         assert contents(tmp_path) == before
 
@@ -83,8 +88,7 @@ def test_files_of_another_program_or_evaluation_are_left_alone(name: str, tmp_pa
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     write(tmp_path, prediction(0))
     before = contents(tmp_path)
-    message = "holds predictions with sampling.seed = 1, this evaluation has 2; choose another --out"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=naming("sampling.seed", 1, 2, "--out")):
         write(tmp_path, settings={"sampling": {"seed": 2}})
     assert contents(tmp_path) == before
 
@@ -104,7 +108,7 @@ def test_a_line_that_no_evaluation_wrote_is_damaged(changes: dict[str, Any], tmp
     with path.open("a") as file:
         file.write(json.dumps({**asdict(prediction(1)), **changes}) + "\n")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"predictions.jsonl, line 2 is damaged; remove it"):
+    with pytest.raises(ValueError, match=naming("predictions.jsonl", "line 2")):
         write(tmp_path, prediction(2))
     assert contents(tmp_path) == before
 
@@ -131,7 +135,7 @@ def room(num_bytes: int) -> Iterator[None]:
 
 
 def test_a_full_disk_loses_no_whole_prediction(tmp_path: Path) -> None:
-    first, others = prediction(0), [replace(prediction(n), question="?" * 500) for n in range(1, 5)]
+    first, others = prediction(0), [prediction(n, "?" * 500) for n in range(1, 5)]
     with pytest.raises(OSError, match="too large"), room(1500):
         write(tmp_path, first, *others)
     there = write(tmp_path)
@@ -144,5 +148,20 @@ def test_a_full_disk_loses_no_whole_prediction(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/out", Path("/proc/none")):
-        with pytest.raises(ValueError, match=f"--out: cannot write to {folder}"):
+        with pytest.raises(ValueError, match=naming("--out", folder)):
             write(folder)
+
+
+TWICE = {name: 2 * getattr(prediction(1), name) for name in PER_COMPLETION}
+
+
+@pytest.mark.parametrize("other", [{"question": "!"}, {"id": "row 2"}, {"row": 9}, TWICE])
+def test_a_prediction_of_another_row_is_named(tmp_path: Path, other: dict[str, Any]) -> None:
+    write(tmp_path, prediction(0))
+    stranger = replace(prediction(1), **other)
+    with (tmp_path / "predictions.jsonl").open("a") as file:
+        file.write(stranger.to_line())
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=naming("predictions.jsonl", f"row {stranger.row}", "--out")):
+        write(tmp_path)
+    assert contents(tmp_path) == before

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from gpg_vl.run.run_log import read_metrics
-from support.tiny_runs import (
+from tests.support.messages import lines_naming
+from tests.support.tiny_runs import (
     assert_equal_runs,
     fork_command,
     last_saved_step,
@@ -45,7 +46,7 @@ def test_ten_steps_equal_five_a_kill_and_five(tmp_path: Path, model: Path) -> No
     assert process.wait(SECONDS) == -signal.SIGKILL
     assert last_saved_step(folder / "cut") == 5
     assert start_command(folder, train_words("cut")).wait(SECONDS) == 0
-    assert "resuming cut after step 5" in (folder / "log.txt").read_text()
+    assert lines_naming((folder / "log.txt").read_text(), "resuming", "cut", "step 5")
     assert_equal_runs(folder / "whole", folder / "cut")
 
 
@@ -104,7 +105,7 @@ def test_sigterm_in_each_phase(tmp_path: Path, model: Path, phase: str) -> None:
         process.join(SECONDS)
         assert process.exitcode == 143
     else:
-        assert _outcome(folder, "cut", f"support.run_faults:sigterm_in_{phase}") == 143
+        assert _outcome(folder, "cut", f"tests.support.run_faults:sigterm_in_{phase}") == 143
     [sent] = [float(line.split()[-1]) for line in (folder / "log.txt").read_text().splitlines() if "SIGTERM at" in line]
     assert time.time() - sent < 20
     assert last_saved_step(folder / "cut") == last_step(folder / "cut") > 0

@@ -1,8 +1,7 @@
-"""What a checkpoint holds, what the check finds, the merged copy, and the doctor's word on it."""
+"""What a saved model holds, and what the check of it finds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpg_vl.cli import main
 from gpg_vl.config import LoraConfig, ModelConfig, Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder, save_model
-from support.builders import SMALL_IMAGES
+from tests.support.builders import SMALL_IMAGES
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -78,33 +76,3 @@ def test_a_missing_file_is_found(load: LoadModel, model_folders: dict[str, Path]
     (folder / file).unlink()
     with pytest.raises(ValueError, match=str(folder)):
         check_model_folder(folder)
-
-
-def test_doctor_reloads_and_lets_it_answer(
-    load: LoadModel, model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = saved(load, tmp_path / "adapter", model_folders["qwen2_vl"], LoraConfig(r=4))
-    assert main(["merge", str(folder), str(tmp_path / "merged")]) == 0
-    for path, kind in ((folder, f"adapter of {model_folders['qwen2_vl']}"), (tmp_path / "merged", "weights")):
-        capsys.readouterr()
-        assert main(["doctor", "--checkpoint", str(path)]) == 0
-        out = capsys.readouterr().out.splitlines()
-        assert out[0].startswith(f"{kind}: names, shapes and types are those of the config")
-        assert out[1].startswith("completion: '") and len(out[1]) > 20
-    assert not list((tmp_path / "merged").glob("adapter*"))
-    assert main(["merge", str(folder), str(tmp_path / "merged")]) == 2
-    assert "is there already; name a new folder" in capsys.readouterr().err
-    assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "again")]) == 2
-    assert "is no adapter: its weights are whole already" in capsys.readouterr().err
-    config = json.loads((tmp_path / "merged/config.json").read_text())
-    config["text_config"]["hidden_size"] = 64
-    (tmp_path / "merged/config.json").write_text(json.dumps(config))
-    assert main(["doctor", "--checkpoint", str(tmp_path / "merged")]) == 2
-    assert "the weights do not fit config.json: mismatched" in capsys.readouterr().err
-
-
-def test_doctor_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    out = capsys.readouterr().out
-    assert f"torch {torch.__version__.split('+')[0]}" in out
-    assert "device c" in out

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpg_vl.config import ObjectiveConfig
-from support.written import Numbers, follow
+from tests.support.written import Numbers, follow
 
 DATA = Path(os.environ.get("GPG_VL_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
 VECTORS = DATA.parent / "reference/objective_vectors.json"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gpg_vl.processes.interrupts import Interrupted, deferred_interrupts, interrupts_raise
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 
 
 def kill_and(done: list[str]) -> None:
@@ -16,8 +16,8 @@ def kill_and(done: list[str]) -> None:
 
 
 def kill_while_deferring(done: list[str]) -> None:
-    with deferred_interrupts():
-        with deferred_interrupts():
+    with INTERRUPTS.deferred():
+        with INTERRUPTS.deferred():
             kill_and(done)
         done.append("and on")
     done.append("too far")
@@ -25,7 +25,7 @@ def kill_while_deferring(done: list[str]) -> None:
 
 def test_signal_raises_at_once() -> None:
     done: list[str] = []
-    with interrupts_raise(), pytest.raises(Interrupted, match="SIGTERM") as caught:
+    with INTERRUPTS.raising(), pytest.raises(Interrupted, match="SIGTERM") as caught:
         kill_and(done)
     assert caught.value.exit_code == 143
     assert done == []
@@ -33,23 +33,23 @@ def test_signal_raises_at_once() -> None:
 
 def test_signal_waits_for_the_end_of_the_outer_block() -> None:
     done: list[str] = []
-    with interrupts_raise(), pytest.raises(Interrupted):
+    with INTERRUPTS.raising(), pytest.raises(Interrupted):
         kill_while_deferring(done)
     assert done == ["went on", "and on"]
 
 
 def test_a_signal_is_over_with_its_run() -> None:
-    with interrupts_raise(), pytest.raises(Interrupted):
+    with INTERRUPTS.raising(), pytest.raises(Interrupted):
         kill_and([])
-    with deferred_interrupts():
+    with INTERRUPTS.deferred():
         pass
 
 
 def test_second_signal_ends_the_process() -> None:
     script = """
 import os, signal
-from gpg_vl.processes.interrupts import deferred_interrupts, interrupts_raise
-with interrupts_raise(), deferred_interrupts():
+from gpg_vl.processes.interrupts import INTERRUPTS
+with INTERRUPTS.raising(), INTERRUPTS.deferred():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
 """

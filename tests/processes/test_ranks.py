@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
+from tests.support.messages import lines_naming
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 200  # of a run that ought to take 20, on a busy machine
@@ -113,9 +113,9 @@ def test_two_ranks_under_zero_3(run: Run, tmp_path: Path) -> None:
     done = run("zero3")
     assert done.returncode == 0, done.stderr
     assert "+ DEEPSPEED=zero3" in done.stderr
-    assert "2 ranks, ZeRO-3, ShardedGradients" in done.stderr
+    assert lines_naming(done.stderr, "2 ranks", "ZeRO-3", "ShardedGradients")
     size = 4 * sum(weight.numel() for weight in weights(tmp_path).values()) / 2**30
-    assert f"ZeRO-3: a rollout gathers {size:.2f} GiB of weights on every rank" in done.stderr
+    assert lines_naming(done.stderr, "ZeRO-3", f"{size:.2f} GiB", "rank")
     assert done.stderr.count("step 3/3") == 1, "one rank prints"
     assert done.stdout.count("done: run/checkpoint-3") == 1
     rows = read_metrics(tmp_path / "with space/run")
@@ -137,7 +137,7 @@ def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
             deepspeed, [*words, "--update.tokens_per_micro_batch", budget], name=deepspeed, fault="plain descent"
         )
         assert done.returncode == 0, done.stderr
-        assert f"2 ranks, ZeRO-{deepspeed[4]}, " in done.stderr
+        assert lines_naming(done.stderr, "2 ranks", f"ZeRO-{deepspeed[4]}")
         assert ids(tmp_path, deepspeed) == ids(tmp_path, "one")
         [other] = read_metrics(tmp_path / "with space" / deepspeed)
         for key in ("loss", "grad_norm"):
@@ -221,7 +221,7 @@ def test_nan_on_one_rank_is_skipped_by_all(run: Run, tmp_path: Path, deepspeed: 
 def test_nan_for_ever_stops_the_run(run: Run, tmp_path: Path) -> None:
     done = run("zero2", ["--run.steps", 9], fault="nan for ever")
     assert done.returncode != 0
-    assert "3 steps in a row had a gradient that is not finite" in done.stderr
+    assert lines_naming(done.stderr, "gpg-vl train", "3 steps", "gradient")
     assert len(read_metrics(tmp_path / "with space/run")) == 4
 
 
@@ -235,7 +235,7 @@ def test_out_of_memory_halves_the_budget_on_all_ranks(run: Run, tmp_path: Path, 
     assert run(deepspeed, words, name="whole").returncode == 0
     done = run(deepspeed, words, fault="out of memory in update")
     assert done.returncode == 0, done.stderr
-    assert "out of memory: the update starts anew with update.tokens_per_micro_batch 64" in done.stderr
+    assert lines_naming(done.stderr, "memory", "update.tokens_per_micro_batch", 64)
     whole, restarted = weights(tmp_path, "whole", 1), weights(tmp_path, "run", 1)
     assert max(float((whole[name] - restarted[name]).abs().max()) for name in whole) < 1e-6
 
@@ -247,7 +247,7 @@ def test_out_of_memory_under_sharding_ends_all_ranks(run: Run, deepspeed: str) -
     done = run(deepspeed, fault="out of memory in update")
     assert seconds_since_fault(done) < 30
     assert done.returncode == 2
-    assert "update.tokens_per_micro_batch=512 (the ranks run it together and end); lower it" in done.stderr
+    assert lines_naming(done.stderr, "memory", "update.tokens_per_micro_batch", 512)
 
 
 @pytest.mark.faults
@@ -258,7 +258,7 @@ def test_a_rank_that_dies_takes_the_others_along(run: Run, deepspeed: str, phase
     rank = 0 if phase == "save" else 1
     done = run(deepspeed, fault=f"kill in {phase}", faulty_rank=rank)
     assert seconds_since_fault(done) < 30
-    assert re.search(rf"rank {rank} \(process \d+\) was ended by SIGKILL, and with it the run", done.stderr)
+    assert lines_naming(done.stderr, f"rank {rank}", "SIGKILL")
     assert done.returncode == 128 + 9
 
 
@@ -283,11 +283,11 @@ def test_a_signal_to_one_rank_or_all_stops_all_after_the_same_step(
     assert done.returncode == (130 if "SIGINT" in fault else 143), done.stderr
     last = 2 if (deepspeed, fault) == ("zero3", "SIGINT in update") else 1
     assert [row["step"] for row in read_metrics(tmp_path / "with space/run")] == list(range(1, last + 1))
-    assert f"stopped; the same command goes on from run/checkpoint-{last}" in done.stderr
+    assert lines_naming(done.stderr, f"run/checkpoint-{last}")
     assert weights(tmp_path, step=last)
     if deepspeed == "zero0":
         done = run(deepspeed, ["--run.steps", last + 1])
-        assert f"resuming run after step {last}" in done.stderr
+        assert lines_naming(done.stderr, "run", f"step {last}", "resuming")
         assert done.returncode == 0, done.stderr
 
 
@@ -302,29 +302,19 @@ def test_a_signal_while_the_first_rank_saves_waits_for_the_end_of_the_save(run: 
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize(
-    ("fault", "rank", "exit_code", "message"),
+    ("fault", "rank", "exit_code", "named"),
     [
-        ("error in rollout", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
-        ("error in scoring", 1, 2, "rank 1: ZeroDivisionError: division by zero"),
-        (
-            "full disk in save",
-            0,
-            1,
-            "run/checkpoint-2 could not be written: rank 0: [Errno 28] injected: no space left",
-        ),
-        (
-            "full disk in log",
-            0,
-            1,
-            "rank 0: run/rollouts/000002.jsonl could not be written: [Errno 28] injected: no space left",
-        ),
+        ("error in rollout", 1, 2, ["ZeroDivisionError"]),
+        ("error in scoring", 1, 2, ["ZeroDivisionError"]),
+        ("full disk in save", 0, 1, ["run/checkpoint-2", "no space left"]),
+        ("full disk in log", 0, 1, ["run/rollouts/000002.jsonl", "no space left"]),
     ],
 )
 def test_an_error_on_one_rank_is_that_of_all(
-    run: Run, tmp_path: Path, fault: str, rank: int, exit_code: int, message: str
+    run: Run, tmp_path: Path, fault: str, rank: int, exit_code: int, named: list[str]
 ) -> None:
     done = run("zero3", ["--run.save_every", 2], fault=fault, faulty_rank=rank)
-    assert done.stderr.count(f"gpg-vl train: {message}") == 1, "one rank says it"
+    assert len(lines_naming(done.stderr, "gpg-vl train", f"rank {rank}", *named)) == 1, "one rank says it"
     assert done.returncode == exit_code
     saved = [path.name for path in (tmp_path / "with space/run").glob("checkpoint-*")]
     assert saved == ([] if "disk" in fault else ["checkpoint-1"])

@@ -18,7 +18,8 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample, completion_text
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
-from support.builders import FAMILIES, SMALL_IMAGES, make_sample
+from tests.support.builders import FAMILIES, SMALL_IMAGES, make_sample
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 BASE_TEMPLATE = "{%- for m in messages -%}{%- for c in m['content'] -%}{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}{%- endfor -%}{%- endfor -%}"  # noqa: E501  the published base models' template joins the contents
@@ -35,20 +36,24 @@ def test_tensors_equal_the_processors(load: LoadModel, family: str, shrink_to: i
     adapter = load(family)
     sample = make_sample([(90, 60), (200, 110)])
     prompt = builder(adapter, shrink_to, template="{question}").build(sample)
-    assert shrink_to is None or len(prompt.token_ids) <= shrink_to
+    assert shrink_to is None or len(prompt.encoded.token_ids) <= shrink_to
     sized = [
         open_image(source).resize((view.model_width, view.model_height))
-        for source, view in zip(sample.images, prompt.image_views, strict=True)
+        for source, view in zip(sample.images, prompt.views, strict=True)
     ]
     expected = adapter.processor(text=[prompt.text], images=sized, do_resize=False, return_tensors="pt")
-    assert prompt.token_ids == tuple(expected["input_ids"][0].tolist())
-    assert prompt.token_types == tuple(expected["mm_token_type_ids"][0].tolist())
-    assert torch.equal(prompt.pixel_values, expected["pixel_values"])
-    assert torch.equal(prompt.image_grid_thw, expected["image_grid_thw"])
+    assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
+    assert prompt.encoded.token_types == tuple(expected["mm_token_type_ids"][0].tolist())
+    assert prompt.encoded.vision is not None
+    for name in ("pixel_values", "image_grid_thw"):
+        assert torch.equal(prompt.encoded.vision.tensors[name], expected[name])
+    assert prompt.encoded.vision.num_patches == len(expected["pixel_values"])
+    assert prompt.encoded.vision.num_tokens == int(expected["mm_token_type_ids"].sum())
     positions, _ = adapter.model.model.get_rope_index(
         expected["input_ids"], expected["mm_token_type_ids"], image_grid_thw=expected["image_grid_thw"]
     )
-    assert torch.equal(prompt.position_ids, positions[:, 0])
+    assert torch.equal(prompt.encoded.position_ids, positions[:, 0])
+    assert prompt.encoded.next_position == int(positions.max()) + 1
 
 
 def test_chat_and_base_prompts(load: LoadModel) -> None:
@@ -68,10 +73,10 @@ def test_chat_and_base_prompts(load: LoadModel) -> None:
     assert prompt.text == ("User: <|vision_start|><|image_pad|><|vision_end|>How many shapes?\nAssistant: <think>")
     assert completion_text(prompt, "4</think><answer>4</answer>") == "<think>4</think><answer>4</answer>"
     assert completion_text(builder(chat).build(make_sample()), "<think>") == "<think>"
-    with pytest.raises(ValueError, match=r"prompt.system needs a chat prompt"):
+    with pytest.raises(ValueError, match=naming("prompt.system")):
         builder(base, system="Be brief.")
     chat.processor.chat_template = None
-    with pytest.raises(ValueError, match=r"prompt.style is chat, but the model has no chat template"):
+    with pytest.raises(ValueError, match=naming("prompt.style", "chat")):
         builder(chat, style="chat")
 
 
@@ -95,14 +100,14 @@ def test_images_stand_where_the_markers_are(load: LoadModel) -> None:
     build = builder(load(), template="{question}").build
     assert f"user\nIs {picture} larger than {picture}?<|im_end|>" in build(sample).text
     assert f"user\n{picture}{picture}Same?<|im_end|>" in build(replace(sample, question="Same?")).text
-    with pytest.raises(ValueError, match=r"sample counting-0: the question has 1 <image> markers for 2 images"):
+    with pytest.raises(ValueError, match=naming("counting-0", "question", 1, "<image>", 2)):
         build(replace(sample, question="<image>?"))
 
 
 def test_control_tokens_in_a_row_are_refused(load: LoadModel) -> None:
     build = builder(load()).build
     for token in ("<|im_end|>", "<|image_pad|>", "<|vision_start|>"):
-        with pytest.raises(ValueError, match="sample counting-0: the question contains the control token"):
+        with pytest.raises(ValueError, match=naming("counting-0", "question", token)):
             build(make_sample(question=f"How {token}?"))
 
 
@@ -112,7 +117,7 @@ def test_sizes_follow_the_pixel_limits(load: LoadModel) -> None:
         view = adapter.view(*size)
         assert view.model_width % 28 == view.model_height % 28 == 0
         assert 56 * 56 <= view.model_width * view.model_height <= 112 * 112
-    with pytest.raises(ValueError, match=r"a 4900 x 100 image yields no token under model.max_pixels=1568; raise it"):
+    with pytest.raises(ValueError, match=naming(4900, 100, "model.max_pixels", 1568)):
         load(min_pixels=784, max_pixels=1568).view(4900, 100)
 
 
@@ -120,7 +125,7 @@ def test_token_counts_are_exact(load: LoadModel) -> None:
     build = builder(load())
     for sizes in ([], [(84, 84)], [(200, 90), (30, 31)]):
         sample = make_sample(sizes)
-        assert build.measure(sample).num_tokens == len(build.build(sample).token_ids)
+        assert build.measure(sample).num_tokens == len(build.build(sample).encoded.token_ids)
 
 
 def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
@@ -129,9 +134,9 @@ def test_token_counts_are_exact_without_the_images(load: LoadModel) -> None:
     for shrink_to in (None, 100, 80):
         build = builder(load(), shrink_to)
         prompt, layout = build.build(sample), build.read(replace(sample, images=()), sizes)
-        assert (layout.text, layout.views) == (prompt.text, prompt.image_views)
+        assert (layout.text, layout.views) == (prompt.text, prompt.views)
         assert layout == build.measure(sample)
-        assert layout.num_tokens == len(prompt.token_ids)
+        assert layout.num_tokens == len(prompt.encoded.token_ids)
         assert layout.is_shrunk == (shrink_to is not None)
 
 
@@ -141,16 +146,18 @@ def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -
     sample = make_sample([(600, 400), (300, 300), (56, 56)], task="grounding", answer="[100, 50, 400, 300]")
     plain = builder(adapter)
     full = plain.build(sample)
-    room = len(full.token_ids)
-    assert builder(adapter, room).build(sample).image_views == full.image_views, "what fits is left alone"
+    room = len(full.encoded.token_ids)
+    assert builder(adapter, room).build(sample).views == full.views, "what fits is left alone"
     for shrink_to in (room - 1, room - 100, room - 300, room - 400):
         prompt = builder(adapter, shrink_to).build(sample)
-        assert shrink_to - 60 < len(prompt.token_ids) <= shrink_to, "no smaller than needed, in whole rows of tokens"
-        tokens = [adapter.count_image_tokens(view) for view in prompt.image_views]
-        assert sum(prompt.token_types) == sum(tokens)
-        assert prompt.image_grid_thw is not None
-        assert prompt.image_grid_thw[:, 1:].mul(14).tolist() == [
-            [v.model_height, v.model_width] for v in prompt.image_views
+        assert shrink_to - 60 < len(prompt.encoded.token_ids) <= shrink_to, (
+            "no smaller than needed, in whole rows of tokens"
+        )
+        tokens = [adapter.count_image_tokens(view) for view in prompt.views]
+        assert sum(prompt.encoded.token_types) == sum(tokens)
+        assert prompt.encoded.vision is not None
+        assert prompt.encoded.vision.tensors["image_grid_thw"][:, 1:].mul(14).tolist() == [
+            [v.model_height, v.model_width] for v in prompt.views
         ]
         assert tokens[0] > tokens[1] > tokens[2], "each keeps its share"
 
@@ -159,16 +166,16 @@ def test_a_box_keeps_its_place_in_an_image_that_was_scaled_down(load: LoadModel)
     adapter = load("qwen2_5_vl", max_pixels=784 * 600)
     sample = make_sample([(640, 480)], task="grounding", answer="[160, 120, 480, 360]")
     full = builder(adapter).build(sample)
-    prompt = builder(adapter, len(full.token_ids) // 2).build(sample)
-    [view] = prompt.image_views
-    assert view.model_width * view.model_height < full.image_views[0].model_width * full.image_views[0].model_height
+    prompt = builder(adapter, len(full.encoded.token_ids) // 2).build(sample)
+    [view] = prompt.views
+    assert view.model_width * view.model_height < full.views[0].model_width * full.views[0].model_height
     assert (view.width, view.height) == (640, 480), "gold boxes are in original pixels"
     assert f"pixels of the {view.model_width} x {view.model_height} image" in prompt.text
     task = TASKS["grounding"]
     box = [round(value) for value in view.to_model((160, 120, 480, 360))]
-    score = score_completion(task, sample, f"<think></think><answer>{box}</answer>", prompt.image_views)
+    score = score_completion(task, sample, f"<think></think><answer>{box}</answer>", prompt.views)
     assert score.parts["iou"] > 0.97
-    stale = score_completion(task, sample, f"<think></think><answer>{box}</answer>", full.image_views)
+    stale = score_completion(task, sample, f"<think></think><answer>{box}</answer>", full.views)
     assert stale.parts["iou"] < 0.6, "the same numbers mean another box in the larger image"
 
 
@@ -176,8 +183,8 @@ def test_scaling_down_ends_at_the_smallest_image(load: LoadModel) -> None:
     """What is too long for its text alone stays too long, and an image keeps model.min_pixels."""
     adapter = load(min_pixels=784 * 4 + 28)
     prompt = builder(adapter, shrink_to=5).build(make_sample([(300, 300), (2400, 50)]))
-    views = prompt.image_views
-    assert len(prompt.token_ids) > 5
+    views = prompt.views
+    assert len(prompt.encoded.token_ids) > 5
     assert adapter.count_image_tokens(views[0]) == 4
     assert views[1].model_height == 28, "one token high, where the shape leaves nothing less"
 
@@ -194,6 +201,6 @@ def test_an_adapter_without_weights_reads_the_same(load: LoadModel, model_folder
 
 def test_bad_image_names_the_sample(load: LoadModel) -> None:
     sample = Sample("row-9", "counting", (b"no image",), "How many?", "4")
-    with pytest.raises(ValueError, match="sample row-9: cannot open image"):
+    with pytest.raises(ValueError, match=naming("row-9", "image")):
         builder(load()).build(sample)
     assert isinstance(open_image(make_sample().images[0]), Image.Image)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.records import Reward, RolloutGroup
 from gpg_vl.rewards.scorer import RewardError, Scorer
-from support.hostile_groups import FILE, group, hostile
+from tests.support.hostile_groups import FILE, group, hostile
+from tests.support.messages import lines_naming, naming
 
 RIGHT = "<think></think><answer>4</answer>"
 
@@ -71,7 +73,7 @@ def test_abort_names_the_sample_and_does_not_wait_for_the_rest() -> None:
     with Scorer(RewardsConfig(timeout_s=60, on_error="abort")) as scorer:
         assert scorer.score([hostile("right")])[0].rewards[0].status == "ok"
         start = time.monotonic()
-        with pytest.raises(RewardError, match=r"on_error is abort, .*Hostile on sample s2: error: KeyError"):
+        with pytest.raises(RewardError, match=naming("rewards.on_error", "abort", "Hostile", "s2", "KeyError")):
             scorer.score([hostile("sleep"), hostile("raise", sample_id="s2"), hostile("sleep")])
         assert time.monotonic() - start < 10
 
@@ -108,7 +110,7 @@ def test_a_call_has_one_limit_whatever_the_group() -> None:
     config = RewardsConfig(functions=[f"{FILE}:hang"], timeout_s=1.0, on_error="abort")
     with Scorer(config) as scorer:
         start = time.monotonic()
-        with pytest.raises(RewardError, match="reward function hang on sample s1: timeout: no answer within 1 s"):
+        with pytest.raises(RewardError, match=naming("hang", "s1", "timeout", "1 s")):
             scorer.score([group(*[RIGHT] * 16)])
         assert time.monotonic() - start < 6
 
@@ -151,15 +153,15 @@ def test_arguments_of_a_reward_function(
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "message"),
+    ("name", "status", "named"),
     [
-        ("too_few", "error", "ValueError: 1 rewards for 2 completions"),
-        ("not_finite", "error", "ValueError: a reward is nan"),
-        ("words", "error", "TypeError: a reward is str"),
-        ("hang", "timeout", "no answer within 0.4 s"),
+        ("too_few", "error", ["ValueError", 1, 2]),
+        ("not_finite", "error", ["ValueError", "nan"]),
+        ("words", "error", ["TypeError", "str"]),
+        ("hang", "timeout", ["0.4 s"]),
     ],
 )
-def test_reward_functions_that_fail(caplog: pytest.LogCaptureFixture, name: str, status: str, message: str) -> None:
+def test_reward_functions_that_fail(caplog: pytest.LogCaptureFixture, name: str, status: str, named: list[Any]) -> None:
     rewards = score_once(with_functions(name), group(RIGHT, RIGHT))
     assert [(reward.total, reward.status) for reward in rewards] == [(0.0, status)] * 2
-    assert message in caplog.text
+    assert lines_naming(caplog.text, name, "s1", *named)

@@ -14,7 +14,7 @@ from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import FAMILIES, make_lively, make_prompt, make_sample
+from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
 
 LoadModel = Callable[..., QwenVLAdapter]
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
@@ -32,23 +32,21 @@ def make_prompts(adapter: QwenVLAdapter) -> list[Prompt]:
 
 
 def vision_inputs(prompt: Prompt) -> dict[str, torch.Tensor]:
-    if prompt.pixel_values is None or prompt.image_grid_thw is None:
-        return {}
-    return {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw}
+    return {} if prompt.encoded.vision is None else dict(prompt.encoded.vision.tensors)
 
 
 def hf_greedy(adapter: QwenVLAdapter, prompt: Prompt) -> tuple[int, ...]:
     """Plain ``generate`` on one prompt with the same tokens banned."""
     output = adapter.model.generate(
-        input_ids=torch.tensor([prompt.token_ids]),
-        attention_mask=torch.ones(1, len(prompt.token_ids), dtype=torch.long),
-        mm_token_type_ids=torch.tensor([prompt.token_types]),
+        input_ids=torch.tensor([prompt.encoded.token_ids]),
+        attention_mask=torch.ones(1, len(prompt.encoded.token_ids), dtype=torch.long),
+        mm_token_type_ids=torch.tensor([prompt.encoded.token_types]),
         **vision_inputs(prompt),
         max_new_tokens=GREEDY.max_new_tokens,
         do_sample=False,
         logits_processor=[SuppressTokensLogitsProcessor(list(adapter.banned_token_ids))],
     )
-    return tuple(output[0, len(prompt.token_ids) :].tolist())
+    return tuple(output[0, len(prompt.encoded.token_ids) :].tolist())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -148,8 +146,8 @@ def test_sampling_follows_the_models_distribution(load: LoadModel) -> None:
     )
     with torch.no_grad():
         logits = adapter.model(
-            input_ids=torch.tensor([prompt.token_ids]),
-            mm_token_type_ids=torch.tensor([prompt.token_types]),
+            input_ids=torch.tensor([prompt.encoded.token_ids]),
+            mm_token_type_ids=torch.tensor([prompt.encoded.token_types]),
             **vision_inputs(prompt),
         ).logits[0, -1]
     logits[list(adapter.banned_token_ids)] = -torch.inf
@@ -191,7 +189,7 @@ def test_log_probs_are_kept_on_request(load: LoadModel) -> None:
     for group in groups:
         for completion in group.completions:
             kept = torch.tensor(completion.log_probs)
-            expected = plain_log_probs(adapter, group.prompt, completion, 0.7).detach()
+            expected = plain_log_probs(adapter, group.prompt.encoded, completion, 0.7).detach()
             assert torch.allclose(kept, expected, atol=1e-5)
     narrow = Sampling(max_new_tokens=9, temperature=0.7, top_k=1)
     groups = HfEngine(adapter, MANY).generate(prompts, 1, narrow, seeds, keep_log_probs=True)
@@ -207,7 +205,7 @@ def test_a_wrong_position_of_one_prompt_shows(load: LoadModel, monkeypatch: pyte
 
     def with_positions_of_the_first(engine: HfEngine, batch: list[Prompt], group_size: int) -> object:
         state = prefill(engine, batch, group_size)
-        return replace(state, positions=state.positions[:1].expand_as(state.positions))
+        return replace(state, positions=state.positions[:, :1].expand_as(state.positions))
 
     right = tokens_of(roll_out(adapter, prompts, 2, GREEDY))
     monkeypatch.setattr(HfEngine, "_prefill", with_positions_of_the_first)
@@ -224,6 +222,6 @@ def test_the_image_is_encoded_once_and_the_prompt_runs_once_per_group(load: Load
         lambda module, inputs, words, output: rows.append(tuple(words["inputs_embeds"].shape[:2])), with_kwargs=True
     )
     roll_out(adapter, prompts, 6, SAMPLED, (0,))
-    assert patches == [sum(len(p.pixel_values) for p in prompts if p.pixel_values is not None)]
-    assert rows[0] == (len(prompts), max(len(p.token_ids) for p in prompts))
+    assert patches == [sum(p.encoded.vision.num_patches for p in prompts if p.encoded.vision is not None)]
+    assert rows[0] == (len(prompts), max(len(p.encoded.token_ids) for p in prompts))
     assert all(length == 1 for _, length in rows[1:])

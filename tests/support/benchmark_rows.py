@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.data.sources import write_jsonl
-from support.builders import make_sample
+from tests.support.builders import make_sample
 
 LIMITS = ["--model.dtype", "float32", "--model.min_pixels", "784", "--model.max_pixels", "50176"]
 LIMITS += ["--evaluation.max_new_tokens", "3"]

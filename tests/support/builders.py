@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy
 import torch
@@ -12,8 +13,8 @@ from PIL import Image
 from gpg_vl.config import PromptConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
-from gpg_vl.update.packing import Row, split_into_rows
+from gpg_vl.records import Completion, Encoded, Prompt, Sample, TrainingGroup
+from gpg_vl.update.packing import PackedRow, split_into_rows
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 SMALL_IMAGES = {"dtype": "float32", "min_pixels": 784, "max_pixels": 50176}
@@ -36,6 +37,20 @@ def make_sample(
 ) -> Sample:
     images = tuple(png(width, height, 10 * seed + n) for n, (width, height) in enumerate(sizes))
     return Sample(f"{task}-{seed}", task, images, question, answer)
+
+
+def make_encoded(num_axes: int = 3) -> Encoded:
+    """A prompt of one token, for stages that look at no model."""
+    return Encoded((1,), (0,), torch.zeros(num_axes, 1, dtype=torch.long), 1, None)
+
+
+def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:
+    """The prompt with its images in another precision."""
+    vision = prompt.encoded.vision
+    if vision is None:
+        return prompt
+    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in vision.tensors.items()}
+    return replace(prompt, encoded=replace(prompt.encoded, vision=replace(vision, tensors=tensors)))
 
 
 def make_prompt(adapter: QwenVLAdapter, sample: Sample) -> Prompt:
@@ -61,7 +76,7 @@ def make_training_group(adapter: QwenVLAdapter, sample: Sample, lengths: Sequenc
     return TrainingGroup(make_prompt(adapter, sample), completions, coefficients)
 
 
-def whole(*groups: TrainingGroup) -> list[Row]:
+def whole(*groups: TrainingGroup) -> list[PackedRow]:
     """Each group as one row."""
     return [row for group in groups for row in split_into_rows(group, 10**6)]
 

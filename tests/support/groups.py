@@ -10,7 +10,7 @@ from torch import Tensor
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_sample, make_training_group
+from tests.support.builders import make_sample, make_training_group
 
 
 def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:
@@ -25,7 +25,7 @@ def plain_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> 
     adapter.model.zero_grad()
     for group in groups:
         for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
-            log_probs = plain_log_probs(adapter, group.prompt, completion, 1.0)
+            log_probs = plain_log_probs(adapter, group.prompt.encoded, completion, 1.0)
             (log_probs * torch.tensor(coefficients)).sum().backward()
     return gradients(adapter)
 

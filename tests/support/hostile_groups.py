@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample
+from tests.support.builders import make_encoded
 
 FILE = Path(__file__).with_name("hostile_rewards.py")
 
@@ -19,7 +18,7 @@ def group(
 ) -> RolloutGroup:
     sample = Sample(sample_id, task, (), "How many?", "4", {"colour": "red"})
     messages = (("system", "Be brief."), ("user", "How many?")) if chat else ()
-    prompt = Prompt(sample, prompt_text, (1,), (0,), torch.zeros(3, 1), None, None, (), messages)
+    prompt = Prompt(sample, prompt_text, make_encoded(), (), messages)
     return RolloutGroup(prompt, tuple(Completion((1,), text, finished=True) for text in texts))
 
 

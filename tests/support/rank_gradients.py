@@ -22,17 +22,18 @@ from torch.optim import Optimizer
 from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.processes.ranks import end_ranks, gather_object
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import sharding_stage, start_ranks
 from gpg_vl.processes.weights import whole_weights
-from gpg_vl.records import Prompt, TrainingGroup
+from gpg_vl.records import TrainingGroup
 from gpg_vl.update import gradient
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.packing import shortest_budget
 from gpg_vl.update.policy import PolicyForward
-from support.builders import SMALL_IMAGES
-from support.groups import make_groups, plain_gradients
+from tests.support.builders import SMALL_IMAGES, in_dtype
+from tests.support.groups import make_groups, plain_gradients
 
 DENOMINATOR = 3.0
 # of test_packing.CASES, by rank: other lengths and images, no image on one rank, no group on one rank, split groups
@@ -103,10 +104,6 @@ def measure(
         row = {"model": os.path.basename(folder), "deal": deal, "is_split": is_split, "dtype": str(dtype)}
         row |= {"mutation": mutation, "errors": errors, "layout": type(layout).__name__}
         sys.stdout.write(json.dumps(row) + "\n")  # in one piece: other ranks write too
-
-
-def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:
-    return prompt if prompt.pixel_values is None else replace(prompt, pixel_values=prompt.pixel_values.to(dtype))
 
 
 def unscaled(layout: Layout) -> Any:

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl import assemble
+from gpg_vl.processes.start import sharding_stage
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
 from gpg_vl.update import optimizer_state, policy
-from support.faulty_rank import in_call
+from tests.support.faulty_rank import in_call
 
 
 def send_sigterm() -> None:
@@ -102,9 +103,10 @@ def save_moments_again() -> None:
     """No fault: what was just restored is written to ``again.safetensors``, as the next save would write it."""
     original = assemble.load_optimizer
 
-    def load_optimizer(folder: Any, adapter: Any, optimizer: Any) -> None:
-        original(folder, adapter, optimizer)
-        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters())
+    def load_optimizer(folder: Any, adapter: Any, optimizer: Any, accelerator: Any) -> None:
+        original(folder, adapter, optimizer, accelerator)
+        stage = sharding_stage(accelerator)
+        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters(), stage)
         if os.environ["RANK"] == "0":
             save_file(shard, "again.safetensors")
 

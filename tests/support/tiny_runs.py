@@ -157,7 +157,7 @@ def _fork(folder: Path, words: Sequence[str], fault: str | None, environment: di
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads must not fork
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["support.tiny_runs", "gpg_vl.train", "gpg_vl.cli", "deepspeed"])
+    server.set_forkserver_preload(["data_tools.generate", "gpg_vl.train", "gpg_vl.cli", "deepspeed"])
     process = server.Process(target=_work, args=(str(folder), list(words), fault, environment))
     process.start()
     return process

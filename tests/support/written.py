@@ -9,7 +9,7 @@ from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.records import Completion, LogProbs, Reward, ScoredGroup, TrainingGroup
-from support.hostile_groups import group as make_group
+from tests.support.hostile_groups import group as make_group
 
 Rows = tuple[tuple[float, ...], ...]  # [G][T]
 

@@ -5,6 +5,7 @@ import pytest
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import Task, legacy_scorer, score_completion, task_weights
+from tests.support.messages import naming
 
 GRID = ImageView(1000, 1000, 1000, 1000, "grid_1000")
 CHOICES = {"choices": ["chair", "table", "lamp"]}
@@ -336,7 +337,7 @@ class Unpublished(Task):
 
 
 def test_task_without_a_published_scorer() -> None:
-    with pytest.raises(ValueError, match="unpublished has no published scorer"):
+    with pytest.raises(ValueError, match=naming("unpublished", "scorer")):
         score_completion(Unpublished(), make_sample("unpublished", "4"), "", [GRID], scorer="legacy")
 
 

@@ -6,6 +6,7 @@ import pytest
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS, load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
+from tests.support.messages import naming
 
 GRID = ImageView(640, 480, 644, 476, "grid_1000")
 PIXELS = ImageView(640, 480, 320, 240, "resized_pixels")
@@ -210,20 +211,20 @@ def test_grounding_asks_in_the_frame_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "answer", "message"),
+    ("task", "answer"),
     [
-        ("counting", "4.0", "'4.0' is no count; write a whole number"),
-        ("counting", "-1", "no count"),
-        ("counting", "four", "no count"),
-        ("geometry", "", "no value"),
-        ("geometry", "nan", "no value"),
-        ("grounding", "[1, 2, 3]", "no box"),
-        ("grounding", "[30, 2, 1, 40]", "no box"),
-        ("grounding", "[-3, 2, 30, 40]", "no box"),
+        ("counting", "4.0"),
+        ("counting", "-1"),
+        ("counting", "four"),
+        ("geometry", ""),
+        ("geometry", "nan"),
+        ("grounding", "[1, 2, 3]"),
+        ("grounding", "[30, 2, 1, 40]"),
+        ("grounding", "[-3, 2, 30, 40]"),
     ],
 )
-def test_rows_that_a_task_cannot_read(task: str, answer: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_rows_that_a_task_cannot_read(task: str, answer: str) -> None:
+    with pytest.raises(ValueError, match=naming("answer", repr(answer))):
         TASKS[task].check(make_sample(task, answer))
 
 
@@ -236,12 +237,12 @@ def test_choices_by_letter() -> None:
 def test_choices_that_stand_twice() -> None:
     TASKS["choice"].check(make_sample("choice", "up", options=["same", "up", "Same"]))
     for answer in ("same", "A"):
-        with pytest.raises(ValueError, match="hold 'same' more than once; write each choice once"):
+        with pytest.raises(ValueError, match=naming("same")):
             TASKS["choice"].check(make_sample("choice", answer, options=["same", "up", "Same"]))
 
 
 def test_grounding_needs_an_image() -> None:
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match=naming("image")):
         TASKS["grounding"].check(Sample("a", "grounding", (), "Where?", "[1, 2, 30, 40]"))
 
 
@@ -292,45 +293,43 @@ def test_task_of_a_relative_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("class_name", "message"),
+    ("class_name", "named"),
     [
-        ("Color", "has no class 'Color'"),
-        ("Colour", "make it a subclass of gpg_vl.tasks.base.Task"),
-        ("FORMAT_REQUEST", "make it a subclass"),
-        ("NotReady", "NotReady .* cannot be made: TypeError: .*ask"),
-        ("Nameless", "has no name"),
+        ("Color", []),
+        ("Colour", ["gpg_vl.tasks.base.Task"]),
+        ("FORMAT_REQUEST", ["gpg_vl.tasks.base.Task"]),
+        ("NotReady", ["TypeError", "ask"]),
+        ("Nameless", ["name"]),
     ],
 )
-def test_classes_that_are_no_task(tmp_path: Path, class_name: str, message: str) -> None:
+def test_classes_that_are_no_task(tmp_path: Path, class_name: str, named: list[str]) -> None:
     path = write_task(tmp_path, COLOUR_TASK)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=naming(path, class_name, *named)) as caught:
         load_task(f"{path}:{class_name}")
-    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "error"),
     [("def broken(:", "SyntaxError"), ("import no_such_module", "ModuleNotFoundError"), ("1 / 0", "ZeroDivisionError")],
 )
-def test_files_that_do_not_import(tmp_path: Path, body: str, message: str) -> None:
+def test_files_that_do_not_import(tmp_path: Path, body: str, error: str) -> None:
     path = write_task(tmp_path, body)
-    with pytest.raises(ValueError, match=f"does not import: {message}") as caught:
+    with pytest.raises(ValueError, match=naming(path, error)) as caught:
         load_task(f"{path}:ColourTask")
-    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "named"),
     [
-        ("countng", "no task 'countng'; did you mean 'counting'"),
-        ("", "the tasks are"),
-        ("colour:ColourTask", "the tasks are"),
-        ("colour.py", "write it as colour.py:ClassName"),
-        ("missing/colour.py:ColourTask", "no such file: .*colour.py"),
+        ("countng", ["countng", "counting"]),
+        ("", sorted(TASKS)),
+        ("colour:ColourTask", ["colour:ColourTask", *sorted(TASKS)]),
+        ("colour.py", ["colour.py:ClassName"]),
+        ("missing/colour.py:ColourTask", ["missing/colour.py"]),
     ],
 )
-def test_specs_that_name_no_task(spec: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_specs_that_name_no_task(spec: str, named: list[str]) -> None:
+    with pytest.raises(ValueError, match=naming(*named)):
         load_task(spec)

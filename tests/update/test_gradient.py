@@ -18,7 +18,7 @@ from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
-from support.builders import FAMILIES, make_sample, make_training_group
+from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 LoadModel = Callable[..., QwenVLAdapter]
 

@@ -17,6 +17,7 @@ from gpg_vl.update.optimizer import (
     set_learning_rate,
     show_trained_parts,
 )
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -40,7 +41,7 @@ def test_learning_rate_schedules() -> None:
 
 def test_options_of_another_schedule_are_refused() -> None:
     config = UpdateConfig(schedule="linear", schedule_options={"power": 2})
-    with pytest.raises(ValueError, match=r"update\.schedule_options: linear does not take \{'power': 2\}"):
+    with pytest.raises(ValueError, match=naming("update.schedule_options", "linear", "power")):
         learning_rate(config, 0, 10)
 
 
@@ -89,9 +90,9 @@ def test_fused_adamw_takes_the_same_step(load: LoadModel) -> None:
 def test_8_bit_adamw_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     config = UpdateConfig(optimizer="adamw_8bit")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
-    with pytest.raises(ValueError, match=r"needs the library bitsandbytes; pip install 'gpg-vl\[bnb\]', or use adamw"):
+    with pytest.raises(ValueError, match=naming("bitsandbytes", "gpg-vl[bnb]", "adamw")):
         check_optimizer(config)
-    with pytest.raises(ValueError, match="cannot be saved under ZeRO; use adamw"):
+    with pytest.raises(ValueError, match=naming("ZeRO", "adamw")):
         check_optimizer(config, sharding_stage=1)
 
 

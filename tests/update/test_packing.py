@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import Prompt, TrainingGroup
+from gpg_vl.records import ImageFeatures, TrainingGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing, policy
-from gpg_vl.update.packing import Row, build_micro_batch, plan_micro_batches, split_into_rows
+from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing
-from support.builders import FAMILIES, make_sample, make_training_group, whole
-from support.groups import CASES, gradients, make_groups, plain_gradients
+from tests.support.builders import FAMILIES, in_dtype, make_sample, make_training_group, whole
+from tests.support.groups import CASES, gradients, make_groups, plain_gradients
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -30,7 +31,7 @@ def packed_gradients(
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)
     for rows in plan_micro_batches(groups, max_tokens, 10_000):
-        batch = build_micro_batch(rows, adapter.pad_token_id)
+        batch = build_micro_batch(rows, adapter)
         (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)
 
@@ -66,23 +67,18 @@ def test_packed_gradients_equal_plain_ones_in_float64(load: LoadModel, family: s
     adapter = load(family, attention=attention)
     adapter.model.double()
     groups = [make_training_group(adapter, make_sample(sizes, 1), lengths, 1) for sizes, lengths in CASES.values()]
-    doubled = [replace(g, prompt=in_float64(g.prompt)) for g in groups]
+    doubled = [replace(g, prompt=in_dtype(g.prompt, torch.float64)) for g in groups]
     assert worst_relative_error(packed_gradients(adapter, doubled), plain_gradients(adapter, doubled)) < 1e-6
-
-
-def in_float64(prompt: Prompt) -> Prompt:
-    pixels = prompt.pixel_values
-    return prompt if pixels is None else replace(prompt, pixel_values=pixels.double())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flex_attention_gives_the_same_log_probs(load: LoadModel, family: str) -> None:
     """Forward alone: FlexAttention has no backward pass on a CPU."""
     adapter = load(family, attention="sdpa")
-    batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], 0)
+    batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], adapter)
     with torch.no_grad():
         dense = policy.packed_log_probs(adapter, batch, 1.0)
-        adapter._packed_attention = lambda row_length: "flex_attention"  # type: ignore[method-assign]
+        adapter._attention._packed = lambda segment_ids: "flex_attention"  # type: ignore[method-assign]
         blocks = policy.packed_log_probs(adapter, batch, 1.0)
     assert float((dense - blocks).abs().max()) < 1e-5
 
@@ -91,7 +87,7 @@ def test_gradient_does_not_depend_on_the_budget(load: LoadModel) -> None:
     adapter = load()
     groups = make_groups(adapter)
     whole = packed_gradients(adapter, groups, max_tokens=8192)
-    longest = max(len(g.prompt.token_ids) + max(len(c.token_ids) for c in g.completions) for g in groups)
+    longest = max(len(g.prompt.encoded.token_ids) + max(len(c.token_ids) for c in g.completions) for g in groups)
     for max_tokens in (longest, 2 * longest):
         assert worst_relative_error(packed_gradients(adapter, groups, max_tokens), whole) < 1e-5
 
@@ -120,8 +116,8 @@ def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel,
     rolled = HfEngine(adapter, 10**6).generate(
         [g.prompt for g in groups], 2, Sampling(3, 1.0), [(g,) for g in range(7)]
     )
-    reused = [replace(g, image_features=r.image_features) for g, r in zip(groups, rolled, strict=True)]
-    assert [g.image_features is None for g in reused] == [g.prompt.pixel_values is None for g in groups]
+    reused = [replace(g, features=r.features) for g, r in zip(groups, rolled, strict=True)]
+    assert [g.features is None for g in reused] == [g.prompt.encoded.vision is None for g in groups]
     expected = plain_gradients(adapter, groups)
     calls: list[int] = []
     adapter.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
@@ -130,7 +126,7 @@ def test_features_of_a_frozen_tower_are_reused_from_the_rollout(load: LoadModel,
     assert {adapter.part_of(name) for name in found} == {"text"}
     assert worst_relative_error(found, expected) < 1e-5
     one, two = reused[1], reused[2]
-    swapped = [replace(one, image_features=one.image_features.flip(0)), *reused[2:]]
+    swapped = [replace(one, features=ImageFeatures((one.features.levels[0].flip(0),))), *reused[2:]]
     assert worst_relative_error(packed_gradients(adapter, swapped), plain_gradients(adapter, groups[1:])) > 1e-3
     assert check_packing(adapter, whole(two), 1.0) < 1e-5
 
@@ -149,9 +145,7 @@ def test_flex_attention_is_refused_where_it_cannot_train(load: LoadModel) -> Non
     if torch.cuda.is_available():
         pytest.skip("FlexAttention trains on CUDA")
     for attention in ("flex_attention", {"text": "flex_attention"}):
-        with pytest.raises(
-            ValueError, match=r"model.attention: flex_attention has no backward pass on a CPU; use auto"
-        ):
+        with pytest.raises(ValueError, match=naming("model.attention", "flex_attention", "CPU", "auto")):
             load(attention=attention)
 
 
@@ -160,7 +154,7 @@ def test_attention_is_chosen_per_sub_model(load: LoadModel) -> None:
     assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("eager", "sdpa")
     config = load(attention="auto").model.config
     assert (config.text_config._attn_implementation, config.vision_config._attn_implementation) == ("sdpa", "sdpa")
-    with pytest.raises(ValueError, match=r"model.attention: \['head'\] has no attention"):
+    with pytest.raises(ValueError, match=naming("model.attention", "head")):
         load(attention={"head": "sdpa"})
 
 
@@ -170,10 +164,10 @@ def no_mask_between_completions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def positions_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def positions(row: Row) -> Tensor:
-        start = int(row.prompt.position_ids.max()) + 1
-        tail = start + torch.arange(row.num_tokens - len(row.prompt.token_ids)).expand(3, -1)
-        return torch.cat([row.prompt.position_ids, tail], dim=1)
+    def positions(row: PackedRow) -> Tensor:
+        encoded = row.encoded
+        tail = encoded.next_position + torch.arange(row.num_tokens - len(encoded.token_ids)).expand(3, -1)
+        return torch.cat([encoded.position_ids, tail], dim=1)
 
     monkeypatch.setattr(packing, "_positions", positions)
 
@@ -184,13 +178,14 @@ def first_token_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pixels_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = packing._concatenate
+    original = packing._join_vision
 
-    def swap(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        tensor = original(tensors)
-        return tensor if tensor is None or not tensor.is_floating_point() else tensor.flip(0)
+    def swap(rows: Sequence[PackedRow], adapter: QwenVLAdapter) -> VisionInputs | None:
+        vision = original(rows, adapter)
+        assert vision is not None
+        return replace(vision, tensors={n: t.flip(0) if n == "pixel_values" else t for n, t in vision.tensors.items()})
 
-    monkeypatch.setattr(packing, "_concatenate", swap)
+    monkeypatch.setattr(packing, "_join_vision", swap)
 
 
 @pytest.mark.parametrize("mutate", [no_mask_between_completions, positions_go_on, first_token_left_out, pixels_swapped])
@@ -199,7 +194,7 @@ def test_mutations_are_caught(load: LoadModel, monkeypatch: pytest.MonkeyPatch, 
     group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4, 9, 3])
     check_packing(adapter, whole(group), 1.0)
     mutate(monkeypatch)
-    with pytest.raises(RuntimeError, match="self-check failed on sample counting-0"):
+    with pytest.raises(RuntimeError, match=naming("counting-0")):
         check_packing(adapter, whole(group), 1.0)
     assert worst_relative_error(packed_gradients(adapter, [group]), plain_gradients(adapter, [group])) > 1e-3
 
@@ -207,11 +202,11 @@ def test_mutations_are_caught(load: LoadModel, monkeypatch: pytest.MonkeyPatch, 
 def test_split_keeps_every_completion_once_within_the_budget(load: LoadModel) -> None:
     adapter = load()
     group = make_training_group(adapter, make_sample(), [5, 9, 1, 4, 12])
-    rows = split_into_rows(group, len(group.prompt.token_ids) + 14)
+    rows = split_into_rows(group, len(group.prompt.encoded.token_ids) + 14)
     assert len(rows) > 1
     assert tuple(c for row in rows for c in row.completions) == group.completions
     assert tuple(c for row in rows for c in row.coefficients) == group.coefficients
-    assert all(row.num_tokens <= len(group.prompt.token_ids) + 14 for row in rows)
+    assert all(row.num_tokens <= len(group.prompt.encoded.token_ids) + 14 for row in rows)
 
 
 def test_micro_batches_keep_both_budgets(load: LoadModel) -> None:
@@ -224,7 +219,7 @@ def test_micro_batches_keep_both_budgets(load: LoadModel) -> None:
 
 def test_completion_over_the_budget_is_named(load: LoadModel) -> None:
     group = make_training_group(load(), make_sample(), [30])
-    with pytest.raises(ValueError, match=r"sample counting-0: .*update.tokens_per_micro_batch=40; raise it"):
+    with pytest.raises(ValueError, match=naming("counting-0", "update.tokens_per_micro_batch", 40)):
         split_into_rows(group, 40)
 
 
@@ -232,8 +227,8 @@ def test_completions_of_other_rows_do_not_matter(load: LoadModel) -> None:
     """A row's log-probs are its own, whatever shares the micro-batch."""
     adapter = load()
     groups = make_groups(adapter)
-    alone = build_micro_batch(split_into_rows(groups[0], 8192), adapter.pad_token_id)
-    together = build_micro_batch([row for g in groups for row in split_into_rows(g, 8192)], adapter.pad_token_id)
+    alone = build_micro_batch(split_into_rows(groups[0], 8192), adapter)
+    together = build_micro_batch([row for g in groups for row in split_into_rows(g, 8192)], adapter)
     with torch.no_grad():
         a = policy.packed_log_probs(adapter, alone, 1.0)
         b = policy.packed_log_probs(adapter, together, 1.0)[: len(a)]

@@ -19,7 +19,7 @@ from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.self_check import plain_log_probs
-from support.builders import make_prompt, make_sample, random_completions
+from tests.support.builders import make_prompt, make_sample, random_completions
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -32,7 +32,7 @@ def make_group(adapter: QwenVLAdapter) -> ScoredGroup:
 
 def plain(adapter: QwenVLAdapter, group: ScoredGroup) -> list[float]:
     with torch.no_grad():
-        return [x for c in group.completions for x in plain_log_probs(adapter, group.prompt, c, 1.0).tolist()]
+        return [x for c in group.completions for x in plain_log_probs(adapter, group.prompt.encoded, c, 1.0).tolist()]
 
 
 def flat(rows: tuple[tuple[float, ...], ...]) -> list[float]:
@@ -71,7 +71,7 @@ def test_micro_batches_change_nothing(load: LoadModel, model_folders: dict[str, 
     groups = [make_group(policy)] * 2
     recipe = recipe_of(model_folders["qwen2_vl"], None)
     [whole, _] = Reference(recipe, policy, Accelerator()).measure(PolicyForward(policy, 1.0), groups)
-    budget = len(groups[0].prompt.token_ids) + 6  # room for the longest completion alone
+    budget = len(groups[0].prompt.encoded.token_ids) + 6  # room for the longest completion alone
     assert len(split_into_rows(build_objective(ObjectiveConfig()).training_group(groups[0]), budget)) == 3
     small = replace(recipe, update=replace(recipe.update, tokens_per_micro_batch=budget))
     [cut, _] = Reference(small, policy, Accelerator()).measure(PolicyForward(policy, 1.0), groups)

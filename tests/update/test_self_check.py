@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gpg_vl.config import LoraConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import ImageFeatures
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import BFLOAT16_TOLERANCE, check_packing
-from support.builders import FAMILIES, make_lively, make_sample, make_training_group, whole
+from tests.support.builders import FAMILIES, make_lively, make_sample, make_training_group, whole
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -30,7 +33,7 @@ def test_bfloat16_weights_have_a_bound_of_their_own(load: LoadModel, monkeypatch
     assert 1e-4 < check_packing(adapter, whole(group), 1.0) < BFLOAT16_TOLERANCE
     original = packing._lay_out
     monkeypatch.setattr(packing, "_lay_out", lambda row: (original(row)[0], [min(s, 1) for s in original(row)[1]]))
-    with pytest.raises(RuntimeError, match="self-check failed"):
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-0")):
         check_packing(adapter, whole(group), 1.0)
 
 
@@ -43,12 +46,16 @@ def test_features_that_autocast_rounded_in_the_rollout_pass(
     adapter = load(family, dtype="bfloat16", **model)
     group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4])
     [rolled] = HfEngine(adapter, 10**6).generate([group.prompt], 2, Sampling(3, 1.0), [(0,)])
-    assert rolled.image_features is not None
-    reused = replace(group, image_features=rolled.image_features)
+    assert rolled.features is not None
+    reused = replace(group, features=rolled.features)
     assert check_packing(adapter, whole(reused), 1.0) < 1e-5
     embed = QwenVLAdapter._embed
-    monkeypatch.setattr(QwenVLAdapter, "_embed", lambda self, ids, features: embed(self, ids, features.flip(0)))
-    with pytest.raises(RuntimeError, match="self-check failed"):
+
+    def flipped(self: QwenVLAdapter, ids: Tensor, types: Tensor, features: ImageFeatures) -> dict[str, Tensor]:
+        return embed(self, ids, types, ImageFeatures((features.levels[0].flip(0),)))
+
+    monkeypatch.setattr(QwenVLAdapter, "_embed", flipped)
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-0")):
         check_packing(adapter, whole(reused), 1.0)
 
 
@@ -61,17 +68,17 @@ def test_every_row_of_the_micro_batch_counts(load: LoadModel, family: str, monke
         make_training_group(adapter, make_sample([(56, 56)], seed=1), [3, 1]),
         make_training_group(adapter, make_sample([], seed=2), [2, 5]),
     ]
-    cut = split_into_rows(groups[0], len(groups[0].prompt.token_ids) + 21)
+    cut = split_into_rows(groups[0], len(groups[0].prompt.encoded.token_ids) + 21)
     rows = [*cut, *whole(*groups[1:])]
     assert len(rows) == 4
     assert check_packing(adapter, rows, 1.0) < 1e-5
     original = packing._source_positions
 
-    def one_late_in_a_padded_row(row: packing.Row) -> list[int]:
-        return [position + (row.prompt is groups[1].prompt) for position in original(row)]
+    def one_late_in_a_padded_row(row: packing.PackedRow) -> list[int]:
+        return [position + (row.encoded is groups[1].prompt.encoded) for position in original(row)]
 
     monkeypatch.setattr(packing, "_source_positions", one_late_in_a_padded_row)
-    with pytest.raises(RuntimeError, match="self-check failed on sample counting-1"):
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-1")):
         check_packing(adapter, rows, 1.0)
 
 
@@ -80,10 +87,10 @@ def test_features_of_other_images_are_noticed_under_autocast(load: LoadModel, fa
     adapter = load(family, dtype="bfloat16", freeze=["vision", "projector"])
     groups = [make_training_group(adapter, make_sample(seed=n), [5, 4], n) for n in range(2)]
     rolled = HfEngine(adapter, 10**6).generate([g.prompt for g in groups], 2, Sampling(3, 1.0), [(0,), (1,)])
-    own = [replace(g, image_features=r.image_features) for g, r in zip(groups, rolled, strict=True)]
+    own = [replace(g, features=r.features) for g, r in zip(groups, rolled, strict=True)]
     assert check_packing(adapter, whole(*own), 1.0) < 1e-5
-    swapped = [replace(g, image_features=r.image_features) for g, r in zip(groups, reversed(rolled), strict=True)]
-    with pytest.raises(RuntimeError, match="self-check failed on sample counting-0: the image features of the rollout"):
+    swapped = [replace(g, features=r.features) for g, r in zip(groups, reversed(rolled), strict=True)]
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-0", "image features")):
         check_packing(adapter, whole(*swapped), 1.0)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from gpg_vl.verifiers.choices import find_options, read_choice, row_options
+from tests.support.messages import naming
 
 
 @pytest.mark.parametrize("answer", ["B", "b", "(B)", "(b).", "B.", "B)", "right", " Right. ", "B. right", "(B) right"])
@@ -58,8 +59,8 @@ def test_options_of_the_row() -> None:
     assert row_options({"options": {"A": "left", "B": "right"}}, "") == ["left", "right"]
     assert row_options({"options": '{"b": "right", "a": 4}'}, "") == ["4", "right"]
     for keys in (["A", "C"], ["left", "right"], ["A", "a"]):
-        with pytest.raises(ValueError, match="not the letters A, B, C"):
+        with pytest.raises(ValueError, match=naming("A, B, C")):
             row_options({"options": dict.fromkeys(keys, "x")}, "")
     for wrong in ("x, y", 3, "{}", '"xy"'):
-        with pytest.raises(ValueError, match="no list"):
+        with pytest.raises(ValueError, match=naming("options")):
             row_options({"options": wrong}, "")

@@ -1,7 +1,7 @@
 import pytest
 
 from gpg_vl.verifiers.names import normalise_name, same_name
-from support.shared_data import shared_file
+from tests.support.shared_data import shared_file
 
 CLASS_FILES = {"fgvc_aircraft": 100, "oxford_flowers": 102, "pets": 37, "stanford_cars": 196}
 

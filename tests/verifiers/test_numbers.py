@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers.numbers import Quantity, normalise_quantity, read_integer, same_quantity
-from support.shared_data import shared_file
+from tests.support.shared_data import shared_file
 
 
 @pytest.mark.parametrize(

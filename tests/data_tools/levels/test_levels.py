@@ -21,6 +21,7 @@ from gpg_vl.data.images import open_image
 from gpg_vl.records import ImageView
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
+from tests.support.messages import naming
 
 MODULES = {"counting": counting, "grounding": grounding, "choice": relations}
 EVERY = [(task, level) for task in LEVELLED_DRAWERS for level in LEVELS]
@@ -277,22 +278,22 @@ def test_number_of_things_is_a_knob() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "named"),
     [
-        (["--task", "choice"], "no demo scenes for task 'choice', only for .*; give it a --level from 1 to 5"),
-        (["--level", "6"], "invalid choice: 6"),
-        (["--objects", "5", "9"], "--objects goes with a --level from 1 to 5"),
-        (["--level", "2", "--objects", "3", "9"], "--objects is 3 9; give two numbers from 5 to 16"),
-        (["--level", "2", "--objects", "9", "5"], "--objects is 9 5"),
-        (["--level", "2", "--size", "84"], "--size is 84; a picture of a level needs at least 112"),
+        (["--task", "choice"], ["choice", "--level"]),
+        (["--level", "6"], ["--level", 6]),
+        (["--objects", "5", "9"], ["--objects", "--level"]),
+        (["--level", "2", "--objects", "3", "9"], ["--objects", "3 9", 5, 16]),
+        (["--level", "2", "--objects", "9", "5"], ["--objects", "9 5"]),
+        (["--level", "2", "--size", "84"], ["--size", 84, 112]),
     ],
 )
 def test_mistakes_are_one_line(
-    words: list[str], message: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    words: list[str], named: list[Any], tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "rows.parquet")
     assert main(["--task", "counting", "--out", out, "--num", "3", "--seed", "0", *words]) == 2
     error = capsys.readouterr().err
-    assert re.search(message, error)
+    assert re.search(naming(*named), error)
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,102 @@
+"""All that decides a prediction, as ``settings.json`` holds it: rows, weights, prompt, rewards, sampling, versions.
+
+Predictions of an earlier process are kept only where it had the same. What may differ (path of the model, ranks, batch
+size) is no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpg_vl.config import Recipe
+from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.rollout.engine import Sampling
+
+_LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
+
+
+def describe_settings(
+    recipe: Recipe,
+    benchmark: str | None,
+    rows: Sequence[EvaluationRow],
+    tasks: Iterable[str],
+    model: torch.nn.Module,
+    prompts: PromptBuilder,
+    sampling: Sampling,
+) -> dict[str, Any]:
+    """
+    Args:
+        benchmark: name that the predictions belong to
+        tasks: names of the tasks of the rows
+        sampling: what the engine is asked for
+    """
+    return {
+        "benchmark": benchmark,
+        "rows": {"num": len(rows), "sha256": hash_rows(rows)},
+        "model": {
+            "weights_sha256": hash_weights(model),
+            **{key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
+        },
+        "prompt": {**asdict(recipe.prompt), "first_row": _first_prompt(prompts, rows)},
+        "rewards": {**asdict(recipe.rewards), "code": _hash_own_code([*tasks, *recipe.rewards.functions])},
+        "sampling": {
+            "engine": recipe.rollout.engine,
+            "num_samples": recipe.evaluation.num_samples,
+            **asdict(sampling),
+            "seed": recipe.run.seed,
+        },
+        "versions": scoring_versions(),
+    }
+
+
+def scoring_versions() -> dict[str, str]:
+    """Of the libraries that a prediction and its score depend on."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """Of every parameter and buffer that is saved, by name: the same for the same weights in any file layout."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_rows(rows: Iterable[EvaluationRow]) -> str:
+    """Of what is asked, shown and expected; of an image that is a file, its name and size stand for it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        sample = row.sample
+        digest.update(repr((row.split, row.category, sample.task, sample.question, sample.answer)).encode())
+        for image in sample.images:
+            digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
+    return digest.hexdigest()
+
+
+def _describe_file(path: Path) -> bytes:
+    return f"{path.name} {path.stat().st_size if path.is_file() else None}".encode()
+
+
+def _first_prompt(prompts: PromptBuilder, rows: Sequence[EvaluationRow]) -> str | None:
+    """The first prompt that can be made, as the model reads it."""
+    for row in rows:
+        try:
+            return prompts.build(row.sample).text
+        except ValueError:
+            continue
+    return None
+
+
+def _hash_own_code(specs: Iterable[str]) -> dict[str, str]:
+    """Of the tasks and reward functions that are files of the user's own."""
+    files = {spec: Path(spec.rpartition(":")[0]) for spec in specs}
+    return {spec: hashlib.sha256(file.read_bytes()).hexdigest() for spec, file in files.items() if file.suffix == ".py"}

@@ -1,0 +1,52 @@
+"""What ranks exchange: objects, sums, maxima. All ranks call each of these together; a process alone keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, fields
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from gpg_vl.records import StepTotals
+
+T = TypeVar("T")
+
+
+def gather_object(mine: list[T]) -> list[T]:
+    """The lists of all ranks, one behind the other."""
+    if not torch.distributed.is_initialized():
+        return mine
+    lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(lists, mine)
+    return [each for of_rank in lists for each in of_rank]
+
+
+def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
+    return [int(x) for x in _reduced(accelerator, values, torch.int64, torch.distributed.ReduceOp.SUM)]
+
+
+def sum_totals(accelerator: Accelerator, totals: Sequence[StepTotals]) -> list[StepTotals]:
+    """Field by field; every rank has as many of them."""
+    counts = [count for each in totals for count in astuple(each)]
+    width = len(fields(StepTotals))
+    summed = sum_over_ranks(accelerator, counts)
+    return [StepTotals(*summed[i : i + width]) for i in range(0, len(summed), width)]
+
+
+def max_over_ranks(accelerator: Accelerator, value: int) -> int:
+    return int(_reduced(accelerator, [value], torch.int64, torch.distributed.ReduceOp.MAX)[0])
+
+
+def sum_losses(accelerator: Accelerator, value: float) -> float:
+    """A sum of which every rank has a part."""
+    return _reduced(accelerator, [value], torch.float64, torch.distributed.ReduceOp.SUM)[0]
+
+
+def _reduced(accelerator: Accelerator, values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
+    if accelerator.num_processes == 1:
+        return values
+    tensor = torch.tensor(values, dtype=dtype, device=accelerator.device)
+    torch.distributed.all_reduce(tensor, op=how)
+    return tensor.tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,31 @@
+"""What the published code gives completions: the metrics that published numbers are made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool
+
+_log = logging.getLogger(__name__)
+
+
+def measure_published(pool: ScoringPool, jobs: Sequence[MetricJob]) -> list[list[float | None]]:
+    """The metric of each completion of each job; None where it times out or fails.
+
+    The limit is ``PUBLISHED_TIMEOUT_S``, whatever the pool's.
+    """
+    by_job = pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
+    failures = [each for outcomes in by_job for each in outcomes if each is not None and each.status != "ok"]
+    if failures:
+        _log.warning(
+            "%d times the published metric failed and counts 0; first: %s: %s",
+            len(failures),
+            failures[0].status,
+            failures[0].message,
+        )
+    return [[_value_if_ok(outcome) for outcome in outcomes] for outcomes in by_job]
+
+
+def _value_if_ok(outcome: Outcome | None) -> float | None:
+    return outcome.value if outcome is not None and outcome.status == "ok" else None

@@ -1,0 +1,138 @@
+"""Files and saved folders -> rows of plain values: row group by row group, line by line, damaged, empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet
+import pytest
+
+from gpg_vl.data.sources import load_source, write_parquet
+from gpg_vl.records import Sample
+from tests.support.kit_rows import demo_samples, kit_row, png, write_lines
+from tests.support.messages import naming
+
+OPEN = """
+import sys
+from gpg_vl.data.sources import load_source
+
+def most():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before = most()
+assert len(load_source(sys.argv[1]).samples) == 48
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_file_is_opened_row_group_by_row_group(tmp_path: Path) -> None:
+    """384 MB of pictures, in groups of 16 MB: memory is that of a few groups."""
+    rng = random.Random(1)
+    samples = (Sample(f"r{n}", "counting", (rng.randbytes(8 * 2**20),), "How many?", "4") for n in range(48))
+    write_parquet(samples, tmp_path / "rows.parquet")
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "rows.parquet")]
+    env = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "MIMALLOC_PURGE_DELAY": "0"}
+    grown = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout  # KiB
+    assert int(grown) < 200 * 2**10
+
+
+def test_parquet_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    for number in range(3):
+        write_parquet(demo_samples(png())[number:], path)
+        assert [sample.id for sample in load_source(str(path)).samples] == ["a", "b", "c"][number:]
+
+
+def test_saved_folder(tmp_path: Path) -> None:
+    write_parquet(demo_samples(png()), tmp_path / "rows.parquet")
+    data = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"))
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "split"))
+    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "test_only"))
+    assert list(load_source(str(tmp_path / "one")).samples) == demo_samples(png())
+    assert list(load_source(str(tmp_path / "split")).samples) == demo_samples(png())
+    assert len(load_source(str(tmp_path / "test_only" / "test")).samples) == 3
+    with pytest.raises(ValueError, match=naming(tmp_path / "test_only", "'train'", "'test'")):
+        load_source(str(tmp_path / "test_only"))
+
+
+def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "rows.jsonl", *(kit_row(n) for n in range(5)))
+    write_parquet(demo_samples(png()), tmp_path / "rows.parquet")
+    assert len(load_source(lines, limit=2).samples) == 2
+    assert [sample.id for sample in load_source(str(tmp_path / "rows.parquet"), limit=2).samples] == ["a", "b"]
+    assert len(load_source(lines, limit=50).samples) == 5
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    bad = {
+        "rows.csv": (b"id,answer\n", [".parquet", ".jsonl"]),
+        "rows.parquet": (b"not parquet at all", ["parquet"]),
+        "empty.jsonl": (b"\n\n", []),
+        "array.json": (b'[{"id": 1}]\n', ["line 1", "list"]),
+        "latin.jsonl": (b'{"id": "\xe4"}\n', ["line 1", "UTF-8"]),
+        "deep.jsonl": (b"[" * 100_000, ["line 1", "JSON"]),
+    }
+    for name, (content, named) in bad.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=naming(tmp_path / name, *named)) as caught:
+            load_source(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b'{"id": ', ["JSON", "Expecting value at 8"]),
+        (b"", ["JSON"]),
+        (b"7", ["int"]),
+        (b'{"id": "\xe4"}', ["UTF-8"]),
+        (b'{"id": "\\ud83d"}', ["surrogate"]),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: bytes, named: list[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(kit_row(1)).encode() + b"\r\n" + line + b"\n" + json.dumps(kit_row(2)).encode())
+    samples = load_source(str(path)).samples
+    assert [samples[0].id, samples[2].id] == ["r1", "r2"]
+    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 2", *named)):
+        samples[1]
+
+
+def test_a_mark_at_the_start_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(kit_row(1)).encode())
+    assert load_source(str(path)).samples[0].id == "r1"
+
+
+def test_a_column_of_a_kind_that_datasets_does_not_know(tmp_path: Path) -> None:
+    meta = pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64()))
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], "meta": meta}), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=naming("rows.parquet", "'meta'")):
+        load_source(str(tmp_path / "rows.parquet"))
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet([Sample(f"r{n}", "counting", (png(),), "?", "4") for n in range(500)], path)
+    content = bytearray(path.read_bytes())
+    content[200:2000] = bytes(1800)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=naming("rows.parquet")):
+        load_source(str(path))
+
+
+def test_empty_sources(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"id": [], "question": []}), tmp_path / "rows.parquet")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=naming("rows.parquet")):
+        load_source(str(tmp_path / "rows.parquet"))
+    with pytest.raises(ValueError, match=naming(tmp_path / "folder", ".parquet", ".jsonl")):
+        load_source(str(tmp_path / "folder"))

@@ -1,0 +1,195 @@
+"""The shape of the code: short functions, short files, cheap imports, one model room, tests that nothing hides."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
+MOST_LINES = 350
+LONG_FILES = {
+    "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",
+    "tests/data_tools/test_check.py": "every finding of data_tools.check, all on one folder of rows",
+    "tests/tasks/test_legacy.py": "the rules of every published scorer, each with its verdicts",
+}
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "trl", "matplotlib"}
+
+
+def modules(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from (path for path in sorted((ROOT / folder).rglob("*.py")) if "__pycache__" not in path.parts)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# --- functions and files ---------------------------------------------------------------------------------------------
+
+
+def function_lengths(source: str) -> dict[str, int]:
+    """Lines of every ``def``, methods and nested ones included: from its ``def`` to its last line, docstring and all.
+
+    Decorators do not count. Two functions of one name in a file are told apart by their line.
+    """
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {f"{n.name}:{n.lineno}": (n.end_lineno or n.lineno) - n.lineno + 1 for n in nodes}
+
+
+def test_function_lengths_are_counted_as_said() -> None:
+    source = (
+        "@cache\ndef a(\n    x,\n):\n    '''Text.'''\n\n    def b(): return x\n    return b\nasync def c():\n    ...\n"
+    )
+    assert function_lengths(source) == {"a:2": 7, "b:7": 1, "c:9": 2}
+
+
+def test_functions_are_short() -> None:
+    lengths = {
+        f"{relative(path)}:{name}": length
+        for path in modules("gpg_vl")
+        for name, length in function_lengths(path.read_text(encoding="utf-8")).items()
+    }
+    assert len(lengths) > 500
+    assert {name: length for name, length in lengths.items() if length > 45} == {}
+    assert median(lengths.values()) <= 7
+
+
+def test_files_are_short_but_for_a_reason() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules(*CODE)}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES and name not in LONG_FILES} == {}
+    assert [name for name in LONG_FILES if lengths.get(name, 0) <= MOST_LINES] == [], "no longer long"
+
+
+# --- rooms -----------------------------------------------------------------------------------------------------------
+
+
+def test_model_families_are_named_in_their_room_alone() -> None:
+    named = [
+        f"{relative(path)}:{number}: {line.strip()}"
+        for path in modules("gpg_vl")
+        if ROOT / "gpg_vl/models" not in path.parents
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if "Qwen" in line
+    ]
+    assert named == []
+
+
+# what a test of a room may be about, beside a module of that room
+WHOLE_ROOMS = {
+    "objectives/test_objectives.py": "every objective against plain formulas",
+    "run/test_earlier_version.py": "runs that an earlier version wrote",
+    "tasks/test_tasks.py": "every task of the kit, and tasks by path",
+    "tasks/test_gameability.py": "what every task must not reward",
+}
+
+
+def test_tests_stand_in_the_room_of_their_module() -> None:
+    rooms = [path.name for path in sorted((ROOT / "gpg_vl").iterdir()) if path.is_dir() and path.name != "__pycache__"]
+    lost = []
+    for room in rooms:
+        for test in sorted((ROOT / "tests" / room).rglob("test_*.py")):
+            name = test.relative_to(ROOT / "tests").as_posix()
+            subject = ROOT / "gpg_vl" / test.relative_to(ROOT / "tests").parent / test.stem.removeprefix("test_")
+            if not subject.with_suffix(".py").is_file() and not subject.is_dir() and name not in WHOLE_ROOMS:
+                lost.append(name)
+    assert lost == []
+    assert [name for name in WHOLE_ROOMS if not (ROOT / "tests" / name).is_file()] == []
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def made_folders() -> set[str]:
+    """Names of the folders that the project's commands make in the checkout: those that git ignores."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    return {line.strip("/") for line in lines if line and not line.startswith("#") and "*" not in line}
+
+
+def test_nothing_in_the_checkout_can_take_the_place_of_a_module_of_the_tests() -> None:
+    """Tests are imported as ``tests.ROOM.test_X`` and ``tests.support.X``, from the checkout's root alone.
+
+    ``tests`` itself on the path would make its folders importable as ``data``, ``eval``, ``run``; a folder ``runs`` of
+    the checkout would take the place of a module ``runs``.
+    """
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert options["pythonpath"] == ["."]
+    assert (ROOT / "tests/__init__.py").is_file(), "a package goes before any folder of the same name"
+    made = made_folders()
+    assert {"runs", "data", "build", "dist"} <= made
+    assert "tests" not in made
+    assert [relative(path) for path in modules("tests/support") if path.stem in made] == []
+    for folder in [path.name for path in (ROOT / "tests").iterdir() if path.is_dir()]:
+        spec = importlib.util.find_spec(folder)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        assert not any(Path(place).is_relative_to(ROOT / "tests") for place in places), folder
+
+
+def test_folders_of_the_working_directory_hide_no_module(tmp_path: Path) -> None:
+    for name in {*made_folders(), "tests", "support", "eval", "scripts", "gpg_vl", "models"}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").touch()
+    names = "tests.support.run_faults", "data_tools.generate", "eval.table", "gpg_vl.data.images"
+    found = run_python(
+        "import sys, importlib\nfor name in sys.argv[1:]: print(importlib.import_module(name).__file__)",
+        *names,
+        cwd=tmp_path,
+    )
+    assert [Path(line) for line in found.split()] == [ROOT / f"{name.replace('.', '/')}.py" for name in names]
+
+
+def test_scripts_run_no_file_of_the_tests() -> None:
+    files = [path for path in (ROOT / "scripts").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert len(files) > 10
+    assert [relative(path) for path in files if re.search(r"\btests[./]", path.read_text(encoding="utf-8"))] == []
+
+
+# --- imports ---------------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str, *words: str, cwd: Path = ROOT) -> str:
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(1, {str(ROOT)!r})\n{code}", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def imported_by(*names: str) -> set[str]:
+    """The libraries, beyond Python's own, that a fresh interpreter has loaded after it imported ``names``."""
+    code = """
+before = set(sys.modules)
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*{name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))
+"""
+    return set(run_python(code, *names).split())
+
+
+@pytest.mark.parametrize(
+    ("name", "libraries"),
+    [
+        ("gpg_vl", set()),
+        ("gpg_vl.records", set()),
+        ("gpg_vl.config", set()),
+        ("gpg_vl.data.images", {"PIL", "numpy"}),
+    ],
+)
+def test_imports_are_cheap(name: str, libraries: set[str]) -> None:
+    assert imported_by(name) - {"gpg_vl"} == libraries
+
+
+@pytest.mark.parametrize("room", ["rewards", "tasks", "verifiers"])
+def test_rooms_that_score_load_no_torch(room: str) -> None:
+    """Every scoring process imports them, and starts in a fraction of a second."""
+    names = [relative(path).removesuffix(".py").replace("/", ".") for path in modules(f"gpg_vl/{room}")]
+    loaded = imported_by(*(name.removesuffix(".__init__") for name in names if not name.endswith("__main__")))
+    assert "gpg_vl" in loaded
+    assert loaded & HEAVY == set()

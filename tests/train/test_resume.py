@@ -1,0 +1,124 @@
+"""A run that stopped and resumes: as if it had never stopped, or refused by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_tools.generate import draw_samples
+from gpg_vl.data.sources import write_parquet
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.run_log import read_metrics
+from gpg_vl.train import train
+from tests.support.messages import naming
+from tests.support.small_recipes import MakeRecipe
+from tests.support.tiny_runs import assert_equal_checkpoints, sampled, without_seconds
+
+
+def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    schedule = {"update.schedule": "cosine", "update.warmup_steps": 2, "objective.beta_th": 0.6}
+    whole = train(make_recipe(**schedule, run__steps=6, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**schedule, run__steps=6, run__save_every=3, run__output_dir=str(tmp_path / "cut"))
+    stop_after(4, lambda: train(recipe))
+    assert {p.name for p in (tmp_path / "cut").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    shutil.rmtree(tmp_path / "cut/checkpoint-4")  # as if the crash had left no time to save
+    resumed = train(recipe)
+    assert_equal_checkpoints(whole, resumed)
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
+        {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
+    ],
+    ids=["lora", "parts"],
+)
+def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
+) -> None:
+    whole = train(make_recipe(**keys, run__steps=4, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**keys, run__steps=4, run__save_every=2, run__output_dir=str(tmp_path / "cut"))
+    stop_after(2, lambda: train(recipe))
+    resumed = train(recipe)
+    name = "adapter_model.safetensors" if "model.lora" in keys else "model.safetensors"
+    for file in (name, "training_state/optimizer-1.safetensors"):
+        one, other = load_file(whole / file), load_file(resumed / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), file
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+
+
+def stop_after(steps: int, run: Callable[[], Any]) -> None:
+    """Runs until ``steps`` steps are logged and then raises in the middle of the next rollout, as a crash would."""
+    original = HfEngine.generate
+    calls = 0
+
+    def generate(self: HfEngine, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if args[3][0][1] > steps:
+            raise KeyError("crash")
+        return original(self, *args, **kwargs)
+
+    HfEngine.generate = generate  # type: ignore[method-assign]
+    try:
+        with pytest.raises(KeyError, match="crash"):
+            run()
+    finally:
+        HfEngine.generate = original  # type: ignore[method-assign]
+    assert calls >= steps
+
+
+def test_finished_run_is_left_as_it_is(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    folder = train(make_recipe())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert train(make_recipe()) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_more_steps_go_on_from_the_end(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=2))
+    folder = train(make_recipe(run__steps=4))
+    assert folder.name == "checkpoint-4"
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_another_recipe_is_refused_by_key(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=1))
+    with pytest.raises(ValueError, match=naming(tmp_path / "run", "objective.f_norm", "one", "std")):
+        train(make_recipe(run__steps=2, objective__f_norm="std"))
+    with pytest.raises(ValueError, match=naming(tmp_path / "run", "run.resume", "auto")):
+        train(make_recipe(run__steps=2, run__resume="never"))
+
+
+def test_other_rows_under_the_same_name_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    train(make_recipe(run__steps=1))
+    write_parquet(draw_samples("counting", 24, seed=1), tmp_path / "counting.parquet")
+    with pytest.raises(ValueError, match=naming("data.train", "counting.parquet", "run.output_dir")):
+        train(make_recipe(run__steps=2))
+    assert len(read_metrics(tmp_path / "run")) == 1
+
+
+def test_cooldown_moves_with_the_steps(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=3, run__cooldown_steps=2, update__schedule="constant"))
+    folder = train(make_recipe(run__steps=6, run__cooldown_steps=2, update__schedule="constant"))
+    assert folder.name == "checkpoint-6"
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path / "run")]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 1e-3, 1e-3, 5e-4])
+
+
+def test_a_moved_run_goes_on(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    train(make_recipe(run__steps=1))
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert train(make_recipe(run__steps=2, run__output_dir=str(tmp_path / "moved"))).name == "checkpoint-2"
