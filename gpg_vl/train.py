@@ -68,7 +68,7 @@ class Loop:
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
-        self._rollout: Rollout | None = None
+        self._rollout = stages.rollout
 
     def run(self) -> Path:
         """Steps until the run is over; the folder of the last checkpoint."""
@@ -177,7 +177,7 @@ class Loop:
         with INTERRUPTS.deferred():
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
-                stages.log.latest, self._accelerator,
+                stages.log.latest, self._accelerator, self._rollout,
             )  # fmt: skip
             progress.saved_step = progress.step
         return folder

@@ -34,6 +34,10 @@ class Agpo(RatioObjective):
     def reward_range(self) -> tuple[float, float] | None:
         return self.config.reward_range if self.config.form == "v1" else None
 
+    @property
+    def needs_reward_range(self) -> bool:
+        return self.config.form == "v1"
+
     def trains(self, group: ScoredGroup) -> bool:
         return any(self.advantages(group))
 

@@ -104,6 +104,11 @@ class Objective(ABC):
         """Lowest and highest reward that it can take; None where it takes any."""
         return None
 
+    @property
+    def needs_reward_range(self) -> bool:
+        """Whether it reads ``reward_range`` of the config, which the recipe may leave to the tasks."""
+        return False
+
     @abstractmethod
     def trains(self, group: ScoredGroup) -> bool:
         """Whether the group has anything to learn from. V, refill and the update go by it."""

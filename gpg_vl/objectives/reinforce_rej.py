@@ -37,6 +37,10 @@ class ReinforceRej(RatioObjective):
     def reward_range(self) -> tuple[float, float] | None:
         return self.config.reward_range
 
+    @property
+    def needs_reward_range(self) -> bool:
+        return True
+
     def advantages(self, group: ScoredGroup) -> list[float]:
         if not group.has_signal:
             return [0.0] * len(group.rewards)
