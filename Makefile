@@ -11,7 +11,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-faults test-faults-ci smoke-reproduce test-lower bench check clean
+.PHONY: help quickstart test test-slow test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
@@ -21,7 +21,9 @@ help:
 	@echo "make test-faults-ci   the fault tests that every commit has to pass"
 	@echo "make smoke-reproduce   the paper's experiments end to end, on tiny models and rows in the published formats"
 	@echo "make test-lower   run the tests on the oldest supported libraries"
+	@echo "make test-python  run the tests on every Python of 3.11, 3.12 and 3.13 that is found, each in its own environment"
 	@echo "make bench        compare speed and memory with plain transformers code and TRL"
+	@echo "make gpu-wheels   fetch the packages that an offline GPU machine lacks (docs/gpu.md)"
 	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make clean        remove the environments and caches"
 	@echo "PYTHON=python3.12 selects the interpreter of a new environment (3.11 to 3.13)"
@@ -53,11 +55,50 @@ smoke-reproduce: .venv/.installed
 test-lower: .venv-lower/.installed
 	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
+# One environment per version, .venv-3.11 to .venv-3.13. A version whose `python3.N` does not run is named, and the others
+# are tested; with pyenv, PYENV_VERSION=3.11.7:3.12.1:3.13.0 makes several of them run.
+test-python:
+	@passed=; failed=; missing=; \
+	for version in 3.11 3.12 3.13; do \
+		if ! python$$version -c '' 2> /dev/null; then missing="$$missing $$version"; \
+		elif $(MAKE) --no-print-directory PYTHON=python$$version test-in-.venv-$$version; then passed="$$passed $$version"; \
+		else failed="$$failed $$version"; fi; \
+	done; \
+	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
+	test -z "$$failed" && test -n "$$passed"
+
+test-in-%: %/.installed
+	$(TEST_ENV) $*/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
 # What is compared, and larger shapes on a GPU: docs/performance.md. What was measured: docs/results.md.
 bench: .venv/.installed
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.update_step --rounds 3
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.rollout --rounds 3 --num-prompts 0
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.full_step --rounds 4
+
+# For a machine that has torch, transformers, accelerate and peft, and what those need. Its Python and its versions: it
+# is taken to have the oldest supported libraries.
+GPU_PYTHON ?= 3.12
+GPU_CONSTRAINTS ?= constraints-lower.txt
+GPU_WHEELS = annotated-types antlr4-python3-runtime datasets dill docstring_parser faster-coco-eval hjson ijson jsonargparse \
+	latex2sympy2_extended math-verify multiprocess pydantic pydantic_core qwen-vl-utils trl typeshed_client typing-inspection
+GPU_PLATFORMS = $(foreach tag,2_28 2_27 2_17,--platform manylinux_$(tag)_x86_64) --platform manylinux2014_x86_64 \
+	--platform manylinux1_x86_64
+GPU_MEGABYTES = 64
+
+# DeepSpeed has no wheel of its own: it is made here, without its compiled parts, so that it runs on any Python.
+gpu-wheels: .venv/.installed
+	rm -rf .gpu-wheels && mkdir .gpu-wheels
+	.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--python-version $(GPU_PYTHON) --implementation cp $(GPU_PLATFORMS) -d .gpu-wheels \
+		$(foreach name,$(GPU_WHEELS),$(call pinned,$(name)))
+	DS_BUILD_OPS=0 .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--no-binary deepspeed -w .gpu-wheels $(call pinned,deepspeed)
+	@size=$$(du -sm .gpu-wheels | cut -f1); echo ".gpu-wheels: $$(ls .gpu-wheels | wc -l) wheels, $$size MiB"; \
+		test $$size -lt $(GPU_MEGABYTES) || { echo "error: .gpu-wheels is to stay under $(GPU_MEGABYTES) MiB" >&2; exit 1; }
+
+# NAME==VERSION as the constraints have it; the bare name would let any version in, so a missing pin ends the target
+pinned = $(or $(shell grep -i '^$(1)==' $(GPU_CONSTRAINTS)),$(error $(GPU_CONSTRAINTS) does not pin $(1)))
 
 check: .venv/.installed
 	.venv/bin/ruff check .
@@ -66,7 +107,7 @@ check: .venv/.installed
 	.venv/bin/lint-imports
 
 clean:
-	rm -rf .venv .venv-lower build dist *.egg-info
+	rm -rf .venv .venv-lower .venv-3.* .gpu-wheels build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -75,6 +116,9 @@ clean:
 
 .venv-lower/.installed: pyproject.toml constraints-lower.txt
 	$(call install,.venv-lower,constraints-lower.txt)
+
+.venv-3.%/.installed: pyproject.toml constraints.txt
+	$(call install,.venv-3.$*,constraints.txt)
 
 # install FOLDER CONSTRAINTS: the stamp is written last, so the next call repeats an interrupted installation.
 define install

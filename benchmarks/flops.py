@@ -33,6 +33,12 @@ class Lengths:
         """As the benchmarks' options have it: ``256+28+128x8``."""
         return f"{self.image_tokens}+{self.text_tokens}+{self.completion_tokens}x{self.group_size}"
 
+    @classmethod
+    def parse(cls, option: str) -> Lengths:
+        image, words, rest = option.split("+")
+        completion, group = rest.split("x")
+        return cls(int(image), int(words), int(completion), int(group))
+
 
 def vision_flops(shape: ModelShape, image_tokens: int) -> float:
     """Tower and projector on one image (Fv); window attention of Qwen2.5-VL is counted as full in 4 of its layers."""
@@ -70,3 +76,21 @@ def shared_flops(shape: ModelShape, n: Lengths) -> float:
 
 def ideal_update_ratio(shape: ModelShape, n: Lengths) -> float:
     return repeated_flops(shape, n) / shared_flops(shape, n)
+
+
+def useful_update_flops(shape: ModelShape, n: Lengths) -> float:
+    """Forward and backward of one group, nothing computed twice: what an MFU counts, whoever computes it."""
+    return 3 * shared_flops(shape, n)
+
+
+def decode_bytes(shape: ModelShape, rows: int, context: float, bytes_per_value: int = 2) -> float:
+    """What a decode step has to read: each weight of the text model and its head once, each row's keys and values.
+
+    Args:
+        context: tokens in the cache of each row
+        bytes_per_value: 2 in bfloat16
+    """
+    head_dim = shape.hidden // shape.heads
+    weights = shape.text_parameters + shape.vocab * shape.hidden
+    cached = 2 * shape.layers * shape.kv_heads * head_dim * context * rows
+    return bytes_per_value * (weights + cached)

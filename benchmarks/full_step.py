@@ -21,9 +21,8 @@ from PIL import Image
 
 from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths, ideal_update_ratio
+from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
-from benchmarks.rollout import ForceLengths, forced_lengths
-from benchmarks.update_step import parse_lengths
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--peak-of", choices=SIDES, help="print the peak memory of one side, MiB")
     options = parser.parse_args()
-    lengths = parse_lengths(options.shape)
+    lengths = Lengths.parse(options.shape)
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)

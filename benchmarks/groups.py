@@ -13,7 +13,8 @@ from PIL import Image
 
 from benchmarks.flops import Lengths
 from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, write_processor
-from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig
+from gpg_vl.models.lora import attach
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
@@ -21,12 +22,22 @@ from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 SIDE = PATCH * MERGE
 
 
-def build_adapter(shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "auto") -> QwenVLAdapter:
-    """The kit's adapter on a random model, on the GPU where there is one."""
+def build_adapter(
+    shape: ModelShape, folder: Path, dtype: str = "float32", attention: str = "auto", device: str | None = None,
+    lora: LoraConfig | None = None, gradient_checkpointing: bool = False,
+) -> QwenVLAdapter:  # fmt: skip
+    """The kit's adapter on a random model, by default on the GPU where there is one."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processor = write_processor(folder, shape)
-    model: Any = build_model(shape, processor)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    config = ModelConfig(dtype=dtype, attention=attention, min_pixels=784, max_pixels=10**7)  # type: ignore[arg-type]
+    model: Any = build_model(shape, processor, device=device)
+    options: dict[str, Any] = {"dtype": dtype, "attention": attention, "gradient_checkpointing": gradient_checkpointing}
+    config = ModelConfig(**options, min_pixels=784, max_pixels=10**7, lora=lora)
+    if lora is not None:
+        attach(model, lora, QwenVLAdapter.lora_layers, shape.name)
+    return wrap(model, processor, shape, config)
+
+
+def wrap(model: Any, processor: Any, shape: ModelShape, config: ModelConfig) -> QwenVLAdapter:
     frame = "grid_1000" if shape.family == "qwen2_vl" else "resized_pixels"
     return QwenVLAdapter(model, processor, config, frame)  # type: ignore[arg-type]
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.loading --num-rows 100000
 
-Rows are small pictures in three Parquet files, mixed by weight. Anonymous memory is what the process holds; the pages
-of the files that it has mapped are the system's to take back.
+Rows are small pictures in three Parquet files, mixed by weight. Anonymous memory is what the process holds; the system
+can reclaim the pages of mapped files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.room import training_room
 from gpg_vl.records import Sample
 
-SHARES = {"first": (0.5, 3.0), "second": (0.3, 2.0), "third": (0.2, 1.0)}  # of the rows, and weight
-_AT_ONCE = 16  # prompts that a step holds
+SHARES = {"first": (0.5, 3.0), "second": (0.3, 2.0), "third": (0.2, 1.0)}  # share of the rows, and weight
+_AT_ONCE = 16  # prompts per step
 
 
 def memory_mb() -> tuple[int, int]:
@@ -53,7 +53,7 @@ def measure(folder: Path, num_rows: int) -> list[int]:
     """Prints what each stage takes.
 
     Returns:
-        anonymous memory in MiB after each twentieth of the epoch
+        anonymous memory in MiB after each 5 % of the epoch
     """
     start = time.perf_counter()
 

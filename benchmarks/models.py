@@ -66,6 +66,9 @@ SMALL = ModelShape("40M", "qwen2_vl", 4096, 512, 8, 8, 2, 1536, 384, 6, 6, 1536)
 LARGE_VOCABULARY = replace(SMALL, name="40M-v151936", vocab=151_936)
 QWEN2_VL_2B = ModelShape("Qwen2-VL-2B", "qwen2_vl", 151_936, 1536, 28, 12, 2, 8960, 1280, 32, 16, 5120)
 QWEN2_5_VL_3B = ModelShape("Qwen2.5-VL-3B", "qwen2_5_vl", 151_936, 2048, 36, 16, 2, 11008, 1280, 32, 16, 3420)
+TINY_QWEN2_VL = ModelShape("tiny Qwen2-VL", "qwen2_vl", 512, 128, 2, 4, 2, 256, 64, 2, 4, 128)
+TINY_QWEN2_5_VL = ModelShape("tiny Qwen2.5-VL", "qwen2_5_vl", 512, 128, 2, 4, 2, 256, 64, 8, 4, 128)
+"""The eighth block of a Qwen2.5-VL tower is the first that attends to whole images."""
 SHAPES = {shape.name: shape for shape in (SMALL, LARGE_VOCABULARY, QWEN2_VL_2B, QWEN2_5_VL_3B)}
 
 
@@ -77,8 +80,8 @@ def write_processor(folder: Path, shape: ModelShape) -> Any:
     return processor
 
 
-def build_model(shape: ModelShape, processor: Any, seed: int = 0) -> PreTrainedModel:
-    """The model with random float32 weights, its generation config set to the processor's tokens."""
+def build_model(shape: ModelShape, processor: Any, seed: int = 0, device: str = "cpu") -> PreTrainedModel:
+    """The model with random float32 weights made on ``device``, its generation config set to the processor's tokens."""
     ids = processor.tokenizer.convert_tokens_to_ids
     head_dim = shape.hidden // shape.heads
     section = [head_dim // 8, head_dim * 3 // 16, head_dim * 3 // 16]
@@ -111,7 +114,8 @@ def build_model(shape: ModelShape, processor: Any, seed: int = 0) -> PreTrainedM
         config = Qwen2_5_VLConfig(vision_config=vision, **common)
         model_class = Qwen2_5_VLForConditionalGeneration
     config._attn_implementation = "sdpa"
-    model = model_class(config)
+    with torch.device(device):
+        model = model_class(config)
     model.generation_config.eos_token_id = ids("<|im_end|>")
     model.generation_config.pad_token_id = ids("<|endoftext|>")
     return model  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Time and memory of each rank under ZeRO 0, 2 and 3: ``python -m benchmarks.ranks --out FOLDER [--shape 40M]``.
 
-Trains generated rows by ``scripts/train.sh`` with two processes a layout. Memory is what /proc says of each rank's
-process, read every 0.2 s: its peak, which loading the whole model decides, and the median while it trains.
+Trains on generated rows with ``scripts/train.sh``, two processes per layout. Memory is read from /proc for each rank's
+process every 0.2 s: the peak, which is determined by loading the whole model, and the median during training.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WARM_UP = 2  # steps
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the rows and the runs")
-    parser.add_argument("--shape", default="40M", help="of the random model (benchmarks/models.py)")
-    parser.add_argument("--steps", type=int, default=8, help=f"of each run; the first {WARM_UP} are left out")
+    parser.add_argument("--shape", default="40M", help="shape of the random model (benchmarks/models.py)")
+    parser.add_argument("--steps", type=int, default=8, help=f"steps of each run; the first {WARM_UP} are ignored")
     parser.add_argument("--ranks", type=int, default=2)
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def measure(out: Path, recipe: Path, deepspeed: str, num_ranks: int) -> dict[str
 
 
 def watch_memory(run: subprocess.Popen[bytes], metrics: Path) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """By process: the peak, and the resident memory after each look from the warm-up on, in KiB."""
+    """By process, in KiB: the peak, and the resident memory at each reading after the warm-up."""
     peak: dict[int, int] = {}
     training: dict[int, list[int]] = {}
     while run.poll() is None:
@@ -102,14 +102,14 @@ def watch_memory(run: subprocess.Popen[bytes], metrics: Path) -> tuple[dict[int,
 
 
 def read_ranks(launcher: int) -> dict[int, dict[str, int]]:
-    """KiB of each of the launcher's children."""
+    """Memory in KiB of each of the launcher's children."""
     found = {}
     for process in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         try:
             if b"gpg_vl\0train" not in Path(f"/proc/{process}/cmdline").read_bytes():
                 continue
             lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         values = {key: value.split()[0] for key, value in (line.split(":", 1) for line in lines) if value.strip()}
         if "VmHWM" in values:

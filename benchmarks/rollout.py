@@ -17,28 +17,24 @@ import math
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths
+from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
-from benchmarks.update_step import parse_lengths
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision import move_vision
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import hf as rollout
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 
-ORDINARY_TOKEN = 20
 LENGTHS: dict[str, Callable[[random.Random, int], int]] = {
     "even": lambda rng, longest: rng.randint(4, longest),
     "long_tail": lambda rng, longest: round(math.exp(rng.uniform(math.log(4), math.log(longest)))),
@@ -74,9 +70,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype)
-        works = [one_prompt(adapter, parse_lengths(text)) for text in options.shapes]
+        works = [one_prompt(adapter, Lengths.parse(text)) for text in options.shapes]
         if options.num_prompts:
-            many = parse_lengths(options.many)
+            many = Lengths.parse(options.many)
             works += [many_prompts(adapter, many, options.num_prompts, kind) for kind in options.lengths]
         if options.peak_of:
             print(timing.measure_peak(build_sides(adapter, works[0])[options.peak_of]))
@@ -166,11 +162,7 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
     repeated = [prompt for prompt in prompts for _ in range(work.group_size)]
     inputs = padded_inputs(adapter, repeated)
     trainer = trl_side.build_trainer(adapter, len(repeated), work.group_size, longest)
-    fields = {
-        "pixel_values": inputs["pixel_values"],
-        "image_grid_thw": inputs["image_grid_thw"],
-        "mm_token_type_ids": [list(prompt.encoded.token_types) for prompt in repeated],
-    }
+    fields = trl_side.vision_fields(adapter, repeated)
     ids = [list(prompt.encoded.token_ids) for prompt in repeated]
     generate = adapter.model.generate
     forced = functools.partial(generate, logits_processor=[ForceLengths(counts, inputs["input_ids"].shape[1], adapter)])
@@ -217,44 +209,6 @@ def prefill(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> None:
     adapter.model.eval()
     with torch.no_grad(), adapter.autocast():
         adapter.model(**padded_inputs(adapter, prompts), use_cache=True, logits_to_keep=1)
-
-
-class ForceLengths(LogitsProcessor):
-    """For ``generate``: row r ends at its length and not before."""
-
-    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter):
-        self._counts = torch.tensor(counts, device=adapter.device)
-        self._prompt_length = prompt_length
-        self._ends = list(adapter.end_token_ids)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        is_last = self._counts == input_ids.shape[1] - self._prompt_length + 1
-        end = scores[:, self._ends[0]].clone()
-        scores[:, self._ends] = -torch.inf
-        scores[is_last] = -torch.inf
-        scores[is_last, self._ends[0]] = end[is_last]
-        return scores
-
-
-@contextmanager
-def forced_lengths(counts: Sequence[int], adapter: QwenVLAdapter) -> Iterator[None]:
-    """The same for the kit's loop: it samples, then the token is replaced where an end is due or not allowed."""
-    ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
-    targets = torch.tensor(counts, device=adapter.device)
-
-    original = rollout.TokenChooser
-
-    class Chooser(original):  # type: ignore[misc,valid-type]
-        def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
-            tokens = super().__call__(logits, live, step)
-            tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
-            return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
-
-    rollout.TokenChooser = Chooser  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        rollout.TokenChooser = original  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--model 40M] [--rounds 3] [--axes group image completion]
 
-Each axis is varied alone, from 144 image + 28 text + 64 completion tokens, 8 completions.
+Each axis is varied by itself, starting from 144 image + 28 text + 64 completion tokens and 8 completions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def measure(adapter: QwenVLAdapter, model: str, axis: str, lengths: Lengths, rou
 
 
 def slope_in_group_size(model: str, rows: list[dict[str, Any]]) -> str:
-    """Measured seconds per further completion, as a share of a group of 8, beside the FLOP model's."""
+    """Measured seconds per additional completion, as a share of a group of 8, and the FLOP model's value."""
     group = [row for row in rows if row["axis"] == "group"]
     sizes = [row["group_size"] for row in group]
     shape = shape_named(model)

@@ -1,4 +1,4 @@
-"""Timing several sides of one piece of work in turn, and the files and tables that come of it."""
+"""Times several implementations of the same work in turn, and writes the files and tables of results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADINGS = {
     "decode_step_ratio": "decode step",
     "peak_memory_ratio": "memory",
 }
-"""What the printed table calls a field of the results; memory is TRL's over the kit's."""
+"""Column titles of result fields in the printed table; memory is TRL's divided by the kit's."""
 
 
 def time_in_turn(sides: Mapping[str, Work], rounds: int, warmups: int = 1) -> dict[str, list[float]]:
@@ -75,13 +75,13 @@ def compare_peaks(module: str, words: Sequence[object], sides: Sequence[str]) ->
 
 
 def measure_peak(work: Work) -> float:
-    """MiB that ``work`` takes at its peak above what was held before; to be called once in a process."""
+    """MiB that ``work`` takes at its peak above what was held before; call it only once per process."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
     held = _peak_resident()
     work()
     return _peak_resident() - held

@@ -16,7 +16,8 @@ from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import TrainingGroup
+from gpg_vl.models.vision import join_vision
+from gpg_vl.records import Prompt, TrainingGroup
 
 
 def build_trainer(
@@ -26,6 +27,7 @@ def build_trainer(
     max_new_tokens: int,
     rows: Sequence[dict[str, Any]] = (),
     temperature: float = 1.0,
+    gradient_checkpointing: bool = False,
 ) -> Any:
     """A ``GRPOTrainer`` that steps on ``batch_size`` completions at once, ``group_size`` a prompt."""
     on_gpu = torch.cuda.is_available()
@@ -41,7 +43,7 @@ def build_trainer(
         scale_rewards="none",
         beta=0.0,
         temperature=temperature,
-        gradient_checkpointing=False,
+        gradient_checkpointing=gradient_checkpointing,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         log_completions=False,
@@ -65,6 +67,14 @@ def build_trainer(
 
 def _no_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(i % 2) for i in range(len(completions))]
+
+
+def vision_fields(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What ``GRPOTrainer._generate_single_turn`` takes beside token ids, a prompt for each row."""
+    return {
+        **adapter.join_vision([prompt.encoded.vision for prompt in prompts]).tensors,  # type: ignore[misc]
+        "mm_token_type_ids": [list(prompt.encoded.token_types) for prompt in prompts],
+    }
 
 
 def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
@@ -97,6 +107,6 @@ def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict
         "advantages": torch.tensor([advantage for _, _, advantage in rows]),
         "num_items_in_batch": completion_mask.sum(),
         "mm_token_type_ids": token_types,
-        **adapter.join_vision([prompt.encoded.vision for prompt, _, _ in rows]).tensors,  # type: ignore[misc]
+        **join_vision([prompt.encoded.vision for prompt, _, _ in rows]).tensors,  # type: ignore[misc]
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()} | {"num_images": [1] * len(rows)}

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--name", default="update_step", help="of the results file")
     parser.add_argument("--peak-of", choices=SIDES, help="print the peak memory of one side, MiB")
     options = parser.parse_args()
-    shapes = [parse_lengths(text) for text in options.shapes]
+    shapes = [Lengths.parse(text) for text in options.shapes]
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         adapter = build_adapter(shape_named(options.model), Path(folder), dtype, options.attention)
@@ -54,13 +54,6 @@ def main() -> None:
                "share_of_ideal_vs_trl", "peak_memory_ratio", "kit", "plain", "trl")  # fmt: skip
     timing.print_table(f"Update, model {options.model}", rows, columns)
     print(path)
-
-
-def parse_lengths(text: str) -> Lengths:
-    """``256+28+128x8`` -> image tokens, text tokens, completion tokens, group size."""
-    image, words, rest = text.split("+")
-    completion, group = rest.split("x")
-    return Lengths(int(image), int(words), int(completion), int(group))
 
 
 def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int) -> dict[str, Any]:
@@ -129,22 +122,36 @@ def _trl_work(adapter: QwenVLAdapter, group: TrainingGroup, lengths: Lengths) ->
 
 
 def compare_gradients(adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Relative difference of each side's whole gradient from that of ``plain``; bans are off for it."""
-    gradients = {}
+    """Relative difference of each side's whole gradient from that of ``plain``; bans are off for it.
+
+    The gradient of ``plain`` waits in the memory of the host and comes back a parameter at a time.
+    """
     banned = type(adapter).banned_token_ids
     type(adapter).banned_token_ids = property(lambda self: ())  # type: ignore[assignment]
     try:
-        for name, work in sides.items():
-            work()
-            gradients[name] = _flat_gradient(adapter)
+        sides["plain"]()
+        plain = {name: p.grad.cpu() for name, p in adapter.model.named_parameters() if p.grad is not None}
+        differences = {}
+        for name in [name for name in sides if name != "plain"]:
+            sides[name]()
+            differences[name] = _relative_difference(adapter, plain)
     finally:
         type(adapter).banned_token_ids = banned  # type: ignore[method-assign]
-    norm = gradients["plain"].norm()
-    return {name: float((g - gradients["plain"]).norm() / norm) for name, g in gradients.items() if name != "plain"}
+    return differences
 
 
-def _flat_gradient(adapter: QwenVLAdapter) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in adapter.model.parameters() if p.grad is not None])
+def _relative_difference(adapter: QwenVLAdapter, plain: dict[str, Tensor]) -> float:
+    """Norm of the model's gradient less ``plain``, over the norm of ``plain``."""
+    parameters = dict(adapter.model.named_parameters())
+    found = {name for name, p in parameters.items() if p.grad is not None}
+    assert found == plain.keys(), f"gradients on one side alone: {sorted(found ^ plain.keys())[:3]}"
+    difference = norm = 0.0
+    for name, expected in plain.items():
+        gradient = parameters[name].grad
+        assert gradient is not None
+        difference += float((gradient - expected.to(gradient.device)).double().square().sum())
+        norm += float(expected.double().square().sum())
+    return (difference / norm) ** 0.5
 
 
 if __name__ == "__main__":

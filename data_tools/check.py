@@ -1,13 +1,13 @@
-"""Looks at every row before it trains: a table of what is wrong, and with ``--fix drop`` a copy without it.
+"""Checks every row before training: prints a table of what is wrong and, with ``--fix drop``, writes a clean copy.
 
     python -m data_tools.check data/train.parquet --test data/test.parquet --model Qwen/Qwen2.5-VL-3B-Instruct
     python -m data_tools.check data/train.parquet --test data/test.parquet --fix drop --out data/clean
 
-Every image is opened in worker processes, and every gold answer must earn full marks in its own task. Rows that are
-there twice and training rows with an image of the test are found also where the image was scaled or compressed anew.
-With ``--model``, no prompt may be longer than the model's context with a completion behind it.
+Every image is opened in worker processes, and every gold answer must earn full marks in its own task. Duplicate rows,
+and training rows with a test image, are also found if the image was rescaled or recompressed. With ``--model``, each
+prompt must fit the model's context together with a completion.
 
-Exits with 0 where every row is good, with 1 where one is not, with 2 where the command or a file cannot be used.
+The exit code is 0 if every row is good, 1 if one is not, and 2 if the command or a file cannot be used.
 """
 
 from __future__ import annotations
@@ -49,15 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = Parser(prog="python -m data_tools.check", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", metavar="DATA", help="files of rows, for training where there is a --test")
-    parser.add_argument("--test", nargs="+", default=[], metavar="DATA", help="files whose images no other may have")
+    parser.add_argument("data", nargs="*", metavar="DATA", help="files of rows; training data if --test is given")
+    parser.add_argument(
+        "--test", nargs="+", default=[], metavar="DATA", help="test files; DATA must not contain their images"
+    )
     add_row_options(parser)
     add_model_options(parser)
     new_tokens = RolloutConfig().max_new_tokens
-    parser.add_argument("--max-new-tokens", type=count, default=new_tokens, help=f"of a completion ({new_tokens})")
+    parser.add_argument(
+        "--max-new-tokens", type=count, default=new_tokens, help=f"maximum length of a completion ({new_tokens})"
+    )
     parser.add_argument("--fix", choices=["drop"], help="write a copy of each file without its bad rows")
-    parser.add_argument("--out", metavar="DIR", help="folder of the copies, each NAME.parquet with its images in it")
-    parser.add_argument("--workers", type=count, default=len(os.sched_getaffinity(0)), help="processes; one a core")
+    parser.add_argument("--out", metavar="DIR", help="folder for the copies: NAME.parquet, with its images inside")
+    parser.add_argument(
+        "--workers", type=count, default=len(os.sched_getaffinity(0)), help="worker processes; default: one per core"
+    )
     options = parser.parse_args(argv)
     if not options.data and not options.test:
         raise ValueError("name at least one file of rows; see --help")
@@ -75,7 +81,7 @@ def _run(options: Namespace) -> int:
         num_kept = write_copy(file, report.bad_rows(file.path), target)
         print(f"{target}: {num_kept} rows written")
     if report.num_bad and not copies:
-        print("mend them, or write a copy without them: --fix drop --out DIR")
+        print("correct them, or write a copy without them: --fix drop --out DIR")
     return 1 if report.num_bad and not copies else 0
 
 
@@ -83,13 +89,13 @@ def _make_meter(options: Namespace) -> PromptMeter | None:
     model = read_model(options)
     if model is None:
         return None
-    from data_tools.prompt_reader import PromptMeter, PromptReader  # torch: the workers import this module without it
+    from data_tools.prompt_reader import PromptMeter, PromptReader  # imports torch, which the workers do not need
 
     return PromptMeter(PromptReader(model), options.max_new_tokens)
 
 
 def _describe(report: Report) -> list[str]:
-    """The report as the screen shows it."""
+    """The report as lines of text."""
     lines = []
     for path, num_rows in report.num_rows.items():
         num_bad = len(report.bad_rows(path))

@@ -1,4 +1,4 @@
-"""Files of rows -> copies without their bad rows; the originals stay as they are."""
+"""Files of rows -> copies without their bad rows; the originals are not changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpg_vl.records import Sample
 
 
 def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
-    """Where the copy of each file goes: ``NAME.parquet`` in the folder.
+    """The path for the copy of each file: ``NAME.parquet`` in the folder.
 
     Raises:
         ValueError: two files would have the same copy, or a copy would replace its original
@@ -22,7 +22,7 @@ def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
     for file in files:
         target = Path(folder) / f"{Path(file.path).stem}.parquet"
         if target in copies.values():
-            raise ValueError(f"--out {folder}: two files have the name {target.stem}; clean them one by one")
+            raise ValueError(f"--out {folder}: two files are named {target.stem}; clean them one at a time")
         if target.resolve() == Path(file.path).resolve():
             raise ValueError(f"--out {folder}: the copy would replace {file.path}; give another folder")
         copies[file] = target
@@ -30,13 +30,13 @@ def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
 
 
 def write_copy(file: DataFile, bad_rows: Collection[int], target: Path) -> int:
-    """Writes kit rows with their images in them, complete or not at all; returns how many.
+    """Writes kit rows including their images, completely or not at all; returns how many.
 
     Args:
-        bad_rows: numbers of the rows to leave out, 1 the first
+        bad_rows: numbers of the rows to leave out, counted from 1
 
     Raises:
-        ValueError: no row would be left, or an image is gone from its URL
+        ValueError: no row would be left, or an image no longer exists at its URL
     """
     samples = open_file(file).samples
     kept = [index for index in range(len(samples)) if index + 1 not in bad_rows]

@@ -4,9 +4,9 @@
         --pairs exist_map_coco_Qwen2_vl_2B_baseline.json --out data/detection/coco.parquet
 
 As published: the annotations of COCO val2017 or LVIS v1 val (instances), and Visual-RFT's ``exist_map_*.json``, which
-names for each picture the categories to ask for (those that its baseline sees there): a row each. ``--categories``
-keeps those of an experiment. A row's gold boxes are the annotations without crowds and without boxes that have no area;
-the published AP is of the annotations themselves (``eval.detection --coco FILE``).
+lists for each picture the categories to ask for (those that its baseline sees there). Each pair makes a row.
+``--categories`` keeps those of an experiment. A row's gold boxes are the annotations without crowds and without boxes
+of zero area; the published AP is computed from the annotations themselves (``eval.detection --coco FILE``).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from gpg_vl.verifiers.box_text import NO_OBJECTS
 from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered
 
 _Boxes = Mapping[tuple[str, str], Sequence[Box]]
-"""By the numbers of picture and category, as text."""
+"""Boxes by the ids of picture and category, as text."""
 
 
 def read_objects(file: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The objects of one list of an annotation file, such as ``images``; the file is never in memory as a whole.
+    """The objects of one list of an annotation file, such as ``images``; the whole file is never in memory.
 
     Raises:
-        ValueError: no such file, no JSON, or no such list in it
+        ValueError: the file does not exist, is not JSON, or has no such list
     """
     if not file.is_file():
         raise ValueError(f"no such file: {file}")
@@ -54,21 +54,21 @@ def read_objects(file: Path, name: str) -> Iterator[dict[str, Any]]:
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise ValueError(f"{file}: not JSON ({type(error).__name__})") from error
     if is_empty:
-        raise ValueError(f"{file} has no list {name!r}; give the instances of COCO or LVIS")
+        raise ValueError(f"{file} has no list {name!r}; give an instances file of COCO or LVIS")
 
 
 def read_pairs(file: Path) -> dict[str, list[str]]:
-    """The categories to ask for, by the number of the picture.
+    """The categories to ask for, by the id of the picture.
 
     Raises:
-        ValueError: the file is no object of lists
+        ValueError: the file is not an object of lists
     """
     try:
         pairs = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--pairs {file}: cannot be read as JSON ({type(error).__name__})") from error
     if not isinstance(pairs, dict) or not all(map(_is_texts, pairs.values())):
-        raise ValueError(f"--pairs {file}: no object of lists, {{picture: [category, ...]}}")
+        raise ValueError(f"--pairs {file}: not an object of lists, {{picture: [category, ...]}}")
     return pairs
 
 
@@ -77,10 +77,10 @@ def _is_texts(value: Any) -> bool:
 
 
 def read_boxes(file: Path, wanted: Collection[str]) -> _Boxes:
-    """The boxes of these categories, without crowds and without boxes that have no area.
+    """The boxes of these categories, without crowds and without boxes of zero area.
 
     Raises:
-        ValueError: a box is none; names the annotation
+        ValueError: a box is not four numbers; names the annotation
     """
     boxes = defaultdict(list)
     for number, each in enumerate(read_objects(file, "annotations"), start=1):
@@ -93,7 +93,7 @@ def read_boxes(file: Path, wanted: Collection[str]) -> _Boxes:
 
 
 def read_rows(file: Path, pairs: Mapping[str, Sequence[str]], numbers: Mapping[str, Any]) -> Iterator[SourceRow]:
-    """A row for each picture and category that is asked for, in the order of the annotations' pictures."""
+    """A row for each requested picture and category, in the order of the annotation file's pictures."""
     number = 0
     for image in read_objects(file, "images"):
         for category in pairs.get(str(image.get("id")), ()):
@@ -120,17 +120,17 @@ def make_sample(row: SourceRow, images: ImageFiles, boxes: _Boxes, name: str) ->
 
 
 def _cut_boxes(boxes: Iterable[Box], size: tuple[int, int]) -> list[Box]:
-    """Their parts in the image, but for slivers at its edge, which have no area there.
+    """The parts of boxes inside the image; slivers at its edge that have no area there are dropped.
 
     Raises:
-        DropRow: a box is beside the image
+        DropRow: a box is outside the image
     """
     with_area = (box for box in boxes if is_ordered(clip_box(box, *size)) or not is_inside(box, *size, EDGE_TOLERANCE))
     return [cut_at_edges(box, size) for box in with_area]
 
 
 def _file_name(image: Mapping[str, Any]) -> str:
-    """COCO names the file; LVIS, whose pictures are of two folders of COCO, gives the end of an address."""
+    """COCO gives the file's name; LVIS, whose pictures come from two COCO folders, gives the end of a URL."""
     return str(image.get("file_name") or "/".join(str(image.get("coco_url")).split("/")[-2:]))
 
 
@@ -149,9 +149,11 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("coco", str(__doc__))
-    parser.add_argument("--images", required=True, help="folder or ZIP of val2017; for LVIS the folder above it")
+    parser.add_argument("--images", required=True, help="folder or ZIP of val2017; for LVIS its parent folder")
     parser.add_argument("--pairs", required=True, help="the published exist_map_*.json: which categories to ask for")
-    parser.add_argument("--categories", nargs="+", metavar="NAME", help="these alone; default: all of --pairs")
+    parser.add_argument(
+        "--categories", nargs="+", metavar="NAME", help="only these categories; default: all in --pairs"
+    )
     return run_converter(parser, plan, argv)
 
 

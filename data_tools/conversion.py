@@ -1,7 +1,7 @@
-"""Rows of a published source -> a file of kit rows, and a JSON file beside it that counts what was dropped and why.
+"""Rows of a published source -> a file of kit rows, and a JSON file next to it that counts what was dropped and why.
 
-What every converter shares: only rows whose images open and whose gold answer scores 1 under its own task are kept,
-memory is bounded, progress shows, and the file appears when it is complete. The same source gives the same file.
+All converters keep only rows whose images open and whose gold answer scores 1 under its own task. Memory is bounded,
+progress is shown, and the file appears once it is complete. The same source gives the same file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from gpg_vl.data.writing import replace_when_done
 from gpg_vl.records import Sample
 
 SAMPLES_AT_ONCE = 64
-EXAMPLES = 3  # of each reason, in the counts
-LISTED = 10_000  # dropped rows that are named one by one
+EXAMPLES = 3  # examples of each reason in the counts
+LISTED = 10_000  # maximum number of dropped rows that are listed
 SECONDS_BETWEEN_LINES = 5.0
 _WRITERS = {".parquet": write_parquet, ".jsonl": write_jsonl}
 
 
 class DropRow(Exception):
-    """This row makes no sample; the text says why, and ``reason`` is what it is counted under."""
+    """This row cannot become a sample; the text says why, and it is counted under ``reason``."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -45,10 +45,10 @@ class Counts:
     source: str
     schema_version: int = SCHEMA_VERSION
     rows_read: int = 0
-    rows_written: int = 0  # may exceed the rows read where one source row makes several
+    rows_written: int = 0  # may exceed the rows read if a source row makes several
     dropped: dict[str, int] = field(default_factory=dict)  # by reason
-    examples: dict[str, list[str]] = field(default_factory=dict)  # of each reason the first few, with their place
-    dropped_rows: list[str] = field(default_factory=list)  # place and reason of each, of the first LISTED
+    examples: dict[str, list[str]] = field(default_factory=dict)  # the first few of each reason, with their place
+    dropped_rows: list[str] = field(default_factory=list)  # place and reason of the first LISTED ones
 
     def drop(self, place: str, fault: Fault) -> None:
         self.dropped[fault.reason] = self.dropped.get(fault.reason, 0) + 1
@@ -62,12 +62,12 @@ class Counts:
         return f"{self.rows_written} rows written from {self.rows_read} read"
 
     def reasons(self) -> list[str]:
-        """A line for each reason, with its first row."""
+        """One line per reason, with its first row."""
         return [f"  {count} dropped: {name} ({self.examples[name][0]})" for name, count in self.dropped.items()]
 
 
 MakeSamples = Callable[[SourceRow], Iterable[Sample]]
-"""The samples of a source row; raises ``DropRow``, or ``ValueError`` where the row is not as published."""
+"""The samples of a source row; raises ``DropRow``, or ``ValueError`` if the row is not in the published format."""
 
 
 def convert(
@@ -78,30 +78,30 @@ def convert(
     limit: int | None = None,
     image_hosts: Collection[str] = (),
 ) -> Counts:
-    """Writes ``out`` and, beside it, ``NAME.counts.json``.
+    """Writes ``out`` and, next to it, ``NAME.counts.json``.
 
     Args:
-        rows: of the source, made as they are asked for
-        limit: first so many rows of the source, dropped ones included; None takes all
-        image_hosts: hosts from which an image's URL is fetched, once; its bytes are written
+        rows: rows of the source, read lazily
+        limit: read only the first N rows of the source, including dropped ones; None: all
+        image_hosts: hosts that images may be fetched from; each image is fetched once and its bytes are written
 
     Raises:
-        ValueError: the name of the file does not end as one of rows, the file is the source or lies in it, the source
-            breaks off, or no row is left; then there is no file
+        ValueError: the file name has a wrong ending, the file is the source or inside it, the source breaks off, or no
+            row is left; then no file is written
     """
     target = Path(out)
     if target.suffix not in _WRITERS:
-        raise ValueError(f"--out {out}: the name of a file of rows ends in {' or '.join(_WRITERS)}")
+        raise ValueError(f"--out {out}: the name must end in {' or '.join(_WRITERS)}")
     if target.resolve() == Path(source).resolve():
-        raise ValueError(f"--out {out}: it would replace the source; give another name")
+        raise ValueError(f"--out {out}: this would replace the source; give another name")
     if target.resolve().is_relative_to(Path(source).resolve()):  # replaced, or read as a part of it the next time
-        raise ValueError(f"--out {out}: it lies in the source, {source}; give another folder")
+        raise ValueError(f"--out {out}: it is inside the source, {source}; give another folder")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
     _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts), counts), target)
     with replace_when_done(target.with_suffix(".counts.json")) as partial:
         text = json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
     return counts
 
 
@@ -131,7 +131,7 @@ def _show(counts: Counts, seconds: float) -> None:
 
 
 def _keep_good(made: Iterator[_Placed], counts: Counts, hosts: Collection[str]) -> Iterator[Sample]:
-    """The samples without fault and with an id of their own, in their order; images are opened in threads."""
+    """The samples without faults and with unique ids, in order; images are opened in threads."""
     seen: set[str] = set()
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(made, SAMPLES_AT_ONCE)):

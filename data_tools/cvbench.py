@@ -3,7 +3,7 @@
     python -m data_tools.cvbench --source nyu-visionx/CV-Bench --out data/cvbench/test.parquet
 
 The question is the published ``prompt``, which letters the choices; the gold answer is a letter such as (A). ``meta``
-keeps the choices, type and source, and as ``benchmark_task`` one of Count, Relation, Depth, Distance.
+keeps the choices, the type, the source, and ``benchmark_task``: one of Count, Relation, Depth, Distance.
 """
 
 from __future__ import annotations

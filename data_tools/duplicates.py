@@ -1,4 +1,4 @@
-"""Rows that are there twice, and training rows with an image of the test."""
+"""Finds duplicate rows, and training rows with a test image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from data_tools.row_checks import Finding
 
 @dataclass(frozen=True, slots=True)
 class KnownRow:
-    """What is kept of a row to compare it with the others."""
+    """What is kept of a row to compare it with other rows."""
 
     file: str
-    number: int  # 1 is the first
-    id: str  # "" where the row could not be read
-    question: bytes  # digest of its words; b"" of a row that is bad by itself
+    number: int  # counted from 1
+    id: str  # "" if the row could not be read
+    question: bytes  # digest of its words; b"" if the row itself is bad
     pictures: tuple[int, ...]  # numbers in the album
 
 
@@ -29,11 +29,11 @@ def find_repeated_ids(rows: Sequence[KnownRow]) -> Found:
     for row in rows:
         earlier = first.setdefault(row.id, row) if row.id else row
         if earlier is not row:
-            yield _describe(row, "id", f"{_place(row, earlier)} has the same; give each row its own")
+            yield _describe(row, "id", f"{_place(row, earlier)} has the same; make the ids unique")
 
 
 def find_duplicates(rows: Sequence[KnownRow], album: Album) -> Found:
-    """Rows with the question and the images of an earlier one."""
+    """Rows with the same question and images as an earlier row."""
     groups: dict[tuple[bytes, int], list[KnownRow]] = defaultdict(list)
     for row in rows:
         if row.question:
@@ -42,7 +42,7 @@ def find_duplicates(rows: Sequence[KnownRow], album: Album) -> Found:
         pictures = [row.pictures for row in group]
         pairs = album.find_first(pictures, pictures, earlier_alone=True) if num_pictures else _pairs_with_first(group)
         for place, earlier in pairs:
-            text = f"question and images are those of {_place(group[place], group[earlier])}; drop one of the two"
+            text = f"question and images are the same as in {_place(group[place], group[earlier])}; drop one of the two"
             yield _describe(group[place], "duplicate", text)
 
 
@@ -51,7 +51,7 @@ def _pairs_with_first(group: Sequence[KnownRow]) -> Iterator[tuple[int, int]]:
 
 
 def find_leaks(train: Sequence[KnownRow], test: Sequence[KnownRow], album: Album) -> Found:
-    """Training rows with an image of the test, whatever is asked about it; without images, with its question."""
+    """Training rows with a test image, whatever is asked about it; rows without images, if the question is the same."""
     pictures = [(row, number) for row in train for number in row.pictures]
     held_out = [(row, number) for row in test for number in row.pictures]
     reported: set[int] = set()
@@ -59,12 +59,12 @@ def find_leaks(train: Sequence[KnownRow], test: Sequence[KnownRow], album: Album
         row, other = pictures[place][0], held_out[first][0]
         if id(row) not in reported:
             reported.add(id(row))
-            yield _describe(row, "leak", f"its image is one of {_place(row, other)}; do not train on it")
+            yield _describe(row, "leak", f"its image also occurs in {_place(row, other)}; do not train on it")
     questions = {row.question: row for row in test if row.question and not row.pictures}
     for row in train:
         if not row.pictures and row.question in questions:
             other = questions[row.question]
-            yield _describe(row, "leak", f"its question is that of {_place(row, other)}; do not train on it")
+            yield _describe(row, "leak", f"its question also occurs in {_place(row, other)}; do not train on it")
 
 
 def _describe(row: KnownRow, field: str, text: str) -> tuple[KnownRow, Finding]:

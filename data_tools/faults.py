@@ -14,19 +14,19 @@ from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
 
 FULL_MARKS = 0.99
-"""What a gold answer has to earn: 1, less what rounding takes from a tiny box."""
-_FINENESS = 1000  # units of the frame per original pixel: a gold box is written as good as unrounded
+"""What a gold answer must earn: 1, minus what rounding costs a tiny box."""
+_FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded
 
 
 class Fault(NamedTuple):
     """Why a row is left out: ``Fault("image", "cannot open image (12 bytes): ...")``."""
 
-    reason: str  # one of few, to count by
-    detail: str  # this row's own
+    reason: str  # one of a few, for counting
+    detail: str  # specific to this row
 
 
 def find_fault(sample: Sample) -> Fault | None:
-    """The first thing that is wrong with a row; every image is decoded whole."""
+    """The first problem of a row; every image is fully decoded."""
     try:
         for field in ("id", "task", "question", "answer"):
             read_text(field, getattr(sample, field))
@@ -58,10 +58,10 @@ def find_answer_fault(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Fault
         task.check(sample)
         reward = score_completion(task, sample, gold_completion(task, sample, views), views)
     except ValueError as error:
-        return Fault("the answer is none of its task", str(error))
+        return Fault("the answer is not valid for its task", str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
         return Fault("the task fails", f"task {sample.task}: {describe_error(error)}")
     if reward.parts[task.main_part] < FULL_MARKS:
-        why = "" if reward.status == "ok" else ": it cannot be read, or a box lies outside of the image"
+        why = "" if reward.status == "ok" else ": it cannot be read, or a box is outside the image"
         return Fault("the answer does not score 1", f"{sample.answer[:60]!r} earns {reward.parts} in its own task{why}")
     return None

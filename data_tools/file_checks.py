@@ -1,6 +1,6 @@
 """Files of rows -> a report of what is wrong in them. Rows are checked in worker processes and compared here.
 
-Memory grows with the number of rows by their ids and fingerprints alone; images live in the workers, one at a time.
+Only ids and fingerprints of all rows are kept in memory; images are in the workers, one at a time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @dataclass
 class Report:
-    """What a check found."""
+    """The result of a check."""
 
     num_rows: dict[str, int]  # by file, in the order of the command line
     findings: dict[str, list[Finding]]  # by file
-    lengths: Lengths | None  # None without a model
+    lengths: Lengths | None  # None if no model was given
 
     def bad_rows(self, path: str) -> set[int]:
         return {finding.row for finding in self.findings[path]}
@@ -45,14 +45,14 @@ class Report:
 def check_files(
     train: Sequence[DataFile], test: Sequence[DataFile], meter: PromptMeter | None, num_workers: int
 ) -> Report:
-    """Checks every row by itself, then all of them against each other.
+    """Checks every row by itself, then compares all rows with each other.
 
     Args:
-        test: files whose images must not be among those of ``train``
-        meter: of the model whose context the prompts have to fit; None measures none
+        test: files whose images must not occur in ``train``
+        meter: measures whether prompts fit the model's context; None: they are not measured
 
     Raises:
-        ValueError: a file cannot be read at all, or is named twice; names it
+        ValueError: a file cannot be read at all, or is given twice; names it
     """
     files = [*train, *test]
     report = _start_report(files, None if meter is None else meter.lengths)
@@ -62,7 +62,7 @@ def check_files(
             finding = row.finding or (None if meter is None else meter.find_fault(file, row))
             if finding is not None:
                 report.findings[file.path].append(finding)
-            question = row.question if finding is None else b""  # a good row is no duplicate of a bad one
+            question = row.question if finding is None else b""  # a good row is not a duplicate of a bad one
             pictures = tuple(map(album.add, row.pictures))
             known[file.path].append(KnownRow(file.path, row.number, row.id, question, pictures))
         training, held_out = ([row for file in role for row in known[file.path]] for role in (train, test))
@@ -76,7 +76,7 @@ def _start_report(files: Sequence[DataFile], lengths: Lengths | None) -> Report:
     num_rows: dict[str, int] = {}
     for file in files:
         if file.path in num_rows:
-            raise ValueError(f"{file.path} is named twice; name each file once")
+            raise ValueError(f"{file.path} is given twice; give each file once")
         num_rows[file.path] = len(open_file(file).samples)
     return Report(num_rows, {path: [] for path in num_rows}, lengths)
 
@@ -90,13 +90,13 @@ def _compare(
     yield from find_leaks(training, held_out, album)
 
 
-_Checking = tuple[DataFile, int, "Future[list[CheckedRow]]"]  # the file, the number of the first row, what is found
+_Checking = tuple[DataFile, int, "Future[list[CheckedRow]]"]  # file, number of its first row, result
 
 
 def _check_in_workers(files: Sequence[DataFile], num_workers: int) -> Iterator[tuple[DataFile, CheckedRow]]:
     """Every row after its check, in order, a bounded number of rows ahead; shows progress."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([check_range.__module__])  # imported once, not once a worker
+    context.set_forkserver_preload([check_range.__module__])  # imported once, not once per worker
     num_rows, num_done = sum(len(open_file(file).samples) for file in files), 0
     progress = ProgressLine("checked", "rows", num_rows, seconds_between_lines=SECONDS_BETWEEN_LINES)
     with ProcessPoolExecutor(num_workers, context) as pool, progress:
@@ -108,7 +108,7 @@ def _check_in_workers(files: Sequence[DataFile], num_workers: int) -> Iterator[t
                 rows = future.result()
             except BrokenProcessPool as error:
                 place = f"{file.path}, near row {first}"
-                raise ValueError(f"{place}: a worker process died, out of memory or in the code of a task") from error
+                raise ValueError(f"{place}: a worker process died, out of memory or in a task's code") from error
             pending.extend(islice(started, 1))
             for row in rows:
                 yield file, row

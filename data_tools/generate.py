@@ -1,16 +1,16 @@
-"""Draws scenes with questions and answers that are known by construction, decided by the seed alone.
+"""Draws scenes with questions and answers that are known by construction and depend only on the seed.
 
     python -m data_tools.generate --task counting --num 500 --seed 1 --out data/demo/test.parquet
     python -m data_tools.generate --task counting --num 5000 --seed 2 --out data/demo/train.parquet \\
         --exclude data/demo/test.parquet
     python -m data_tools.generate --task choice --level 3 --num 5000 --seed 3 --out data/relations.parquet
 
-Without ``--level`` the scenes are the small ones of the demo, which a tiny model learns in minutes. Levels 1 to 5 are
-richer ones, harder from level to level: counting by attributes, labelled figures, referring expressions, relations.
+Without ``--level`` the scenes are the demo's small ones, which a tiny model learns in minutes. Levels 1 to 5 are richer
+and increasingly hard: counting by attributes, labelled figures, referring expressions, relations.
 
-No two pictures of a file are the same, and none is one of an excluded file: pictures are compared pixel by pixel.
+No picture occurs twice in a file or also in an excluded file: pictures are compared pixel by pixel.
 ``--format published`` writes the columns of the published data sets (image, problem, solution) instead of kit rows.
-Rows are written as they are drawn: what is kept of each is 16 bytes that tell its picture from the others.
+Rows are written as they are drawn; only a 16-byte hash of each picture stays in memory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.records import Sample
 
 PUBLISHED_COLUMNS = {"images": "image", "question": "problem", "answer": "solution"}
-"""Kit field to the column of the published data sets, as ``columns`` of a recipe's ``data.train`` entry has it."""
+"""Kit field -> column of the published data sets, as in ``columns`` of a recipe's ``data.train`` entry."""
 
-MIN_SIZE = 56  # pixels; in smaller pictures the grid of the geometry scene is gone
-MIN_LEVEL_SIZE = 112  # in smaller pictures labels cannot be read
+MIN_SIZE = 56  # pixels; in smaller pictures the grid of the geometry scene disappears
+MIN_LEVEL_SIZE = 112  # in smaller pictures labels are unreadable
 MAX_SIZE = 1024
 DEMO_SIZE = 84
 LEVEL_SIZE = 224
-_MAX_REPEATS = 2000  # refused pictures in a row before a scene counts as exhausted
+_MAX_REPEATS = 2000  # rejected pictures in a row before a scene counts as exhausted
 
 
 def draw_samples(
@@ -72,13 +72,13 @@ def stream_samples(
 
     Args:
         task: one of ``scenes.DRAWERS``, or with ``knobs`` one of ``levels.LEVELLED_DRAWERS``
-        seed: the same seed gives the same rows; with more rows asked for, the first ones stay the same
-        size: None takes 84 for the demo's scenes and 224 for the levels
+        seed: the same seed gives the same rows; a larger ``num`` only adds rows at the end
+        size: None: 84 for the demo's scenes and 224 for the levels
         exclude: ``hash_pixels`` of pictures that must not be drawn
-        knobs: level and number of things; None draws the demo's scenes
+        knobs: level and number of objects; None: the demo's scenes
 
     Raises:
-        ValueError: an argument that makes no sense, or too few different pictures are left
+        ValueError: an argument is invalid, or there are too few different pictures
     """
     size = size or (DEMO_SIZE if knobs is None else LEVEL_SIZE)
     _check(task, num, size, knobs)
@@ -119,10 +119,10 @@ def _check(task: str, num: int, size: int, knobs: Knobs | None) -> None:
 
 
 def hash_pixels(image: Image.Image) -> bytes:
-    """The same for two images exactly when size and RGB pixels are, however they are stored."""
+    """A hash that is equal for two images if and only if their sizes and RGB pixels are equal."""
     rgb = image.convert("RGB")
     content = f"{rgb.width} {rgb.height} ".encode() + rgb.tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()  # short: a run keeps one of every picture
+    return hashlib.blake2b(content, digest_size=16).digest()  # short, since a run keeps one per picture
 
 
 def read_hashes(path: str | Path) -> set[bytes]:
@@ -140,7 +140,7 @@ def _is_published(path: str | Path) -> bool:
     try:
         return "problem" in pyarrow.parquet.read_schema(path).names
     except (OSError, pyarrow.ArrowException):
-        return False  # no Parquet; load_source says so where it cannot read it either
+        return False  # not Parquet; load_source raises the error if it cannot read it either
 
 
 def write_published(samples: Iterable[Sample], path: str | Path) -> None:
@@ -180,21 +180,29 @@ def _read_knobs(options: Namespace) -> Knobs | None:
     if options.level is not None:
         return Knobs(options.level, None if options.objects is None else tuple(options.objects))
     if options.objects is not None:
-        raise ValueError("--objects goes with a --level from 1 to 5")
+        raise ValueError("--objects needs a --level from 1 to 5")
     return None
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = Parser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
     parser.add_argument("--task", required=True, choices=list(LEVELLED_DRAWERS))
-    parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; replaced if there")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"
+    )
     parser.add_argument("--num", required=True, type=int, help="number of rows")
     parser.add_argument("--seed", required=True, type=int, help="the same seed draws the same rows")
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="FILE", help="draw no picture of these files")
+    parser.add_argument(
+        "--exclude", nargs="+", default=[], metavar="FILE", help="do not draw pictures that occur in these files"
+    )
     parser.add_argument("--format", default="kit", choices=["kit", "published"], help="columns of the rows")
     parser.add_argument("--level", type=int, choices=LEVELS, help="difficulty; without it, the demo's small scenes")
     parser.add_argument(
-        "--objects", nargs=2, type=int, metavar=("LEAST", "MOST"), help="things in a picture, whatever the level"
+        "--objects",
+        nargs=2,
+        type=int,
+        metavar=("LEAST", "MOST"),
+        help="number of objects in a picture, overriding the level's",
     )
     parser.add_argument("--size", type=int, help="side of a picture in pixels (84 for the demo, 224 for a level)")
     return parser.parse_args(argv)
@@ -204,7 +212,7 @@ def _choose_writer(kind: str, path: str) -> Callable[[Iterable[Sample], str], No
     kit = {".parquet": write_parquet, ".jsonl": write_jsonl}
     writers = kit if kind == "kit" else {".parquet": write_published}
     if Path(path).suffix not in writers:
-        raise ValueError(f"--out {path}: the name of a file of {kind} rows ends in {' or '.join(writers)}")
+        raise ValueError(f"--out {path}: the name of a file of {kind} rows must end in {' or '.join(writers)}")
     return writers[Path(path).suffix]
 
 
@@ -221,7 +229,7 @@ def _make_sample(sample_id: str, task: str, scene: Scene, knobs: Knobs | None) -
 
 def _explain_exhaustion(task: str, num: int, num_drawn: int, num_excluded: int) -> str:
     return (
-        f"only {num_drawn} of {num} different {task} pictures could be drawn next to {num_excluded} excluded ones; "
+        f"only {num_drawn} of {num} different {task} pictures could be drawn besides {num_excluded} excluded ones; "
         "lower --num or exclude fewer"
     )
 

@@ -12,14 +12,14 @@ from gpg_vl.data.images import MAX_BYTES, follow_links
 
 
 class ImageFiles:
-    """Finds images by the path that a row has, or by the longest end of that path that exists.
+    """Finds images by the path in the row, or by the longest suffix of that path that exists.
 
-    So ``./Geo170K/images/test/0.png`` is found in the folder above ``Geo170K``, in ``Geo170K``, in ``images``, and in
-    a ZIP with members ``images/test/0.png``. A ZIP knows a member by its bare name too, where no other one has it.
+    So ``./Geo170K/images/test/0.png`` is found in the parent folder of ``Geo170K``, in ``Geo170K``, in ``images``, and
+    in a ZIP with members ``images/test/0.png``. In a ZIP, the bare name is enough if only one member has it.
     """
 
     def __init__(self, location: str) -> None:
-        """Raises ``ValueError`` where ``location`` is neither a folder nor a ZIP archive."""
+        """Raises ``ValueError`` if ``location`` is neither a folder nor a ZIP archive."""
         self._location = location
         self._archive: zipfile.ZipFile | None = None
         if Path(location).is_dir():
@@ -28,7 +28,7 @@ class ImageFiles:
             try:
                 self._archive = zipfile.ZipFile(location)
             except (zipfile.BadZipFile, NotImplementedError) as error:
-                raise ValueError(f"--images {location}: a damaged ZIP archive; get the file anew") from error
+                raise ValueError(f"--images {location}: a damaged ZIP archive; download the file again") from error
             self._members = _name_members(self._archive)
         else:
             raise ValueError(f"--images {location}: no such folder or ZIP archive")
@@ -54,8 +54,8 @@ class ImageFiles:
         try:
             file = follow_links(self._root / path)
             return str(file) if file.is_relative_to(self._root) and file.is_file() else None
-        except (OSError, ValueError) as error:  # a name too long, a link to itself, a zero byte
-            raise ValueError(f"image {path[:80]!r} is no usable path ({type(error).__name__})") from error
+        except (OSError, ValueError) as error:  # a name that is too long, a link to itself, a zero byte
+            raise ValueError(f"image {path[:80]!r} is not a usable path ({type(error).__name__})") from error
 
 
 def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -65,7 +65,7 @@ def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(entry)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{name} cannot be taken out of the archive ({type(error).__name__})") from error
+        raise ValueError(f"{name} cannot be extracted from the archive ({type(error).__name__})") from error
 
 
 def _name_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -1,12 +1,12 @@
-"""Rows of your own, JSON lines, a JSON list or Parquet with any columns -> rows of a task of the kit.
+"""Your own rows as JSON lines, a JSON list or Parquet with any columns -> rows of one of the kit's tasks.
 
     python -m data_tools.jsonl --source mine.jsonl --task counting --columns question=problem answer=solution \\
         images=image --image-root pictures --out data/mine/train.parquet
 
-``--columns`` says which column holds which of id, images, question, answer, task and meta; one of the same name needs
-no word, rows without a column ``id`` are numbered, and columns that no word names go into ``meta``. A row that lacks a
-field is dropped and counted; boxes have to be in original pixels. Images may be URLs of ``--image-hosts``: each is
-fetched once, and its bytes are written.
+``--columns`` says which columns hold id, images, question, answer, task and meta. A column of the same name need not be
+listed, rows without an id are numbered, and all other columns go into ``meta``. A row without a required field is
+dropped and counted; boxes must be in original pixels. Images may be URLs of ``--image-hosts``: each is fetched once,
+and its bytes are written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READERS = {".jsonl": read_json_lines, ".json": read_json_list, ".parquet": read
 def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     suffix = Path(options.source).suffix
     if suffix not in _READERS:
-        raise ValueError(f"--source {options.source}: the name ends in none of {', '.join(_READERS)}")
+        raise ValueError(f"--source {options.source}: the name must end in one of {', '.join(_READERS)}")
     if options.task is not None:
         load_task(options.task)
     columns = read_columns(options.columns)

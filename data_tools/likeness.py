@@ -1,8 +1,8 @@
-"""Which images show the same, also where one was scaled, recompressed or saved in another format.
+"""Finds images that show the same, even if one was rescaled, recompressed or saved in another format.
 
-A fingerprint of 64 bits finds candidates (pHash: the signs of the low frequencies of a small grey copy; Zauner,
-Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Simple drawings share it easily, so a
-candidate counts only where small copies of the two are alike everywhere: brightness at 96 x 96, colour at 16 x 16.
+A 64-bit fingerprint finds candidates (pHash: the signs of the low frequencies of a small grey copy; Zauner,
+Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Simple drawings often share a fingerprint, so
+small copies of both images must also be alike everywhere: in brightness at 96 x 96, in colour at 16 x 16.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-MAX_BITS = 10  # that the fingerprints of alike images differ in
-MAX_BRIGHTNESS_GAP = 50  # of 255, at any place of the small copies; docs/data.md has what was measured
+MAX_BITS = 10  # maximum number of differing bits in the fingerprints of alike images
+MAX_BRIGHTNESS_GAP = 50  # of 255, anywhere in the small copies; measurements in docs/data.md
 MAX_COLOUR_GAP = 18
-MAX_ASPECT_GAP = 0.02  # relative; rounding a side to pixels takes as much
+MAX_ASPECT_GAP = 0.02  # relative; rounding a side to pixels can cause as much
 _SIDE = 96
 _COLOUR_SIDE = 16
 _SMALL_BYTES = _SIDE**2 + 2 * _COLOUR_SIDE**2
-_PAIRS_AT_ONCE = 2**21  # of fingerprints, which bounds memory
+_PAIRS_AT_ONCE = 2**21  # pairs of fingerprints compared at once; bounds memory
 _CANDIDATES_AT_ONCE = 64
 
 Indices = NDArray[numpy.intp]
@@ -34,23 +34,23 @@ Indices = NDArray[numpy.intp]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is kept of one image to compare it with others."""
+    """What is kept of an image to compare it with others."""
 
     size: tuple[int, int]  # width and height in pixels
     fingerprint: int
-    small: bytes  # brightness, then the two colour channels, each row after row
+    small: bytes  # brightness, then the two colour channels, each in row order
 
 
 def look_at(image: Image.Image) -> Picture:
     """The picture of an upright RGB image."""
-    channels = image.convert("YCbCr").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)  # the smoothest there is
+    channels = image.convert("YCbCr").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)  # the smoothest filter
     colours = channels.resize((_COLOUR_SIDE, _COLOUR_SIDE), Image.Resampling.BOX)
     brightness, colour = numpy.asarray(channels)[..., 0], numpy.asarray(colours)[..., 1:]
     return Picture(image.size, fingerprint(image), brightness.tobytes() + colour.tobytes())
 
 
 def fingerprint(image: Image.Image) -> int:
-    """64 bits, few of which change with scaling and compression."""
+    """64 bits, few of which change when the image is scaled or compressed."""
     grey = numpy.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=numpy.float64)
     low = dctn(grey, norm="ortho")[:8, :8].flatten()
     low[0] = 0.0  # overall brightness
@@ -58,7 +58,7 @@ def fingerprint(image: Image.Image) -> int:
 
 
 class Album:
-    """Pictures by number: 16 bytes of each in memory, the small copies in a file that has no name."""
+    """Pictures by number: 16 bytes of each in memory, the small copies in an unnamed temporary file."""
 
     def __init__(self) -> None:
         self._file = TemporaryFile()  # noqa: SIM115  closed by __exit__
@@ -83,12 +83,12 @@ class Album:
     def find_first(
         self, queries: Sequence[Sequence[int]], known: Sequence[Sequence[int]], earlier_alone: bool = False
     ) -> Iterator[tuple[int, int]]:
-        """Place of each query that has one like it, and the place of the first of those.
+        """For each query with an alike entry in ``known``: its place, and the place of the first such entry.
 
         Args:
-            queries: [Q, P] picture numbers; two are alike where each of their P pictures is
+            queries: [Q, P] picture numbers; two entries are alike if each of their P pictures is
             known: [K, P]
-            earlier_alone: only those whose place is before the query's, where both are the same list
+            earlier_alone: only entries before the query, if both are the same list
         """
         if not queries or not known:
             return
@@ -120,7 +120,7 @@ class Album:
         return None
 
     def _are_alike(self, copies: NDArray[numpy.uint8], number: int, others: Indices) -> NDArray[numpy.bool_]:
-        """[others]; of the right form first, then of the same colours, then of the same brightness everywhere."""
+        """[others]; compares the aspect ratio first, then the colours, then the brightness everywhere."""
         aspects = numpy.frombuffer(self._aspects)
         alike: NDArray[numpy.bool_] = abs(aspects[others] / aspects[number] - 1) <= MAX_ASPECT_GAP
         colour, brightness = slice(_SIDE**2, _SMALL_BYTES), slice(0, _SIDE**2)

@@ -5,7 +5,7 @@
 
 Each instruction of a picture makes a row. ``published`` is the box around the first polygon, whatever its label, as in
 Visual-RFT; ``union`` is the box around all polygons labelled target, which is what the instruction asks for. The
-polygons that a box is around stand in ``meta.polygons``, for masks.
+polygons inside the box are kept in ``meta.polygons``, for masks.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Polygon = list[list[float]]  # of [x, y] in pixels
 
 
 def read_folder(source: str) -> Iterator[SourceRow]:
-    """The annotation files of a folder in the order of their names, unread.
+    """The annotation files of a folder in order of their names, unread.
 
     Raises:
-        ValueError: there are none
+        ValueError: the folder has none
     """
     files = sorted(path for path in Path(source).glob("*.json") if path.is_file())
     if not files:
-        raise ValueError(f"{source} holds no file *.json; give the folder of one split, such as ReasonSeg/train")
+        raise ValueError(f"{source} has no *.json files; give the folder of one split, such as ReasonSeg/train")
     return (SourceRow(number, file.name, {"file": file}) for number, file in enumerate(files, start=1))
 
 
@@ -48,9 +48,9 @@ def make_samples(row: SourceRow, box: str, only_first: bool) -> Iterator[Sample]
     annotation = parse_object(file.read_bytes(), file.name)
     shapes, instructions = annotation.get("shapes"), annotation.get("text")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        raise ValueError("shapes is no list of polygons")
+        raise ValueError("shapes is not a list of polygons")
     if not isinstance(instructions, list) or not all(isinstance(text, str) for text in instructions):
-        raise ValueError("text is no list of instructions")
+        raise ValueError("text is not a list of instructions")
     polygons = first_polygon(shapes) if box == "published" else target_polygons(shapes)
     answer = write_pixels([cut_at_edges(box_around(polygons), read_size(image))])
     for number, instruction in enumerate(instructions[:1] if only_first else instructions):
@@ -60,7 +60,7 @@ def make_samples(row: SourceRow, box: str, only_first: bool) -> Iterator[Sample]
 
 
 def first_polygon(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
-    """The first polygon alone, whatever its label."""
+    """Only the first polygon, whatever its label."""
     if not shapes:
         raise DropRow("no polygon")
     polygon = _points(shapes[0])
@@ -70,7 +70,7 @@ def first_polygon(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
 
 
 def target_polygons(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
-    """All polygons of the label target; ones of fewer than three points are passed over."""
+    """All polygons labelled target; those with fewer than three points are skipped."""
     targets = [_points(shape) for shape in shapes if shape.get("label") == "target"]
     polygons = [polygon for polygon in targets if len(polygon) >= MIN_POINTS]
     if not polygons:
@@ -79,7 +79,7 @@ def target_polygons(shapes: Sequence[Mapping[str, Any]]) -> list[Polygon]:
 
 
 def box_around(polygons: Sequence[Polygon]) -> Box:
-    """The smallest box that holds every point."""
+    """The smallest box that contains every point."""
     xs, ys = zip(*(point for polygon in polygons for point in polygon), strict=True)
     return (min(xs), min(ys), max(xs), max(ys))
 
@@ -87,7 +87,7 @@ def box_around(polygons: Sequence[Polygon]) -> Box:
 def _points(shape: Mapping[str, Any]) -> Polygon:
     points = shape.get("points")
     if not isinstance(points, list):
-        raise ValueError("a polygon's points are no list of [x, y]")
+        raise ValueError("a polygon's points are not a list of [x, y]")
     return [list(read_numbers(point, 2, "a polygon's point")) for point in points]
 
 
@@ -100,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("lisa", str(__doc__))
     parser.add_argument("--box", required=True, choices=["published", "union"], help="which box is the gold answer")
     choices = ["all", "first"]
-    parser.add_argument("--instructions", default="all", choices=choices, help="first: as the published evaluation")
+    parser.add_argument(
+        "--instructions", default="all", choices=choices, help="first: only the first, as in the published evaluation"
+    )
     return run_converter(parser, plan, argv)
 
 

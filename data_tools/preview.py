@@ -1,9 +1,9 @@
-"""One page to look at rows before they train: picture, boxes, the question as the model reads it, answer, tokens.
+"""A page that shows rows before training: picture, boxes, the question as the model reads it, answer, tokens.
 
     python -m data_tools.preview data/train.parquet --rows 24 --model Qwen/Qwen2.5-VL-3B-Instruct --out page.html
 
-The page is a single file that loads nothing. The rows are drawn by ``--seed``. Without ``--model`` the question is as
-the task words it, coordinates in pixels of the original, and no tokens are counted.
+The page is a single file that loads nothing else. ``--seed`` decides which rows are drawn. Without ``--model``, the
+question is shown in the task's wording with coordinates in original pixels, and no tokens are counted.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ TEMPLATE = Path(__file__).with_name("preview.html.jinja")
 
 
 def write_page(file: DataFile, out: str | Path, num_rows: int, seed: int, model: ModelConfig | None) -> int:
-    """Writes the page, complete or not at all; returns the number of rows on it.
+    """Writes the page, completely or not at all; returns the number of rows on it.
 
     Args:
-        num_rows: drawn by ``seed``, shown in the order of the file
-        model: whose prompts are shown; None shows what the tasks ask
+        num_rows: number of rows to draw; they are shown in file order
+        model: model whose prompts are shown; None: what the tasks ask
 
     Raises:
         ValueError: the file or the model cannot be read at all; names it
@@ -64,7 +64,7 @@ def write_page(file: DataFile, out: str | Path, num_rows: int, seed: int, model:
 
 
 def _load_reader(model: ModelConfig) -> PromptReader:
-    from data_tools.prompt_reader import PromptReader  # torch and transformers, which a page without a model can spare
+    from data_tools.prompt_reader import PromptReader  # imports torch: only needed with a model
 
     return PromptReader(model)
 
@@ -87,9 +87,14 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         prog="python -m data_tools.preview", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA", help="file of rows")
-    parser.add_argument("--out", required=True, metavar="PAGE", help="the page, such as page.html; replaced if there")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PAGE",
+        help="file for the page, such as page.html; an existing file is replaced",
+    )
     parser.add_argument("--rows", type=count, default=24, help="number of rows (24)")
-    parser.add_argument("--seed", type=int, default=0, help="which rows are drawn (0)")
+    parser.add_argument("--seed", type=int, default=0, help="decides which rows are drawn (0)")
     add_row_options(parser)
     add_model_options(parser)
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""A row -> what a page shows of it: its picture with boxes, the prompt in pieces, answers and what is wrong."""
+"""A row -> what a page shows of it: its picture with boxes, the prompt in pieces, answers and problems."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from data_tools.prompt_reader import PromptReader
 
 MAX_SIDE = 720  # pixels of a picture on the page
-ENLARGED_SIDE = 340  # of a picture whose longer side is shorter
+ENLARGED_SIDE = 340  # smaller pictures are enlarged to this longer side
 MAX_HEIGHT = 520
 MAX_LOSSLESS_PIXELS = 100_000  # drawings stay sharp; photos become JPEG
-_STRUCTURE = re.compile(r"(<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|[a-z_]+\|>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +72,17 @@ class Card:
 
 
 def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
-    """What the page shows of a row, 0 the first; of a bad one as much as there is.
+    """What the page shows of row ``index``, counted from 0; of a bad row, as much as possible.
 
     Args:
-        reader: of the model whose prompt is shown; None shows what the task asks
+        reader: reader of the model whose prompt is shown; None: what the task asks
     """
     card = Card(index + 1)
     try:
         sample = open_file(file).samples[index]
         card.id, card.task, card.answer = sample.id, sample.task, sample.answer
         card.meta = json.dumps(sample.meta, ensure_ascii=False, indent=1, default=str) if sample.meta else ""
-        card.prompt = [Piece("text", sample.question)]  # in case that nothing more can be shown
+        card.prompt = [Piece("text", sample.question)]  # in case nothing more can be shown
         images = [open_image(source, file.image_hosts) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
         sizes = [image.size for image in images]
@@ -105,28 +104,37 @@ def _fill_in(card: Card, sample: Sample, sizes: Sequence[tuple[int, int]], reade
     else:
         layout = reader.read(sample, sizes)
         views, card.num_tokens = layout.views, layout.num_tokens
-        card.prompt = split_prompt(layout.text, [reader.count_image_tokens(view) for view in views])
+        counts = reader.count_image_tokens(views)
+        card.prompt = split_prompt(layout.text, reader.image_placeholder, reader.control_tokens, counts)
         for number, view in enumerate(views):
             caption = f"{card.images[number].caption}, seen as {view.model_width} x {view.model_height}"
             card.images[number] = replace(card.images[number], caption=caption)
     card.completion = gold_completion(task, sample, views)
 
 
-def split_prompt(text: str, image_tokens: Sequence[int]) -> list[Piece]:
-    """The pieces of a rendered prompt; an image's place stands for as many tokens as ``image_tokens`` says."""
+def split_prompt(
+    text: str, placeholder: str, control_tokens: Sequence[str], image_tokens: Sequence[int]
+) -> list[Piece]:
+    """The pieces of a rendered prompt.
+
+    Args:
+        placeholder: what stands for an image in ``text``
+        image_tokens: tokens of each image
+    """
     pieces: list[Piece] = []
     num_images = 0
-    for part in _STRUCTURE.split(text):
-        if part.startswith("<|vision_start|>"):
+    structure = re.compile("(" + "|".join(map(re.escape, (placeholder, *control_tokens))) + ")")
+    for part in structure.split(text):
+        if part == placeholder:
             pieces.append(Piece("image", f"image {num_images + 1}: {image_tokens[num_images]} tokens"))
             num_images += 1
         elif part:
-            pieces.append(Piece("token" if _STRUCTURE.fullmatch(part) else "text", part))
+            pieces.append(Piece("token" if part in control_tokens else "text", part))
     return pieces
 
 
 def _gold_boxes(sample: Sample) -> tuple[Box, ...]:
-    """Boxes that the answer is made of, whatever the task."""
+    """The boxes in the answer, whatever the task."""
     return tuple(detection.box for detection in parse_detections(sample.answer) or ())
 
 

@@ -1,4 +1,4 @@
-"""Rows as a model reads them, from the sizes of their images and without the model's weights."""
+"""Rows as a model reads them, computed from the sizes of their images without the model's weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from gpg_vl.tasks.base import Task
 
 
 class PromptReader:
-    """The prompts of one model, of its tokenizer and config alone.
+    """The prompts of one model, from its tokenizer and config alone.
 
     Raises:
-        ValueError: ``config.path`` is no model that the kit knows
+        ValueError: ``config.path`` is not a model that the kit knows
     """
 
     def __init__(self, config: ModelConfig) -> None:
         adapter = load_adapter(config, with_weights=False)
         self.context_length = adapter.context_length
         self.count_image_tokens = adapter.count_image_tokens
+        self.image_placeholder = adapter.render_plain([None])
+        self.control_tokens = adapter.control_tokens()
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())
 
@@ -36,7 +38,7 @@ class PromptReader:
             sizes: width and height of each image, upright, in pixels
 
         Raises:
-            ValueError: there is no such task, or the row's text cannot be put to the model
+            ValueError: there is no such task, or the row's text cannot become a prompt
         """
         self._tasks.setdefault(sample.task, load_task(sample.task))
         return self._prompts.read(sample, sizes)
@@ -44,7 +46,7 @@ class PromptReader:
 
 @dataclass
 class Lengths:
-    """Tokens of the prompts that were measured."""
+    """Token counts of the measured prompts."""
 
     num: int = 0
     total: int = 0
@@ -62,7 +64,7 @@ class PromptMeter:
     """Measures the prompts of checked rows against the model's context.
 
     Args:
-        max_new_tokens: room that a completion needs behind the prompt
+        max_new_tokens: room for a completion after the prompt
     """
 
     def __init__(self, reader: PromptReader, max_new_tokens: int) -> None:
@@ -71,14 +73,14 @@ class PromptMeter:
         self.lengths = Lengths()
 
     def find_fault(self, file: DataFile, row: CheckedRow) -> Finding | None:
-        """Why the model cannot read a row in which nothing else is wrong."""
+        """Why the model cannot read a row that has no other problem."""
         sample = open_file(file).samples[row.number - 1]
         try:
             layout = self._reader.read(sample, [picture.size for picture in row.pictures])
         except ValueError as error:
             return Finding(row.number, row.id, "question", str(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
-            return Finding(row.number, row.id, "task", f"task {sample.task}: {describe_error(error)}; mend the task")
+            return Finding(row.number, row.id, "task", f"task {sample.task}: {describe_error(error)}; fix the task")
         self.lengths.add(layout.num_tokens, f"{file.path}, row {row.number}")
         if layout.num_tokens + self._max_new_tokens <= self._reader.context_length:
             return None

@@ -1,4 +1,4 @@
-"""Fields as the published data sets write them: images in the row, a question, a tagged solution, boxes of pixels."""
+"""Reads fields of the published data sets: images in the row, a question, a tagged solution, boxes in pixels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gpg_vl.records import Box
 from gpg_vl.verifiers.answers import strip_answer_tags
 from gpg_vl.verifiers.boxes import clip_box, is_inside, is_ordered
 
-MAX_COORDINATE = 1e6  # pixels; no image that the kit opens has so long a side
-EDGE_TOLERANCE = 2.0  # pixels that rounding moves a corner by, in COCO itself and on the grid of 1000
+MAX_COORDINATE = 1e6  # pixels; longer than a side of any image that the kit opens
+EDGE_TOLERANCE = 2.0  # pixels by which rounding can move a corner, in COCO itself and on the grid of 1000
 
 
 def read_image(value: Any) -> bytes:
-    """The bytes of an image of a Parquet row: an Image feature, or a column of bytes.
+    """The bytes of an image in a Parquet row: an Image feature, or a column of bytes.
 
     Raises:
-        ValueError: there are none
+        ValueError: it has no bytes
     """
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(content, bytes):
@@ -29,10 +29,10 @@ def read_image(value: Any) -> bytes:
 
 
 def read_string(values: Mapping[str, Any], name: str) -> str:
-    """A column of text, without white space around.
+    """A text column, without surrounding white space.
 
     Raises:
-        ValueError: it is no text or empty; names the column
+        ValueError: it is not text, or empty; names the column
     """
     value = values.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -41,10 +41,10 @@ def read_string(values: Mapping[str, Any], name: str) -> str:
 
 
 def read_list(values: Mapping[str, Any], name: str) -> list[str]:
-    """A column of a list of texts.
+    """A column with a list of texts.
 
     Raises:
-        ValueError: it is no list of texts, or empty; names the column
+        ValueError: it is not a list of texts, or empty; names the column
     """
     value = values.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
@@ -65,10 +65,10 @@ def read_solution(values: Mapping[str, Any], name: str = "solution") -> str:
 
 
 def read_numbers(value: Any, num: int, name: str) -> tuple[float, ...]:
-    """``num`` finite numbers of a list; ``name`` is what they are, for the message.
+    """A list of ``num`` finite numbers; ``name`` says in the message what they are.
 
     Raises:
-        ValueError: it is no list of so many numbers
+        ValueError: it is not a list of ``num`` finite numbers
     """
     is_list = isinstance(value, list) and len(value) == num
     if not is_list or not all(type(each) in (int, float) and abs(each) < MAX_COORDINATE for each in value):
@@ -77,11 +77,11 @@ def read_numbers(value: Any, num: int, name: str) -> tuple[float, ...]:
 
 
 def cut_at_edges(box: Box, size: tuple[int, int], tolerance: float = math.inf) -> Box:
-    """The part of a box of pixels that is in the image.
+    """The part of a box in pixels that is inside the image.
 
     Args:
         size: width and height of the image
-        tolerance: a corner further out than this many pixels means that the box is of another frame or picture
+        tolerance: if a corner is further out than this many pixels, the box belongs to another frame or picture
 
     Raises:
         DropRow: no part is in the image, or a corner is too far out
@@ -94,6 +94,6 @@ def cut_at_edges(box: Box, size: tuple[int, int], tolerance: float = math.inf) -
 
 
 def write_pixels(boxes: Sequence[Box]) -> str:
-    """One box as ``[x1, y1, x2, y2]``, several as a list of them; in original pixels, to four places."""
+    """One box as ``[x1, y1, x2, y2]``, several as a list of them; in original pixels, to four decimal places."""
     rounded = [[round(edge, 4) for edge in box] for box in boxes]
     return json.dumps(rounded[0] if len(rounded) == 1 else rounded)

@@ -18,14 +18,14 @@ from gpg_vl.data.tables import without_progress_bars
 
 
 def picture(number: int = 0, size: tuple[int, int] = (120, 90), kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A picture of its own for every number, as the bytes of a file."""
+    """A different picture for every number, as the bytes of a file."""
     stream = BytesIO()
     Image.new("RGB", size, (40 * number % 256, 90, 200)).convert(mode).save(stream, kind)
     return stream.getvalue()
 
 
 def write_image_rows(path: Path, rows: Sequence[dict[str, Any]], kind: str = "PNG", mode: str = "RGB") -> Path:
-    """Parquet as ``datasets`` pushes it, with an Image column ``image``; rows have bytes there, or a number."""
+    """Parquet as pushed by ``datasets``, with an Image column ``image``; rows give its bytes, or a number."""
     others = {
         name: datasets.List(datasets.Value("string")) if isinstance(value, list) else datasets.Value("string")
         for name, value in rows[0].items()
@@ -84,7 +84,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def write_hub_cache(cache: Path, name: str, files: dict[str, bytes]) -> None:
-    """A data set as the hub's client keeps it after a download."""
+    """A data set in the hub client's cache, as after a download."""
     folder = cache / f"datasets--{name.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs/main").write_text("0" * 40)

@@ -1,9 +1,9 @@
-"""Whole published sources in small: the files that scripts/reproduce asks for, and a tiny model to train on them.
+"""Small versions of whole published sources: the files that scripts/reproduce needs, and a tiny model to train on them.
 
     python -m data_tools.published_sources NAME DATA MODEL
 
-NAME is that of a script of scripts/reproduce. The files are in the published formats, as the converters' tests have
-them; what is in the pictures has nothing to do with the answers.
+NAME is the name of a script in scripts/reproduce. The files have the published formats, as in the converters' tests;
+the pictures have nothing to do with the answers.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ SOURCES: dict[str, tuple[Callable[[Path], None], Family]] = {
 
 
 def write_source(name: str, data: Path) -> None:
-    """Writes the files once: an earlier set in ``data`` is left as it is."""
+    """Writes the files once; files from an earlier call in ``data`` are kept."""
     if data.is_dir():
         return
     data.mkdir(parents=True)

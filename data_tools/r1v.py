@@ -1,4 +1,4 @@
-"""The format that R1-V publishes its data sets in, for the converters ``geoqa`` and ``clevr``.
+"""The format of R1-V's published data sets, for the converters ``geoqa`` and ``clevr``.
 
 Training: Parquet with image, problem and solution. Test: JSON lines with image_path, question and ground_truth, and the
 images in a folder or ZIP archive.
@@ -24,7 +24,7 @@ class R1VSet:
 
     name: str  # of the converter; ids begin with it
     task: str
-    hub: str  # of the training rows
+    hub: str  # hub name of the training rows
     description: str
 
     def run(self, argv: Sequence[str] | None) -> int:
@@ -36,7 +36,7 @@ class R1VSet:
         if not options.source.endswith(".jsonl"):
             return read_parquet(options.source, ["image", "problem", "solution"]), self.make_train_sample
         if options.images is None:
-            raise ValueError("the test questions need their images; give --images FOLDER or --images FILE.zip")
+            raise ValueError("the test questions need their images; add --images FOLDER or --images FILE.zip")
         images = ImageFiles(options.images)
         return read_json_lines(options.source), lambda row: self.make_test_sample(row, images)
 

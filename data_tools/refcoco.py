@@ -3,8 +3,8 @@
     python -m data_tools.refcoco --source rec_jsons_processed/refcoco_train.json --images train2014 \\
         --out data/refcoco/train.parquet
 
-A JSON list of objects with image, problem (the expression) and solution (a box of original pixels); the pictures are
-COCO's train2014, unpacked or not.
+The source is a JSON list of objects with image, problem (the expression) and solution (a box in original pixels); the
+pictures are COCO's train2014, as a folder or a ZIP.
 """
 
 from __future__ import annotations

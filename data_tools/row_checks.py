@@ -1,6 +1,6 @@
-"""What is wrong with one row, found by opening its images and scoring its gold answer. Runs in worker processes.
+"""Finds what is wrong with one row by opening its images and scoring its gold answer. Runs in worker processes.
 
-What comes back is small: of an image its size, its fingerprint and a small copy, for the comparison of rows.
+Only small results come back: an image's size, fingerprint and a small copy, for comparing rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|question|answer|meta)s?\
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file that is checked, as ``load_source`` takes it."""
+    """One file to check, as ``load_source`` takes it."""
 
     path: str
     columns: tuple[tuple[str, str | None], ...] = ()
@@ -35,19 +35,19 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with one row: ``Finding(3, "r-3", "images", "cannot open image ...; replace it")``."""
+    """One problem of one row: ``Finding(3, "r-3", "images", "cannot open image ...; replace it")``."""
 
-    row: int  # 1 is the first
-    id: str  # "" where the row gives none
-    field: str  # a field of the row; "duplicate" or "leak" where it is too like another row
+    row: int  # counted from 1
+    id: str  # "" if the row has none
+    field: str  # a field of the row; "duplicate" or "leak" if it is too similar to another row
     text: str  # what is wrong; the way out
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRow:
-    """A row after its check."""
+    """A checked row."""
 
-    number: int  # 1 is the first
+    number: int  # counted from 1
     id: str
     finding: Finding | None
     pictures: tuple[Picture, ...] = ()
@@ -56,7 +56,7 @@ class CheckedRow:
 
 @lru_cache(maxsize=8)
 def open_file(file: DataFile) -> Source:
-    """The rows of a file, an id that occurs twice included: that is a finding.
+    """The rows of a file. A repeated id does not raise here; it becomes a finding.
 
     Raises:
         ValueError: the file cannot be read at all; names it
@@ -66,12 +66,12 @@ def open_file(file: DataFile) -> Source:
 
 
 def check_range(file: DataFile, start: int, stop: int) -> list[CheckedRow]:
-    """The rows from ``start`` up to ``stop``, 0 the first."""
+    """The rows from ``start`` up to ``stop``, counted from 0."""
     return [check_row(file, index) for index in range(start, stop)]
 
 
 def check_row(file: DataFile, index: int) -> CheckedRow:
-    """Checks one row by itself; 0 is the first."""
+    """Checks one row by itself; rows are counted from 0."""
     number = index + 1
     try:
         sample = open_file(file).samples[index]
@@ -88,7 +88,7 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
 
 
 def _find_id(file: DataFile, index: int) -> str:
-    """The id of a row that makes no sample; "" where that is what is missing, or the row is none at all."""
+    """The id of a row that is not a valid sample; "" if the id itself is missing, or the row cannot be read at all."""
     samples = open_file(file).samples
     assert isinstance(samples, LazySamples), file
     try:
@@ -103,7 +103,7 @@ def _with_way_out(reason: str) -> str:
 
 
 def _name_field(reason: str) -> str:
-    """The field that a message names first; every message about a row begins with one."""
+    """The first field that a message names; every message about a row begins with one."""
     found = _FIELD.search(reason)
     name = found[1] if found else "row"
     return f"{name}s" if f"{name}s" in KIT_FIELDS else name
@@ -118,5 +118,5 @@ def _find_in_answer(number: int, sample: Sample, pictures: tuple[Picture, ...]) 
 
 
 def _digest(text: str) -> bytes:
-    """The same for texts of the same words, whatever their case and spacing."""
+    """A digest that is equal for texts with the same words, whatever their case and spacing."""
     return hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).digest()

@@ -2,9 +2,9 @@
 
     python -m data_tools.sat --source array/SAT --split train --limit 15000 --out data/sat/train.parquet
 
-The published preparation takes the first 15,000 rows and drops those of two images: ``--limit 15000`` and the default
-``--max-images 1`` do the same. Options are read as the list that they are and shuffled, each row by its own seed; the
-gold answer is the text of an option, as published.
+The published preparation takes the first 15,000 rows and drops those with two images: ``--limit 15000`` and the default
+``--max-images 1`` do the same. Options are read as a list and shuffled with a seed per row; the gold answer is the text
+of an option, as published.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_samples(row: SourceRow, split: str, seed: int, max_images: int) -> Iter
 
 
 def write_options(options: Sequence[str]) -> str:
-    """``left, right or both``; with semicolons where an option has a comma of its own.
+    """``left, right or both``; with semicolons if an option contains a comma.
 
     >>> write_options(["left", "right", "both"]), write_options(["left, near", "right"])
     ('left, right or both', 'left, near; or right')
@@ -61,7 +61,9 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("sat", str(__doc__), "array/SAT")
     parser.add_argument("--split", default="train", choices=SPLITS, help="the file SAT_SPLIT.parquet of the data set")
-    parser.add_argument("--max-images", default=1, type=count, help="rows of more images are dropped (1, as published)")
+    parser.add_argument(
+        "--max-images", default=1, type=count, help="rows with more images are dropped (1, as published)"
+    )
     parser.add_argument("--seed", default=0, type=int, help="decides the order of the options")
     return run_converter(parser, plan, argv)
 

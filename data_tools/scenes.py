@@ -1,7 +1,7 @@
-"""Draws the demo scenes: small pictures with one question each, and the answer that is known from the drawing.
+"""Draws the demo scenes: small pictures with one question each, whose answer is known from the drawing.
 
 A scene is drawn in units of 1/84 of the picture's side, so that at 84 pixels shapes line up with the 14-pixel vision
-patches of Qwen2-VL. Edges are smooth: a picture is drawn four times as large and reduced. Writes no file.
+patches of Qwen2-VL. Edges are smooth: a picture is drawn four times as large and scaled down. Writes no files.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _SMOOTHING = 4
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One picture and what is asked about it."""
+    """One picture with its question."""
 
     image: Image.Image  # RGB, square
     question: str
     answer: str  # boxes in pixels of the image
     reasoning: str | None = None
-    options: tuple[str, ...] = ()  # of a choice, in the order in which the question letters them
+    options: tuple[str, ...] = ()  # of a choice, in the order of the question's letters
 
 
 def draw_counting(rng: Random, size: int) -> Scene:
-    """One to six circles and squares on white, each in its own ninth of the picture."""
+    """One to six circles and squares on white, each in its own cell of a 3 x 3 grid."""
     canvas = _Canvas(size)
     number = rng.randint(1, 6)
     for cell in rng.sample(range(9), number):
@@ -55,7 +55,7 @@ def draw_counting(rng: Random, size: int) -> Scene:
 
 
 def draw_geometry(rng: Random, size: int) -> Scene:
-    """A rectangle of one to four grid cells a side, on a grid of six by six; its perimeter is asked for in cells."""
+    """A rectangle with sides of one to four cells on a six by six grid; the question asks its perimeter in cells."""
     canvas = _Canvas(size)
     width, height = rng.randint(1, 4), rng.randint(1, 4)
     left, top = rng.randint(0, 6 - width), rng.randint(0, 6 - height)
@@ -68,9 +68,9 @@ def draw_geometry(rng: Random, size: int) -> Scene:
 
 
 def draw_grounding(rng: Random, size: int) -> Scene:
-    """One or two shapes of different colours on a shaded ground; the box of one of them is asked for.
+    """One or two shapes of different colours on a shaded background; the question asks for the box of one.
 
-    Edges lie on multiples of a tenth of the side, so boxes are multiples of 100 on a 0-1000 grid.
+    Edges are at multiples of a tenth of the side, so boxes are multiples of 100 on a 0-1000 grid.
     """
     canvas = _Canvas(size, _shaded_ground(size * _SMOOTHING))
     names = rng.sample(list(COLOURS), rng.randint(1, 2))
@@ -90,11 +90,11 @@ DRAWERS: dict[str, Callable[[Random, int], Scene]] = {
     "geometry": draw_geometry,
     "grounding": draw_grounding,
 }
-"""By the name of the task that asks about the scene. The last argument is the side in pixels."""
+"""Drawing functions by the name of the task that asks about the scene. The last argument is the side in pixels."""
 
 
 class _Canvas:
-    """A square picture under way. Coordinates are in drawing units; right and bottom edges are exclusive."""
+    """A square picture being drawn. Coordinates are in drawing units; right and bottom edges are exclusive."""
 
     def __init__(self, size: int, ground: Image.Image | None = None) -> None:
         side = size * _SMOOTHING
@@ -113,7 +113,7 @@ class _Canvas:
 
 
 def _lighten(rng: Random, colour: Colour) -> Colour:
-    """One of 41 shades: variety that no question is about, so that pictures do not run out."""
+    """One of 41 shades: no question is about it, but it adds variety, so that pictures do not run out."""
     extra = rng.randint(0, 40)
     red, green, blue = colour
     return (red + extra, green + extra, blue + extra)
@@ -121,7 +121,7 @@ def _lighten(rng: Random, colour: Colour) -> Colour:
 
 @cache
 def _shaded_ground(side: int) -> Image.Image:
-    """White at the top left, less red to the right and less green downwards: every place looks different."""
+    """White at the top left, less red to the right and less green downwards, so that every place looks different."""
     fade = Image.linear_gradient("L").resize((side, side)).point(lambda value: round(255 - 90 * value / 255))
     return Image.merge("RGB", (fade.transpose(Image.Transpose.TRANSPOSE), fade, Image.new("L", (side, side), 255)))
 
@@ -131,12 +131,12 @@ _Span = tuple[int, int]
 
 
 def _draw_span(rng: Random) -> _Span:
-    """Start and end of a side of 3, 4 or 5 tenths."""
+    """Start and end of a side that is 3, 4 or 5 tenths long."""
     return rng.choice(_SPANS)
 
 
 def _draw_box_beside(rng: Random, columns: _Span, rows: _Span) -> tuple[_Span, _Span]:
-    """A second box that does not overlap the first one; there always is one, since a side is at most half."""
+    """A second box that does not overlap the first. It always exists, since a side is at most half the picture."""
     free = [(x, y) for x in _SPANS for y in _SPANS if _apart(x, columns) or _apart(y, rows)]
     return rng.choice(free)
 

@@ -1,4 +1,4 @@
-"""A published source, local or on the hub -> its rows, one at a time: memory does not grow with the source."""
+"""A published source, local or on the hub -> its rows, one at a time; memory does not grow with the source."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class SourceRow:
 
 
 def find_files(source: str, pattern: str) -> list[Path]:
-    """The file that ``source`` names, or the files of a folder or hub data set that match, in the order of their names.
+    """The file named by ``source``, or the matching files of a folder or hub data set, in order of their names.
 
-    A hub data set is downloaded into the hub's cache, which goes on where an earlier download stopped.
+    A hub data set is downloaded into the hub's cache; an interrupted download is resumed.
 
     Raises:
-        ValueError: there is nothing of the kind; says what was looked for
+        ValueError: no such file or folder, or no matching file; says what was searched for
     """
     location = Path(source)
     if location.is_file():
@@ -43,7 +43,7 @@ def find_files(source: str, pattern: str) -> list[Path]:
     folder = location if location.is_dir() else _download(source, pattern)
     files = sorted(path for path in folder.rglob(pattern) if path.is_file())
     if not files:
-        raise ValueError(f"{source} holds no file {pattern}; name the file itself")
+        raise ValueError(f"{source} has no file {pattern}; name the file itself")
     return files
 
 
@@ -54,14 +54,14 @@ def _download(name: str, pattern: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{pattern}"]))
     except (OSError, ValueError) as error:
         reason = first_line(error)
-        raise ValueError(f"{name} is no file or folder here, and not to be had from the hub: {reason}") from error
+        raise ValueError(f"{name} is not a local file or folder, nor available from the hub: {reason}") from error
 
 
 def read_parquet(source: str, columns: Sequence[str], pattern: str = "*.parquet") -> Iterator[SourceRow]:
-    """The rows of the Parquet files of a source, with these columns; the columns of every file are checked at once.
+    """These columns of the rows of a source's Parquet files; the columns of all files are checked first.
 
     Raises:
-        ValueError: a file is no Parquet or lacks a column; names it
+        ValueError: a file is not Parquet or lacks a column; names it
     """
     files = find_files(source, pattern)
     for file in files:
@@ -75,7 +75,7 @@ def read_all_parquet(source: str) -> Iterator[SourceRow]:
     """The rows of one Parquet file with all its columns.
 
     Raises:
-        ValueError: there is no such file, or it is no Parquet
+        ValueError: there is no such file, or it is not Parquet
     """
     if not Path(source).is_file():
         raise ValueError(f"no such file: {source}")
@@ -108,14 +108,14 @@ def _read_values(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
                 done += len(rows)
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise ValueError(f"{file}, after row {done}: cannot be read ({reason}); get the file anew") from error
+        raise ValueError(f"{file}, after row {done}: cannot be read ({reason}); download the file again") from error
 
 
 def read_json_lines(source: str) -> Iterator[SourceRow]:
-    """The objects of a JSON lines file; empty lines are passed over.
+    """The objects of a JSON lines file; empty lines are skipped.
 
     Raises:
-        ValueError: no such file, or a line that is no JSON object; names the line
+        ValueError: no such file, or a line is not a JSON object; names the line
     """
     if not Path(source).is_file():
         raise ValueError(f"no such file: {source}")
@@ -133,10 +133,10 @@ def _iterate_lines(file: Path) -> Iterator[SourceRow]:
 
 
 def read_json_list(source: str) -> Iterator[SourceRow]:
-    """The objects of a JSON file that is one list, UTF-8, never in memory as a whole.
+    """The objects of a UTF-8 JSON file that is one list; the whole file is never in memory.
 
     Raises:
-        ValueError: no such file, or no JSON list of objects; names the place
+        ValueError: no such file, or it is not a JSON list of objects; names the place
     """
     if not Path(source).is_file():
         raise ValueError(f"no such file: {source}")
@@ -155,11 +155,11 @@ def _iterate_list(file: Path) -> Iterator[SourceRow]:
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise ValueError(f"{file.name}, after entry {number}: not JSON ({type(error).__name__})") from error
     if number == 0:
-        raise ValueError(f"{file.name} is no JSON list of objects")
+        raise ValueError(f"{file.name} is not a JSON list of objects")
 
 
 def parse_object(content: bytes, place: str) -> dict[str, Any]:
-    """A JSON object as UTF-8, or else as cp1252, which some published files are in.
+    """A JSON object in UTF-8 or else in cp1252, which some published files use.
 
     Raises:
         ValueError: it is neither; names the place
@@ -173,7 +173,7 @@ def parse_object(content: bytes, place: str) -> dict[str, Any]:
 
 
 def decode_text(content: bytes) -> str:
-    """UTF-8, with or without a mark at the start, else cp1252.
+    """Decodes UTF-8, with or without a byte order mark, or else cp1252.
 
     Raises:
         UnicodeDecodeError: neither

@@ -4,9 +4,9 @@
     python -m data_tools.virft_cls --set flowers --source oxford_flowers.pth --classes oxford_flowers.txt \\
         --images oxford_flowers/jpg --out data/flowers/test.parquet
 
-Training: Parquet with image and solution, from the hub where --source is left out. Test: the published .pth labels,
-class names in label order, one a line, and the pictures. The published ``problem`` is constant and ends in a request
-for a format; in its place stands one question for training and test alike.
+Training: Parquet with image and solution, from the hub if --source is left out. Test: the published .pth labels, class
+names in label order, one per line, and the pictures. The published ``problem`` is constant and ends in a request for a
+format; it is replaced by one question for both training and test.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def read_labels(source: str, classes: Sequence[str]) -> Iterator[SourceRow]:
     """The file names of the published labels with the names of their classes.
 
     Raises:
-        ValueError: it is no list of {path: {label}}, or a label has no name
+        ValueError: it is not a list of {path: {label}}, or a label has no name
     """
     import torch
 
     try:
         entries = torch.load(source, map_location="cpu", weights_only=True)
         labels = [(PurePosixPath(path).name, index(entry["label"])) for item in entries for path, entry in item.items()]
-    except Exception as error:  # what torch raises on a file that is none of its own has no common class
-        raise ValueError(f"{source} is no list of {{path: {{label: ...}}}} saved by torch") from error
+    except Exception as error:  # what torch raises on other files has no common class
+        raise ValueError(f"{source} is not a list of {{path: {{label: ...}}}} saved by torch") from error
     for number, (name, label) in enumerate(labels, start=1):
         if not 0 <= label < len(classes):
             raise ValueError(f"{source}, entry {number}: label {label}, but --classes has {len(classes)} names")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(source=None)
     parser.add_argument("--set", required=True, choices=list(SETS), help="which of the sets")
     parser.add_argument("--images", help="folder or ZIP of the test pictures")
-    parser.add_argument("--classes", metavar="FILE", help="class names in label order, one a line")
+    parser.add_argument("--classes", metavar="FILE", help="class names in label order, one per line")
     return run_converter(parser, plan, argv)
 
 

@@ -3,8 +3,8 @@
     python -m data_tools.virft_det --source laolao77/ViRFT_COCO_base65 --out data/coco_base65/train.parquet
 
 As published: Parquet with image, problem and solution, a solution being ``<answer>[{'Position': [x1, y1, x2, y2],
-'Confidence': 1}, ...]</answer>`` on a 0-1000 grid, or ``No Objects``. Here boxes are in original pixels, and the
-question names the category alone: the frame and the format are the task's to ask for. The other sets are
+'Confidence': 1}, ...]</answer>`` on a 0-1000 grid, or ``No Objects``. The kit's rows have boxes in original pixels, and
+their question names only the category: the task asks for frame and format. The other sets are
 laolao77/ViRFT_COCO, laolao77/ViRFT_COCO_8_cate_4_shot and laolao77/ViRFT_LVIS_few_shot.
 """
 
@@ -34,7 +34,7 @@ def make_sample(row: SourceRow) -> Iterator[Sample]:
         raise DropRow("the problem names no category", problem[:80])
     found = parse_detections(solution)
     if found is None:
-        raise ValueError(f"solution {solution[:60]!r} is no list of positions")
+        raise ValueError(f"solution {solution[:60]!r} is not a list of positions")
     boxes = to_pixels([detection.box for detection in found], read_size(image))
     answer = str([{"Position": box, "Confidence": 1} for box in boxes]) if boxes else NO_OBJECTS
     question = f"Detect all objects of the category '{category[2]}' in the image."
@@ -43,7 +43,7 @@ def make_sample(row: SourceRow) -> Iterator[Sample]:
 
 
 def to_pixels(boxes: Sequence[Box], size: tuple[int, int]) -> list[list[float]]:
-    """Boxes of the 0-1000 grid in pixels of an image of ``size``."""
+    """Converts boxes from the 0-1000 grid to pixels of an image of ``size``."""
     view = ImageView(*size, *size, "grid_1000")
     return [[round(edge, 4) for edge in cut_at_edges(view.to_original(box), size, EDGE_TOLERANCE)] for box in boxes]
 

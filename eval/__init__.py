@@ -1,1 +1,1 @@
-"""The benchmarks of the paper, one file each, and the table beside the paper's numbers (docs/evaluation.md)."""
+"""The paper's benchmarks, one file each, and the table that compares with the paper's numbers (docs/evaluation.md)."""

@@ -1,4 +1,4 @@
-"""What a benchmark is: a task, published splits, and the figures that it reports. Each is a file beside this one."""
+"""What a benchmark is: a task, published splits, and the figures that it reports. Each has a file in this folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Figures = dict[str, "Figure"]
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """What a figure is over."""
+    """What a figure is computed over."""
 
-    num: int  # rows, those without an image and dropped ones included
+    num: int  # rows, including those without an image and dropped ones
     published: int
-    without_image: int  # wrong
-    dropped: int  # by the conversion: wrong
-    legacy_failures: int  # completions that the published metric could not be worked out for: wrong in legacy
+    without_image: int  # count as wrong
+    dropped: int  # dropped by the conversion; count as wrong
+    legacy_failures: int  # completions for which the published metric failed; wrong in legacy
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a benchmark under both scorers; None where it was not measured."""
+    """One number of a benchmark under both scorers; None if it was not measured."""
 
     strict: Estimate | None
     legacy: Estimate | None
@@ -39,24 +39,24 @@ class Figure:
 class Benchmark:
     name: str
     task: str
-    splits: Mapping[str, int]  # name to the number of rows that was published
+    splits: Mapping[str, int]  # name -> published number of rows
     max_new_tokens: int  # of the published evaluation
-    converter: str  # that writes the rows
-    figures: Callable[[Evaluation, argparse.Namespace], Figures]  # by the names of paper_results.yaml
-    category: str = "category"  # the column, or key of meta, that scores are reported by
-    category_sizes: Mapping[str, int] = field(default_factory=dict)  # published rows of each; {} where not published
+    converter: str  # module of data_tools that writes the rows
+    figures: Callable[[Evaluation, argparse.Namespace], Figures]  # named as in paper_results.yaml
+    category: str = "category"  # column, or key of meta, by which scores are also reported
+    category_sizes: Mapping[str, int] = field(default_factory=dict)  # published rows of each; {} if not published
     add_options: Callable[[argparse.ArgumentParser], None] = field(default=lambda parser: None)
 
     @property
     def num_published(self) -> int:
-        """Rows of all splits."""
+        """Number of rows of all splits."""
         return sum(self.splits.values())
 
 
 def count_rows(predictions: Sequence[Prediction], published: int) -> RowCounts:
     """
     Args:
-        published: rows of the published figure
+        published: number of rows of the published figure
     """
     status = Counter(each.status[0] for each in predictions)
     failures = count_legacy_failures(predictions)
@@ -64,7 +64,7 @@ def count_rows(predictions: Sequence[Prediction], published: int) -> RowCounts:
 
 
 def figure_of(predictions: Sequence[Prediction], task: str, published: int) -> Figure | None:
-    """The mean of the task's metric; None where there are no predictions."""
+    """The mean of the task's metric; None if there are no predictions."""
     if not predictions:
         return None
     strict, legacy = estimate_strict(predictions, load_task(task)), estimate_legacy(predictions)
@@ -76,5 +76,5 @@ def in_split(evaluation: Evaluation, split: str) -> list[Prediction]:
 
 
 def present(figures: Mapping[str, Figure | None]) -> Figures:
-    """The figures that there are."""
+    """The figures that were measured."""
     return {name: figure for name, figure in figures.items() if figure is not None}

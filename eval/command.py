@@ -1,8 +1,8 @@
 """The command line of every benchmark: its rows, their evaluation, and ``results.json``.
 
-A benchmark evaluates rows of the kit, as its converter in ``data_tools`` writes them. The model's own recipe decides
-prompt and pixels, so that evaluation asks as training asked; the benchmark decides rows and length. A score is of all
-rows: those without an image and those that the conversion dropped are listed and count as wrong.
+A benchmark evaluates kit rows, written by its converter in ``data_tools``. The model's own recipe decides prompt and
+pixels, so that evaluation asks as training did; the benchmark decides rows and length. A score covers all rows: those
+without an image and those that the conversion dropped are listed and count as wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gpg_vl.run.saved_recipe import recipe_of_model
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
-    """The command of a benchmark; returns the exit code, 2 after a mistake that one line on stderr explains."""
+    """The command of a benchmark; returns the exit code. A mistake prints one line to stderr and returns 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(f"eval.{benchmark.name}", lambda: _run(benchmark, words))
 
@@ -52,16 +52,22 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python -m eval.{benchmark.name}",
         description=f"Scores a model on {benchmark.name}: rows of data_tools.{benchmark.converter}.",
-        epilog="Every other --section.key VALUE overrides the recipe, as --model.max_pixels 200704.",
+        epilog="Every other --section.key VALUE overrides the recipe, e.g. --model.max_pixels 200704.",
         allow_abbrev=False,
     )
     parser.add_argument("--model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--data", type=Path, help=f"folder with SPLIT.parquet or SPLIT.jsonl: {name_splits(benchmark)}")
-    parser.add_argument("--out", type=Path, required=True, help="folder for predictions and results; gone on with")
-    parser.add_argument("--split", nargs="+", help="default: those that --data holds")
-    parser.add_argument("--recipe", help="prompt, pixels, rewards; default: the one saved with the model, if any")
-    parser.add_argument("--completions", type=Path, help="score these instead, as gpg-vl score reads them")
-    parser.add_argument("--note", default="", help="what the table says of these figures beside them, as 'a trial'")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="output folder; an interrupted evaluation resumes from it"
+    )
+    parser.add_argument("--split", nargs="+", help="splits to evaluate; default: those found in --data")
+    parser.add_argument(
+        "--recipe", help="recipe for prompt, pixels and rewards; default: the one saved with the model, if any"
+    )
+    parser.add_argument(
+        "--completions", type=Path, help="score this file of completions instead; same format as for gpg-vl score"
+    )
+    parser.add_argument("--note", default="", help="note that the table shows with these figures, e.g. 'a trial'")
     benchmark.add_options(parser)
     return parser
 
@@ -69,17 +75,17 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
 def _evaluate(
     benchmark: Benchmark, options: argparse.Namespace, overrides: Sequence[str]
 ) -> tuple[Evaluation, dict[str, Path]]:
-    """The evaluation, and the file of each split's rows; {} where completions are scored."""
+    """The evaluation, and the file of each split's rows; {} if completions are scored."""
     splits = check_splits(benchmark, options.split)
     if options.completions is not None:
         if options.model or options.data or overrides:
-            raise ValueError("--completions takes the place of --model, --data and the recipe; leave them out")
+            raise ValueError("--completions replaces --model, --data and the recipe; remove them")
         if len(splits) != 1:
             raise ValueError(f"--completions are those of one split; name it by --split: {name_splits(benchmark)}")
         named = (benchmark.name, benchmark.task, splits[0])
         return evaluate_stored(options.completions, *named, options.out, benchmark.category), {}
     if not options.model or not options.data:
-        raise ValueError("--model and --data are needed, or --completions")
+        raise ValueError("give --model and --data, or --completions")
     files = find_rows(benchmark, options.data, splits if options.split else None)
     for path in files.values():
         check_task(benchmark, path)
@@ -96,7 +102,7 @@ def _count_rows(evaluation: Evaluation, split: str) -> int:
 def _wrong_predictions(
     benchmark: Benchmark, evaluation: Evaluation, dropped: Mapping[str, Dropped]
 ) -> list[Prediction]:
-    """Those of the rows that the conversion dropped, split by split."""
+    """Predictions of the rows that the conversion dropped, split by split."""
     wrong = []
     for split, of_split in dropped.items():
         there = in_split(evaluation, split)
@@ -108,7 +114,7 @@ def _wrong_predictions(
 def _report(
     benchmark: Benchmark, evaluation: Evaluation, dropped: Mapping[str, Dropped], options: argparse.Namespace
 ) -> None:
-    """``results.json`` and the figures; on standard error whatever makes them others than the published ones."""
+    """Writes ``results.json`` and prints the figures; prints to standard error how they differ from published ones."""
     for split, of_split in dropped.items():
         say_dropped(split, of_split)
     evaluation = replace(evaluation, dropped=_wrong_predictions(benchmark, evaluation, dropped))
@@ -136,7 +142,7 @@ def _report(
 def _notes(counts: Mapping[str, Mapping[str, int]], scores: Mapping[str, TaskScore]) -> list[str]:
     notes = [
         f"{split} has {each['num']} rows{_and_dropped(each['dropped'])}, the published one {each['published']}: "
-        "another benchmark"
+        "not the same benchmark"
         for split, each in counts.items()
         if each["num"] + each["dropped"] != each["published"]
     ]

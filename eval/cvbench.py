@@ -1,4 +1,4 @@
-"""CV-Bench: 2,638 choices about counts, relations, depths and distances; accuracy of each and of all (micro average).
+"""CV-Bench: 2,638 choices about counts, relations, depths and distances; accuracy of each kind and overall (micro).
 
 python -m eval.cvbench --model PATH --data data/cvbench --out runs/sat/eval
 """

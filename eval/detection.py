@@ -4,8 +4,8 @@
         --coco instances_val2017.json
 
 A row asks for one category in one picture. With the published annotations (``--coco``, ``--lvis``) the AP is the
-published one: over all their pictures, crowds included, and the categories that the rows ask for. Without them it is of
-the rows alone, whose gold boxes are all that there are, and is named so.
+published one: over all their pictures, crowds included, and the categories that the rows ask for. Without them, the AP
+uses only the rows and their gold boxes, and its name says so.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from gpg_vl.tasks.legacy.detection import published_boxes
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import Detection, parse_detections
 
-MAX_DETECTIONS = {"coco": 100, "lvis": 300}  # of a picture and category
-_THRESHOLDS = {"AP50": 0, "AP75": 5}  # place among the IoU thresholds 0.5, 0.55 ... 0.95
+MAX_DETECTIONS = {"coco": 100, "lvis": 300}  # per picture and category
+_THRESHOLDS = {"AP50": 0, "AP75": 5}  # index among the IoU thresholds 0.5, 0.55 ... 0.95
 
 
 class Gold(NamedTuple):
-    """What there is to find, and which picture and category each row asks about."""
+    """The objects to find, and which picture and category each row asks about."""
 
     truth: COCO
     keys: list[tuple[int, int]]  # image_id and category_id, by row
-    is_lvis: bool = False  # absence is known for some categories of a picture alone; the rest is left out
+    is_lvis: bool = False  # absence is only known for some categories of a picture; the rest is ignored
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def annotation_file(text: str) -> Path:
-    """As the ``type`` of an option: a mistake is found before the evaluation, not behind it."""
+    """The ``type`` of an option: a mistake is found before the evaluation, not after it."""
     if not Path(text).is_file():
         raise ArgumentTypeError(f"no file {text}")
     return Path(text)
@@ -87,15 +87,17 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
 
 
 def _without_interval(value: float, rows: RowCounts) -> Estimate:
-    """AP is no mean over rows: it has no interval of this kind."""
+    """AP is not a mean over rows, so it has no such interval."""
     return Estimate(value, None, None, rows.num)
 
 
 def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
-    """The first completion's boxes in original pixels; none where it cannot be read."""
+    """The first completion's boxes in original pixels; no boxes if it cannot be read."""
     if prediction.status[0] != "ok":
         return []
-    read = load_task("detection").read(find_answer(prediction.completions[0]) or "", sample, prediction.views)
+    text = prediction.completions[0]
+    answer = find_answer(text) or find_answer(text, "boxed") or ""
+    read = load_task("detection").read(answer, sample, prediction.views)
     return list(read or [])
 
 
@@ -105,7 +107,7 @@ def read_published_boxes(sample: Sample, prediction: Prediction) -> list[Detecti
 
 
 def gold_of_rows(samples: Sequence[Sample]) -> Gold:
-    """The gold boxes of the rows; a picture is known by its path or its bytes, a category by its name."""
+    """The gold boxes of the rows; a picture is identified by its path or its bytes, a category by its name."""
     categories = {name: n for n, name in enumerate(sorted({_category(each) for each in samples}), start=1)}
     images = {key: n for n, key in enumerate(dict.fromkeys(map(_image_key, samples)), start=1)}
     keys = [(images[_image_key(each)], categories[_category(each)]) for each in samples]
@@ -129,14 +131,14 @@ def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
     """The published annotations.
 
     Raises:
-        ValueError: they cannot be read, or the rows are not of their pictures and categories
+        ValueError: they cannot be read, or lack pictures or categories of the rows
     """
     try:
         truth = _silently(lambda: COCO(str(file)))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"{file} holds no annotations of COCO or LVIS ({type(error).__name__})") from error
+        raise ValueError(f"{file} has no annotations of COCO or LVIS ({type(error).__name__})") from error
     if not truth.imgs or not truth.cats or not truth.anns:
-        raise ValueError(f"{file} holds no annotations of COCO or LVIS: images, categories and annotations")
+        raise ValueError(f"{file} has no annotations of COCO or LVIS: images, categories and annotations")
     keys = []
     for sample in samples:
         key: tuple[Any, Any] = (sample.meta.get("image_id"), sample.meta.get("category_id"))
@@ -148,7 +150,7 @@ def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
 
 
 def average_precision(gold: Gold, found: Sequence[Sequence[Detection]], max_detections: int) -> dict[str, float]:
-    """AP, AP50 and AP75 in [0, 1], as COCO defines them, over all pictures and the categories that are asked for."""
+    """AP, AP50 and AP75 in [0, 1], as defined by COCO, over all pictures and the requested categories."""
     answered = [
         {"image_id": image, "category_id": category, "bbox": _xywh(each.box), "score": each.confidence}
         for (image, category), detections in zip(gold.keys, found, strict=True)
@@ -165,7 +167,9 @@ def average_precision(gold: Gold, found: Sequence[Sequence[Detection]], max_dete
         evaluator.evaluate()
         evaluator.accumulate()
         precision: numpy.ndarray = evaluator.eval["precision"]
-        return precision[..., 0, -1]  # of all sizes and most detections; [threshold, recall, category]
+        return precision[
+            ..., 0, -1
+        ]  # for all sizes and the maximum number of detections; [threshold, recall, category]
 
     precision = _silently(evaluate)
     means = {name: precision[place] for name, place in _THRESHOLDS.items()}
@@ -173,7 +177,7 @@ def average_precision(gold: Gold, found: Sequence[Sequence[Detection]], max_dete
 
 
 def _silently(work: Any) -> Any:
-    """The result of work by the COCO library, which prints its progress."""
+    """The result of work by the COCO library, without the progress that it prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return work()
 
@@ -183,7 +187,7 @@ def _category(sample: Sample) -> str:
 
 
 def _image_key(sample: Sample) -> str:
-    """Of the picture: its path, or a digest of its bytes."""
+    """A key for the picture: its path, or a digest of its bytes."""
     image = sample.images[0]
     return image if isinstance(image, str) else hashlib.sha256(image).hexdigest()
 

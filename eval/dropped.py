@@ -1,6 +1,6 @@
-"""Rows that a conversion dropped -> predictions that are wrong, so that a score is of all published rows.
+"""Rows that a conversion dropped -> wrong predictions, so that a score covers all published rows.
 
-A converter counts what it drops in ``NAME.counts.json`` beside its rows, and names each.
+A converter counts and lists what it drops in ``NAME.counts.json`` next to its rows.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 
 from gpg_vl.evaluation.predictions import DROPPED, Prediction
 
-_PRINTED = 20  # rows
+_PRINTED = 20  # maximum number of rows printed
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Of one split."""
+    """The dropped rows of one split."""
 
     num: int = 0
     listed: tuple[str, ...] = ()  # file, row and reason of the first 10,000
-    note: str = ""  # why counts were passed over
+    note: str = ""  # why the counts were not used
 
 
 def read_dropped(rows: Path, num_rows: int) -> Dropped:
-    """What the conversion that wrote ``rows`` dropped; nothing where no counts of this very file lie beside it.
+    """What the conversion that wrote ``rows`` dropped; nothing if there are no counts of this very file next to it.
 
     Args:
-        num_rows: in the file; counts of another number are those of another file, or of rows beyond a limit
+        num_rows: number of rows in the file; if the counts differ, they belong to another file or to other limits
     """
     file = rows.with_suffix(".counts.json")
     if not file.is_file():
@@ -42,17 +42,17 @@ def read_dropped(rows: Path, num_rows: int) -> Dropped:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         written, num, listed = -1, 0, ()
     if written != num_rows:
-        return Dropped(note=f"{file} does not count these {num_rows} rows: what was dropped is not known")
+        return Dropped(note=f"{file} does not count these {num_rows} rows: it is not known what was dropped")
     return Dropped(num, listed)
 
 
 def say_dropped(split: str, dropped: Dropped) -> None:
-    """On standard error: how many, and the first of them."""
+    """Prints to standard error how many were dropped, and the first ones."""
     if dropped.note:
         print(f"note: {dropped.note}", file=sys.stderr)
     if dropped.num == 0:
         return
-    print(f"{dropped.num} rows of {split} count as wrong, for the conversion dropped them:", file=sys.stderr)
+    print(f"{dropped.num} rows of {split} count as wrong because the conversion dropped them:", file=sys.stderr)
     print("\n".join(f"  {line}" for line in dropped.listed[:_PRINTED]), file=sys.stderr)
     if dropped.num > _PRINTED:
         print(f"  and {dropped.num - _PRINTED} more, listed in results.json", file=sys.stderr)
@@ -62,9 +62,9 @@ def wrong_predictions(num: int, like: Prediction, present: Counter[str], sizes: 
     """Predictions of dropped rows: no completion, no reward.
 
     Args:
-        like: a prediction of the same split, for what they have in common
-        present: rows of each category that are there
-        sizes: published rows of each category; where rows and ``num`` make them up, what is missing has its category
+        like: a prediction of the same split, for the fields they have in common
+        present: existing rows of each category
+        sizes: published rows of each category; if they equal the rows plus ``num``, missing rows get their category
     """
     missing = Counter(sizes) - present
     categories = list(missing.elements()) if missing.total() == num else [""] * num

@@ -1,4 +1,4 @@
-"""LISA's reasoning grounding: mean box IoU on val and test; with a SAM model, gIoU and cIoU of masks too.
+"""LISA's reasoning grounding: mean box IoU on val and test; with a SAM model, also gIoU and cIoU of masks.
 
 python -m eval.lisa --model PATH --data data/lisa --out runs/lisa/eval [--sam facebook/sam-vit-huge]
 """
@@ -26,7 +26,7 @@ POLYGONS = "polygons"  # key of meta: the gold polygons, each a list of [x, y] i
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--sam", help="SAM model of transformers for gIoU and cIoU; default: they are not measured")
+    parser.add_argument("--sam", help="transformers SAM model for gIoU and cIoU; default: these are not measured")
 
 
 def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
@@ -48,14 +48,14 @@ def _load_segmenter(evaluation: Evaluation, options: Namespace) -> BoxSegmenter:
         ValueError: masks cannot be measured; says why
     """
     if options.sam is None:
-        raise ValueError("no SAM model is named by --sam")
+        raise ValueError("--sam names no SAM model")
     if not all(row.sample.meta.get(POLYGONS) for row in evaluation.rows):
         raise ValueError(f"the rows have no meta.{POLYGONS}; data_tools.lisa writes them")
     return BoxSegmenter(options.sam)
 
 
 def _mask_figures(evaluation: Evaluation, split: str, segmenter: BoxSegmenter) -> Figures:
-    """gIoU, the mean IoU of masks, and cIoU, all intersections by all unions; of the strict and the published box."""
+    """gIoU, the mean IoU of masks, and cIoU, total intersection over total union; for the strict and published box."""
     predictions = in_split(evaluation, split)
     pairs = [
         (row, prediction)
@@ -71,15 +71,15 @@ def _mask_figures(evaluation: Evaluation, split: str, segmenter: BoxSegmenter) -
 
 
 def _estimate_overlap(overlaps: Sequence[tuple[int, int]], num: int) -> tuple[Estimate, Estimate]:
-    """gIoU and cIoU of ``num`` rows; those without an overlap were dropped: the size of their masks is not known."""
+    """gIoU and cIoU of ``num`` rows; those without an overlap were dropped, and the size of their masks is unknown."""
     per_image = [shared / union if union else 0.0 for shared, union in overlaps]
     cumulated = sum(shared for shared, _ in overlaps) / max(1, sum(union for _, union in overlaps))
-    without_interval = Estimate(cumulated, None, None, len(overlaps))  # it is no mean over rows
+    without_interval = Estimate(cumulated, None, None, len(overlaps))  # it is not a mean over rows
     return estimate(per_image + [0.0] * (num - len(overlaps))), without_interval
 
 
 def _overlap(row: EvaluationRow, prediction: Prediction, box: Box | None, segmenter: BoxSegmenter) -> tuple[int, int]:
-    """Pixels of intersection and union; where the image cannot be opened, of the gold mask alone."""
+    """Pixels of intersection and union; if the image cannot be opened, the union is the gold mask."""
     polygons = row.sample.meta[POLYGONS]
     if not prediction.views:
         width, height = (math.ceil(max(point[axis] for each in polygons for point in each)) + 1 for axis in (0, 1))
@@ -89,10 +89,11 @@ def _overlap(row: EvaluationRow, prediction: Prediction, box: Box | None, segmen
 
 
 def first_box(row: EvaluationRow, prediction: Prediction) -> Box | None:
-    """The first box of the first completion, in original pixels; None where there is none."""
+    """The first box of the first completion, in original pixels; None if there is none."""
     if prediction.status[0] != "ok":
         return None
-    answer = find_answer(prediction.completions[0]) or ""
+    text = prediction.completions[0]
+    answer = find_answer(text) or find_answer(text, "boxed") or ""
     boxes: list[Box] = load_task("grounding").read(answer, row.sample, prediction.views) or []
     return boxes[0] if boxes else None
 

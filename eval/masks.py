@@ -1,4 +1,4 @@
-"""Boxes -> masks by a SAM model of transformers, and their overlap with polygons: LISA's gIoU and cIoU."""
+"""Boxes -> masks by a transformers SAM model, and their overlap with polygons: LISA's gIoU and cIoU."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Mask = numpy.ndarray  # [height, width] bool
 
 
 class BoxSegmenter:
-    """SAM with a box as its prompt and one mask as its answer."""
+    """SAM with a box as prompt and one mask as output."""
 
     def __init__(self, path: str):
         """
         Raises:
-            ValueError: there are no such weights here
+            ValueError: ``path`` has no SAM model
         """
         from transformers import SamModel, SamProcessor
 
@@ -35,7 +35,7 @@ class BoxSegmenter:
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def segment(self, source: str | bytes, box: Box) -> Mask:
-        """The mask of the box's content, in the size of the image; box in its pixels."""
+        """The mask for a box, in the size of the image; the box is in pixels of the image."""
         inputs = self._processor(open_image(source), input_boxes=[[list(box)]], return_tensors="pt")
         with torch.no_grad():
             output = self._model(**inputs.to(self._model.device), multimask_output=False)
@@ -47,7 +47,7 @@ class BoxSegmenter:
 
 
 def draw_polygons(polygons: Sequence[Polygon], width: int, height: int) -> Mask:
-    """What lies within at least one of the polygons."""
+    """The union of the polygons' areas."""
     image = Image.new("1", (width, height))
     for polygon in polygons:
         ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in polygon], fill=1, outline=1)
@@ -55,6 +55,6 @@ def draw_polygons(polygons: Sequence[Polygon], width: int, height: int) -> Mask:
 
 
 def count_overlap(mask: Mask | None, gold: Mask) -> tuple[int, int]:
-    """Pixels of the intersection and of the union; a missing mask is an empty one."""
+    """Pixels of the intersection and of the union; a missing mask counts as empty."""
     found = numpy.zeros_like(gold) if mask is None else mask
     return int((found & gold).sum()), int((found | gold).sum())

@@ -28,7 +28,7 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
 
 
 def share_of_hits(predictions: Sequence[Prediction], published: int) -> Figure:
-    """Strict: the kit's IoU; legacy: that of the first box anywhere in the output. Both above 0.5."""
+    """Strict: the kit's IoU; legacy: the IoU of the first box anywhere in the output. A hit is above 0.5."""
     strict = estimate([_share([parts.get("iou", 0.0) for parts in each.parts]) for each in predictions])
     values = [_share([value or 0.0 for value in each.legacy]) for each in predictions if each.legacy is not None]
     legacy: Estimate | None = estimate(values) if values else None

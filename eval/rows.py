@@ -1,4 +1,4 @@
-"""The files of rows that a benchmark is asked about: found by split, and refused where they are another benchmark's."""
+"""The files of rows for a benchmark: found by split, and refused if they belong to another benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def name_splits(benchmark: Benchmark) -> str:
 
 
 def check_splits(benchmark: Benchmark, given: Sequence[str] | None) -> list[str]:
-    """The splits that are asked for; all where none are named.
+    """The requested splits; all if none are named.
 
     Raises:
         ValueError: the benchmark has no such split
@@ -28,10 +28,10 @@ def check_splits(benchmark: Benchmark, given: Sequence[str] | None) -> list[str]
 
 
 def find_rows(benchmark: Benchmark, data: Path, wanted: Sequence[str] | None) -> dict[str, Path]:
-    """The file of each split; all that are there where none are named.
+    """The file of each split; all that exist if none are named.
 
     Raises:
-        ValueError: there is none, or a named one is missing; says how to make it
+        ValueError: there is none, or a named one is missing; says how to create it
     """
     if data.is_file():
         splits = list(wanted or benchmark.splits)
@@ -49,21 +49,21 @@ def find_rows(benchmark: Benchmark, data: Path, wanted: Sequence[str] | None) ->
     if missing or not found:
         names = " or ".join(f"{split}.parquet" for split in missing or benchmark.splits)
         raise ValueError(
-            f"--data: {data} has no {names} (nor .jsonl); make it by python -m data_tools.{benchmark.converter}"
+            f"--data: {data} has no {names} (nor .jsonl); create it with python -m data_tools.{benchmark.converter}"
         )
     return found
 
 
 def check_task(benchmark: Benchmark, rows: Path) -> None:
-    """Refuses rows that say they are of another task: those of another benchmark.
+    """Refuses rows of another task, i.e. of another benchmark.
 
     Raises:
-        ValueError: the first row does
+        ValueError: the first row names another task
     """
     table = open_table(str(rows), 1)
     task = table.column("task")[0] if len(table) and "task" in table.column_names else None
     if task not in (None, benchmark.task):
         raise ValueError(
-            f"{rows} holds rows of task {task}, those of {benchmark.name} are of {benchmark.task}; make them by "
+            f"{rows} has rows of task {task}, but those of {benchmark.name} are of {benchmark.task}; create them with "
             f"python -m data_tools.{benchmark.converter}"
         )

@@ -1,4 +1,4 @@
-"""Completions that are at hand -> the evaluation that a benchmark reports, without a model."""
+"""Completions you already have -> the evaluation that a benchmark reports, without a model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate_stored(
 def _predict(
     rows: Sequence[EvaluationRow], stored: Sequence[StoredCompletion], pool: ScoringPool, task: Task, task_name: str
 ) -> list[Prediction]:
-    """Scored strictly and, where it is published, by the published metric too."""
+    """Scores strictly and also by the published metric, if there is one."""
     scored = score_completions(pool, task, task_name, stored)
     legacy: list[tuple[float | None, ...] | None] = [None] * len(rows)
     if task.legacy is not None:
@@ -73,7 +73,7 @@ def _predict(
 
 
 def _answers(scored: ScoredCompletion, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
-    """The completion as an engine would have given it, without tokens."""
+    """The completion as if from an engine, but without tokens."""
     stored = scored.prediction
     return ScoredAnswers(
         views=(stored.view,),

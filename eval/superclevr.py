@@ -1,4 +1,4 @@
-"""SuperCLEVR: how many things 200 pictures show; accuracy.
+"""SuperCLEVR: counting objects in 200 pictures; accuracy.
 
 python -m eval.superclevr --model PATH --data data/superclevr --out runs/clevr/eval
 """

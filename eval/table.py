@@ -1,9 +1,9 @@
-"""Our numbers beside the paper's, in the terminal and as Markdown.
+"""Our numbers next to the paper's, in the terminal and as Markdown.
 
     python -m eval.table RUN... [--benchmark geoqa] [--out table.md]
 
-RUN is a folder with ``results.json`` of benchmarks somewhere below it, as ``METHOD=FOLDER`` (base, sft, grpo, gpg,
-gpg-official) or plainly, for gpg. What was not measured says "not run".
+RUN is a folder that contains ``results.json`` of benchmarks at any depth, given as ``METHOD=FOLDER`` (base, sft, grpo,
+gpg, gpg-official), or just FOLDER for gpg. What was not measured is shown as "not run".
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from gpg_vl.processes.exit_codes import run_command
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 METHODS = ("base", "sft", "grpo", "gpg", "gpg-official")
-PUBLISHED_AS = {"gpg-official": "gpg"}  # whose published number stands beside a method, where it is another's
+PUBLISHED_AS = {"gpg-official": "gpg"}  # methods that are compared with another method's published number
 HEADER = ("figure", "method", "published", "legacy (95 %)", "legacy - published", "strict (95 %)", "rows", "run")
 SETS = ("Flower102", "Pets37", "FGVC", "Cars196")
 NOT_RUN = "not run"
 OTHER_ROWS = "other rows"
 LEGEND = (
     "All in percent. legacy: the metric of the published evaluation; strict: the kit's own. The interval of a "
-    "difference is that of our number alone, for none is published. rows: those of the figure, dropped ones included; "
-    "where they are not the published ones, nothing is compared. A figure without an interval is no mean over rows."
+    "difference is that of our number alone: none is published. rows: number of rows, dropped ones included; if they "
+    "are not the published ones, nothing is compared. A figure without an interval is not a mean over rows."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     method: str
-    folder: Path  # that holds results.json
+    folder: Path  # contains results.json
     results: Mapping[str, Any]
 
 
@@ -56,7 +56,7 @@ def read_runs(words: Sequence[str]) -> list[Run]:
         of_benchmarks = [run for run in found if run.results.get("figures")]
         if not of_benchmarks:
             raise ValueError(
-                f"{word}: no results.json of a benchmark in it; python -m eval.NAME --out FOLDER makes one"
+                f"{word}: no results.json of a benchmark in it; python -m eval.NAME --out FOLDER writes one"
             )
         runs += of_benchmarks
     return runs
@@ -66,17 +66,17 @@ def _read_results(file: Path) -> dict[str, Any]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON; evaluate again") from error
+        raise ValueError(f"{file} is not valid JSON; evaluate again") from error
     figures = results.get("figures") if isinstance(results, dict) else None
     if not isinstance(figures, dict):
-        return {}  # of another program, or of gpg-vl eval
+        return {}  # from another program or from gpg-vl eval
     if not all(isinstance(figure, dict) and {"strict", "legacy", "rows"} <= set(figure) for figure in figures.values()):
-        raise ValueError(f"{file} is of another version; run its command again: its predictions are kept")
+        raise ValueError(f"{file} is from another version; run its command again: its predictions are kept")
     return results
 
 
 def average_of_sets(runs: Sequence[Run]) -> list[Run]:
-    """The mean of the 4-shot sets, for each method that has one run of every set: of a model each, as published."""
+    """The mean over the 4-shot sets, for each method with one run of every set; one model per set, as published."""
     averages = []
     for method in METHODS:
         of_method = [run for run in runs if run.method == method and run.results["benchmark"] == "fine_grained"]
@@ -96,7 +96,7 @@ def average_of_sets(runs: Sequence[Run]) -> list[Run]:
 
 
 def make_tables(runs: Sequence[Run], paper: Mapping[str, Any]) -> dict[str, list[tuple[str, ...]]]:
-    """The rows under ``HEADER`` of each benchmark: all of the paper's, and those that have a run."""
+    """Each benchmark's table rows, with the columns of ``HEADER``: all rows of the paper, and those that have a run."""
     runs = [*runs, *average_of_sets(runs)]
     names = [*paper, *sorted({run.results["benchmark"] for run in runs} - set(paper))]
     return {name: _rows([run for run in runs if run.results["benchmark"] == name], paper.get(name)) for name in names}
@@ -134,7 +134,7 @@ def _measured_row(figure: str, run: Run, published: float | None) -> tuple[str, 
 
 
 def _interval(estimate: Mapping[str, Any] | None, less: float | None = None) -> str:
-    """``51.33 [47.8, 54.9]`` in percent, all of it less a number; without an interval where the figure has none."""
+    """``51.33 [47.8, 54.9]`` in percent, minus ``less``; without an interval if the figure has none."""
     if estimate is None:
         return NOT_RUN
     sign = "" if less is None else "+"
@@ -145,7 +145,7 @@ def _interval(estimate: Mapping[str, Any] | None, less: float | None = None) -> 
 
 
 def _describe_rows(rows: Mapping[str, int]) -> str:
-    """How many, and whatever makes the figure another than the published one."""
+    """The number of rows, and how they differ from the published ones."""
     parts = [str(rows["num"]) if rows["num"] == rows["published"] else f"{rows['num']} of {rows['published']}"]
     named = {"dropped": "dropped", "without_image": "without image", "legacy_failures": "legacy failures"}
     return ", ".join(parts + [f"{rows[key]} {name}" for key, name in named.items() if rows[key]])
@@ -167,7 +167,7 @@ def write_markdown(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mappi
 
 
 def _source(name: str, paper: Mapping[str, Any]) -> str:
-    return str(paper[name]["source"]) if name in paper else "no number of the paper"
+    return str(paper[name]["source"]) if name in paper else "no number in the paper"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -184,12 +184,12 @@ def print_tables(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.table", description="Our numbers beside the paper's.")
+    parser = argparse.ArgumentParser(prog="python -m eval.table", description="Our numbers next to the paper's.")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help=f"FOLDER or METHOD=FOLDER, METHOD one of {' '.join(METHODS)}"
     )
-    parser.add_argument("--benchmark", help="this one alone")
-    parser.add_argument("--out", type=Path, help="Markdown file to write as well")
+    parser.add_argument("--benchmark", help="show only this benchmark")
+    parser.add_argument("--out", type=Path, help="also write a Markdown file")
     return run_command("eval.table", lambda: _run(parser.parse_args(argv)))
 
 
@@ -198,7 +198,7 @@ def _run(options: argparse.Namespace) -> None:
     tables = make_tables(read_runs(options.runs), paper)
     if options.benchmark is not None:
         if options.benchmark not in tables:
-            raise ValueError(f"--benchmark: {options.benchmark!r} is not known; there are {', '.join(tables)}")
+            raise ValueError(f"--benchmark: unknown benchmark {options.benchmark!r}; there are {', '.join(tables)}")
         tables = {options.benchmark: tables[options.benchmark]}
     if options.out is not None:
         options.out.write_text(write_markdown(tables, paper), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A recipe -> the stages of a run, made in the order that finds mistakes cheapest: recipe, rows, model, rows in it."""
+"""A recipe -> the stages of a run. Cheap checks come first: the recipe, the rows, the model, then the rows in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engine, check_engine
 from gpg_vl.run.checkpoint import STATE_FOLDER, changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
@@ -43,7 +43,7 @@ from gpg_vl.update.rollouts import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the loop of a run works with."""
+    """Everything that the loop of a run uses."""
 
     adapter: Adapter
     tasks: dict[str, Task]  # by the name that the rows use
@@ -51,14 +51,14 @@ class Stages:
     collector: Collector
     learner: Learner
     evaluator: Evaluator
-    eval_rows: Sequence[EvaluationRow]  # empty where nothing is validated
+    eval_rows: Sequence[EvaluationRow]  # empty if there is no validation
     rollout: Rollout | None  # which the run stopped in the middle of
     progress: Progress
     log: RunLog
 
 
 def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages:
-    """Loads and checks everything that the recipe names, at the run's start or where it stopped. All ranks together.
+    """Loads and checks everything that the recipe names, for a new or a resumed run. All ranks call it together.
 
     Raises:
         ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
@@ -67,22 +67,22 @@ def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages
     objective = _build_objective(recipe, accelerator)
     checked = run_together(lambda: _load_sources(recipe, checkpoint))
     objective = run_together(lambda: fit_rewards(recipe, objective, checked[0].tasks.values()))
-    scorer.start()  # its processes come up while the model loads
+    scorer.start()  # its processes start while the model loads
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: _load_adapter(recipe, checkpoint))
     _place_weights(adapter, accelerator)
     parts = _Parts(recipe, objective, checked, adapter, scorer, accelerator)
-    reports = _check_rows(parts) if checkpoint is None else []  # else they were checked before
+    reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: _check_disk(recipe, adapter))
     stages = _build_stages(parts, reports, checkpoint)
     run_on_main(lambda: write_recipe(recipe, Path(recipe.run.output_dir) / RECIPE_FILE))
     if checkpoint is not None:
-        _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws from them
+        _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
     return stages
 
 
 class _Parts:
-    """What the stages are made from: the recipe's objective, sources and model, and the prompts that they make."""
+    """What the stages are made from: the recipe's objective, sources and model, and their prompt builders."""
 
     def __init__(
         self,
@@ -102,17 +102,18 @@ class _Parts:
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
         self.prompts = build_prompts(recipe, self.tasks, adapter, training_room(recipe, adapter))
         self.eval_prompts = build_prompts(recipe, self.tasks, adapter, evaluation_room(recipe, adapter))
-        self.gold = GoldCompletions(adapter, self.tasks)
+        self.gold = GoldCompletions(adapter, self.tasks, recipe.prompt.answer_in)
 
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
-    """The objective; refuses what the recipe says of it and of the optimizer."""
+    """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
+    check_engine(recipe.rollout)
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
     check_group_size(recipe, objective)
     check_optimizer(recipe.update, sharding_stage(accelerator))
-    learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not take
+    learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
-        note("note: samples come from a truncated distribution, log-probs from the full one")
+        note("note: samples come from a truncated distribution, but log-probs from the full one")
     return objective
 
 
@@ -136,7 +137,7 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
             f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
             f"{cost.free / 2**30:.2f} GiB are free"
         )
-    if sharding_stage(accelerator) < 3:  # else DeepSpeed takes each rank's share to its device
+    if sharding_stage(accelerator) < 3:  # with ZeRO-3, DeepSpeed moves each rank's share to its device
         adapter.to(accelerator.device)
 
 
@@ -156,7 +157,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-    engine = build_engine(recipe.rollout, adapter)
+    engine = build_engine(recipe.rollout, adapter, parts.accelerator)
     collector = Collector(
         recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
     )
@@ -188,7 +189,7 @@ def _build_learner(parts: _Parts) -> Learner:
 
 
 def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStream) -> Progress:
-    """Where the run stopped: optimizer, stream and counts as the checkpoint has them."""
+    """Restores the optimizer, the stream and the counts from the checkpoint."""
     recipe = parts.recipe
     load_optimizer(checkpoint, parts.adapter, learner.optimizer, parts.accelerator)
     progress = Progress.after(load_state(checkpoint), recipe.run)
@@ -197,9 +198,9 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
     shrunk = f", {progress.shrunk_rows} scaled down" if progress.shrunk_rows else ""
     note(f"resuming {recipe.run.output_dir} after step {progress.step}{left_out}{shrunk}")
     for name, (then, now) in changed_versions(checkpoint).items():
-        note(f"note: the run had {name} {then}, goes on with {now}; its numbers may differ")
+        note(f"note: the run had {name} {then} and continues with {now}; its numbers may differ")
     if progress.is_over:
-        ended = "by run.stop_when" if progress.all_done_step is not None else "at run.steps; raise it to go on"
+        ended = "by run.stop_when" if progress.all_done_step is not None else "at run.steps; raise it to continue"
         note(f"{recipe.run.output_dir} has ended {ended}")
     return progress
 
@@ -217,4 +218,4 @@ def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> R
 
 def _restore_random_state(checkpoint: Path, rank: int) -> None:
     if not load_random_state(checkpoint, rank):
-        print(f"note: the random states of rank {rank} start anew: the run had fewer ranks", file=sys.stderr)
+        print(f"note: rank {rank} starts with fresh random states: the run had fewer ranks", file=sys.stderr)

@@ -26,7 +26,7 @@ def _train(words: list[str]) -> None:
 
     if not words or words[0] in ("-h", "--help"):
         print("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--debug]\n")
-        print("A later recipe holds the keys in which it differs from those before.\n\n" + describe_keys())
+        print("Keys of a later recipe override those of the earlier ones.\n\n" + describe_keys())
         return
     if words[0].startswith("--"):
         raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
@@ -44,21 +44,25 @@ def _train(words: list[str]) -> None:
 def _eval(words: list[str]) -> None:
     parser = _make_parser(
         "eval",
-        epilog="Every other --section.key VALUE overrides the recipe, as --evaluation.num_samples 4.",
+        epilog="Every other --section.key VALUE overrides the recipe, e.g. --evaluation.num_samples 4.",
     )
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--data", nargs="+", required=True, help="files of rows, or '{path: ..., columns: ...}'")
-    parser.add_argument("--recipe", help="prompt, rewards and limits; default: the one saved with the model, if any")
+    parser.add_argument(
+        "--recipe", help="recipe for prompt, rewards and limits; default: the one saved with the model, if any"
+    )
     parser.add_argument(
         "--out",
         help="output folder; an interrupted evaluation resumes from it; default: print only",
     )
-    parser.add_argument("--by", default="category", metavar="COLUMN", help="scores by this column too (category)")
+    parser.add_argument(
+        "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
+    )
     options, overrides = parser.parse_known_args(words)
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
-        raise ValueError("name the rows by --data, not by --data.eval")
+        raise ValueError("name the rows with --data, not with --data.eval")
     entries = [yaml.safe_load(word) if word.startswith("{") else word for word in options.data]
     recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
     from accelerate import PartialState
@@ -91,8 +95,13 @@ def _score(words: list[str]) -> None:
     parser.add_argument(
         "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
     )
-    parser.add_argument("--scorer", choices=["strict", "legacy"], default="strict", help="legacy: as published")
-    parser.add_argument("--out", help="file for the rows with their rewards")
+    parser.add_argument(
+        "--scorer",
+        choices=["strict", "legacy"],
+        default="strict",
+        help="strict: the kit's own; legacy: the published one",
+    )
+    parser.add_argument("--out", help="output file for the rows with their rewards")
     options = parser.parse_args(words)
     from gpg_vl.evaluation.score_file import score_file
 
@@ -103,13 +112,15 @@ def _score(words: list[str]) -> None:
 def _ask(words: list[str]) -> None:
     parser = _make_parser("ask")
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
-    parser.add_argument("--image", action="append", default=[], help="image file; repeat for several")
+    parser.add_argument("--image", action="append", default=[], help="image file; repeat the option for several")
     parser.add_argument("--question", required=True)
-    parser.add_argument("--task", help="name or FILE.py:CLASS; asks and scores in its way")
+    parser.add_argument("--task", help="name or FILE.py:CLASS; decides how to ask and score")
     parser.add_argument("--answer", help="gold answer; shows the reward of each sample")
-    parser.add_argument("--n", type=int, default=1, help="samples (default 1)")
-    parser.add_argument("--temperature", type=float, help="default: 0 for one sample, the recipe's for several")
-    parser.add_argument("--recipe", help="default: the one saved with the model, if any")
+    parser.add_argument("--n", type=int, default=1, help="number of samples (default 1)")
+    parser.add_argument(
+        "--temperature", type=float, help="sampling temperature; default: 0 for one sample, the recipe's for several"
+    )
+    parser.add_argument("--recipe", help="recipe; default: the one saved with the model, if any")
     options, overrides = parser.parse_known_args(words)
     from gpg_vl.run.saved_recipe import recipe_of_model
 
@@ -140,7 +151,7 @@ def _parts(parts: dict[str, float]) -> str:
 
 def _new_task(words: list[str]) -> None:
     parser = _make_parser("new-task")
-    parser.add_argument("name", help="in small letters, as in fine_print")
+    parser.add_argument("name", help="name in lower case, e.g. fine_print")
     name = parser.parse_args(words).name
     from gpg_vl.commands.new_task import write_new_task
 
@@ -157,7 +168,7 @@ def _new_task(words: list[str]) -> None:
 
 def _merge(words: list[str]) -> None:
     parser = _make_parser("merge")
-    parser.add_argument("checkpoint", help="folder of the adapter, or of its run")
+    parser.add_argument("checkpoint", help="folder of the LoRA adapter, or of its run")
     parser.add_argument("out", help="new folder")
     options = parser.parse_args(words)
     from gpg_vl.run.saved_recipe import recipe_of_model
@@ -194,13 +205,13 @@ def _tiny_model(words: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    usage: str  # what follows its name
+    usage: str  # what follows the command's name
     summary: str
     run: Callable[[list[str]], None]
 
 
 COMMANDS = {
-    "train": Command("RECIPE [RECIPE ...]", "Trains a model as a recipe says, or resumes its run.", _train),
+    "train": Command("RECIPE [RECIPE ...]", "Trains a model with a recipe, or resumes its run.", _train),
     "eval": Command(
         "MODEL --data ROWS",
         "Scores a model, a checkpoint or the newest checkpoint of a run on rows of data.",
@@ -211,10 +222,10 @@ COMMANDS = {
     ),
     "ask": Command("MODEL --question TEXT", "Asks a model one question about images.", _ask),
     "merge": Command("CHECKPOINT OUT", "Writes a LoRA checkpoint and its model as one ordinary model folder.", _merge),
-    "doctor": Command("", "Shows what this machine has; or checks a checkpoint and lets it answer.", _doctor),
-    "new-task": Command("NAME", "Writes a working task of your own and its test into the current folder.", _new_task),
+    "doctor": Command("", "Shows what this machine has, or checks a checkpoint and samples an answer.", _doctor),
+    "new-task": Command("NAME", "Writes a working example task and its test to the current folder.", _new_task),
     "tiny-model": Command(
-        "FOLDER", "Writes a random model of 1.4 M parameters as an ordinary model folder.", _tiny_model
+        "FOLDER", "Writes a random model with 1.4 M parameters as an ordinary model folder.", _tiny_model
     ),
 }
 

@@ -1,9 +1,8 @@
 """The groups of one optimizer step: draw prompts, generate, score, and draw again while too few have signal.
 
-Paper, section 3.2 and Algorithm 1: sampling goes on until the share of valid groups reaches beta_th. Every group with
-signal is kept and trained; no group is sampled in vain, but for objectives that cut the surplus. Only with
-``rewards.on_error: drop_group`` does a group leave the step, as if it had not been drawn: it is in no count, alpha's
-included, but logged.
+Paper, section 3.2 and Algorithm 1: sampling continues until the share of valid groups reaches beta_th. Every group with
+signal is kept and trained, except by objectives that cut the surplus. Only with ``rewards.on_error: drop_group`` is a
+group removed from the step: it is logged, but not counted anywhere, including in alpha.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives.base import Objective, given
-from gpg_vl.processes.collectives import gather_object, sum_totals
+from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import (
@@ -35,7 +33,8 @@ from gpg_vl.records import (
     ScoredGroup,
     StepTotals,
 )
-from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.rewards.functions import TrainerState
+from gpg_vl.rewards.scorer import RewardError, Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 
 Seed = tuple[object, ...]
@@ -69,13 +68,16 @@ class Collector:
         numbers: list[int] = []
         dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
+        self._scorer.trainer_state = TrainerState(step - 1, self._recipe.run.steps)
         for draw in range(given(config.max_draws)):
             start = time.perf_counter()
             prompts, seeds, places = self._draw(step, draw, without_tasks)
-            with whole_weights(self._accelerator):
+            with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
-            for group, place in zip(run_together(partial(self._score, rolled)), places, strict=True):
+            scored = run_together(partial(self._score, rolled))
+            self._refuse_failed_draw(scored)
+            for group, place in zip(scored, places, strict=True):
                 if self._is_dropped(group):
                     dropped.append(group)
                     continue
@@ -95,8 +97,8 @@ class Collector:
     def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed], list[int]]:
         """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin; the seed and place of each.
 
-        A sample that comes up twice in a draw gets another seed the second time. One whose image can no longer be
-        opened, on whatever rank, is left out from now on by all, and the next takes its place.
+        A sample that is drawn twice gets another seed the second time. If an image can no longer be opened on some
+        rank, all ranks leave its sample out from now on, and the next sample takes its place.
         """
         num_ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         times_drawn: Counter[str] = Counter()
@@ -120,14 +122,14 @@ class Collector:
         return prompts, seeds, places
 
     def _build(self, samples: Sequence[Sample]) -> dict[str, Prompt]:
-        """The prompts by the ids of their samples, without those that ``data.on_bad_image`` skips."""
+        """The prompts by sample id, without those that ``data.on_bad_image`` skips."""
         built: dict[str, Prompt] = {}
         for sample in samples:
             try:
                 built[sample.id] = self._prompts.build(sample)
             except BadImage as error:
                 if self._recipe.data.on_bad_image == "fail":
-                    raise BadImage(f"{error}; mend it, or set data.on_bad_image to skip") from error
+                    raise BadImage(f"{error}; replace it, or set data.on_bad_image to skip") from error
                 print(f"left out from now on: {error}", file=sys.stderr, flush=True)
         return built
 
@@ -142,12 +144,24 @@ class Collector:
     def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         """
         Raises:
-            ValueError: a reward that the objective does not take
+            ValueError: the objective does not take a reward
         """
         groups = self._scorer.score(rolled)
         for group in groups:
             self._objective.check_rewards(group)
         return groups
+
+    def _refuse_failed_draw(self, scored: Sequence[ScoredGroup]) -> None:
+        """
+        Raises:
+            RewardError: no completion of the draw could be scored, on no rank: nothing is left to learn from
+        """
+        rewards = [reward for group in scored for reward in group.rewards]
+        failed = [reward for reward in rewards if reward.has_failed]
+        num_failed, num = sum_over_ranks(self._accelerator, [len(failed), len(rewards)])
+        if num_failed == num > 0:
+            first = failed[0].message if failed else "the other ranks say why"
+            raise RewardError(f"scoring failed for all {num} completions of a draw: {first}")
 
     def _is_dropped(self, group: ScoredGroup) -> bool:
         return self._recipe.rewards.on_error == "drop_group" and group.has_failure
@@ -155,19 +169,19 @@ class Collector:
     def _first(
         self, count: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup], numbers: Sequence[int]
     ) -> list[ScoredGroup]:
-        """Those of this rank among the ``count`` trained groups of all ranks that were drawn first."""
+        """This rank's groups among the first ``count`` trained ones that all ranks drew."""
         number_of = {id(group): number for group, number in zip(groups, numbers, strict=True)}
         kept = set(sorted(gather_object([number_of[id(group)] for group in trained]))[:count])
         return [group for group in trained if number_of[id(group)] in kept]
 
     def _count(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:
-        """Over all ranks; the same on each, so that all take the same decision."""
+        """Counts over all ranks; equal on each, so that all make the same decision."""
         [totals] = sum_totals(self._accelerator, [self._objective.count(groups, trained)])
         return totals
 
 
 def gather_collected(collected: CollectedGroups) -> LoggedStep:
-    """The groups of all ranks as the log keeps them. All ranks together."""
+    """The groups of all ranks in the form that is logged. All ranks call it together."""
     trained = {id(group) for group in collected.trained}
     groups = [_logged(group, id(group) in trained) for group in collected.groups]
     dropped = [_logged(group, is_trained=False) for group in collected.dropped]
@@ -191,4 +205,5 @@ def _logged(group: ScoredGroup, is_trained: bool) -> LoggedGroup:
         group.completions,
         group.rewards,
         is_trained,
+        group.metrics,
     )

@@ -1,7 +1,7 @@
 """The recipe: every key that a run has, read from YAML plus ``--a.b value`` (see cli.py).
 
-The docstring of each class explains its keys, a line each; ``gpg-vl train --help`` prints them. Checks that need
-nothing but the values are here, in ``__post_init__``; a ``ValueError`` names the key and the way out.
+The docstring of each class explains its keys, a line each; ``gpg-vl train --help`` prints them. ``__post_init__``
+checks what can be checked from the values alone; a ``ValueError`` names the key and the way out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class LoraConfig:
     """A low-rank adapter that is trained in place of the weights (docs/parameters.md).
 
     Args:
-        r: rank
-        alpha: the adapter counts alpha / r
-        parts: whose linear layers get one, of text and vision
-        dropout: 0
+        r: rank of the adapter
+        alpha: the adapter's output is scaled by alpha / r
+        parts: parts whose linear layers get an adapter: text, vision or both
+        dropout: must be 0
     """
 
     r: int = 16
@@ -52,12 +52,12 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
-        dtype: compute type; trained weights always have a float32 master
-        attention: attention code, or {text, vision}; auto: grouped_sdpa on a CPU, on CUDA sdpa with a dense mask, or
-            flex_attention where packed rows are long
+        dtype: compute type; trained weights always have a float32 master copy
+        attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
+            flex_attention for long packed rows, otherwise sdpa with a dense mask
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
-        freeze: parts that are not trained, of vision, projector, text
+        freeze: parts to leave untrained: any of vision, projector, text
         lora: {r, alpha, parts}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
     """
@@ -76,22 +76,22 @@ class ModelConfig:
             0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels"
         )
         unknown = sorted(set(self.freeze) - set(PARTS))
-        _require(not unknown, f"model.freeze: {unknown} is no part of the model; the parts are {list(PARTS)}")
+        _require(not unknown, f"model.freeze: {unknown} is not part of the model; the parts are {list(PARTS)}")
         _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")
-        idle = "model.freeze: model.lora freezes every weight already; leave model.freeze out"
+        idle = "model.freeze: model.lora already freezes every weight; remove model.freeze"
         _require(self.lora is None or not self.freeze, idle)
         if isinstance(self.attention, dict):
             unknown = sorted(set(self.attention) - {"text", "vision"})
-            _require(not unknown, f"model.attention: {unknown} has no attention of its own; name text or vision")
+            _require(not unknown, f"model.attention: {unknown} cannot be set; the keys are text and vision")
             packed = self.attention.get("vision") in PACKED_ATTENTION
-            _require(not packed, f"model.attention: vision has no packed rows; leave {PACKED_ATTENTION} to text")
+            _require(not packed, f"model.attention: vision has no packed rows; use {PACKED_ATTENTION} for text only")
 
     @property
     def trained_parts(self) -> list[str]:
         return [part for part in PARTS if part not in self.freeze and (self.lora is None or part in self.lora.parts)]
 
     def attention_of(self, sub_model: Literal["text", "vision"]) -> Attention:
-        """The attention code of a sub-model; one for packed rows alone means the text."""
+        """The attention implementation of a sub-model. One that only suits packed rows applies to the text alone."""
         if isinstance(self.attention, dict):
             return self.attention.get(sub_model, "auto")
         return "auto" if sub_model == "vision" and self.attention in PACKED_ATTENTION else self.attention
@@ -104,11 +104,11 @@ class DataConfig:
     Args:
         train: training sources, each a path or {path, weight, columns}
         eval: validation sources, scored every run.eval_every steps
-        image_root: folder that image paths are relative to and stay in; null takes the data file's own folder
-        image_hosts: hosts that image URLs may name, as images.example.org; none of them refuses every URL
-        on_bad_image: what a training image that cannot be opened does; fail ends the run, skip leaves its row out
-        on_long_prompt: what a prompt does that is too long for the model or a micro-batch; fail ends the run before its
-            first step, drop leaves the row out of training, shrink scales its images down
+        image_root: folder that image paths are relative to and must stay inside; null: the data file's own folder
+        image_hosts: hosts that images may be fetched from, e.g. images.example.org; an empty list refuses every URL
+        on_bad_image: what to do if a training image cannot be opened; fail: end the run; skip: leave out its row
+        on_long_prompt: what to do if a prompt is too long for the model or a micro-batch; fail: end the run before its
+            first step; drop: leave the row out of training; shrink: scale its images down
     """
 
     train: list[str | dict[str, Any]] = field(default_factory=list)
@@ -120,7 +120,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]
-        _require(not urls, f"data.image_hosts: {urls} is no host; write names such as images.example.org")
+        _require(not urls, f"data.image_hosts: {urls} is not a host name; write names such as images.example.org")
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,22 @@ class PromptConfig:
     """How a question is put to the model.
 
     Args:
-        style: chat uses the model's chat template, base opens <think> in plain text; auto asks the template
-        template: replaces the task's wording; {question} stands for the row's question; null keeps the task's own
-        system: system message of a chat prompt; null leaves the choice to the model's template
+        style: chat: the model's chat template; base: plain text that opens <think>; auto: chat if the model's template
+            marks roles, else base
+        template: wording that replaces the task's; {question} stands for the row's question; null: the task's own
+        system: system message of a chat prompt; null: whatever the model's template does by default
+        answer_in: where the prompt asks for the answer and scoring looks for it; tags: <answer></answer>; boxed: the
+            last \\boxed{} outside the reasoning
     """
 
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
+    answer_in: Literal["tags", "boxed"] = "tags"
 
     def __post_init__(self) -> None:
         ok = self.template is None or "{question}" in self.template
-        _require(ok, "prompt.template has no {question}; put it where the row's question belongs")
+        _require(ok, "prompt.template has no {question}; insert it where the row's question belongs")
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,14 @@ class RewardsConfig:
     """The reward.
 
     Args:
-        scorer: strict, or legacy: the published code's reward, for parity with published numbers (docs/rewards.md)
-        weights: weight of a reward part by name, instead of the task's own; 0 measures without training
-        functions: reward functions written for TRL, as FILE.py:NAME; each is a further part, of weight 1
-        timeout_s: longest scoring of a completion, or call of a reward function, in seconds, without those in which it
-            waits for a processor; then its process is killed
-        memory_mb: most memory that scoring may take in a process, on top of the task's code
-        on_error: what a timeout or error does; zero counts 0, drop_group leaves the group out, abort stops the run
+        scorer: strict: the kit's own; legacy: the published code's reward, to compare with published numbers
+            (docs/rewards.md)
+        weights: weights of reward parts by name, in place of the task's own; 0: log the part without training on it
+        functions: reward functions written for TRL, as FILE.py:NAME; each is an additional part with weight 1
+        timeout_s: time limit in seconds for scoring one completion or for one call of a reward function, not counting
+            time spent waiting for a processor; after that its process is killed
+        memory_mb: memory limit of a scoring process in MB, on top of what the task's code takes
+        on_error: what a timeout or error means; zero: reward 0; drop_group: leave out the group; abort: stop the run
     """
 
     scorer: Literal["strict", "legacy"] = "strict"
@@ -174,18 +179,18 @@ class RolloutConfig:
     """Sampling of the groups.
 
     Args:
-        engine: what generates; hf is the kit's own loop on the transformers model
+        engine: what generates the completions; hf: the kit's own loop on the transformers model
         prompts_per_step: prompts drawn per optimizer step, over all ranks
-        group_size: completions sampled per prompt; the supervised objective makes one, the gold completion
-        max_new_tokens: longest sampled completion in tokens, end token included
-        temperature: divides the logits, in sampling and in the update alike
-        top_p: nucleus sampling below 1; the update's log-probs stay those of the full distribution
-        top_k: samples among the k most likely tokens; 0 switches it off
-        tokens_per_batch: speed knob; tokens decoded together, prompt and room for the completion, over all rows; a
-            group is decoded whole
+        group_size: completions sampled per prompt; the supervised objective takes one, the gold completion
+        max_new_tokens: maximum length of a sampled completion in tokens, end token included
+        temperature: divides the logits, both in sampling and in the update
+        top_p: nucleus sampling if below 1; the update still uses log-probs of the full distribution
+        top_k: sample among the k most likely tokens; 0: off
+        tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
+            the room for its completion; a group is never split
     """
 
-    engine: Literal["hf"] = "hf"
+    engine: str = "hf"
     prompts_per_step: int = 16
     group_size: int = 8
     max_new_tokens: int = 256
@@ -206,35 +211,34 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is followed (docs/objective.md, docs/objectives.md). A null key takes the objective's own default.
+    """What the gradient follows (docs/objective.md, docs/objectives.md). A null key takes the objective's own default.
 
     Args:
-        name: gpg, another of docs/objectives.md, supervised (the gold completions), or FILE.py:CLASS
-        form: which form of an objective that has several
-        f_norm: divisor of the centred reward; one, or the group's std (paper, Eq. 6)
+        name: gpg, another name in docs/objectives.md, supervised (the gold completions), or FILE.py:CLASS
+        form: variant of an objective that has several (docs/objectives.md)
+        f_norm: divisor of the centred reward; one: none; std: the group's standard deviation (paper, Eq. 6)
         f_norm_eps: added to the std
-        alpha: average over the groups with signal (paper, Eq. 7) instead of over all groups
-        alpha_eps: added to 1/alpha; for parity with the published multimodal code only
+        alpha: divide by the number of groups with signal (paper, Eq. 7) instead of by the number of all groups
+        alpha_eps: added to 1/alpha; only for parity with the published multimodal code
         reduction: group (paper, Eq. 5), sequence, token, token_official (silent groups stay in the denominator),
-            sequence_sum, group_sum, or constant (tokens count 1 / max_length)
-        completions_per_pass: reinforce averages over parts of a group of this size; null takes the whole group
-        max_length: length of a completion in tokens that dr_grpo divides by and dapo shapes to; null takes
-            rollout.max_new_tokens
-        kl_coefficient: of the KL to the initial policy; above 0 that model is run too
-        clip_low: the ratio of new and old policy is clipped below 1 - clip_low
+            sequence_sum, group_sum, or constant (each token counts 1 / max_length)
+        completions_per_pass: reinforce averages over parts of a group of this size; null: the whole group
+        max_length: tokens of a completion that dr_grpo divides by and dapo shapes to; null: rollout.max_new_tokens
+        kl_coefficient: weight of the KL to the initial policy; above 0, that model is also run
+        clip_low: the ratio of new to old policy is clipped below 1 - clip_low
         clip_high: the ratio is clipped above 1 + clip_high
-        max_ratio: largest ratio that counts; of cispo for all tokens, of reinforce_rej for negative rewards
+        max_ratio: upper bound of the ratio; for cispo on every token, for reinforce_rej where the reward is negative
         gate_temperatures: of sapo's gate, for positive and for negative advantages
-        beta: how strongly gvpo, copg and apa hold the policy to their anchor
-        eta: scale of the reward difference that rebel regresses on; 1 / beta
+        beta: how strongly gvpo, copg and apa hold the policy near their anchor
+        eta: scale of the reward differences that rebel regresses on; 1 / beta
         anchor: old (the policy that sampled) or reference (the initial policy)
-        pairs: all, disjoint, best_worst, or first (the first two completions alone)
+        pairs: all, disjoint, best_worst, or first (only the first two completions)
         accept_above: raft and raft_pp accept completions with a reward above this
-        reward_range: lowest and highest reward; null takes what the tasks declare
-        overlong_cache: dapo takes reward off the last so many tokens before max_length; 0 is off
+        reward_range: lowest and highest reward; null: what the tasks declare
+        overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
         mask_unfinished: dapo leaves completions that were cut off out of the loss
-        beta_th: draw again while fewer than this share of prompts_per_step can be trained; 0 never draws again
-        max_draws: most draws of a step, the first included
+        beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
+        max_draws: maximum number of draws per step, including the first
     """
 
     name: str = "gpg"
@@ -285,20 +289,20 @@ class UpdateConfig:
 
     Args:
         learning_rate: peak learning rate
-        learning_rates: peak learning rate of a part, of vision, projector, text, in place of learning_rate
-        schedule: shape of the learning rate over the run, as transformers has it
-        schedule_options: that schedule's own options, as {power: 2} of polynomial or {num_cycles: 3}
+        learning_rates: peak learning rates by part (vision, projector, text), in place of learning_rate
+        schedule: learning rate schedule over the run, one of transformers' schedules
+        schedule_options: options of the schedule, e.g. {power: 2} for polynomial or {num_cycles: 3}
         warmup_steps: steps of linear warm-up
-        min_learning_rate_ratio: the schedule ends at this share of the peak
-        optimizer: AdamW, its fused kernel, or with 8-bit state (bitsandbytes; CUDA)
+        min_learning_rate_ratio: the schedule ends at this fraction of the peak
+        optimizer: adamw; adamw_fused: torch's fused kernel; adamw_8bit: 8-bit state (bitsandbytes, CUDA)
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm
-        max_skips: the run stops when so many steps in a row were skipped because their gradient was not finite
+        max_skips: the run stops after this many skipped steps in a row; a step is skipped if its gradient is not finite
         epochs_per_rollout: how often each sampled group is trained
-        groups_per_update: groups of one optimizer step, over all ranks; null takes all groups of the rollout
-        tokens_per_micro_batch: speed knob; padded tokens of one forward
-        patches_per_micro_batch: speed knob; vision patches of one forward
+        groups_per_update: groups per optimizer step, over all ranks; null: all groups of the rollout
+        tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass
+        patches_per_micro_batch: speed knob; maximum number of vision patches per forward pass
     """
 
     learning_rate: float = 1.0e-6
@@ -320,9 +324,9 @@ class UpdateConfig:
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "update.learning_rate must be positive")
         unknown = sorted(set(self.learning_rates) - set(PARTS))
-        _require(not unknown, f"update.learning_rates: {unknown} is no part of the model; the parts are {list(PARTS)}")
+        _require(not unknown, f"update.learning_rates: {unknown} is not part of the model; the parts are {list(PARTS)}")
         positive = all(rate > 0 for rate in self.learning_rates.values())
-        _require(positive, "update.learning_rates must be positive; model.freeze keeps a part as it is")
+        _require(positive, "update.learning_rates must be positive; to leave a part untrained, use model.freeze")
         _require(0 <= self.min_learning_rate_ratio <= 1, "update.min_learning_rate_ratio must be in [0, 1]")
         _require(self.max_grad_norm > 0, "update.max_grad_norm must be positive")
         _require(self.max_skips >= 1, "update.max_skips must be at least 1")
@@ -347,9 +351,9 @@ class EvaluationConfig:
 
     Args:
         num_samples: completions per prompt
-        temperature: 0 takes the most likely token
-        max_new_tokens: longest completion; null takes rollout.max_new_tokens
-        limit: first so many rows of each source; null takes all
+        temperature: sampling temperature; 0: always the most likely token
+        max_new_tokens: maximum length of a completion in tokens; null: rollout.max_new_tokens
+        limit: evaluate only the first N rows of each source; null: all
     """
 
     num_samples: int = 1
@@ -365,7 +369,7 @@ class EvaluationConfig:
         )
         _require(self.limit is None or self.limit >= 1, "evaluation.limit must be at least 1, or null for all rows")
         once = self.temperature > 0 or self.num_samples == 1
-        _require(once, "evaluation.num_samples above 1 needs a temperature above 0: greedy samples are all the same")
+        _require(once, "evaluation.num_samples above 1 needs a temperature above 0: greedy samples are identical")
 
 
 @dataclass(frozen=True)
@@ -373,16 +377,16 @@ class RunConfig:
     """The run.
 
     Args:
-        steps: optimizer steps
-        output_dir: everything the run writes goes here
+        steps: number of optimizer steps
+        output_dir: folder for everything the run writes
         save_every: steps between checkpoints; the last step is always saved
-        save_total_limit: keeps the newest so many checkpoints, and that of the best validation score; null keeps all
-        eval_every: steps between validations of data.eval; 0 never
-        seed: decides prompts, samples and initial state of the run
-        resume: auto continues the run found in output_dir, never refuses to touch it
-        trackers: besides metrics.jsonl, of tensorboard
-        stop_when: task to validation score; a task there leaves the mixture, the run ends when all are there
-        cooldown_steps: steps at the end, on all tasks, with the learning rate going to 0
+        save_total_limit: number of newest checkpoints to keep, plus the best-scoring one; null: keep all
+        eval_every: steps between validations on data.eval; 0: never
+        seed: determines the prompts, the samples and the initial state of the run
+        resume: auto: continue the run found in output_dir; never: refuse to touch it
+        trackers: trackers to write to in addition to metrics.jsonl: tensorboard
+        stop_when: validation score per task; a task that reaches it leaves the mixture, and the run ends when all have
+        cooldown_steps: number of final steps on all tasks, in which the learning rate falls to 0
     """
 
     steps: int = 500
@@ -403,7 +407,7 @@ class RunConfig:
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - {"tensorboard"})
-        _require(not unknown, f"run.trackers: {unknown} is not known; the trackers are ['tensorboard']")
+        _require(not unknown, f"run.trackers: unknown tracker {unknown}; the trackers are ['tensorboard']")
         needs_eval = not self.stop_when or self.eval_every > 0
         _require(needs_eval, "run.stop_when needs validation; set run.eval_every above 0")
 
@@ -426,7 +430,7 @@ class Recipe:
     def __post_init__(self) -> None:
         trained = self.model.trained_parts
         idle = sorted(set(self.update.learning_rates) - set(trained))
-        _require(not idle, f"update.learning_rates: {idle} is not trained here, only {trained} is; leave it out")
+        _require(not idle, f"update.learning_rates: {idle} is not trained in this run, only {trained} is; remove it")
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as YAML and JSON hold it."""

@@ -1,8 +1,8 @@
-"""What of an error is told to a user."""
+"""How an error is shown to a user."""
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, or its type where it has none: libraries write on for paragraphs."""
+    """The first line of the message, or the type if there is none: libraries' messages can be paragraphs long."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

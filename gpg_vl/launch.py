@@ -1,7 +1,7 @@
-"""torchrun as a command that ends as its processes did: with their exit code, and one line for one that was killed.
+"""torchrun as a command that exits with the code of its processes, and prints one line if a process was killed.
 
-``python -m gpg_vl.launch --nproc_per_node 2 -m gpg_vl train RECIPE`` is what ``scripts/train.sh`` runs. The first
-process that fails ends the others.
+``scripts/train.sh`` runs ``python -m gpg_vl.launch --nproc_per_node 2 -m gpg_vl train RECIPE``. When a process fails,
+the others are ended.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 def main(words: Sequence[str]) -> int:
     """
     Returns:
-        the exit code of the first process that failed, and 128 plus the number of a signal that ended it or this one
+        the exit code of the first process that failed, or 128 plus the signal number if a signal ended it or this one
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun takes signals up: no traceback of its imports
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun handles signals: no traceback from its imports
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        print(f"rank {rank} (process {failure.pid}) was ended by {name}, and with it the run", file=sys.stderr)
+        print(f"rank {rank} (process {failure.pid}) was ended by {name}; the run has ended", file=sys.stderr)
         return 128 - int(failure.exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)

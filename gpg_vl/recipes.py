@@ -27,7 +27,7 @@ _NESTED = ("rewards.weights", "run.stop_when", "model.lora", "update.learning_ra
 def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path``, with ``overrides`` such as ``["--run.steps", "6"]`` on top.
 
-    Of several paths, a later file holds the keys in which it differs from those before.
+    Given several paths, keys of a later file override those of the earlier ones.
 
     Raises:
         ValueError: no such file, an unknown key, or a value of the wrong type; one line
@@ -44,15 +44,15 @@ def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ())
         values = _build_parser().instantiate(namespace)
     except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(_telling_lines(str(error))) from error
-    # Namespace has methods of its own (update, keys): sections are read as items
+    # Namespace has methods named update and keys: sections are read as items
     sections = {name: values[name] for name in _SECTIONS}
-    # the recipe is saved, and read from other folders
+    # the recipe is saved, and later read from other folders
     sections["objective"] = replace(sections["objective"], name=absolute_spec(sections["objective"].name))
     return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]))
 
 
 def describe_keys() -> str:
-    """Every key with its default and its line of explanation."""
+    """Every key with its default and its explanation."""
     return str(_build_parser().format_help())
 
 
@@ -61,7 +61,7 @@ def _build_parser() -> ArgumentParser:
     parser.add_argument("--config", action=ActionConfigFile, help=argparse.SUPPRESS)
     for name, section in _SECTIONS.items():
         parser.add_class_arguments(section, name)
-    parser.add_argument("--task", type=str | None, default=None, help="task of every row, a name or FILE.py:CLASS")
+    parser.add_argument("--task", type=str | None, default=None, help="task of every row: a name or FILE.py:CLASS")
     return parser
 
 
@@ -71,17 +71,17 @@ def _check_file(path: str) -> None:
     except OSError as error:
         raise ValueError(f"recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {path} is not written in UTF-8; save it as UTF-8") from error
+        raise ValueError(f"recipe {path} is not UTF-8; save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path} holds no keys; it needs sections such as model: and data:")
+        raise ValueError(f"recipe {path} has no keys; it needs sections such as model: and data:")
     for section, keys in recipe.items():
         if section in _SECTIONS and isinstance(keys, dict):
             for key in keys:
                 _check_key(f"{section}.{key}", f"recipe {path}")
         elif section in _SECTIONS:
-            raise ValueError(f"recipe {path}: section {section} holds no keys; fill it or leave it out")
+            raise ValueError(f"recipe {path}: section {section} is empty; fill it in or remove it")
         else:
             _check_key(str(section), f"recipe {path}", [*_SECTIONS, "task"])
 
@@ -92,7 +92,7 @@ def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
     if any(key.startswith(f"{free}.") for free in _NESTED):
         return  # an entry of a dict
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else "; the keys are explained by gpg-vl train --help"
+    hint = f"; did you mean {near[0]}?" if near else "; gpg-vl train --help explains all keys"
     raise ValueError(f"{where}: unknown key {key}{hint}")
 
 
@@ -100,14 +100,14 @@ _NOISE = ("Does not validate against", "Subtypes:", "Errors:", "Problem with giv
 
 
 def _telling_lines(message: str) -> str:
-    """The message's first words; of a key that may be null, what is wrong with the value that it has."""
+    """The start of the message; for a key that may be null, only what is wrong with its value."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_NOISE) and line != "Expected a <class 'NoneType'>"]
     return " ".join(telling[:3])
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two recipes, with both values."""
+    """The dotted keys whose values differ between two recipes, with both values."""
     changes: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(key for key in new if key not in old)]:
         a, b, name = old.get(key), new.get(key), f"{prefix}{key}"

@@ -23,8 +23,8 @@ from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, LoggedStep, UpdateStats
+from gpg_vl.rewards.health import RewardWatch
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
@@ -36,7 +36,7 @@ from gpg_vl.update.rollouts import Rollout
 
 
 def train(recipe: Recipe) -> Path:
-    """Runs the recipe to its end, or on from where an earlier process stopped.
+    """Runs the recipe to its end, continuing where an earlier process stopped.
 
     Returns:
         the folder of the last checkpoint
@@ -44,10 +44,10 @@ def train(recipe: Recipe) -> Path:
     Raises:
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
         RewardError: a completion could not be scored and ``rewards.on_error`` is abort
-        OSError: the disk is full or gone; the last checkpoint is as it was
+        OSError: the disk is full or gone; the last checkpoint is intact
         Interrupted: SIGINT or SIGTERM
 
-    Whatever ends the run early, the state of the last finished step is saved first.
+    If the run ends early, the state of the last finished step is saved first.
     """
     accelerator = start_ranks()
     with ranks_end_together(), ExitStack() as stack:
@@ -65,13 +65,14 @@ class Loop:
     def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator):
         self._recipe = recipe
         self._stages = stages
+        self._reward_watch = RewardWatch()
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
         self._rollout = stages.rollout
 
     def run(self) -> Path:
-        """Steps until the run is over; the folder of the last checkpoint."""
+        """Takes steps until the run is over; returns the folder of the last checkpoint."""
         try:
             while True:
                 if self._stages.eval_rows and self._progress.is_validation_due:
@@ -88,9 +89,9 @@ class Loop:
             self._stages.log.close()
 
     def _step(self) -> None:
-        """Algorithm 1: draw, roll out and score until beta_th of the groups have signal; follow their gradient.
+        """Algorithm 1: draw, roll out and score until a share of beta_th has signal; follow the gradient.
 
-        An objective that corrects for it may follow a rollout for several steps, before the next one draws again.
+        An objective that corrects for it may follow one rollout for several steps.
         """
         start = time.perf_counter()
         progress, learner = self._progress, self._stages.learner
@@ -101,7 +102,7 @@ class Loop:
         assert rollout is not None
         rate = progress.learning_rate(self._recipe.update)
         stats = learner.accumulate_gradient(rollout)
-        with INTERRUPTS.deferred():  # weights, position and log move on together
+        with INTERRUPTS.deferred():  # weights, position and log change together
             grad_norm = None if stats is None else learner.take_step(rate)
             progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm)
             rollout.num_done += 1
@@ -110,6 +111,9 @@ class Loop:
             seconds = {"update": now - collected_at, "step": now - start}
             logged = None if collected is None else gather_collected(collected)
             run_together(lambda: self._write_log(rollout, logged, stats, grad_norm, rate, seconds))
+        if logged is not None:
+            for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
+                note(line)
         if progress.skips_in_a_row:
             self._report_skip()
 
@@ -142,10 +146,10 @@ class Loop:
         log.say(progress.step, step_line(metrics))
 
     def _report_skip(self) -> None:
-        """Writes the groups of the skipped step, every rank its own.
+        """Writes the groups of the skipped step; every rank writes its own.
 
         Raises:
-            UpdateError: it was one too many
+            UpdateError: too many steps in a row were skipped
         """
         progress, rank = self._progress, self._accelerator.process_index
         folder = self._output_dir / SKIPPED_FOLDER
@@ -155,14 +159,13 @@ class Loop:
         if progress.skips_in_a_row >= self._recipe.update.max_skips:
             raise UpdateError(
                 f"{progress.skips_in_a_row} steps in a row had a gradient that is not finite; look into {folder}, "
-                "lower update.learning_rate, or go on from an earlier checkpoint"
+                "lower update.learning_rate, or continue from an earlier checkpoint"
             )
 
     def _validate(self) -> None:
         """Scores the validation rows."""
         stages, progress = self._stages, self._progress
-        with whole_weights(self._accelerator):
-            predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
+        predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
         scores = summarise_scores(predictions, stages.tasks)
         with INTERRUPTS.deferred():
             progress.take_validation({task: score.value for task, score in scores.items()})
@@ -183,13 +186,13 @@ class Loop:
         return folder
 
     def _save_after(self, error: BaseException) -> None:
-        """Saves the last finished step, except after an error of the disk: it would only come again.
+        """Saves the last finished step, except after a disk error, which would only occur again.
 
-        Several ranks save together, so not where one of them is on its way out alone.
+        Several ranks save together, so nothing is saved if a single rank fails alone.
         """
         progress = self._progress
         alone = self._accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
         if isinstance(error, OSError) or alone:
-            note(f"stopped; the same command goes on from step {progress.saved_step}")
+            note(f"stopped; the same command continues from step {progress.saved_step}")
         elif progress.step > progress.saved_step:
-            note(f"stopped; the same command goes on from {self._save()}")
+            note(f"stopped; the same command continues from {self._save()}")

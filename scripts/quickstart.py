@@ -1,7 +1,7 @@
 """The demo, from nothing to a better model: `make quickstart`, or `python scripts/quickstart.py --help`.
 
-It is nothing but the kit's ordinary commands. Each is printed before it runs, so that it can be repeated with a model
-and data of your own. At the end a table compares the model before and after GPG on images that it never saw.
+It only uses the kit's ordinary commands and prints each before running it, so that you can repeat it with your own
+model and data. At the end, a table compares the model before and after GPG on images that it has never seen.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ HOME = Path("runs/quickstart")
 RECIPES = Path(__file__).parent / "recipes"
 TASKS = ("counting", "geometry", "grounding")
 SPLITS = {"test": (256, 1), "validation": (96, 2), "train": (4000, 3)}  # rows and seed of each
-MARKER = ".quickstart"  # says that the folder may be replaced
+MARKER = ".quickstart"  # marks a folder that may be replaced
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the model, the prompts and the samples (default 0)")
-    parser.add_argument("--out", type=Path, default=HOME, help=f"default {HOME}")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the model, the prompts and the samples (default 0)"
+    )
+    parser.add_argument("--out", type=Path, default=HOME, help=f"output folder (default {HOME})")
     options = parser.parse_args(argv)
     if not make_folder(options.out):
-        print(f"{options.out} holds something other than this demo; choose another --out", file=sys.stderr)
+        print(f"{options.out} contains something other than this demo; choose another --out", file=sys.stderr)
         return 2
     start = time.perf_counter()
     draw_data(options.out / "data")
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_folder(out: Path) -> bool:
-    """An empty folder in place of an earlier demo's; False where it holds anything that this script did not make."""
+    """Creates an empty folder, replacing an earlier demo; False if it holds anything that this script did not make."""
     if (out / MARKER).is_file():
         print(f"replacing the earlier demo in {out}")
         shutil.rmtree(out)
@@ -101,7 +103,7 @@ def moved_to(out: Path, recipe: Path) -> list[str]:
 
 
 def evaluate(out: Path, model: Path, name: str) -> None:
-    """Sampled as GPG samples, and greedy."""
+    """Evaluates with GPG's own sampling, and greedily."""
     data = [out / "data" / f"{task}-test.parquet" for task in TASKS]
     words = ["eval", model, "--data", *data]
     sampled = ["--evaluation.num_samples", 4, "--evaluation.temperature", 1.0]
@@ -163,9 +165,9 @@ def show(summary: dict[str, Any], out: Path) -> None:
         f"""\
 {row["n"]} images per task, not trained on. sampled: mean of {row["samples_per_image"]} answers at temperature 1,
 the number that GPG optimises, with its 95 % interval. greedy: the most likely answer.
-{summary["seconds"]:.0f} s in all. The run is {out}/gpg, the numbers are in {out}/summary.json.
+{summary["seconds"]:.0f} s in total. The run is {out}/gpg, the numbers are in {out}/summary.json.
 Curves: .venv/bin/tensorboard --logdir {out}
-Ask it about a picture of its own:
+Ask it about a new picture:
   .venv/bin/python -m data_tools.generate --task counting --num 3 --seed 9 --out {out}/new/rows.jsonl
   .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \\
     --task counting --answer 3 --n 8"""
@@ -177,7 +179,7 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:
-    """Means of ``width`` equal blocks, lowest to highest."""
+    """Means of ``width`` equal blocks, scaled from the lowest to the highest."""
     size = max(1, -(-len(values) // width))
     blocks = [values[i : i + size] for i in range(0, len(values), size)]
     means = [sum(block) / len(block) for block in blocks]

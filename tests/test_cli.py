@@ -272,7 +272,7 @@ def test_eval_of_published_columns_and_its_mistakes(
     assert run(*words, *limited, tmp_path / "few")[0] == 0
     assert json.loads((tmp_path / "few/results.json").read_text())["tasks"]["counting"]["n"] == 3
     code, err = run(*words, *limited, tmp_path / "out")
-    assert (code, "out holds predictions with rows.num = 4, this evaluation has 3; choose" in last_line(err)) == (
+    assert (code, "out holds predictions with rows.num = 4, but this evaluation has 3; choose" in last_line(err)) == (
         2,
         True,
     )

@@ -1,9 +1,10 @@
-"""The pages: links, paths and modules that they name exist; docs/add-a-task.md is followed literally (slow)."""
+"""The pages: links, paths and modules that they name exist; those that add something are followed literally (slow)."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,28 +54,90 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= linked
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_add_a_task_as_written(tmp_path: Path) -> None:
-    bin_folder = tmp_path / ".venv/bin"
+# --- pages that are followed literally ---
+
+
+def copy_checkout(folder: Path) -> None:
+    """What a page that changes the kit is followed in."""
+    for name in ("gpg_vl", "data_tools", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def follow(page: str, folder: Path, library: Path) -> str:
+    """Writes the files of a page, makes its changes and runs its commands; what they say.
+
+    Args:
+        library: where ``gpg_vl`` is imported from
+    """
+    environment = make_environment(folder, library)
+    output = ""
+    for kind, text in BLOCK.findall((ROOT / "docs" / page).read_text()):
+        name = re.match(r"# (\S+)\n", text)
+        if kind == "sh":
+            output += run_block(text, folder, environment)
+        elif kind == "diff":
+            apply_diff(text, folder)
+        elif kind in ("python", "yaml") and name:
+            (folder / name[1]).write_text(text)
+    print(output)
+    return output
+
+
+def make_environment(folder: Path, library: Path) -> dict[str, str]:
+    bin_folder = folder / ".venv/bin"
     bin_folder.mkdir(parents=True)
     (bin_folder / "activate").write_text("")
     (bin_folder / "gpg-vl").write_text(f'#!/bin/sh\nexec {sys.executable} -m gpg_vl "$@"\n')
     (bin_folder / "gpg-vl").chmod(0o755)
     path = f"{bin_folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    output = ""
-    for kind, text in BLOCK.findall((ROOT / "docs/add-a-task.md").read_text()):
-        name = re.match(r"# (\S+)\n", text)
-        if kind == "sh":
-            ran = subprocess.run(
-                ["sh", "-ec", text.replace("source ", ". ./")],
-                cwd=tmp_path, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}, text=True, check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            assert ran.returncode == 0, f"{text}\n{ran.stdout}"
-            output += ran.stdout
-        elif kind in ("python", "yaml") and name:
-            (tmp_path / name[1]).write_text(text)
-    print(output)
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(library)}
+
+
+def run_block(text: str, folder: Path, environment: dict[str, str]) -> str:
+    ran = subprocess.run(
+        ["sh", "-ec", text.replace("source ", ". ./")], cwd=folder, env=environment, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert ran.returncode == 0, f"{text}\n{ran.stdout}"
+    return ran.stdout
+
+
+def apply_diff(text: str, folder: Path) -> None:
+    """Each part names its file, and replaces lines that stand there once."""
+    for part in text.split("--- a/")[1:]:
+        name, _, *lines = part.splitlines(keepends=True)
+        old, new = ("".join(line[1:] for line in lines if line[0] in signs) for signs in ("- ", "+ "))
+        path = folder / name.strip()
+        assert path.read_text().count(old) == 1, f"{name} has not once:\n{old}"
+        path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_add_a_task_as_written(tmp_path: Path) -> None:
+    output = follow("add-a-task.md", tmp_path, ROOT)
     scores = re.findall(r"colour.py:Colour: accuracy (\S+) ", output)
     assert len(scores) == 2 and float(scores[1]) > float(scores[0]), "GPG made it better"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("page", "num_tests", "num_runs"),
+    [("add-a-model.md", 2, 1), ("add-an-objective.md", 3, 1), ("add-a-rollout-engine.md", 2, 2)],
+)
+def test_pages_that_change_the_kit_as_written(tmp_path: Path, page: str, num_tests: int, num_runs: int) -> None:
+    copy_checkout(tmp_path)
+    output = follow(page, tmp_path, tmp_path)
+    assert re.findall(r"(\d+) passed in", output) == [str(num_tests)]
+    assert output.count("step 2/2  reward") == num_runs
+    steps = re.findall(r"signal (\d+)/4  .* grad (\S+)", output)
+    assert len(steps) == 2 * num_runs and all(int(signal) and float(norm) > 0 for signal, norm in steps)
+
+
+def test_the_adapter_of_the_page_is_the_tested_one() -> None:
+    """tests/models/test_new_family.py tests it far beyond what the page does."""
+    page = (ROOT / "docs/add-a-model.md").read_text()
+    adapter = (ROOT / "tests/support/llava_onevision_adapter.py").read_text()
+    assert f"```python\n# gpg_vl/models/llava_onevision.py\n{adapter}```\n" in page

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_vl.records import ImageView, Prompt, Reward, Sample, ScoredGroup
+from gpg_vl.records import ImageView, Prompt, Sample, completion_text, continue_prompt
 from tests.support.builders import make_encoded
 
 
@@ -19,10 +19,32 @@ def test_frames() -> None:
 
 
 @pytest.mark.parametrize(
-    ("totals", "expected"), [((0.1,) * 8, False), ((0.0, 1e-6), False), ((0.0, 1e-4), True), ((1.0, 0.0, 1.0), True)]
+    ("ending", "text", "read"),
+    [
+        ("", "<think>a</think>4", "<think>a</think>4"),
+        ("<think>", "a</think>4", "<think>a</think>4"),
+        ("<think>\n", "a</think>4", "<think>\na</think>4"),
+        ("<think>\n", "<think>a</think>4", "<think>a</think>4"),
+        ("<think>\n\n</think>\n\n", "4", "<think>\n\n</think>\n\n4"),
+        ("<think>\n\n</think>\n\n", "\n<think>a</think>4", "\n<think>a</think>4"),
+        ("<think> is a tag\n", "4", "4"),
+        ("</think>\n", "4", "4"),
+    ],
 )
-def test_signal_is_a_difference_in_reward(totals: tuple[float, ...], expected: bool) -> None:
-    sample = Sample("s", "counting", (), "q", "a")
-    prompt = Prompt(sample, "q", make_encoded(), ())
-    rewards = tuple(Reward(total, {}, "ok") for total in totals)
-    assert ScoredGroup(prompt, (), rewards).has_signal is expected
+def test_a_completion_has_the_reasoning_that_its_prompt_opened(ending: str, text: str, read: str) -> None:
+    prompt = Prompt(Sample("a", "t", (), "q", "4"), f"assistant\n{ending}", make_encoded(), ())
+    assert completion_text(prompt, text) == read
+
+
+@pytest.mark.parametrize(
+    ("ending", "written", "rest"),
+    [
+        ("", "<think>a</think>4", "<think>a</think>4"),
+        ("<think>", "<think>a</think>4", "a</think>4"),
+        ("<think>\n", "<think>a</think>4", "a</think>4"),
+        ("<think>\n\n</think>\n\n", "<think></think>4", "4"),
+        ("<think>\n\n</think>\n\n", "<think>a</think>4", "<think>a</think>4"),
+    ],
+)
+def test_a_written_completion_goes_on_from_its_prompt(ending: str, written: str, rest: str) -> None:
+    assert continue_prompt(f"assistant\n{ending}", written) == rest

@@ -86,10 +86,16 @@ def test_model_families_are_named_in_their_room_alone() -> None:
 
 # what a test of a room may be about, beside a module of that room
 WHOLE_ROOMS = {
+    "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
+    "models/test_new_family_training.py": "whole runs of that family",
     "objectives/test_objectives.py": "every objective against plain formulas",
+    "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "tasks/test_gameability.py": "what every task must not reward",
+    "tasks/test_reward_cases.py": "answers as models write them, every task",
+    "tasks/test_rewards_page.py": "the table of spellings in docs/rewards.md",
+    "tasks/test_spellings.py": "grammars of spellings, every task",
 }
 
 

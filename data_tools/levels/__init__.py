@@ -1,7 +1,7 @@
 """Scenes of five levels of difficulty, with answers known by construction. ``data_tools.scenes`` has the demo's.
 
-A level changes what is asked, and how many things stand around what is asked about; ``Knobs.objects`` sets their number
-by hand. Nothing here writes a file.
+A level decides what is asked, and how many other things are in the picture; ``Knobs.objects`` sets their number by
+hand. Nothing here writes a file.
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ LEVELLED_DRAWERS: dict[str, Callable[[Random, int, Knobs], Scene]] = {
     "grounding": draw_grounding,
     "choice": draw_relations,
 }
-"""By the name of the task that asks about the scene. The second argument is the side in pixels."""
+"""Drawing functions by the name of the task that asks about the scene. The second argument is the side in pixels."""

@@ -1,4 +1,4 @@
-"""A square picture under way, in units of a hundredth of its side; drawn three times as large and reduced."""
+"""A square picture being drawn, in units of a hundredth of its side; drawn three times as large and scaled down."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Canvas:
     def polygon(
         self, points: Sequence[Point], fill: Colour | None = None, line: Colour = INK, width: float = 1
     ) -> None:
-        """Filled, or as an outline that stays inside of the corners' bounding box."""
+        """Filled, or as an outline that stays inside the corners' bounding box."""
         if fill is not None:
             self._draw.polygon(self._place(points), fill=fill)
         else:
@@ -41,7 +41,7 @@ class Canvas:
             self._draw.ellipse(box, outline=line, width=round(width * self._scale))
 
     def arc(self, centre: Point, radius: float, one: Point, other: Point, width: float = 1) -> None:
-        """The part of a circle within the angle, below 180 degrees, that two points span at its centre."""
+        """The arc of a circle inside the angle below 180 degrees that two points form at its centre."""
         x, y = centre
         start, end = (math.degrees(math.atan2(py - y, px - x)) for px, py in (one, other))
         if (end - start) % 360 > 180:

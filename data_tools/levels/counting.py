@@ -1,4 +1,4 @@
-"""How many things fit a description: one attribute at level 1, two, three, either of two, and beside another thing."""
+"""How many things fit a description: by level, one attribute, two, three, either of two, relative to another thing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from data_tools.levels.things import (
 )
 from data_tools.scenes import Scene
 
-_MOST_ASKED = 6  # answers from 0 to this are made equally likely where the scene has room for them
-_TRIES = 60  # questions, until one has the wanted answer
+_MOST_ASKED = 6  # answers from 0 to this are equally likely if the scene has enough things
+_TRIES = 60  # questions to try until one has the wanted answer
 _TRIES_A_SCENE = 5
 
 
@@ -53,7 +53,7 @@ def _ask(rng: Random, things: Sequence[Thing], level: int) -> tuple[str, int] | 
 
 
 def _draw_description(rng: Random, things: Sequence[Thing], num_attributes: int) -> Description:
-    """Values that occur in the scene, though perhaps not together: the answer may be 0."""
+    """Values that occur in the scene, but perhaps not together, so the answer may be 0."""
     chosen = rng.sample(ATTRIBUTES, num_attributes)
     return {attribute: rng.choice(things).attributes[attribute] for attribute in chosen}
 

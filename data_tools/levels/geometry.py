@@ -1,6 +1,6 @@
-"""Labelled figures to scale. What is asked follows from the labels; the answer is known from how the figure was made.
+"""Labelled figures to scale. The labels suffice to find the answer, which is known from how the figure was made.
 
-Level 1 needs one rule, level 5 two; degrees, roots and multiples of pi come with level 3 and 4.
+Level 1 needs one rule, level 5 two; degrees, roots and multiples of pi appear from levels 3 and 4.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ _FIGURES: dict[int, tuple[Callable[[Random, Canvas], Figure], ...]] = {
 
 
 def _triangle(at_a: float, at_b: float) -> list[Point]:
-    """A at the origin, B at (1, 0), C above, by the angles at A and B in degrees."""
+    """A at the origin, B at (1, 0), C above, from the angles at A and B in degrees."""
     a, b = math.radians(at_a), math.radians(at_b)
     length = math.sin(b) / math.sin(a + b)
     return [(0, 0), (1, 0), (length * math.cos(a), -length * math.sin(a))]
@@ -222,7 +222,7 @@ def _turned(points: Sequence[Point], rng: Random) -> list[Point]:
 
 
 def _fit(points: Sequence[Point], rng: Random) -> list[Point]:
-    """The figure as large as the picture takes, with room for labels around it."""
+    """The figure, as large as fits the picture with room for labels around it."""
     columns, rows = zip(*points, strict=True)
     span = max(max(columns) - min(columns), max(rows) - min(rows))
     scale = rng.uniform(58, 66) / span
@@ -248,7 +248,7 @@ def _label_side(canvas: Canvas, corners: Sequence[Point], side: int, text: str) 
 
 
 def _label_angle(canvas: Canvas, corners: Sequence[Point], corner: int, text: str) -> None:
-    """An arc says whose angle it is: in a small triangle the text may be as near to another corner."""
+    """Draws the label with an arc that shows which angle it is: in a small triangle, another corner may be as near."""
     canvas.arc(corners[corner], 7, corners[corner - 1], corners[(corner + 1) % len(corners)], 0.6)
     canvas.text(_towards(corners[corner], _centre(corners), 14), text, 5.5)
 

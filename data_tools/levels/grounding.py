@@ -1,4 +1,4 @@
-"""Where one thing is: named by one attribute at level 1, by two, by three, beside another thing, and by its rank."""
+"""Where one thing is: by level, named by one attribute, two, three, relative to another thing, and by its rank."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_grounding(rng: Random, size: int, knobs: Knobs) -> Scene:
 
 
 def _refer(rng: Random, things: Sequence[Thing], target: Thing, level: int) -> str | None:
-    """An expression that means this thing and no other; None where the level has none for it."""
+    """An expression that means this thing and no other; None if the level has none for it."""
     if level <= 3:
         description = describe_one(rng, things, target, level)
         return None if description is None else f"the {name(description)}"

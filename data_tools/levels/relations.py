@@ -22,7 +22,7 @@ from data_tools.scenes import Scene
 Asked = tuple[str, list[str], str]
 """Question, options and the right one."""
 
-_TRIES = 20  # with the same things, before new ones are drawn
+_TRIES = 20  # tries with the same things before new ones are drawn
 _OUTERMOST = {"leftmost": "left of", "rightmost": "right of", "highest": "above", "lowest": "below"}
 
 
@@ -49,7 +49,7 @@ def _name_one(rng: Random, things: Sequence[Thing], thing: Thing) -> str | None:
 
 
 def _ask_side(rng: Random, things: Sequence[Thing], names: Sequence[str]) -> Asked | None:
-    """Of two things, where the one is clearly more on one side than on any other."""
+    """Asks on which side one of two things is, if it is clearly more on one side than on any other."""
     if len(things) < 2:
         return None
     offsets = {relation: offset(things[0], things[1], relation) for relation in RELATIONS}
@@ -71,7 +71,7 @@ def _ask_corner(rng: Random, things: Sequence[Thing], names: Sequence[str]) -> A
 
 
 def _ask_nearest(rng: Random, things: Sequence[Thing], names: Sequence[str]) -> Asked | None:
-    """Which of up to four things is nearest to another one."""
+    """Asks which of up to four things is nearest to another one."""
     if len(things) < 3:
         return None
     distances = [math.dist((things[0].x, things[0].y), (thing.x, thing.y)) for thing in things[1:5]]
@@ -94,7 +94,7 @@ def _ask_least(question: str, values: Sequence[float], names: Sequence[str]) -> 
 
 
 def _ask_between(rng: Random, things: Sequence[Thing], names: Sequence[str]) -> Asked | None:
-    """Which of up to four things lies between two others, counted from left to right."""
+    """Asks which of up to four things lies between two others, going from left to right."""
     if len(things) < 4:
         return None
     ends = sorted(things[:2], key=lambda thing: thing.x)

@@ -1,4 +1,4 @@
-"""Things with attributes (size, pattern, colour, shape), placed apart from each other, and how one speaks of them."""
+"""Things with attributes (size, pattern, colour, shape), placed apart from each other, and phrases for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from data_tools.levels.canvas import Canvas, Colour, Point
 
 LEVELS = (1, 2, 3, 4, 5)
-MIN_OBJECTS = 5  # with fewer, some levels find nothing to ask about
+MIN_OBJECTS = 5  # with fewer, some levels find nothing to ask
 MAX_OBJECTS = 16
 _OBJECTS = {1: (3, 5), 2: (4, 7), 3: (5, 9), 4: (6, 12), 5: (8, 16)}
 
@@ -32,11 +32,11 @@ _RADII = {"small": 4.5, "large": 8.0}
 _PATTERNS = ("solid", "hollow")
 _GROUNDS: tuple[Colour, ...] = ((255, 255, 255), (244, 241, 232), (232, 238, 244), (236, 244, 236))
 _GAP = 1.5  # between things, and from the edge, in hundredths of the side
-ATTRIBUTES = ("size", "pattern", "colour", "shape")  # in the order in which they are said
-MARGIN = 4.0  # a relation is asked about only where it holds by this much
+ATTRIBUTES = ("size", "pattern", "colour", "shape")  # in the order of the words
+MARGIN = 4.0  # a relation is only asked about if it holds by this much
 
 Description = Mapping[str, str]
-"""Attribute to value, some of the attributes: ``{"colour": "red", "shape": "star"}``."""
+"""Values of some of the attributes: ``{"colour": "red", "shape": "star"}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Knobs:
     """How difficult a scene is."""
 
     level: int
-    objects: tuple[int, int] | None = None  # least and most things of a scene; None goes by the level
+    objects: tuple[int, int] | None = None  # minimum and maximum number of things; None: depends on the level
 
     @property
     def num_objects(self) -> tuple[int, int]:
@@ -79,13 +79,13 @@ class Thing:
         return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
 
     def box(self, size: int) -> list[float]:
-        """x1, y1, x2, y2 in pixels of a picture of ``size`` a side."""
+        """x1, y1, x2, y2 in pixels of a ``size`` x ``size`` picture."""
         columns, rows = zip(*self.outline(), strict=True)
         return [round(edge * size / 100, 2) for edge in (min(columns), min(rows), max(columns), max(rows))]
 
 
 def scatter_things(rng: Random, knobs: Knobs) -> list[Thing]:
-    """Things of few colours and shapes, so that several share an attribute, none touching another."""
+    """Things with few colours and shapes, so that several share an attribute; none touches another."""
     number = rng.randint(*knobs.num_objects)
     colours = rng.sample(list(COLOURS), rng.randint(2, 4))
     shapes = rng.sample(SHAPES, rng.randint(2, 3))
@@ -120,7 +120,7 @@ def _apart(one: Thing, other: Thing) -> bool:
 def paint(rng: Random, things: Sequence[Thing], size: int) -> Image.Image:
     canvas = Canvas(size, rng.choice(_GROUNDS))
     for thing in things:
-        shade = rng.randint(-12, 12)  # variety that no question is about
+        shade = rng.randint(-12, 12)  # variety that no question asks about
         red, green, blue = (max(0, min(255, value + shade)) for value in COLOURS[thing.attributes["colour"]])
         colour = (red, green, blue)
         fill = colour if thing.attributes["pattern"] == "solid" else None
@@ -132,14 +132,14 @@ def paint(rng: Random, things: Sequence[Thing], size: int) -> Image.Image:
 
 
 def name(description: Description, is_plural: bool = False) -> str:
-    """``large red squares``; without a shape they are things."""
+    """``large red squares``; without a shape, ``large red things``."""
     words = [description[attribute] for attribute in ATTRIBUTES[:3] if attribute in description]
     noun = description.get("shape", "thing")
     return " ".join([*words, noun + "s" if is_plural else noun])
 
 
 def describe_one(rng: Random, things: Sequence[Thing], thing: Thing, num_attributes: int) -> Description | None:
-    """A description of exactly so many attributes that fits this thing alone and needs each of them; None without."""
+    """A description with exactly ``num_attributes``, all needed, that fits only this thing; None if there is none."""
     names = list(ATTRIBUTES)
     rng.shuffle(names)
     for chosen in combinations(names, num_attributes):
@@ -164,10 +164,10 @@ def describe_shortest(rng: Random, things: Sequence[Thing], thing: Thing) -> Des
 
 
 RELATIONS: dict[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""In words, and the direction on the picture."""
+"""Relation in words -> direction in the picture."""
 
 
 def offset(thing: Thing, anchor: Thing, relation: str) -> float:
-    """How far ``thing`` lies in the relation's direction from ``anchor``; negative on the other side."""
+    """How far ``thing`` is from ``anchor`` in the relation's direction; negative on the other side."""
     across, down = RELATIONS[relation]
     return (thing.x - anchor.x) * across + (thing.y - anchor.y) * down

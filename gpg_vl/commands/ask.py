@@ -14,7 +14,7 @@ from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import FORMAT_REQUEST
+from gpg_vl.tasks.base import BOXED_REQUEST, FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
 
 ANY_TASK = "any"
@@ -36,7 +36,7 @@ def ask(
     num_samples: int,
     temperature: float,
 ) -> tuple[Prompt, list[Answered]]:
-    """Samples ``num_samples`` completions and scores them where a task and the gold answer are given.
+    """Samples ``num_samples`` completions, and scores them if a task and the gold answer are given.
 
     Raises:
         ValueError: no such image, task or model; ``answer`` without ``task``
@@ -56,16 +56,18 @@ def ask(
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)
-    [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
+    with engine.sync_weights():
+        [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if answer is not None else [None] * num_samples
     return prompt, [
-        Answered(completion, find_answer(completion_text(prompt, completion.text)), reward)
+        Answered(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)
         for completion, reward in zip(group.completions, rewards, strict=True)
     ]
 
 
 def _plain_question(config: PromptConfig) -> PromptConfig:
-    return replace(config, template="{question} " + FORMAT_REQUEST)
+    request = FORMAT_REQUEST if config.answer_in == "tags" else BOXED_REQUEST
+    return replace(config, template="{question} " + request)
 
 
 def _score(group: RolloutGroup, recipe: Recipe) -> list[Reward]:

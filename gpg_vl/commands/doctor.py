@@ -1,4 +1,4 @@
-"""``gpg-vl doctor``: what this machine has, and whether a checkpoint is whole and answers."""
+"""``gpg-vl doctor``: what this machine has, and whether a checkpoint is intact and can answer."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from gpg_vl.config import ModelConfig, PromptConfig, Recipe
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
+from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.checkpoint import library_versions
 from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
 
 
 def describe_machine() -> Iterator[str]:
-    """Lines: versions, devices, what is missing and what needs it."""
+    """Lines on versions, devices, and what is missing and what would need it."""
     yield "  ".join(f"{name} {version}" for name, version in library_versions().items())
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             yield f"device cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     else:
-        yield f"device cpu, {torch.get_num_threads()} threads; no CUDA device: fit for tiny models only"
+        yield f"device cpu, {torch.get_num_threads()} threads; no CUDA device: only suitable for tiny models"
     if importlib.util.find_spec("bitsandbytes") is None:
-        yield "without bitsandbytes: no update.optimizer adamw_8bit (pip install 'gpg-vl[bnb]')"
+        yield "bitsandbytes is missing: no update.optimizer adamw_8bit (pip install 'gpg-vl[bnb]')"
 
 
 def check_checkpoint(recipe: Recipe) -> Iterator[str]:
-    """Checks ``recipe.model.path`` and samples one completion; a line for each thing that is in order.
+    """Checks ``recipe.model.path`` and samples one completion; yields a line for each successful check.
 
     Raises:
-        ValueError: what is wrong with it
+        ValueError: says what is wrong with the checkpoint
     """
     folder = Path(resolve_model_path(recipe.model.path))
     if (folder / MANIFEST_FILE).is_file():
         damage = find_damage(folder)
         if damage is not None:
             raise ValueError(f"{folder}: {damage}; use an earlier checkpoint")
-        yield f"{MANIFEST_FILE}: every file is as it was written"
+        yield f"{MANIFEST_FILE}: every file is unchanged since it was written"
     base = find_base(str(folder))
     check_model_folder(folder)
     kind = "weights" if base is None else f"adapter of {base}"
-    yield f"{kind}: names, shapes and types are those of the config; processor and chat template are there"
+    yield f"{kind}: names, shapes and types match the config; processor and chat template are present"
     yield f"completion: {_complete(replace(recipe.model, path=str(folder)))!r}"
 
 
@@ -64,5 +64,7 @@ def _complete(model: ModelConfig) -> str:
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")
     prompt = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build(sample)
-    [group] = HfEngine(adapter, 65536).generate([prompt], 1, Sampling(32, temperature=0.0), [("doctor",)])
+    engine = build_engine(RolloutConfig(), adapter)
+    with engine.sync_weights():
+        [group] = engine.generate([prompt], 1, Sampling(32, temperature=0.0), [("doctor",)])
     return group.completions[0].text

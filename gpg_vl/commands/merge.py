@@ -1,4 +1,4 @@
-"""``gpg-vl merge``: an adapter and its model -> one model folder that knows nothing of adapters."""
+"""``gpg-vl merge``: a LoRA adapter and its model -> one ordinary model folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gpg_vl.models.saving import CARD_FILE, check_model_folder
 
 
 def merge(recipe: Recipe, out: Path) -> None:
-    """Writes the adapter of ``recipe.model.path``, added into the weights of its model, to ``out``.
+    """Merges the adapter of ``recipe.model.path`` into the weights of its model and writes the result to ``out``.
 
     Raises:
-        ValueError: there is no adapter, or ``out`` holds something
+        ValueError: there is no adapter, or ``out`` exists and is not an empty folder
     """
     folder = resolve_model_path(recipe.model.path)
     if find_base(folder) is None:
-        raise ValueError(f"{folder} is no adapter: its weights are whole already")
+        raise ValueError(f"{folder} is not a LoRA adapter; there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already; name a new folder")
+        raise ValueError(f"{out} exists and is not an empty folder; name a new folder")
     adapter = load_adapter(replace(recipe.model, path=folder, lora=None))
     partial = out.with_name(f"{out.name}.partial")
     adapter.save(partial)

@@ -1,4 +1,4 @@
-"""``gpg-vl new-task NAME``: writes a task that works, ``NAME.py``, and its test, ``test_NAME.py``."""
+"""``gpg-vl new-task NAME``: writes a working task, ``NAME.py``, and its test, ``test_NAME.py``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 _TASK = Template('''\
-"""$class_name: a word, right or wrong. Change ask, read and score into what you want to train."""
+"""$class_name: a word, right or wrong. Change ask, read and score to what you want to train."""
 
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 
@@ -21,12 +21,12 @@ class $class_name(Task):
         return f"{sample.question} {FORMAT_REQUEST} The final answer is one word."
 
     def read(self, answer, sample, views):
-        """What the model wrote between the answer tags, as a value; None where it cannot be read."""
+        """What the model wrote between the answer tags, as a value; None if it cannot be read."""
         words = answer.lower().split()
         return words[0] if len(words) == 1 else None
 
     def score(self, answer, sample, views):
-        """The reward parts, each in [0, 1]; ``sample`` has every column of the row, further ones in ``sample.meta``."""
+        """The reward parts, each in [0, 1]; ``sample`` has every column of the row, other ones in ``sample.meta``."""
         return {"correct": float(answer == sample.answer.lower())}
 ''')
 
@@ -71,17 +71,17 @@ def write_new_task(name: str, folder: Path) -> tuple[Path, str]:
         the task's file, and the name of its class
 
     Raises:
-        ValueError: ``name`` is no Python name in small letters or that of a module, or one of the files exists
+        ValueError: ``name`` is not a lower-case Python name or is the name of a module, or one of the files exists
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} cannot name a task; take small letters, digits and _, as in fine_print")
+        raise ValueError(f"{name!r} cannot name a task; use lower-case letters, digits and _, as in fine_print")
     class_name = "".join(word.capitalize() for word in name.split("_"))
     texts = {folder / f"{name}.py": _TASK, folder / f"test_{name}.py": _TEST}
     taken = [path.name for path in texts if path.exists()]
     if taken:
-        raise ValueError(f"{taken[0]} exists already; choose another name or move it away")
+        raise ValueError(f"{taken[0]} already exists; choose another name or move it away")
     if importlib.util.find_spec(name) is not None:
-        raise ValueError(f"{name!r} is a Python module already, and {name}.py would hide it; choose another name")
+        raise ValueError(f"{name!r} is already a Python module, and {name}.py would hide it; choose another name")
     for path, template in texts.items():
         path.write_text(template.substitute(name=name, class_name=class_name))
     return folder / f"{name}.py", class_name

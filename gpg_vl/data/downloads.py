@@ -1,7 +1,7 @@
-"""An image URL of an allowed host -> its bytes. Nothing else on the network can be reached through a row of data.
+"""Fetches an image URL of an allowed host. A row of data cannot reach anything else on the network.
 
-A URL is parsed once; the address that was checked is the one that is connected to; proxies and cookies are not used.
-What is fetched is not kept: an image is fetched again whenever it is opened.
+A URL is parsed once, and the connection goes to the very address that was checked; no proxies or cookies are used.
+Nothing is cached: an image is fetched again whenever it is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _6TO4 = ipaddress.ip_network("2002::/16")
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a URL leads, as the one parser reads it."""
+    """The parts of a parsed URL."""
 
     scheme: str
     host: str
@@ -36,33 +36,33 @@ class _Target:
 
     @property
     def name(self) -> str:
-        """As the allow-list and the Host header have it: the port only where it is not the scheme's own."""
+        """As in the allow-list and the Host header: with the port only if it is not the scheme's default."""
         return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
 
 
 def check_url(url: str, hosts: Collection[str]) -> None:
-    """Raises ``ValueError`` unless ``url`` is an http or https URL of one of ``hosts``; asks no name server.
+    """Raises ``ValueError`` unless ``url`` is an http or https URL of one of ``hosts``; makes no DNS query.
 
     Args:
-        hosts: names such as ``images.example.org``, or with a port of their own, ``images.example.org:8443``
+        hosts: names such as ``images.example.org``, or with a port, ``images.example.org:8443``
     """
     _refuse_unknown_host(_parse(url), hosts)
 
 
 def download(url: str, hosts: Collection[str], max_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
-    """The bytes behind a URL of an allowed host. Redirects are followed to the same host only.
+    """The bytes at a URL of an allowed host. Redirects are only followed to the same host.
 
     Raises:
-        ValueError: the host is not allowed or has an address that is not public, the answer is no success, longer than
-            ``max_bytes`` or later than ``timeout_s``; one line without anything that the server wrote
+        ValueError: the host is not allowed or has an address that is not public; or the response is an error, is longer
+            than ``max_bytes`` or takes longer than ``timeout_s``; one line that quotes nothing the server sent
     """
     target = _parse(url)
     deadline = time.monotonic() + timeout_s
     for _ in range(MAX_REDIRECTS + 1):
         _refuse_unknown_host(target, hosts)
         found = _request(target, max_bytes, deadline)
-        if time.monotonic() >= deadline:  # what the cut connection left looks like a body that ended
-            raise ValueError(f"it was not there within {timeout_s:g} s")
+        if time.monotonic() >= deadline:  # a connection cut at the deadline looks like the end of the body
+            raise ValueError(f"it did not arrive within {timeout_s:g} s")
         if isinstance(found, bytes):
             return found
         target = _follow(target, found)
@@ -76,9 +76,9 @@ def _parse(url: str) -> _Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError("it is no URL that can be read") from error
+        raise ValueError("it is not a valid URL") from error
     if parts.scheme not in _PORTS:
-        raise ValueError(f"it is a URL of the scheme {parts.scheme[:20]!r}; only http and https are fetched")
+        raise ValueError(f"it is a URL with the scheme {parts.scheme[:20]!r}; only http and https are fetched")
     if not parts.hostname or parts.username is not None or parts.password is not None:
         raise ValueError("it is a URL without a host, or with a user's name in it")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -88,7 +88,7 @@ def _parse(url: str) -> _Target:
 def _refuse_unknown_host(target: _Target, hosts: Collection[str]) -> None:
     if target.name not in {host.lower() for host in hosts}:
         raise ValueError(
-            f"it is a URL of {target.name[:80]!r}, a host that data.image_hosts does not name; "
+            f"it is a URL of {target.name[:80]!r}, a host that data.image_hosts does not list; "
             "add the host there, or download the image and give its path"
         )
 
@@ -97,17 +97,17 @@ def _follow(target: _Target, location: str) -> _Target:
     try:
         redirected = _parse(urljoin(f"{target.scheme}://{target.name}{target.path}", location))
     except ValueError as error:
-        raise ValueError("it redirects to something that is no URL; write the URL that it ends at") from error
+        raise ValueError("it redirects to something that is not a URL; write the final URL") from error
     if redirected.host != target.host:
-        raise ValueError("it redirects to another host; write the URL that it ends at")
+        raise ValueError("it redirects to another host; write the final URL")
     return redirected
 
 
 def _public_addresses(host: str, port: int) -> list[str]:
-    """The addresses of a host, none of which is private.
+    """The addresses of a host, all of them public.
 
     Raises:
-        ValueError: there is none, or one that belongs to this machine or a private network
+        ValueError: the host has no address, or one that belongs to this machine or a private network
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -115,19 +115,19 @@ def _public_addresses(host: str, port: int) -> list[str]:
         raise ValueError(f"the host {host[:80]!r} cannot be resolved") from error
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(_is_public(address) for address in addresses):
-        raise ValueError(f"the host {host[:80]!r} has a private address; only public ones are fetched from")
+        raise ValueError(f"the host {host[:80]!r} has a private address; images are only fetched from public ones")
     return addresses
 
 
 def _is_public(address: str) -> bool:
     number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address) and (number not in _UNICAST_IPV6 or number in _6TO4):
-        return False  # forms that hold an IPv4 address among them: ::ffff:127.0.0.1, 64:ff9b::7f00:1
+        return False  # including forms that embed an IPv4 address: ::ffff:127.0.0.1, 64:ff9b::7f00:1
     return number.is_global and not number.is_multicast
 
 
 def _request(target: _Target, max_bytes: int, deadline: float) -> bytes | str:
-    """The body, or the place that the server redirects to. Past the deadline: anything."""
+    """The body, or the target of a redirect. After the deadline the result is undefined."""
     try:
         with _connect(target, deadline) as raw, _cut_at(raw, deadline):
             connection = HTTPConnection(target.host, target.port)
@@ -140,11 +140,11 @@ def _request(target: _Target, max_bytes: int, deadline: float) -> bytes | str:
     except (OSError, HTTPException) as error:
         if time.monotonic() >= deadline:
             return b""
-        raise ValueError(f"{target.name} did not answer properly ({type(error).__name__})") from error
+        raise ValueError(f"the request to {target.name} failed ({type(error).__name__})") from error
 
 
 def _connect(target: _Target, deadline: float) -> socket.socket:
-    """To an address that was checked: there is no second look-up that could give another one."""
+    """Connects to an address that was checked; a second DNS query could give another one."""
     failure: OSError = TimeoutError()
     for address in _public_addresses(target.host, target.port):
         try:
@@ -156,8 +156,8 @@ def _connect(target: _Target, deadline: float) -> socket.socket:
 
 @contextlib.contextmanager
 def _cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
-    """Ends the connection at the deadline: a socket's own timeout is for each read, so a slow server never meets it."""
-    handle = sock.dup()  # still names the connection when TLS has taken the socket over
+    """Ends the connection at the deadline. A socket's own timeout is per read, so a slow server never exceeds it."""
+    handle = sock.dup()  # stays valid after TLS has taken over the socket
 
     def cut() -> None:
         with contextlib.suppress(OSError):

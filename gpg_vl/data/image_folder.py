@@ -1,6 +1,6 @@
-"""The images of a JSON lines file: what does not lie in the file's folder goes into ``NAME_images`` beside it.
+"""The images of a JSON lines file: those outside the file's folder are copied to ``NAME_images`` next to the file.
 
-All of them appear, or none. Rows never name a path outside of the file's folder: no reader of the kit would open it.
+Either all of them appear or none. Rows never name a path outside the file's folder: the kit would refuse to open it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|img)")
 
 
 class ImageFolder:
-    """What ``NAME_images`` will be, under a hidden name until the rows are complete."""
+    """The future ``NAME_images``; it has a hidden name until the rows are complete."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._parent = file.parent.resolve()
         self._final = self._parent / f"{file.stem}_images"
         self._partial = self._parent / f".{self._final.name}.partial"
-        self._is_needed = False  # by rows that name images in it
+        self._is_needed = False  # whether rows name images in it
 
     def save(self, source: str | bytes, name: str) -> str:
-        """The image's path as the row writes it, relative to the file's folder; one that lies elsewhere is copied.
+        """The image's path for the row, relative to the file's folder; an image from elsewhere is copied.
 
         Raises:
-            ValueError: the folder holds files that are none of an earlier writing
+            ValueError: the folder holds files that were not written here before
         """
         if isinstance(source, bytes):
             return self._write(source, name)
@@ -49,12 +49,10 @@ class ImageFolder:
     def _refuse_other_files(self) -> None:
         for path in self._final.glob("*"):
             if not _OWN_NAME.fullmatch(path.name):
-                raise ValueError(
-                    f"{path} is no image of rows written here; move it, or write to a file of another name"
-                )
+                raise ValueError(f"{path} was not written here before; move it, or write to a file with another name")
 
     def replace(self) -> None:
-        """Puts the new images in the place of an earlier file's, without any leaves those as they are.
+        """Replaces the images of an earlier file with the new ones; if there are none, leaves the old ones alone.
 
         Raises:
             ValueError: the rows themselves need an image that would be replaced
@@ -62,21 +60,21 @@ class ImageFolder:
         if not self._partial.is_dir():
             return
         if self._is_needed:
-            raise ValueError(f"rows have images of {self._final}; write them to a file of another name")
-        self._file.unlink(missing_ok=True)  # killed here, there is no file, rather than one with the images of another
+            raise ValueError(f"{self._file}: rows use images in {self._final}; write to a file with another name")
+        self._file.unlink(missing_ok=True)  # if killed here: no file, rather than a file with another one's images
         shutil.rmtree(self._final, ignore_errors=True)
         self._partial.rename(self._final)
 
     def remove(self) -> None:
-        """Removes what is under the hidden name."""
+        """Removes the hidden folder."""
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
 @contextmanager
 def images_when_done(file: Path) -> Iterator[ImageFolder]:
-    """The images of ``file``: in their place when the block ends, gone when it fails."""
+    """The images of ``file``: moved into place when the block ends, removed when it fails."""
     folder = ImageFolder(file)
-    folder.remove()  # of a process that was killed
+    folder.remove()  # left by a process that was killed
     try:
         yield folder
         folder.replace()

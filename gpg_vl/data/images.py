@@ -1,7 +1,7 @@
 """An image file, its bytes or its URL -> an upright RGB image, or one line that says why not.
 
-Everything that can be wrong with a file is known from its header where possible, before a pixel is decoded. A path
-never leaves its root; a URL is fetched only from a host that the caller names.
+Problems are found in a file's header where possible, before a pixel is decoded. A path never leaves its root; a URL is
+only fetched from a host that the caller names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_ASPECT = 50  # longer side to shorter side; some vision towers stop at 200
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PNG_END = b"IEND\xaeB`\x82"
-_TURNS = {  # EXIF orientation -> what makes the image upright
+_TURNS = {  # EXIF orientation -> the transformation that makes the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -41,23 +41,23 @@ _Result = TypeVar("_Result")
 
 
 class BadImage(ValueError):
-    """``cannot open image NAME: REASON``: what ``data.on_bad_image`` decides about."""
+    """``cannot open image NAME: REASON``. ``data.on_bad_image`` says what to do."""
 
 
 class _RefusedError(Exception):
-    """The image is not one that the kit takes; the text says why."""
+    """The kit does not accept the image; the message says why."""
 
 
 def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> str:
     """The image that a row names, as ``open_image`` takes it: an absolute path in the root, or a URL of a known host.
 
     Args:
-        entry: a path relative to ``root``, links included, or a URL
+        entry: a path relative to ``root``, or a URL; links may not leave the root either
         root: resolved folder; None allows no paths
-        hosts: hosts that a URL may name
+        hosts: hosts that images may be fetched from
 
     Raises:
-        ValueError: the path leads out of the root, or the URL is none of these hosts; says what to do
+        ValueError: the path leads out of the root, or the URL's host is not one of ``hosts``; says what to do
     """
     if _is_url(entry):
         try:
@@ -72,22 +72,22 @@ def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> st
     try:
         path = follow_links(root / entry)
     except (OSError, ValueError) as error:  # a link to itself, a zero byte
-        raise ValueError(f"image {entry[:80]!r} is no usable path ({type(error).__name__})") from error
+        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__})") from error
     if not path.is_relative_to(root):
-        raise ValueError(f"image {entry[:80]!r} is outside of {root}; set data.image_root to a folder that holds it")
+        raise ValueError(f"image {entry[:80]!r} is outside {root}; set data.image_root to a folder that contains it")
     return str(path)
 
 
 def follow_links(path: Path) -> Path:
-    """``path`` as an absolute path without ``..`` and links; what is not there is left as it is.
+    """``path`` as an absolute path without ``..`` and links; the part that does not exist is left unchanged.
 
     Raises:
         OSError: a link leads to itself; Python follows nothing after it, and a second link there may lead anywhere
-        ValueError: the path holds a zero byte
+        ValueError: the path contains a zero byte
     """
     try:
         resolved = path.resolve()
-    except RuntimeError as error:  # how Python 3.11 and 3.12 report such a link where the path ends at it
+    except RuntimeError as error:  # how Python 3.11 and 3.12 report such a link at the end of the path
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
     if any(os.path.islink(part) for part in (resolved, *resolved.parents)):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -95,7 +95,7 @@ def follow_links(path: Path) -> Path:
 
 
 def check_presence(source: str | bytes) -> None:
-    """Raises ``BadImage`` where a path names no file. Bytes are there, and a URL is not asked."""
+    """Raises ``BadImage`` if a path names no file. Bytes are always present; a URL is not checked."""
     if isinstance(source, str) and not _is_url(source):
         try:
             reason = "" if Path(source).is_file() else "no such file"
@@ -106,11 +106,11 @@ def check_presence(source: str | bytes) -> None:
 
 
 def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
-    """The first frame as RGB, turned upright by its EXIF orientation, on white where it is transparent.
+    """The first frame as RGB, turned upright by its EXIF orientation, with a white background if it is transparent.
 
     Args:
         source: path or URL of a PNG, JPEG or WebP file, or the bytes of one
-        hosts: hosts that a URL may name; without any, every URL is refused
+        hosts: hosts that images may be fetched from; empty: every URL is refused
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
@@ -119,7 +119,7 @@ def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
 
 
 def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes:
-    """The bytes behind a URL, so that nobody has to fetch them again; a path or bytes as they are.
+    """The bytes at a URL, so that they need not be fetched again; a path or bytes are returned unchanged.
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
@@ -133,7 +133,7 @@ def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes
 
 
 def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, int]:
-    """Width and height in pixels of what ``open_image`` would return, from the header alone.
+    """Width and height in pixels of what ``open_image`` would return, read from the header alone.
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
@@ -150,7 +150,7 @@ def _read(source: str | bytes, hosts: Collection[str], action: Callable[[Image.I
         with _open_stream(source, hosts) as stream, Image.open(stream, formats=_FORMATS) as image:
             _refuse_size(*image.size)
             return action(image)
-    except Exception as error:  # on broken bytes decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly anything on broken bytes
         name = f"({len(source)} bytes)" if isinstance(source, bytes) else source[:200]
         raise BadImage(f"cannot open image {name}: {_reason(error)}") from error
 
@@ -185,11 +185,11 @@ def _refuse_size(width: int, height: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why, without the library's own text, which may hold bytes of the file."""
+    """The reason in our own words: the library's message may contain bytes of the file."""
     if isinstance(error, _RefusedError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "it is no PNG, JPEG or WEBP image"
+        return "it is not a PNG, JPEG or WEBP image"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS} pixels; make it smaller"
     if isinstance(error, OSError) and error.strerror:
@@ -203,13 +203,13 @@ def _decode(image: Image.Image) -> Image.Image:
     turn = _TURNS.get(_orientation(image))
     rgb = _to_rgb(image)
     upright = rgb if turn is None else rgb.transpose(turn)
-    upright.info = {}  # without the EXIF bytes, so that nobody turns it again
+    upright.info = {}  # drops the EXIF bytes, so that nobody turns the image again
     return upright
 
 
 def _refuse_cut(image: PngImageFile) -> None:
-    """Pillow takes a PNG that was cut behind its pixels."""
-    assert image.fp is not None, "its pixels are still to be read"
+    """Refuses a PNG that was cut off after its pixels, which Pillow accepts."""
+    assert image.fp is not None, "its pixels must not have been read yet"
     start = image.fp.tell()
     if _PNG_END not in image.fp.read():
         raise _RefusedError("it is broken or truncated (its end is missing)")
@@ -222,15 +222,15 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none. A PNG that keeps it behind the pixels counts as upright."""
+    """The EXIF orientation, or 1 if there is none. A PNG that stores it after the pixels counts as upright."""
     in_header = image.format != "PNG" or "exif" in image.info
     return image.getexif().get(ExifTags.Base.Orientation, 1) if in_header else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip values at 255
         rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
-        if "transparency" in image.info:  # the one grey value that is
+        if "transparency" in image.info:  # the one grey value that is transparent
             rgb.paste("white", mask=Image.fromarray(numpy.asarray(image) == image.info["transparency"]))
         return rgb
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""JSON of a row -> its object, and an object -> JSON. What one side could not read back is refused by the other."""
+"""Reads and writes the JSON of a row. Writing refuses what reading would refuse, and the reverse."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """The object that ``text`` is.
+    """The JSON object in ``text``.
 
     Raises:
-        ValueError: it is no JSON, no object, or half a character; says which, without the text itself
+        ValueError: it is not JSON, is not an object, or has half a character; says which without quoting the text
     """
     try:
         value = json.loads(text)
@@ -27,21 +27,21 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 def write_json(value: Any) -> str:
-    """A value of a row as JSON; what a table has beyond that, such as a date, becomes its text.
+    """A value of a row as JSON. Values that JSON does not have, such as a date, become text.
 
     Raises:
-        ValueError: JSON cannot hold it
+        ValueError: the value cannot be written as JSON
     """
     try:
         text = json.dumps(value, ensure_ascii=False, default=_write_other)
     except (TypeError, RecursionError) as error:
-        raise ValueError(f"a value is none that JSON can hold ({type(error).__name__})") from error
+        raise ValueError(f"a value cannot be written as JSON ({type(error).__name__})") from error
     check_characters(text)
     return text
 
 
 def check_characters(text: str) -> None:
-    r"""Raises ``ValueError`` where ``text`` holds half a character, as JSON's ``"\ud83d"`` without its second half."""
+    r"""Raises ``ValueError`` if ``text`` has half a character, such as JSON's ``"\ud83d"`` without its second half."""
     if not text.isascii():
         try:
             text.encode()
@@ -52,4 +52,4 @@ def check_characters(text: str) -> None:
 def _write_other(value: object) -> str:
     if isinstance(value, date | time | timedelta | Decimal):
         return str(value)
-    raise ValueError(f"a value is of the type {type(value).__name__}, which JSON cannot hold; leave its column out")
+    raise ValueError(f"a value has the type {type(value).__name__}, which JSON does not have; remove its column")

@@ -1,4 +1,4 @@
-"""Matches a file's columns to the kit's and makes a sample of each row; image paths stay inside their folder."""
+"""Matches a file's columns to the kit's and turns each row into a sample; image paths stay inside their folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from gpg_vl.verifiers.answers import strip_answer_tags
 def match_columns(
     path: str, available: Sequence[str], columns: Mapping[str, str | None] | None, task: str | None
 ) -> dict[str, str]:
-    """Kit field to the file's column, for every field that the rows have.
+    """Maps each kit field that the rows have to the file's column.
 
     Raises:
-        ValueError: a field that a sample needs has no column; names the columns that there are
+        ValueError: a field that a sample needs has no column; lists the existing columns
     """
     own = {field: field for field in KIT_FIELDS if field in available}
     if "image" in available:
@@ -29,14 +29,14 @@ def match_columns(
     if columns is None:
         matched = own
     else:
-        own.pop("id", None)  # rows of other makes are named by file and row
+        own.pop("id", None)  # rows from elsewhere get ids from file and row
         matched = {field: column for field, column in {**own, **columns}.items() if column is not None}
     for field, column in matched.items():
         if column not in available:
             raise ValueError(f"{path} has no column {column!r} for columns.{field}; it has {list(available)}")
     _refuse_missing(path, available, matched, columns)
     if "task" not in matched and task is None:
-        raise ValueError(f"{path} does not say whose task its rows are; set task in the recipe, or add a column task")
+        raise ValueError(f"{path} does not name the task of its rows; set task in the recipe, or add a column task")
     return matched
 
 
@@ -53,20 +53,20 @@ def _refuse_missing(
         example = "{path: ..., columns: {" + ", ".join(f"{field}: NAME" for field in missing if field != "id") + "}}"
         raise ValueError(
             f"{path} has no column {', '.join(missing)}; it has {list(available)}; "
-            f"say which of them to take by an entry {example}"
+            f"say which of them to use with an entry {example}"
         )
 
 
 @dataclass(frozen=True)
 class LazySamples(Sequence[Sample]):
-    """The samples of a table. A bad row raises ``ValueError`` with the file and the row when it is asked for."""
+    """The samples of a table. Accessing a bad row raises ``ValueError`` with the file and the row."""
 
     path: str
     table: Table
     columns: dict[str, str]  # kit field -> column
     root: Path | None  # resolved folder that image paths must stay in; None allows no paths
     task: str | None
-    hosts: Collection[str] = ()  # that image URLs may name
+    hosts: Collection[str] = ()  # hosts that images may be fetched from
 
     def __len__(self) -> int:
         return len(self.table)
@@ -100,18 +100,18 @@ def make_sample(
     """The sample of one row.
 
     Args:
-        columns: kit field to the row's column, for the fields that it has
+        columns: kit field -> column, for the fields that the row has
         root: resolved folder that image paths must stay in; None allows no paths
-        task: goes before the row's own
-        default_id: where the row has none
-        hosts: that image URLs may name
+        task: replaces the row's own task
+        default_id: id if the row has none
+        hosts: hosts that images may be fetched from
 
     Raises:
-        ValueError: a field is missing, too long or of the wrong kind; names it
+        ValueError: a field is missing, too long or of the wrong type; names it
     """
     check_version(row.get(VERSION_FIELD))
     if "images" in columns and columns["images"] not in row:
-        raise ValueError(f"the images are missing: there is no {columns['images']!r}; write [] where a row has none")
+        raise ValueError(f"the images are missing: there is no {columns['images']!r}; write [] if a row has no images")
     fields = {field: row.get(column) for field, column in columns.items()}
     taken = {VERSION_FIELD, *columns.values()}
     return Sample(
@@ -121,7 +121,11 @@ def make_sample(
         question=read_text("question", fields.get("question")),
         answer=strip_answer_tags(read_text("answer", fields.get("answer"))),
         meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
+        own_columns={column: row[column] for field, column in columns.items() if column != field and field in _TEXTS},
     )
+
+
+_TEXTS = ("question", "answer", "task")
 
 
 def _read_meta(value: Any) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
 
 
 def _read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes, ...]:
-    """The images of one row: a list, a single one, or null for none."""
+    """The images of one row, given as a list, a single image, or null for none."""
     entries = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(_read_image(entry, root, hosts) for entry in entries)
 

@@ -1,4 +1,4 @@
-"""The row schema: its version, its columns as Parquet has them, and what a field may hold (docs/data.md)."""
+"""The row schema: its version, its columns in Parquet, and what a field may contain (docs/data.md)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import datasets
 from gpg_vl.data.json_text import check_characters, write_json
 
 SCHEMA_VERSION = 1
-"""Raised when an older kit would read a new row wrongly. Rows that do not say are of version 1."""
+"""Incremented when an older kit would misread new rows. Rows without a version have version 1."""
 
 VERSION_FIELD = "schema_version"
 KIT_FIELDS = ("id", "task", "images", "question", "answer", "meta")
 
 MAX_TEXT_CHARS = 65_536
-"""Of a text field: no model of the kit reads more, and completions are read up to the same length."""
+"""Limit of a text field: no model of the kit reads more, and completions have the same limit."""
 
 FEATURES = datasets.Features(
     {
@@ -30,11 +30,11 @@ FEATURES = datasets.Features(
 
 
 def check_version(value: Any) -> None:
-    """Raises ``ValueError`` where a row's ``schema_version`` is not one that this kit reads; None is version 1."""
+    """Raises ``ValueError`` if this kit cannot read a row's ``schema_version``; None means version 1."""
     if value not in (None, SCHEMA_VERSION):
         raise ValueError(
-            f"schema_version is {repr(value)[:40]}, this kit reads {SCHEMA_VERSION}; "
-            "write the rows again with this kit, or use the newer one"
+            f"schema_version is {repr(value)[:40]}, but this kit reads {SCHEMA_VERSION}; "
+            "write the rows again with this kit, or use a newer one"
         )
 
 
@@ -42,9 +42,9 @@ def read_text(field: str, value: Any) -> str:
     """The text of a field; a value of another type becomes JSON.
 
     Raises:
-        ValueError: there is nothing, too much of it, or no text; names the field
+        ValueError: the value is missing, too long or cannot be text; names the field
     """
-    if value is None or value == "" or value != value:  # the last is how tables write a number that is missing
+    if value is None or value == "" or value != value:  # the last is NaN, a missing number in a table
         raise ValueError(f"the {field} is missing")
     try:
         text = value if isinstance(value, str) else str(value) if isinstance(value, Decimal) else write_json(value)

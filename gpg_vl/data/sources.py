@@ -1,6 +1,6 @@
-"""A data file, a folder saved by ``datasets`` or a hub name -> samples, made when asked for. No image is opened here.
+"""A data file, a folder saved by ``datasets`` or a hub name -> samples, made on access. No image is opened here.
 
-Rows carry the kit's columns (the fields of ``Sample``), or others that an entry's ``columns`` maps to them.
+Rows have the kit's columns (the fields of ``Sample``), or other columns that an entry's ``columns`` maps to them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ENTRY_KEYS = ("path", "weight", "columns")
 class Source:
     """One entry of ``data.train`` or ``data.eval``: ``Source("data/train.parquet", 1.0, samples)``."""
 
-    name: str  # path or hub name, as the recipe writes it
+    name: str  # path or hub name as in the recipe
     weight: float  # its share of the drawn samples, relative to the other sources
-    samples: Sequence[Sample]  # each made when asked for
+    samples: Sequence[Sample]  # each made on access
 
 
 def load_source(
@@ -39,24 +39,24 @@ def load_source(
     image_hosts: Collection[str] = (),
     check_ids: bool = True,
 ) -> Source:
-    """Opens a source and matches its columns; rows are read when asked for.
+    """Opens a source and matches its columns; rows are read on access.
 
     Args:
-        entry: a path or hub name, or a dict of ``path`` and, as needed, ``weight`` and ``columns`` (kit field to the
-            file's column; ``images: null`` where the file has none)
-        image_root: folder that image paths are relative to and must stay in; None takes the data file's own folder
+        entry: a path or hub name, or a dict with ``path`` and optionally ``weight`` and ``columns`` (kit field -> the
+            file's column; ``images: null`` if the file has none)
+        image_root: folder that image paths are relative to and must stay inside; None: the data file's own folder
         task: replaces the task of every row
-        limit: first so many rows; None takes all
-        image_hosts: hosts that image URLs may name; without any, every URL is refused
-        check_ids: whether an id that occurs twice is an error
+        limit: use only the first N rows; None: all
+        image_hosts: hosts that images may be fetched from; empty: every URL is refused
+        check_ids: whether a repeated id is an error
 
     Raises:
-        ValueError: names the entry, and the column or the row, and the way out
+        ValueError: names the entry, the column or row, and the way out
     """
     path, weight, columns = _read_entry(entry)
     table = open_table(path, limit)
     if not len(table):
-        raise ValueError(f"{path} has no rows; fill it or leave it out")
+        raise ValueError(f"{path} has no rows; fill it or remove it")
     matched = match_columns(path, table.column_names, columns, task)
     samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
     if check_ids and "id" in matched:
@@ -81,7 +81,7 @@ def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
         raise ValueError(f"{path}: weight is {weight!r}; make it a number above 0")
     if columns is not None:
         if not isinstance(columns, Mapping):
-            raise ValueError(f"{path}: columns is {columns!r}; make it a mapping such as {{question: problem}}")
+            raise ValueError(f"{path}: columns is {columns!r}; write a mapping such as {{question: problem}}")
         _refuse_unknown("field", columns, KIT_FIELDS, f"columns of {path}")
     return _Entry(path, float(weight), columns)
 
@@ -91,7 +91,7 @@ def _refuse_unknown(what: str, given: Iterable[str], known: Sequence[str], where
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise ValueError(f"{where} has an unknown {what} {name!r}; {hint}known are {list(known)}")
+            raise ValueError(f"{where} has an unknown {what} {name!r}; {hint}known: {list(known)}")
 
 
 def _refuse_repeated_ids(path: str, ids: Sequence[Any]) -> None:
@@ -99,4 +99,4 @@ def _refuse_repeated_ids(path: str, ids: Sequence[Any]) -> None:
     for number, sample_id in enumerate(ids, start=1):
         first = number if sample_id is None else first_rows.setdefault(str(sample_id), number)
         if first != number:
-            raise ValueError(f"{path}, row {number}: has the id {sample_id!r} of row {first}; give each row its own")
+            raise ValueError(f"{path}, row {number}: has the id {sample_id!r} of row {first}; make the ids unique")

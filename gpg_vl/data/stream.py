@@ -1,7 +1,7 @@
 """The endless, resumable stream of samples that training draws its prompts from.
 
-Sources are mixed by weight, each walked in a new order every epoch. What comes next depends on the seed, on what was
-drawn before and on the rows left out: the state is one counter per source, one in all, and those rows.
+Sources are mixed by weight; each is reshuffled every epoch. The next sample depends on the seed, on how many were drawn
+before, and on the rows left out, so the state is one counter per source, one overall counter, and those rows.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class SampleStream:
         self._drawn = 0
         self._cursors = [0] * len(self._sources)
         self._left_out: dict[str, str] = {}
-        self._order: dict[int, tuple[int, list[int]]] = {}  # source -> epoch and its order, kept for speed alone
+        self._order: dict[int, tuple[int, list[int]]] = {}  # source -> epoch and its order, kept only for speed
 
     def draw(self, count: int, without_tasks: Collection[str] = ()) -> list[Sample]:
-        """The next ``count`` samples; those of ``without_tasks`` and those left out are passed over.
+        """The next ``count`` samples, skipping those of ``without_tasks`` and those left out.
 
         Raises:
-            ValueError: no other is there
+            ValueError: no other samples remain
         """
         samples: list[Sample] = []
         patience = 100 * sum(len(source.samples) for source in self._sources)
@@ -39,12 +39,16 @@ class SampleStream:
             patience -= 1
             if patience < 0:
                 other = f" of a task other than {sorted(without_tasks)}" if without_tasks else ""
-                left_out = f", but for {len(self._left_out)} that are left out" if self._left_out else ""
+                left_out = f" besides the {len(self._left_out)} that are left out" if self._left_out else ""
                 raise ValueError(f"data.train has no row{other}{left_out}")
         return samples
 
     def leave_out(self, causes: Mapping[str, str]) -> None:
-        """Passes over samples from now on: their ids, and why."""
+        """Skips samples from now on.
+
+        Args:
+            causes: sample id -> why it is left out
+        """
         self._left_out |= causes
 
     @property

@@ -18,21 +18,21 @@ from gpg_vl.errors import first_line
 TableRow = dict[str, Any]
 
 _ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-"""Without this, all of a file is in memory until its last row is read."""
+"""Without this, the whole file stays in memory until its last row is read."""
 
 
 class Table(Protocol):
-    """Rows by index, none of them made before it is asked for."""
+    """Rows by index, each made on access."""
 
     column_names: list[str]
 
     def __len__(self) -> int: ...
 
     def row(self, index: int) -> TableRow:
-        """Raises ``ValueError`` where there is none to be read; says why, without the file and the number."""
+        """Raises ``ValueError`` if the row cannot be read; says why, without the file and the number."""
 
     def column(self, name: str) -> list[Any]:
-        """One value a row, None where it has none."""
+        """One value per row, None if the row has none."""
 
 
 class _ArrowTable:
@@ -64,10 +64,10 @@ def _to_plain(values: Any) -> list[Any]:
 
 
 class _JsonTable:
-    """Rows of a JSON lines file; row n is line n. A line that is none is an error when its row is asked for."""
+    """Rows of a JSON lines file; row n is line n. Accessing a bad line's row raises an error."""
 
     def __init__(self, path: str, limit: int | None) -> None:
-        """Raises ``ValueError`` where no line is a row."""
+        """Raises ``ValueError`` if no line is a row."""
         lines = Path(path).read_bytes().rstrip().splitlines()[:limit]
         self._rows = list(map(_parse_line, lines))
         rows = [row for row in self._rows if not isinstance(row, ValueError)]
@@ -94,14 +94,14 @@ def _parse_line(line: bytes) -> TableRow | ValueError:
     except UnicodeDecodeError:
         return ValueError("the line is not UTF-8; save the file as UTF-8")
     except ValueError as error:
-        return ValueError(f"the line is {error}; write one JSON object a line")
+        return ValueError(f"the line is {error}; write one JSON object per line")
 
 
 def open_table(path: str, limit: int | None) -> Table:
-    """The first ``limit`` rows, or all, of a file or folder here, or else of a hub data set's split ``train``.
+    """The first ``limit`` rows, or all, of a local file or folder, or else of the split ``train`` of a hub data set.
 
     Raises:
-        ValueError: there is no such thing or it cannot be read; names it and the line where that is known
+        ValueError: it does not exist or cannot be read; names it, and the line if known
     """
     location = Path(path)
     suffix = location.suffix.lower()
@@ -111,7 +111,7 @@ def open_table(path: str, limit: int | None) -> Table:
         data = _open_parquet(path)
     elif location.is_file():
         raise ValueError(
-            f"{path} is no data file of the kit; give a .parquet or .jsonl file or a folder saved by datasets"
+            f"{path} is not a data file the kit can read; give a .parquet or .jsonl file or a folder saved by datasets"
         )
     elif location.is_dir():
         data = _open_folder(path)
@@ -125,17 +125,17 @@ def open_table(path: str, limit: int | None) -> Table:
 def _open_parquet(path: str) -> datasets.Dataset:
     try:
         is_empty = pyarrow.parquet.read_metadata(path).num_rows == 0
-        with without_progress_bars():  # datasets itself cannot read a file without rows
+        with without_progress_bars():  # datasets cannot read a file without rows
             if is_empty:
                 return datasets.Dataset.from_dict({})
             data = datasets.Dataset.from_parquet(path, fragment_scan_options=_ROW_GROUP_BY_ROW_GROUP)
-            pyarrow.default_memory_pool().release_unused()  # of the copy that was made; the rows are memory-mapped
+            pyarrow.default_memory_pool().release_unused()  # frees the copy that was made; the rows are memory-mapped
             return data
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
     except ValueError as error:  # a map, an interval: datasets has no such type
-        message = f"{path} has a column that cannot be read; leave it out or write it as text: {first_line(error)}"
+        message = f"{path} has a column that cannot be read; remove it or write it as text: {first_line(error)}"
         raise ValueError(message) from error
 
 
@@ -143,7 +143,7 @@ def _open_folder(path: str) -> datasets.Dataset:
     try:
         data = datasets.load_from_disk(path)
     except (OSError, pyarrow.ArrowException) as error:
-        message = f"{path} is no folder saved by datasets, or is damaged; name a .parquet or .jsonl file itself"
+        message = f"{path} is not a folder saved by datasets, or is damaged; to use a .parquet or .jsonl file, name it"
         raise ValueError(message) from error
     if isinstance(data, datasets.Dataset):
         return data
@@ -158,7 +158,7 @@ def _open_hub(name: str) -> datasets.Dataset:
             return datasets.load_dataset(name, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
-            f"{name} is no file or folder here, and as a hub data set it cannot be loaded: {first_line(error)}"
+            f"{name} is not a local file or folder, and cannot be loaded as a hub data set: {first_line(error)}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Samples -> a file of kit rows, as ``load_source`` reads them; written as they come, complete or not there at all."""
+"""Writes samples to a file of kit rows for ``load_source``. Rows are streamed; the file appears once it is complete."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
 from gpg_vl.records import Sample
 
 ROWS_PER_GROUP = 100
-BYTES_PER_GROUP = 2**24  # of images; what is in memory at once
+BYTES_PER_GROUP = 2**24  # of images; bounds what is in memory at once
 
 
 def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
-    """Writes kit rows with the bytes of their images and ``meta`` as JSON: one file that needs no other."""
+    """Writes kit rows with the bytes of their images, and ``meta`` as JSON: one self-contained file."""
     schema = FEATURES.arrow_schema
     with replace_when_done(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         for rows in _group_rows(samples):
@@ -29,7 +29,7 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 
 
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
-    """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` beside it."""
+    """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` next to the file."""
     with (
         replace_when_done(path) as partial,
         images_when_done(Path(path)) as folder,
@@ -43,9 +43,9 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
 
 @contextmanager
 def replace_when_done(path: str | Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when the block ends, and goes away when the block fails.
+    """A temporary file next to ``path`` that replaces it when the block ends and is removed when the block fails.
 
-    What a killed process left behind is overwritten by the next attempt.
+    What a killed process leaves behind is overwritten by the next attempt.
 
     Raises:
         ValueError: ``path`` is a folder
@@ -63,7 +63,7 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
 
 
 def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
-    """Rows of Parquet in groups that bound what is in memory."""
+    """Parquet rows in groups of limited size, which bounds memory."""
     rows: list[dict[str, Any]] = []
     num_bytes = 0
     for sample in samples:

@@ -1,6 +1,6 @@
-"""``gpg-vl eval``: a recipe's model on a recipe's ``data.eval``, scores and predictions written to a folder.
+"""``gpg-vl eval``: evaluates a recipe's model on its ``data.eval``; writes scores and predictions to a folder.
 
-Started under several ranks (``accelerate launch``, ``torchrun``), each evaluates its share.
+If started on several ranks (``accelerate launch``, ``torchrun``), each evaluates its share.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from gpg_vl.tasks.base import Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every prediction of an evaluation, in the order of the rows, and what it was made with."""
+    """Every prediction of an evaluation, in row order, and what it was made with."""
 
     rows: Sequence[EvaluationRow]
     predictions: list[Prediction]
     tasks: dict[str, Task]
     without_image: list[str]  # file, row and reason
-    settings: dict[str, Any]  # all that decides a prediction
+    settings: dict[str, Any]  # everything that determines a prediction
     run: dict[str, Any]  # the rest: path of the model, ranks, seconds ...
-    folder: EvaluationFolder | None  # of the first rank, where there is one
+    folder: EvaluationFolder | None  # only on the first rank, and only with --out
     dropped: list[Prediction] = field(
         default_factory=list
-    )  # wrong ones, for published rows that are not among the rows
+    )  # wrong predictions for published rows that are missing from the rows
 
     @property
     def counted(self) -> list[Prediction]:
-        """What a score is over."""
+        """The predictions that a score covers."""
         return [*self.predictions, *self.dropped]
 
     def write(self, scores: dict[str, Any]) -> None:
@@ -68,11 +68,11 @@ class Evaluation:
 def evaluate_model(recipe: Recipe, out: Path | None = None, category: str = "category") -> dict[str, TaskScore]:
     """Scores ``recipe.model`` on ``recipe.data.eval`` with the recipe's prompts, rewards and sampling.
 
-    Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given; goes on from
-    the predictions that a killed evaluation left there.
+    Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given. Resumes from
+    the predictions that an interrupted evaluation left there.
 
     Args:
-        category: the column that scores are reported by as well
+        category: column by which scores are also reported
 
     Raises:
         ValueError: recipe, rows, model or folder cannot be used
@@ -90,16 +90,16 @@ def run_evaluation(
     splits: Sequence[str] = (),
     category: str = "category",
 ) -> Evaluation:
-    """The predictions of ``evaluate_model``, on every rank. Several ranks part when it ends: a process evaluates once.
+    """The predictions of ``evaluate_model``, on every rank. Ranks disconnect at the end: a process evaluates only once.
 
     Args:
-        benchmark: name that the folder's predictions belong to
+        benchmark: name of the benchmark that the folder's predictions belong to
         splits: name of each entry of ``data.eval``
-        category: the column that scores are reported by as well
+        category: column by which scores are also reported
     """
-    PartialState(cpu=not torch.cuda.is_available())  # takes up the processes that torchrun started
+    PartialState(cpu=not torch.cuda.is_available())  # joins the processes that torchrun started
     with ranks_end_together(), ExitStack() as stack:
-        folders: list[EvaluationFolder] = []  # of the first rank alone
+        folders: list[EvaluationFolder] = []  # on the first rank only
         if out is not None:
             run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
         scorer = stack.enter_context(Scorer(recipe.rewards))
@@ -146,7 +146,7 @@ class _Run:
         return Evaluation(rows, ordered, self._checked.tasks, without_image, settings, run, self._folder)
 
     def _predict(self, rows: LazyRows, done: Sequence[Prediction]) -> list[Prediction]:
-        """Those that are done and the others, in the order of the rows. All ranks together."""
+        """All predictions in row order: those already done, and the others. All ranks call it together."""
         predictions = {prediction.row: prediction for prediction in done}
         todo = rows.without(predictions)
         try:
@@ -157,9 +157,9 @@ class _Run:
                     if is_main_rank():
                         progress.show(len(predictions))
         except Interrupted:
-            what = "without --out nothing is kept"
+            what = "without --out, nothing is kept"
             if self._folder is not None:
-                what = "the same command goes on from there"
+                what = "the same command continues from there"
             note(f"interrupted after {len(predictions)} of {len(rows)} prompts; {what}")
             raise
         return [predictions[number] for number in range(len(rows))]
@@ -171,12 +171,12 @@ class _Run:
         )  # fmt: skip
 
     def _resume(self, settings: dict[str, Any], rows: LazyRows) -> list[Prediction]:
-        """What an earlier process left in the folder."""
+        """The predictions that an earlier process left in the folder."""
         if self._folder is None:
             return []
         done = self._folder.resume(settings, rows, self._recipe.evaluation.num_samples)
         if done:
-            print(f"going on after {len(done)} of {len(rows)} predictions", file=sys.stderr)
+            print(f"resuming after {len(done)} of {len(rows)} predictions", file=sys.stderr)
         return done
 
     def _keep(self, part: Sequence[Prediction]) -> None:
@@ -185,13 +185,13 @@ class _Run:
                 self._folder.append(part)
 
     def _check_rows(self, rows: LazyRows) -> list[str]:
-        """Every row against the model; the rows whose image cannot be opened are said and count as wrong."""
+        """Checks every row against the model. Rows whose image cannot be opened are listed and count as wrong."""
         reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
         if without:
-            note(f"{len(without)} of {len(rows)} rows count as wrong, for want of an image:")
+            note(f"{len(without)} of {len(rows)} rows count as wrong because their image cannot be opened:")
             note("\n".join(list_rows(without, "results.json")))
         return without
 

@@ -1,11 +1,12 @@
-"""Rows -> predictions: the tasks that train also evaluate, on greedy or sampled completions, shared among the ranks.
+"""Rows -> predictions: scores greedy or sampled completions with the same tasks as training; ranks share the work.
 
-What is sampled depends on seed, row and index of the completion alone (exactly so in float32): batches bound the
-memory, ranks the time, and neither changes a prediction.
+Samples depend only on the seed, the row and the index of the completion (exactly so in float32). Batches and ranks
+affect memory and time, but no prediction.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,17 +19,20 @@ from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.rewards.health import describe_failures
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
 
-PROMPTS_AT_ONCE = 64  # of a rank; what a killed evaluation loses at most
+_log = logging.getLogger(__name__)
+
+PROMPTS_AT_ONCE = 64  # per rank; a killed evaluation loses at most this many
 
 
 class Evaluator:
-    """Generates and scores, on every rank its share."""
+    """Generates and scores; each rank does its share."""
 
     def __init__(
         self,
@@ -43,7 +47,7 @@ class Evaluator:
     ):
         """
         Args:
-            with_legacy: whether the published metric is measured too; it can be slow, so validation goes without
+            with_legacy: whether to measure the published metric too; it can be slow, so validation does not
         """
         self._prompts = prompts
         self._engine = engine
@@ -55,19 +59,20 @@ class Evaluator:
         self._with_legacy = with_legacy
 
     def run(self, rows: Sequence[EvaluationRow], prompts_at_once: int = PROMPTS_AT_ONCE) -> Iterator[list[Prediction]]:
-        """Predictions in the order of the rows, part by part, the same on every rank.
+        """Predictions in row order, part by part, the same on every rank.
 
-        All ranks go through the same parts, so that each may wait for the others in between.
+        All ranks process the same parts, so that each may wait for the others in between.
 
         Raises:
-            RewardError: a completion could not be scored and ``rewards.on_error`` is ``abort``; on several ranks, where
-                that is so on one of them, RankError
+            RewardError: a completion could not be scored and ``rewards.on_error`` is ``abort``; with several ranks,
+                RankError on all of them
         """
         state = PartialState()
         step = prompts_at_once * state.num_processes
-        for start in range(0, len(rows), step):
-            mine = list(rows[start : start + step][state.process_index :: state.num_processes])
-            yield sorted(self._share(mine), key=lambda prediction: prediction.row)
+        with self._engine.sync_weights():
+            for start in range(0, len(rows), step):
+                mine = list(rows[start : start + step][state.process_index :: state.num_processes])
+                yield sorted(self._share(mine), key=lambda prediction: prediction.row)
 
     def _share(self, rows: Sequence[EvaluationRow]) -> list[Prediction]:
         """The predictions of all ranks."""
@@ -84,7 +89,7 @@ class Evaluator:
         return [found[row.number] if row.number in found else self._without_image(row) for row in rows]
 
     def _build(self, sample: Sample) -> Prompt | None:
-        """The prompt, or None where an image is missing or broken."""
+        """The prompt, or None if an image is missing or broken."""
         try:
             return self._prompts.build(sample)
         except BadImage:
@@ -107,8 +112,10 @@ def score_groups(
     tasks: Mapping[str, Task],
     with_legacy: bool,
 ) -> list[Prediction]:
-    """The completions of rows, scored strictly and, where asked for and published, by the published metric too."""
+    """The completions of rows, scored strictly and, if requested and available, also by the published metric."""
     scored = scorer.score(groups, "strict")
+    if failures := describe_failures(scored):
+        _log.warning(failures)
     has_legacy = [with_legacy and tasks[row.sample.task].legacy is not None for row in rows]
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])
@@ -120,14 +127,15 @@ def score_groups(
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswers:
-    """The completions of a row, scored; each tuple but ``views`` has one entry per completion."""
+    """The scored completions of a row; each tuple except ``views`` has one entry per completion."""
 
     views: tuple[ImageView, ...]
-    texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
+    texts: tuple[str, ...]  # with the opening <think> if the prompt ended with it
     num_tokens: tuple[int, ...]
     finished: tuple[bool, ...]
     rewards: tuple[Reward, ...]
     legacy: tuple[float | None, ...] | None  # as in Prediction
+    answer_in: AnswerIn = "tags"
 
 
 def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> ScoredAnswers:
@@ -139,6 +147,7 @@ def _answers(group: ScoredGroup, legacy: tuple[float | None, ...] | None) -> Sco
         finished=tuple(completion.finished for completion in completions),
         rewards=group.rewards,
         legacy=legacy,
+        answer_in=group.prompt.answer_in,
     )
 
 
@@ -157,8 +166,10 @@ def make_prediction(row: EvaluationRow, task: Task, answers: ScoredAnswers) -> P
         num_tokens=answers.num_tokens,
         finished=answers.finished,
         answers=tuple(
-            # Reading is the user's code; a completion of status ok was read within the limits before.
-            _spell(task.read(find_answer(text) or "", sample, answers.views)) if of_text == "ok" else None
+            # Reading may run the user's code; a completion with status ok was already read within the limits.
+            _spell(task.read(find_answer(text, answers.answer_in) or "", sample, answers.views))
+            if of_text == "ok"
+            else None
             for text, of_text in zip(answers.texts, status, strict=True)
         ),
         rewards=tuple(reward.total for reward in answers.rewards),
@@ -169,5 +180,5 @@ def make_prediction(row: EvaluationRow, task: Task, answers: ScoredAnswers) -> P
 
 
 def _spell(value: object) -> str:
-    """A value as text, the same for equal values: the way that majority votes are counted."""
+    """A value as text, the same for equal values; used to count majority votes."""
     return str(value)

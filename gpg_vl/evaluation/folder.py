@@ -1,7 +1,7 @@
-"""The folder of an evaluation: ``settings.json``, ``predictions.jsonl`` as they come, ``results.json`` at the end.
+"""The folder of an evaluation: ``settings.json``, ``predictions.jsonl`` as they are made, ``results.json`` at the end.
 
-A folder belongs to one evaluation, and to one process at a time. What a killed one left is gone on from; predictions of
-another model, of other rows or settings are refused, and nothing in the folder is changed.
+A folder belongs to one evaluation, and to one process at a time. A killed evaluation is resumed. Predictions with
+another model, other rows or other settings are refused, and nothing in the folder is changed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ RESULTS_FILE = "results.json"
 
 @contextmanager
 def claim_evaluation(folder: Path) -> Iterator[EvaluationFolder]:
-    """Within, no other evaluation writes to the folder. Of one that made no prediction nothing stays behind.
+    """Inside the context, no other evaluation writes to the folder. Without predictions, nothing is left behind.
 
     Raises:
-        ValueError: another process has it, or it cannot be written
+        ValueError: another process is using the folder, or it cannot be written
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     with _open_alone(folder / PREDICTIONS_FILE) as file:
@@ -58,12 +58,12 @@ def _open_alone(path: Path) -> IO[str]:
         ) from error
     except OSError as error:
         file.close()
-        raise ValueError(f"--out: no file can be locked in {path.parent} ({error.strerror}); choose another") from error
+        raise ValueError(f"--out: cannot lock a file in {path.parent} ({error.strerror}); choose another") from error
     return file
 
 
 class EvaluationFolder:
-    """What one process, the first rank, reads and writes; made by ``claim_evaluation``."""
+    """The folder as used by one process, the first rank; created by ``claim_evaluation``."""
 
     def __init__(self, folder: Path, file: IO[str]):
         self._folder = folder
@@ -71,11 +71,11 @@ class EvaluationFolder:
         self._settings: dict[str, Any] = {}
 
     def resume(self, settings: Mapping[str, Any], rows: Sequence[EvaluationRow], num_samples: int) -> list[Prediction]:
-        """Takes the folder for this evaluation; the predictions that an earlier process made of it, in order of rows.
+        """Takes the folder for this evaluation; returns the predictions of an earlier process, in row order.
 
         Args:
-            settings: all that decides a prediction
-            num_samples: completions of a row
+            settings: everything that determines a prediction
+            num_samples: completions per row
 
         Raises:
             ValueError: it holds another evaluation, or a damaged line
@@ -100,12 +100,12 @@ class EvaluationFolder:
             ) from error
         for key, (old, new) in changes.items():
             raise ValueError(
-                f"--out: {self._folder} holds predictions with {key} = {_short(old)}, this evaluation has "
+                f"--out: {self._folder} holds predictions with {key} = {_short(old)}, but this evaluation has "
                 f"{_short(new)}; choose another --out"
             )
 
     def _read(self) -> list[Prediction]:
-        """The whole predictions, each row once; a line that a killed process left unfinished is cut off.
+        """The complete predictions, each row once; an unfinished last line of a killed process is removed.
 
         Raises:
             ValueError: another line is damaged; names it
@@ -125,7 +125,7 @@ class EvaluationFolder:
         return [predictions[row] for row in sorted(predictions)]
 
     def append(self, predictions: Sequence[Prediction]) -> None:
-        """Adds predictions to the file; on disk when this returns. The settings are there before the first."""
+        """Adds predictions to the file; they are on disk when this returns. Settings are written before the first."""
         if not (self._folder / SETTINGS_FILE).is_file():
             self._write(SETTINGS_FILE, self._settings)
         self._file.writelines(prediction.to_line() for prediction in predictions)
@@ -152,7 +152,7 @@ def _refuse_strangers(
 ) -> None:
     """
     Raises:
-        ValueError: a prediction is not of the row whose number it has, or has another number of completions
+        ValueError: a prediction does not belong to the row with its number, or has another number of completions
     """
     for each in predictions:
         sample = rows[each.row].sample if each.row < len(rows) else None

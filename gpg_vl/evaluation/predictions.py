@@ -1,4 +1,4 @@
-"""One evaluated row with all that a score is made from, as a line of ``predictions.jsonl``."""
+"""One evaluated row with everything that a score needs, as a line of ``predictions.jsonl``."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any
 from gpg_vl.records import ImageView
 
 NO_IMAGE = "no_image"
-"""Status of the completions of a row whose image is missing or broken: there are none, and they count as wrong."""
+"""Status if a row's image is missing or broken: nothing was generated, and all its completions count as wrong."""
 
 DROPPED = "dropped"
-"""Status of the completions of a row that its conversion dropped: as above. Such rows are in no file of predictions."""
+"""Status if the conversion dropped a row: also counts as wrong. Such rows are not in ``predictions.jsonl``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The k completions of a row, scored; every tuple has one entry per completion."""
+    """The k scored completions of a row; every tuple has one entry per completion."""
 
-    row: int  # position among the evaluated rows, from 0
+    row: int  # position among the evaluated rows, counted from 0
     id: str
     task: str
     split: str
-    category: str  # "" where the rows have none
+    category: str  # "" if the rows have none
     question: str
     answer: str  # gold
-    views: tuple[ImageView, ...]  # one per image; () where an image is missing
-    completions: tuple[str, ...]  # with the opening <think> where the prompt ended in one
+    views: tuple[ImageView, ...]  # one per image; () if an image is missing
+    completions: tuple[str, ...]  # with the opening <think> if the prompt ended with it
     num_tokens: tuple[int, ...]
     finished: tuple[bool, ...]
-    answers: tuple[str | None, ...]  # what the task read, in one spelling; None where it read nothing
+    answers: tuple[str | None, ...]  # what the task read, in a normalised spelling; None if unreadable
     rewards: tuple[float, ...]
     parts: tuple[dict[str, float], ...]
-    status: tuple[str, ...]  # of records.Status, NO_IMAGE or DROPPED
+    status: tuple[str, ...]  # records.Status, NO_IMAGE or DROPPED
     legacy: tuple[float | None, ...] | None
-    """Published metric; None where there is none, or it was not asked for. An entry is None where it could not be
-    worked out (a time-out or an error): that completion counts 0, and is counted."""
+    """Published metric; None if there is none or it was not requested. An entry is None if it could not be computed
+    (timeout or error): that completion counts as 0 and is reported."""
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
@@ -62,21 +62,21 @@ def read_prediction(line: str) -> Prediction:
     """The prediction that ``to_line`` wrote.
 
     Raises:
-        ValueError: the line is none
+        ValueError: it is not a valid line
     """
     row: Any = json.loads(line)
     if not isinstance(row, dict) or set(row) != _NAMES or not _has_types(row):
-        raise ValueError("no line of predictions.jsonl")
+        raise ValueError("not a valid line of predictions.jsonl")
     tuples = {name: tuple(row[name]) for name in _PER_COMPLETION if row[name] is not None}
     try:
         views = tuple(ImageView(**view) for view in row["views"])
     except TypeError as error:
-        raise ValueError("no line of predictions.jsonl") from error
+        raise ValueError("not a valid line of predictions.jsonl") from error
     return Prediction(**{**row, **tuples, "views": views})
 
 
 def _has_types(row: Mapping[str, Any]) -> bool:
-    """Whether every field is of its type, with as many entries as there are completions."""
+    """Whether every field has its type, and tuples have one entry per completion."""
     lists = {name: row[name] for name in _PER_COMPLETION if (name, row[name]) != ("legacy", None)}
     return (
         type(row["row"]) is int

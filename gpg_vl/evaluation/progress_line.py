@@ -1,4 +1,4 @@
-"""How far a long piece of work is, on standard error."""
+"""Progress of long work, on standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressLine:
-    """Done, pace and time to go; rewritten in place on a terminal, else a line now and then, and one at the end.
+    """Shows count, pace and time left; rewritten in place on a terminal, otherwise a line now and then and at the end.
 
     >>> with ProgressLine("evaluated", "prompts", total=2) as line:  # doctest: +SKIP
     ...     line.show(2)
@@ -22,8 +22,8 @@ class ProgressLine:
     ):
         """
         Args:
-            done: how much was done before, by another process
-            seconds_between_lines: at least, where standard error is no terminal
+            done: how much an earlier process has done
+            seconds_between_lines: minimum, if standard error is not a terminal
         """
         self._verb, self._unit = verb, unit
         self._total, self._done_before = total, done
@@ -35,7 +35,7 @@ class ProgressLine:
     def show(self, done: int) -> None:
         """
         Args:
-            done: how much is done by now, with what was done before
+            done: how much is done by now, including what was done before
         """
         now, is_last = time.monotonic(), done == self._total
         is_due = self._is_terminal or is_last or now - self._shown > self._seconds_between_lines
@@ -59,6 +59,6 @@ class ProgressLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """What is printed next begins on a line of its own."""
+        """Ends the line, so that what is printed next starts on a new one."""
         if self._is_open:
             print(file=sys.stderr, flush=True)

@@ -14,21 +14,21 @@ from gpg_vl.records import Sample
 class EvaluationRow:
     """A sample with its place in the evaluation."""
 
-    number: int  # from 0, over all splits
+    number: int  # counted from 0 over all splits
     split: str
     sample: Sample
     category: str = ""
 
 
 class LazyRows(Sequence[EvaluationRow]):
-    """Rows that are made when asked for, so that their images are never in memory together."""
+    """Rows that are made on access, so that their images are never in memory together."""
 
     def __init__(self, places: Sequence[tuple[str, Sequence[Sample], int]], numbers: Sequence[int], category: str):
         """
         Args:
             places: split, samples and position among them of each row of the evaluation
-            numbers: which of those these rows are
-            category: the column, or key of ``meta``, that scores are reported by
+            numbers: which of ``places`` these rows are
+            category: the column, or key of ``meta``, by which scores are reported
         """
         self._places = places
         self._numbers = numbers
@@ -52,7 +52,7 @@ class LazyRows(Sequence[EvaluationRow]):
         return EvaluationRow(number, split, sample, str(sample.meta.get(self._category) or ""))
 
     def without(self, done: Collection[int]) -> LazyRows:
-        """These rows but for those of the numbers in ``done``."""
+        """These rows without those whose numbers are in ``done``."""
         return LazyRows(self._places, [number for number in self._numbers if number not in done], self._category)
 
 
@@ -60,8 +60,8 @@ def number_rows(checked: CheckedSources, splits: Sequence[str] = (), category: s
     """The rows of all sources, one after the other.
 
     Args:
-        splits: name of each source; () takes the sources' own
-        category: the column, or key of ``meta``, that scores are reported by
+        splits: name of each source; (): the sources' own names
+        category: the column, or key of ``meta``, by which scores are reported
     """
     names = splits or [source.name for source in checked.sources]
     places = [

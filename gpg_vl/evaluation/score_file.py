@@ -1,7 +1,7 @@
-"""``gpg-vl score``: completions that are at hand -> rewards and metric, without a model.
+"""``gpg-vl score``: completions you already have -> rewards and metric, without a model.
 
 A row has ``completion`` and ``answer``; the published result files (``results`` with ``model_output`` and
-``ground_truth``) are read too. Boxes of both are taken in original pixels, unless a row names its ``frame``.
+``ground_truth``) can be read too. Boxes of both are in original pixels, unless a row names its ``frame``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
 from gpg_vl.own_code import absolute_spec, describe_error
-from gpg_vl.records import ImageView, Reward, Sample
+from gpg_vl.records import ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Scorer, Task, legacy_scorer
+from gpg_vl.tasks.base import Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
 
 UNKNOWN_SIDE = 10**9
-"""Pixels: where a row tells no size, every box lies inside the image."""
+"""Assumed image size in pixels if a row gives none: every box is inside."""
 
 _TAKEN = ("completion", "model_output", "answer", "ground_truth", "question", "image", "meta")
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoredCompletion:
-    """One completion to be scored: the row it came in, its sample and the view of its image."""
+    """One completion to score: its row, its sample and the view of its image."""
 
     row: Mapping[str, Any]
     sample: Sample
@@ -51,7 +51,7 @@ class ScoredCompletion:
     metric: float  # in [0, 1]
 
 
-def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out: Path | None = None) -> dict[str, Any]:
+def score_file(task_name: str, predictions: Path, scorer: Rule = "strict", out: Path | None = None) -> dict[str, Any]:
     """The summary that ``gpg-vl score`` prints; writes every row with its reward to ``out``, if given.
 
     Raises:
@@ -59,7 +59,7 @@ def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out
     """
     if out is not None:
         _check_out(out, predictions)
-    with redirect_stdout(sys.stderr):  # what a user's task prints is no part of the answer
+    with redirect_stdout(sys.stderr):  # what a user's task prints is not part of the output
         task = load_task(task_name)
         if scorer == "legacy":
             legacy_scorer(task)
@@ -69,12 +69,12 @@ def score_file(task_name: str, predictions: Path, scorer: Scorer = "strict", out
         scored = score_completions(pool, task, task_name, read, scorer)
     if out is not None:
         text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
-        out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair, as JSON writes it
+        out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair is escaped as in JSON
     return _summarise(task_name, task, scorer, scored)
 
 
 def _check_out(out: Path, predictions: Path) -> None:
-    """Refuses a file that could not be written, before the work; leaves none behind."""
+    """Before the work, refuses a file that cannot be written; leaves no file."""
     if out.resolve() == predictions.resolve() or (out.exists() and predictions.exists() and out.samefile(predictions)):
         raise ValueError(f"--out: {out} is the file of --predictions; choose another")
     is_new = not out.exists()
@@ -93,7 +93,7 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompl
         ValueError: no file, no rows, or a row without completion and answer; names file and row
     """
     if not path.is_file():
-        raise ValueError(f"no file {path}; it is to hold completions")
+        raise ValueError(f"no file {path}; give a file of completions")
     predictions = []
     for number, row in enumerate(_read_rows(path), start=1):
         try:
@@ -101,7 +101,7 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompl
             task.check(prediction.sample)
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from error
-        except (Exception, SystemExit) as error:  # the check is the user's code
+        except (Exception, SystemExit) as error:  # the check may be the user's code
             raise ValueError(f"{path}, row {number}: task {task_name}: {describe_error(error)}") from error
         predictions.append(prediction)
     if not predictions:
@@ -114,7 +114,7 @@ def _read_rows(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}") from error
+        raise ValueError(f"{path} is not a text file: {error}") from error
     try:
         content = _parse(text)
     except (ValueError, RecursionError):
@@ -129,12 +129,12 @@ def _read_line(path: Path, number: int, line: str) -> Any:
         return _parse(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}, line {number}: no JSON ({type(error).__name__}); write one object per line"
+            f"{path}, line {number}: not JSON ({type(error).__name__}); write one object per line"
         ) from error
 
 
 def _parse(text: str) -> Any:
-    """JSON; NaN and infinities, which are none, become null."""
+    """Parses JSON; NaN and infinities, which are not JSON, become null."""
     return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
 
 
@@ -148,14 +148,14 @@ def _read_row(row: Any, number: int, task_name: str) -> StoredCompletion:
     completion = _first(row, "completion", "model_output")
     answer = _first(row, "answer", "ground_truth")
     if not isinstance(completion, str):
-        raise ValueError("the completion is no text")
+        raise ValueError("the completion is not text; make it a string")
     question = row.get("question", "")
     image = row.get("image")
     meta = row["meta"] if isinstance(row.get("meta"), dict) else {}
     sample = Sample(
         id=str(row.get("id", number)),
         task=task_name,
-        images=(image if isinstance(image, str) else "",),  # one image, at hand or not
+        images=(image if isinstance(image, str) else "",),  # one image, which may not exist
         question=question if isinstance(question, str) else "",
         answer=strip_answer_tags(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)),
         meta={name: value for name, value in row.items() if name not in _TAKEN} | meta,
@@ -171,7 +171,7 @@ def _first(row: Mapping[str, Any], *names: str) -> Any:
 
 
 def _view(row: Mapping[str, Any], image: str | bytes) -> ImageView:
-    """The view that boxes are read in: the row's ``frame``, or original pixels; sizes from the row or its image."""
+    """The view for reading boxes: the row's ``frame``, or original pixels; sizes come from the row or its image."""
     width, height = _size(row, "width", "height") or _image_size(image) or (UNKNOWN_SIDE, UNKNOWN_SIDE)
     frame = row.get("frame", "original_pixels")
     if frame == "original_pixels":
@@ -190,7 +190,7 @@ def _size(row: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | 
     if sides == (None, None):
         return None
     if not all(isinstance(side, int) and 0 < side <= UNKNOWN_SIDE for side in sides):
-        raise ValueError(f"{width} and {height} are {sides}; make them pixels")
+        raise ValueError(f"{width} and {height} are {sides}; give them in pixels")
     return int(sides[0] or 0), int(sides[1] or 0)
 
 
@@ -201,19 +201,20 @@ def _image_size(image: str | bytes) -> tuple[int, int] | None:
 def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
     missing = sum(1 for p in predictions if p.row.get("image") and p.view.width == UNKNOWN_SIDE)
     if missing:
-        print(f"{missing} rows name an image that is not there: boxes are not held against its edges", file=sys.stderr)
+        print(f"{missing} rows name a missing image: their boxes are not checked against its edges", file=sys.stderr)
 
 
 def score_completions(
-    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Scorer = "strict"
+    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Rule = "strict"
 ) -> list[ScoredCompletion]:
-    """Every row in the processes of ``scoring_pool``; a timeout or error costs its row the reward and the metric."""
+    """Scores every row in the pool's processes; a row with a timeout or error gets reward and metric 0."""
     code = absolute_spec(task_name)
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
     rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
     metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
     timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else None
     outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics], timeout_s=timeout_s)]
+    _refuse_mistakes(predictions, outcomes)
     of_rewards, of_metrics = outcomes[: len(cases)], outcomes[len(cases) :]
     scored = []
     failures = []
@@ -235,11 +236,21 @@ def score_completions(
     return scored
 
 
+def _refuse_mistakes(predictions: Sequence[StoredCompletion], outcomes: Sequence[Outcome | None]) -> None:
+    """
+    Raises:
+        ValueError: the task's code has a mistake, which is no completion's fault
+    """
+    for prediction, outcome in zip(predictions, outcomes, strict=False):  # the metrics follow, by the same rows
+        if outcome is not None and outcome.is_mistake:
+            raise ValueError(f"row {prediction.sample.id}: {outcome.message}")
+
+
 def _no_reward(failure: Outcome) -> Reward:
     return Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error")
 
 
-def _summarise(task_name: str, task: Task, scorer: Scorer, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
+def _summarise(task_name: str, task: Task, scorer: Rule, scored: Sequence[ScoredCompletion]) -> dict[str, Any]:
     rewards = [item.reward for item in scored]
     names = sorted({name for reward in rewards for name in reward.parts})
     return {

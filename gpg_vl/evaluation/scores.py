@@ -1,6 +1,6 @@
 """Predictions -> scores: means over prompts with their 95 % intervals, by task and by category; pass@k and maj@k.
 
-A completion that could not be scored, or whose image is missing, counts 0: a score is of all prompts.
+A completion that could not be scored, or whose image is missing, counts as 0: a score covers all prompts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from gpg_vl.tasks.base import Task
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure over ``n`` prompts and its 95 % interval, all in [0, 1]."""
+    """A figure over ``n`` prompts with its 95 % interval, all in [0, 1]."""
 
     value: float
-    low: float | None  # None where the figure is no mean over prompts, as AP, and has no such interval
+    low: float | None  # None if the figure is not a mean over prompts, such as AP, and so has no interval
     high: float | None
     n: int
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """The score of one task; ``value``, ``low`` and ``high`` are the strict scorer's, means of the metric."""
+    """The score of one task; ``value``, ``low`` and ``high`` are for the mean metric of the strict scorer."""
 
     metric: str
     value: float
@@ -41,10 +41,10 @@ class TaskScore:
     n: int  # prompts
     num_samples: int  # completions per prompt
     status: dict[str, int]
-    legacy: Estimate | None = None  # published metric; None where there is none, or it was not asked for (validation)
-    num_legacy_failures: int = 0  # completions that the published metric could not be worked out for; they count 0
+    legacy: Estimate | None = None  # published metric; None if there is none or it was not requested (validation)
+    num_legacy_failures: int = 0  # completions for which the published metric failed; they count as 0
     categories: dict[str, dict[str, Estimate | None]] = field(default_factory=dict)  # strict and legacy of each
-    pass_at: dict[str, Estimate] = field(default_factory=dict)  # k -> chance that one of k samples is right
+    pass_at: dict[str, Estimate] = field(default_factory=dict)  # k -> chance that at least one of k samples is right
     majority: Estimate | None = None  # maj@k: the most frequent answer of all k samples
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def score_task(task: Task, predictions: Sequence[Prediction]) -> TaskScore:
 
 
 def _score_categories(task: Task, predictions: Sequence[Prediction]) -> dict[str, dict[str, Estimate | None]]:
-    """Of every category, in alphabetical order; {} where the rows have none."""
+    """The scores of every category, in alphabetical order; {} if the rows have none."""
     by_category: dict[str, list[Prediction]] = {}
     for each in predictions:
         if each.category:
@@ -92,7 +92,7 @@ def _score_categories(task: Task, predictions: Sequence[Prediction]) -> dict[str
 
 
 def estimate_strict(predictions: Sequence[Prediction], task: Task) -> Estimate:
-    """The mean of the task's metric; of each prompt, that over its completions."""
+    """The mean of the task's metric over prompts, each the mean over its completions."""
     return estimate([statistics.fmean(_main_parts(each, task)) for each in predictions])
 
 
@@ -105,7 +105,7 @@ def estimate_legacy(predictions: Sequence[Prediction]) -> Estimate | None:
 
 
 def count_legacy_failures(predictions: Sequence[Prediction]) -> int:
-    """Completions that the published metric could not be worked out for."""
+    """Number of completions for which the published metric failed."""
     return sum(value is None for each in predictions for value in each.legacy or ())
 
 
@@ -114,7 +114,7 @@ def _main_parts(prediction: Prediction, task: Task) -> list[float]:
 
 
 def _pass_at(task: Task, predictions: Sequence[Prediction]) -> dict[str, Estimate]:
-    """pass@k for k = 1, 2, 4 ... and all, estimated without bias from all samples (arXiv 2107.03374, Eq. 1)."""
+    """pass@k for k = 1, 2, 4 ... and all; the unbiased estimate from all samples (arXiv 2107.03374, Eq. 1)."""
     n = len(predictions[0].completions)
     counts = [sum(part == 1 for part in _main_parts(each, task)) for each in predictions]
     ks = sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
@@ -122,7 +122,7 @@ def _pass_at(task: Task, predictions: Sequence[Prediction]) -> dict[str, Estimat
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that at least one of k samples, drawn from n of which ``correct`` are right, is right."""
+    """The chance that at least one of k samples is right, drawn from n of which ``correct`` are right."""
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
@@ -131,7 +131,7 @@ def _majority(task: Task, predictions: Sequence[Prediction]) -> Estimate:
 
 
 def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> float:
-    """The score of the most frequent answer, the first of equals; no answer is none."""
+    """The score of the most frequent answer, or the first of equally frequent ones; unreadable answers do not vote."""
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return 0.0
@@ -140,7 +140,7 @@ def _majority_score(answers: Sequence[str | None], scores: Sequence[float]) -> f
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval over prompts: Wilson's for zeros and ones, Student's otherwise."""
+    """Mean and 95 % interval over prompts: Wilson's for values of only 0 and 1, otherwise Student's."""
     mean, n = statistics.fmean(values), len(values)
     if set(values) <= {0.0, 1.0}:
         interval = binomtest(round(sum(values)), n).proportion_ci(0.95, method="wilson")
@@ -150,8 +150,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent shares, each of equal weight, with the 95 % interval that follows from theirs: the
-    distances to their own ends, added in squares (the method of variance estimates recovery)."""
+    """The unweighted mean of independent estimates, with a 95 % interval from theirs: the distances to their ends are
+    added in squares (the method of variance estimates recovery)."""
     k, value = len(estimates), statistics.fmean(each.value for each in estimates)
     below = math.hypot(*(each.value - (each.low or 0.0) for each in estimates)) / k
     above = math.hypot(*((each.high or 1.0) - each.value for each in estimates)) / k

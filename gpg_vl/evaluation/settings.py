@@ -1,7 +1,7 @@
-"""All that decides a prediction, as ``settings.json`` holds it: rows, weights, prompt, rewards, sampling, versions.
+"""Everything that determines a prediction, for ``settings.json``: rows, weights, prompt, rewards, sampling, versions.
 
-Predictions of an earlier process are kept only where it had the same. What may differ (path of the model, ranks, batch
-size) is no part of it.
+An earlier process's predictions are only kept if its settings were the same. What may differ (path of the model, ranks,
+batch size) is not included.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def describe_settings(
 ) -> dict[str, Any]:
     """
     Args:
-        benchmark: name that the predictions belong to
-        tasks: names of the tasks of the rows
-        sampling: what the engine is asked for
+        benchmark: name of the benchmark that the predictions belong to
+        tasks: names of the rows' tasks
+        sampling: sampling options for the engine
     """
     return {
         "benchmark": benchmark,
@@ -58,12 +58,12 @@ def describe_settings(
 
 
 def scoring_versions() -> dict[str, str]:
-    """Of the libraries that a prediction and its score depend on."""
+    """Versions of the libraries that a prediction and its score depend on."""
     return {name: version(name) for name in _LIBRARIES}
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """Of every parameter and buffer that is saved, by name: the same for the same weights in any file layout."""
+    """Hash of every saved parameter and buffer by name; equal for equal weights in any file layout."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
@@ -72,7 +72,7 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def hash_rows(rows: Iterable[EvaluationRow]) -> str:
-    """Of what is asked, shown and expected; of an image that is a file, its name and size stand for it."""
+    """Hash of what is asked, shown and expected; an image file is represented by its name and size."""
     digest = hashlib.sha256()
     for row in rows:
         sample = row.sample
@@ -87,7 +87,7 @@ def _describe_file(path: Path) -> bytes:
 
 
 def _first_prompt(prompts: PromptBuilder, rows: Sequence[EvaluationRow]) -> str | None:
-    """The first prompt that can be made, as the model reads it."""
+    """The first prompt that can be built, as the model reads it."""
     for row in rows:
         try:
             return prompts.build(row.sample).text
@@ -97,6 +97,6 @@ def _first_prompt(prompts: PromptBuilder, rows: Sequence[EvaluationRow]) -> str 
 
 
 def _hash_own_code(specs: Iterable[str]) -> dict[str, str]:
-    """Of the tasks and reward functions that are files of the user's own."""
+    """Hashes of the tasks and reward functions in the user's own files."""
     files = {spec: Path(spec.rpartition(":")[0]) for spec in specs}
     return {spec: hashlib.sha256(file.read_bytes()).hexdigest() for spec, file in files.items() if file.suffix == ".py"}

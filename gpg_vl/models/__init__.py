@@ -1,6 +1,6 @@
 """Model families by ``config.model_type``, and how a model folder becomes an adapter.
 
-A new family is one line in ``FAMILIES``, or one file of its own where its processor or positions differ.
+A new family is one line in ``FAMILIES``, plus a file of its own if its processor or positions differ.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import difflib
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.base import Family
 from gpg_vl.models.lora import find_base
@@ -23,22 +24,22 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
-    """Loads the model, its processor and its generation config; of an adapter, its model and the adapter.
+    """Loads the model, its processor and its generation config. A LoRA folder is loaded together with its base model.
 
-    With ``config.lora`` an adapter goes on as one, without it is merged into the weights.
+    With ``config.lora`` a saved LoRA adapter stays an adapter; without it, it is merged into the weights.
 
     Args:
-        with_weights: False reads no weights: the adapter can render, count and size, and nothing else
+        with_weights: False reads no weights; the result can only render prompts, count tokens and size images
 
     Raises:
-        ValueError: not a known vision-language model, or the folder is incomplete; says which and what is known
+        ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families
     """
     path = resolve_model_path(config.path)
     base = find_base(path) or path
     try:
         model_config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"model.path: {base} has no readable config.json ({reason})") from error
     model_type = model_config.model_type
     if model_type not in FAMILIES:

@@ -1,7 +1,7 @@
-"""What the kit asks of a model family. ``FAMILIES`` lists those it knows; docs/add-a-model.md adds one.
+"""What the kit asks of a model family. ``FAMILIES`` lists the known ones; docs/add-a-model.md adds one.
 
 An adapter renders and encodes prompts, knows positions, end tokens and vision tokens, runs the model's body and head,
-and saves an ordinary model folder. It knows nothing of tasks, groups or training. ``base.py`` holds what they share.
+and saves an ordinary model folder. It knows nothing of tasks, groups or training. ``base.py`` has the shared code.
 """
 
 from __future__ import annotations
@@ -27,47 +27,48 @@ class Adapter(Protocol):
     """The transformers model, head included."""
     config: ModelConfig
     frame: Frame
-    """What the family means by coordinates."""
+    """How the family writes coordinates."""
     autocast_dtype: torch.dtype | None
-    """None where nothing is computed in a lower precision than the weights'."""
+    """None if everything is computed in the precision of the weights."""
 
     # --- reading ---
 
     @property
     def context_length(self) -> int:
-        """Most tokens that the model can read, prompt and completion together."""
+        """Maximum number of tokens that the model can read, prompt and completion together."""
 
     def has_chat_template(self) -> bool: ...
 
     def is_chat(self) -> bool:
-        """Whether the chat template marks roles; that of a base model only joins the contents."""
+        """Whether the chat template marks roles; a base model's template only joins the contents."""
 
     def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
         """One user turn as prompt text; None in ``parts`` stands for an image."""
 
     def render_plain(self, parts: Sequence[str | None]) -> str:
-        """Prompt text without any template; None in ``parts`` stands for an image."""
+        """Prompt text without a template; None in ``parts`` stands for an image."""
 
     def control_tokens(self) -> list[str]:
-        """Token texts that must not come from a row: they would be read as structure."""
+        """Token texts that a row must not contain: the model would read them as structure."""
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
-        """The size in pixels that the model sees of a ``width`` x ``height`` image.
+        """The size in pixels at which the model sees a ``width`` x ``height`` image.
 
         Args:
-            max_tokens: tokens that the image should take at most
+            max_tokens: maximum number of tokens the image should take
 
         Raises:
             ValueError: no size fits the pixel limits
         """
 
-    def count_image_tokens(self, view: ImageView) -> int: ...
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        """Tokens of each image of one prompt, [N]; a family may give an image fewer where there are several."""
 
     def count_text_tokens(self, text: str) -> int:
-        """Tokens of a rendered prompt, each image counted as its one placeholder."""
+        """Number of tokens of a rendered prompt; each image counts as its one placeholder."""
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """A rendered prompt and its images as the model's forward takes them."""
+        """A rendered prompt and its images, as inputs of the model's forward."""
 
     # --- tokens ---
 
@@ -80,13 +81,13 @@ class Adapter(Protocol):
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
-        """Tokens that no completion may hold, as those that stand for an image."""
+        """Tokens that a completion must not contain, such as those that stand for an image."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, special tokens kept, without the end token."""
+        """Text of a completion with its special tokens but without the end token."""
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        """Token ids of a written completion, an end token appended."""
+        """Token ids of a written completion, followed by an end token."""
 
     # --- running ---
 
@@ -100,7 +101,7 @@ class Adapter(Protocol):
     def autocast(self) -> AbstractContextManager[Any]: ...
 
     def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
-        """The vision inputs of several prompts as those of one forward, in the order of their tokens."""
+        """Joins the vision inputs of several prompts for one forward, in the order of their tokens."""
 
     def run_body(
         self,
@@ -118,12 +119,12 @@ class Adapter(Protocol):
 
         Args:
             input_ids: [R, S] tokens
-            token_types: [R, S], 1 where an image token stands
+            token_types: [R, S], 1 at image tokens
             position_ids: [A, R, S]
-            vision: of all images, in the order of their tokens
-            features: what ``encode_images`` made of them, instead
-            visible: [R, S, keys] bool, which key each query may see; None for every earlier one, which is faster
-            segment_ids: [R, S] of packed rows (``MicroBatch``), instead of ``visible``
+            vision: inputs of all images, in the order of their tokens
+            features: the result of ``encode_images``, in place of ``vision``
+            visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
+            segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
             cache: earlier keys and values, extended in place
 
         Returns:
@@ -131,13 +132,13 @@ class Adapter(Protocol):
         """
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
-        """Hidden states [P + T, H] of one ordinary row, by the model's own masks and positions."""
+        """Hidden states [P + T, H] of one ordinary row, with the model's own masks and positions."""
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         """Vision tower and projector on all images."""
 
     def has_frozen_tower(self) -> bool:
-        """Whether images always turn into the same features: neither vision nor projector is trained."""
+        """Whether an image always has the same features, because neither vision nor projector is trained."""
 
     # --- training and saving ---
 
@@ -147,10 +148,10 @@ class Adapter(Protocol):
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
     def num_parameters(self) -> tuple[int, int]:
-        """All weights of the model, and those of them that are trained."""
+        """Number of all weights of the model, and of the trained ones."""
 
     def without_lora(self) -> AbstractContextManager[None]:
-        """Within, the model runs as if it had no LoRA adapter."""
+        """Inside the context, the model runs as if it had no LoRA adapter."""
 
     def to(self, device: torch.device | str) -> None:
         """Moves the model."""

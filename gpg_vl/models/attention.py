@@ -1,7 +1,7 @@
 """Attention of packed rows: a token sees earlier tokens of the prompt and of its own completion.
 
-One rule, three ways to compute it: a dense mask, blocks for FlexAttention, and ``grouped_attention``, which never looks
-at a pair that the rule forbids. All take segment ids [R, S]: 0 prompt, 1.. the row's completions in order, -1 padding.
+One rule, computed in three ways: a dense mask, blocks for FlexAttention, and ``grouped_attention``, which skips every
+pair that the rule forbids. All take segment ids [R, S]: 0 prompt, 1.. the row's completions in order, -1 padding.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 GROUPED_ATTENTION = "grouped_sdpa"
-"""Name of ``grouped_attention`` among the attention codes of transformers."""
+"""Name under which transformers knows ``grouped_attention``."""
 
 
 def visible_keys(segment_ids: Tensor) -> Tensor:
-    """Which key each query sees, [R, S, S] bool."""
+    """Which keys each query sees, [R, S, S] bool."""
     length = segment_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
     keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
@@ -30,7 +30,7 @@ def visible_keys(segment_ids: Tensor) -> Tensor:
 
 
 def visible_blocks(segment_ids: Tensor) -> BlockMask:
-    """The same for FlexAttention, which skips blocks of 128 x 128 that hold no visible key."""
+    """The same for FlexAttention, which skips blocks of 128 x 128 without a visible key."""
 
     def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         segment = segment_ids[row, key]
@@ -49,18 +49,18 @@ def grouped_attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """The prompt on itself, then the completions of a row as a batch on the prompt and themselves.
+    """The prompt attends to itself; then the completions, as a batch, attend to the prompt and to themselves.
 
-    Rows that are not packed, which have no mask or a real one, go the ordinary way.
+    Rows that are not packed have no mask or a real one; they use transformers' own attention.
 
     Args:
         query: [R, heads, S, d]
-        key: [R, key heads, S, d], as ``value``
-        attention_mask: [R, 1, 1, S] the segment ids, in the place where transformers carries a mask
+        key: [R, key heads, S, d], like ``value``
+        attention_mask: [R, 1, 1, S] segment ids, passed where transformers passes a mask
         scaling: factor of the scores
 
     Returns:
-        [R, S, heads, d], 0 where there is padding
+        [R, S, heads, d], 0 at padding
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
@@ -71,7 +71,7 @@ def grouped_attention(
 
 
 def _attend_row(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, scaling: float | None) -> Tensor:
-    """[heads, S, d] of one row, all three inputs of that shape; ``segments`` [S]."""
+    """[heads, S, d] of one row; all three inputs have that shape, ``segments`` is [S]."""
     padding, prompt, *completions = torch.bincount(segments + 1, minlength=2).tolist()
     lengths = [length for length in completions if length]
 
@@ -79,7 +79,7 @@ def _attend_row(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, sca
         return tensor[None, :, :prompt]
 
     def completions_of(tensor: Tensor) -> Tensor:
-        """[G, heads, longest, d], padded at the end, where no real query looks."""
+        """[G, heads, longest, d], padded at the end, which no real query sees."""
         parts = tensor[:, prompt : prompt + sum(lengths)].transpose(0, 1).split(lengths)
         return pad_sequence(list(parts), batch_first=True).transpose(1, 2)
 

@@ -28,7 +28,7 @@ from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInput
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A line of ``FAMILIES``."""
+    """An entry of ``FAMILIES``."""
 
     adapter: type[BaseAdapter]
     model: type[PreTrainedModel]
@@ -36,12 +36,12 @@ class Family:
 
 
 class BaseAdapter(ABC):
-    """An ``Adapter`` but for what the abstract methods and the class variables leave to the family."""
+    """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
     image_token: ClassVar[str]
     """The token that stands for an image in the tokenizer; its id is the config's ``image_token_id``."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
-    """Prefixes of parameter names and their part, the first that fits; every other parameter is ``text``."""
+    """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
@@ -58,16 +58,16 @@ class BaseAdapter(ABC):
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
-        # beside bfloat16 the float32 head may take TF32, which keeps more; set both ways, for it holds for the process
+        # with bfloat16 the float32 head may use TF32, which is more precise; set in both cases: it is process-wide
         torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
         self._attention = PackedAttention(self.model.config.get_text_config(), config)
 
     @classmethod
     def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family) -> BaseAdapter:
-        """Loads float32 weights: compute in bfloat16 is autocast, so that small steps are not rounded away.
+        """Loads float32 weights. bfloat16 is used through autocast, so that small steps are not rounded away.
 
         Raises:
-            ValueError: the folder is incomplete, or its tokenizer is not of its config
+            ValueError: the folder is incomplete, or its tokenizer does not match its config
         """
         processor = load_processor(path)
         base = find_base(path)
@@ -86,7 +86,7 @@ class BaseAdapter(ABC):
     def load_without_weights(
         cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family
     ) -> BaseAdapter:
-        """An adapter that can render, count and size, in a moment: its model has no values."""
+        """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
         return cls(model, load_processor(path), config, family.frame)
@@ -148,7 +148,7 @@ class BaseAdapter(ABC):
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView: ...
 
     @abstractmethod
-    def count_image_tokens(self, view: ImageView) -> int: ...
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]: ...
 
     @abstractmethod
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded: ...
@@ -161,7 +161,7 @@ class BaseAdapter(ABC):
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """By the model's generation config, else the tokenizer's."""
+        """From the model's generation config, or else from the tokenizer."""
         ends = self.model.generation_config.eos_token_id
         if ends is None:
             ends = self.tokenizer.eos_token_id
@@ -208,8 +208,8 @@ class BaseAdapter(ABC):
         segment_ids: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """As ``Adapter.run_body`` has it."""
-        # with gradient checkpointing transformers drops the cache in training, and tokens would not see their prompt
+        """See ``Adapter.run_body``."""
+        # with gradient checkpointing, transformers drops the cache in training mode: tokens would not see their prompt
         assert cache is None or not (self.model.training and self.model.is_gradient_checkpointing)
         tokens: dict[str, Any] = {"input_ids": input_ids}
         if features is not None:
@@ -225,17 +225,17 @@ class BaseAdapter(ABC):
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _forward_arguments(self, token_types: Tensor, vision: VisionInputs | None) -> dict[str, Any]:
-        """What the forward takes besides tokens, positions and mask."""
+        """Arguments of the forward other than tokens, positions and mask."""
         return {} if vision is None else dict(vision.tensors)
 
     def _embed(self, input_ids: Tensor, token_types: Tensor, features: ImageFeatures) -> dict[str, Tensor]:
-        """``inputs_embeds`` [R, S, H]: the features in the image tokens' places."""
+        """``inputs_embeds`` [R, S, H] with the features at the image tokens."""
         embedded = self.model.get_input_embeddings()(input_ids)
         is_image = token_types.bool()[..., None].expand_as(embedded)
         return {"inputs_embeds": embedded.masked_scatter(is_image, features.levels[0].to(embedded.dtype))}
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
-        """As ``Adapter.run_plain`` has it."""
+        """See ``Adapter.run_plain``."""
         device = self.device
         ids = torch.tensor([[*encoded.token_ids, *completion_ids]], device=device)
         types = torch.tensor([[*encoded.token_types, *(0 for _ in completion_ids)]], device=device)
@@ -249,7 +249,7 @@ class BaseAdapter(ABC):
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What the forward takes in an ordinary row [1, S], as ``generate`` would give it."""
+        """Arguments of the forward for an ordinary row [1, S], as ``generate`` passes them."""
         return dict(vision)
 
     @abstractmethod

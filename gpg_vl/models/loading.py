@@ -1,4 +1,4 @@
-"""Weights and processor of a model folder, or one clear line of what is missing in it."""
+"""Loads the weights and the processor of a model folder, or says in one line what is missing in it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from safetensors import SafetensorError
 from transformers import AutoProcessor, PreTrainedModel
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.errors import first_line
 
 
 def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrainedModel:
     """
     Raises:
-        ValueError: a weight is missing or not as the config has it
+        ValueError: a weight is missing or does not match the config
     """
     attention = {f"{name}_config": dense_attention(config, name) for name in ("text", "vision")}
     try:
@@ -22,7 +23,7 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
             path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -32,10 +33,10 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
 
 
 def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
-    """The attention code of a sub-model where rows are not packed.
+    """The attention implementation of a sub-model for rows that are not packed.
 
     Raises:
-        ValueError: FlexAttention is asked for on a CPU, where it has no backward pass
+        ValueError: FlexAttention is requested on a CPU, where it has no backward pass
     """
     attention = config.attention_of(sub_model)
     if attention == "flex_attention" and not torch.cuda.is_available():
@@ -51,7 +52,7 @@ def load_processor(path: str) -> Any:
     try:
         return AutoProcessor.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
         ) from error

@@ -1,4 +1,4 @@
-"""Log-probs of given tokens from hidden states, without ever holding the [M, V] logits.
+"""Log-probs of given tokens from hidden states, without ever storing the whole [M, V] logits.
 
 The head runs over chunks of tokens in float32; each chunk is recomputed in the backward pass.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_PER_CHUNK = 2**24
-"""Logits of one chunk: 64 MiB in float32."""
+"""Number of logits in one chunk: 64 MiB in float32."""
 
 
 def mask_banned(logits: Tensor, banned_token_ids: Sequence[int]) -> Tensor:
@@ -34,7 +34,7 @@ def token_log_probs(
     """Log-prob of each target under the distribution that the rollout samples from.
 
     Args:
-        hidden: [M, H] hidden states that predict the targets
+        hidden: [M, H] hidden states from which the targets are predicted
         head_weight: [V, H]
         target_ids: [M]
         temperature: divides the logits

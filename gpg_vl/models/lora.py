@@ -1,7 +1,7 @@
 """LoRA through peft: low-rank adapters on the linear layers of text, vision or both; every other weight is frozen.
 
-The adapter sits inside the model, under the module names that the model has anyway, and is saved in peft's format, so
-``PeftModel.from_pretrained`` reads a checkpoint as it is. Dropout is 0: packed and plain log-probs are to be the same.
+The adapter sits inside the model, under the model's own module names, and is saved in peft's format, so
+``PeftModel.from_pretrained`` reads a checkpoint directly. Dropout is 0 so that packed and plain log-probs are the same.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def find_base(folder: str) -> str | None:
-    """The model that the adapter in ``folder`` belongs to; None where ``folder`` holds no adapter.
+    """The model that the adapter in ``folder`` belongs to; None if ``folder`` holds no adapter.
 
     Raises:
-        ValueError: the adapter's config is unreadable, names no model, or a folder that is gone
+        ValueError: the adapter's config is unreadable, or names no model or a folder that no longer exists
     """
     path = Path(folder) / ADAPTER_CONFIG
     if not path.is_file():
@@ -34,36 +34,36 @@ def find_base(folder: str) -> str | None:
         raise ValueError(f"model.path: {path} does not name the model that it adapts (base_model_name_or_path)")
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ValueError(
-            f"model.path: {folder} is an adapter of {base}, which is gone; put it back, or name its new place as "
-            f"base_model_name_or_path in {path}"
+            f"model.path: {folder} is an adapter of {base}, which no longer exists; restore it, or set "
+            f"base_model_name_or_path in {path} to its new path"
         )
     return str(base)
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
-    """Gives ``model`` a fresh adapter that changes nothing yet, and freezes everything else.
+    """Adds a fresh adapter to ``model``, which changes no output yet, and freezes everything else.
 
     Args:
-        layers: regular expression of the linear layers that are adapted, by part
+        layers: regular expression of the linear layers to adapt, by part
         base: where ``model`` was loaded from; the saved adapter names it
     """
     model.add_adapter(_peft_config(config, layers, base))
-    # transformers has taken the name from the config that it read
+    # transformers took the name from the config that it read
     model.peft_config["default"].base_model_name_or_path = _lasting_name(base)
 
 
 def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
-    """Gives ``model`` the adapter in ``folder``, to train on or to run.
+    """Adds the adapter in ``folder`` to ``model``, to continue training it or to run it.
 
     Raises:
-        ValueError: the adapter is not one of ``config``, or its weights are not those of its config
+        ValueError: the adapter does not match ``config``, or its weights do not match its own config
     """
     saved, wanted = _read_config(Path(folder) / ADAPTER_CONFIG), _peft_config(config, layers, base)
     for key in ("r", "lora_alpha", "target_modules", "lora_dropout"):
         if saved.get(key) != getattr(wanted, key):
             raise ValueError(
-                f"model.lora: the adapter in {folder} has {key}={saved.get(key)!r}, the recipe asks for "
-                f"{getattr(wanted, key)!r}; set model.lora to the adapter's, or merge it first (gpg-vl merge)"
+                f"model.lora: the adapter in {folder} has {key}={saved.get(key)!r}, but the recipe asks for "
+                f"{getattr(wanted, key)!r}; use the adapter's value in model.lora, or merge it first (gpg-vl merge)"
             )
     attach(model, config, layers, base)
     weights = peft.load_peft_weights(folder, device="cpu")
@@ -76,13 +76,13 @@ def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers
 
 
 def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """``model`` with the adapter in ``folder`` added into its weights."""
+    """``model`` with the adapter in ``folder`` merged into its weights."""
     merged: PreTrainedModel = peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
     return merged
 
 
 def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that the adapter's config in ``folder`` asks for."""
+    """Names and shapes of the tensors that the adapter should have according to its config in ``folder``."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
         wrapped = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder))
@@ -99,7 +99,7 @@ def _peft_config(config: LoraConfig, layers: Mapping[str, str], base: str) -> An
 
 
 def _lasting_name(base: str) -> str:
-    """A folder by its whole path, since the adapter will be read from elsewhere; a name on the hub as it is."""
+    """A folder as an absolute path, since the adapter will be read from elsewhere; a hub name unchanged."""
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
@@ -107,5 +107,5 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.path: {path} is no readable JSON; restore it") from error
+        raise ValueError(f"model.path: {path} is not readable JSON; restore it") from error
     return config

@@ -1,4 +1,4 @@
-"""Which attention code the text model runs in a forward, and the mask that this code takes."""
+"""Which attention implementation the text model uses in a forward, and the mask it takes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models.attention import GROUPED_ATTENTION, visible_blocks, visible_keys
 
 FLEX_ROW_LENGTH = 2048
-"""Tokens of a row from which ``model.attention: auto`` takes FlexAttention on CUDA: a dense mask is quadratic."""
+"""Row length in tokens from which ``model.attention: auto`` uses FlexAttention on CUDA: a dense mask is quadratic."""
 
 
 class PackedAttention:
-    """Sets the text model to the attention of packed rows or of ordinary ones, forward by forward."""
+    """Switches the text model between attention for packed and for ordinary rows, before each forward."""
 
     def __init__(self, text_config: Any, config: ModelConfig):
         """
         Args:
-            text_config: of the text model; its attention code now is the one for ordinary rows
+            text_config: config of the text model; its current attention implementation is the one for ordinary rows
         """
         self._text_config = text_config
         self._config = config
         self._dense = text_config._attn_implementation
 
     def mask(self, visible: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype) -> Tensor | BlockMask | None:
-        """What stands for the mask; the text model is set to the code that it is for.
+        """The mask argument; also sets the text model to the implementation that takes it.
 
         Args:
-            visible: [R, S, keys] bool, which key each query may see; None for every earlier one
-            segment_ids: [R, S] of packed rows, instead of ``visible``
-            dtype: of the scores
+            visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones
+            segment_ids: [R, S] of packed rows, in place of ``visible``
+            dtype: dtype of the scores
         """
         code = self._dense if segment_ids is None else self._packed(segment_ids)
         self._text_config._attn_implementation = code
@@ -46,7 +46,7 @@ class PackedAttention:
         return None if visible is None else self._dense_mask(visible, dtype)
 
     def _packed(self, segment_ids: Tensor) -> str:
-        """The attention code for packed rows [R, S]."""
+        """The attention implementation for packed rows [R, S]."""
         attention = self._config.attention_of("text")
         if attention != "auto":
             return attention
@@ -56,7 +56,7 @@ class PackedAttention:
         return "flex_attention" if kind == "cuda" and segment_ids.shape[1] >= FLEX_ROW_LENGTH else "sdpa"
 
     def _dense_mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
-        """[R, 1, S, keys]: a bool mask for sdpa; an added one for eager, which would add a bool as 0 and 1."""
+        """[R, 1, S, keys]: bool for sdpa, additive for eager, which would add a bool mask as 0 and 1."""
         if self._dense == "sdpa":
             return visible[:, None]
         added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)

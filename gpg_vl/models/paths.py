@@ -1,4 +1,4 @@
-"""Where checkpoints lie in a run's folder: ``checkpoint-STEP``; ``checkpoint-STEP.damaged`` is one no more."""
+"""Checkpoints in a run's folder: ``checkpoint-STEP``. ``checkpoint-STEP.damaged`` is one that failed its check."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first. Each was complete once: it got its name last."""
+    """The checkpoint folders of a run, oldest first. A folder is only given this name once it is complete."""
     folders = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(folders, key=checkpoint_step)
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a checkpoint that is none, or not to be found any more; returns its new path."""
+    """Renames a checkpoint that is damaged or should no longer be found; returns its new path."""
     aside = folder.with_name(f"{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
 
 
 def resolve_model_path(path: str) -> str:
-    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it where it is a run.
+    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it if it is a run folder.
 
-    Anything that is no local folder is left as it is, as the name of a model on the hub.
+    Anything that is not a local folder is returned unchanged, as the name of a model on the hub.
 
     Raises:
-        ValueError: ``path`` is meant to be local and is no folder with a model or a checkpoint
+        ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -51,5 +51,5 @@ def resolve_model_path(path: str) -> str:
         return path
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
-        raise ValueError(f"model.path: {path} holds neither a config.json nor a checkpoint-N folder")
+        raise ValueError(f"model.path: {path} has neither a config.json nor a checkpoint-N folder")
     return str(checkpoints[-1])

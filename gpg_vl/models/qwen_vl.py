@@ -36,23 +36,21 @@ class QwenVLAdapter(BaseAdapter):
         return int(vision.patch_size * vision.spatial_merge_size)
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
-        """As ``Adapter.view``; a floor of ``max_tokens`` is model.min_pixels, and a token on each side."""
+        """See ``Adapter.view``. ``max_tokens`` never shrinks an image below model.min_pixels or one token per side."""
         c, factor = self.config, self._resize_factor
         max_pixels = c.max_pixels if max_tokens is None else min(c.max_pixels, max_tokens * factor**2)
         model_height, model_width = smart_resize(height, width, factor, c.min_pixels, max(c.min_pixels, max_pixels))
         if max_tokens is not None:
             model_height, model_width = max(factor, model_height), max(factor, model_width)
         if min(model_height, model_width) < factor:
-            raise ValueError(
-                f"a {width} x {height} image yields no token under model.max_pixels={c.max_pixels}; raise it"
-            )
+            raise ValueError(f"a {width} x {height} image has no tokens with model.max_pixels={c.max_pixels}; raise it")
         return ImageView(width, height, model_width, model_height, self.frame)
 
-    def count_image_tokens(self, view: ImageView) -> int:
-        return view.model_width * view.model_height // self._resize_factor**2
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        return [view.model_width * view.model_height // self._resize_factor**2 for view in views]
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """As ``Adapter.encode``: ``pixel_values`` [K, D] of K patches, ``image_grid_thw`` [N, 3], A = 3 axes."""
+        """See ``Adapter.encode``: ``pixel_values`` [K, D] for K patches, ``image_grid_thw`` [N, 3], A = 3 axes."""
         vision = self._encode_vision(images, views) if images else None
         token_ids, token_types = self._expand(self._token_ids(text), views)
         position_ids, _ = self.model.model.get_rope_index(
@@ -66,12 +64,12 @@ class QwenVLAdapter(BaseAdapter):
         sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
         vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
         tensors = {name: vision[name] for name in ("pixel_values", "image_grid_thw")}
-        return VisionInputs(tensors, len(tensors["pixel_values"]), sum(map(self.count_image_tokens, views)))
+        return VisionInputs(tensors, len(tensors["pixel_values"]), sum(self.count_image_tokens(views)))
 
     def _expand(self, ids: list[int], views: Sequence[ImageView]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids and types: each image placeholder once per token of its image."""
+        """Token ids and types, each image placeholder repeated once per token of its image."""
         image_token = self.model.config.image_token_id
-        counts = [self.count_image_tokens(view) for view in views]
+        counts = self.count_image_tokens(views)
         placeholders = ids.count(image_token)
         assert placeholders == len(counts), f"{placeholders} placeholders for {len(counts)} images"
         remaining = iter(counts)
@@ -84,7 +82,7 @@ class QwenVLAdapter(BaseAdapter):
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
-        """Vision tokens: one of them in a completion would ask the next forward for an image that is not there."""
+        """Vision tokens: with one in a completion, the next forward would expect an image that does not exist."""
         config = self.model.config
         ids = {config.vision_start_token_id, config.vision_end_token_id, config.image_token_id, config.video_token_id}
         ids.add(self.tokenizer.convert_tokens_to_ids("<|vision_pad|>"))

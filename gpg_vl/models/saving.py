@@ -1,7 +1,7 @@
-"""A model with its card -> a folder that other tools load as it is, and the check that it is one.
+"""Saves a model with its card as a folder that other tools can load, and checks such folders.
 
-The check compares names, shapes and types of the stored tensors with the config, on the headers of the files alone: it
-costs no second copy of the weights. ``gpg-vl doctor --checkpoint`` loads the folder in full.
+The check compares names, shapes and types of the stored tensors with the config. It reads only the headers of the
+files, so it needs no second copy of the weights. ``gpg-vl doctor --checkpoint`` loads the folder in full.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from gpg_vl.config import Recipe
+from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import adapter_shapes, find_base
 
@@ -29,10 +30,10 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
     """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
 
     Args:
-        metrics: the last ones of the run, by name, for the card
+        metrics: the run's latest metrics by name, for the card
 
     Raises:
-        ValueError: the folder is not the model that was to be saved
+        ValueError: what was written does not match the model
     """
     adapter.save(folder)
     (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
@@ -42,7 +43,7 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
 def check_model_folder(folder: Path) -> None:
     """
     Raises:
-        ValueError: names what is missing, or the first tensor that is not as the config has it
+        ValueError: names what is missing, or the first tensor that does not match the config
     """
     base = find_base(str(folder))
     with _quiet_loading(), torch.random.fork_rng(devices=[]):
@@ -50,7 +51,7 @@ def check_model_folder(folder: Path) -> None:
             processor = AutoProcessor.from_pretrained(folder)
             GenerationConfig.from_pretrained(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+            raise ValueError(f"{folder}: {first_line(error)}") from error
         if processor.chat_template is None:
             raise ValueError(f"{folder} has no chat template")
         if base is None:
@@ -67,14 +68,14 @@ def _check_weights(folder: Path) -> None:
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{folder}: {first_line(error)}") from error
     for what in ("missing", "unexpected", "mismatched"):
         if info[f"{what}_keys"]:
             raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(info[f'{what}_keys'])}")
     expected = str(config.dtype).removeprefix("torch.")
     for name, _, dtype in _stored_tensors(folder):
         if dtype != expected:
-            raise ValueError(f"{folder}: {name} is {dtype}, config.json says {expected}")
+            raise ValueError(f"{folder}: {name} is {dtype}, but config.json says {expected}")
 
 
 def _check_adapter(folder: Path, base: str) -> None:
@@ -82,10 +83,10 @@ def _check_adapter(folder: Path, base: str) -> None:
     found = {name: shape for name, shape, _ in _stored_tensors(folder)}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
-        raise ValueError(f"{folder}: the adapter does not fit its config, the first tensor is {wrong[0]}")
+        raise ValueError(f"{folder}: the adapter does not match its config; the first tensor is {wrong[0]}")
     for name, _, dtype in _stored_tensors(folder):
         if dtype != "float32":
-            raise ValueError(f"{folder}: {name} is {dtype}, an adapter is float32")
+            raise ValueError(f"{folder}: {name} is {dtype}, but an adapter must be float32")
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -98,7 +99,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
 
 
 class _quiet_loading:  # noqa: N801  used as a function
-    """transformers prints a report and a bar for each load; here what is wrong is raised instead."""
+    """Silences the report and progress bar that transformers prints for each load; problems are raised instead."""
 
     def __enter__(self) -> None:
         self._verbosity = logging.get_verbosity()
@@ -113,7 +114,7 @@ class _quiet_loading:  # noqa: N801  used as a function
 
 
 def describe_model(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
-    """The model card: metadata of the hub, the last metrics, the recipe."""
+    """The model card: hub metadata, the latest metrics, the recipe."""
     path, objective = recipe.model.path, recipe.objective.name.rpartition(":")[2]  # of FILE.py:CLASS the class
     data = ModelCardData(
         base_model=None if Path(path).exists() else path,

@@ -1,8 +1,8 @@
 """Writes tiny vision-language models with random weights, as ordinary model folders.
 
-The folder holds what a published Qwen2-VL or Qwen2.5-VL folder holds: config, weights, generation config, tokenizer,
-image processor and chat template, all loaded by transformers' own classes. So a run on it is a run of the real code,
-on a model of about 1.4 million parameters. The tokenizer is made here too: bytes, plus whole words of a given text.
+The folder has everything that a published Qwen2-VL or Qwen2.5-VL folder has: config, weights, generation config,
+tokenizer, image processor and chat template, all loaded by transformers' own classes. So a run on it uses the real
+code, with about 1.4 million parameters. The tokenizer is made here too: bytes, plus whole words of a given text.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""Token i has id i. They are dropped where a text is decoded without special tokens."""
+"""Token i has id i. Decoding without special tokens drops them."""
 
 TAG_TOKENS = ("<think>", "</think>", "<answer>", "</answer>")
-"""One token each, with the ids after the special tokens; ordinary text where a text is decoded."""
+"""One token each, with the ids after the special tokens; decoded as ordinary text."""
 
 DEMO_TEXT = (
     "user",
@@ -61,9 +61,9 @@ DEMO_TEXT = (
     "3 by 2",
     "[0, 0]",
 )
-"""What the demo data of ``data_tools.generate`` is written with; each piece of it becomes one token."""
+"""The wording of the demo data of ``data_tools.generate``; each piece of it becomes one token."""
 
-# An optional space with a word, a digit, a run of punctuation with an optional space after it, white space.
+# A word with an optional space before it, a digit, a run of punctuation with an optional space after it, white space.
 _PIECES = r" ?[A-Za-z]+|\d|[^\sA-Za-z\d]+ ?|\s+"
 
 _CHAT_TEMPLATE = """\
@@ -98,21 +98,21 @@ def write_tiny_model(
     text: Sequence[str] = DEMO_TEXT,
     max_position_embeddings: int = 4096,
 ) -> Path:
-    """Writes a tiny random model to ``folder``, made where it is missing, and returns the folder's path.
+    """Writes a tiny random model to ``folder``, which is created if needed, and returns the folder's path.
 
     Args:
-        folder: files of an earlier model there are overwritten
+        folder: files of an earlier model in it are overwritten
         family: the ``model_type`` of the model's config
-        seed: decides the weights; the global random state is left as it was
+        seed: determines the weights; the global random state stays unchanged
         tie_word_embeddings: whether the output head is the embedding matrix, as in the small published models
-        text: words that become one token each; any other text is written in bytes
-        max_position_embeddings: length of the context in tokens
+        text: words that become one token each; any other text is encoded as bytes
+        max_position_embeddings: context length in tokens
 
     Raises:
-        ValueError: the family is not one of the two, or the folder cannot be made
+        ValueError: the family is not one of the two, or the folder cannot be created
     """
     if family not in TINY_FAMILIES:
-        raise ValueError(f"{family!r} is no family of tiny models; the families are {sorted(TINY_FAMILIES)}")
+        raise ValueError(f"{family!r} is not a family of tiny models; the families are {sorted(TINY_FAMILIES)}")
     folder = _make_folder(folder)
     tokenizer = build_tokenizer(text, max_position_embeddings)
     config = {
@@ -133,14 +133,14 @@ def _make_folder(folder: str | PathLike[str]) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {path}: {error.strerror}; name another one") from error
+        raise ValueError(f"cannot create the folder {path}: {error.strerror}; choose another one") from error
     return path
 
 
 def build_tokenizer(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer to which every word, digit and bracket piece of ``text`` is one token.
+    """A byte-level BPE tokenizer in which every word, digit and piece of punctuation of ``text`` is one token.
 
-    Any other text is made of shorter tokens, single bytes at the least, so every text comes back as it was.
+    Any other text is split into shorter tokens, down to single bytes, so every text is decoded unchanged.
     """
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     tags = [AddedToken(token, special=False, normalized=False) for token in TAG_TOKENS]
@@ -171,7 +171,7 @@ def _with_byte_pieces(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _train_bpe(text: Sequence[str]) -> BPE:
-    """Merges until every piece of ``text`` is one token: the vocabulary's limit is never what stops it."""
+    """Merges until every piece of ``text`` is one token; the vocabulary limit is never reached."""
     trainer = BpeTrainer(
         vocab_size=1 << 20,
         min_frequency=0,
@@ -191,7 +191,7 @@ def _text_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def _vision_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """The ids of vision tokens under the keys of the published configs of both families."""
+    """The ids of the vision tokens, under the keys of both families' published configs."""
     tokens = {
         "vision_start_token_id": "<|vision_start|>",
         "vision_end_token_id": "<|vision_end|>",
@@ -223,7 +223,7 @@ def _text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-# About 1 / sqrt(hidden size); with transformers' default of 0.02 so narrow a model hardly learns to look.
+# About 1 / sqrt(hidden size); with transformers' default of 0.02, such a narrow model hardly learns to use the image.
 _INITIALIZER_RANGE = 0.06
 
 _VISION_CONFIGS: dict[str, dict[str, Any]] = {
@@ -269,7 +269,7 @@ def _build_model(family: Family, config: dict[str, Any], seed: int) -> PreTraine
 
 def _build_processor(family: Family, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     _, _, processor_class = TINY_FAMILIES[family]
-    size = {"shortest_edge": 784, "longest_edge": 784 * 64}  # pixels; 784 are one image token
+    size = {"shortest_edge": 784, "longest_edge": 784 * 64}  # pixels; 784 pixels are one image token
     return processor_class(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""Vision inputs and image features of several prompts: moved, split, and joined in the order of the prompts."""
+"""Moves, splits and joins the vision inputs and image features of several prompts, in the order of the prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpg_vl.records import ImageFeatures, VisionInputs
 
 
 def join_vision(parts: Sequence[VisionInputs]) -> VisionInputs:
-    """Inputs whose tensors hold one image, tile or patch behind the other along their first dimension."""
+    """Joins inputs whose tensors list images, tiles or patches along their first dimension."""
     tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
     return VisionInputs(tensors, sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts))
 
@@ -27,7 +27,7 @@ def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
 def split_features(features: ImageFeatures, counts: Sequence[int]) -> list[ImageFeatures]:
     """
     Args:
-        counts: image tokens of each part
+        counts: number of image tokens of each part
     """
     levels = [level.split(list(counts)) for level in features.levels]
     return [ImageFeatures(part) for part in zip(*levels, strict=True)]

@@ -99,7 +99,7 @@ def find_objective(spec: str) -> type[Objective]:
             f"objective.name: {spec!r} is not known; {hint}the objectives are {list(OBJECTIVES)}, or FILE.py:CLASS"
         )
     file = Path(path).resolve()
-    objective = load_own_class(file, class_name, Objective, "an objective")  # type: ignore[type-abstract]
+    objective = load_own_class(file, class_name, Objective, "objective")  # type: ignore[type-abstract]
     missing = sorted(objective.__abstractmethods__) + ([] if hasattr(objective, "keys") else ["keys"])
     if missing:
         raise ValueError(f"{class_name} in {path} does not define {', '.join(missing)}; see docs/add-an-objective.md")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from gpg_vl.objectives.base import centred_rewards, given, totals_of
 from gpg_vl.objectives.ratio import RatioObjective
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import ScoredGroup
 
 
@@ -42,7 +43,7 @@ class Agpo(RatioObjective):
         return any(self.advantages(group))
 
     def advantages(self, group: ScoredGroup) -> list[float]:
-        if group.has_signal or self.config.form == "v3":
+        if has_signal(group) or self.config.form == "v3":
             return centred_rewards(group, self.config)
         low, high = given(self.config.reward_range)
         mean = fmean(totals_of(group))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from gpg_vl.config import ObjectiveConfig, Reduction
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup, StepTotals, TrainingGroup, count_tokens
 
 Need = Literal["old", "reference"]
@@ -40,7 +41,7 @@ def centre(values: Sequence[float]) -> list[float]:
 
 def centred_rewards(group: ScoredGroup, config: ObjectiveConfig) -> list[float]:
     """(r_i - mean(r)) / F_norm, [G] (paper, Eq. 6); zeros for a group without signal."""
-    return normalised(totals_of(group), config) if group.has_signal else [0.0] * len(group.rewards)
+    return normalised(totals_of(group), config) if has_signal(group) else [0.0] * len(group.rewards)
 
 
 def normalised(values: Sequence[float], config: ObjectiveConfig) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from gpg_vl.objectives.base import Term, given, normalised
 from gpg_vl.objectives.ratio import RatioObjective
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -38,14 +39,14 @@ class Dapo(RatioObjective):
         return False
 
     def trains(self, group: ScoredGroup) -> bool:
-        return group.has_signal and self.num_trained(group)[0] > 0
+        return has_signal(group) and self.num_trained(group)[0] > 0
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         shaped = [
             reward.total + self._length_penalty(len(completion.token_ids))
             for reward, completion in zip(group.rewards, group.completions, strict=True)
         ]
-        if not group.has_signal or max(shaped) == min(shaped):
+        if not has_signal(group) or max(shaped) == min(shaped):
             return [0.0] * len(shaped)
         return normalised(shaped, self.config)
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from gpg_vl.config import Reduction
 from gpg_vl.objectives.base import Term, centre, totals_of
 from gpg_vl.objectives.sequence import SequenceObjective, sequence_sums
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -37,7 +38,7 @@ class EmPg(SequenceObjective):
         return None if self.config.form == "centred" else (0.0, math.inf)
 
     def trains(self, group: ScoredGroup) -> bool:
-        return group.has_signal if self.config.form == "centred" else sum(totals_of(group)) > 0
+        return has_signal(group) if self.config.form == "centred" else sum(totals_of(group)) > 0
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         rewards = totals_of(group)

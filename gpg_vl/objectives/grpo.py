@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from gpg_vl.objectives.base import Need, Term
 from gpg_vl.objectives.ratio import RatioObjective
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -37,7 +38,7 @@ class Grpo(RatioObjective):
 
     def trains(self, group: ScoredGroup) -> bool:
         """With KL every group is trained: where all rewards are equal, the KL still pulls to the reference."""
-        return self.config.kl_coefficient > 0 or group.has_signal
+        return self.config.kl_coefficient > 0 or has_signal(group)
 
     def token_terms(self, group: ScoredGroup, log_probs: LogProbs) -> list[list[Term]]:
         terms = super().token_terms(group, log_probs)

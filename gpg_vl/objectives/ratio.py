@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from gpg_vl.objectives.base import Need, Objective, Term, centred_rewards, given
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -56,7 +57,7 @@ class RatioObjective(Objective):
         return True
 
     def trains(self, group: ScoredGroup) -> bool:
-        return group.has_signal
+        return has_signal(group)
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         return centred_rewards(group, self.config)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from gpg_vl.config import Reduction
 from gpg_vl.objectives.base import Term, given, totals_of
 from gpg_vl.objectives.ratio import RatioObjective, exp
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import ScoredGroup
 
 
@@ -42,7 +43,7 @@ class ReinforceRej(RatioObjective):
         return True
 
     def advantages(self, group: ScoredGroup) -> list[float]:
-        if not group.has_signal:
+        if not has_signal(group):
             return [0.0] * len(group.rewards)
         low, high = given(self.config.reward_range)
         return [2 * (reward - low) / (high - low) - 1 for reward in totals_of(group)]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from gpg_vl.objectives.base import Need, Term, centre, given, totals_of
 from gpg_vl.objectives.ratio import clipped_ratio
 from gpg_vl.objectives.sequence import SequenceObjective, sequence_sums
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -33,7 +34,7 @@ class Rloo(SequenceObjective):
 
     def trains(self, group: ScoredGroup) -> bool:
         """With KL in the reward, completions of equal reward differ too."""
-        return self.config.kl_coefficient > 0 or group.has_signal
+        return self.config.kl_coefficient > 0 or has_signal(group)
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         return _leave_one_out(totals_of(group))

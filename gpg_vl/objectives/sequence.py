@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import ClassVar
 
 from gpg_vl.objectives.base import Need, Objective, Term, centre, totals_of
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import LogProbs, ScoredGroup
 
 Pair = tuple[int, int]
@@ -67,7 +68,7 @@ class AnchoredObjective(SequenceObjective):
 
     def trains(self, group: ScoredGroup) -> bool:
         """Where the policy is away from the anchor, a group without signal still pulls it back."""
-        return bool(self.needs) or group.has_signal
+        return bool(self.needs) or has_signal(group)
 
     def shifts(self, log_probs: LogProbs) -> list[float]:
         """d_i, [G]."""

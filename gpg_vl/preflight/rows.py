@@ -1,7 +1,7 @@
-"""Which rows a run can use: each is opened and rendered once before the first step, as the model will read it.
+"""Finds the rows that a run can use: each is opened and rendered once before the first step, as the model will read it.
 
-A row whose image cannot be opened, or whose prompt is too long, ends the run or is left out, as the recipe says
-(``data.on_bad_image``, ``data.on_long_prompt``). Nothing is truncated. The ranks share the rows, and all know the same.
+If a row's image cannot be opened or its prompt is too long, the recipe says whether to end the run or leave it out
+(``data.on_bad_image``, ``data.on_long_prompt``). Nothing is truncated. The ranks share the work and the results.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
 
 LEFT_OUT_FILE = "rows_left_out.txt"
-_AHEAD = 64  # rows that are opened before the first of them is asked for
-_LISTED = 20  # rows left out that are printed
+_AHEAD = 64  # number of rows opened ahead of time
+_LISTED = 20  # maximum number of left-out rows that are printed
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A row that the run does without."""
+    """A row that the run leaves out."""
 
     id: str
     cause: Cause
@@ -48,11 +48,11 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What was found in the rows of a source."""
+    """Result of checking the rows of a source."""
 
     name: str
     num_rows: int
-    left_out: tuple[LeftOut, ...]  # in the order of the rows
+    left_out: tuple[LeftOut, ...]  # in row order
     num_shrunk: int  # rows whose images are scaled down
 
     def line(self) -> str:
@@ -71,23 +71,23 @@ def check_rows(
     leave_out: Collection[Cause] = (),
     gold: GoldCompletions | None = None,
 ) -> list[SourceReport]:
-    """Opens and renders every row, on every rank its share; the result is the same on all.
+    """Opens and renders every row. Each rank does its share, and all get the same result.
 
     Args:
-        leave_out: what a row is left out for; for anything else it ends the run
-        gold: where the rows' gold completions are what is trained
+        leave_out: causes for which a row is left out; any other problem ends the run
+        gold: writes the gold completions, if those are trained
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
     check = _Check(prompts, room, leave_out, gold)
-    with ThreadPoolExecutor() as pool:  # decoding an image leaves Python's lock to others
+    with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """What every row goes through."""
+    """The check that every row goes through."""
 
     prompts: PromptBuilder
     room: Room
@@ -112,7 +112,7 @@ def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> So
 def _check_share(
     pool: ThreadPoolExecutor, source: Source, share: range, check: _Check
 ) -> tuple[dict[int, LeftOut], int]:
-    """The rows of the share that are left out, by position, and the number of those whose images are scaled down."""
+    """The share's left-out rows by position, and the number of rows whose images are scaled down."""
     left_out: dict[int, LeftOut] = {}
     num_shrunk = 0
     samples = (source.samples[position] for position in share)
@@ -140,13 +140,13 @@ def _cause(error: ValueError) -> Cause | None:
 
 
 def _hint(error: ValueError) -> str:
-    return "; mend it, or set data.on_bad_image to skip" if isinstance(error, BadImage) else ""
+    return "; replace it, or set data.on_bad_image to skip" if isinstance(error, BadImage) else ""
 
 
 def _in_order(
     pool: ThreadPoolExecutor, measure: Callable[[Sample], PromptLayout], samples: Iterable[Sample]
 ) -> Iterator[tuple[Sample, Callable[[], PromptLayout]]]:
-    """Each sample with a call that waits for its layout, made a bounded number of samples ahead."""
+    """Each sample with a function that waits for its layout. Layouts are computed a bounded number of rows ahead."""
     pending: deque[tuple[Sample, Callable[[], PromptLayout]]] = deque()
     for sample in samples:
         pending.append((sample, pool.submit(measure, sample).result))
@@ -156,7 +156,7 @@ def _in_order(
 
 
 def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
-    """A line for each source on standard error, then the rows that are left out, all of them in a file."""
+    """Prints a line per source and the first left-out rows to standard error; writes all left-out rows to a file."""
     left_out = [row.text for report in reports for row in report.left_out]
     if left_out:
         (output_dir / LEFT_OUT_FILE).write_text("".join(f"{text}\n" for text in left_out), encoding="utf-8")
@@ -170,7 +170,7 @@ def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
 
 
 def list_rows(texts: Sequence[str], rest: str) -> list[str]:
-    """The first of many rows, as lines; ``rest`` is the file that names all of them."""
+    """The first rows, one line each; ``rest`` is the file that lists all of them."""
     more = [f"  and {len(texts) - _LISTED} more, all in {rest}"] if len(texts) > _LISTED else []
     return [f"  {text}" for text in texts[:_LISTED]] + more
 
@@ -183,15 +183,16 @@ def check_all_rows(
     adapter: Adapter,
     gold: GoldCompletions | None,
 ) -> list[SourceReport]:
-    """Every row against the model; what was found in the training sources.
+    """Checks every row against the model; returns the reports on the training sources.
 
     Args:
-        gold: where the objective imitates the gold completions
+        gold: writes the gold completions, if the objective imitates them
 
-    A validation row whose image cannot be opened counts as wrong, where a training row would be left out.
+    With ``data.on_bad_image: skip``, a training row without a readable image is left out; a validation row counts as
+    wrong.
 
     Raises:
-        ValueError: a row, or all, cannot be used; names it and the way out
+        ValueError: a row cannot be used, or none can; names it and the way out
     """
     skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
     dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()

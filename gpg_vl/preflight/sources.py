@@ -1,4 +1,4 @@
-"""Sources and their tasks, gone over once before a model is loaded; training and evaluation share it."""
+"""Loads sources and their tasks and checks them once before a model is loaded; for training and evaluation."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gpg_vl.tasks.base import Task, task_weights
 
 @dataclass(frozen=True)
 class CheckedSources:
-    """Sources whose every row makes a sample that its task can score, and what the pass over them found."""
+    """Sources in which every row is a sample that its task can score, and what the check of them found."""
 
     sources: list[Source]
     tasks: dict[str, Task]  # by the name that the rows use
-    digests: list[str]  # of each source: other rows, or another order of them, give another
+    digests: list[str]  # one per source; changes with the rows and their order
 
 
 def load_sources(
     entries: Sequence[str | dict[str, Any]], recipe: Recipe, key: str, needs_images: bool = True
 ) -> CheckedSources:
-    """Loads the sources of ``data.train`` or ``data.eval`` and goes over every row once, images unopened.
+    """Loads the sources of ``data.train`` or ``data.eval`` and checks every row once, without opening images.
 
     Args:
-        needs_images: whether an image that is not there is an error
+        needs_images: whether a missing image file is an error
 
     Raises:
         ValueError: no source, or a row that its task cannot use; names file and row
@@ -55,7 +55,7 @@ def load_sources(
                     check_presence(image)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
-            except (Exception, SystemExit) as error:  # the check is the user's code
+            except (Exception, SystemExit) as error:  # the check may be the user's code
                 cause = f"task {sample.task}: {describe_error(error)}"
                 raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
@@ -74,7 +74,7 @@ def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
 
 
 def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
-    """Loads the reward functions once, and knows each part that has a weight."""
+    """Loads the reward functions once, and checks that each weight belongs to a known part."""
     known = {"format"}.union(*(task_weights(task, recipe.rewards.scorer) for task in tasks.values()))
     for spec in recipe.rewards.functions:
         load_function(spec)
@@ -90,12 +90,12 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
     if recipe.rollout.group_size < objective.min_group_size:
         raise ValueError(
             f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
-            f"completions of a group; set it to {objective.min_group_size} or more"
+            f"completions of a group; set it to at least {objective.min_group_size}"
         )
 
 
 def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
-    """The training sources, then those of the validation where there is one."""
+    """The training sources, then the validation sources if there is a validation."""
     needs_images = recipe.data.on_bad_image == "fail"
     checked = [load_sources(recipe.data.train, recipe, "data.train", needs_images)]
     if recipe.run.eval_every and recipe.data.eval:
@@ -107,15 +107,15 @@ def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
 def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
     """
     Args:
-        digests: of the sources, when the run that goes on now was saved
+        digests: the sources' digests when the run being resumed was saved
 
     Raises:
-        ValueError: a source has other rows, or another order of them
+        ValueError: a source's rows or their order have changed
     """
     for source, now, then in zip(train.sources, train.digests, digests, strict=True):
         if now != then:
             raise ValueError(
-                f"data.train: {source.name} holds other rows than the run in run.output_dir was trained on so far; "
+                f"data.train: the rows of {source.name} are not those that the run in run.output_dir has trained on; "
                 "restore them, or choose another run.output_dir"
             )
 

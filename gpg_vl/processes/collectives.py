@@ -1,4 +1,4 @@
-"""What ranks exchange: objects, sums, maxima. All ranks call each of these together; a process alone keeps its own."""
+"""Exchange between ranks: objects, sums, maxima. All ranks call these together; a single process gets its own value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def gather_object(mine: list[T]) -> list[T]:
-    """The lists of all ranks, one behind the other."""
+    """The concatenated lists of all ranks."""
     if not torch.distributed.is_initialized():
         return mine
     lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
@@ -40,7 +40,7 @@ def max_over_ranks(accelerator: Accelerator, value: int) -> int:
 
 
 def sum_losses(accelerator: Accelerator, value: float) -> float:
-    """A sum of which every rank has a part."""
+    """The sum of all ranks' values."""
     return _reduced(accelerator, [value], torch.float64, torch.distributed.ReduceOp.SUM)[0]
 
 

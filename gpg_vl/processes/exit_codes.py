@@ -1,4 +1,4 @@
-"""How a command ends: 0 done, 2 a mistake of the user's, 1 the disk, 128 plus the number of a signal."""
+"""How a command ends: 0 done, 2 a user's mistake, 1 a disk error, 128 plus the number of a signal."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gpg_vl.processes.interrupts import Interrupted
 
 
 def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int:
-    """The exit code of ``work``; what a user can mend is one line on standard error.
+    """The exit code of ``work``; an error that the user can fix prints one line to standard error.
 
     Args:
-        name: what the line begins with
-        debug: raise instead of the line
+        name: start of the line
+        debug: raise the error instead of printing the line
     """
     try:
         work()
@@ -25,8 +25,8 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
         return 2 if isinstance(error, ValueError) else 1
     except Interrupted as error:
         return error.exit_code
-    except KeyboardInterrupt:  # before or after the part that takes signals itself
+    except KeyboardInterrupt:  # before or after the part that handles signals itself
         return 128 + signal.SIGINT
-    except SystemExit as error:  # argparse: help, or a word that it does not know
+    except SystemExit as error:  # argparse: help, or an unknown word
         return int(error.code or 0)
     return 0

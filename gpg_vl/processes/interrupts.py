@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM as an exception that never lands in the middle of an optimizer step or a save.
+"""SIGINT and SIGTERM as an exception that is never raised in the middle of an optimizer step or a save.
 
-Where several ranks run, each holds a signal back, except in the work that it does on its own (``ranks.run_together``):
-there all ranks learn of it, and stop at the same point.
+With several ranks, each holds a signal back, except during work that it does on its own (``ranks.run_together``): there
+all ranks learn of it and stop at the same point.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from functools import partial
 from types import FrameType
 
 WaitingSignal = tuple[int, float]
-"""A signal that was not taken yet: its number, and the time since which it waits, as of ``time.monotonic``."""
+"""A signal that was not handled yet: its number, and when it arrived by ``time.monotonic``."""
 
 
 class Interrupted(BaseException):
     """The run was asked to stop; ``exit_code`` is 128 plus the signal's number.
 
-    Not an ``Exception``: what guards against faulty rows or tasks must let it pass.
+    Not an ``Exception``: code that catches errors of faulty rows or tasks must let it pass.
     """
 
     def __init__(self, signal_number: int):
@@ -31,23 +31,23 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
-_LAG_SECONDS = 2.0  # at most, between a signal and the listening thread's look
+_LAG_SECONDS = 2.0  # maximum, from a signal until the listening thread notices it
 
 
 class Interrupts:
-    """How a process takes SIGINT and SIGTERM. There is one, ``INTERRUPTS``: a process has one handler of a signal."""
+    """How a process handles SIGINT and SIGTERM. One instance, ``INTERRUPTS``: a signal has one handler per process."""
 
     def __init__(self) -> None:
         self._num_deferring = 0
         self._is_held = False
         self._is_relayed = False  # the next signal comes from another rank
         self._pending: WaitingSignal | None = None
-        self._heard: WaitingSignal | None = None  # by a thread that listens, perhaps before the main thread could
+        self._heard: WaitingSignal | None = None  # seen by a listening thread, perhaps before the main thread could
         self._handled_at = 0.0  # when the main thread last handled a signal
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Within, the first SIGINT or SIGTERM raises ``Interrupted``; a second one ends the process at once."""
+        """Inside, the first SIGINT or SIGTERM raises ``Interrupted``; a second one ends the process at once."""
         self.clear()
         previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -59,7 +59,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a signal waits until the end of the block."""
+        """Inside, a signal waits until the end of the block."""
         self._num_deferring += 1
         try:
             yield
@@ -69,7 +69,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within, a signal waits for ``admitted``; also at the end of the block, for it may be out of step."""
+        """Inside, a signal waits for ``admitted``; also at the end of the block, where ranks may not be in step."""
         self._is_held = True
         try:
             yield
@@ -78,7 +78,7 @@ class Interrupts:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Within, a signal that is held back raises at once, except in a block that defers it."""
+        """Inside, a held-back signal raises at once, except in a block that defers it."""
         was_held, self._is_held = self._is_held, False
         try:
             self._raise_pending()
@@ -88,10 +88,10 @@ class Interrupts:
 
     @contextmanager
     def listening(self) -> Iterator[Callable[[], WaitingSignal | None]]:
-        """Within, what it gives tells another thread of a signal that waits; to be called every second or so.
+        """Yields a function that tells another thread about a waiting signal; call it about every second.
 
-        Also of one that the main thread knows nothing of yet: in a long call outside of Python, as into a collective,
-        it handles none.
+        It also sees signals that the main thread has not handled yet because it is in a long call outside Python, such
+        as a collective.
         """
         ends = os.pipe()
         for end in ends:
@@ -106,15 +106,15 @@ class Interrupts:
 
     @property
     def is_at_deferred_work(self) -> bool:
-        """Whether this rank does work of its own that no signal cuts short, as writing a checkpoint."""
+        """Whether this rank is doing work of its own that no signal may cut short, such as writing a checkpoint."""
         return self._num_deferring > 0 and not self._is_held
 
     def clear(self) -> None:
-        """All ranks have taken the signal."""
+        """Forgets the signal, once all ranks have handled it."""
         self._pending = None
 
     def relay(self, number: int) -> None:
-        """Passes on the signal of another rank, from a thread; one from outside still counts as the first."""
+        """Passes on another rank's signal, from a thread; a later one from outside still counts as the first."""
         self._is_relayed = True
         thread = threading.main_thread().ident
         assert thread is not None
@@ -123,7 +123,7 @@ class Interrupts:
     def _waiting_signal(self, end: int) -> WaitingSignal | None:
         try:
             numbers = [n for n in os.read(end, 4096) if n in (signal.SIGINT, signal.SIGTERM)]
-        except BlockingIOError:  # none came
+        except BlockingIOError:  # no signal came
             numbers = []
         if numbers:
             self._heard = numbers[0], time.monotonic()

@@ -1,7 +1,7 @@
-"""How ranks end: all together, at the same point; and a thread of every rank that ends one which nothing else can end.
+"""How ranks end: all together at the same point. A thread on every rank ends it if nothing else can.
 
-A rank that waits in a collective for one that is gone handles no signal: on GPUs it would wait for hours. So a rank
-ends itself where a signal has waited for ``PATIENCE_SECONDS``, or where its launcher or the first rank's is gone.
+A rank that waits in a collective for a rank that is gone handles no signals; on GPUs it would wait for hours. So a rank
+ends itself if a signal has waited for ``PATIENCE_SECONDS``, or if its own launcher or the first rank's is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted, WaitingSignal
 from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
 
 PATIENCE_SECONDS = 20.0
-"""For all ranks to reach a point where they take a signal together; it begins anew while one of them writes a save."""
+"""Time for all ranks to reach a point where they handle a signal together; restarts while one writes a checkpoint."""
 _PERIOD_SECONDS = 0.5
 _SIGNAL_KEY = "gpg_vl/signal"
 _WORK_KEY = "gpg_vl/deferred_work"
@@ -29,9 +29,9 @@ _WORK_KEY = "gpg_vl/deferred_work"
 
 @contextmanager
 def ranks_end_together() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise ``Interrupted``, on several ranks at the same point of ``run_together``.
+    """Inside, SIGINT and SIGTERM raise ``Interrupted``; with several ranks, at the same point of ``run_together``.
 
-    What all ranks raise, their connections closed, the first one passes on; the others end with its exit code.
+    If all ranks raise, their connections are closed, the first rank re-raises, and the others exit with its code.
     """
     with INTERRUPTS.raising(), ExitStack() as stack:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -39,16 +39,16 @@ def ranks_end_together() -> Iterator[None]:
             stack.enter_context(watched_rank())
         try:
             yield
-        except (RankError, RankDiskError, Interrupted) as error:  # of all ranks
+        except (RankError, RankDiskError, Interrupted) as error:  # raised on all ranks
             end_ranks()
             if os.environ.get("RANK", "0") == "0" or isinstance(error, Interrupted):
                 raise
-            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # one rank says it
+            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # only one rank prints it
 
 
 @contextmanager
 def watched_rank() -> Iterator[None]:
-    """Within, this rank is watched. Without effect in a run of one process."""
+    """Inside, this rank is watched. Has no effect in a run of one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -92,7 +92,7 @@ class _Watch:
                 _end(128 + waiting[0], "the other ranks do not answer")
 
     def _share_signal(self, waiting: WaitingSignal | None) -> None:
-        """Tells the others of this rank's signal, or takes theirs; once."""
+        """Tells the others about this rank's signal, or takes theirs; only once."""
         if self._is_shared:
             return
         if waiting is not None:
@@ -104,7 +104,7 @@ class _Watch:
         self._is_shared = True
 
     def _look_for_work(self) -> None:
-        """Notes when a rank was last seen at work that must not be cut short, and tells the others of its own."""
+        """Records when a rank was last doing work that must not be cut short, and tells the others about its own."""
         seen = self._store.add(_WORK_KEY, int(INTERRUPTS.is_at_deferred_work))
         if seen != self._work_seen:
             self._work_seen, self._work_seen_at = seen, time.monotonic()

@@ -1,7 +1,7 @@
-"""The ranks of a run as one: work that fails or is interrupted on one of them is so on all.
+"""The ranks of a run as one: if work fails or is interrupted on one of them, it is on all.
 
-Every rank goes through the same collectives in the same order. So whatever can fail on one rank alone (rows, rewards,
-generation) runs in ``run_together``: its failure becomes that of all ranks, instead of a wait for the one that failed.
+Every rank must call the same collectives in the same order. So whatever can fail on one rank alone (rows, rewards,
+generation) runs in ``run_together``: if one rank fails, all fail, instead of waiting for the one that failed.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ T = TypeVar("T")
 
 
 class RankError(ValueError):
-    """Some rank failed; the message names it and its cause. Raised by all ranks together."""
+    """Some rank failed; the message names it and the cause. Raised on all ranks together."""
 
 
 class RankDiskError(OSError):
-    """The same, where the cause is the disk."""
+    """The same, if the cause is the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What the other ranks are told."""
+    """What the other ranks are told about a failure."""
 
-    signal_number: int  # 0 where the rank was not interrupted
+    signal_number: int  # 0 if the rank was not interrupted
     is_disk: bool
     text: str
 
 
 def end_ranks() -> None:
-    """Closes the connections between ranks that all end now; threads of an open one may abort a process that exits."""
+    """Closes the connections between ranks that are all ending; an open one's threads may abort an exiting process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def run_together(work: Callable[[], T]) -> T:
-    """The result of ``work``, or an exception on every rank where it failed on some rank.
+    """The result of ``work``, or an exception on every rank if it failed on some rank.
 
-    Also where signals are taken, by all ranks at once; ``work`` may be cut off by one anywhere.
+    Here all ranks also handle signals together; a signal may interrupt ``work`` anywhere.
 
     Raises:
-        Exception: that of ``work``, in a run of one process
-        RankError: in a run of several
-        Interrupted: some rank had a signal
+        Exception: the exception of ``work``, in a run of one process
+        RankError: with several processes
+        Interrupted: some rank received a signal
     """
     failure: Exception | Interrupted | None = None
     result: T | None = None
@@ -80,7 +80,7 @@ def _describe(failure: Exception | Interrupted | None) -> _Failure | None:
 
 
 def _raise_together(failures: Sequence[_Failure | None], own: BaseException | None) -> None:
-    """The first error of all ranks; else the first signal; else nothing."""
+    """Raises the first error of all ranks, or else the first signal, if there is one."""
     is_of_all = len(set(failures)) == 1
     for rank, failure in enumerate(failures):
         if failure is not None and not failure.signal_number:
@@ -97,12 +97,12 @@ def is_main_rank() -> bool:
 
 
 def note(text: str) -> None:
-    """A line on standard error, once for all ranks."""
+    """Prints a line to standard error, once for all ranks."""
     if is_main_rank():
         print(text, file=sys.stderr, flush=True)
 
 
 def run_on_main(work: Callable[[], T]) -> T:
-    """The result of ``work``, done by the first rank alone, on every rank; so is its failure."""
+    """Runs ``work`` on the first rank only; every rank gets its result or its failure."""
     result = run_together(lambda: work() if is_main_rank() else None)
     return gather_object([result])[0]  # type: ignore[return-value]

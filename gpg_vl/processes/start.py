@@ -12,16 +12,16 @@ from accelerate.utils import InitProcessGroupKwargs
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 _LONGEST_WAIT = timedelta(hours=4)
-"""For the slowest rank, as in a long rollout; one that died is noticed by its launcher and ``rank_watch``."""
+"""Time to wait for the slowest rank, e.g. in a long rollout; its launcher and ``rank_watch`` notice one that died."""
 
 
 def start_ranks() -> Accelerator:
-    """Takes up the processes that torchrun, accelerate or ``scripts/train.sh`` started; one process without them.
+    """Joins the processes that torchrun, accelerate or ``scripts/train.sh`` started; otherwise a single process.
 
-    DeepSpeed comes in by accelerate's own variables: ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE.
+    DeepSpeed is enabled by accelerate's own variables, ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE.
 
     Raises:
-        ValueError: the DeepSpeed file asks for what the update cannot keep exact
+        ValueError: the DeepSpeed file enables something that would make the update inexact
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "gloo":
@@ -29,10 +29,10 @@ def start_ranks() -> Accelerator:
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
-        raise ValueError("DeepSpeed was asked for, but accelerate leaves it out; unset ACCELERATE_USE_CPU")
+        raise ValueError("DeepSpeed was requested, but accelerate ignores it; unset ACCELERATE_USE_CPU")
     if accelerator.state.deepspeed_plugin is not None:
         _check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config)
-        # else transformers shards while it loads, and saves under other names than it loaded; layouts.py shards
+        # otherwise transformers would shard while loading and save under other names; layouts.py shards instead
         unset_hf_deepspeed_config()
     return accelerator
 
@@ -40,7 +40,7 @@ def start_ranks() -> Accelerator:
 def _do_not_compile() -> None:
     """Keeps DeepSpeed from building an extension for CPU ranks in shared memory when they start.
 
-    It takes minutes, needs a compiler, and one that is killed leaves a lock on which every later start waits for ever.
+    The build takes minutes and needs a compiler, and a killed build leaves a lock that every later start waits for.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         from deepspeed.ops import __compatible_ops__
@@ -52,8 +52,8 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
     for key in ("bf16", "fp16", "torch_autocast"):
         if config.get(key, {}).get("enabled") is True:
             raise ValueError(
-                f"the DeepSpeed file enables {key}; take it out: model.dtype chooses the compute type, and weights "
-                "stay float32"
+                f"the DeepSpeed file enables {key}; remove it: model.dtype sets the compute type, and weights stay "
+                "float32"
             )
     steps = config.get("gradient_accumulation_steps", 1)
     if steps not in (1, "auto"):
@@ -64,6 +64,6 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
 
 
 def sharding_stage(accelerator: Accelerator) -> int:
-    """ZeRO's stage: 0 nothing is sharded, 1 the optimizer, 2 the gradients as well, 3 the weights as well."""
+    """ZeRO's stage: 0 shards nothing, 1 the optimizer, 2 also the gradients, 3 also the weights."""
     plugin = accelerator.state.deepspeed_plugin
     return 0 if plugin is None else int(plugin.zero_stage)

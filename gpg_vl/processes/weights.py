@@ -1,4 +1,4 @@
-"""Whole weights on every rank, where a layout shards them."""
+"""Whole weights on every rank, for layouts that shard them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gpg_vl.processes.start import sharding_stage
 
 @contextmanager
 def whole_weights(accelerator: Accelerator) -> Iterator[None]:
-    """Within, every rank has all weights, to generate or to save. Entered and left by all ranks together.
+    """Inside, every rank has all weights, to generate or to save. All ranks enter and leave it together.
 
-    Under ZeRO-3 they are gathered once. DeepSpeed's hooks are off within: they would record the modules that are called
-    as the order of the update's, which differs between ranks. After an exception they stay off.
+    With ZeRO-3 they are gathered once. DeepSpeed's hooks are off inside: they would record the modules called here as
+    the update's order, which differs between ranks. After an exception they stay off.
     """
     if sharding_stage(accelerator) < 3:
         yield
@@ -33,11 +33,11 @@ def whole_weights(accelerator: Accelerator) -> Iterator[None]:
 @dataclass(frozen=True, slots=True)
 class GatherCost:
     needed: int  # bytes of all weights
-    free: int  # bytes on this rank's device before
+    free: int  # free bytes on this rank's device before
 
 
 def check_whole_weights_fit(accelerator: Accelerator, num_weights: int) -> GatherCost | None:
-    """What the gathered float32 weights of a ZeRO-3 rollout take on each rank; None where nothing is gathered.
+    """Memory that a ZeRO-3 rollout's gathered float32 weights take on each rank; None if nothing is gathered.
 
     Raises:
         ValueError: they do not fit
@@ -47,7 +47,7 @@ def check_whole_weights_fit(accelerator: Accelerator, num_weights: int) -> Gathe
     cost = GatherCost(4 * num_weights, _free_bytes(accelerator))
     if cost.needed > cost.free:
         raise ValueError(
-            f"under ZeRO-3 the rollout gathers all weights on every rank: {cost.needed / 2**30:.1f} GiB, and rank "
+            f"with ZeRO-3 the rollout gathers all weights on every rank: {cost.needed / 2**30:.1f} GiB, but rank "
             f"{accelerator.process_index} has {cost.free / 2**30:.1f} GiB free; use GPUs with more memory, or a "
             "smaller model"
         )
@@ -57,5 +57,5 @@ def check_whole_weights_fit(accelerator: Accelerator, num_weights: int) -> Gathe
 def _free_bytes(accelerator: Accelerator) -> int:
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
-    available: int = psutil.virtual_memory().available  # with what the system keeps of files, and gives back
+    available: int = psutil.virtual_memory().available  # includes file cache that the system would reclaim
     return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.records import Completion, ImageView, Sample, continue_prompt
+from gpg_vl.records import AnswerIn, Completion, ImageView, Sample, continue_prompt
 from gpg_vl.tasks.base import Task, gold_completion
 
 
 class GoldCompletions:
     """Writes the gold completions of one run."""
 
-    def __init__(self, adapter: Adapter, tasks: Mapping[str, Task]):
+    def __init__(self, adapter: Adapter, tasks: Mapping[str, Task], answer_in: AnswerIn = "tags"):
         self._adapter = adapter
         self._tasks = tasks
+        self._answer_in = answer_in
 
     def write(self, sample: Sample, prompt_text: str, views: Sequence[ImageView]) -> Completion:
-        """The gold completion, as the prompt ``prompt_text`` is continued; ends with an end token.
+        """The gold completion as a continuation of ``prompt_text``, with an end token at its end.
 
         Raises:
-            ValueError: it cannot be imitated as it stands
+            ValueError: the row has no gold completion, or one that contains a control token
         """
-        text = continue_prompt(prompt_text, gold_completion(self._tasks[sample.task], sample, views))
+        written = gold_completion(self._tasks[sample.task], sample, views, self._answer_in)
+        text = continue_prompt(prompt_text, written)
         for token in self._adapter.control_tokens():
             if token in text:
                 raise ValueError(f"the gold completion contains the control token {token}; remove it from the row")

@@ -1,4 +1,4 @@
-"""How long a prompt and its completion may be, and the builder of prompts that keeps to it."""
+"""How long a prompt and its completion may be, and the prompt builder that respects this limit."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from gpg_vl.tasks.base import Task
 
 
 class LongPrompt(ValueError):
-    """Prompt and completion are longer than a limit: what ``data.on_long_prompt`` decides about."""
+    """Prompt and completion together exceed a limit; ``data.on_long_prompt`` says what to do."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a prompt and its completion have to fit in."""
+    """The limits that a prompt and its completion must fit into."""
 
     max_new_tokens: int
-    limits: Mapping[int, str]  # tokens of both together, each limit with the way out
+    limits: Mapping[int, str]  # maximum tokens of both together -> the way out
 
     @property
     def longest_prompt(self) -> int:
         return min(self.limits) - self.max_new_tokens
 
     def check(self, num_tokens: int, gold_tokens: int | None = None) -> None:
-        """Raises ``LongPrompt`` where a prompt is too long, for a sampled completion or the gold one."""
+        """Raises ``LongPrompt`` if the prompt is too long to leave room for a sampled completion or the gold one."""
         most = self.max_new_tokens if gold_tokens is None else gold_tokens
         for limit, way_out in self.limits.items():
             if num_tokens + most > limit:
@@ -46,7 +46,7 @@ def training_room(recipe: Recipe, adapter: Adapter) -> Room:
 
 
 def evaluation_room(recipe: Recipe, adapter: Adapter) -> Room:
-    """No evaluated row is left out for its length: a score of fewer rows would be another score."""
+    """Limits for evaluation. No row is left out for its length: a score over fewer rows is not comparable."""
     hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
     limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
     limits = {limit: text + hint for limit, text in limits.items()}
@@ -54,13 +54,13 @@ def evaluation_room(recipe: Recipe, adapter: Adapter) -> Room:
 
 
 def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, room: Room) -> PromptBuilder:
-    """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` they are made to fit."""
+    """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` it scales images down to fit."""
     shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
     return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
 
 
 def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:
-    """What a prompt and a completion have to fit in to be sampled, ``group_size`` completions together."""
+    """Limits on prompt and completion for sampling ``group_size`` completions together."""
     share = recipe.rollout.tokens_per_batch // group_size
     return {
         share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",

@@ -2,7 +2,7 @@
 
 A function is named by path (``my_rewards.py:f``) and becomes a reward part of that name. It is called once per group,
 by keyword, with one entry per completion in every list. None in its answer means: not applicable to this completion.
-Source of the form: TRL, ``GRPOTrainer``, "Using a custom reward function".
+Source of the form: TRL 1.16, ``GRPOTrainer``, "Using a custom reward function" and ``_calculate_rewards``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,54 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from gpg_vl.own_code import run_file
+from gpg_vl.data.images import open_image
+from gpg_vl.own_code import CodeMistake, as_number, run_file
 from gpg_vl.records import Sample
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Any]
+
+MAX_EXTRA_CHARS = 1000
+"""Of a value that a function logs and that is neither number nor text."""
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_OWN_ARGUMENTS = (
+    "prompts", "completions", "completion_ids", "prompt", "completion", "trainer_state", "log_metric", "log_extra"
+)  # fmt: skip
+"""Names that no column may take: those of TRL."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What functions read of TRL's ``trainer_state``. In a plain evaluation both are 0."""
+
+    global_step: int = 0  # steps that are finished
+    max_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One group, as a function sees it."""
+
+    prompt: str | Conversation
+    completions: tuple[str, ...]
+    completion_ids: tuple[tuple[int, ...], ...]
+    columns: Mapping[str, Any]  # of the row, each once
+    state: TrainerState = TrainerState()
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionResult:
+    """What a call gave: a reward or None per completion, and what it logged."""
+
+    rewards: list[float | None]
+    metrics: dict[str, float] = field(default_factory=dict)  # means of what log_metric got
+    extras: dict[str, list[Any]] = field(default_factory=dict)  # by name, a value per completion
 
 
 def function_name(spec: str) -> str:
@@ -38,51 +76,118 @@ def load_function(spec: str) -> RewardFunction:
         raise ValueError(f"reward function {spec!r} has no place; write it as path/to/file.py:function")
     function = vars(run_file(Path(path).resolve())).get(name)
     if not callable(function) or isinstance(function, type):
-        raise ValueError(f"{path} has no function {name!r}; name it as {path}:function")
+        raise CodeMistake(f"{path} has no function {name!r}; name it as {path}:function")
     return cast(RewardFunction, function)
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
-    """The columns of a row: the kit's own and, before them, whatever else it holds; ``solution`` is the answer too."""
+    """The columns of a row: the kit's own, ``solution`` for the answer, and before them whatever the row itself has."""
     own = {"id": sample.id, "task": sample.task, "images": sample.images, "question": sample.question}
     answer = {"answer": sample.answer, "solution": sample.answer}
-    return {**own, **answer, **sample.meta}
+    return {**own, **answer, **sample.meta, **sample.own_columns}
 
 
-def call_function(
-    function: RewardFunction,
-    prompt: str | Conversation,
-    completions: Sequence[str],
-    completion_ids: Sequence[Sequence[int]],
-    columns: Mapping[str, Any],
-) -> list[float | None]:
+def call_function(function: RewardFunction, call: Call) -> FunctionResult:
     """One reward or None per completion; a chat prompt makes the completions messages too.
 
     Raises:
-        TypeError, ValueError: the answer has another length, or holds something that is no finite number
+        CodeMistake: it asks for what there is not, or returns something else than a finite number or None each
     """
-    num = len(completions)
-    as_messages = [[{"role": "assistant", "content": text}] for text in completions]
-    values = function(
-        prompts=[prompt] * num,
-        completions=list(completions) if isinstance(prompt, str) else as_messages,
-        completion_ids=[list(ids) for ids in completion_ids],
-        **{name: [value] * num for name, value in columns.items() if name not in _OWN_ARGUMENTS},
-    )
-    if inspect.iscoroutine(values):
-        values = asyncio.run(values)
-    rewards = [None if value is None else _finite(value) for value in values]
+    log = _Log(function, len(call.completions))
+    values = function(**_chosen(function, call, _offered(call, log)))
+    if inspect.isawaitable(values):
+        values = asyncio.run(_await(values))
+    return FunctionResult(_rewards(function, values, log.num), log.metrics(), log.extras)
+
+
+def _offered(call: Call, log: _Log) -> dict[str, Any]:
+    num = len(call.completions)
+    as_messages = [[{"role": "assistant", "content": text}] for text in call.completions]
+    return {
+        **{name: [value] * num for name, value in call.columns.items() if name not in _OWN_ARGUMENTS},
+        "prompts": [call.prompt] * num,
+        "completions": list(call.completions) if isinstance(call.prompt, str) else as_messages,
+        "completion_ids": [list(ids) for ids in call.completion_ids],
+        "trainer_state": call.state,
+        "log_metric": log.log_metric,
+        "log_extra": log.log_extra,
+    }
+
+
+def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> dict[str, Any]:
+    """What it takes of what there is: all, where it has ``**kwargs``. ``images`` by name are opened."""
+    parameters = inspect.signature(function).parameters
+    wanted = [name for name, each in parameters.items() if each.kind in _BY_KEYWORD]
+    missing = [
+        name
+        for name, each in parameters.items()
+        if each.default is each.empty
+        and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        and (name not in offered or each.kind == each.POSITIONAL_ONLY)
+    ]
+    if missing:
+        raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {sorted(offered)}", function)
+    if "images" in wanted and "images" in call.columns:
+        offered["images"] = [[open_image(image) for image in call.columns["images"]]] * len(call.completions)
+    takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return offered if takes_all else {name: offered[name] for name in wanted if name in offered}
+
+
+async def _await(values: Any) -> Any:
+    return await values
+
+
+def _rewards(function: RewardFunction, values: Any, num: int) -> list[float | None]:
+    is_scalar = not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
+    if is_scalar or isinstance(values, Mapping | Set | str | bytes):
+        kind = type(values).__name__
+        raise CodeMistake(f"a reward function returned {kind}; return a list with a number per completion", function)
+    rewards = [None if value is None else _finite(function, value) for value in values]
     if len(rewards) != num:
-        raise ValueError(f"{len(rewards)} rewards for {num} completions; return one per completion")
+        raise CodeMistake(f"{len(rewards)} rewards for {num} completions; return one per completion", function)
     return rewards
 
 
-_OWN_ARGUMENTS = ("prompts", "completions", "completion_ids", "prompt", "completion")
+def _finite(function: RewardFunction, value: Any) -> float:
+    number = as_number(value)
+    if number is None:
+        raise CodeMistake(f"a reward is {type(value).__name__}; make it a number or None", function)
+    if not math.isfinite(number):
+        raise CodeMistake(f"a reward is {number}; make it finite, or None where it does not apply", function)
+    return number
 
 
-def _finite(value: Any) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(f"a reward is {type(value).__name__}; make it a number or None")
-    if not math.isfinite(value):
-        raise ValueError(f"a reward is {value}; make it finite, or None where it does not apply")
-    return float(value)
+class _Log:
+    """The two functions that TRL passes for logging, and what they got."""
+
+    def __init__(self, function: RewardFunction, num: int):
+        self._function = function
+        self._values: dict[str, list[float]] = {}
+        self.num = num
+        self.extras: dict[str, list[Any]] = {}
+
+    def log_metric(self, name: str, value: Any) -> None:
+        """A number of the group. One that is not finite is left out: JSON has none."""
+        number = as_number(value)
+        if number is None:
+            raise CodeMistake(f"log_metric({name!r}) got {type(value).__name__}; give it a number", self._function)
+        if math.isfinite(number):
+            self._values.setdefault(str(name), []).append(number)
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """A value per completion."""
+        plain = [_plain(value) for value in values]
+        if len(plain) != self.num:
+            text = f"log_extra({column!r}) got {len(plain)} values for {self.num} completions"
+            raise CodeMistake(text, self._function)
+        self.extras[str(column)] = plain
+
+    def metrics(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
+def _plain(value: Any) -> str | float | None:
+    if value is None or isinstance(value, str):
+        return value
+    number = as_number(value)
+    return number if number is not None and math.isfinite(number) else str(value)[:MAX_EXTRA_CHARS]

@@ -1,4 +1,4 @@
-"""What the published code gives completions: the metrics that published numbers are made of."""
+"""Scores completions with the published code's metrics, which published numbers are made of."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _log = logging.getLogger(__name__)
 
 
 def measure_published(pool: ScoringPool, jobs: Sequence[MetricJob]) -> list[list[float | None]]:
-    """The metric of each completion of each job; None where it times out or fails.
+    """The metric of each completion of each job; None if it times out or fails.
 
-    The limit is ``PUBLISHED_TIMEOUT_S``, whatever the pool's.
+    The time limit is ``PUBLISHED_TIMEOUT_S``, whatever the pool's limit.
     """
     by_job = pool.run(jobs, timeout_s=PUBLISHED_TIMEOUT_S)
     failures = [each for outcomes in by_job for each in outcomes if each is not None and each.status != "ok"]
     if failures:
         _log.warning(
-            "%d times the published metric failed and counts 0; first: %s: %s",
+            "the published metric failed %d times and counts as 0; first: %s: %s",
             len(failures),
             failures[0].status,
             failures[0].message,

@@ -1,30 +1,76 @@
 """RolloutGroup -> ScoredGroup: each completion through its task, each group through the reward functions.
 
-All of it runs in the processes of ``scoring_pool``: what hangs, crashes or raises there costs one completion its reward
-(a reward function: those of one group) and never the step. ``rewards.on_error`` says what it counts.
+All of it runs in the processes of ``rewards.pool``: what hangs, crashes or raises there costs one completion its reward
+(a reward function: those of one group) and never the step. ``rewards.on_error`` says what it counts. A mistake of the
+code itself, as a part out of its range, would come again with every completion: it always ends the run.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.own_code import absolute_spec
-from gpg_vl.records import Reward, RolloutGroup, ScoredGroup, completion_text
-from gpg_vl.rewards.functions import Conversation, function_name, sample_columns
+from gpg_vl.records import Reward, RolloutGroup, Rule, ScoredGroup, completion_text
+from gpg_vl.rewards.functions import Call, Conversation, TrainerState, function_name, sample_columns
 from gpg_vl.rewards.pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.rewards.published import measure_published
 
-Rule = Literal["strict", "legacy"]
-
-_log = logging.getLogger(__name__)
-
 
 class RewardError(ValueError):
-    """A completion could not be scored and ``rewards.on_error`` is ``abort``; names sample and cause."""
+    """Scoring cannot go on; names sample and cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcomes:
+    """What the pool made of one group. None stands for what was not done after a failure ended the batch."""
+
+    group: RolloutGroup
+    of_task: Sequence[Outcome | None]  # G, of each completion
+    of_functions: Mapping[str, Outcome | None]  # by the function's name, of its one call
+
+    def failures(self) -> Iterator[str]:
+        """Each in a line: source, sample and cause."""
+        return (f"{source}: {outcome.message}" for source, outcome in self._failed())
+
+    def mistake(self) -> str | None:
+        """The first that is of the code and not of a completion."""
+        return next((f"{source}: {outcome.message}" for source, outcome in self._failed() if outcome.is_mistake), None)
+
+    def _failed(self) -> Iterator[tuple[str, Outcome]]:
+        sample = self.group.prompt.sample
+        sources = [(f"task {sample.task}", outcome) for outcome in self.of_task]
+        sources += [(f"reward function {name}", outcome) for name, outcome in self.of_functions.items()]
+        for source, outcome in sources:
+            if outcome is not None and outcome.status != "ok":
+                yield f"{source} on sample {sample.id}: {outcome.status}", outcome
+
+    def rewards(self, weights: Mapping[str, float]) -> list[Reward]:
+        """Task and functions added up, by completion; 0 and no parts where one of them failed.
+
+        Args:
+            weights: of the functions' parts; 1 for one that is not named
+        """
+        return [self._reward(n, of_task, weights) for n, of_task in enumerate(self.of_task)]
+
+    def _reward(self, n: int, of_task: Outcome | None, weights: Mapping[str, float]) -> Reward:
+        for outcome in (of_task, *self.of_functions.values()):
+            if outcome is not None and outcome.status != "ok":
+                return Reward(0.0, {}, outcome.status, outcome.message)
+        results = {name: outcome.value for name, outcome in self.of_functions.items() if outcome is not None}
+        values = {name: result.rewards[n] for name, result in results.items()}
+        parts = {name: value for name, value in values.items() if value is not None}
+        extras = {name: column[n] for result in results.values() for name, column in result.extras.items()}
+        reward: Reward = of_task.value if of_task is not None else Reward(0.0, {}, "error", "not scored")
+        total = reward.total + sum(weights.get(name, 1.0) * value for name, value in parts.items())
+        return Reward(total, {**reward.parts, **parts}, reward.status, reward.message, extras)
+
+    def metrics(self) -> dict[str, float]:
+        """What the functions logged of the group."""
+        results = [each.value for each in self.of_functions.values() if each is not None and each.status == "ok"]
+        return {name: value for result in results for name, value in result.metrics.items()}
 
 
 class Scorer:
@@ -37,6 +83,8 @@ class Scorer:
         self._config = config
         self._functions = {function_name(spec): absolute_spec(spec) for spec in config.functions}
         self._pool = ScoringPool(config.timeout_s, config.memory_mb)
+        self.trainer_state = TrainerState()
+        """Where the run is, for reward functions that ask."""
 
     def start(self) -> None:
         self._pool.start()
@@ -59,17 +107,24 @@ class Scorer:
             rule: which of a task's scorers, instead of the recipe's
 
         Raises:
-            RewardError: there is one, and ``rewards.on_error`` is ``abort``
+            RewardError: the code has a mistake; or a completion could not be scored and ``rewards.on_error`` is
+                ``abort``
         """
         jobs: list[Job] = []
         for group in groups:
             jobs += [self._task_job(group, rule or self._config.scorer), *self._function_jobs(group)]
         outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
-        by_group = [[next(outcomes) for _ in range(1 + len(self._functions))] for _ in groups]
-        self._report(groups, by_group)
+        scored = [self._outcomes(group, outcomes) for group in groups]
+        self._refuse(scored)
         return [
-            ScoredGroup(group.prompt, group.completions, tuple(self._rewards(group, *of_group)), group.features)
-            for group, of_group in zip(groups, by_group, strict=True)
+            ScoredGroup(
+                each.group.prompt,
+                each.group.completions,
+                tuple(each.rewards(self._config.weights)),
+                each.group.features,
+                each.metrics(),
+            )
+            for each in scored
         ]
 
     def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
@@ -82,51 +137,31 @@ class Scorer:
     def _task_job(self, group: RolloutGroup, rule: Rule) -> TaskJob:
         prompt = group.prompt
         task = absolute_spec(prompt.sample.task)
-        return TaskJob(task, prompt.sample, prompt.views, _texts(group), self._config.weights, rule)
+        texts, weights = _texts(group), self._config.weights
+        return TaskJob(task, prompt.sample, prompt.views, texts, weights, rule, prompt.answer_in)
 
     def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
-        texts = tuple(completion.text for completion in group.completions)
-        token_ids = tuple(completion.token_ids for completion in group.completions)
-        prompt = _as_trl_prompt(group)
-        columns = sample_columns(group.prompt.sample)
-        return [FunctionJob(spec, prompt, texts, token_ids, columns) for spec in self._functions.values()]
+        call = Call(
+            _as_trl_prompt(group),
+            tuple(completion.text for completion in group.completions),
+            tuple(completion.token_ids for completion in group.completions),
+            sample_columns(group.prompt.sample),
+            self.trainer_state,
+        )
+        return [FunctionJob(spec, call) for spec in self._functions.values()]
 
-    def _rewards(
-        self, group: RolloutGroup, of_task: list[Outcome | None], *of_functions: list[Outcome | None]
-    ) -> list[Reward]:
-        rewards = []
-        for n, outcome in enumerate(of_task):
-            outcomes = [outcome, *(each[0] for each in of_functions)]
-            failure = next((each for each in outcomes if each is not None and each.status != "ok"), None)
-            if failure is not None:
-                rewards.append(Reward(0.0, {}, "timeout" if failure.status == "timeout" else "error"))
-                continue
-            values = [each.value for each in outcomes if each is not None]
-            rewards.append(self._add_up(values[0], [value[n] for value in values[1:]]))
-        return rewards
+    def _outcomes(self, group: RolloutGroup, outcomes: Iterator[list[Outcome | None]]) -> GroupOutcomes:
+        """The next ones, as ``score`` sent the jobs: the task's, then one of each function."""
+        of_task = next(outcomes)
+        return GroupOutcomes(group, of_task, {name: next(outcomes)[0] for name in self._functions})
 
-    def _add_up(self, reward: Reward, values: Sequence[float | None]) -> Reward:
-        """The task's reward plus those of the functions; a None is no part and adds nothing."""
-        parts = {name: value for name, value in zip(self._functions, values, strict=True) if value is not None}
-        total = sum(self._config.weights.get(name, 1.0) * value for name, value in parts.items())
-        return Reward(reward.total + total, {**reward.parts, **parts}, reward.status)
-
-    def _report(self, groups: Sequence[RolloutGroup], by_group: Sequence[Sequence[Sequence[Outcome | None]]]) -> None:
-        """A line about the failures of a batch; an error instead, where the policy is to stop."""
-        failures = [
-            f"{source} on sample {group.prompt.sample.id}: {outcome.status}: {outcome.message}"
-            for group, of_group in zip(groups, by_group, strict=True)
-            for source, outcomes in zip(self._sources(group), of_group, strict=True)
-            for outcome in outcomes
-            if outcome is not None and outcome.status != "ok"
-        ]
-        if failures and self._config.on_error == "abort":
-            raise RewardError(f"rewards.on_error is abort, and scoring failed: {failures[0]}")
-        if failures:
-            _log.warning("%d times scoring failed; first: %s", len(failures), failures[0])
-
-    def _sources(self, group: RolloutGroup) -> list[str]:
-        return [f"task {group.prompt.sample.task}", *(f"reward function {name}" for name in self._functions)]
+    def _refuse(self, scored: Sequence[GroupOutcomes]) -> None:
+        mistakes = (each.mistake() for each in scored)
+        if mistake := next((mistake for mistake in mistakes if mistake is not None), None):
+            raise RewardError(mistake)
+        failures = (failure for each in scored for failure in each.failures())
+        if self._config.on_error == "abort" and (failure := next(failures, None)):
+            raise RewardError(f"rewards.on_error is abort, and scoring failed: {failure}")
 
 
 def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:

@@ -1,17 +1,36 @@
-"""The rollout engines, by the name that ``rollout.engine`` gives them."""
+"""The rollout engines by name, as in ``rollout.engine``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+from accelerate import Accelerator
 
 from gpg_vl.config import RolloutConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.rollout.hf import HfEngine
 
-ENGINES: Mapping[str, Callable[[Adapter, int], RolloutEngine]] = {"hf": HfEngine}
+ENGINES: dict[str, Callable[[Adapter, int, Accelerator | None], RolloutEngine]] = {"hf": HfEngine}
 
 
-def build_engine(config: RolloutConfig, adapter: Adapter) -> RolloutEngine:
-    """The engine that ``rollout.engine`` names."""
-    return ENGINES[config.engine](adapter, config.tokens_per_batch)
+def check_engine(config: RolloutConfig) -> None:
+    """
+    Raises:
+        ValueError: there is no engine ``rollout.engine``
+    """
+    if config.engine not in ENGINES:
+        raise ValueError(f"rollout.engine: {config.engine!r} is not known; the engines are {list(ENGINES)}")
+
+
+def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerator | None = None) -> RolloutEngine:
+    """The engine that ``rollout.engine`` names.
+
+    Args:
+        accelerator: of the ranks that may share the weights; None where this process has them all
+
+    Raises:
+        ValueError: there is no such engine
+    """
+    check_engine(config)
+    return ENGINES[config.engine](adapter, config.tokens_per_batch, accelerator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from gpg_vl.records import Prompt, RolloutGroup
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 takes the most likely one."""
+    """How tokens are chosen; at temperature 0, always the most likely one."""
 
     max_new_tokens: int
     temperature: float
@@ -20,7 +21,14 @@ class Sampling:
 
 
 class RolloutEngine(Protocol):
-    """All that training and evaluation know of what generates; ``HfEngine.generate`` explains the arguments."""
+    """All that training and evaluation know about an engine."""
+
+    def sync_weights(self) -> AbstractContextManager[None]:
+        """Within, the engine generates with the policy's present weights; gathering sharded ones is the engine's job.
+
+        All ranks enter and leave it together. ``generate`` runs inside it and may fail or be interrupted on one rank
+        alone, so it must never wait for another rank.
+        """
 
     def generate(
         self,
@@ -29,4 +37,10 @@ class RolloutEngine(Protocol):
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
-    ) -> list[RolloutGroup]: ...
+    ) -> list[RolloutGroup]:
+        """``group_size`` completions per prompt, in the order of ``prompts``.
+
+        Args:
+            seeds: one per prompt; together with its index in the group, it determines a completion's noise
+            keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
+        """

@@ -1,22 +1,25 @@
 """Prompt -> RolloutGroup: the engine ``hf``, a decode loop on the transformers model.
 
-Each prompt runs once, its images encoded once; its cache is then expanded to the G completions and all prompts of the
-batch are decoded together. A finished row leaves the batch, its part of the cache with it. Every completion has a noise
-generator of its own, so what is sampled does not depend on the batch, the ranks or a restart (exactly so in float32).
+Each prompt runs once and its images are encoded once; its cache is then expanded to the G completions, and all prompts
+of the batch are decoded together. A finished row leaves the batch, with its part of the cache. Every completion has its
+own noise generator, so the samples do not depend on the batch, the ranks or a restart (exactly so in float32).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.models.vision import move_vision, split_features
+from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.kv_cache import GrowingCache
@@ -25,21 +28,29 @@ from gpg_vl.rollout.token_choice import TokenChooser
 
 @dataclass(frozen=True, slots=True)
 class _Prefilled:
-    """Prompts after their one run, expanded to R rows, ``group_size`` a prompt."""
+    """Prompts after the prefill, expanded to R rows, ``group_size`` per prompt."""
 
     logits: Tensor  # [R, V] float32, of the next token
     cache: GrowingCache
-    visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None where all are
+    visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None if all are
     positions: Tensor  # [A, R] int64, of the next token
-    features: list[ImageFeatures | None]  # by prompt, where the vision tower is fully frozen
+    features: list[ImageFeatures | None]  # by prompt, if the vision tower is fully frozen
 
 
 class HfEngine:
     """Samples completions with the policy itself."""
 
-    def __init__(self, adapter: Adapter, tokens_per_batch: int):
+    def __init__(self, adapter: Adapter, tokens_per_batch: int, accelerator: Accelerator | None = None):
+        """
+        Args:
+            accelerator: of the ranks that may share the weights; None where this process has them all
+        """
         self._adapter = adapter
         self._tokens_per_batch = tokens_per_batch
+        self._accelerator = accelerator
+
+    def sync_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
 
     def generate(
         self,
@@ -49,12 +60,7 @@ class HfEngine:
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
     ) -> list[RolloutGroup]:
-        """``group_size`` completions per prompt, in the order of ``prompts``.
-
-        Args:
-            seeds: one per prompt; with its index in the group it decides the noise of a completion
-            keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
-        """
+        """As ``RolloutEngine.generate`` has it."""
         groups: dict[int, RolloutGroup] = {}
         model = self._adapter.model
         was_training = model.training
@@ -74,7 +80,7 @@ class HfEngine:
         return [groups[i] for i in range(len(prompts))]
 
     def _batches(self, prompts: Sequence[Prompt], group_size: int, max_new_tokens: int) -> Iterator[list[int]]:
-        """Indices of prompts decoded together, those of like length side by side."""
+        """Indices of the prompts to decode together; prompts of similar length share a batch."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].encoded.token_ids), reverse=True)
         while order:
             tokens_per_prompt = group_size * (len(prompts[order[0]].encoded.token_ids) + max_new_tokens)
@@ -90,7 +96,7 @@ class HfEngine:
     def _decode(
         self, state: _Prefilled, sampling: Sampling, keys: Sequence[tuple[object, ...]], keep_log_probs: bool
     ) -> list[Completion]:
-        """The completions, ``group_size`` rows per prompt; ``keys`` decide the noise of each."""
+        """The completions, ``group_size`` rows per prompt; ``keys`` determine the noise of each."""
         logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
         completions: list[list[int]] = [[] for _ in keys]
         log_probs: list[list[float]] = [[] for _ in keys]
@@ -163,9 +169,9 @@ class HfEngine:
         )
 
     def _images(self, prompts: Sequence[Encoded]) -> tuple[VisionInputs | None, ImageFeatures | None]:
-        """The images of all prompts as the body takes them: as features where the vision tower is fully frozen.
+        """The images of all prompts as inputs of the body: as features if the vision tower is fully frozen.
 
-        Those are the same in the update, so they are made here and go with the group.
+        Those are the same in the update, so they are computed here and stored with the group.
         """
         parts = [prompt.vision for prompt in prompts if prompt.vision is not None]
         if not parts:
@@ -184,7 +190,7 @@ class HfEngine:
         return self._logits(hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """[R, V] float32 logits after the last position."""
+        """[R, V] float32 logits at the last position."""
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
 
@@ -199,7 +205,7 @@ def _by_prompt(prompts: Sequence[Encoded], features: ImageFeatures | None) -> li
 
 
 def _visible_behind_padding(real: Tensor) -> Tensor:
-    """[R, P, P] bool from real keys [R, P]: causal; a padding query sees itself, so that no query sees nothing."""
+    """[R, P, P] bool from real keys [R, P]: causal; a padding query sees itself, so that every query sees a key."""
     length = real.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     return (causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool)

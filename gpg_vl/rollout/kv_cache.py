@@ -1,4 +1,4 @@
-"""The rollout's cache of keys and values: a decode step writes its own and leaves the earlier ones where they are."""
+"""The rollout's cache of keys and values: a decode step adds its own and does not copy the earlier ones."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 TOKENS_PER_ROOM = 64
-"""Tokens after which room is made for as many again. transformers' cache copies all earlier tokens in every step, which
-takes a quarter of a step's time on a CPU."""
+"""Number of tokens that the cache grows by. transformers' cache copies all earlier tokens in every step, which takes a
+quarter of a step's time on a CPU."""
 
 
 class GrowingCache(Cache):
-    """``DynamicCache`` for a rollout: it grows, is expanded to groups, loses rows; it is not cropped or reordered."""
+    """``DynamicCache`` for a rollout: it can grow, expand to groups and drop rows, but not be cropped or reordered."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
 
 
 class GrowingLayer(DynamicLayer):
-    """``keys`` and ``values`` [R, heads, S, d] are the used part of tensors with room for more tokens."""
+    """``keys`` and ``values`` [R, heads, S, d] are the used part of larger tensors with room for more tokens."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -54,7 +54,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def _with_room(used: Tensor, length: int) -> Tensor:
-    """A copy of ``used`` [R, heads, S, d] at the start of a tensor for ``length`` tokens and more."""
+    """A copy of ``used`` [R, heads, S, d] at the start of a tensor for at least ``length`` tokens."""
     room = used.new_empty(*used.shape[:-2], length + TOKENS_PER_ROOM, used.shape[-1])
     room[..., : used.shape[-2], :] = used
     return room

@@ -12,11 +12,11 @@ from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from gpg_vl.rollout.engine import Sampling
 
-_NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # what top-k and top-p are passed as the tokens so far, and ignore
+_NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # passed to top-k and top-p as the tokens so far; they ignore it
 
 
 NOISE_PER_DRAW = 2**16
-"""Numbers that a completion's generator draws at once, for several tokens of a small vocabulary."""
+"""How many numbers a completion's generator draws at once; with a small vocabulary, enough for several tokens."""
 
 
 class TokenChooser:
@@ -43,7 +43,7 @@ class TokenChooser:
         return scores
 
     def log_probs(self, scores: Tensor, tokens: Tensor) -> Tensor:
-        """[R] log-probs of the chosen tokens; 0 at temperature 0, where the choice is certain."""
+        """[R] log-probs of the chosen tokens; 0 at temperature 0, where the choice is deterministic."""
         if self._sampling.temperature == 0:
             return torch.zeros(len(tokens))
         return scores.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]

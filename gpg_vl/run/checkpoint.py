@@ -1,8 +1,8 @@
-"""Checkpoints: a complete model folder and, in ``training_state``, what the run needs to go on from there.
+"""Checkpoints: a complete model folder and, in ``training_state``, what the run needs to continue from there.
 
-Written under another name, synced to disk, sealed by a manifest of sizes and hashes, and renamed last; what is older is
-removed only then. So a folder named ``checkpoint-STEP`` was whole once, and the manifest tells whether it still is. The
-state is safetensors and JSON; nothing is unpickled.
+A checkpoint is written under another name, synced to disk, sealed with a manifest of sizes and hashes, and renamed
+last; only then are older ones removed. So a folder named ``checkpoint-STEP`` was once complete, and the manifest shows
+whether it still is. The state is safetensors and JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "pef
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What decides the future of a run besides weights, optimizer and random states.
+    """What determines the rest of a run besides weights, optimizer and random states.
 
-    The learning rate follows from the step; prompts and sampled tokens from step, stream and seed. Saved between steps,
-    so there are no groups of a refill to keep: a step that was under way is made anew, from the same prompts. A rollout
-    with updates still to make is kept beside it (``saved_rollout.py``).
+    The learning rate follows from the step; prompts and sampled tokens from step, stream and seed. It is saved between
+    steps, so no groups of a refill are kept: an unfinished step is repeated from the same prompts. A rollout that has
+    updates left is kept beside it (``saved_rollout.py``).
     """
 
     step: int  # finished optimizer steps
-    stream: dict[str, Any]  # of the prompts consumed by them
+    stream: dict[str, Any]  # state of the sample stream after them
     validated_step: int  # last step that was validated
-    validation: dict[str, float]  # task to its score, where that is this step; else empty
-    tasks_done: list[str]  # tasks at their run.stop_when score
-    all_done_step: int | None  # step at which all of them were
+    validation: dict[str, float]  # task -> its score, if that was this step; else empty
+    tasks_done: list[str]  # tasks that have reached their run.stop_when score
+    all_done_step: int | None  # step at which all of them had
     counters: dict[str, int]
     data: list[str]  # a digest of the rows of each training source
 
@@ -71,16 +71,16 @@ def save_checkpoint(
     accelerator: Accelerator,
     rollout: Rollout | None = None,
 ) -> Path:
-    """Writes ``OUTPUT_DIR/checkpoint-STEP`` in one move, and returns it. All ranks together; the first one writes.
+    """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
     Args:
-        optimizer: torch's, or DeepSpeed's around it
-        random_state: of this rank, at the end of that step
-        metrics: the run's last ones, for the model card
-        rollout: one that has updates still to make, if any
+        optimizer: torch's optimizer, or DeepSpeed's wrapper of it
+        random_state: of this rank at the end of that step
+        metrics: the run's latest metrics, for the model card
+        rollout: one that has updates left, if any
 
     Raises:
-        OSError: it could not be written, as on a full disk; what was there before is untouched
+        OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = final.with_name(f"{final.name}.partial")
@@ -101,7 +101,7 @@ def save_checkpoint(
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # on a full disk, what it took is wanted back
+            shutil.rmtree(partial, ignore_errors=True)  # free the space again if the disk is full
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
@@ -111,7 +111,7 @@ def _on_main(write: Callable[[], None]) -> None:
     def work() -> None:
         try:
             write()
-        except SafetensorError as error:  # it has no other for a full disk
+        except SafetensorError as error:  # safetensors has no other error for a full disk
             raise OSError(str(error)) from error
 
     run_on_main(work)
@@ -119,12 +119,12 @@ def _on_main(write: Callable[[], None]) -> None:
 
 def _start(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()  # not its parents: an output directory that vanished, as with its disk, must not come back empty
+    partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()
 
 
 def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what is small, and seals the folder."""
+    """Writes the small files and seals the folder."""
     folder = partial / STATE_FOLDER
     write_recipe(recipe, partial / RECIPE_FILE)
     for rank, random_state in enumerate(random_states):
@@ -142,17 +142,17 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
-            # under its own name it must be whole or gone, whatever interrupts the removal
+            # under this name it must be either complete or gone, whatever interrupts the removal
             shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
 
 
 def find_best_checkpoint(output_dir: Path) -> Path | None:
-    """The checkpoint whose step had the best validation score, the mean over its tasks; the older of equal ones."""
+    """The checkpoint with the best validation score (mean over tasks); the oldest of equal ones."""
     scores: dict[Path, float] = {}
     for folder in find_checkpoints(output_dir):
         try:
             validation = load_state(folder).validation
-        except (OSError, ValueError, TypeError):  # it was damaged since: no reason to end a run that has a newer one
+        except (OSError, ValueError, TypeError):  # damaged since: no reason to end a run that has a newer one
             continue
         if validation:
             scores[folder] = sum(validation.values()) / len(validation)
@@ -162,7 +162,7 @@ def find_best_checkpoint(output_dir: Path) -> Path | None:
 def load_state(folder: Path) -> TrainingState:
     """
     Raises:
-        ValueError: the folder has no training state, as an exported model has none
+        ValueError: the folder has no training state, e.g. because it is an exported model
     """
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
@@ -171,7 +171,7 @@ def load_state(folder: Path) -> TrainingState:
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
-    """Restores the random states of a rank; False where the checkpoint has none, being of fewer ranks."""
+    """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
     path = folder / STATE_FOLDER / _random_file(rank)
     if path.is_file():
         restore_random_state(json.loads(path.read_text()))
@@ -179,7 +179,7 @@ def load_random_state(folder: Path, rank: int) -> bool:
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
-    """Libraries that the checkpoint was written with in another version than they have now, with both."""
+    """Libraries whose version has changed since the checkpoint was written, with both versions."""
     now = library_versions()
     then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
@@ -190,7 +190,7 @@ def library_versions() -> dict[str, str]:
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
-    """Restores the optimizer's state, parameter by parameter, whatever layout it was saved from."""
+    """Restores the optimizer's state parameter by parameter, whatever layout it was saved with."""
     with ExitStack() as stack:
         places: dict[str, dict[str, Any]] = {}
         for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):
@@ -214,7 +214,7 @@ def _write_json(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Gives ``partial`` its final name, and has that on disk. What had the name, damaged or older, is set aside."""
+    """Renames ``partial`` to its final name, synced to disk. A damaged or older folder of that name is set aside."""
     if final.exists():
         set_aside(final)
     partial.rename(final)

@@ -1,4 +1,4 @@
-"""A folder of files as one thing that is whole or not: synced to disk, every file's size and SHA-256 written last."""
+"""Shows whether a folder is intact: its files are synced to disk, then every file's size and SHA-256 are written."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 MANIFEST_FILE = "manifest.json"
-_THREADS = 8  # hashing leaves the interpreter lock: large files run side by side
+_THREADS = 8  # hashing releases the GIL: large files are hashed in parallel
 
 
 def seal_folder(folder: Path) -> None:
-    """Writes the manifest of what is in ``folder``; then all of it is on disk."""
+    """Writes the manifest of ``folder``; after that, everything is on disk."""
     paths = _files_of(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
         hashes = list(pool.map(_hash_file, paths))
@@ -30,7 +30,7 @@ def seal_folder(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in a few words; None where every file is as it was sealed."""
+    """What is wrong with a sealed folder, in a few words; None if every file is unchanged."""
     try:
         entries: dict[str, dict[str, object]] = json.loads((folder / MANIFEST_FILE).read_text())["files"]
         expected = {folder / name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
@@ -39,7 +39,7 @@ def find_damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST_FILE} is unreadable"
     if not expected:
-        return f"{MANIFEST_FILE} names no file"
+        return f"{MANIFEST_FILE} lists no file"
     for path, (size, _) in expected.items():
         if not path.is_file():
             return f"{path.relative_to(folder)} is missing"
@@ -52,12 +52,12 @@ def find_damage(folder: Path) -> str | None:
         return f"{error.filename} cannot be read ({error.strerror})"
     for (path, (_, digest)), found in zip(expected.items(), hashes, strict=True):
         if found != digest:
-            return f"{path.relative_to(folder)} has other content than was written"
+            return f"{path.relative_to(folder)} has changed since it was written"
     return None
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Returns when the files' contents, or the folders' entries, are on disk."""
+    """Returns once the files' contents, or the folders' entries, are on disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The directory that a run writes to: one run at a time, writable, with room, and the checkpoint to go on from."""
+"""The directory that a run writes to: one run at a time, writable, with enough space, and the checkpoint to resume."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ MAY_CHANGE_ON_RESUME = {
 
 @contextmanager
 def claim_output_dir(recipe: Recipe) -> Iterator[None]:
-    """Within, no other run writes to ``run.output_dir``; a run that is killed gives it up too.
+    """Inside the context, no other run writes to ``run.output_dir``; a killed run also releases it.
 
     Raises:
-        ValueError: another run has it, or it cannot be written
+        ValueError: another run is using it, or it cannot be written
     """
     folder = Path(recipe.run.output_dir)
     try:
@@ -62,7 +62,7 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
             owner = lock.read().strip() or "another process"
             raise ValueError(f"run.output_dir: {owner} is writing to {folder}; end it, or choose another") from error
         except OSError as error:
-            cause = f"{folder} is on a file system without locks of files ({error.strerror})"
+            cause = f"{folder} is on a file system without file locks ({error.strerror})"
             raise ValueError(f"run.output_dir: {cause}; choose another") from error
         try:
             lock.truncate(0)
@@ -74,45 +74,45 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
 
 
 def find_resume_point(recipe: Recipe) -> Path | None:
-    """The checkpoint to go on from, if there is one: the newest that is as it was written.
+    """The checkpoint to resume from, if there is one: the newest that is intact.
 
-    Newer ones that are damaged are set aside, and what an interrupted save left is removed.
+    Newer ones that are damaged are set aside, and leftovers of an interrupted save are removed.
 
     Raises:
-        ValueError: there are checkpoints, but none is whole; or they are of another recipe
+        ValueError: there are checkpoints, but none is intact; or they belong to another recipe
     """
     folder = Path(recipe.run.output_dir)
     for leftover in folder.glob("checkpoint-*.partial"):
         shutil.rmtree(leftover)
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
-        return None  # nothing that could be lost or gone on from
+        return None  # nothing to lose or to resume
     if recipe.run.resume == "never":
         raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
     checkpoint, damaged = _newest_whole(checkpoints)
     _refuse_another_recipe(recipe, checkpoint)
     for path, damage in damaged.items():
-        print(f"skipping {path.name}: {damage}; it is {set_aside(path).name} now", file=sys.stderr)
+        print(f"skipping {path.name}: {damage}; it is now {set_aside(path).name}", file=sys.stderr)
     return checkpoint
 
 
 def check_room(recipe: Recipe, num_weights: int, num_trained: int) -> None:
-    """Refuses to start where the next checkpoint cannot be written: float32 weights, and two moments of the trained.
+    """Refuses to start without space for the next checkpoint: float32 weights, and two moments of the trained ones.
 
     Raises:
-        ValueError: says what is free and what is needed
+        ValueError: says how much is free and how much is needed
     """
     folder = Path(recipe.run.output_dir)
     needed, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, a checkpoint takes {needed / 1e9:.2f} GB; "
+            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but a checkpoint takes {needed / 1e9:.2f} GB; "
             "free space, or choose another"
         )
 
 
 def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
-    """The newest checkpoint without damage, and the damage of newer ones."""
+    """The newest undamaged checkpoint, and the damage of newer ones."""
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints):
         damage = find_damage(path)
@@ -121,7 +121,7 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
         damaged[path] = damage
     causes = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
     raise ValueError(
-        f"run.output_dir: no checkpoint in {checkpoints[0].parent} is whole ({causes}); restore one, or choose another"
+        f"run.output_dir: no checkpoint in {checkpoints[0].parent} is intact ({causes}); restore one, or choose another"
     )
 
 
@@ -136,13 +136,13 @@ def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
         if key not in KNOWN_KEYS:
             found, way_out = "this version has no such key", "the version that it was started with,"
         raise ValueError(
-            f"run.output_dir: {checkpoint.parent} holds a run with {key}={old!r}, {found}; choose another "
-            f"run.output_dir, or {way_out} to go on"
+            f"run.output_dir: {checkpoint.parent} holds a run with {key}={old!r}, but {found}; choose another "
+            f"run.output_dir, or {way_out} to continue"
         )
 
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the recipe of an earlier version the keys that came later: with their defaults, they change nothing."""
+    """Adds the keys that an earlier version did not have; their defaults change nothing."""
     filled = {**Recipe().to_plain(), **saved}
     for section, keys in Recipe().to_plain().items():
         if isinstance(keys, dict) and isinstance(filled[section], dict):

@@ -1,4 +1,4 @@
-"""Where a run stands, and what follows from it: what is due, when the run ends, the learning rate."""
+"""The progress of a run, and what follows from it: what is due, when the run ends, the learning rate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gpg_vl.update.optimizer import learning_rate
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands now.
+    """The current progress of a run.
 
-    A checkpoint keeps it as ``TrainingState``, whose fields are the format of a file that later versions read. Recipe
-    and random states (one per rank) have files of their own; ``saved_step`` is the checkpoint's own step.
+    A checkpoint stores it as ``TrainingState``, whose fields are a file format that later versions read. Recipe and
+    random states (one per rank) have their own files; ``saved_step`` is the checkpoint's own step.
     """
 
     run: RunConfig
@@ -26,12 +26,12 @@ class Progress:
     saved_step: int = 0  # of the last checkpoint
     stream: dict[str, Any] = field(default_factory=dict)
     validated_step: int = 0
-    validation: dict[str, float] = field(default_factory=dict)  # task to its score, of validated_step
+    validation: dict[str, float] = field(default_factory=dict)  # task -> its score at validated_step
     tasks_done: tuple[str, ...] = ()
-    all_done_step: int | None = None  # the step at which every task was at its run.stop_when score
+    all_done_step: int | None = None  # the step at which every task had reached its run.stop_when score
     shrunk_rows: int = 0  # training rows whose images are scaled down to fit
     silent_steps: int = 0
-    skipped_steps: int = 0  # whose gradient was not finite
+    skipped_steps: int = 0  # steps whose gradient was not finite
     skips_in_a_row: int = 0
     random_state: dict[str, Any] = field(default_factory=dict)  # at the end of the step and its validation
 
@@ -79,7 +79,7 @@ class Progress:
 
     @property
     def cooldown_start(self) -> int:
-        """The last ``run.cooldown_steps`` steps of the run are the cool-down."""
+        """Number of finished steps at which the cool-down starts: it is the run's last ``run.cooldown_steps`` steps."""
         return self.last_step - self.run.cooldown_steps
 
     @property
@@ -95,7 +95,7 @@ class Progress:
         return self.step > self.saved_step and (self.step % self.run.save_every == 0 or self.is_over)
 
     def learning_rate(self, config: UpdateConfig) -> float:
-        """The schedule's rate of the next step; in the cool-down, falling linearly to 0 from where it stood."""
+        """The schedule's rate for the next step; in the cool-down, it falls linearly to 0 from its last value."""
         if not self.in_cooldown or not self.run.cooldown_steps:
             return learning_rate(config, self.step, self.run.steps)
         start = self.cooldown_start
@@ -108,7 +108,7 @@ class Progress:
         Args:
             stream: the state of the sample stream after the step
             random_state: of this process after the step
-            grad_norm: None where no group had signal, not finite where the step was skipped
+            grad_norm: None if no group had signal; not finite if the step was skipped
         """
         self.step = step
         self.stream = stream
@@ -116,7 +116,7 @@ class Progress:
         self.count_gradient(grad_norm)
 
     def count_gradient(self, norm: float | None) -> None:
-        """Counts a step by its gradient's norm: None where no group had signal, not finite where it was skipped."""
+        """Counts a step by its gradient's norm: None if no group had signal, not finite if it was skipped."""
         if norm is None:
             self.silent_steps += 1
             return
@@ -125,7 +125,7 @@ class Progress:
         self.skips_in_a_row = self.skips_in_a_row + 1 if is_skipped else 0
 
     def take_validation(self, scores: Mapping[str, float]) -> None:
-        """Notes the scores of the present step; decides which tasks are at their ``run.stop_when`` score."""
+        """Records the scores of the current step; decides which tasks have reached their ``run.stop_when`` score."""
         goals = self.run.stop_when
         if goals and not self.in_cooldown:
             self.tasks_done = tuple(task for task, least in goals.items() if scores[task] >= least)

@@ -1,7 +1,7 @@
-"""The random states of a process, of python, numpy, torch and its accelerators, as JSON holds them.
+"""The random states of a process (python, numpy, torch and its accelerators), as JSON.
 
-Prompts and sampled tokens do not depend on them: each is seeded by step and sample. What may is the model (dropout) and
-code of a user's own.
+Prompts and sampled tokens do not depend on them: each is seeded by step and sample. The model (dropout) and a user's
+own code may.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """The states of accelerators are restored where there are as many as there were."""
+    """Restores the states; those of accelerators only if there are as many as before."""
     version, words, next_gauss = state["python"]
     random.setstate((version, tuple(words), next_gauss))
     name, keys, *rest = state["numpy"]

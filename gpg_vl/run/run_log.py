@@ -1,4 +1,4 @@
-"""What a run leaves to read: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, tensorboard, and a line a step on screen."""
+"""The logs of a run: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, tensorboard, and a line per step on screen."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class RunLog:
     def __init__(
         self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int, is_silent: bool = False
     ):
-        """Opens the log at ``first_step``: what an earlier process wrote of later steps is dropped.
+        """Opens the log at ``first_step``; what an earlier process wrote about later steps is removed.
 
         Args:
-            is_silent: write nothing, as on every rank but one
+            is_silent: write nothing, as on every rank except the first
         """
         self._is_silent = is_silent
         self._tensorboard: Any = None
-        self.latest: dict[str, Any] = {}  # every metric's last value
+        self.latest: dict[str, Any] = {}  # every metric's latest value
         if is_silent:
             return
         self._metrics_path = output_dir / "metrics.jsonl"
@@ -59,7 +59,7 @@ class RunLog:
                 self._tensorboard.flush()
 
     def write_rollouts(self, step: int, groups: Sequence[LoggedGroup]) -> None:
-        """Every sampled completion of the step with its reward, a line a group."""
+        """Every sampled completion of the step with its reward, one line per group."""
         if self._is_silent:
             return
         path = self._rollouts / f"{step:06d}.jsonl"
@@ -68,7 +68,7 @@ class RunLog:
                 file.write(json.dumps(_rollout_row(group), ensure_ascii=False) + "\n")
 
     def say(self, step: int, text: str) -> None:
-        """A line on screen with the step and the time that is left at the pace so far."""
+        """Prints a line with the step and the time left at the current pace."""
         if self._is_silent:
             return
         done = step - self._first_step
@@ -84,7 +84,7 @@ class RunLog:
 
 
 def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
-    """What the update of a step was made from, a line a group: enough to run it again."""
+    """The inputs of a step's update, one line per group: enough to run it again."""
     path.parent.mkdir(exist_ok=True)
     with _named_errors(path), _open_text(path) as file:
         for group in groups:
@@ -101,7 +101,7 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Errors of the disk name the file: of a full one, Python's own do not."""
+    """Makes disk errors name the file; Python's own do not if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -109,7 +109,7 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def _open_text(path: Path) -> TextIO:
-    """Half of a surrogate pair, as a row may hold, is written as JSON has it: UTF-8 has none."""
+    """Half of a surrogate pair, which a row may contain but UTF-8 cannot, is escaped as in JSON."""
     return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
@@ -120,7 +120,8 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
     completions = [
         {"text": c.text, "tokens": len(c.token_ids), "finished": c.finished, "reward": r.total, "parts": r.parts,
-         "status": r.status}
+         "status": r.status, **({"message": r.message} if r.message else {}),
+         **({"extras": r.extras} if r.extras else {})}
         for c, r in zip(group.completions, group.rewards, strict=True)
     ]  # fmt: skip
     return {
@@ -144,7 +145,7 @@ def _flatten(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, float
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drops lines of later steps, and a last line that a crash left incomplete."""
+    """Removes lines of later steps, and a last line that a crash left incomplete."""
     if not path.is_file():
         return
     kept = []

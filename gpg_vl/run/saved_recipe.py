@@ -1,4 +1,4 @@
-"""The recipe of a run as a file: written with every checkpoint, read to go on or to evaluate."""
+"""The recipe of a run as a file: written with every checkpoint, read to resume or to evaluate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPE_FILE = "recipe.yaml"
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """The resolved recipe, every key with its value; ``gpg-vl train`` takes the file as it is."""
+    """Writes the resolved recipe, every key with its value; ``gpg-vl train`` accepts the file."""
     replace_file(path, yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
 
 
@@ -29,9 +29,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML; restore it, or choose another run.output_dir") from error
+        raise ValueError(f"{path} is not valid YAML; restore it, or choose another run.output_dir") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds no keys; restore it, or choose another run.output_dir")
+        raise ValueError(f"{path} has no keys; restore it, or choose another run.output_dir")
     return recipe
 
 
@@ -39,7 +39,7 @@ def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[s
     """The recipe to use a model with: ``recipe``, else the one saved with the model, else the defaults.
 
     Args:
-        model: a model folder, a run folder, whose newest checkpoint counts, or a name on the hub
+        model: a model folder, a run folder (its newest checkpoint is used), or a name on the hub
         overrides: ``--section.key VALUE`` words on top
     """
     path = resolve_model_path(model)

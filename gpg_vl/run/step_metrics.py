@@ -1,4 +1,4 @@
-"""The numbers that a step leaves in ``metrics.jsonl``, from the groups of all ranks."""
+"""The numbers that a step writes to ``metrics.jsonl``, from the groups of all ranks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def describe_use(rollout: Rollout) -> dict[str, Any]:
 
 
 def step_line(metrics: Mapping[str, Any]) -> str:
-    """What is said of a step on screen."""
+    """The line printed for a step."""
     update = metrics["update"]
     if update is None:
         followed = "no signal: no update"
@@ -58,14 +58,17 @@ def step_line(metrics: Mapping[str, Any]) -> str:
 
 
 def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
-    """Mean reward in all and by task, means of the parts, lengths; nothing where there is no group."""
+    """Mean reward overall and by task, means of the parts, lengths; empty if there is no group."""
     rewards = [reward for group in groups for reward in group.rewards]
     completions = [completion for group in groups for completion in group.completions]
     if not rewards:
         return {}
     by_task: dict[str, list[float]] = {}
     parts: dict[str, list[float]] = {}
+    logged: dict[str, list[float]] = {}
     for group in groups:
+        for name, value in group.metrics.items():
+            logged.setdefault(name, []).append(value)
         for reward in group.rewards:
             by_task.setdefault(group.task, []).append(reward.total)
             for name, value in reward.parts.items():
@@ -74,6 +77,7 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
         "reward": _mean([reward.total for reward in rewards]),
         "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
         "parts": {name: _mean(values) for name, values in sorted(parts.items())},
+        **({"logged": {name: _mean(values) for name, values in sorted(logged.items())}} if logged else {}),
         "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
         "finished": _mean([float(completion.finished) for completion in completions]),
     }

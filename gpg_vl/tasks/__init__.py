@@ -1,4 +1,4 @@
-"""The kit's tasks by name, and a task of the user's own by path."""
+"""The kit's tasks by name, and the user's own tasks by path."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TASKS: dict[str, Task] = {
 
 
 def load_task(spec: str) -> Task:
-    """The task of a name, or of ``path/to/file.py:ClassName``. A file is run once in a process.
+    """The task with a name, or of ``path/to/file.py:ClassName``. A file is run only once per process.
 
     Raises:
-        ValueError: no such task, file or class, the file does not import, or the class is no complete task
+        ValueError: no such task, file or class, the file does not import, or the class is not a complete task
     """
     if spec in TASKS:
         return TASKS[spec]
@@ -45,15 +45,15 @@ def load_task(spec: str) -> Task:
 
 @functools.cache
 def _load_own_task(path: Path, class_name: str) -> Task:
-    task_class = load_own_class(path, class_name, Task, "a task")  # type: ignore[type-abstract]
+    task_class = load_own_class(path, class_name, Task, "task")  # type: ignore[type-abstract]
     if not task_class.name:
-        raise ValueError(f"{class_name} in {path} has no name; give the class a line such as name = 'my_task'")
+        raise ValueError(f"{class_name} in {path} has no name; add a line such as name = 'my_task' to the class")
     if task_class.main_part not in task_class.weights:
         raise ValueError(
-            f"{class_name} in {path}: main_part is {task_class.main_part!r}, which its weights do not name; "
+            f"{class_name} in {path}: main_part is {task_class.main_part!r}, which its weights do not contain; "
             f"set main_part to one of {sorted(task_class.weights)}"
         )
     try:
         return task_class()
     except Exception as error:  # the constructor is the user's code
-        raise ValueError(f"{class_name} in {path} cannot be made: {describe_error(error)}") from error
+        raise ValueError(f"{class_name} in {path} cannot be created: {describe_error(error)}") from error

@@ -10,19 +10,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from gpg_vl.records import ImageView, Reward, Sample, Status
-from gpg_vl.verifiers.answers import find_answer, has_think_answer_format
+from gpg_vl.own_code import CodeMistake, as_number
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample, Status
+from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
 
 FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
 )
-
-
-Scorer = Literal["strict", "legacy"]
-"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
+BOXED_REQUEST = "Think about it first, between <think> and </think>, then give the final answer in \\boxed{}."
+"""What stands in place of ``FORMAT_REQUEST`` where the answer is asked for in a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any | None:
-        """The content of the answer tag as a value, boxes in original pixels; None where it cannot be read.
+        """The content of the answer tag, or of the box, as a value; None where it cannot be read.
 
         Gets text that a model wrote: must be total, and linear in its length.
         """
@@ -83,10 +81,19 @@ class Task(ABC):
             raise ValueError("the answer is empty")
 
 
-def gold_completion(task: Task, sample: Sample, views: Sequence[ImageView]) -> str:
-    """The completion that supervised training imitates: the row's ``meta.reasoning``, if any, and the gold answer."""
-    reasoning = str(sample.meta.get("reasoning") or "")
-    return f"<think>{reasoning}</think><answer>{task.gold(sample, views)}</answer>"
+def ask_for_answer(task: Task, sample: Sample, views: Sequence[ImageView], answer_in: AnswerIn = "tags") -> str:
+    """The text of the user's turn, with the request for the place where the answer is looked for."""
+    request = task.ask(sample, views)
+    return request if answer_in == "tags" else request.replace(FORMAT_REQUEST, BOXED_REQUEST)
+
+
+def gold_completion(task: Task, sample: Sample, views: Sequence[ImageView], answer_in: AnswerIn = "tags") -> str:
+    """The completion that supervised training imitates: the row's ``meta.reasoning``, if any, and the gold answer.
+
+    Raises:
+        ValueError: the answer cannot stand where ``answer_in`` says
+    """
+    return write_answer(str(sample.meta.get("reasoning") or ""), task.gold(sample, views), answer_in)
 
 
 def score_completion(
@@ -95,7 +102,8 @@ def score_completion(
     text: str,
     views: Sequence[ImageView],
     weights: Mapping[str, float] | None = None,
-    scorer: Scorer = "strict",
+    scorer: Rule = "strict",
+    answer_in: AnswerIn = "tags",
 ) -> Reward:
     """Scores one completion, the opening ``<think>`` included where the prompt opened it.
 
@@ -103,8 +111,9 @@ def score_completion(
     ``unparsable``. The published scorers know no such status.
 
     Raises:
-        TypeError, ValueError: the task returned a part that is no number, that is out of its range, or that its
-            ``weights`` do not name; the task has no published scorer
+        CodeMistake: the task returned no main part, a part that is no number, that is out of its range, or that its
+            ``weights`` do not name
+        ValueError: the task has no published scorer
     """
     if scorer == "legacy":
         return _weigh(
@@ -113,18 +122,18 @@ def score_completion(
             {**task_weights(task, scorer), **(weights or {})},
             "ok",
         )
-    tagged = find_answer(text)
-    answer = None if tagged is None else task.read(tagged, sample, views)
+    found = find_answer(text, answer_in)
+    answer = None if found is None else task.read(found, sample, views)
     if answer is None:
         parts = {task.main_part: 0.0}
     else:
-        parts = {name: _checked(task, name, value) for name, value in task.score(answer, sample, views).items()}
-    parts["format"] = float(has_think_answer_format(text))
+        parts = _checked_parts(task, task.score(answer, sample, views))
+    parts["format"] = float(has_format(text, answer_in))
     all_weights = {**task_weights(task, scorer), **(weights or {})}
     return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
 
 
-def task_weights(task: Task, scorer: Scorer) -> Mapping[str, float]:
+def task_weights(task: Task, scorer: Rule) -> Mapping[str, float]:
     """The weights of a task's reward parts under a scorer, before a recipe's.
 
     Raises:
@@ -146,16 +155,30 @@ def legacy_scorer(task: Task) -> LegacyScorer:
 
 def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], status: Status) -> Reward:
     if not set(parts) <= set(weights) or not all(map(math.isfinite, parts.values())):
-        raise ValueError(f"task {task.name} gave {parts}; each part must be finite and named in the task's weights")
+        text = f"task {task.name} gave {parts}; each part must be finite and named in the task's weights"
+        raise CodeMistake(text, task.score)
     return Reward(sum(weights[name] * value for name, value in parts.items()), parts, status)
+
+
+def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
+    if not isinstance(parts, Mapping):
+        example = {task.main_part: 1.0}
+        text = f"score of task {task.name} returned {type(parts).__name__}; return a dict, as {example}"
+        raise CodeMistake(text, task.score)
+    if task.main_part not in parts:
+        text = f"score of task {task.name} returned {list(parts)} without its main part {task.main_part!r}"
+        raise CodeMistake(text, task.score)
+    return {name: _checked(task, name, value) for name, value in parts.items()}
 
 
 def _checked(task: Task, name: str, value: Any) -> float:
     """A part as a plain number of its range; NaN is in none."""
-    if not isinstance(value, Real):
-        raise TypeError(f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number")
+    number = as_number(value)
+    if number is None:
+        text = f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number"
+        raise CodeMistake(text, task.score)
     low, high = task.ranges.get(name, (0.0, 1.0))
-    number = float(value)
     if not low <= number <= high:
-        raise ValueError(f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges")
+        text = f"part {name!r} of task {task.name} is {number}, not in [{low:g}, {high:g}]; see Task.ranges"
+        raise CodeMistake(text, task.score)
     return number

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.choices import CHOICE
-from gpg_vl.verifiers.choices import normalise_choice, read_choice, row_options
+from gpg_vl.verifiers.choices import Chosen, read_choice, read_gold
+from gpg_vl.verifiers.options import row_options
 
 
 class Choice(Task):
@@ -21,23 +22,34 @@ class Choice(Task):
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is one of the choices."
 
-    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> str | None:
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Chosen | str | None:
         return read_choice(answer, row_options(sample.meta, sample.question))
 
-    def score(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(answer == self.read(sample.answer, sample, views))}
+    def score(self, answer: Chosen | str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+        gold = read_gold(sample.answer, row_options(sample.meta, sample.question))
+        return {"correct": float(is_same_choice(answer, gold))}
 
     def check(self, sample: Sample) -> None:
         options = row_options(sample.meta, sample.question)
+        gold = read_gold(sample.answer, options)
         shown = str([option[:40] for option in options[:8]])
-        texts = [normalise_choice(option) for option in options]
-        twice = next((option for option, text in zip(options, texts, strict=True) if texts.count(text) > 1), None)
-        if read_choice(sample.answer, options) is None and twice is not None:
+        texts = [" ".join(option.split()) for option in options]
+        named = texts[gold.index] if isinstance(gold, Chosen) else " ".join(sample.answer.split())
+        if texts.count(named) > 1:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is no single one of the choices {shown}, "
-                f"which hold {twice[:40]!r} more than once; write each choice once"
+                f"which hold {named[:40]!r} more than once; write each choice once"
             )
-        if read_choice(sample.answer, options) is None:
+        if gold is None:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is none of the choices {shown}; write its letter or text"
             )
+
+
+def is_same_choice(answer: Chosen | str, gold: Chosen | str | None) -> bool:
+    """Whether both are the same option, or the same letter said alone, or without options the same text."""
+    if isinstance(answer, Chosen) and isinstance(gold, Chosen):
+        return answer.index == gold.index or bool(answer.letter and answer.letter == gold.letter)
+    if isinstance(answer, str) and isinstance(gold, str):
+        return answer == gold or (len(gold) == 1 and answer.startswith(f"{gold}. "))
+    return False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.numbers import COUNTING
-from gpg_vl.verifiers.numbers import read_integer
+from gpg_vl.verifiers.counts import read_count, read_integer
 
 
 class Counting(Task):
@@ -18,10 +18,10 @@ class Counting(Task):
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is a whole number."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> int | None:
-        return read_integer(answer)
+        return read_count(answer)
 
     def score(self, answer: int, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(answer == read_integer(sample.answer))}
+        return {"correct": float(answer == read_count(sample.answer))}
 
     def check(self, sample: Sample) -> None:
         count = read_integer(sample.answer)

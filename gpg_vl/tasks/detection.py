@@ -5,15 +5,15 @@ Rows hold boxes in original pixels, as a list of boxes or of ``{'Position': [x1,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.boxes import boxes_in_image, check_boxes, describe_frame, write_box
+from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.detection import DETECTION
 from gpg_vl.verifiers.box_text import NO_OBJECTS, Detection, parse_detections
-from gpg_vl.verifiers.boxes import assign_boxes, assigned_iou
 
 HIT_IOU = 0.5
 
@@ -23,6 +23,7 @@ class DetectionTask(Task):
     metric = "miou"
     main_part = "iou"
     weights: ClassVar[Mapping[str, float]] = {"iou": 1.0, "confidence": 0.2, "format": 0.2}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"confidence": (-1.0, 1.0)}
     legacy = DETECTION
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
@@ -41,12 +42,27 @@ class DetectionTask(Task):
         return [Detection(box, detection.confidence) for box, detection in zip(boxes, found, strict=True)]
 
     def score(self, answer: Sequence[Detection], sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        gold = _gold_boxes(sample)
-        overlap = assigned_iou([detection.box for detection in answer], gold)
-        return {"iou": overlap, "confidence": _confidence_part(answer, gold)}
+        """The overlap of the hits, and how well the confidences tell hits from misses.
+
+        Where several boxes are asked for, one that overlaps by less than half is a miss and adds nothing: else a box
+        over the whole picture, said with hardly any confidence, would fill up the count.
+        """
+        gold = _gold_boxes(sample.answer)
+        most = max(len(answer), len(gold))
+        if not most:
+            return {"iou": 1.0, "confidence": 1.0}
+        boxes = [detection.box for detection in answer]
+        pairs = pair_boxes(boxes, gold, views[0], least=HIT_IOU if len(gold) > 1 else 0.0)
+        hits = [pair for pair in pairs if pair.iou >= HIT_IOU]
+        counted = hits if len(gold) > 1 else pairs
+        return {
+            "iou": sum(pair.iou for pair in counted) / most,
+            "confidence": _confidence_part(answer, {pair.answered for pair in hits}, most),
+        }
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        entries = [{"Position": write_box(box, views[0]), "Confidence": 1} for box in _gold_boxes(sample)]
+        boxes = gold_in_image(_gold_boxes(sample.answer), views[0])
+        entries = [{"Position": write_box(box, views[0]), "Confidence": 1} for box in boxes]
         return str(entries) if entries else NO_OBJECTS
 
     def check(self, sample: Sample) -> None:
@@ -54,18 +70,20 @@ class DetectionTask(Task):
         check_boxes(sample, None if found is None else [detection.box for detection in found])
 
 
-def _gold_boxes(sample: Sample) -> list[Box]:
-    return [detection.box for detection in parse_detections(sample.answer) or []]
+@functools.lru_cache(maxsize=4096)
+def _gold_boxes(answer: str) -> tuple[Box, ...]:
+    return tuple(detection.box for detection in parse_detections(answer) or ())
 
 
-def _confidence_part(answer: Sequence[Detection], gold: Sequence[Box]) -> float:
-    """How well confidences tell hits (IoU of half or more) from misses, in [0, 1]: a quadratic score, so that saying
-    the true chance is best. A miss never gains, whatever its confidence, and a missing box costs as in the IoU part."""
-    most = max(len(answer), len(gold))
-    pairs = assign_boxes([detection.box for detection in answer], gold)
-    hits = {pair.answered for pair in pairs if pair.iou >= HIT_IOU}
+def _confidence_part(answer: Sequence[Detection], hits: set[int], most: int) -> float:
+    """A quadratic score over all boxes, in [-1, 1]: a hit gains c(2 - c), a miss loses c².
+
+    With a chance p of a hit the expectation is 2pc - c², which is largest at c = p, where it is p²: no box can lose by
+    being said with the right confidence, one said with confidence 0 earns nothing, and saying any other chance costs
+    (c - p)². It is never cut, so this holds for any number of boxes (docs/rewards.md).
+    """
     gains = [
         detection.confidence * (2 - detection.confidence) if index in hits else -(detection.confidence**2)
         for index, detection in enumerate(answer)
     ]
-    return min(1.0, max(0.0, sum(gains) / most)) if most else 1.0
+    return sum(gains) / most

@@ -6,16 +6,16 @@ its own frame.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.boxes import boxes_in_image, check_boxes, describe_frame, write_box
+from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.grounding import GROUNDING
-from gpg_vl.verifiers.box_text import parse_box, parse_boxes
-from gpg_vl.verifiers.boxes import assigned_iou
+from gpg_vl.verifiers.box_text import parse_answered, parse_box, parse_boxes
 
 
 class Grounding(Task):
@@ -27,22 +27,41 @@ class Grounding(Task):
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
-        is_one = parse_box(sample.answer) is not None
-        wanted = "one box [x1, y1, x2, y2]" if is_one else "a list of boxes [[x1, y1, x2, y2], ...]"
+        wanted = (
+            "one box [x1, y1, x2, y2]" if _asks_for_one(sample.answer) else "a list of boxes [[x1, y1, x2, y2], ...]"
+        )
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views)}."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:
-        """The boxes in original pixels; None unless each has an area and lies in the image."""
-        boxes = parse_boxes(answer)
-        return None if boxes is None else boxes_in_image(boxes, views[0])
+        """The boxes in original pixels; None unless each has an area and lies in the image.
+
+        Where one box is asked for, several without a list around them are several answers.
+        """
+        found = parse_answered(answer)
+        if found is None or not found.boxes:
+            return None
+        if len(found.boxes) > 1 and not found.is_list and _asks_for_one(sample.answer):
+            return None
+        return boxes_in_image(found.boxes, views[0])
 
     def score(self, answer: Sequence[Box], sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        """Sum of IoU under the best one-to-one assignment / the larger of the two counts."""
-        return {"iou": assigned_iou(answer, parse_boxes(sample.answer) or [])}
+        """Sum of what each box adds under the best one-to-one assignment / the larger of the two counts."""
+        gold = _gold_boxes(sample.answer)
+        return {"iou": sum(pair.iou for pair in pair_boxes(answer, gold, views[0])) / max(len(answer), len(gold))}
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        boxes = [write_box(box, views[0]) for box in parse_boxes(sample.answer) or []]
-        return json.dumps(boxes[0] if parse_box(sample.answer) is not None else boxes)
+        boxes = [write_box(box, views[0]) for box in gold_in_image(_gold_boxes(sample.answer), views[0])]
+        return json.dumps(boxes[0] if _asks_for_one(sample.answer) else boxes)
 
     def check(self, sample: Sample) -> None:
         check_boxes(sample, parse_boxes(sample.answer))
+
+
+@functools.lru_cache(maxsize=4096)
+def _asks_for_one(answer: str) -> bool:
+    return parse_box(answer) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def _gold_boxes(answer: str) -> tuple[Box, ...]:
+    return tuple(parse_boxes(answer) or ())

@@ -1,7 +1,7 @@
 """TrainingGroup -> gradient -> one optimizer step. The only owner of the gradient's scale.
 
 The loss is a sum over all completion tokens of the step, divided once by a denominator that is known before the first
-backward pass, so neither micro-batches nor ranks nor accumulation change the gradient.
+backward pass. So the gradient does not depend on micro-batches, ranks or accumulation.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 
 class UpdateError(RankError):
-    """The update cannot go on; the message names the key to change. Raised by all ranks together."""
+    """The update cannot continue; the message names the key to change. Raised on all ranks together."""
 
 
 class OutOfMemory(ValueError):
-    """The same, raised by one rank: the others are in the middle of a pass that needs it."""
+    """The same, raised on one rank, while the others are in the middle of a pass that needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PassStats:
 
     loss: float  # this rank's part of it: the whole one is the sum over the ranks
     num_micro_batches: int
-    num_split_rows: int  # rows beyond one per group: prompts that ran again
+    num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
 
@@ -57,23 +57,23 @@ def accumulate_gradient(
     adapter: Adapter,
     accelerator: Accelerator,
 ) -> PassStats:
-    """Adds up the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
+    """Accumulates the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
 
-    Where memory runs out and the layout can forget a gradient, all ranks start the step's update anew with half the
-    budget: the same groups, the same gradient.
+    If memory runs out and the layout can discard a gradient, all ranks restart the step's update with half the budget,
+    for the same groups and the same gradient.
 
     Args:
         groups: this rank's groups
         denominator: of the whole step, over all ranks
 
     Raises:
-        UpdateError, OutOfMemory: memory ran out for good
+        UpdateError, OutOfMemory: memory ran out, and a smaller budget was not possible
     """
     run = partial(_run_passes, layout, groups, denominator, adapter, accelerator)
     if layout.needs_equal_passes:
         try:
             return run(config)
-        except torch.OutOfMemoryError as error:  # the others are in a pass already, which needs this rank
+        except torch.OutOfMemoryError as error:  # the others are already in a pass that needs this rank
             raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
     while True:
         stats = run_together(partial(_none_without_memory, run, config))
@@ -100,7 +100,7 @@ def _run_passes(
     config: UpdateConfig,
 ) -> PassStats:
     layout.forward.train()
-    # where passes are collectives, the ranks agree before each; in the other layouts they agree on all of them at once
+    # where passes are collectives, the ranks agree before each one; in the other layouts, once for all of them
     prepare = run_together if layout.needs_equal_passes else _at_once
     plan = prepare(lambda: plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch))
     num_rows = sum(len(rows) for rows in plan)
@@ -111,7 +111,7 @@ def _run_passes(
         batch = prepare(partial(_build_batch, rows, adapter))
         weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
         value = float(weighted_sum.detach())
-        # a loss that is not finite makes the gradient so, which every layout notices on all ranks
+        # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
@@ -127,7 +127,7 @@ def _build_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
 
 
 def level_passes(plan: Sequence[list[PackedRow]], adapter: Adapter, accelerator: Accelerator) -> list[list[PackedRow]]:
-    """As many passes on every rank, each through the same modules: rows of weight zero where there is less to do."""
+    """The same number of passes on every rank, through the same modules; a rank with fewer gets zero-weight rows."""
     count = max_over_ranks(accelerator, len(plan))
     runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
     filler = build_filler_row(adapter, runs_tower)
@@ -140,7 +140,7 @@ def _num_patches(rows: Sequence[PackedRow]) -> int:
 
 
 def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:
-    """The shortest prompt, the smallest image if any, and one token behind it, with coefficient zero."""
+    """The shortest prompt, with the smallest image if asked for, and one completion token with coefficient zero."""
     views = (adapter.view(1, 1),) if with_image else ()
     images = [Image.new("RGB", (1, 1)) for _ in views]
     text = adapter.render_plain([None] if with_image else ["."])
@@ -151,7 +151,7 @@ def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:
 def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], accelerator: Accelerator) -> UpdateConfig:
     """
     Raises:
-        UpdateError: the longest row of some rank cannot be cut further
+        UpdateError: the longest row on some rank cannot be split further
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -159,7 +159,7 @@ def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], acceler
     longest = max_over_ranks(accelerator, max(map(shortest_budget, groups), default=0))
     if tokens < longest:
         raise UpdateError(_describe_lack(config, f"a prompt with one completion takes {longest} tokens"))
-    print(f"out of memory: the update starts anew with update.tokens_per_micro_batch {tokens}", file=sys.stderr)
+    print(f"out of memory: restarting the update with update.tokens_per_micro_batch {tokens}", file=sys.stderr)
     return replace(
         config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, config.patches_per_micro_batch // 2)
     )
@@ -173,10 +173,10 @@ def _describe_lack(config: UpdateConfig, why: str) -> str:
 
 
 def take_step(layout: Layout, learning_rate: float) -> float:
-    """Moves the weights along the accumulated gradient and forgets it.
+    """Takes an optimizer step with the accumulated gradient and clears it.
 
     Returns:
-        the gradient's norm before clipping; where it is not finite, no rank moved a weight
+        the gradient's norm before clipping; if it is not finite, no rank has changed its weights
     """
     set_learning_rate(layout.optimizer, learning_rate)
     return layout.step()

@@ -1,7 +1,7 @@
-"""How weights, gradients and optimizer lie on the ranks, and how a gradient becomes a step in each of the layouts.
+"""How weights, gradients and optimizer are distributed over ranks, and how a gradient becomes a step in each layout.
 
-A layout takes losses that are already divided and adds up their gradients over micro-batches and ranks; it brings in no
-factor of its own. A step with a gradient that is not finite on some rank is taken by none.
+A layout takes losses that are already divided and adds up their gradients over micro-batches and ranks; it adds no
+factor of its own. If the gradient is not finite on some rank, no rank takes the step.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import Tensor, nn
 from gpg_vl.processes.start import sharding_stage
 
 ELEMENTS_PER_REDUCTION = 2**24
-"""Gradients that travel together: 64 MiB in float32."""
+"""Number of gradients reduced together: 64 MiB in float32."""
 
 
 class Layout(Protocol):
     needs_equal_passes: bool
-    """Whether each forward and backward pass is a collective, so that all ranks run as many, over the same modules."""
+    """Whether each pass is a collective, so that all ranks must run the same number, through the same modules."""
 
     forward: nn.Module
     optimizer: torch.optim.Optimizer
-    """The one that was passed in, or DeepSpeed's around it; its ``param_groups`` hold the learning rates."""
+    """The optimizer passed in, or DeepSpeed's wrapper of it; its ``param_groups`` hold the learning rates."""
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
-        """Adds the gradient of a loss; ``is_last`` marks the step's last one."""
+        """Adds the gradient of a loss; ``is_last`` marks the last one of the step."""
 
     def clear(self) -> None:
-        """Forgets the gradients of passes so far; only where ``needs_equal_passes`` is false."""
+        """Clears the gradients so far; only possible if ``needs_equal_passes`` is false."""
 
     def step(self) -> float:
-        """Sums gradients over the ranks, clips, moves the weights, forgets the gradients.
+        """Sums the gradients over the ranks, clips them, updates the weights and clears the gradients.
 
         Returns:
-            the norm before clipping; not finite where the weights stayed as they were
+            the norm before clipping; if it is not finite, the weights are unchanged
         """
 
 
@@ -54,7 +54,7 @@ def build_layout(
 
 
 class Replicated:
-    """Every rank has everything; gradients are summed over the ranks once per step. Also the layout of one process."""
+    """Every rank has everything; gradients are summed over ranks once per step. Also used with a single process."""
 
     needs_equal_passes = False
 
@@ -86,7 +86,7 @@ class Replicated:
 
 
 class ShardedOptimizer:
-    """ZeRO-1: each rank has all weights and gradients, and updates its share of them."""
+    """ZeRO-1: each rank has all weights and gradients, and updates its share of the weights."""
 
     needs_equal_passes = False
 
@@ -97,7 +97,7 @@ class ShardedOptimizer:
         self._parameters = [p for p in engine.module.parameters() if p.requires_grad]
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
-        # not the engine's backward: gradients stay ordinary ones, which can be cleared, until the ranks agree to step
+        # not the engine's backward: until the ranks agree to step, these are ordinary gradients, which can be cleared
         (loss * torch.distributed.get_world_size()).backward()  # the engine averages over ranks
 
     def clear(self) -> None:
@@ -112,7 +112,7 @@ class ShardedOptimizer:
 
 
 class ShardedGradients:
-    """ZeRO-2 and ZeRO-3: each rank has its share of the gradients, under ZeRO-3 of the weights too."""
+    """ZeRO-2 and ZeRO-3: each rank has its share of the gradients, and with ZeRO-3 of the weights too."""
 
     needs_equal_passes = True
 
@@ -126,7 +126,7 @@ class ShardedGradients:
         self._engine.backward(loss * torch.distributed.get_world_size())  # the engine averages over ranks
 
     def clear(self) -> None:
-        raise AssertionError("the other ranks have their share of these gradients")
+        raise AssertionError("other ranks hold their share of these gradients")
 
     def step(self) -> float:
         return take_engine_step(self._engine)
@@ -138,9 +138,9 @@ def take_engine_step(engine: Any) -> float:
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Zero where no pass of this rank reached a weight, as the vision tower in a step without images.
+    """Sets the gradient to zero if no pass of this rank reached a weight, e.g. the vision tower without images.
 
-    So the optimizer does the same with it in every layout.
+    So the optimizer treats such weights in the same way in every layout.
     """
     for parameter in parameters:
         if parameter.grad is None and parameter.requires_grad:

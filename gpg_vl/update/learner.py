@@ -39,21 +39,21 @@ class Learner:
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(adapter, recipe.update)
         self._reference = Reference(recipe, adapter, accelerator) if "reference" in objective.needs else None
-        self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # outside of the layout
+        self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
-        self.groups: list[TrainingGroup] = []  # this rank's, of the last gradient
+        self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
 
     @property
     def optimizer(self) -> Any:
-        """torch's, or DeepSpeed's around it."""
+        """torch's optimizer, or DeepSpeed's wrapper of it."""
         return self.layout.optimizer
 
     def open_rollout(self, step: int, collected: CollectedGroups) -> Rollout:
-        """The updates that are made from the groups, with the log-probs that stay the same over all of them.
+        """The updates made from the groups, with the log-probs that stay the same over all of them.
 
         Args:
-            step: at which they were collected
+            step: at which the groups were collected
         """
         update = self._recipe.update
         parts = deal_updates(collected, self._objective, update.groups_per_update, self._accelerator)
@@ -62,7 +62,7 @@ class Learner:
         return Rollout(step, batches, len(batches) * update.epochs_per_rollout)
 
     def accumulate_gradient(self, rollout: Rollout) -> UpdateStats | None:
-        """The gradient of the rollout's next update, kept in the layout; None where no group of any rank is trained."""
+        """Computes the gradient of the rollout's next update, which stays in the layout; None if it trains no group."""
         batch, is_fresh = rollout.next_batch, rollout.is_fresh
         if batch.totals.trained_groups == 0:
             return None
@@ -84,7 +84,7 @@ class Learner:
         )
 
     def take_step(self, learning_rate: float) -> float:
-        """Moves the weights; the gradient's norm, as ``update.take_step`` has it."""
+        """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""
         return take_step(self.layout, learning_rate)
 
     def _whole_weights(self, is_needed: bool) -> AbstractContextManager[None]:
@@ -94,14 +94,14 @@ class Learner:
         return measure_log_probs(self._policy, groups, self._recipe.update, self._adapter)
 
     def _anchor(self, groups: Sequence[ScoredGroup]) -> list[AnchoredGroup]:
-        """With the log-probs of the policy as it stands, which sampled them, and of the reference, where needed."""
+        """Adds the log-probs of the policy as it is now, which sampled the groups, and of the reference, if needed."""
         unknown: list[GroupLogProbs | None] = [None] * len(groups)
         old = self._measure(groups) if self._objective.needs else unknown
         reference = unknown if self._reference is None else self._reference.measure(self._policy, groups)
         return [AnchoredGroup(*each) for each in zip(groups, old, reference, strict=True)]
 
     def _prepare_groups(self, batch: UpdateBatch, is_fresh: bool) -> tuple[list[LogProbs] | None, list[TrainingGroup]]:
-        """This rank's groups with their coefficients, and the log-probs that these depend on, if any."""
+        """This rank's groups with coefficients, and the log-probs that these depend on, if any."""
         groups = [each.group for each in batch.groups]
         if not self._objective.needs:
             log_probs, training = None, [self._objective.training_group(group) for group in groups]
@@ -120,7 +120,7 @@ class Learner:
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
-        """The first micro-batch of this rank's groups that has an image, else the first."""
+        """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
         update = self._recipe.update
         plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]

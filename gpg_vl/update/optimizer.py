@@ -1,4 +1,4 @@
-"""What the optimizer is: AdamW by part of the model, and the learning rate as a plain function of the step."""
+"""The optimizer: AdamW with a group per part of the model, and the learning rate as a plain function of the step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gpg_vl.models.adapter import Adapter
 
 
 def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optimizer:
-    """AdamW on the trainable float32 weights, a group for each part.
+    """AdamW on the trainable float32 weights, with a group for each part.
 
     ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
-    it. The groups in a row hold the weights in the order of ``adapter.trainable_parameters``.
+    it. All groups in sequence hold the weights in the order of ``adapter.trainable_parameters``.
 
     Raises:
-        ValueError: this machine does not have the optimizer
+        ValueError: the optimizer is not available on this machine
     """
     groups: list[dict[str, Any]] = []
     for part, named in itertools.groupby(adapter.trainable_parameters(), key=lambda pair: adapter.part_of(pair[0])):
@@ -38,7 +38,7 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
     if config.optimizer == "adamw_fused":
         try:
             return torch.optim.AdamW(groups, fused=True, **options)
-        except RuntimeError as error:  # torch knows on which devices it has the kernel
+        except RuntimeError as error:  # torch knows which devices have the kernel
             raise ValueError(f"update.optimizer: adamw_fused is not available here ({error}); use adamw") from error
     return torch.optim.AdamW(groups, **options)
 
@@ -46,13 +46,13 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
 def check_optimizer(config: UpdateConfig, sharding_stage: int = 0) -> None:
     """
     Raises:
-        ValueError: the 8-bit optimizer is asked for, without its library or a device that it runs on; or under ZeRO
+        ValueError: the 8-bit optimizer is requested without its library, without a device that it runs on, or with ZeRO
     """
     if config.optimizer != "adamw_8bit":
         return
     if sharding_stage:
         raise ValueError(
-            "update.optimizer: adamw_8bit keeps its moments in blocks that cannot be saved under ZeRO; use adamw"
+            "update.optimizer: adamw_8bit stores its moments in blocks that cannot be saved under ZeRO; use adamw"
         )
     try:
         import bitsandbytes  # noqa: F401
@@ -64,13 +64,13 @@ def check_optimizer(config: UpdateConfig, sharding_stage: int = 0) -> None:
 
 
 def learning_rate(config: UpdateConfig, step: int, total_steps: int) -> float:
-    """Learning rate of ``step``, counted from 0, of a run of ``total_steps``.
+    """Learning rate of ``step``, counted from 0, in a run of ``total_steps``.
 
-    Linear warm-up, times the schedule's fall from 1 to ``min_learning_rate_ratio`` over the whole run. The schedule is
-    transformers', whose value at a step depends on nothing but the step; so a resumed run needs no scheduler state.
+    Linear warm-up, times the schedule's decay from 1 to ``min_learning_rate_ratio`` over the whole run. The schedule is
+    transformers' and depends on nothing but the step, so a resumed run needs no scheduler state.
 
     Raises:
-        ValueError: the schedule does not take one of ``config.schedule_options``
+        ValueError: the schedule does not accept one of ``config.schedule_options``
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     low = config.min_learning_rate_ratio
@@ -78,13 +78,13 @@ def learning_rate(config: UpdateConfig, step: int, total_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Of the step to come; each part gets its share of it."""
+    """Sets the learning rate of the next step, scaled for each part."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def _schedule(config: UpdateConfig, total_steps: int) -> Any:
-    """transformers' function from a step to a share of the peak. The optimizer that it asks for is of no weight."""
+    """transformers' function from step to fraction of the peak. The optimizer passed in is a dummy."""
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)
     options = {name: int(value) if value == int(value) else value for name, value in config.schedule_options.items()}
     try:
@@ -93,12 +93,12 @@ def _schedule(config: UpdateConfig, total_steps: int) -> Any:
             scheduler_specific_kwargs=options,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
-        raise ValueError(f"update.schedule_options: {config.schedule} does not take {options}: {error}") from error
+        raise ValueError(f"update.schedule_options: {config.schedule} does not accept {options}: {error}") from error
     return scheduler.lr_lambdas[0]
 
 
 def show_trained_parts(adapter: Adapter, model: ModelConfig, update: UpdateConfig) -> None:
-    """A line for each part on standard error: how many of its weights are trained, and at which peak rate."""
+    """Prints a line for each part to standard error: how many of its weights are trained, and the peak rate."""
     counts = {part: [0, 0] for part in PARTS}
     for name, parameter in adapter.model.named_parameters():
         count = counts[adapter.part_of(name)]

@@ -1,7 +1,7 @@
-"""The optimizer's state by parameter, in whole tensors: the same whatever the layout and the number of ranks.
+"""The optimizer's state by parameter, as whole tensors, whatever the layout and the number of ranks.
 
-Without DeepSpeed a rank has all of it. Under ZeRO a rank has slices, in flat tensors that the optimizer takes for its
-parameters; they are put together one parameter at a time, and cut out of whole tensors the same way.
+Without DeepSpeed a rank has all of it. With ZeRO a rank has slices, in flat tensors that the optimizer treats as its
+parameters; they are assembled one parameter at a time, and cut out of whole tensors in the same way.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def read_shards(
     stage: int = 0,
     shard_bytes: int = SHARD_BYTES,
 ) -> Iterator[dict[str, Tensor]]:
-    """The state as ``PARAMETER/ENTRY`` to tensor, in portions of about ``shard_bytes``; at least one.
+    """The state as ``PARAMETER/ENTRY`` -> tensor, in at least one portion of about ``shard_bytes``.
 
-    All ranks draw them together. Under ZeRO the first rank alone gets the values.
+    All ranks iterate together. With ZeRO only the first rank gets the values.
 
     Args:
-        optimizer: torch's, or DeepSpeed's around it
-        stage: ZeRO's, as ``sharding_stage`` tells it; 0 without DeepSpeed
+        optimizer: torch's optimizer, or DeepSpeed's wrapper of it
+        stage: ZeRO's stage, from ``sharding_stage``; 0 without DeepSpeed
     """
     read = partial(_read_whole, optimizer) if stage == 0 else _ShardedState(optimizer, stage).read
     shard: dict[str, Tensor] = {}
@@ -51,10 +51,10 @@ def load_entries(
     stored: Callable[[str], Entries],
     stage: int = 0,
 ) -> None:
-    """Restores the state, each rank its share.
+    """Restores the state; each rank restores its share.
 
     Args:
-        stored: the entries of a parameter by its name
+        stored: returns the entries of a parameter by its name
         stage: as in ``read_shards``
     """
     if stage == 0:
@@ -81,20 +81,20 @@ def _read_whole(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> En
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """This rank's elements of a parameter under ZeRO, from ``start`` on."""
+    """This rank's elements of a parameter with ZeRO, starting at ``start``."""
 
-    flat: Tensor  # what the optimizer takes for its parameter
-    offset: int  # of the first element in it
+    flat: Tensor  # what the optimizer treats as its parameter
+    offset: int  # of the first element in ``flat``
     start: int
     num: int
 
     def of(self, values: Tensor) -> Tensor:
-        """The elements in a tensor that is laid out like ``flat``, as a view."""
+        """A view of the elements in a tensor that is laid out like ``flat``."""
         return values.narrow(0, self.offset, self.num)
 
 
 class _ShardedState:
-    """The state that DeepSpeed's optimizer holds of its flat tensors, on all ranks together."""
+    """The state of DeepSpeed's optimizer for its flat tensors, over all ranks."""
 
     def __init__(self, optimizer: Any, stage: int):
         self._optimizer = optimizer
@@ -102,7 +102,7 @@ class _ShardedState:
         self._shards_weights = stage == 3
 
     def read(self, parameter: nn.Parameter) -> Entries:
-        """The whole tensors, on the first rank."""
+        """Returns the whole tensors on the first rank."""
         states: list[Mapping[str, Tensor]] = [state for state in self._inner.state.values() if state]
         if not states:
             return {}
@@ -115,7 +115,7 @@ class _ShardedState:
         return entries
 
     def write(self, parameter: nn.Parameter, entries: Entries) -> None:
-        """This rank's share of whole tensors."""
+        """Stores this rank's share of whole tensors."""
         share = self._find_share(parameter)
         if share is None:
             return
@@ -124,7 +124,7 @@ class _ShardedState:
             here.copy_(entries[entry].flatten().narrow(0, share.start, share.num))
 
     def fill_with_zeros(self, step: Tensor) -> None:
-        """What the optimizer itself makes in its first step."""
+        """Creates the zero state that the optimizer itself would create in its first step."""
         defaults = self._inner.defaults
         for flat in self._flats():
             at = flat.device if defaults.get("fused") or defaults.get("capturable") else torch.device("cpu")
@@ -137,9 +137,9 @@ class _ShardedState:
         return self._optimizer.single_partition_of_fp32_groups  # type: ignore[no-any-return]
 
     def _find_share(self, parameter: Any) -> _Share | None:
-        """None where all of it is on other ranks."""
+        """This rank's share of a parameter; None if all of it is on other ranks."""
         optimizer = self._optimizer
-        if self._shards_weights:  # the parameter itself is cut in equal parts, the last one padded
+        if self._shards_weights:  # the parameter itself is split into equal parts, the last one padded
             group, offset, num = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = num * torch.distributed.get_rank()
             num = max(0, min(num, parameter.ds_numel - start))
@@ -152,7 +152,7 @@ class _ShardedState:
 
 
 def _put_together(shape: torch.Size, device: torch.device, share: _Share | None, mine: Tensor | None) -> Tensor:
-    """The whole tensor on the first rank: a sum over the ranks, each with zeros outside its share."""
+    """The whole tensor on the first rank: a sum over ranks, each with zeros outside its share."""
     whole = torch.zeros(shape.numel(), device=device)
     if share is not None and mine is not None:
         whole.narrow(0, share.start, share.num).copy_(mine)

@@ -1,8 +1,8 @@
-"""TrainingGroup -> MicroBatch: a group is one row, its prompt and image once, its completions behind it.
+"""TrainingGroup -> MicroBatch: a group is one row, with its prompt and images once, followed by its completions.
 
-Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions go on from
+Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue from
 the end of the prompt, so the log-probs and gradients equal those of G separate rows. The last token of a completion is
-predicted but never read, so it is left out of the input. A group too long for the budget is cut between completions.
+predicted but never read, so it is left out of the input. A group too long for the budget is split between completions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PackedRow:
 
     @property
     def num_patches(self) -> int:
-        """Patches that the vision tower runs on for this row."""
+        """Number of patches that the vision tower processes for this row."""
         vision = self.encoded.vision
         return 0 if vision is None or self.features is not None else vision.num_patches
 
@@ -44,7 +44,7 @@ def _input_length(completion: Completion) -> int:
 
 
 def shortest_budget(group: TrainingGroup) -> int:
-    """Fewest tokens of a micro-batch that the group can be cut down to: the prompt and its longest completion."""
+    """Smallest token budget that the group can be split to fit: the prompt and its longest completion."""
     return len(group.prompt.encoded.token_ids) + max(_input_length(completion) for completion in group.completions)
 
 
@@ -82,10 +82,10 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[PackedRow]:
 
 
 def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[PackedRow]]:
-    """Rows of like length together, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
+    """Batches rows of similar length, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
-    A single row may exceed ``max_patches``: an image cannot be cut. The largest comes first, so that a budget which
-    does not fit fails at once.
+    A single row may exceed ``max_patches``, since an image cannot be split. The largest micro-batch comes first, so
+    that a budget that is too large fails at once.
     """
     rows = [row for group in groups for row in split_into_rows(group, max_tokens)]
     rows.sort(key=lambda row: row.num_tokens, reverse=True)
@@ -104,12 +104,12 @@ def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_pat
 
 
 def _size(rows: Sequence[PackedRow]) -> int:
-    """Padded tokens and patches of a micro-batch: what its memory goes by, roughly."""
+    """Padded tokens and patches of a micro-batch: roughly proportional to its memory."""
     return len(rows) * max(row.num_tokens for row in rows) + sum(row.num_patches for row in rows)
 
 
 def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
-    """Pads the rows on the right and notes where each completion token is predicted."""
+    """Pads the rows on the right and records where each completion token is predicted."""
     length = max(row.num_tokens for row in rows)
     shape = (len(rows), length)
     input_ids = torch.full(shape, adapter.pad_token_id)
@@ -156,7 +156,7 @@ def _positions(row: PackedRow) -> Tensor:
 
 
 def _source_positions(row: PackedRow) -> list[int]:
-    """Position in the row that predicts each completion token; the first is predicted by the prompt's last."""
+    """Position in the row that predicts each completion token; the prompt's last token predicts the first."""
     last = len(row.encoded.token_ids) - 1
     sources: list[int] = []
     start = last + 1

@@ -21,13 +21,13 @@ def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) ->
         vision=batch.vision,
         features=batch.features,
     )
-    # index_select, not [...]: with indices that repeat, the backward of [...] adds up in an order left to the threads
+    # index_select, not [...]: for repeated indices, the summation order in the backward of [...] depends on threads
     sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
 
 
 class PolicyForward(nn.Module):
-    """Forward and log-probs as one module: the one that is wrapped for distributed training."""
+    """Forward and log-probs as one module, which is wrapped for distributed training."""
 
     def __init__(self, adapter: Adapter, temperature: float):
         super().__init__()
@@ -40,7 +40,7 @@ class PolicyForward(nn.Module):
         with self._adapter.autocast():
             log_probs = packed_log_probs(self._adapter, batch, self._temperature)
         if torch.is_grad_enabled() and not log_probs.requires_grad:
-            # rows without an image, where only the tower is trained: their gradient is zero, not an error
+            # if only the tower is trained, rows without an image have a zero gradient, which is not an error
             log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
         return log_probs
 

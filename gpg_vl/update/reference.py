@@ -1,6 +1,6 @@
 """The frozen initial policy, and the log-probs of whole groups under it.
 
-An objective that does not need them never gets here: no second model, no further forward.
+An objective that does not need them never uses this: no second model, no additional forward.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpg_vl.update.policy import PolicyForward
 class Reference:
     """The model that the run started from, also in a resumed run.
 
-    It is a second, frozen copy of ``recipe.model``. Where the policy is that model with a fresh LoRA adapter, it is the
+    It is a second, frozen copy of ``recipe.model``. If the policy is that model with a fresh LoRA adapter, it is the
     policy with the adapter switched off, and takes no memory.
     """
 
@@ -41,7 +41,7 @@ class Reference:
         """Log-probs of each group under the reference.
 
         Args:
-            policy: the ``PolicyForward`` that is the reference with its adapter switched off
+            policy: the ``PolicyForward`` that is the reference when its adapter is off
         """
         if self._copy is not None:
             return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)

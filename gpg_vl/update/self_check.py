@@ -1,8 +1,8 @@
-"""The first batch of every run: are the packed log-probs those of plain rows?
+"""Checks in the first batch of every run that the packed log-probs equal those of plain rows.
 
-A wrong mask or wrong positions train silently on the wrong thing. So a micro-batch is run both ways, packed and as
-separate rows through the model's own masks and positions, in the precision of the weights, before the first step. In
-float32 the largest difference counts; in bfloat16, where single tokens are far apart by rounding alone, a row's mean.
+With a wrong mask or wrong positions, training would silently go wrong. So before the first step, a micro-batch runs
+both packed and as separate rows with the model's own masks and positions, in the precision of the weights. In
+float32 the largest difference counts; in bfloat16, where rounding alone can move single tokens far apart, a row's mean.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import move_to, packed_log_probs
 
 TOLERANCE = 1e-4
-"""Largest difference of a token's log-probs with float32 weights, in nats."""
+"""Tolerance with float32 weights: largest difference of a token's log-probs, in nats."""
 BFLOAT16_TOLERANCE = 0.02
-"""Mean difference over the tokens of a row with bfloat16 weights, in nats."""
+"""Tolerance with bfloat16 weights: mean difference over the tokens of a row, in nats."""
 FEATURE_TOLERANCE = 0.25
-"""Difference of image features that bfloat16 autocast has rounded, as a share of their norm."""
+"""Tolerance for image features rounded by bfloat16 autocast: difference as a fraction of their norm."""
 
 
 def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, temperature: float) -> Tensor:
-    """Log-probs [T] of one completion behind its prompt, as one ordinary row: nothing shared, no mask of ours."""
+    """Log-probs [T] of one completion after its prompt, as one ordinary row: nothing shared, no mask of our own."""
     hidden = adapter.run_plain(encoded, completion.token_ids)
     sources = hidden[len(encoded.token_ids) - 1 : -1]
     targets = torch.tensor(completion.token_ids, device=adapter.device)
@@ -41,12 +41,12 @@ def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: floa
     """Difference between packed and plain log-probs of a micro-batch, in nats: the largest, or in bfloat16 the mean.
 
     Raises:
-        RuntimeError: it is beyond the tolerance; training would follow a wrong gradient
+        RuntimeError: it exceeds the tolerance; training would follow a wrong gradient
     """
     was_training = adapter.model.training
     precision = torch.get_float32_matmul_precision()
     adapter.model.eval()
-    torch.set_float32_matmul_precision("highest")  # no TF32: its rounding would hide what is looked for
+    torch.set_float32_matmul_precision("highest")  # no TF32: its rounding would hide a difference
     try:
         by_row = _differences(adapter, [_with_exact_features(adapter, row) for row in rows], temperature)
     finally:
@@ -77,10 +77,10 @@ def _differences(adapter: Adapter, rows: Sequence[PackedRow], temperature: float
 
 
 def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:
-    """The row with its image features in the precision of the weights: those of the rollout are rounded under autocast.
+    """The row with image features in the precision of the weights; the rollout's features are rounded by autocast.
 
     Raises:
-        RuntimeError: those of the rollout are not of the row's images
+        RuntimeError: the rollout's features do not belong to the row's images
     """
     vision = row.encoded.vision
     if row.features is None or adapter.autocast_dtype is None or vision is None:
@@ -93,6 +93,6 @@ def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:
     if not difference <= FEATURE_TOLERANCE:
         raise RuntimeError(
             f"self-check failed on sample {row.sample_id}: the image features of the rollout differ from those "
-            f"of its images by {difference:.2f} of their norm; report the versions in use"
+            f"of its images by {difference:.2f} times their norm; report the versions in use"
         )
     return replace(row, features=exact)

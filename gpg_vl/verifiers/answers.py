@@ -1,25 +1,54 @@
-"""Finds the answer in a completion, by its tags alone: what stands in the reasoning never counts.
+"""Finds the answer in a completion, in its tags or in a box: what stands in the reasoning never counts.
 
 Every function takes text that a model wrote, is total, and runs in time linear in its length.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gpg_vl.records import AnswerIn
+
 MAX_CHARS = 65_536
 """Longer completions have no answer and no format."""
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+def find_answer(text: str, answer_in: AnswerIn = "tags") -> str | None:
+    """The answer of a completion, stripped; None where it has none or more than one.
+
+    >>> find_answer("<think>3 or 4?</think> <answer> 4 </answer>"), find_answer("</think>So \\\\boxed{4}.", "boxed")
+    ('4', '4')
+    """
+    return _WAYS[answer_in].find(text)
 
 
-def find_answer(text: str) -> str | None:
+def has_format(text: str, answer_in: AnswerIn = "tags") -> bool:
+    """Whether a completion is reasoning in its tags and an answer where it was asked for."""
+    return _WAYS[answer_in].has_format(text)
+
+
+def write_answer(reasoning: str, answer: str, answer_in: AnswerIn = "tags") -> str:
+    """The completion that says an answer.
+
+    Raises:
+        ValueError: the answer cannot be found again in what was written
+    """
+    text = f"<think>{reasoning}</think>" + (
+        f"<answer>{answer}</answer>" if answer_in == "tags" else f"\\boxed{{{answer}}}"
+    )
+    if answer_in == "boxed" and find_answer(text, answer_in) != answer.strip():
+        raise ValueError(f"the answer {answer[:40]!r} cannot stand in \\boxed{{}}; set prompt.answer_in to tags")
+    return text
+
+
+def _find_tagged(text: str) -> str | None:
     """The content of the one answer tag after the reasoning, stripped; None where there is no such content.
 
     Only the text after the last ``</think>`` counts, or all of it where no reasoning was opened: what stands in a
     reasoning that is never closed is no answer. The rest must hold exactly one ``<answer>`` and exactly one
     ``</answer>``, in this order, with something between them.
-
-    >>> find_answer("<think>3 or 4?</think> <answer> 4 </answer>")
-    '4'
     """
     if len(text) > MAX_CHARS:
         return None
@@ -35,12 +64,52 @@ def has_think_answer_format(text: str) -> bool:
 
     Each tag stands exactly once; the reasoning may be empty, the answer not.
     """
-    body = text.strip() if len(text) <= MAX_CHARS else ""
-    if not body.startswith("<think>") or not body.endswith("</answer>") or any(body.count(tag) != 1 for tag in _TAGS):
+    if len(text) > MAX_CHARS:
         return False
-    conclusion = body.partition("</think>")[2]
-    gap, _, answer = conclusion.partition("<answer>")
-    return not gap.strip() and bool(answer.removesuffix("</answer>").strip())
+    body = text.strip()
+    reasoning, thought, conclusion = body.partition("</think>")
+    gap, opened, answer = conclusion.partition("<answer>")
+    if not (thought and opened and body.startswith("<think>") and answer.endswith("</answer>")) or gap.strip():
+        return False
+    content = answer[: -len("</answer>")]
+    once = body.count("<think>") == 1 and "</think>" not in conclusion and "<answer>" not in answer
+    return once and "<answer>" not in reasoning and body.count("</answer>") == 1 and bool(content.strip())
+
+
+_BOXED = "\\boxed{"
+_BRACE = re.compile(r"[{}]")
+
+
+def _find_boxed(text: str) -> str | None:
+    """The content of the last ``\\boxed{}`` after the reasoning, or anywhere where no reasoning was opened."""
+    if len(text) > MAX_CHARS:
+        return None
+    conclusion = text.rpartition("</think>")[2]
+    start = conclusion.rfind(_BOXED)
+    if start < 0 or "<think>" in conclusion:
+        return None
+    depth, first = 1, start + len(_BOXED)
+    for brace in _BRACE.finditer(conclusion, first):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return conclusion[first : brace.start()].strip() or None
+    return None
+
+
+def _has_boxed_format(text: str) -> bool:
+    """Whether the text is ``<think>...</think>``, each tag once, and then a sentence or none with a ``\\boxed{}``."""
+    body = text.strip() if len(text) <= MAX_CHARS else ""
+    if not body.startswith("<think>") or body.count("<think>") != 1 or body.count("</think>") != 1:
+        return False
+    return _find_boxed(body) is not None
+
+
+class _Way(NamedTuple):
+    find: Callable[[str], str | None]
+    has_format: Callable[[str], bool]
+
+
+_WAYS = {"tags": _Way(_find_tagged, has_think_answer_format), "boxed": _Way(_find_boxed, _has_boxed_format)}
 
 
 def strip_answer_tags(text: str) -> str:

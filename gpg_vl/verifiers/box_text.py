@@ -1,33 +1,65 @@
-"""Reads boxes as models write them: lists, corner pairs, JSON objects, and the soft tokens of the Qwen families.
+"""Reads boxes as models write them, one function per notation.
 
 Text that a model wrote: every function is total, bounded, linear in the length of the text, and evaluates nothing.
-Numbers come back in the frame that the model speaks.
+Numbers come back in the frame that the model speaks, as x1, y1, x2, y2 in the order they are written: width and height
+in place of a second corner are no notation of the kit's recipes, and are read as a corner.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpg_vl.records import Box
+from gpg_vl.verifiers.literals import Literals, NotLiteralError, Tagged, Word, load_json, parse_literals
+from gpg_vl.verifiers.sentences import readings
 
 MAX_CHARS = 32_768
+OUT_OF_RANGE = -1.0
+"""In place of a confidence that is a number and no share: such an answer is none."""
 MAX_BOXES = 300  # of one answer; LVIS counts as many
-MAX_DEPTH = 4  # of brackets
 NO_OBJECTS = "No Objects"
 
 _NUMBER = r"\s{0,64}([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s{0,64}"
 _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 _CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s{{0,64}},\s{{0,64}}\({_NUMBER},{_NUMBER}\)")
-_EMPTY_LIST = re.compile(r"\[\s*\]")
-_SOFT_NAME = re.compile(r"<\|object_ref_start\|>[^<]*<\|object_ref_end\|>")
-_GAP = re.compile(r"[\s,]*")
-_SOFT_OPEN, _SOFT_CLOSE = "<|box_start|>", "<|box_end|>"
-_BOX_KEYS = ("bbox_2d", "Position", "position", "bbox", "box")
-_CONFIDENCE_KEYS = ("Confidence", "confidence", "score")
+_NOTHING = re.compile(
+    r"(?:there (?:are|is|were) |i (?:can )?see )?(?:no|zero|0) (?:such |matching |relevant |visible )?"
+    r"(?:objects?|boxes|box|instances?|detections?|targets?|items?)"
+    r"(?: (?:are |is |were |was )?(?:found|detected|present|visible|here|exists?|in th(?:e|is) (?:image|picture)))?"
+    r"|none(?: found| detected)?|nothing(?: found| detected)?"
+    r"|没有(?:检测到|发现|找到)?(?:任何)?(?:物体|目标|对象)?|无(?:物体|目标|对象)?",
+    re.IGNORECASE,
+)
+_EMPTY = frozenset(["[]", "{}", "[[]]"])
+_KEY = re.compile(r"[\"']?(?:bbox_2d|box_2d|bbox2d|bbox|bounding_box)[\"']?\s{0,4}[:=]\s{0,4}", re.IGNORECASE)
+_CHANGING_WORDS_TEXT = """
+or either not no never neither nor wrong incorrect except unlike maybe false
+"""
+_CHANGING_WORDS = frozenset(_CHANGING_WORDS_TEXT.split())
+
+_BOX_KEYS_TEXT = """
+bbox2d bbox box box2d position boundingbox boundingbox2d coordinates coordinate coords location bndbox region
+rectangle rect
+"""
+_BOX_KEYS = frozenset(_BOX_KEYS_TEXT.split())
+_LIST_KEYS_TEXT = """
+objects detections results result boxes bboxes predictions annotations answer output instances items
+"""
+_LIST_KEYS = frozenset(_LIST_KEYS_TEXT.split())
+_CONFIDENCE_KEYS = frozenset(["confidence", "score", "conf", "probability", "prob", "certainty"])
+_FOUR_KEYS = (
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+    ("x0", "y0", "x1", "y1"),
+)
+_TWO_KEYS = (("topleft", "bottomright"), ("p1", "p2"), ("start", "end"), ("min", "max"))
+_PERCENT = re.compile(r"\s{0,8}([0-9]{1,3}(?:\.[0-9]{1,9})?)\s{0,4}%\s{0,8}")
+_PLAIN = re.compile(r"\s{0,8}([0-9](?:\.[0-9]{0,18})?|\.[0-9]{1,18})\s{0,8}")
+_ROUND_OR_BARE = re.compile(rf"\(?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +68,15 @@ class Detection:
 
     box: Box
     confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Boxes with their confidences (None where one is written that is no share), and whether a list holds them."""
+
+    boxes: tuple[Box, ...]
+    confidences: tuple[float | None, ...]
+    is_list: bool
 
 
 def parse_box(text: str) -> Box | None:
@@ -60,8 +101,8 @@ def parse_boxes(text: str) -> list[Box] | None:
     >>> parse_boxes("<|box_start|>(1,2),(3,4)<|box_end|>"), parse_boxes('```json\\n[{"bbox_2d": [1, 2, 3, 4]}]\\n```')
     ([(1.0, 2.0, 3.0, 4.0)], [(1.0, 2.0, 3.0, 4.0)])
     """
-    detections = parse_detections(text)
-    return [detection.box for detection in detections] if detections else None
+    found = parse_answered(text)
+    return list(found.boxes) if found is not None and found.boxes else None
 
 
 def parse_detections(text: str) -> list[Detection] | None:
@@ -70,107 +111,217 @@ def parse_detections(text: str) -> list[Detection] | None:
     >>> parse_detections("[{'Position': [1, 2, 3, 4], 'Confidence': 0.5}]")
     [Detection(box=(1.0, 2.0, 3.0, 4.0), confidence=0.5)]
     """
+    found = parse_answered(text)
+    if found is None:
+        return None
+    pairs = zip(found.boxes, found.confidences, strict=True)
+    detections = [Detection(box, confidence) for box, confidence in pairs if confidence is not None]
+    return detections if len(detections) == len(found.boxes) else None
+
+
+def parse_answered(text: str) -> Answered | None:
+    """Every box of an answer; none for ``No Objects`` and an empty list; None for what is no answer in boxes."""
     if len(text) > MAX_CHARS:
         return None
-    body = _without_fence(text.strip())
-    if body.removesuffix(".").casefold() == NO_OBJECTS.casefold() or _EMPTY_LIST.fullmatch(body):
-        return []
-    box = parse_box(body)
+    box = parse_box(text)
     if box is not None:
-        return [Detection(box, 1.0)]
-    found = _read_soft_tokens(body) if _SOFT_OPEN in body else _read_json(body)
-    return found if found and len(found) <= MAX_BOXES else None
+        return Answered((box,), (1.0,), is_list=False)
+    for body in readings(text):
+        found = _read_body(body)
+        if found is not None:
+            return found if len(found.boxes) <= MAX_BOXES and OUT_OF_RANGE not in found.confidences else None
+    return None
 
 
-def _without_fence(text: str) -> str:
-    if not text.startswith("```") or not text.endswith("```") or len(text) < 6:
-        return text
-    return text[3:-3].removeprefix("json").strip()
+def _read_body(body: str) -> Answered | None:
+    if "".join(body[:64].split()) in _EMPTY or _NOTHING.fullmatch(body):
+        return Answered((), (), is_list=True)
+    return next(filter(None, (reader(body) for reader in _NOTATIONS)), None)
 
 
-def _read_soft_tokens(text: str) -> list[Detection] | None:
-    """Soft-token boxes, each with or without the name of its object before it, and nothing else but commas."""
-    *chunks, rest = _SOFT_NAME.sub("", text).split(_SOFT_CLOSE)
-    if not _is_gap(rest):
-        return None
-    found = []
-    for chunk in chunks:
-        gap, opening, content = chunk.partition(_SOFT_OPEN)
-        box = parse_box(content) if opening and _is_gap(gap) else None
-        if box is None:
-            return None
-        found.append(Detection(box, 1.0))
-    return found
+def _read_simple(text: str) -> Answered | None:
+    """``(1, 2, 3, 4)`` and ``1, 2, 3, 4``, and what one of the two plain notations holds after its wrappers."""
+    match = _ROUND_OR_BARE.fullmatch(text)
+    if match is not None and text.startswith("(") == text.endswith(")"):
+        x1, y1, x2, y2 = map(float, match.groups())
+        return Answered(((x1, y1, x2, y2),), (1.0,), is_list=False)
+    box = parse_box(text)
+    return None if box is None else Answered((box,), (1.0,), is_list=False)
 
 
-def _is_gap(text: str) -> bool:
-    return _GAP.fullmatch(text) is not None
-
-
-def _read_json(text: str) -> list[Detection] | None:
-    """A JSON list of boxes or of objects with a box; single quotes, as Python writes them, stand for double ones."""
-    content = _load_json(text if '"' in text else text.replace("'", '"'))
-    entries = content if isinstance(content, list) else [content]
-    found = [_read_entry(entry) for entry in entries[: MAX_BOXES + 1]]
-    return None if None in found else [detection for detection in found if detection is not None]
-
-
-def _load_json(text: str) -> Any:
-    if not text.startswith(("[", "{")) or _depth(text) > MAX_DEPTH:
+def _read_json(text: str) -> Answered | None:
+    """JSON: a box, an object with one, a list of either, or an object that holds such a list."""
+    if not text.startswith(("[", "{")):
         return None
     try:
-        return json.loads(
-            text,
-            parse_int=_read_number,
-            parse_float=_read_number,
-            parse_constant=_read_number,
-            object_pairs_hook=_distinct_keys,
-        )
-    except ValueError:
+        return _read_value(load_json(text))
+    except NotLiteralError:
         return None
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "[{") - (char in "]}")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        raise ValueError("a key stands twice")
-    return entry
-
-
-def _read_number(literal: str) -> float:
-    value = float(literal) if len(literal) <= 32 else math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"no usable number: {literal[:40]}")
-    return value
-
-
-def _read_entry(entry: Any) -> Detection | None:
-    if not isinstance(entry, dict):
-        box = _read_corners(entry)
-        return None if box is None else Detection(box, 1.0)
-    box = _read_corners(_only(entry, _BOX_KEYS, None))
-    confidence = _only(entry, _CONFIDENCE_KEYS, 1.0)
-    if box is None or not isinstance(confidence, float) or not 0 <= confidence <= 1:
+def _read_literals(text: str) -> Answered | None:
+    """Everything else in brackets or tags: Python, several values without a list, names before boxes, points."""
+    try:
+        found = parse_literals(text if "{" in text else _KEY.sub(" ", text, count=1))
+    except NotLiteralError:
         return None
-    return Detection(box, confidence)
+    if not found.values or any(word.casefold() in _CHANGING_WORDS for word in found.words):
+        return None
+    return _read_sequence(found)
 
 
-def _only(entry: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
-    """The value under the one of the keys that is there; None where several are."""
-    values = [entry[key] for key in keys if key in entry]
-    return default if not values else values[0] if len(values) == 1 else None
+_NOTATIONS = (_read_simple, _read_json, _read_literals)
+
+
+def _read_sequence(found: Literals) -> Answered | None:
+    values = found.values
+    box = _read_corners(list(values)) or _read_pairs(values)
+    if box is not None:
+        return box if isinstance(box, Answered) else Answered((box,), (1.0,), is_list=False)
+    if len(values) == 1:
+        return _read_value(values[0])
+    entries = [_read_value(value) for value in values[: MAX_BOXES + 1]]
+    return _join([entry for entry in entries if entry is not None], len(entries), is_list=False)
+
+
+def _read_pairs(values: Sequence[Any]) -> Answered | None:
+    """Points one after the other, two for a box: ``(1,2),(3,4) (5,6),(7,8)``."""
+    if len(values) < 2 or len(values) % 2 or len(values) > 2 * MAX_BOXES or not all(map(_is_point, values)):
+        return None
+    boxes = tuple((*first, *second) for first, second in zip(values[::2], values[1::2], strict=True))
+    return Answered(boxes, (1.0,) * len(boxes), is_list=False)
+
+
+def _join(entries: Sequence[Answered], wanted: int, is_list: bool) -> Answered | None:
+    if len(entries) != wanted or not all(entry.boxes for entry in entries):
+        return None
+    boxes = tuple(box for entry in entries for box in entry.boxes)
+    confidences = tuple(each for entry in entries for each in entry.confidences)
+    return Answered(boxes, confidences, is_list)
+
+
+def _read_value(value: Any) -> Answered | None:
+    """One box, or the boxes of a list or an object."""
+    if isinstance(value, Tagged):
+        return _read_tagged(value)
+    if isinstance(value, dict):
+        return _read_object(value)
+    box = _read_corners(value)
+    if box is not None:
+        return Answered((box,), (1.0,), is_list=False)
+    return _read_list(value) if isinstance(value, list) else None
+
+
+def _read_list(items: Sequence[Any]) -> Answered | None:
+    entries = [_read_entry(item) for item in items[: MAX_BOXES + 1]]
+    return _join([entry for entry in entries if entry is not None], len(entries), is_list=True) if entries else None
+
+
+def _read_entry(item: Any) -> Answered | None:
+    if isinstance(item, dict):
+        return _read_object(item)
+    if isinstance(item, Tagged):
+        return _read_tagged(item)
+    box = _read_corners(item)
+    return None if box is None else Answered((box,), (1.0,), is_list=False)
+
+
+def _read_tagged(value: Tagged) -> Answered | None:
+    """Between tags: four numbers, two corners, a box, or a list of boxes."""
+    box = _read_corners(list(value.content))
+    if box is not None:
+        return Answered((box,), (1.0,), is_list=False)
+    found = _read_value(value.content[0]) if len(value.content) == 1 else _read_list(value.content)
+    return found if found is None or len(found.boxes) > 1 else Answered(found.boxes, found.confidences, is_list=False)
+
+
+def _read_object(entry: Mapping[str, Any]) -> Answered | None:
+    """An object with one box and its confidence, or with one list of such objects, or with boxes by name."""
+    by_key = {_normalise_key(key): value for key, value in entry.items()}
+    if len(by_key) < len(entry):
+        return None
+    lists = [value for key, value in by_key.items() if key in _LIST_KEYS and isinstance(value, list)]
+    boxes = [_read_corners(_as_value(value)) for key, value in by_key.items() if key in _BOX_KEYS]
+    corners = _read_four_keys(by_key)
+    if corners is not None:
+        boxes.append(corners)
+    if len(lists) == 1 and not boxes:
+        return _read_list(lists[0])
+    if not boxes and not lists:
+        return _read_named(entry)
+    if len(boxes) != 1 or boxes[0] is None or lists:
+        return None
+    return Answered((boxes[0],), (_read_confidence(by_key),), is_list=False)
+
+
+def _normalise_key(key: str) -> str:
+    return key.casefold().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _read_named(entry: Mapping[str, Any]) -> Answered | None:
+    """``{"the cat": [1, 2, 3, 4]}``: every value is a box."""
+    boxes = [_read_corners(value) for value in list(entry.values())[: MAX_BOXES + 1]]
+    kept = tuple(box for box in boxes if box is not None)
+    if not kept or len(kept) < len(boxes):
+        return None
+    return Answered(kept, (1.0,) * len(kept), is_list=len(kept) > 1)
+
+
+def _read_four_keys(by_key: Mapping[str, Any]) -> Box | None:
+    for keys in _FOUR_KEYS:
+        if all(key in by_key for key in keys):
+            return _read_corners([by_key[key] for key in keys])
+    for first, second in _TWO_KEYS:
+        if first in by_key and second in by_key:
+            return _read_corners([by_key[first], by_key[second]])
+    return None
+
+
+def _as_value(value: Any) -> Any:
+    """A box that is written as a string."""
+    if not isinstance(value, str) or len(value) > 256:
+        return value
+    found = _read_simple(value.strip())
+    return list(found.boxes[0]) if found is not None else None
 
 
 def _read_corners(value: Any) -> Box | None:
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(number, float) for number in value):
+    """Four numbers, as numbers or all as strings, or two points."""
+    if not isinstance(value, list):
+        return None
+    if len(value) == 2 and all(map(_is_point, value)):
+        value = [*value[0], *value[1]]
+    if len(value) != 4:
+        return None
+    if all(isinstance(number, str) for number in value):
+        value = [_number_of(number) for number in value]
+    if not all(isinstance(number, float) for number in value):
         return None
     x1, y1, x2, y2 = value
     return (x1, y1, x2, y2)
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, float) for number in value)
+
+
+_WRITTEN = re.compile(_NUMBER)
+
+
+def _number_of(text: str) -> float | None:
+    match = _WRITTEN.fullmatch(text)
+    return float(match[1]) if match is not None else None
+
+
+def _read_confidence(by_key: Mapping[str, Any]) -> float | None:
+    """In [0, 1], from a number, a string or a percentage; 1 where none is written, None for anything else."""
+    given = [by_key[key] for key in by_key if key in _CONFIDENCE_KEYS]
+    if len(given) != 1:
+        return None if given else 1.0
+    value = given[0]
+    if isinstance(value, str):
+        percent, plain = _PERCENT.fullmatch(value), _PLAIN.fullmatch(value)
+        value = float(percent[1]) / 100 if percent is not None else float(plain[1]) if plain is not None else None
+    if isinstance(value, Word) or not isinstance(value, float):
+        return None
+    return value if 0 <= value <= 1 else OUT_OF_RANGE

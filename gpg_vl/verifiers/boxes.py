@@ -104,6 +104,30 @@ def assigned_iou(answered: Sequence[Box], gold: Sequence[Box]) -> float:
     return sum(pair.iou for pair in assign_boxes(answered, gold)) / most if most else 1.0
 
 
+def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy.ndarray) -> list[Pair]:
+    """The assigned pairs, each with the share of its gold box that the answered box adds to those before it.
+
+    Pairs come in descending overlap. With ``m`` the largest overlap of the gold box with a box of a pair before, a box
+    of overlap ``i`` adds (i - m) / (1 - m), at least 0: alone the overlap itself, 1 for a perfect box, 0 for a copy. So
+    a copy earns nothing by a second gold box that lies close to the first.
+
+    Args:
+        overlaps: what counts as the overlap of each pair, [len(answered), len(gold)] float64 in [0, 1]
+    """
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    pairs = [(float(overlaps[i, j]), int(i), int(j)) for i, j in zip(rows, columns, strict=True) if overlaps[i, j] > 0]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1]))
+    added = []
+    before: list[Box] = []
+    for overlap, row, column in pairs:
+        taken = max((iou(box, gold[column]) for box in before), default=0.0)
+        added.append(
+            Pair(row, column, 1.0 if overlap >= 1 else max(0.0, overlap - taken) / (1 - taken) if taken < 1 else 0.0)
+        )
+        before.append(answered[row])
+    return [pair for pair in added if pair.iou > 0]
+
+
 @dataclass(frozen=True, slots=True)
 class Hits:
     """One image's share of average precision at one IoU threshold."""

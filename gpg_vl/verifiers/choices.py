@@ -1,109 +1,206 @@
-"""Reads the answer to a multiple choice, by letter or by text."""
+"""Reads the answer to a multiple choice: the letter, the text, or the letter with its own text."""
 
 from __future__ import annotations
 
-import json
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpg_vl.verifiers.maths.same_values import Value, same_value
+from gpg_vl.verifiers.maths.values import read_number
+from gpg_vl.verifiers.options import LETTERS
+from gpg_vl.verifiers.sentences import changes_value, readings
+from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
 
 MAX_CHARS = 512
-LETTERS = "ABCDEFGHIJ"
 
-_LETTER = re.compile(r"\(?([A-Ja-j])(?:\)|\.|:)?\.?")
-_LETTERED = re.compile(r"\(?([A-Ja-j])(?:\)|\.|:)\s{1,8}(\S.*)")
-_SENTENCE_END = re.compile(r"(\w*)[.?!]\s{1,8}(?=[A-Z])")
-_MARKER = re.compile(r"(?<![^\s(])\(?([A-J])(?:\)|\.|:)\s{0,8}")
+_LETTER = re.compile(
+    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]{0,2}|([A-Z])\s?选?项",
+    re.IGNORECASE | re.ASCII,
+)
+_LETTERED = re.compile(
+    r"(?:(?:option|choice|answer)\s{1,4})?(?:[(\[]\s?([A-Za-z])\s?[)\]]|([A-Za-z]))(\s?[.):、,]\s{0,8}|\s{1,8}(?:-\s{1,8})?)(\S.*)",
+    re.IGNORECASE | re.ASCII | re.DOTALL,
+)
+_LETTER_AFTER = re.compile(r"(.*\S)\s{0,4}[(\[]\s?([A-Za-z])\s?[)\]]", re.DOTALL)
+_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)", re.IGNORECASE)
+_JOINED = re.compile(r"\s{0,4}(?:,\s{0,4}(?:and\s+|&\s{0,4})?|;\s{0,4}|\band\b|&)\s{0,4}")
+_CLAUSE = re.compile(r"([^,.;]{1,80})[,.;]\s{1,4}(.{8,240})", re.DOTALL)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|looks|appears|seems|lies|stands|sits|shows|there's|it's)\b", re.IGNORECASE
+)
+_NAMES_LETTER = re.compile(r"\b[B-HJ-Z]\b|[(\[]\s?[A-Za-z]\s?[)\]]|\b(?:option|choice|answer)\b", re.ASCII)
+_EDGES = " .,;:!?`*"
 
 
-def normalise_choice(text: str) -> str:
-    """The text without case, without runs of white space, without the period, quotes and commas around it."""
-    return " ".join(text.split()).strip(" .,;:'\"`").casefold()
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An option by its position, and the letter that was said alone, if it was."""
+
+    index: int
+    letter: str = ""
+
+    def __str__(self) -> str:
+        return LETTERS[self.index]
 
 
-def read_choice(answer: str, options: Sequence[str]) -> str | None:
-    """The option that the answer is, normalised: its text, its letter, or its letter before its text.
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The options by their spellings, from the strictest on; a spelling that several options share names none."""
 
-    Without options any text is its own; None for more than 512 characters and for what is no option.
+    spellings: tuple[Mapping[str, int], ...]
+    folded: tuple[str, ...]
+    values: tuple[Value | None, ...]
 
-    >>> [read_choice(answer, ["left", "right"]) for answer in ("Right.", "(b)", "B. right", "A. right")]
-    ['right', 'right', 'right', None]
+    def find(self, text: str) -> int | None:
+        """The option whose text this is, in the strictest spelling that tells one."""
+        spelling = text
+        for spell, found in zip(_SPELLINGS, self.spellings, strict=True):
+            spelling = spell(spelling)
+            index = found.get(spelling)
+            if index is not None:
+                return index if index >= 0 else None
+        return self._by_value(text)
+
+    def _by_value(self, text: str) -> int | None:
+        if not any(value is not None for value in self.values):
+            return None
+        value = _value_of(text)
+        if value is None:
+            return None
+        same = [index for index, other in enumerate(self.values) if other is not None and same_value(value, other)]
+        return same[0] if len(same) == 1 else None
+
+
+def read_choice(answer: str, options: Sequence[str]) -> Chosen | str | None:
+    """The option that the answer is, by letter or text; without options, the letter or the text itself.
+
+    None for more than 512 characters, for what is no option, and for a letter with another option's text.
+
+    >>> [read_choice(answer, ["left", "right"]) for answer in ("The right.", "(b)", "B. right", "A. right")]
+    [Chosen(index=1, letter=''), Chosen(index=1, letter='B'), Chosen(index=1, letter=''), None]
     """
     if len(answer) > MAX_CHARS:
         return None
-    text, texts = normalise_choice(answer), [normalise_choice(option) for option in options]
-    if not options:
-        return _bare_letter(answer) or text or None
-    if text and texts.count(text) == 1:
-        return text
-    stripped = answer.strip()
-    letter = _LETTER.fullmatch(stripped) or _LETTERED.fullmatch(stripped)
-    index = LETTERS.find(letter[1].upper()) if letter else -1
-    if letter is None or not 0 <= index < len(texts):
+    return _read_among(answer, tuple(options)) if options else _read_alone(answer)
+
+
+def normalise_choice(text: str) -> str:
+    """The text without case, without runs of white space, without the marks around it."""
+    return _fold(normalise_glyphs(text)).strip("'\"")
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_alone(answer: str) -> str | None:
+    *_, text = readings(answer)
+    letter = _LETTER.fullmatch(text)
+    if letter is not None:
+        return (letter[1] or letter[2]).casefold()
+    lettered = _LETTERED.fullmatch(text)
+    if lettered is not None and lettered[3].strip() in (".", ")", ":", "、") and lettered[4][:1].isalnum():
+        return f"{(lettered[1] or lettered[2]).casefold()}. {_fold(lettered[4])}"
+    return _fold(text) or None
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_among(answer: str, options: tuple[str, ...]) -> Chosen | None:
+    table = _tabulate(options)
+    for text in readings(answer, table.folded):
+        chosen = _read_one(text, table)
+        if chosen is not None:
+            return chosen
+    return None
+
+
+def _read_one(text: str, table: _Table) -> Chosen | None:
+    index = table.find(text)
+    letter = _LETTER.fullmatch(text)
+    said = (letter[1] or letter[2]).upper() if letter is not None else ""
+    if index is not None:
+        return Chosen(index, said)
+    if letter is not None:
+        return Chosen(LETTERS.index(said), said) if LETTERS.index(said) < len(table.folded) else None
+    index = _letter_with_text(text, table)
+    if index is None:
+        index = _with_clause(text, table)
+    return None if index is None else Chosen(index)
+
+
+def _letter_with_text(text: str, table: _Table) -> int | None:
+    """A letter with the text of its own option, before it or after it in brackets."""
+    before, after = _LETTERED.fullmatch(text), _LETTER_AFTER.fullmatch(text)
+    pairs = [(before[1] or before[2], before[4])] if before is not None else []
+    pairs += [(after[2], after[1])] if after is not None else []
+    for letter, content in pairs:
+        index = LETTERS.index(letter.upper())
+        if index < len(table.folded) and index == table.find(unwrap(content)):
+            return index
+    return None
+
+
+def _with_clause(text: str, table: _Table) -> int | None:
+    """An option and a clause with a verb that names no other option: ``yes, the chair is closer``."""
+    match = _CLAUSE.fullmatch(text)
+    if match is None or not _VERB.search(match[2]) or changes_value(match[2]) or _NAMES_LETTER.search(match[2]):
         return None
-    agrees = letter.re is _LETTER or normalise_choice(letter[2]) == texts[index]
-    return texts[index] if agrees and texts.count(texts[index]) == 1 else None
+    index = table.find(match[1].strip())
+    clause = f" {_fold(match[2])} "
+    others = [other for number, other in enumerate(table.folded) if number != index]
+    return None if any(f" {other} " in clause for other in others) else index
 
 
-def _bare_letter(answer: str) -> str | None:
-    match = _LETTER.fullmatch(answer.strip())
-    return match[1].casefold() if match else None
+def _fold(text: str) -> str:
+    """Without case and marks around it; a period before a digit and a quote after one stay."""
+    text = " ".join(text.casefold().split())
+    bare = text.strip(_EDGES)
+    return f".{bare}" if bare[:1].isdigit() and text.endswith(f".{bare}") and text != bare else bare
 
 
-def find_options(question: str) -> list[str]:
-    """The options that a question letters from A on, as ``(A) left (B) right`` or on lines of their own; [] for none.
-
-    >>> find_options("Where is it? Select from: (A) left (B) to the right"), find_options("What is A?")
-    (['left', 'to the right'], [])
-    """
-    markers = list(_MARKER.finditer(question))
-    for start, marker in enumerate(markers):
-        run = _run_from_a(markers[start:]) if marker[1] == "A" else []
-        if len(run) >= 2:
-            ends = [following.start() for following in run[1:]] + [len(question)]
-            texts = [question[found.end() : end] for found, end in zip(run, ends, strict=True)]
-            *first, last = [text.split("\n")[0].strip(" ,;") for text in texts]
-            return [*first, last if any(map(_first_sentence_end, first)) else last[: _first_sentence_end(last)]]
-    return []
+def _drop_article(text: str) -> str:
+    return _ARTICLE.sub("", text, count=1)
 
 
-def _first_sentence_end(text: str) -> int | None:
-    """Where the first of several sentences ends; capitals of up to three letters (``St. John``) end none."""
-    ends = (match for match in _SENTENCE_END.finditer(text) if not (match[1][:1].isupper() and len(match[1]) <= 3))
-    return next((match.end(1) for match in ends), None)
+def _join(text: str) -> str:
+    return _JOINED.sub(",", text)
 
 
-def _run_from_a(markers: Sequence[re.Match[str]]) -> list[re.Match[str]]:
-    """The markers A, B, C ... in order; one that is out of order ends the run."""
-    run: list[re.Match[str]] = []
-    for marker in markers[: len(LETTERS)]:
-        if marker[1] != LETTERS[len(run)]:
-            break
-        run.append(marker)
-    return run
+def _spell(text: str) -> str:
+    return " ".join(text.split())
 
 
-def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
-    """The options of a row: its column ``options`` or ``choices``, a list or JSON text of one; else the lettered ones.
+_SPELLINGS = (_spell, _fold, _drop_article, _join)
+"""Each of what the one before it made."""
 
-    An object of letters to texts, ``{"A": "left", "B": "right"}``, stands for the list of its texts.
 
-    Raises:
-        ValueError: the column holds no list, or its letters are not A, B, C ...
-    """
-    given = meta.get("options") or meta.get("choices")
-    if given is None:
-        return find_options(question)
-    try:
-        content = json.loads(given) if isinstance(given, str) else given
-        listed = None if isinstance(content, str) else list(content)
-    except (TypeError, ValueError, RecursionError):
-        listed = None
-    if not listed:
-        raise ValueError("the row's options are no list; write the texts of the choices, as [left, right] in JSON")
-    if isinstance(content, Mapping):
-        by_letter = {str(key).strip(" ().:").upper(): text for key, text in content.items()}
-        if sorted(by_letter) != list(LETTERS[: len(content)]):
-            raise ValueError("the keys of the row's options are not the letters A, B, C ..., each once")
-        listed = [by_letter[letter] for letter in sorted(by_letter)]
-    return [str(option) for option in listed]
+@functools.lru_cache(maxsize=2048)
+def _tabulate(options: tuple[str, ...]) -> _Table:
+    texts = [unwrap(option) for option in options]
+    spelled, spellings = texts, []
+    for spell in _SPELLINGS:
+        spelled = [spell(each) for each in spelled]
+        spellings.append(_positions(spelled))
+    return _Table(tuple(spellings), tuple(map(_fold, texts)), tuple(map(_value_of, texts)))
+
+
+def _positions(spellings: Iterable[str]) -> dict[str, int]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for index, spelling in enumerate(spellings):
+        found[spelling].append(index)
+    return {spelling: indices[0] if len(indices) == 1 else -1 for spelling, indices in found.items() if spelling}
+
+
+def _value_of(text: str) -> Value | None:
+    """The value of a text that is a number or several; a letter is none."""
+    return None if _LETTER.fullmatch(text) else read_number(text)
+
+
+def read_gold(answer: str, options: Sequence[str]) -> Chosen | str | None:
+    """The option of a row's gold answer: a letter alone is the letter, though an option may have that text."""
+    letter = _LETTER.fullmatch(answer.strip()) if options else None
+    said = (letter[1] or letter[2]).upper() if letter is not None else ""
+    index = LETTERS.index(said) if said else len(options)
+    if index < len(options) and (said in answer or answer.strip() not in options):
+        return Chosen(index, said)
+    return read_choice(answer, options)

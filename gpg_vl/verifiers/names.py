@@ -1,26 +1,234 @@
-"""Compares the names of classes: exact after normalisation, so that ``rose`` is no ``pink primrose``."""
+"""Reads the name of a class. With the list of classes an answer is the one class that its words name; without a list
+the words themselves, in any order. A name within another word (rose, primrose) is no name.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
+
 MAX_CHARS = 256
+MAX_WORDS = 32
 
-_SEPARATORS = str.maketrans(dict.fromkeys(" \t\r\n_-‐‑–—/.,'’`\""))
+_APOSTROPHES = str.maketrans(dict.fromkeys("'’‘`´\""))
+_WORD = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s,./:;·-]")
+_ARTICLES = frozenset(["a", "an", "the"])
+_PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
+_COMMENT = re.compile(r"(.*\S)\s{0,4}[(\[]([^()\[\]]{1,80})[)\]]", re.DOTALL)
+_KINDS_TEXT = """
+dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant blossom bloom tree airplane aeroplane
+aircraft airliner plane jet car vehicle automobile
+"""
+_KINDS = frozenset(_KINDS_TEXT.split())
+"""What may stand after a name to say what kind of thing it names."""
+_MAKERS_TEXT = """
+airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair
+dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics
+grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop panavia pilatus piper raytheon robin
+saab sukhoi supermarine swearingen tupolev yakovlev b
+"""
+_MAKERS = frozenset(_MAKERS_TEXT.split())
+"""Makers of aircraft: FGVC-Aircraft's classes are variants without them, and models say both."""
 
 
-def normalise_name(text: str) -> str | None:
-    """The name without case, spaces, underscores, hyphens, slashes, periods, commas and quotes; None for no name.
+@dataclass(frozen=True, slots=True)
+class _Class:
+    name: str
+    words: tuple[str, ...]
 
-    None also for more than 256 characters. What else stands in the text stays, so that a list of names is no name.
 
-    >>> normalise_name("American_Bulldog."), normalise_name("Boeing 737-200"), normalise_name(" . ")
-    ('americanbulldog', 'boeing737200', None)
+@dataclass(frozen=True, slots=True)
+class _ClassList:
+    by_spelling: Mapping[str, _Class | None]
+    """By the words without spaces; None where several classes share one."""
+    by_longest_word: Mapping[str, tuple[_Class, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name that was read: its words without spaces, and sorted unless their order tells."""
+
+    spelling: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+NameReader = Callable[[str], Name | None]
+
+
+def read_name(answer: str) -> Name | None:
+    """The words of an answer; None where it has none or more than 256 characters."""
+    return _read_alone(answer)
+
+
+@functools.lru_cache(maxsize=64)
+def name_reader(classes: tuple[str, ...]) -> NameReader:
+    """What reads the class that an answer names, and remembers it; None for no class of the list and for several.
+
+    >>> read = name_reader(("rose", "lenten rose", "desert-rose"))
+    >>> [name and name.spelling for name in map(read, ("A rose.", "desert rose", "primrose", "rose or tulip"))]
+    ['rose', 'desertrose', None, None]
     """
-    if len(text) > MAX_CHARS:
+    return functools.lru_cache(maxsize=8192)(functools.partial(_read_in, _tabulate(classes)))
+
+
+def is_same_name(left: Name | None, right: Name | None) -> bool:
+    """Whether two names have the same words, however they are spaced, or in another order; nothing is the same as None.
+
+    >>> is_same_name(read_name("F-16AB"), read_name("f-16 A/B")), is_same_name(read_name("rose"), read_name("primrose"))
+    (True, False)
+    """
+    if left is None or right is None:
+        return False
+    return left.spelling == right.spelling or left.words == right.words
+
+
+def _as_name(words: tuple[str, ...]) -> Name:
+    return Name("".join(words), words if _is_code(words) else tuple(sorted(words)))
+
+
+def _is_code(words: tuple[str, ...]) -> bool:
+    """Whether the words stand in one order alone: codes such as 737-800."""
+    return not any(len(word) > 2 and word.isalpha() for word in words)
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_alone(answer: str) -> Name | None:
+    if len(answer) > MAX_CHARS:
         return None
-    return text.translate(_SEPARATORS).casefold() or None
+    for text in reversed(list(readings(answer))):
+        words = _words_of(_without_brackets(text))
+        if words:
+            return _as_name(words if words[1:2] and words[1].isdigit() else _without_article(words))
+    return None
 
 
-def same_name(left: str, right: str) -> bool:
-    """Whether two names are the same after normalisation; nothing equals an empty name."""
-    name = normalise_name(left)
-    return name is not None and name == normalise_name(right)
+def _read_in(listed: _ClassList, answer: str) -> Name | None:
+    if len(answer) > MAX_CHARS:
+        return None
+    whole = None
+    for text in readings(answer):
+        whole = text if whole is None else whole
+        found = _read_one(text, listed)
+        if found is not None and _begins_with_none(whole, text, listed):
+            return _as_name(found.words)
+    return None
+
+
+def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
+    """Whether the beginning of a sentence, which the text ends, names no class of its own."""
+    return not _named(_words_of(whole[: max(0, whole.rfind(text))]), listed)
+
+
+def _read_one(text: str, listed: _ClassList) -> _Class | None:
+    text = _without_brackets(text)
+    comment = _COMMENT.fullmatch(text)
+    if comment is not None and not is_in_doubt(comment[2]) and not _named(_words_of(comment[2]), listed):
+        return _read_one(comment[1], listed)
+    said = _words_of(text)
+    words = _without_article(said)
+    whole = listed.by_spelling.get("".join(said)) or listed.by_spelling.get("".join(words))
+    if whole is not None:
+        return whole
+    if changes_value(text):
+        return None
+    named = _largest(_named(words, listed))
+    if len(named) != 1:
+        return None
+    found = named[0]
+    return found if _others_may_stand(text, words, found) else None
+
+
+def _without_brackets(text: str) -> str:
+    return text[1:-1].strip() if text[:1] + text[-1:] in ("()", "[]") else text
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    """Words and numbers without case, accents, apostrophes and plural; () where a hidden character stands."""
+    if not text.isascii():
+        text = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
+        if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
+            return ()
+    found = _WORD.findall(text.translate(_APOSTROPHES).casefold())
+    return tuple(map(_singular, found)) if len(found) <= MAX_WORDS else ()
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith("s") and len(word) > 3 and not word.endswith("ss"):
+        return word[:-1]
+    return "saint" if word == "st" else word
+
+
+def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words[1:] if len(words) > 1 and words[0] in _ARTICLES else words
+
+
+def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
+    """Every class whose words all stand in the answer, or whose spelling a run of its words has."""
+    found: dict[str, _Class] = {}
+    counts = Counter(words)
+    for word in counts:
+        for each in listed.by_longest_word.get(word, ()):
+            if not _is_code(each.words) and not Counter(each.words) - counts:
+                found[each.name] = each
+    for start in range(len(words)):
+        spelling = ""
+        for word in words[start : start + 12]:
+            spelling += word
+            run = listed.by_spelling.get(spelling)
+            if run is not None:
+                found[run.name] = run
+    return list(found.values())
+
+
+def _largest(named: Sequence[_Class]) -> list[_Class]:
+    """The classes without those that are part of another one: ``lenten rose`` is no rose."""
+    return [each for each in named if not any(other is not each and _is_part(each, other) for other in named)]
+
+
+def _is_part(each: _Class, other: _Class) -> bool:
+    left, right = Counter(each.words), Counter(other.words)
+    return left != right and not left - right
+
+
+def _others_may_stand(text: str, words: tuple[str, ...], found: _Class) -> bool:
+    """Whether the words beside the class's are its maker before it, or after it the kind of thing or a sub-variant."""
+    name = set(found.words)
+    spelled = "".join(found.words)
+    for part in _PARTS.split(text):
+        inside = _words_of(part)
+        if inside and not any(word in name or word in spelled for word in inside):
+            return False
+    first = next((n for n, word in enumerate(words) if word in name), 0)
+    last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
+    has_number = any(word.isdigit() for word in found.words)
+    before = all(word in _MAKERS or (has_number and word.isalpha()) for word in words[:first])
+    inner = [word for word in words[first : last + 1] if word not in name]
+    after = words[last + 1 :]
+    is_variant = has_number and len(after) == 1 and after[0].isdigit() and found.words[-1].isdigit()
+    once = all(count <= Counter(found.words)[word] for word, count in Counter(words).items() if word in name)
+    return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
+
+
+def _tabulate(classes: tuple[str, ...]) -> _ClassList:
+    by_spelling: dict[str, _Class | None] = {}
+    by_word: defaultdict[str, list[_Class]] = defaultdict(list)
+    for name in classes:
+        words = _words_of(str(name))
+        if not words:
+            continue
+        each = _Class(name, words)
+        spelling = "".join(words)
+        by_spelling[spelling] = None if spelling in by_spelling else each
+        by_word[max(words, key=len)].append(each)
+    return _ClassList(by_spelling, {word: tuple(found) for word, found in by_word.items()})

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.flops import Lengths, body_flops, head_flops, ideal_update_ratio, repeated_flops, vision_flops
+from benchmarks.flops import (
+    Lengths,
+    body_flops,
+    decode_bytes,
+    head_flops,
+    ideal_update_ratio,
+    repeated_flops,
+    useful_update_flops,
+    vision_flops,
+)
 from benchmarks.groups import build_adapter, draw_group
 from benchmarks.models import ModelShape
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
@@ -63,3 +73,24 @@ def test_ideal_ratio_grows_to_its_limits() -> None:
     one_token = ideal_update_ratio(shape, Lengths(1024, 20, 1, 8))
     assert 7.5 < one_token < 8
     assert repeated_flops(shape, Lengths(64, 20, 16, 8)) == 2 * repeated_flops(shape, Lengths(64, 20, 16, 4))
+
+
+def test_an_update_is_three_forwards_of_shared_rows() -> None:
+    shape = FAMILIES["qwen2_5_vl"]
+    repeated = ideal_update_ratio(shape, LENGTHS) * useful_update_flops(shape, LENGTHS) / 3
+    assert repeated == pytest.approx(repeated_flops(shape, LENGTHS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decode_step_reads_the_text_weights_and_the_cache(family: str, tmp_path: Path) -> None:
+    """Of the real model: its matrices and head, and the keys and values that its own cache holds."""
+    shape = FAMILIES[family]
+    model: Any = build_adapter(shape, tmp_path).model
+    matrices = [p for p in model.model.language_model.layers.parameters() if p.dim() == 2]
+    weights = sum(p.numel() for p in [*matrices, model.lm_head.weight])
+    tokens = torch.randint(16, 300, (3, 10))
+    with torch.no_grad():
+        cache = model(input_ids=tokens, mm_token_type_ids=torch.zeros_like(tokens), use_cache=True).past_key_values
+    cached = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert decode_bytes(shape, rows=3, context=10) == 2 * (weights + cached)
+    assert decode_bytes(shape, 3, 10, bytes_per_value=4) == 4 * (weights + cached)

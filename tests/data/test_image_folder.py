@@ -62,7 +62,7 @@ def test_no_images_but_its_own_are_replaced(tmp_path: Path) -> None:
     write_jsonl(demo_samples(png()), path)
     write_jsonl(list(load_source(str(path)).samples), path)
     assert load_source(str(path)).samples[0].images == (str(folder / "1-0.png"),), "the rows name what is there"
-    with pytest.raises(ValueError, match=naming("rows.jsonl", folder)):
+    with pytest.raises(ValueError, match=naming(folder)):
         write_jsonl([*load_source(str(path)).samples, *demo_samples(png("green"))], path)
     assert (folder / "1-0.png").read_bytes() == png()
     save_png(folder / "holiday.png")

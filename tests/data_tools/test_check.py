@@ -75,12 +75,12 @@ def test_good_rows_pass(folder: Path, check: Check) -> None:
 
 
 IMAGES = {
-    "truncated": (encode(drawing(0))[:-40], "broken or truncated"),
-    "bomb": (png_header(9000, 9000), "it has 9000 x 9000 pixels, more than 20000000; make it smaller"),
-    "zero-byte": (b"", "the file is empty"),
-    "html": (b"<html>404</html>", "it is no PNG, JPEG or WEBP image"),
-    "1x1": (encode(Image.new("RGB", (1, 1))), "each side needs at least 2"),
-    "1x300": (encode(Image.new("RGB", (1, 300))), "each side needs at least 2"),
+    "truncated": (encode(drawing(0))[:-40], ["truncated"]),
+    "bomb": (png_header(9000, 9000), [9000, 20000000]),
+    "zero-byte": (b"", ["empty"]),
+    "html": (b"<html>404</html>", ["PNG", "JPEG", "WEBP"]),
+    "1x1": (encode(Image.new("RGB", (1, 1))), ["1 x 1", 2]),
+    "1x300": (encode(Image.new("RGB", (1, 300))), ["1 x 300", 2]),
 }
 
 
@@ -93,13 +93,11 @@ def test_images_that_cannot_be_used(folder: Path, check: Check) -> None:
     rows.append(row(7, images=["missing.png"]))
     code, lines = check(write_lines(folder / "rows.jsonl", rows))
     assert code == 1 and lines[0] == f"{folder}/rows.jsonl: 8 rows, 7 of them bad"
-    assert lines[1] == "row | id | field | what is wrong"
-    for number, (name, (_, reason)) in enumerate(IMAGES.items(), start=1):
-        assert lines[1 + number].startswith(
-            f"{number + 1} | r{number} | images | cannot open image {folder}/{name}.jpg: "
-        )
-        assert reason in lines[1 + number] and lines[1 + number].endswith("; replace it")
-    assert "missing.png: no such file; replace it" in lines[8]
+    assert lines[1].startswith("row | id | field | ")
+    for number, (name, (_, named)) in enumerate(IMAGES.items(), start=1):
+        assert lines[1 + number].startswith(f"{number + 1} | r{number} | images | ")
+        assert re.search(naming(f"{folder}/{name}.jpg", *named), lines[1 + number]), lines[1 + number]
+    assert re.search(naming("8 | r7 | images |", "missing.png"), lines[8]), lines[8]
 
 
 def test_unusual_images_that_can_be_used(folder: Path, check: Check) -> None:
@@ -128,34 +126,33 @@ def test_paths_out_of_the_folder_and_urls(folder: Path, check: Check, tmp_path_f
     code, lines = check(write_lines(folder / "rows.jsonl", [row(n, images=[name]) for n, name in enumerate(names)]))
     assert code == 1 and lines[0].endswith("7 rows, 7 of them bad")
     for number, name in enumerate(names):
-        assert lines[2 + number].startswith(f"{number + 1} | r{number} | images | image '{name}'"), lines[2 + number]
+        assert re.search(naming(f"{number + 1} | r{number} | images |", repr(name)), lines[2 + number]), lines[
+            2 + number
+        ]
 
 
-ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no question": ({"question": ""}, "question", "the question is missing"),
-    "no answer": ({"answer": ""}, "answer", "the answer is missing"),
-    "empty answer": ({"answer": " "}, "answer", "is no count; write"),
-    "a million characters": ({"question": "x" * 1_000_000}, "question", "has 1000000 characters, more than 65536"),
-    "no count": ({"answer": "four or five"}, "answer", "is no count; write a whole number"),
-    "unknown task": ({"task": "countign"}, "task", "no task 'countign'; did you mean 'counting'?"),
-    "box outside": ({"task": "grounding", "answer": "[100, 40, 300, 80]"}, "answer", "a box lies outside of the image"),
-    "box without area": ({"task": "grounding", "answer": "[9, 9, 9, 9]"}, "answer", "is no box; write [x1, y1"),
-    "no choice": ({"task": "choice", "answer": "up", "meta": {"options": ["down", "left"]}}, "answer", "none of the"),
-    "long choices": ({"task": "choice", "answer": "y", "meta": {"options": ["x" * 9000]}}, "answer", "none of the"),
-    "long task": ({"task": "4" * 9000}, "task", "no task '444"),
-    "version of a kind": ({"schema_version": ["x" * 9000]}, "schema_version", "schema_version is ['xxx"),
-    "newer schema": ({"schema_version": 2}, "schema_version", "schema_version is 2, this kit reads 1"),
-    "meta of no kind": ({"meta": "{"}, "meta", "meta is text and not JSON"),
-    "image of no kind": ({"images": [3]}, "images", "an image is a int; give a path"),
+ROWS: dict[str, tuple[dict[str, Any], str, list[Any]]] = {
+    "no question": ({"question": ""}, "question", ["question", "missing"]),
+    "a million characters": ({"question": "x" * 1_000_000}, "question", [1000000, 65536]),
+    "no count": ({"answer": "four or five"}, "answer", ["four or five"]),
+    "unknown task": ({"task": "countign"}, "task", ["countign", "counting"]),
+    "box outside": ({"task": "grounding", "answer": "[100, 40, 300, 80]"}, "answer", ["box", "image"]),
+    "box without area": ({"task": "grounding", "answer": "[9, 9, 9, 9]"}, "answer", ["[9, 9, 9, 9]"]),
+    "no choice": ({"task": "choice", "answer": "up", "meta": {"options": ["down", "left"]}}, "answer", ["up"]),
+    "long choices": ({"task": "choice", "answer": "y", "meta": {"options": ["x" * 9000]}}, "answer", ["y"]),
+    "long task": ({"task": "4" * 9000}, "task", ["task"]),
+    "version of a kind": ({"schema_version": ["x" * 9000]}, "schema_version", ["schema_version", 1]),
+    "newer schema": ({"schema_version": 2}, "schema_version", ["schema_version", 2, 1]),
+    "meta of no kind": ({"meta": "{"}, "meta", ["meta", "JSON"]),
+    "image of no kind": ({"images": [3]}, "images", ["image", "int"]),
 }  # fmt: skip
 
 
 def test_urls_of_a_named_host_are_opened(folder: Path, check: Check) -> None:
     rows = write_lines(folder / "rows.jsonl", [row(1, images=["http://127.0.0.1/a.png"])])
-    assert "a host that data.image_hosts does not name" in check(rows)[1][2]
-    assert "cannot open image http://127.0.0.1/a.png: the host '127.0.0.1' has a private address" in "".join(
-        check(rows, "--image-hosts", "127.0.0.1")[1]
-    )
+    assert re.search(naming("http://127.0.0.1/a.png", "data.image_hosts"), check(rows)[1][2])
+    refused = "".join(check(rows, "--image-hosts", "127.0.0.1")[1])
+    assert re.search(naming("http://127.0.0.1/a.png", "private"), refused) and "data.image_hosts" not in refused
 
 
 def test_the_clean_copy_holds_the_images_of_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +171,9 @@ def test_fields_that_cannot_be_used(folder: Path, check: Check) -> None:
     rows = [row(0), *(row(1, id=f"r{n}", **changes) for n, (changes, _, _) in enumerate(ROWS.values(), start=1))]
     code, lines = check(write_lines(folder / "rows.jsonl", rows))
     assert code == 1 and lines[0].endswith(f"{len(rows)} rows, {len(ROWS)} of them bad")
-    assert lines[-1] == "mend them, or write a copy without them: --fix drop --out DIR"
-    for number, ((_, field, reason), line) in enumerate(zip(ROWS.values(), lines[2:-1], strict=True), start=1):
-        assert line.startswith(f"{number + 1} | r{number} | {field} | ") and reason in line, line
+    assert re.search(naming("--fix drop", "--out"), lines[-1])
+    for number, ((_, field, named), line) in enumerate(zip(ROWS.values(), lines[2:-1], strict=True), start=1):
+        assert line.startswith(f"{number + 1} | r{number} | {field} | ") and re.search(naming(*named), line), line
         assert len(line) < 300 and "; " in line, "a way out"
 
 
@@ -186,10 +183,9 @@ def test_rows_of_other_columns(folder: Path, check: Check) -> None:
     renamed = row(1, picture=["1.png"])
     del renamed["images"]
     code, lines = check(write_lines(folder / "rows.jsonl", [row(0), other, renamed]), "--task", "counting")
-    assert code == 1 and lines[2:4] == [
-        "2 | other | question | the question is missing; correct it",
-        "3 | r1 | images | the images are missing: there is no 'images'; write [] where a row has none",
-    ]
+    assert code == 1
+    assert re.search(naming("2 | other | question |", "missing"), lines[2])
+    assert re.search(naming("3 | r1 | images |", "missing", "'images'"), lines[3])
 
 
 def test_lines_that_are_no_rows(folder: Path, check: Check) -> None:
@@ -200,8 +196,8 @@ def test_lines_that_are_no_rows(folder: Path, check: Check) -> None:
     (folder / "rows.jsonl").write_bytes(content)
     code, table = check(folder / "rows.jsonl", "--fix", "drop", "--out", str(folder / "clean"))
     assert code == 0 and [line.partition(" | ")[0] for line in table[2:-1]] == ["2", "3", "4", "6", "7", "9"]
-    assert table[2].startswith("2 | row | the line is not JSON (Expecting value at 8); write one JSON object a line")
-    assert "half a character" in table[5] and "the line is not UTF-8; save the file as UTF-8" in table[7]
+    assert re.search(naming("2 | row |", "JSON", "Expecting value at 8"), table[2])
+    assert "surrogate" in table[5] and "UTF-8" in table[7]
     assert len(load_source(str(folder / "clean/rows.parquet")).samples) == 3
 
 
@@ -220,18 +216,20 @@ def test_repeated_ids_and_rows(folder: Path, check: Check) -> None:
     other = write_lines(folder / "other.jsonl", [row(1)])
     code, lines = check(folder / "rows.jsonl", other)
     assert code == 1
-    assert lines == [
-        f"{folder}/rows.jsonl: 7 rows, 3 of them bad",
-        "row | id | field | what is wrong",
-        "3 | r0 | id | row 1 has the same; give each row its own",
-        "4 | again | duplicate | question and images are those of row 2; drop one of the two",
-        "7 | r5 | duplicate | question and images are those of row 6; drop one of the two",
-        f"{folder}/other.jsonl: 1 rows, 1 of them bad",
-        "row | id | field | what is wrong",
-        f"1 | r1 | id | {folder}/rows.jsonl, row 2 has the same; give each row its own",
-        f"1 | r1 | duplicate | question and images are those of {folder}/rows.jsonl, row 2; drop one of the two",
-        "mend them, or write a copy without them: --fix drop --out DIR",
+    expected: list[list[object]] = [
+        [f"{folder}/rows.jsonl", "7 rows", 3],
+        ["row | id | field |"],
+        ["3 | r0 | id |", "row 1"],
+        ["4 | again | duplicate |", "row 2"],
+        ["7 | r5 | duplicate |", "row 6"],
+        [f"{folder}/other.jsonl", "1 rows", 1],
+        ["row | id | field |"],
+        ["1 | r1 | id |", f"{folder}/rows.jsonl", "row 2"],
+        ["1 | r1 | duplicate |", f"{folder}/rows.jsonl", "row 2"],
+        ["--fix drop", "--out"],
     ]
+    for line, named in zip(lines, expected, strict=True):
+        assert re.search(naming(*named), line), line
 
 
 def test_leaks(folder: Path, check: Check) -> None:
@@ -241,11 +239,10 @@ def test_leaks(folder: Path, check: Check) -> None:
     train = write_lines(folder / "train.jsonl", [row(0), row(7, images=["2.png", "copy.webp"]), row(3, images=[])])
     test = write_lines(folder / "test.jsonl", [row(0, id="t", images=["4.png"]), row(1), row(3, images=[])])
     code, lines = check(train, "--test", test)
-    assert code == 1 and lines[2:4] == [
-        f"2 | r7 | leak | its image is one of {test}, row 2; do not train on it",
-        f"3 | r3 | leak | its question is that of {test}, row 3; do not train on it",
-    ]
-    assert lines[4] == f"{test}: 3 rows, none of them bad"
+    assert code == 1
+    assert re.search(naming("2 | r7 | leak |", "image", test, "row 2"), lines[2])
+    assert re.search(naming("3 | r3 | leak |", "question", test, "row 3"), lines[3])
+    assert re.search(naming(test, "3 rows"), lines[4])
 
 
 def test_prompts_too_long_for_the_model(folder: Path, check: Check, model_folders: dict[str, Path]) -> None:
@@ -255,15 +252,10 @@ def test_prompts_too_long_for_the_model(folder: Path, check: Check, model_folder
     rows = write_lines(folder / "rows.jsonl", [row(0), long, hostile, markers])
     code, lines = check(rows, "--model", model_folders["qwen2_vl"], "--max-new-tokens", 100)
     assert code == 1
-    assert re.fullmatch(
-        r"2 \| r1 \| question \| the prompt has \d+ tokens and its completion up to 100, together more than 4096; "
-        "shorten the question, or lower --max-pixels or --max-new-tokens", lines[2],
-    )  # fmt: skip
-    assert lines[3].startswith("3 | r2 | question | the question contains the control token <|im_end|>; remove it")
-    assert lines[4].startswith(
-        "4 | r3 | question | the question has 2 <image> markers for 1 images; write one per image"
-    )
-    assert re.fullmatch(rf"prompts: \d+ tokens on average, \d+ at most \({rows}, row 2\)", lines[5])
+    assert re.search(naming("2 | r1 | question |", 100, 4096, "--max-pixels", "--max-new-tokens"), lines[2])
+    assert re.search(naming("3 | r2 | question |", "<|im_end|>"), lines[3])
+    assert re.search(naming("4 | r3 | question |", 2, "<image>", 1), lines[4])
+    assert re.search(naming("prompts", rows, "row 2"), lines[5])
 
 
 def test_lengths_are_those_of_the_prompts(
@@ -280,8 +272,7 @@ def test_lengths_are_those_of_the_prompts(
     model = ("--model", model_folders["qwen2_vl"], "--min-pixels", 784, "--max-pixels", 20_000, "--max-new-tokens")
     code, lines = check(rows, *model, 4096 - max(lengths))
     assert code == 0
-    mean = f"{sum(lengths) / 3:.0f}"
-    assert lines[1] == f"prompts: {mean} tokens on average, {max(lengths)} at most ({rows}, row 3)"
+    assert re.search(naming("prompts", f"{sum(lengths) / 3:.0f}", max(lengths), rows, "row 3"), lines[1])
     code, lines = check(rows, *model, 4097 - max(lengths))
     assert code == 1 and lines[2].startswith("3 | r2 | question | ")
 
@@ -356,7 +347,7 @@ def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
         (["rows.jsonl", "--max-pixels", "9999"], ["--max-pixels", "--model"]),
         (["rows.jsonl", "--columns", "question"], ["--columns", "FIELD=COLUMN"]),
         (["rows.jsonl", "--workers", "0"], ["--workers", "--help"]),
-        (["rows.jsonl", "--model", "./nowhere"], ["--model", "./nowhere"]),
+        (["rows.jsonl", "--model", "./nowhere"], ["./nowhere"]),
         (["broken.jsonl"], ["broken.jsonl", "line 1", "JSON"]),
         (["bad.jsonl", "--fix", "drop", "--out", "x"], ["bad.jsonl"]),
         (["sub/rows.jsonl", "rows.jsonl", "--fix", "drop", "--out", "x"], ["rows"]),

@@ -101,12 +101,12 @@ def test_a_box_beside_its_picture_is_no_box_the_less(tmp_path: Path) -> None:
         ({"annotations": [7]}, PAIRS, ["annotations", "int"]),
         ({"annotations": [{"image_id": 9, "category_id": 17}]}, PAIRS, ["annotation 1", "bbox", "None"]),
         ({"annotations": [annotation(1, 9, 17, [0, 0, 1e300, 2])]}, PAIRS, ["annotation 1", "bbox", "1e+300"]),
-        ({}, {"9": [["cat"]]}, ["pairs.json"]),
+        ({}, {"9": [["cat"]]}, ["--pairs", "exist_map.json"]),
         ({"categories": []}, PAIRS, ["categories", "COCO", "LVIS"]),
         ({"annotations": []}, PAIRS, ["annotations", "COCO", "LVIS"]),
         ({}, PAIRS | {"4": ["dragon"]}, ["dragon", "--pairs", "--categories"]),
-        ({}, [1], ["pairs.json"]),
-        ({}, {"9": "cat"}, ["pairs.json"]),
+        ({}, [1], ["--pairs", "exist_map.json"]),
+        ({}, {"9": "cat"}, ["--pairs", "exist_map.json"]),
     ],
 )
 def test_bad_files(

@@ -49,7 +49,7 @@ def test_letters_beyond_the_choices_are_dropped(tmp_path: Path) -> None:
     source = write_image_rows(tmp_path / "test_2d.parquet", [*rows, cvbench_row(3, "Count", CHOICES, "(A)")])
     out = tmp_path / "out.parquet"
     assert main(["--source", str(source), "--out", str(out)]) == 0
-    assert read_counts(out)["dropped"] == {"the answer is none of its task": 1, "a field cannot be read": 1}
+    assert read_counts(out)["dropped"] == {"the answer is not valid for its task": 1, "a field cannot be read": 1}
 
 
 def test_files_of_other_columns_are_refused_before_anything_is_written(

@@ -82,7 +82,7 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
         "a field cannot be read": 7,
         "the id is repeated": 1,
         "the answer does not score 1": 1,
-        "the answer is none of its task": 1,
+        "the answer is not valid for its task": 1,
         "there is no such task": 1,
     }
 
@@ -117,7 +117,7 @@ def test_a_url_that_does_not_answer_is_counted(folder: Path) -> None:
     assert main([*words, "--out", str(folder / "rows.parquet")]) == 0
     counts = read_counts(folder / "rows.parquet")
     assert counts["dropped"] == {"an image cannot be opened": 1}
-    assert "has a private address" in counts["dropped_rows"][0]
+    assert lines_naming(counts["dropped_rows"][0], "127.0.0.1", "private")
 
 
 def test_cp1252_lines_are_read(folder: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_column_that_is_not_there_loses_no_images(
     words = ["--columns", "question=problem", "answer=solution", "images=pictrue", "--task", "counting"]
     assert main(["--source", str(folder / name), *words, "--out", str(folder / "rows.parquet")]) == 2
     error = capsys.readouterr().err
-    assert lines_naming(error, name, "row 1", "pictrue", "picture") and error.count("\n") == 1, error
+    assert lines_naming(error, name, 1, "pictrue", "picture") and error.count("\n") == 1, error
     assert not (folder / "rows.parquet").exists()
 
 

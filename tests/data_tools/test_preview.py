@@ -63,10 +63,10 @@ def test_urls_of_a_named_host_are_shown(tmp_path: Path, monkeypatch: pytest.Monk
     rows = write_lines(tmp_path / "rows.jsonl", [{**asdict(sample(1)), "images": ["https://pictures.test/1.png"]}])
     words = [str(rows), "--out", str(tmp_path / "page.html")]
     assert main(words) == 0
-    assert "a host that data.image_hosts does not name" in (tmp_path / "page.html").read_text()
+    assert "data.image_hosts" in (tmp_path / "page.html").read_text()
     assert main([*words, "--image-hosts", "pictures.test"]) == 0
     page = (tmp_path / "page.html").read_text()
-    assert "image 1: 60 x 40" in page and "does not name" not in page
+    assert "image 1: 60 x 40" in page and "data.image_hosts" not in page
 
 
 def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
@@ -119,7 +119,9 @@ def test_the_prompt_is_the_model_s(tmp_path: Path, model_folders: dict[str, Path
 
 def test_pieces_of_a_prompt() -> None:
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>a < b |> <|im_end|>"
-    assert split_prompt(text, [12]) == [
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    tokens = ["<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>"]
+    assert split_prompt(text, image, tokens, [12]) == [
         Piece("token", "<|im_start|>"),
         Piece("text", "user\n"),
         Piece("image", "image 1: 12 tokens"),
@@ -159,7 +161,7 @@ def test_bad_rows_are_shown_as_such(tmp_path: Path) -> None:
         (["missing.parquet", "--out", "page.html"], ["missing.parquet"]),
         (["rows.parquet"], ["--out"]),
         (["rows.parquet", "--out", "page.html", "--rows", "0"], ["--rows"]),
-        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["--model", "./nowhere"]),
+        (["rows.parquet", "--out", "page.html", "--model", "./nowhere"], ["./nowhere"]),
     ],
 )
 def test_mistakes_are_one_line(

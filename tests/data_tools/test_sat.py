@@ -80,7 +80,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
         sat_row(),
         sat_row(correct_answer="middle"),
         sat_row(correct_answer=None),
-        sat_row(answers=["left", "Left"]),
+        sat_row(answers=["left", "left"]),
         sat_row(answers=[]),
         sat_row(answers=["left", None]),
         sat_row(image_bytes=[]),
@@ -90,7 +90,7 @@ def test_bad_rows_are_counted(tmp_path: Path) -> None:
     assert main(["--source", str(write_sat(tmp_path / "a.parquet", rows)), "--out", str(out)]) == 0
     assert len(read_rows(out)) == 1
     assert read_counts(out)["dropped"] == {
-        "the answer is none of its task": 2,
+        "the answer is not valid for its task": 2,
         "a field cannot be read": 3,
         "no image": 1,
         "an image cannot be opened": 1,

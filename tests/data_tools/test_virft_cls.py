@@ -73,7 +73,7 @@ def test_bad_rows_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     source = write_image_rows(tmp_path / "a.parquet", [train_row(0, "rose"), train_row(1, ""), train_row(2, "...")])
     out = tmp_path / "b.parquet"
     assert main(["--set", "flowers", "--source", str(source), "--out", str(out)]) == 0
-    assert read_counts(out)["dropped"] == {"a field cannot be read": 1, "the answer is none of its task": 1}
+    assert read_counts(out)["dropped"] == {"a field cannot be read": 1, "the answer is not valid for its task": 1}
     (tmp_path / "classes.txt").write_text("rose\ndaisy")
     words = ["--set", "flowers", "--images", str(tmp_path), "--out", str(tmp_path / "c.parquet")]
     labels = str(write_labels(tmp_path / "labels.pth", [2]))

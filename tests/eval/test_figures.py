@@ -195,7 +195,7 @@ def test_masks_are_skipped_with_a_reason(sam: Path, tmp_path: Path, capsys: pyte
         (plain, ["--sam", str(sam)], ["meta.polygons"]),
     ):
         out = tmp_path / f"out-{file.stem}"
-        named = ["--completions", str(file), "--split", "test", "--out", str(out)]
-        assert run(lisa.BENCHMARK, [*named, *words]) == 0
+        stored = ["--completions", str(file), "--split", "test", "--out", str(out)]
+        assert run(lisa.BENCHMARK, [*stored, *words]) == 0
         assert lines_naming(capsys.readouterr().err, "gIoU", "cIoU", *named)
         assert set(json.loads((out / "results.json").read_text())["figures"]) == {"mIoU test"}

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,14 +162,22 @@ def test_any_engine_generates(
     """The evaluation knows of an engine what training knows: ``RolloutEngine``."""
 
     class Silent:
+        is_synced = False
+
+        @contextmanager
+        def sync_weights(self) -> Iterator[None]:
+            self.is_synced = True
+            yield
+            self.is_synced = False
+
         def generate(self, prompts: Any, group_size: int, sampling: Sampling, seeds: Any, **names: Any) -> Any:
-            assert len(seeds) == len(prompts)
+            assert self.is_synced and len(seeds) == len(prompts)
             return [
                 RolloutGroup(prompt, (Completion((7,), "<answer>4</answer>", finished=True),) * group_size)
                 for prompt in prompts
             ]
 
-    monkeypatch.setitem(rollout.ENGINES, "hf", lambda adapter, tokens_per_batch: Silent())  # type: ignore[arg-type]
+    monkeypatch.setitem(rollout.ENGINES, "hf", lambda *_: Silent())
     assert cli.main(words(model_folders["qwen2_vl"], rows, tmp_path / "out", "greedy")) == 0
     assert results(tmp_path / "out")["tasks"]["counting"]["value"] == 1.0
     assert results(tmp_path / "out")["settings"]["sampling"] == {

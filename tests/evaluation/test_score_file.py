@@ -182,7 +182,8 @@ def test_what_a_task_does_costs_its_row_alone(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gpg_vl.evaluation.score_file.RewardsConfig", lambda: RewardsConfig(timeout_s=0.5))
+    limits = RewardsConfig(timeout_s=1.0, memory_mb=64)
+    monkeypatch.setattr("gpg_vl.evaluation.score_file.RewardsConfig", lambda: limits)
     actions = ("right", "busy", "exit", "print", "memory", "crash")
     path = write_rows(tmp_path, *({"completion": f"<answer>{action}</answer>", "answer": "4"} for action in actions))
     assert main(["score", "--task", f"{HOSTILE}:Hostile", "--predictions", str(path)]) == 0
@@ -190,9 +191,9 @@ def test_what_a_task_does_costs_its_row_alone(
     summary = json.loads(captured.out)
     assert summary["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert summary["accuracy"] == pytest.approx(2 / 6)
-    assert lines_naming(caplog.text, 4, "row 2", "timeout", 0.5)
+    assert lines_naming(caplog.text, 4, "row 2", "timeout", 1)
 
-    monkeypatch.setattr("gpg_vl.evaluation.score_file.PUBLISHED_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("gpg_vl.evaluation.score_file.PUBLISHED_TIMEOUT_S", 1.0)
     legacy = score_file(f"{HOSTILE}:HostileMetric", path, "legacy")
     assert legacy["status"] == {"ok": 2, "timeout": 1, "error": 3}
     assert legacy["reward_mean"] == legacy["accuracy"] == pytest.approx(2 / 6)

@@ -219,6 +219,7 @@ def test_a_reward_out_of_range_is_refused_with_its_sample(
 OWN = """
 import math
 from gpg_vl.objectives.base import Objective, centred_rewards
+from gpg_vl.objectives.valid_groups import has_signal
 
 class Sign(Objective):
     keys = frozenset({"f_norm", "reduction"})
@@ -226,7 +227,7 @@ class Sign(Objective):
     min_group_size = 2
 
     def trains(self, group):
-        return group.has_signal
+        return has_signal(group)
 
     def advantages(self, group):
         return [math.copysign(1.0, value) if value else 0.0 for value in centred_rewards(group, self.config)]

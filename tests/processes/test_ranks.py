@@ -124,6 +124,21 @@ def test_two_ranks_under_zero_3(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(2 * SECONDS)
+def test_validation_under_zero_3_is_that_of_one_process(run: Run, tmp_path: Path) -> None:
+    """Of the weights as they are after each step, which no rank has whole: the rewards follow the sampled texts."""
+    words: list[object] = ["--data.eval", '["rows.parquet"]', "--run.steps", 2, "--run.eval_every", 1]
+    found = []
+    for name, deepspeed, num in (("one", "zero0", 1), ("two", "zero3", 2)):
+        done = run(deepspeed, words, num=num, name=name)
+        assert done.returncode == 0, done.stderr
+        rows = read_metrics(tmp_path / "with space" / name)
+        found.append([row["eval"]["counting"]["reward"] for row in rows if "eval" in row])
+    assert len(found[0]) >= 2 and len(set(found[0])) > 1
+    assert found[0] == pytest.approx(found[1])
+
+
+@pytest.mark.faults
 @pytest.mark.timeout(6 * SECONDS)
 def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
     """One step of plain descent at rate 1: same samples, loss and norm, and weights to 1e-6, in every layout."""

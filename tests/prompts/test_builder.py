@@ -15,11 +15,12 @@ from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Sample, completion_text
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_sample
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 BASE_TEMPLATE = "{%- for m in messages -%}{%- for c in m['content'] -%}{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}{%- endfor -%}{%- endfor -%}"  # noqa: E501  the published base models' template joins the contents
@@ -153,7 +154,7 @@ def test_images_are_scaled_down_as_far_as_needed(load: LoadModel, family: str) -
         assert shrink_to - 60 < len(prompt.encoded.token_ids) <= shrink_to, (
             "no smaller than needed, in whole rows of tokens"
         )
-        tokens = [adapter.count_image_tokens(view) for view in prompt.views]
+        tokens = adapter.count_image_tokens(prompt.views)
         assert sum(prompt.encoded.token_types) == sum(tokens)
         assert prompt.encoded.vision is not None
         assert prompt.encoded.vision.tensors["image_grid_thw"][:, 1:].mul(14).tolist() == [
@@ -185,7 +186,7 @@ def test_scaling_down_ends_at_the_smallest_image(load: LoadModel) -> None:
     prompt = builder(adapter, shrink_to=5).build(make_sample([(300, 300), (2400, 50)]))
     views = prompt.views
     assert len(prompt.encoded.token_ids) > 5
-    assert adapter.count_image_tokens(views[0]) == 4
+    assert adapter.count_image_tokens(views)[0] == 4
     assert views[1].model_height == 28, "one token high, where the shape leaves nothing less"
 
 
@@ -204,3 +205,28 @@ def test_bad_image_names_the_sample(load: LoadModel) -> None:
     with pytest.raises(ValueError, match=naming("row-9", "image")):
         builder(load()).build(sample)
     assert isinstance(open_image(make_sample().images[0]), Image.Image)
+
+
+def test_the_answer_is_asked_for_scored_and_written_in_a_box(load: LoadModel) -> None:
+    adapter = load()
+    sample = replace(make_sample([(64, 48)]), task="counting", answer="4")
+    tags, boxed = (builder(adapter, answer_in=place).build(sample) for place in ("tags", "boxed"))
+    assert ("</answer>" in tags.text, "\\boxed{}" in tags.text, tags.answer_in) == (True, False, "tags")
+    assert ("</answer>" in boxed.text, "\\boxed{}" in boxed.text, boxed.answer_in) == (False, True, "boxed")
+    text = "<think>a</think>It is \\boxed{4}."
+    reward = score_completion(TASKS["counting"], sample, text, boxed.views, answer_in=boxed.answer_in)
+    assert reward.parts == {"correct": 1, "format": 1}
+    gold = GoldCompletions(adapter, TASKS, "boxed").write(sample, boxed.text, boxed.views)
+    assert gold.text == "<think></think>\\boxed{4}"
+
+
+def test_a_question_that_asks_for_the_other_place_is_noted_once(
+    load: LoadModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = replace(make_sample(), id="row-7", question="How many? Put the number in \\boxed{}.")
+    prompts = builder(load())
+    for _ in range(2):
+        prompts.build(sample)
+    assert len(lines_naming(caplog.text, "row-7", "prompt.answer_in")) == 1
+    builder(load(), answer_in="boxed").build(sample)
+    assert len(lines_naming(caplog.text, "row-7", "prompt.answer_in")) == 1

@@ -33,7 +33,7 @@ def test_a_sealed_folder_is_whole_wherever_it_lies(sealed: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "harm", "damage"),
     [
-        ("weights.bin", flip, "weights.bin has other content than was written"),
+        ("weights.bin", flip, "weights.bin has changed since it was written"),
         ("weights.bin", lambda path: path.write_bytes(path.read_bytes()[:99]), "weights.bin has 99 bytes instead of"),
         ("inner/state.json", lambda path: path.write_text(""), "inner/state.json has 0 bytes instead of 2"),
         ("inner/state.json", Path.unlink, "inner/state.json is missing"),
@@ -43,7 +43,7 @@ def test_a_sealed_folder_is_whole_wherever_it_lies(sealed: Path) -> None:
         (MANIFEST_FILE, lambda path: path.write_text("[]"), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text("[" * 100_000), "manifest.json is unreadable"),
         (MANIFEST_FILE, lambda path: path.write_text('{"files": {"a": 1}}'), "manifest.json is unreadable"),
-        (MANIFEST_FILE, lambda path: path.write_text('{"files": {}}'), "manifest.json names no file"),
+        (MANIFEST_FILE, lambda path: path.write_text('{"files": {}}'), "manifest.json lists no file"),
     ],
 )
 def test_damage_is_named(sealed: Path, file: str, harm: Callable[[Path], object], damage: str) -> None:

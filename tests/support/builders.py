@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gpg_vl.config import PromptConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.base import BaseAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Encoded, Prompt, Sample, TrainingGroup
 from gpg_vl.update.packing import PackedRow, split_into_rows
@@ -53,11 +53,11 @@ def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:
     return replace(prompt, encoded=replace(prompt.encoded, vision=replace(vision, tensors=tensors)))
 
 
-def make_prompt(adapter: QwenVLAdapter, sample: Sample) -> Prompt:
+def make_prompt(adapter: BaseAdapter, sample: Sample) -> Prompt:
     return PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build(sample)
 
 
-def random_completions(adapter: QwenVLAdapter, lengths: Sequence[int], seed: int = 0) -> tuple[Completion, ...]:
+def random_completions(adapter: BaseAdapter, lengths: Sequence[int], seed: int = 0) -> tuple[Completion, ...]:
     """Completions of given lengths from tokens that may be sampled; every other one ends in an end token."""
     generator = torch.Generator().manual_seed(seed)
     completions = []
@@ -69,7 +69,7 @@ def random_completions(adapter: QwenVLAdapter, lengths: Sequence[int], seed: int
     return tuple(completions)
 
 
-def make_training_group(adapter: QwenVLAdapter, sample: Sample, lengths: Sequence[int], seed: int = 0) -> TrainingGroup:
+def make_training_group(adapter: BaseAdapter, sample: Sample, lengths: Sequence[int], seed: int = 0) -> TrainingGroup:
     completions = random_completions(adapter, lengths, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     coefficients = tuple(tuple(torch.randn(n, generator=generator).tolist()) for n in lengths)
@@ -81,7 +81,7 @@ def whole(*groups: TrainingGroup) -> list[PackedRow]:
     return [row for group in groups for row in split_into_rows(group, 10**6)]
 
 
-def make_lively(adapter: QwenVLAdapter) -> None:
+def make_lively(adapter: BaseAdapter) -> None:
     """Larger weights between embedding and head: greedy output then depends on what was read, and is never close."""
     with torch.no_grad():
         for parameter in adapter.model.model.language_model.layers.parameters():

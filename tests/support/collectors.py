@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from accelerate import Accelerator
@@ -52,15 +53,23 @@ class Answers:
     def __init__(self, outcomes: Sequence[Outcome]):
         self._outcomes = dict(zip(ids_in_order(len(outcomes)), outcomes, strict=True))
         self.seeds: list[tuple[object, ...]] = []
+        self._is_synced = False
 
     def build(self, sample: Sample) -> Prompt:
         if self._outcomes[sample.id] == "bad image":
             raise BadImage(f"{sample.id}: no image")
         return make_group("", sample_id=sample.id).prompt
 
+    @contextmanager
+    def sync_weights(self) -> Iterator[None]:
+        self._is_synced = True
+        yield
+        self._is_synced = False
+
     def generate(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Any, seeds: Sequence[Any]
     ) -> list[RolloutGroup]:
+        assert self._is_synced
         self.seeds += seeds
         return [
             RolloutGroup(prompt, tuple(Completion((5,) * n, "", finished=True) for n in lengths(prompt.sample.id)))

@@ -1,4 +1,4 @@
-"""Groups of every kind for the update's tests, and their gradients by plain rows."""
+"""Groups of every kind for the update's tests, and their gradients, packed and by plain rows."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.base import BaseAdapter
 from gpg_vl.records import TrainingGroup
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import make_sample, make_training_group
 
 
-def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:
+def make_groups(adapter: BaseAdapter) -> list[TrainingGroup]:
     return [
         make_training_group(adapter, make_sample(sizes, seed), lengths, seed)
         for seed, (sizes, lengths) in enumerate(CASES.values())
     ]
 
 
-def plain_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Tensor]:
+def plain_gradients(adapter: BaseAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Tensor]:
     """One completion, one row, one backward: images and prompt run again for each."""
     adapter.model.zero_grad()
     for group in groups:
@@ -28,6 +30,25 @@ def plain_gradients(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> 
             log_probs = plain_log_probs(adapter, group.prompt.encoded, completion, 1.0)
             (log_probs * torch.tensor(coefficients)).sum().backward()
     return gradients(adapter)
+
+
+def packed_gradients(
+    adapter: BaseAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192
+) -> dict[str, Tensor]:
+    adapter.model.zero_grad()
+    adapter.model.train()
+    forward = PolicyForward(adapter, 1.0)
+    for rows in plan_micro_batches(groups, max_tokens, 10_000):
+        batch = build_micro_batch(rows, adapter)
+        (batch.coefficients * forward(batch)).sum().backward()
+    return gradients(adapter)
+
+
+def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    errors = [float((a[n] - b[n]).norm() / b[n].norm()) for n in b if float(b[n].norm()) > 1e-8]
+    assert len(errors) > 0.8 * len(b)
+    return max(errors)
 
 
 # image sizes of the prompt, completion lengths: mixed sizes, several images, none, G = 1; a completion of length 1 in
@@ -43,5 +64,5 @@ CASES = {
 }
 
 
-def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+def gradients(adapter: BaseAdapter) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}

@@ -14,9 +14,14 @@ HOSTILE = f"{FILE}:Hostile"
 
 
 def group(
-    *texts: str, task: str = "counting", prompt_text: str = "How many?", chat: bool = False, sample_id: str = "s1"
+    *texts: str,
+    task: str = "counting",
+    prompt_text: str = "How many?",
+    chat: bool = False,
+    sample_id: str = "s1",
+    sample: Sample | None = None,
 ) -> RolloutGroup:
-    sample = Sample(sample_id, task, (), "How many?", "4", {"colour": "red"})
+    sample = sample or Sample(sample_id, task, (), "How many?", "4", {"colour": "red"})
     messages = (("system", "Be brief."), ("user", "How many?")) if chat else ()
     prompt = Prompt(sample, prompt_text, make_encoded(), (), messages)
     return RolloutGroup(prompt, tuple(Completion((1,), text, finished=True) for text in texts))

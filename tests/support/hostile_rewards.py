@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer, Task
@@ -37,6 +40,9 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "right": lambda: 1.0,
     "wrong": lambda: 0.0,
     "true": lambda: True,
+    "numpy bool": lambda: numpy.isclose(1.0, 1.0),
+    "numpy number": lambda: numpy.float32(0.5),
+    "array": lambda: numpy.array([0.25]),
     "doze": lambda: time.sleep(0.3) or 1.0,  # type: ignore[func-returns-value]
     "sleep": lambda: time.sleep(60),
     "tower": lambda: 9**9**9 % 7,
@@ -44,7 +50,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "busy": lambda: sum(range(10**12)),
     "regex": lambda: re.match(r"(a|a)*$", "a" * 40 + "b"),
     "child": start_sleeper,
-    "memory": lambda: len(bytearray(3 * 2**30)),
+    "memory": lambda: time.sleep(60) if b"x" * (3 * 2**30) else 1.0,
     "recursion": overflow,
     "raise": lambda: {}["no such column"],
     "exit": lambda: sys.exit("enough"),
@@ -70,7 +76,9 @@ class Hostile(Task):
 
     def score(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any:
         if answer == "undeclared":
-            return {"style": 1.0}
+            return {"correct": 1.0, "style": 1.0}
+        if answer == "no main part":
+            return {"format": 1.0}
         return 1.0 if answer == "no dict" else {"correct": ACTIONS[answer]()}
 
 
@@ -133,6 +141,88 @@ def words(completions: list[str], **kwargs: Any) -> list[str]:
 
 def constant(value: float, completions: list[str], **kwargs: Any) -> list[float]:
     return [value] * len(completions)
+
+
+def names(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
+    """Logs the names of what it got, and the values of three columns."""
+    got = sorted({"completions", "log_extra", *kwargs})
+    log_extra("names", [json.dumps(got)] * len(completions))
+    values = [[kwargs[name][n] for name in ("colour", "ground_truth", "problem")] for n in range(len(completions))]
+    log_extra("values", [json.dumps(each) for each in values])
+    return [1.0] * len(completions)
+
+
+def logs(completions: list[str], trainer_state: Any, log_metric: Any, log_extra: Any, **kwargs: Any) -> Any:
+    log_metric("mean", 1)
+    log_metric("mean", numpy.float32(2))
+    log_metric("mean", float("nan"))
+    log_metric("step", trainer_state.global_step)
+    log_extra("read", ["a", None])
+    log_extra("size", numpy.array([1, 2]))
+    return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+
+
+def logs_too_few(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
+    log_extra("read", ["a"])
+    return [1.0] * len(completions)
+
+
+def sizes(completions: list[str], images: list[list[Any]], **kwargs: Any) -> list[float]:
+    """The pixels of all pictures of a row."""
+    return [float(sum(image.width * image.height for image in of_row)) for of_row in images]
+
+
+def kinds(completions: list[str], **kwargs: Any) -> list[float]:
+    """How many of a row's images are paths or bytes."""
+    return [float(sum(isinstance(image, str | bytes) for image in of_row)) for of_row in kwargs["images"]]
+
+
+def modest(completions: list[str], answer: list[str]) -> list[float]:
+    return [0.75 if gold in text else 0.0 for text, gold in zip(completions, answer, strict=True)]
+
+
+def numpy_bools(completions: list[str], **kwargs: Any) -> Any:
+    return [numpy.isclose(1.0, 1.0) for _ in completions]
+
+
+def numpy_array(completions: list[str], **kwargs: Any) -> Any:
+    return numpy.ones((len(completions), 1), dtype=numpy.float16)
+
+
+def mixed(completions: list[str], **kwargs: Any) -> Any:
+    return (value for value in (numpy.int64(1), None))
+
+
+def too_many(completions: list[str], **kwargs: Any) -> list[float]:
+    return [1.0] * (len(completions) + 1)
+
+
+def a_dict(completions: list[str], **kwargs: Any) -> dict[int, float]:
+    return dict.fromkeys(range(len(completions)), 1.0)
+
+
+def a_text(completions: list[str], **kwargs: Any) -> str:
+    return "1" * len(completions)
+
+
+def nothing(completions: list[str], **kwargs: Any) -> None:
+    pass
+
+
+def a_number(completions: list[str], **kwargs: Any) -> float:
+    return 1.0
+
+
+def zero_dimensional(completions: list[str], **kwargs: Any) -> Any:
+    return numpy.array(1.0)
+
+
+def needs(completions: list[str], no_such_column: Any, **kwargs: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
+def raises(completions: list[str], **kwargs: Any) -> list[float]:
+    raise RuntimeError("boom")
 
 
 half = functools.partial(constant, 0.5)

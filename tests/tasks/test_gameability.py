@@ -86,7 +86,7 @@ HOSTILE = {
     "negative confidence": "[{'Position': [900, 10, 990, 90], 'Confidence': -3}]",
     "miss without confidence": "[{'Position': [900, 10, 990, 90], 'Confidence': 0}]",
     "two answers": "4 or 5, 8√3 or 9, left or right, rose or tulip",
-    "two boxes": "[100, 100, 500, 500], [500, 500, 1000, 1000]",
+    "either box": "[100, 100, 500, 500] or [500, 500, 1000, 1000]",
     "two letters": "A B",
     "all letters": "(A) (B) (C) (D)",
     "all numbers": " ".join(map(str, range(1000))),
@@ -94,7 +94,9 @@ HOSTILE = {
     "part of a name": "2012",
     "name within": "pink primrose",
     "letter of a name": "o",
-    "unicode digits": "４",
+    "digits of two widths": "4４",
+    "hidden joiner": "4\u2060",
+    "circled digit": "④",
     "arabic digits": "٤",
     "superscript": "⁴",
     "unicode box": "[１００, 100, 500, 500]",
@@ -181,7 +183,7 @@ def test_whole_image_earns_exactly_its_overlap(answer: str) -> None:
     reward = timed_score(make_sample("grounding", "[64, 48, 320, 240]"), wrap(answer))
     assert reward.parts["iou"] == pytest.approx(share)
     detected = timed_score(make_sample("detection", "[64, 48, 320, 240]"), wrap(answer))
-    assert detected.parts == {"iou": pytest.approx(share), "confidence": 0, "format": 1}
+    assert detected.parts == {"iou": pytest.approx(share), "confidence": -1, "format": 1}
 
 
 def test_surplus_and_missing_boxes_cost_alike() -> None:
@@ -197,7 +199,8 @@ def test_surplus_and_missing_boxes_cost_alike() -> None:
 def test_confidence_never_pays_for_a_miss(sample: Sample) -> None:
     for confidence in (0, 0.3, 1):
         answer = f"[{{'Position': [900, 10, 990, 90], 'Confidence': {confidence}}}]"
-        assert timed_score(sample, wrap(answer)).parts["confidence"] == 0
+        most = 2 if sample is SAMPLES[8] else 1
+        assert timed_score(sample, wrap(answer)).parts["confidence"] == pytest.approx(-(confidence**2) / most)
 
 
 def test_confidence_is_best_told_as_it_is() -> None:
@@ -222,6 +225,36 @@ PIECES = [
     "<think>",
     "{'Position': [1, 2, 3, 4]},",
     "\u200b",
+]
+PIECES += [
+    "<box>",
+    "{'bbox': ",
+    "the cat [1, 2, 3, 4] and ",
+    "**",
+    "\\boxed{",
+    "$",
+    "1+",
+    "four ",
+    "one hundred ",
+    "x = ",
+    "是",
+]
+PIECES += [
+    "sin ",
+    "0.\\dot",
+    "The answer is ",
+    "B. ",
+    "rose ",
+    "½",
+    "三",
+    "=",
+    "≈",
+    "1:",
+    "((1+√2)",
+    "^",
+    "2^",
+    "\u3000",
+    "°",
 ]
 PIECES += ["√(", "a ", "(A) ", "<|box_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "'", "\\frac{1}", "\n", "```"]
 

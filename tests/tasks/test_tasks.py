@@ -94,7 +94,7 @@ def test_detection_of_exactly_half_an_overlap_is_a_hit() -> None:
     sample = make_sample("detection", "[0, 0, 640, 480]")
     half, less = (f"[{{'Position': [0, 0, {right}, 1000], 'Confidence': 1}}]" for right in (500, 499))
     assert score(sample, half).parts == {"iou": 0.5, "confidence": 1, "format": 1}
-    assert score(sample, less).parts["confidence"] == 0
+    assert score(sample, less).parts == {"iou": pytest.approx(0.499), "confidence": -1, "format": 1}
 
 
 @pytest.mark.parametrize("gold", ["No Objects", "[]"])
@@ -107,11 +107,21 @@ def test_detection_of_nothing(gold: str) -> None:
     assert score(sample, "[100, 100, 500, 500]").parts["iou"] == 0
 
 
-def test_grounding_moves_a_corner_just_outside_to_the_edge() -> None:
-    sample = make_sample("grounding", "[0, 0, 640, 480]")
-    assert score(sample, "[0, 0, 320.5, 240]", view=PIXELS).parts["iou"] == 1
-    assert score(sample, "[0, 0, 321, 240]", view=PIXELS).status == "unparsable"
-    assert score(sample, "[320, 0, 320.4, 240]", view=PIXELS).status == "unparsable"
+@pytest.mark.parametrize(
+    ("answer", "view", "is_read"),
+    [
+        ("[0, 0, 321, 241]", PIXELS, True),
+        ("[-1, -1, 320, 240]", PIXELS, True),
+        ("[0, 0, 322, 240]", PIXELS, False),
+        ("[0, -2, 320, 240]", PIXELS, False),
+        ("[320, 0, 321, 240]", PIXELS, False),
+        ("[0, 0, 1002, 1002]", GRID, True),
+        ("[0, 0, 1004, 1000]", GRID, False),
+    ],
+)
+def test_grounding_moves_a_corner_just_outside_to_the_edge(answer: str, view: ImageView, is_read: bool) -> None:
+    reward = score(make_sample("grounding", "[0, 0, 640, 480]"), answer, view=view)
+    assert (reward.parts["iou"], reward.status) == ((1, "ok") if is_read else (0, "unparsable"))
 
 
 def test_small_gold_box_keeps_an_area_on_the_grid() -> None:
@@ -159,9 +169,12 @@ HOSTILE = [
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
 def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, answer: str) -> None:
     score(sample, "1/(1+√2)")  # warm: what a task imports late, it imports now
-    start = time.process_time()
-    reward = score(sample, answer)
-    assert time.process_time() - start < 0.05
+    times = []
+    for _ in range(3):  # a slow text is slow every time; the collector and other threads of the process are not
+        start = time.process_time()
+        reward = score(sample, answer)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05
     assert reward.total <= 0.2
     assert reward.parts[TASKS[sample.task].main_part] == 0
 
@@ -235,10 +248,10 @@ def test_choices_by_letter() -> None:
 
 
 def test_choices_that_stand_twice() -> None:
-    TASKS["choice"].check(make_sample("choice", "up", options=["same", "up", "Same"]))
+    TASKS["choice"].check(make_sample("choice", "up", options=["same", "up", "same"]))
     for answer in ("same", "A"):
         with pytest.raises(ValueError, match=naming("same")):
-            TASKS["choice"].check(make_sample("choice", answer, options=["same", "up", "Same"]))
+            TASKS["choice"].check(make_sample("choice", answer, options=["same", "up", "same"]))
 
 
 def test_grounding_needs_an_image() -> None:

@@ -16,6 +16,7 @@ from data_tools.generate import draw_samples
 from gpg_vl.assemble import assemble
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.models import load_adapter
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.run_log import read_metrics
@@ -75,7 +76,7 @@ def plain_loss(adapter: Any, groups: list[ScoredGroup], reduction: str, temperat
         per_sequence += [term.mean() for term in terms]
         all_tokens += terms
         trained_tokens += terms if valid else []
-    alpha = len(groups) / sum(group.has_signal for group in groups)
+    alpha = len(groups) / sum(has_signal(group) for group in groups)
     return {
         "group": torch.stack(per_group).mean() * alpha,
         "sequence": torch.stack(per_sequence).mean() * alpha,

@@ -10,37 +10,17 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import ImageFeatures, TrainingGroup, VisionInputs
+from gpg_vl.records import ImageFeatures, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing, policy
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, split_into_rows
-from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import FAMILIES, in_dtype, make_sample, make_training_group, whole
-from tests.support.groups import CASES, gradients, make_groups, plain_gradients
+from tests.support.groups import CASES, make_groups, packed_gradients, plain_gradients, worst_relative_error
 from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
-
-
-def packed_gradients(
-    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192
-) -> dict[str, Tensor]:
-    adapter.model.zero_grad()
-    adapter.model.train()
-    forward = PolicyForward(adapter, 1.0)
-    for rows in plan_micro_batches(groups, max_tokens, 10_000):
-        batch = build_micro_batch(rows, adapter)
-        (batch.coefficients * forward(batch)).sum().backward()
-    return gradients(adapter)
-
-
-def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    assert a.keys() == b.keys()
-    errors = [float((a[n] - b[n]).norm() / b[n].norm()) for n in b if float(b[n].norm()) > 1e-8]
-    assert len(errors) > 0.8 * len(b)
-    return max(errors)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

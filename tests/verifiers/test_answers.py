@@ -2,7 +2,15 @@ import time
 
 import pytest
 
-from gpg_vl.verifiers.answers import MAX_CHARS, find_answer, has_think_answer_format, strip_answer_tags
+from gpg_vl.verifiers.answers import (
+    MAX_CHARS,
+    find_answer,
+    has_format,
+    has_think_answer_format,
+    strip_answer_tags,
+    write_answer,
+)
+from tests.support.messages import naming
 
 
 @pytest.mark.parametrize(
@@ -87,3 +95,57 @@ def test_hostile_repetition_is_fast(piece: str) -> None:
 )
 def test_published_solutions_lose_their_tags(published: str, answer: str) -> None:
     assert strip_answer_tags(published) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<think>a</think>\boxed{4}", "4"),
+        (r"<think>\boxed{3}</think>So it is $\boxed{ 5\sqrt{2} }$.", r"5\sqrt{2}"),
+        (r"<think></think>\boxed{3} and then \boxed{4}", "4"),
+        (r"\boxed{4}", "4"),
+        (r"<think>a</think>\boxed{{'bbox': [1, 2, 3, 4]}}", "{'bbox': [1, 2, 3, 4]}"),
+        (r"<think>a \boxed{4}", None),
+        (r"<think>\boxed{4}</think>4", None),
+        (r"<think>a</think>\boxed{4", None),
+        (r"<think>a</think>\boxed{}", None),
+        ("<think>a</think><answer>4</answer>", None),
+        ("x" * MAX_CHARS + r"\boxed{4}", None),
+    ],
+)
+def test_the_last_box_after_the_reasoning(text: str, answer: str | None) -> None:
+    assert find_answer(text, "boxed") == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "is_format"),
+    [
+        (r"<think>a</think>\boxed{4}", True),
+        (r" <think></think> So it is $\boxed{4}$. ", True),
+        (r"\boxed{4}", False),
+        (r"<think>a</think>4", False),
+        (r"<think>a</think><think>b</think>\boxed{4}", False),
+        (r"<think>a\boxed{4}</think>", False),
+        ("<think>a</think><answer>4</answer>", False),
+    ],
+)
+def test_format_of_a_boxed_answer(text: str, is_format: bool) -> None:
+    assert has_format(text, "boxed") is is_format
+    assert has_format(text, "tags") is has_think_answer_format(text)
+
+
+def test_an_answer_is_written_where_it_is_found() -> None:
+    for answer in ("4", "5√{2}", '[{"a": 1}]'):
+        assert find_answer(write_answer("so", answer), "tags") == answer
+        assert find_answer(write_answer("so", answer, "boxed"), "boxed") == answer
+    with pytest.raises(ValueError, match=naming("prompt.answer_in")):
+        write_answer("", "a } b", "boxed")
+
+
+@pytest.mark.parametrize("piece", ["\\boxed{", "}", "{", "\\boxed{}", "</think>\\boxed{"])
+def test_hostile_boxes_are_fast(piece: str) -> None:
+    text = (piece * MAX_CHARS)[:MAX_CHARS]
+    start = time.process_time()
+    find_answer(text, "boxed")
+    has_format(text, "boxed")
+    assert time.process_time() - start < 0.05

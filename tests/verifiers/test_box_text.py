@@ -44,11 +44,11 @@ def test_ways_to_write_two_boxes(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", "null", "1", "[1, 2, 30]", "[[1, 2, 30]]", "[1, 2, 30, 40], [5, 6, 7, 8]"),
+        *("", "[]", "{}", "null", "1", "[1, 2, 30]", "[[1, 2, 30]]", "[1, 2, 30, 40] or [5, 6, 7, 8]"),
         *("[[[1, 2, 30, 40]]]", "[1, 2, 30, true]", '[1, 2, 30, "40"]', "[NaN, 2, 30, 40]", "[[1, 2, 30, 1e999]]"),
         *("[[1, 2, 30, -Infinity]]", "[[1, 2, 30, " + "9" * 40 + "]]", "[" * 5000, '{"a":' * 5000),
-        *("<|box_start|>(1,2),(30,40)", "see <|box_start|>(1,2),(30,40)<|box_end|>", "<|box_start|><|box_end|>"),
-        *("<|box_start|>(1,2),(30,40)<|box_end|> or so", "(1,2),(30,40) (5,6),(7,8)", "No Objects"),
+        *("<|box_start|>(1,2),(30,40)", "not <|box_start|>(1,2),(30,40)<|box_end|>", "<|box_start|><|box_end|>"),
+        *("<|box_start|>(1,2),(30,40)<|box_end|> or so", "(1,2),(30,40) (5,6)", "No Objects"),
         *('{"bbox_2d": [1, 2, 30, 40], "bbox_2d": [5, 6, 7, 8]}', "[[]]", "[{}]"),
         *(
             '{"bbox_2d": [1, 2, 30, 40], "label": "cat", "label": "dog"}',
@@ -62,9 +62,10 @@ def test_everything_else_is_no_boxes(text: str) -> None:
     assert parse_boxes(text) is None
 
 
-def test_at_most_four_brackets_deep() -> None:
-    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [["cat"]]}]') == [BOX]
-    assert parse_boxes('[{"bbox_2d": [1, 2, 30, 40], "label": [[["cat"]]]}]') is None
+def test_at_most_six_brackets_deep() -> None:
+    for depth, found in ((4, [BOX]), (5, None)):
+        label = "[" * depth + '"cat"' + "]" * depth
+        assert parse_boxes(f'[{{"bbox_2d": [1, 2, 30, 40], "label": {label}}}]') == found
 
 
 def test_detections() -> None:

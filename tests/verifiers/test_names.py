@@ -1,9 +1,20 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gpg_vl.verifiers.names import normalise_name, same_name
+from gpg_vl.verifiers.names import is_same_name, name_reader, read_name
 from tests.support.shared_data import shared_file
 
 CLASS_FILES = {"fgvc_aircraft": 100, "oxford_flowers": 102, "pets": 37, "stanford_cars": 196}
+FLOWERS = ("rose", "lenten rose", "desert-rose", "pink primrose", "mallow", "tree mallow", "sweet pea", "colts foot")
+AIRCRAFT = ("737-800", "737-900", "A320", "A330-200", "MD-80", "Cessna 172", "F-16A/B", "Spitfire", "Gulfstream V")
+PETS = ("american_bulldog", "beagle", "german_shorthaired", "saint_bernard", "siamese")
+CARS = ("2012 Audi A5 Coupe", "2011 Audi S6 Sedan", "2012 BMW 3 Series Sedan", "2012 BMW 3 Series Wagon")
+ALL = (*FLOWERS, *AIRCRAFT, *PETS, *CARS)
+
+
+def same(left: str, right: str) -> bool:
+    return is_same_name(read_name(left), read_name(right))
 
 
 @pytest.mark.parametrize(
@@ -14,10 +25,15 @@ CLASS_FILES = {"fgvc_aircraft": 100, "oxford_flowers": 102, "pets": 37, "stanfor
         ("F/A-18", "FA18"),
         ("colt's foot", "Colts Foot"),
         ("hard-leaved pocket orchid", "Hard leaved\npocket orchid"),
+        ("bougainvillea", "**Bougainvilléa**"),
+        ("rose", "The answer is a rose."),
+        ("2012 Audi A5 Coupe", "Audi A5 Coupe 2012"),
+        ("sunflower", "Sunflowers"),
     ],
 )
-def test_same_names(left: str, right: str) -> None:
-    assert same_name(left, right)
+def test_same_names_without_a_list(left: str, right: str) -> None:
+    assert same(left, right)
+    assert same(right, left)
 
 
 @pytest.mark.parametrize(
@@ -27,20 +43,118 @@ def test_same_names(left: str, right: str) -> None:
         ("primrose", "pink primrose"),
         ("marigold", "english marigold"),
         ("737", "737-200"),
+        ("800-737", "737-800"),
         ("rose, tulip", "rose"),
+        ("C++", "C"),
         ("", ""),
         (" . ", ""),
         ("ro\u200bse", "rose"),
+        ("ros\u0435", "rose"),
         ("７３７-200", "737-200"),
         ("x" * 300, "x" * 300),
     ],
 )
-def test_different_names(left: str, right: str) -> None:
-    assert not same_name(left, right)
+def test_different_names_without_a_list(left: str, right: str) -> None:
+    assert not same(left, right)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ("a rose", "rose"),
+        ("The Roses.", "rose"),
+        ("This is a rose.", "rose"),
+        ("The flower in the image is a desert rose", "desert-rose"),
+        ("rose (Rosa)", "rose"),
+        ("rose flower", "rose"),
+        ("“Sweet Pea”", "sweet pea"),
+        ("mallow tree", "tree mallow"),
+        ("Boeing 737-800", "737-800"),
+        ("B737-800", "737-800"),
+        ("Boeing 737–800 (B738)", "737-800"),
+        ("Airbus A320-200", "A320"),
+        ("McDonnell Douglas MD-80.", "MD-80"),
+        ("Supermarine Spitfire", "Spitfire"),
+        ("F-16AB", "F-16A/B"),
+        ("A Cessna 172 aircraft", "Cessna 172"),
+        ("Siamese cat", "siamese"),
+        ("an American Bulldog (dog)", "american_bulldog"),
+        ("German shorthaired pointer", "german_shorthaired"),
+        ("St. Bernard", "saint_bernard"),
+        ("Audi A5 Coupé, 2012", "2012 Audi A5 Coupe"),
+        ("BMW 3-Series Sedan 2012", "2012 BMW 3 Series Sedan"),
+    ],
+)
+def test_the_class_that_an_answer_names(answer: str, name: str) -> None:
+    assert name_reader(ALL)(answer) == name_reader(ALL)(name) != None  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "primrose",
+            "rosebush",
+            "rose or tulip",
+            "rose, tulip",
+            "rose rose",
+            "rose and mallow",
+            "rose mallow",
+            "a",
+            "e",
+        ),
+        *("not a rose", "no rose", "The rose is a mallow", "compass rose", "rose (not mallow)", "rose (mallow)", "pea"),
+        *("737", "Boeing 737", "Boeing 737-700", "747-800", "737-800 or 737-900", "800-737", "bulldog", "American dog"),
+        *(
+            "BMW 3 Series",
+            "2012 BMW 3 Series Sedan Wagon",
+            "2011 Audi A5 Coupe",
+            "Audi",
+            "2012",
+            "ros\u0435",
+            "ro\u200bse",
+        ),
+        *("rose/mallow", "rose vs mallow", "maybe a rose", "wrong: rose", "rose " * 60),
+    ],
+)
+def test_an_answer_that_names_none_or_several(answer: str) -> None:
+    assert name_reader(ALL)(answer) is None
+
+
+def test_the_larger_name_counts() -> None:
+    read = name_reader(FLOWERS)
+    assert read("lenten rose") != read("rose") != read("desert-rose")
+    assert read("tree mallow") != read("mallow")
+
+
+def read_classes(name: str) -> list[str]:
+    return [line for line in shared_file(f"classes_{name}.txt").read_text(encoding="utf-8").splitlines() if line]
 
 
 @pytest.mark.parametrize("name", CLASS_FILES)
 def test_published_class_names_stay_apart(name: str) -> None:
-    classes = [line for line in shared_file(f"classes_{name}.txt").read_text().splitlines() if line]
+    classes = read_classes(name)
     assert len(classes) == CLASS_FILES[name]
-    assert len({normalise_name(text) for text in classes}) == len(classes)
+    keys = [read_name(text) for text in classes]
+    assert all(is_same_name(a, b) == (i == j) for i, a in enumerate(keys) for j, b in enumerate(keys))
+
+
+@pytest.mark.parametrize("name", CLASS_FILES)
+def test_every_published_class_is_told_from_every_other(name: str) -> None:
+    classes = tuple(read_classes(name))
+    read = name_reader(classes)
+    forms = ("{}", "a {}", "The {}.", "**{}**", "It is a {}", "The answer is {}", "({})", "“{}”", "\\boxed{{{}}}")
+    keys = [read(text) for text in classes]
+    assert None not in keys
+    assert len(set(keys)) == len(classes)
+    for text, key in zip(classes, keys, strict=True):
+        for form in forms:
+            assert read(form.format(text)) == key, form.format(text)
+
+
+@given(st.sampled_from(ALL), st.sampled_from(ALL), st.sampled_from([", ", " or ", " and ", "/", "; ", " vs "]))
+@settings(max_examples=200)
+def test_two_classes_are_no_answer(first: str, second: str, between: str) -> None:
+    if first != second:
+        found = name_reader(ALL)(f"{first}{between}{second}")
+        assert found is None

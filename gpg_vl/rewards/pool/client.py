@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from gpg_vl.rewards.pool.jobs import Batch, Job, JobBytes, Outcome
+from gpg_vl.rewards.pool.jobs import Batch, Job, JobBytes, Outcome, read_outcome
+
+_log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 """Verifiers take microseconds: more processes than this only cost memory."""
@@ -26,7 +29,8 @@ class ScoringPool:
     Args:
         timeout_s: limit of one completion, or of one call of a reward function, in seconds of wall-clock time without
             those in which its process waited for a processor: how busy the machine is does not count
-        memory_mb: what scoring may allocate in a worker, on top of its code
+        memory_mb: resident memory that scoring may take in a worker and all below it, on top of its code; mapped files
+            do not count
         num_workers: default: this process's share of the cores, at most ``MAX_WORKERS``
     """
 
@@ -66,22 +70,38 @@ class ScoringPool:
             timeout_s: limit for these jobs; None takes the pool's
 
         Raises:
-            RuntimeError: the pool's own process ended
+            RuntimeError: the pool's own process ended, and so did the one that took its place
         """
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        sent = [JobBytes(pickle.dumps(job), job.own_file, job.num_units, seconds) for job in jobs]
+        batch = pickle.dumps(Batch(sent, stops_on_failure))
+        try:
+            answer = self._ask(batch)
+        except (EOFError, OSError):
+            _log.warning("the process that supervises scoring ended; it is started once more")
+            answer = self._ask_again(batch)
+        return [
+            [None if each is None else read_outcome(job, each) for each in outcomes]
+            for job, outcomes in zip(jobs, answer, strict=True)
+        ]
+
+    def _ask(self, batch: bytes) -> list[list[bytes | None]]:
+        """Sends a batch and waits for its outcomes, as JSON."""
         self.start()
         assert self._connection is not None
-        seconds = self._timeout_s if timeout_s is None else timeout_s
-        batch = Batch([JobBytes(pickle.dumps(job), job.num_units, seconds) for job in jobs], stops_on_failure)
         try:
-            self._connection.send_bytes(pickle.dumps(batch))
-            pickled: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())
-        except (EOFError, OSError) as error:
-            self.close()
-            raise RuntimeError("the process that supervises scoring ended; its last words are above") from error
-        except BaseException:  # an interrupt: the answer to this batch would be taken for that to the next
+            self._connection.send_bytes(batch)
+            answer: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())
+        except BaseException:  # also an interrupt: the answer to this batch would be taken for that to the next
             self.close()
             raise
-        return [[None if each is None else pickle.loads(each) for each in outcomes] for outcomes in pickled]
+        return answer
+
+    def _ask_again(self, batch: bytes) -> list[list[bytes | None]]:
+        try:
+            return self._ask(batch)
+        except (EOFError, OSError) as error:
+            raise RuntimeError("the process that supervises scoring ended twice; its last words are above") from error
 
     def close(self) -> None:
         """Ends every process of the pool. The pool can be used again: it then starts anew."""

@@ -1,14 +1,16 @@
-"""What a worker does: plain records that cross to it by pickle, without a tensor."""
+"""What a worker does: plain records that cross to it by pickle, without a tensor, and the outcomes that come back."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from gpg_vl.records import ImageView, Sample
-from gpg_vl.rewards.functions import Conversation, call_function, load_function
+from gpg_vl.own_code import own_file
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
+from gpg_vl.rewards.functions import Call, FunctionResult, call_function, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
 
@@ -17,27 +19,42 @@ PUBLISHED_TIMEOUT_S = 60.0
 and the worst known of 5,000 characters in 0.4 s, but it is not linear: what takes longer is counted and said."""
 
 
+_FIELDS = {record: [each.name for each in fields(record)] for record in (Reward, FunctionResult)}
+"""Records that a value may be. They cross as lists of their fields."""
+
+_dumps = json.dumps  # bound here: a user's code may replace that of the module
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a unit: ``Outcome(value)``, or ``Outcome(None, "timeout", "no answer within 5 s")``."""
 
     value: Any
     status: Literal["ok", "timeout", "error"] = "ok"
-    message: str = ""
+    message: str = ""  # what went wrong, with file and line where code of the user's did
+    is_mistake: bool = False  # of the code, whatever the completion: it would only come again
+
+    def to_json(self) -> bytes:
+        names = _FIELDS.get(type(self.value))
+        value = self.value if names is None else [getattr(self.value, name) for name in names]
+        return _dumps([value, self.status, self.message, self.is_mistake]).encode()
 
 
 class Job(Protocol):
-    """Units of work on the same user code. A unit is what a deadline is for: a completion, or a function's call."""
+    """Units of work on the same code. A unit is what a deadline is for: a completion, or a function's call."""
 
     @property
-    def code(self) -> str:
-        """What has to be loaded; the same for jobs that share it."""
+    def own_file(self) -> str:
+        """The user's file that has the code; "" for the kit's own."""
 
     @property
     def num_units(self) -> int: ...
 
     def load(self) -> Callable[[int], Any]:
         """Imports the code and returns what makes the value of a unit of its number."""
+
+    def read_value(self, value: Any) -> Any:
+        """A unit's value, back from JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +66,24 @@ class TaskJob:
     views: tuple[ImageView, ...]
     texts: tuple[str, ...]  # with the opening <think> where the prompt ended in one
     weights: Mapping[str, float]  # of the recipe, before the task's own
-    scorer: Literal["strict", "legacy"] = "strict"
+    scorer: Rule = "strict"
+    answer_in: AnswerIn = "tags"
 
     @property
-    def code(self) -> str:
-        return self.task
+    def own_file(self) -> str:
+        return own_file(self.task)
 
     @property
     def num_units(self) -> int:
         return len(self.texts)
 
-    def load(self) -> Callable[[int], Any]:
+    def load(self) -> Callable[[int], Reward]:
         task = load_task(self.task)
-        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, self.weights, self.scorer)
+        rules = (self.weights, self.scorer, self.answer_in)
+        return lambda n: score_completion(task, self.sample, self.texts[n], self.views, *rules)
+
+    def read_value(self, value: Any) -> Reward:
+        return Reward(*value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +96,8 @@ class MetricJob:
     texts: tuple[str, ...]
 
     @property
-    def code(self) -> str:
-        return self.task
+    def own_file(self) -> str:
+        return own_file(self.task)
 
     @property
     def num_units(self) -> int:
@@ -92,25 +114,37 @@ class MetricJob:
 
         return measure
 
+    def read_value(self, value: Any) -> float:
+        return float(value)
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionJob:
-    """One call of a reward function: a single unit, its value one number or None per completion."""
+    """One call of a reward function: a single unit, its value a ``FunctionResult``."""
 
     function: str  # FILE.py:NAME with an absolute path
-    prompt: str | Conversation
-    completions: tuple[str, ...]
-    completion_ids: tuple[tuple[int, ...], ...]
-    columns: Mapping[str, Any]  # of the row, each once
+    call: Call
     num_units: int = 1
 
     @property
-    def code(self) -> str:
-        return self.function
+    def own_file(self) -> str:
+        return own_file(self.function)
 
-    def load(self) -> Callable[[int], Any]:
+    def load(self) -> Callable[[int], FunctionResult]:
         function = load_function(self.function)
-        return lambda _: call_function(function, self.prompt, self.completions, self.completion_ids, self.columns)
+        return lambda _: call_function(function, self.call)
+
+    def read_value(self, value: Any) -> FunctionResult:
+        return FunctionResult(*value)
+
+
+def read_outcome(job: Job, payload: bytes) -> Outcome:
+    """The outcome of a unit of the job; an error where the bytes are none, since only the user's code made them."""
+    try:
+        value, status, message, is_mistake = json.loads(payload)
+        return Outcome(job.read_value(value) if status == "ok" else None, status, message, is_mistake)
+    except (ValueError, TypeError, RecursionError):
+        return Outcome(None, "error", "its process sent something that is no outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +152,7 @@ class JobBytes:
     """A job as it passes through: only a worker unpickles it, for it may hold a user's own types."""
 
     payload: bytes
+    own_file: str
     num_units: int
     unit_seconds: float
 

@@ -1,57 +1,59 @@
 """The process between a run and its workers: ``python -m gpg_vl.rewards.pool.supervisor FD NUM_WORKERS MEMORY_MB``.
 
-One thread, one loop: hand out spans of units, take in outcomes, kill what is past its deadline. It never runs a user's
-code itself. It ends, and its workers with it, as soon as the process that started it is gone.
+One thread, one loop: hand out spans of units, take in outcomes, kill what is past its deadline or its memory. It never
+runs a user's code and never waits for a worker. It ends, and all that was started below it, as soon as the process that
+started it is gone.
 """
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import os
 import pickle
 import selectors
-import signal
+import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
-from gpg_vl.rewards.pool.worker import FAILED_OUTCOME, LOADED, RETIRED, serve_jobs
+from gpg_vl.rewards.pool.messages import Frame, GarbledError
+from gpg_vl.rewards.pool.process_trees import (
+    adopt_orphans,
+    children,
+    die_with_parent,
+    end_children,
+    family,
+    kill_family,
+    memory_bytes,
+)
+from gpg_vl.rewards.pool.state import Span, Worker
+from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
 
 LOAD_SECONDS = 60.0
 """Longest import of a user's file in a worker; it does not count for the completion that waits for it."""
 
-WATCH_SECONDS = 0.5
+IDLE_SECONDS = 0.5
 """How often the supervisor looks whether the process that started it is still there."""
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+WATCH_SECONDS = 0.05
+"""How often memory is weighed while something runs: what a process writes between two looks is a few hundred MB."""
 
+KIT_MEMORY_MB = 256
+"""The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
 
-@dataclass(slots=True)
-class _Span:
-    """Units ``start`` to ``stop`` of a job, still to be done."""
+START_SECONDS = 5.0
+"""What a worker may take to fork, on a busy machine: the clock of a unit starts with its fork."""
 
-    job: int
-    start: int
-    stop: int
-    num_lost: int = 0  # workers that ended before they had loaded its code
+GRACE_SECONDS = 1.0
+"""What a worker may take to say that its fork is gone, before it is killed too."""
 
-
-@dataclass(slots=True)
-class _Worker:
-    pid: int
-    connection: Connection
-    span: _Span | None = None
-    deadline: float = 0.0  # time.monotonic
-    waited: float = 0.0  # seconds in the run queue, since its start, that the deadline accounts for
-    is_loading: bool = False
-    is_retired: bool = False
+PAUSE_SECONDS = 1.0
+"""A loop that took longer was stopped from outside: the deadlines wait with it."""
 
 
 @dataclass(slots=True)
@@ -59,8 +61,8 @@ class _Work:
     """The batch in progress."""
 
     jobs: list[JobBytes]
-    outcomes: list[list[bytes | None]]  # pickled, by job and unit
-    queue: deque[_Span]
+    outcomes: list[list[bytes | None]]  # as JSON, by job and unit
+    queue: deque[Span]
     has_failure: bool = False
 
 
@@ -70,174 +72,242 @@ class Supervisor:
     num_workers: int
     memory_mb: int
     parent: int = field(default_factory=os.getppid)
-    workers: list[_Worker] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    looked_at: float = 0.0  # time.monotonic, of the last loop
+    weighed_at: float = 0.0
 
     def serve(self) -> None:
         """Works off batches until the other end is gone."""
+        adopt_orphans()
         self.selector.register(self.client, selectors.EVENT_READ)
         try:
             while self._is_wanted():
-                if self.client.poll(WATCH_SECONDS):
+                if self.client.poll(IDLE_SECONDS):
                     batch = pickle.loads(self.client.recv_bytes())
                     self.client.send_bytes(pickle.dumps(self._run(batch)))
         except (EOFError, OSError):
             pass  # the run has ended or was killed
         finally:
-            for worker in list(self.workers):
-                self._kill(worker)
+            end_children()
 
     def _is_wanted(self) -> bool:
         return os.getppid() == self.parent
 
     def _run(self, batch: Batch) -> list[list[bytes | None]]:
-        spans = deque(_Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
+        spans = deque(Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
         work = _Work(batch.jobs, [[None] * job.num_units for job in batch.jobs], spans)
+        self.looked_at = time.monotonic()
         while work.queue or any(worker.span for worker in self.workers):
             self._hand_out(work)
-            for key, _ in self.selector.select(self._seconds_to_deadline()):
-                if key.data is None:  # the client waits for the answer: it can only have closed
-                    raise EOFError
-                self._take_in(key.data, work)
+            self._listen(work)
             self._kill_overdue(work)
+            self._weigh(work)
             if work.has_failure and batch.stops_on_failure:
                 break
             if not self._is_wanted():
                 raise EOFError
         for worker in [worker for worker in self.workers if worker.span]:
             self._kill(worker)
+        end_children([worker.pid for worker in self.workers])
         return work.outcomes
 
-    def _seconds_to_deadline(self) -> float:
-        deadlines = [worker.deadline for worker in self.workers if worker.span]
-        return max(0.0, min(WATCH_SECONDS, min(deadlines, default=0.0) - time.monotonic()))
+    def _listen(self, work: _Work) -> None:
+        """Takes in what the workers say until something has to be looked after."""
+        for key, events in self.selector.select(WATCH_SECONDS):
+            if key.data is None:  # the client waits for the answer: it can only have closed
+                raise EOFError
+            if events & selectors.EVENT_WRITE:
+                self._send(key.data)
+            if events & selectors.EVENT_READ:
+                self._take_in(key.data, work)
+        now = time.monotonic()
+        pause = now - self.looked_at
+        self.looked_at = now
+        if pause > PAUSE_SECONDS:
+            for worker in self.workers:
+                worker.deadline += pause
+
+    # --- to the workers ---
 
     def _hand_out(self, work: _Work) -> None:
-        while work.queue:
-            worker = next((worker for worker in self.workers if worker.span is None), None)
-            if worker is None:
-                if len(self.workers) == self.num_workers:
-                    return
-                worker = self._fork()
+        while work.queue and sum(worker.span is not None for worker in self.workers) < self.num_workers:
             span = work.queue.popleft()
-            worker.span, worker.is_loading = span, True
-            worker.deadline, worker.waited = time.monotonic() + LOAD_SECONDS, _seconds_in_queue(worker.pid)
-            with suppress(OSError):  # it has died: seen as the end of its pipe, in its turn
-                worker.connection.send_bytes(pickle.dumps((work.jobs[span.job].payload, span.start, span.stop)))
+            job = work.jobs[span.job]
+            worker = self._idle_worker(job.own_file)
+            worker.span, worker.is_loading, worker.fork, worker.verdict = span, True, None, None
+            worker.start_clock(LOAD_SECONDS)
+            payload = pickle.dumps((job.payload, span.start, span.stop))
+            worker.unsent = memoryview(Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
+            self._send(worker)
 
-    def _take_in(self, worker: _Worker, work: _Work) -> None:
-        """One message of a worker, or its end."""
+    def _idle_worker(self, own_file: str) -> Worker:
+        """One that has the file already, or a new one; the oldest of other files makes room for it."""
+        idle = [worker for worker in self.workers if worker.span is None]
+        for worker in idle:
+            if worker.own_file == own_file:
+                return worker
+        if len(self.workers) >= 2 * self.num_workers:
+            self._kill(idle[0])
+        return self._fork(own_file)
+
+    def _send(self, worker: Worker) -> None:
+        """As much as its socket takes; the rest when it has room again."""
+        with suppress(BlockingIOError, ConnectionError):  # one that has died is seen as the end of its socket
+            worker.unsent = worker.unsent[worker.connection.send(worker.unsent) :]
+        if bool(worker.unsent) != worker.waits_to_send:
+            worker.waits_to_send = bool(worker.unsent)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
+            self.selector.modify(worker.connection, events, worker)
+
+    # --- from the workers ---
+
+    def _take_in(self, worker: Worker, work: _Work) -> None:
+        """What a worker says, or its end."""
         try:
-            message = worker.connection.recv_bytes()
-        except (EOFError, OSError):
+            data = worker.connection.recv(2**18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
             self._bury(worker, work)
             return
-        assert worker.span is not None, "a worker without a span sends nothing"
+        try:
+            for frame in worker.reader.feed(data):
+                self._take_frame(worker, frame, work)
+        except GarbledError:
+            self._end_unit(worker, work, Outcome(None, "error", "something wrote to the pipe of its worker"))
+
+    def _take_frame(self, worker: Worker, frame: Frame, work: _Work) -> None:
         span = worker.span
-        job = work.jobs[span.job]
-        worker.deadline = time.monotonic() + job.unit_seconds
-        if message == LOADED:
+        if span is None or (frame.pid, frame.unit) != (worker.pid, span.start):
+            raise GarbledError("a message of another worker or unit")
+        seconds = work.jobs[span.job].unit_seconds
+        worker.deadline = time.monotonic() + seconds + (START_SECONDS if worker.own_file else 0.0)
+        if frame.kind == LOADED:
             worker.is_loading = False
-            return
-        if message.startswith(RETIRED):
-            worker.is_retired = True
-            message = message.removeprefix(RETIRED)
-        work.outcomes[span.job][span.start] = message[1:]
-        work.has_failure |= message.startswith(FAILED_OUTCOME)
+            worker.loaded_bytes = worker.loaded_bytes or memory_bytes(worker.pid)
+        elif frame.kind == STARTED and frame.payload.isdigit():
+            worker.fork = int(frame.payload)
+            worker.start_clock(seconds)
+        elif frame.kind in (OUTCOME, FAILED_OUTCOME):
+            is_killed = worker.verdict is not None
+            work.outcomes[span.job][span.start] = worker.verdict.to_json() if worker.verdict else frame.payload
+            work.has_failure |= is_killed or frame.kind == FAILED_OUTCOME
+            self._go_on(worker, span)
+        else:
+            raise GarbledError("a message of no known kind")
+
+    def _go_on(self, worker: Worker, span: Span) -> None:
+        worker.fork = worker.verdict = None
         span.start += 1
         if span.start == span.stop:
             worker.span = None
-            if worker.is_retired:
+            if (
+                not worker.own_file and worker.used_bytes > self._allowed_bytes(worker) / 2
+            ):  # it leaks: make room in time
                 self._kill(worker)
 
-    def _bury(self, worker: _Worker, work: _Work) -> None:
+    def _bury(self, worker: Worker, work: _Work) -> None:
         """Takes leave of a worker that ended by itself: killed from outside, crashed, or made to exit by a verifier."""
         span = worker.span
+        if span is not None and worker.is_loading and span.num_lost == 0:  # perhaps it was gone before it got the span
+            span.num_lost += 1
+            work.queue.append(span)
+            self._kill(worker)
+        else:
+            self._end_unit(worker, work, Outcome(None, "error", "the worker process died"))
+
+    def _kill_overdue(self, work: _Work) -> None:
+        for worker in [worker for worker in self.workers if worker.span and worker.is_overdue()]:
+            assert worker.span is not None
+            seconds = LOAD_SECONDS if worker.is_loading else work.jobs[worker.span.job].unit_seconds
+            what = "its code did not load" if worker.is_loading else "no answer"
+            self._stop_unit(worker, work, Outcome(None, "timeout", f"{what} within {seconds:g} s"))
+
+    def _weigh(self, work: _Work) -> None:
+        """Ends what has taken more memory than it may."""
+        now = time.monotonic()
+        if now - self.weighed_at < WATCH_SECONDS:
+            return
+        self.weighed_at = now
+        for worker in [each for each in self.workers if each.span and not each.is_loading and not each.verdict]:
+            loaded = worker.loaded_bytes or 0
+            worker.used_bytes = sum(max(0, memory_bytes(pid) - loaded) for pid in family(worker.pid))
+            if worker.used_bytes > self._allowed_bytes(worker):
+                text = f"took {worker.used_bytes / 2**20:,.0f} MB; rewards.memory_mb is {self.memory_mb}"
+                self._stop_unit(worker, work, Outcome(None, "error", text))
+
+    def _allowed_bytes(self, worker: Worker) -> int:
+        return 2**20 * (self.memory_mb if worker.own_file else max(self.memory_mb, KIT_MEMORY_MB))
+
+    def _stop_unit(self, worker: Worker, work: _Work, outcome: Outcome) -> None:
+        """Kills the fork that the unit runs in; its worker, which has the user's file imported, lives on if it can."""
+        if worker.verdict is not None or worker.fork is None or worker.fork not in children(worker.pid):
+            self._end_unit(worker, work, worker.verdict or outcome)
+            return
+        kill_family(worker.fork)
+        worker.verdict, worker.deadline = outcome, time.monotonic() + GRACE_SECONDS
+
+    def _end_unit(self, worker: Worker, work: _Work, outcome: Outcome) -> None:
+        """Kills a worker over its unit, or over all where its code did not load; the others go to other workers."""
+        span, is_loading = worker.span, worker.is_loading
         self._kill(worker)
         if span is None:
             return
-        if worker.is_loading and span.num_lost == 0:  # perhaps it was gone before it got the span
-            span.num_lost += 1
-            work.queue.append(span)
-        else:
-            self._give_up(worker, span, work, Outcome(None, "error", "the worker process died"))
-
-    def _kill_overdue(self, work: _Work) -> None:
-        for worker in [worker for worker in self.workers if worker.span and _is_overdue(worker)]:
-            span = worker.span
-            assert span is not None
-            self._kill(worker)
-            seconds = LOAD_SECONDS if worker.is_loading else work.jobs[span.job].unit_seconds
-            what = "its code did not load" if worker.is_loading else "no answer"
-            self._give_up(worker, span, work, Outcome(None, "timeout", f"{what} within {seconds:g} s"))
-
-    def _give_up(self, worker: _Worker, span: _Span, work: _Work, outcome: Outcome) -> None:
-        """Ends the unit that the worker died on, or all where the code did not load; the others go to other workers."""
-        end = span.stop if worker.is_loading else span.start + 1
+        end = span.stop if is_loading else span.start + 1
         for unit in range(span.start, end):
-            work.outcomes[span.job][unit] = pickle.dumps(outcome)
+            work.outcomes[span.job][unit] = outcome.to_json()
         work.has_failure = True
         middle = (end + span.stop) // 2  # in two, so that what hangs one after the other does so side by side
-        rest = [_Span(span.job, end, middle), _Span(span.job, middle, span.stop)]
+        rest = [Span(span.job, end, middle), Span(span.job, middle, span.stop)]
         work.queue.extend(part for part in rest if part.start < part.stop)
 
-    def _fork(self) -> _Worker:
-        ours, theirs = Pipe()
+    # --- the workers themselves ---
+
+    def _fork(self, own_file: str) -> Worker:
+        ours, theirs = socket.socketpair()
+        own = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_worker(theirs)
+            self._be_worker(own, ours, theirs, own_file)
         theirs.close()
-        worker = _Worker(pid, ours)
+        ours.settimeout(0)  # never waits
+        worker = Worker(pid, own_file, ours)
         self.workers.append(worker)
         self.selector.register(ours, selectors.EVENT_READ, worker)
         return worker
 
-    def _be_worker(self, connection: Connection) -> None:
+    def _be_worker(self, parent: int, ours: socket.socket, theirs: socket.socket, own_file: str) -> None:
         """The child's side of the fork; it never returns."""
         try:
-            os.setsid()  # what a verifier starts can be killed with it
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.setsid()
+            die_with_parent(parent)
+            ours.close()
             self.client.close()
             for worker in self.workers:
                 worker.connection.close()
             self.selector.close()
-            serve_jobs(connection, self.memory_mb)
+            serve_jobs(theirs, own_file)
         finally:
             os._exit(0)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: Worker) -> None:
         """Ends a worker with all that it started, and leaves no zombie."""
-        with suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.pid, signal.SIGKILL)
-        os.waitpid(worker.pid, 0)
+        if worker not in self.workers:
+            return
         self.selector.unregister(worker.connection)
         worker.connection.close()
         worker.span = None
         self.workers.remove(worker)
-
-
-def _is_overdue(worker: _Worker) -> bool:
-    """Whether the deadline has passed, after it was moved by the time that the worker waited for a processor."""
-    now = time.monotonic()
-    if worker.deadline > now:
-        return False
-    waited = _seconds_in_queue(worker.pid)
-    worker.deadline, worker.waited = worker.deadline + waited - worker.waited, waited
-    return worker.deadline <= now
-
-
-def _seconds_in_queue(pid: int) -> float:
-    """How long a process has waited for a processor since its start; 0 where the kernel does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
+        end_children([each.pid for each in self.workers])
 
 
 def main(arguments: Sequence[str]) -> None:
     fd, num_workers, memory_mb = (int(word) for word in arguments)
+    gc.collect()
+    gc.freeze()  # a worker's collector then copies no page of it
     Supervisor(Connection(fd), num_workers, memory_mb).serve()
 
 

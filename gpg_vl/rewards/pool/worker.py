@@ -1,53 +1,233 @@
-"""The inside of a worker: jobs in, one outcome per unit out, under a memory limit."""
+"""The inside of a worker: jobs in, one outcome per unit out.
+
+The kit's own tasks run in the worker itself. A user's file is imported once by a worker that does nothing else, and
+every unit of it runs in a fork of that worker: what a call does to its process, whatever it is, ends with that process.
+"""
 
 from __future__ import annotations
 
+import ast
+import fcntl
+import gc
+import importlib
+import os
 import pickle
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.own_code import describe_error
+from gpg_vl.own_code import CodeMistake, describe_failure, run_file
 from gpg_vl.rewards.pool.jobs import Job, Outcome
+from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
 
-LOADED = b"L"
-OUTCOME = b"O"
-FAILED_OUTCOME = b"F"
-RETIRED = b"R"
-"""First byte of a message to the supervisor; RETIRED goes before another and says that the worker ends after it."""
+ASSIGNMENT = b"A"
+"""To a worker; the payload is a pickled ``(payload of the job, first unit, end unit)``."""
+
+LOADED, STARTED, OUTCOME, FAILED_OUTCOME = b"L", b"S", b"O", b"F"
+"""From a worker. The payload of STARTED is the pid of the fork that the unit runs in."""
 
 MAX_MESSAGE_CHARS = 300
+_POLL_MS = 50
+_GRACE_S = 0.2
+"""From the end of a pipe to that of its process."""
+
+_exit, _getpid, _write = os._exit, os.getpid, os.write  # bound here: a user's code may replace those of the module
 
 
-def serve_jobs(connection: Connection, memory_mb: int) -> None:
-    """Works off ``(payload, first unit, end unit)`` until the other end closes or the worker has grown too large."""
-    memory = _MemoryLimit(memory_mb)
-    while True:
+def serve_jobs(connection: socket.socket, own_file: str) -> None:
+    """Works off assignments until the other end closes.
+
+    Args:
+        own_file: the user's file that all its jobs are of; "" for the kit's own
+    """
+    pid = os.getpid()
+    serve = _serve_kit if not own_file else partial(_serve_own, _OwnFile(own_file))
+    for unit, payload, stop in _assignments(connection):
+        for frame in serve(payload, range(unit, stop), connection):
+            if _getpid() != pid:  # a fork that came back
+                _exit(0)
+            connection.sendall(frame.to_bytes())
+
+
+def _assignments(connection: socket.socket) -> Iterator[tuple[int, bytes, int]]:
+    reader = FrameReader(max_payload=2**32 - 1)
+    while data := connection.recv(2**20):
+        for frame in reader.feed(data):
+            payload, start, stop = pickle.loads(frame.payload)
+            yield start, payload, stop
+
+
+def _serve_kit(payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Frame]:
+    pid = os.getpid()
+    run_unit = _load(payload)
+    yield Frame(LOADED, units[0], pid)
+    for unit in units:
+        yield _frame(_run(run_unit, unit, ""), unit, pid)
+
+
+def _serve_own(own: _OwnFile, payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Frame]:
+    pid = os.getpid()
+    own.load()
+    yield Frame(LOADED, units[0], pid)
+    for unit in units:
+        if own.failure is not None:
+            yield _frame(own.failure, unit, pid)
+            continue
+        fork = _Fork(own, payload, unit, connection)
+        yield Frame(STARTED, unit, pid, str(fork.pid).encode())
+        kind, outcome = fork.outcome()
+        yield Frame(kind, unit, pid, outcome)
+
+
+class _OwnFile:
+    """A user's file in the worker that is its own."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.kept: set[int] = set()  # processes that its import started
+        self.failure: Outcome | None = None
+        self._is_loaded = False
+
+    def load(self) -> None:
+        """Imports it, once, and ahead of their time the modules that its functions import."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
+        adopt_orphans()
         try:
-            payload, start, stop = pickle.loads(connection.recv_bytes())
+            run_file(Path(self.path))
+            for name in _late_imports(Path(self.path)):
+                with suppress(Exception, SystemExit):  # where it is needed, the call will say so
+                    importlib.import_module(name)
+        except BaseException as error:  # noqa: BLE001  the code is the user's
+            self.failure = Outcome(None, "error", str(error)[:MAX_MESSAGE_CHARS], is_mistake=True)
+        gc.collect()
+        gc.freeze()  # a fork's collector then copies no page of it
+        self.kept = children(os.getpid())
+
+
+def _late_imports(path: Path) -> list[str]:
+    """Modules that the file's functions import: every call would pay for them, since a fork's modules end with it."""
+    tree = ast.parse(path.read_bytes())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    nodes = [node for function in functions for node in ast.walk(function)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return list(dict.fromkeys(names))
+
+
+class _Fork:
+    """A fork of the worker that runs one unit and ends."""
+
+    def __init__(self, own: _OwnFile, payload: bytes, unit: int, connection: socket.socket):
+        self._own, self._unit = own, unit
+        self._reading, writing = os.pipe()
+        worker = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._reading)
+            _run_and_exit(worker, own.path, payload, unit, writing, connection)
+        os.close(writing)
+
+    def outcome(self) -> tuple[bytes, bytes]:
+        """Kind and payload of its outcome, when nothing that it started is left."""
+        try:
+            frame = self._read()
+            kind, payload = frame.kind, frame.payload
+        except GarbledError:
+            outcome = Outcome(None, "error", "something wrote to the pipe of its process")
+            kind, payload = FAILED_OUTCOME, outcome.to_json()
         except EOFError:
-            return
-        run_unit = _load(payload, memory)
-        connection.send_bytes(LOADED)
-        is_retiring = False
-        for unit in range(start, stop):
-            outcome = _run(run_unit, unit)
-            is_retiring = unit == stop - 1 and memory.is_half_used()
-            mark = OUTCOME if outcome.status == "ok" else FAILED_OUTCOME
-            connection.send_bytes((RETIRED if is_retiring else b"") + mark + pickle.dumps(outcome))
-        if is_retiring:
-            return
+            outcome = Outcome(None, "error", f"its process {self._how_it_ended()}")
+            kind, payload = FAILED_OUTCOME, outcome.to_json()
+        os.close(self._reading)
+        end_children(self._own.kept)
+        return kind, payload
+
+    def _read(self) -> Frame:
+        """
+        Raises:
+            GarbledError: what came is no frame of this unit and process
+            EOFError: it ended without one
+        """
+        poller = select.poll()
+        poller.register(self._reading, select.POLLIN)
+        reader = FrameReader()
+        while True:
+            has_ended = self._has_ended()  # asked first: what it wrote is in the pipe by then
+            if not poller.poll(0 if has_ended else _POLL_MS):
+                if has_ended:
+                    raise EOFError
+                continue
+            data = os.read(self._reading, 2**16)
+            if not data:
+                raise EOFError
+            for frame in reader.feed(data):
+                if (frame.unit, frame.pid) != (self._unit, self.pid) or frame.kind not in (OUTCOME, FAILED_OUTCOME):
+                    raise GarbledError("a message of another unit or process")
+                return frame
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _how_it_ended(self) -> str:
+        waited = 0.0
+        while not self._has_ended():
+            if waited > _GRACE_S:
+                return "closed its pipe"
+            time.sleep(0.01)
+            waited += 0.01
+        _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return f"died of signal {-code}" if code < 0 else f"ended with exit code {code} and no outcome"
 
 
-def _load(payload: bytes, memory: _MemoryLimit) -> Callable[[int], Any]:
+def _run_and_exit(
+    worker: int, own_file: str, payload: bytes, unit: int, writing: int, connection: socket.socket
+) -> None:
+    """The child's side: one outcome into its pipe. A fork of it that comes back here ends without a word."""
+    pid = _getpid()
+    try:
+        os.setsid()  # a signal to its group is for itself
+        die_with_parent(worker)
+        connection.close()
+        pipe = _move_away(writing)
+        outcome = _run(_load(payload), unit, own_file)
+        if _getpid() == pid:
+            with suppress(Exception):
+                sys.stdout.flush()
+            _write_all(pipe, _frame(outcome, unit, pid).to_bytes())
+    finally:
+        _exit(0)
+
+
+def _move_away(fd: int) -> int:
+    """The descriptor under a high number, out of the way of code that counts them from 3."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    floor = min(soft if soft > 0 else 4096, 4096) // 2
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
+    os.close(fd)
+    return moved
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[_write(fd, data) :]
+
+
+def _load(payload: bytes) -> Callable[[int], Any]:
     """What makes a unit's value; where the code does not load, each unit raises what the loading raised."""
     try:
         job: Job = pickle.loads(payload)
-        with memory.excluding(job.code):
-            return job.load()
+        return job.load()
     except BaseException as error:  # noqa: BLE001  the code is the user's
         failure = error
 
@@ -57,46 +237,13 @@ def _load(payload: bytes, memory: _MemoryLimit) -> Callable[[int], Any]:
         return fail
 
 
-def _run(run_unit: Callable[[int], Any], unit: int) -> Outcome:
+def _run(run_unit: Callable[[int], Any], unit: int, own_file: str) -> Outcome:
     try:
         return Outcome(run_unit(unit))
     except BaseException as error:  # noqa: BLE001  also exit(): what a task raises is one completion's fault
-        return Outcome(None, "error", describe_error(error)[:MAX_MESSAGE_CHARS])
+        message = describe_failure(error, own_file, MAX_MESSAGE_CHARS)
+        return Outcome(None, "error", message, isinstance(error, CodeMistake))
 
 
-class _MemoryLimit:
-    """Bounds the address space that scoring takes on top of what loading the code took."""
-
-    def __init__(self, memory_mb: int):
-        self._allowed = memory_mb * 2**20
-        self._loaded: set[str] = set()
-        self._base = 0
-
-    @contextmanager
-    def excluding(self, code: str) -> Iterator[None]:
-        """Within, code is loaded: without a limit, the first time in this worker."""
-        if code in self._loaded:
-            yield
-            return
-        self._loaded.add(code)
-        _set_limit(resource.RLIM_INFINITY)
-        try:
-            yield
-        finally:
-            self._base = _address_space()
-            _set_limit(self._base + self._allowed)
-
-    def is_half_used(self) -> bool:
-        """Whether leaks have come so far that a new worker should take over."""
-        return _address_space() - self._base > self._allowed / 2
-
-
-def _address_space() -> int:
-    """Bytes, as RLIMIT_AS counts them."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
-
-
-def _set_limit(num_bytes: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))
+def _frame(outcome: Outcome, unit: int, pid: int) -> Frame:
+    return Frame(OUTCOME if outcome.status == "ok" else FAILED_OUTCOME, unit, pid, outcome.to_json())

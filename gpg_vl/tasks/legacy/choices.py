@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
-from gpg_vl.verifiers.choices import LETTERS, row_options
-from gpg_vl.verifiers.maths import published_candidates, published_match
+from gpg_vl.verifiers.options import LETTERS, row_options
+from gpg_vl.verifiers.published_maths import published_candidates, published_match
 from gpg_vl.verifiers.published_text import (
     first_answer_on_a_line,
     first_answer_within_spaces,

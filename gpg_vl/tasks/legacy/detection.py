@@ -14,7 +14,7 @@ from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
 from gpg_vl.verifiers.box_text import Detection, parse_detections
 from gpg_vl.verifiers.boxes import iou
-from gpg_vl.verifiers.maths import published_match
+from gpg_vl.verifiers.published_maths import published_match
 from gpg_vl.verifiers.published_text import first_answer_on_a_line, has_published_format
 
 MATCH_IOU = 0.5

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
 from gpg_vl.verifiers.box_text import parse_boxes
-from gpg_vl.verifiers.maths import published_match
+from gpg_vl.verifiers.published_maths import published_match
 from gpg_vl.verifiers.published_text import first_answer_across_lines, has_published_format
 
 SCALE = 1000

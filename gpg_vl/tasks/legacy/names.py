@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
-from gpg_vl.verifiers.maths import published_match
+from gpg_vl.verifiers.published_maths import published_match
 from gpg_vl.verifiers.published_text import first_answer_on_a_line, has_published_format
 
 

@@ -1,0 +1,17 @@
+"""The sections of ``benchmarks.gpu``, in the order in which they run. See docs/gpu.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.gpu_sections.records import Section
+
+SECTIONS: Mapping[str, Section] = {
+    "machine": Section("benchmarks.gpu_sections.machine", 20),
+    "exactness": Section("benchmarks.gpu_sections.exactness", 70),
+    "flex": Section("benchmarks.gpu_sections.flex", 40),
+    "rollout": Section("benchmarks.gpu_sections.rollout", 110),
+    "update": Section("benchmarks.gpu_sections.update", 130),
+    "memory": Section("benchmarks.gpu_sections.memory", 60),
+    "ranks": Section("benchmarks.gpu_sections.ranks", 25),
+}

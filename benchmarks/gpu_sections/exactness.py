@@ -1,0 +1,264 @@
+"""Are packed rows exact on this device? Each attention code against plain rows, both against float64.
+
+Two errors count. That of the log-probs is the root mean square difference from float64, in nats. That of a parameter's
+gradient is the norm of the difference over the norm of the float64 gradient. The floor is what plain rows miss: the
+larger error of two ways to run them, one by one and all of a group together, which differ in nothing but rounding. Each
+parameter has a floor of its own, so that a bias counts as much as the embedding. Packed rows are exact where the ratio
+to the floor is at most 1.2: of the log-probs' error, and of the gradient's (root mean square over the parameters; a
+single wrong one is enough to exceed it). A wrong mask has to exceed it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; for the deterministic step
+
+import torch
+from torch import Tensor
+
+from benchmarks.flops import Lengths
+from benchmarks.gpu_sections import kit, plain
+from benchmarks.gpu_sections.records import Row, Setting
+from benchmarks.gpu_sections.trial import free_memory, measured
+from benchmarks.groups import draw_group, draw_prompt
+from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import MicroBatch, TrainingGroup
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+
+BOUND = 1.2
+CODES = {"dense": "sdpa", "grouped": "grouped_sdpa", "flex": "flex_attention"}
+TEXT_LAYERS, TOWER_LAYERS = 4, 8  # the eighth block of a Qwen2.5-VL tower is the first that attends to whole images
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactnessRow(Row):
+    model: str = ""
+    precision: str = ""
+    verdict: str = ""  # exact, NOT EXACT, caught, MISSED; same or DIFFERENT for what is done twice
+    log_prob_error: float | None = None  # nats
+    log_prob_ratio: float | None = None  # of the floor
+    gradient_error: float | None = None  # median over the parameters
+    gradient_ratio: float | None = None  # of the parameters' errors to their floors, root mean square
+    worst_ratio: float | None = None  # of a single parameter
+    worst_parameter: str = ""
+    share_equal: float | None = None  # of tokens, or of parameters bit by bit
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Errors:
+    log_prob: float
+    by_parameter: Mapping[str, float]  # {} where there was no backward pass
+
+
+@dataclass(frozen=True)
+class Reference:
+    log_probs: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+def run(setting: Setting) -> Iterator[ExactnessRow]:
+    torch.backends.cudnn.allow_tf32 = False  # the patch embedding is a convolution
+    for full in (QWEN2_5_VL_3B, QWEN2_VL_2B):
+        shape = reduce(full, is_tiny=setting.is_tiny)
+        adapter = kit.build(shape, setting.device, "float32")
+        groups = draw_groups(adapter, is_tiny=setting.is_tiny)
+        reference = compute_reference(adapter, groups)
+        for precision in ("float32", "bfloat16"):
+            yield from compare(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
+        del reference
+        free_memory()
+        yield from repeat_work(kit.in_dtype(adapter, shape, "float32"), groups, shape.name, setting)
+        del adapter
+        free_memory()
+
+
+def reduce(full: ModelShape, *, is_tiny: bool) -> ModelShape:
+    shape = kit.sized(full, is_tiny=is_tiny)
+    return shape if is_tiny else replace(shape, layers=TEXT_LAYERS, vision_depth=TOWER_LAYERS)
+
+
+def draw_groups(adapter: QwenVLAdapter, *, is_tiny: bool) -> list[TrainingGroup]:
+    """Rows of unequal length, completions of unequal length, one of a single token."""
+    large, small = (
+        (Lengths(36, 40, 0, 0), Lengths(16, 24, 0, 0)) if is_tiny else (Lengths(256, 88, 0, 0), Lengths(144, 40, 0, 0))
+    )
+    scale = 4 if is_tiny else 1
+    counts = [[64, 1, 37, 50, 64, 22], [20, 64, 9]]
+    return [
+        draw_group(adapter, lengths, seed, [max(1, count // scale) for count in of_group])
+        for seed, (lengths, of_group) in enumerate(zip((large, small), counts, strict=True))
+    ]
+
+
+def compute_reference(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> Reference:
+    """Plain rows one by one, everything in float64."""
+    model = copy.deepcopy(adapter.model).double().train()
+    with plain.KeepDouble():
+        log_probs = plain.run_plain(adapter, groups, len(groups), plain.precise_head, 1, model)
+    assert log_probs.dtype == torch.float64
+    return Reference(log_probs, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+
+def compare(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], reference: Reference, model: str, precision: str
+) -> Iterator[ExactnessRow]:
+    """Plain rows twice for the floor, then the packed ones by each attention code, right and wrong."""
+    identity = {"model": model, "precision": precision}
+    plain_errors: list[Errors] = []
+    for name, together in (("plain, row by row", 1), ("plain, rows together", 64)):
+        work = partial(plain_values, adapter, groups, reference, together, plain_errors)
+        yield measured(ExactnessRow, work, name=name, **identity)
+    if len(plain_errors) < 2:
+        return  # the rows say why
+    floor = join(plain_errors)
+    for name, attention in CODES.items():
+        kit.set_attention(adapter, attention)
+        batch = kit.pack(adapter, groups)
+        right = partial(packed_values, adapter, batch, reference, floor, len(groups))
+        yield measured(ExactnessRow, right, name=f"packed, {name}", **identity)
+        wrong = partial(mutated_values, adapter, kit.without_borders(batch), reference, floor)
+        yield measured(ExactnessRow, wrong, name=f"packed, {name}, wrong mask", **identity)
+
+
+def plain_values(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], reference: Reference, together: int, kept: list[Errors]
+) -> dict[str, Any]:
+    """Adds the errors to ``kept``."""
+    adapter.model.train()
+    adapter.model.zero_grad()
+    found = plain.run_plain(adapter, groups, len(groups), plain.precise_head, together)
+    kept.append(measure_errors(adapter, found, reference, with_gradient=True))
+    gradient_error = statistics.median(kept[-1].by_parameter.values())
+    return {"log_prob_error": kept[-1].log_prob, "gradient_error": gradient_error}
+
+
+def packed_values(
+    adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors, divisor: int
+) -> dict[str, Any]:
+    """Errors, their ratios to the floor, and the verdict."""
+    has_backward = not (adapter.device.type == "cpu" and adapter.config.attention == "flex_attention")
+    found = kit.packed_pass(adapter, batch, divisor) if has_backward else kit.no_grad_pass(adapter, batch)
+    assert kit.attention_that_ran(adapter) == adapter.config.attention
+    errors = measure_errors(adapter, found, reference, with_gradient=has_backward)
+    values: dict[str, Any] = {"log_prob_error": errors.log_prob, "log_prob_ratio": errors.log_prob / floor.log_prob}
+    if has_backward:
+        values |= compare_gradients(errors, floor)
+    else:
+        values["note"] = "no backward pass on a CPU"
+    ratios = [values["log_prob_ratio"], values.get("gradient_ratio", 0.0)]
+    return values | {"verdict": "exact" if max(ratios) <= BOUND else "NOT EXACT"}
+
+
+def compare_gradients(errors: Errors, floor: Errors) -> dict[str, Any]:
+    noise = floor.by_parameter
+    ratios = {n: error / noise[n] if noise[n] else math.inf for n, error in errors.by_parameter.items() if error}
+    worst = max(ratios, key=ratios.__getitem__)
+    return {
+        "gradient_error": statistics.median(errors.by_parameter.values()),
+        "gradient_ratio": math.sqrt(statistics.fmean(ratio**2 for ratio in ratios.values())),
+        "worst_ratio": ratios[worst],
+        "worst_parameter": worst.removeprefix("model."),
+    }
+
+
+def mutated_values(adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors) -> dict[str, Any]:
+    error = measure_errors(adapter, kit.no_grad_pass(adapter, batch), reference, with_gradient=False).log_prob
+    ratio = error / floor.log_prob
+    return {"log_prob_error": error, "log_prob_ratio": ratio, "verdict": "caught" if ratio > BOUND else "MISSED"}
+
+
+def measure_errors(adapter: QwenVLAdapter, found: Tensor, reference: Reference, *, with_gradient: bool) -> Errors:
+    """One parameter at a time: of a large model there is no room for another whole gradient in float64."""
+    log_prob = float((found.double() - reference.log_probs).square().mean().sqrt())
+    by_parameter: dict[str, float] = {}
+    if with_gradient:
+        gradients = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+        assert gradients.keys() == reference.gradients.keys(), "a parameter has a gradient on one side alone"
+        for name, expected in reference.gradients.items():
+            by_parameter[name] = relative_difference(gradients[name], expected)
+    return Errors(log_prob, by_parameter)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of ``expected``; 0 where both are zero."""
+    difference, norm = float((found.double() - expected).norm()), float(expected.norm())
+    return difference / norm if norm else (math.inf if difference else 0.0)
+
+
+def join(errors: Sequence[Errors]) -> Errors:
+    """The larger error of each."""
+    names = errors[0].by_parameter
+    return Errors(
+        max(each.log_prob for each in errors), {n: max(each.by_parameter[n] for each in errors) for n in names}
+    )
+
+
+def repeat_work(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], model: str, setting: Setting
+) -> Iterator[ExactnessRow]:
+    """What should come out the same: greedy completions alone and in a batch, and the same step twice."""
+    kit.set_attention(adapter, "auto")
+    identity = {"model": model, "precision": "float32"}
+    alone = partial(compare_greedy, adapter, is_tiny=setting.is_tiny)
+    yield measured(ExactnessRow, alone, name="greedy rollout, alone and in a batch", **identity)
+    twice = partial(compare_twice, adapter, groups)
+    yield measured(ExactnessRow, twice, name="the same step twice", **identity)
+    fixed = partial(compare_deterministic, adapter, groups)
+    yield measured(ExactnessRow, fixed, name="the same step twice, deterministic algorithms", **identity)
+
+
+def compare_greedy(adapter: QwenVLAdapter, *, is_tiny: bool) -> dict[str, Any]:
+    """Share of the positions up to which completions agree."""
+    sizes = (16, 36, 9) if is_tiny else (256, 144, 100, 64)
+    prompts = [draw_prompt(adapter, Lengths(size, 24 + size % 7, 0, 0), size) for size in sizes]
+    sampling = Sampling(8 if is_tiny else 64, 0.0)
+    engine = HfEngine(adapter, 10**9)
+    seeds = [(number,) for number, _ in enumerate(prompts)]
+    together = engine.generate(prompts, 1, sampling, seeds)
+    alone = [engine.generate([p], 1, sampling, [seed])[0] for p, seed in zip(prompts, seeds, strict=True)]
+    pairs = [(a.completions[0].token_ids, b.completions[0].token_ids) for a, b in zip(together, alone, strict=True)]
+    agreed = sum(agreeing(a, b) for a, b in pairs)
+    share = agreed / sum(max(map(len, pair)) for pair in pairs)
+    return {"share_equal": share, "verdict": "same" if share == 1 else "DIFFERENT"}
+
+
+def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens before the first that differs."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
+    batch = kit.pack(adapter, groups)
+    kit.packed_pass(adapter, batch, len(groups))
+    first = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+    kit.packed_pass(adapter, batch, len(groups))
+    second = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+    same = sum(torch.equal(first[name], second[name]) for name in first)
+    error = max(relative_difference(second[name], first[name].double()) for name in first)
+    verdict = "same" if same == len(first) else "DIFFERENT"
+    return {"share_equal": same / len(first), "verdict": verdict, "gradient_error": error}
+
+
+def compare_deterministic(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
+    """With the operations that torch has no deterministic form of, in its own words."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003  torch takes it so
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            values = compare_twice(adapter, groups)
+    finally:
+        torch.use_deterministic_algorithms(False)  # noqa: FBT003
+    said = {str(each.message).split(" does not have")[0] for each in caught if "determinis" in str(each.message)}
+    return values | {"note": "; ".join(sorted(said))}

@@ -1,0 +1,186 @@
+"""The kit as the sections use it: an adapter on a random model, a group of completions, one packed pass."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.optim import Optimizer
+
+from benchmarks.groups import build_adapter, wrap
+from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
+from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
+from gpg_vl.models import log_probs
+from gpg_vl.models.packed_attention import PackedAttention
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.ranks import RankError
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.recipes import load_recipe
+from gpg_vl.records import MicroBatch, TrainingGroup
+from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.layouts import Layout, build_layout
+from gpg_vl.update.optimizer import build_optimizer
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
+from gpg_vl.update.policy import PolicyForward, move_to
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+RECIPES, LAYOUTS = SCRIPTS / "recipes", SCRIPTS / "deepspeed"
+
+
+def sized(shape: ModelShape, *, is_tiny: bool) -> ModelShape:
+    """``shape``, or the tiny one of its family."""
+    if not is_tiny:
+        return shape
+    return TINY_QWEN2_VL if shape.family == "qwen2_vl" else TINY_QWEN2_5_VL
+
+
+def build(shape: ModelShape, device: str, dtype: str, **options: Any) -> QwenVLAdapter:
+    """The adapter; its processor's files are gone once it is built."""
+    with tempfile.TemporaryDirectory() as folder:
+        return build_adapter(shape, Path(folder), dtype, device=device, **options)
+
+
+def compute_dtype(device: str) -> str:
+    """What the recipes compute in; a CPU has no speed in bfloat16."""
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAdapter:
+    """The same model and weights under an adapter that computes in ``dtype``."""
+    config: Any = {"dtype": dtype}
+    adapter.model.config.text_config._attn_implementation = "sdpa"  # an adapter takes what it finds for rows unpacked
+    return wrap(adapter.model, adapter.processor, shape, replace(adapter.config, **config))
+
+
+def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
+    """The attention code of packed rows, as ``model.attention`` has it."""
+    text_config = adapter.model.config.get_text_config()
+    text_config._attn_implementation = "sdpa"  # taken for rows that are not packed
+    adapter.config = replace(adapter.config, attention=attention)
+    adapter._attention = PackedAttention(text_config, adapter.config)
+
+
+def attention_that_ran(adapter: QwenVLAdapter) -> str:
+    """The text model's attention code in the last forward."""
+    return str(adapter.model.config.get_text_config()._attn_implementation)
+
+
+def pack(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> MicroBatch:
+    """Each group as one row, on the device."""
+    rows = [row for group in groups for row in split_into_rows(group, 10**9)]
+    return move_to(build_micro_batch(rows, adapter), adapter.device)
+
+
+def without_borders(batch: MicroBatch) -> MicroBatch:
+    """A wrong mask: every completion also sees those before it."""
+    return replace(batch, segment_ids=batch.segment_ids.clamp(max=1))
+
+
+def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
+    return PolicyForward(adapter, 1.0)(batch)  # type: ignore[no-any-return]
+
+
+def packed_pass(adapter: QwenVLAdapter, batch: MicroBatch, divisor: float) -> Tensor:
+    """Log-probs [M]; the gradient is left on the model, which had none."""
+    adapter.model.zero_grad()
+    found = packed_log_probs(adapter, batch)
+    ((batch.coefficients * found).sum() / divisor).backward()
+    return found.detach()
+
+
+@contextmanager
+def head_chunk(logits: int) -> Iterator[None]:
+    """Within, the head runs over chunks of so many logits."""
+    before = log_probs.LOGITS_PER_CHUNK
+    log_probs.LOGITS_PER_CHUNK = logits
+    try:
+        yield
+    finally:
+        log_probs.LOGITS_PER_CHUNK = before
+
+
+def default_lora() -> LoraConfig:
+    """The adapter that a recipe gets with nothing said."""
+    return LoraConfig()
+
+
+def count_tokens(groups: Sequence[TrainingGroup]) -> int:
+    """Completion tokens."""
+    return sum(len(completion.token_ids) for group in groups for completion in group.completions)
+
+
+def no_grad_pass(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
+    with torch.no_grad():
+        return packed_log_probs(adapter, batch)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The update of a recipe on a random model, in one process."""
+
+    adapter: QwenVLAdapter
+    recipe: Recipe
+    layout: Layout
+    accelerator: Accelerator
+
+    @property
+    def budget(self) -> int:
+        return self.recipe.update.tokens_per_micro_batch
+
+    def accumulate(self, groups: Sequence[TrainingGroup]) -> tuple[int, str]:
+        """The gradient of the groups; the budget that memory left, or why there is none."""
+        arguments = (self.layout, groups, float(len(groups)), self.recipe.update, self.adapter, self.accelerator)
+        try:
+            return accumulate_gradient(*arguments).tokens_per_micro_batch, ""
+        except RankError as error:
+            self.layout.clear()
+            return self.budget, str(error)
+
+    def take(self) -> None:
+        take_step(self.layout, self.recipe.update.learning_rate)
+
+
+def load_shipped_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    return load_recipe(str(RECIPES / f"{name}.yaml"), overrides)
+
+
+def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
+    """The recipe's optimizer and checkpointing; its compute type on a GPU."""
+    dtype = recipe.model.dtype if device == "cuda" else compute_dtype(device)
+    checkpointing = recipe.model.gradient_checkpointing
+    adapter = build(shape, device, dtype, gradient_checkpointing=checkpointing)
+    accelerator = start_ranks()
+    optimizer = build_optimizer(adapter, recipe.update)
+    forward = PolicyForward(adapter, recipe.rollout.temperature)
+    layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
+    return Steps(adapter, recipe, layout, accelerator)
+
+
+def layout_gradients(
+    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], name: str, optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """What the layout hands to ``optimizer``, whose step turns weights into their gradient.
+
+    Args:
+        name: of a file in scripts/deepspeed; zero0 is the layout without DeepSpeed
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if name != "zero0":
+        files = {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(LAYOUTS / f"{name}.json")}
+        os.environ |= {f"ACCELERATE_{key}": value for key, value in files.items()}
+    accelerator = start_ranks()
+    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), optimizer, max_grad_norm=1e9)
+    accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
+    take_step(layout, 1.0)
+    with whole_weights(accelerator):
+        return {name: parameter.detach().cpu().clone() for name, parameter in adapter.model.named_parameters()}

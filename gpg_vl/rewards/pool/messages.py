@@ -1,0 +1,64 @@
+"""Messages of the scoring processes: length-prefixed, bounded, each with its unit's number and its sender's pid.
+
+What reads a stream never waits for the rest of a message, so that stray bytes cannot hang it: it feeds what has come,
+and gets whole frames or the error that ends the stream.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+MAX_PAYLOAD = 16 * 2**20
+"""Bytes of an outcome; a batch's longest is below 100 kB."""
+
+_MAGIC = b"\x89gpg"
+_HEADER = struct.Struct("<4scIII")
+
+
+class GarbledError(Exception):
+    """The bytes are no frame: somebody else wrote to the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    kind: bytes  # one byte
+    unit: int
+    pid: int  # of the process that speaks
+    payload: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        return _HEADER.pack(_MAGIC, self.kind, self.unit, self.pid, len(self.payload)) + self.payload
+
+
+@dataclass(slots=True)
+class FrameReader:
+    """Collects the bytes of one stream."""
+
+    max_payload: int = MAX_PAYLOAD
+    rest: bytearray = field(default_factory=bytearray)  # the beginning of a frame
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are whole with these bytes.
+
+        Raises:
+            GarbledError: a header is wrong or announces more than ``max_payload``
+        """
+        self.rest += data
+        frames = []
+        start = 0
+        while len(self.rest) - start >= _HEADER.size:
+            magic, kind, unit, pid, length = _HEADER.unpack_from(self.rest, start)
+            if magic != _MAGIC:
+                raise GarbledError("stray bytes")
+            if length > self.max_payload:
+                raise GarbledError(f"a message of {length} bytes")
+            end = start + _HEADER.size + length
+            if len(self.rest) < end:
+                break
+            frames.append(Frame(kind, unit, pid, bytes(self.rest[start + _HEADER.size : end])))
+            start = end
+        del self.rest[:start]
+        if not _MAGIC.startswith(self.rest[: len(_MAGIC)]):
+            raise GarbledError("stray bytes")
+        return frames

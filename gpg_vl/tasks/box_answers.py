@@ -1,0 +1,137 @@
+"""What the tasks that answer in boxes share: the frame in words, into original pixels and back, and overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, floor, inf
+from typing import Any
+
+import numpy
+
+from gpg_vl.records import Box, ImageView, Sample
+from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
+
+EDGE_PIXELS = 1.0
+"""Original pixels that a corner may lie outside of the image, whatever the frame; it is moved back to the edge."""
+EDGE_SHARE = 0.002
+"""Share of the image's side that it may lie outside, where that is more: two units of the 0-1000 grid."""
+
+
+def describe_frame(views: Sequence[ImageView]) -> str:
+    """In what the model is to give coordinates of the first image, for the end of a sentence.
+
+    Raises:
+        ValueError: there is no image
+    """
+    if not views:
+        raise ValueError("the row has no image to find a box in")
+    view = views[0]
+    if view.frame == "grid_1000":
+        return "on a grid from 0 to 1000 over the image"
+    return f"in pixels of the {view.model_width} x {view.model_height} image"
+
+
+def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
+    """Boxes of the model's frame in original pixels; None unless every one has an area and lies in the image.
+
+    A corner may lie outside by one unit of the model's frame, or a little: it is moved back to the edge.
+    """
+    found = []
+    for in_frame in boxes:
+        box = view.to_original(in_frame)
+        clipped = clip_box(box, view.width, view.height)
+        if not _is_near(box, view) or not is_ordered(clipped):
+            return None
+        found.append(clipped)
+    return found
+
+
+def _is_near(box: Box, view: ImageView) -> bool:
+    """Whether a box of original pixels lies in the image, or beyond its edges by no more than is allowed."""
+    x1, y1, x2, y2 = box
+    _, _, unit_x, unit_y = view.to_original((0.0, 0.0, 1.0, 1.0))
+    beyond_x = max(EDGE_PIXELS, unit_x, EDGE_SHARE * view.width)
+    beyond_y = max(EDGE_PIXELS, unit_y, EDGE_SHARE * view.height)
+    return -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
+
+
+def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
+    """A row's gold boxes with their corners moved to the edge of the image.
+
+    Raises:
+        ValueError: a box lies outside
+    """
+    clipped = [clip_box(box, view.width, view.height) for box in boxes]
+    for box, inside in zip(boxes, clipped, strict=True):
+        if not is_ordered(inside) or not _is_near(box, view):
+            raise ValueError(f"the box {list(box)} is outside the {view.width} x {view.height} image; correct the row")
+    return clipped
+
+
+def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[Pair]:
+    """The assigned pairs with what each answered box adds (``added_overlaps``).
+
+    A gold box as the model's frame can write it, in whole units, overlaps fully: no model can say it better.
+
+    Args:
+        least: an overlap below is none
+    """
+    clipped = [clip_box(box, view.width, view.height) for box in gold]
+    if not answered or not gold:
+        return []
+    written = [_as_written(box, view) for box in clipped]
+    if len(answered) == len(gold) == 1:
+        overlap = 1.0 if answered[0] == written[0] else iou(answered[0], clipped[0])
+        return [Pair(0, 0, overlap)] if overlap > 0 and overlap >= least else []
+    overlaps = iou_matrix(answered, clipped)
+    for column, box in enumerate(written):
+        for row, other in enumerate(answered):
+            if other == box:
+                overlaps[row, column] = 1.0
+    return added_overlaps(answered, clipped, numpy.where(overlaps >= least, overlaps, 0.0))
+
+
+def _as_written(box: Box, view: ImageView) -> Box | None:
+    """The gold box after it was written in the model's frame and read again."""
+    x1, y1, x2, y2 = map(float, write_box(box, view)) if is_ordered(box) else (0.0, 0.0, 0.0, 0.0)
+    found = boxes_in_image([(x1, y1, x2, y2)], view)
+    return found[0] if found else None
+
+
+def write_box(box: Box, view: ImageView) -> list[int]:
+    """A box of original pixels in whole units of the model's frame; a side shorter than that becomes one unit long."""
+    x1, y1, x2, y2 = view.to_model(box)
+    (left, right), (top, bottom) = _round_side(x1, x2), _round_side(y1, y2)
+    return [left, top, right, bottom]
+
+
+def _round_side(low: float, high: float) -> tuple[int, int]:
+    """Both ends to the nearest unit, but never to the same: the box keeps an area."""
+    if round(low) < round(high):
+        return round(low), round(high)
+    return floor(low), ceil(high)
+
+
+def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:
+    """Raises ``ValueError`` where a row's gold boxes cannot be ones of original pixels, or the row has no image.
+
+    A row with the columns ``width`` and ``height`` may have no box beyond them by more than a pixel.
+    """
+    width, height = _size_of(sample.meta)
+    if boxes is None or not all(is_ordered(box) and is_inside(box, inf, inf) for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} is no box; write [x1, y1, x2, y2] in original pixels, top left first"
+        )
+    if not all(is_inside(box, width, height, EDGE_PIXELS) for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} has a box beyond the {width:g} x {height:g} image; "
+            "write boxes in original pixels"
+        )
+    if not sample.images:
+        raise ValueError("the row has no image to find a box in")
+
+
+def _size_of(meta: Mapping[str, Any]) -> tuple[float, float]:
+    width, height = meta.get("width"), meta.get("height")
+    known = all(isinstance(side, int | float) and side > 0 for side in (width, height))
+    return (float(width), float(height)) if known and width is not None and height is not None else (inf, inf)

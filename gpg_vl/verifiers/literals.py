@@ -1,0 +1,210 @@
+"""Parses nested lists, objects, numbers and strings as models write them: JSON, Python, or neither quite.
+
+Commas may be missing, double or at the end, brackets round or square, quotes single or double. Between values at the
+outermost level words may stand (the name of an object, the beginning of a sentence), and tags around them. Nothing is
+evaluated; the time is linear in the length of the text, which is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+MAX_DEPTH = 6  # of brackets
+MAX_TOKENS = 12_000
+
+_TOKEN = re.compile(
+    r"(?P<space>[ \t\r]{1,256}|\n\s{0,256}(?:[0-9]{1,3}[.)][ \t]{1,8}|[-*•][ \t]{1,8})?)"
+    r"|(?P<number>[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?(?![\w.]))"
+    r"|(?P<string>\"(?:[^\"\\\n]|\\.){0,4096}\"|'(?:[^'\\\n]|\\.){0,4096}')"
+    r"|(?P<word>[^\W\d][\w'-]{0,63})"
+    r"|(?P<reference><(?:ref|\|ref\||\|object_ref_start\|)>[^<]{0,256}<(?:/ref|\|/ref\||\|object_ref_end\|)>)"
+    r"|(?P<tag></?[a-z]{1,16}>|<\|/?[a-z_]{1,16}\|>)"
+    r"|(?P<location><loc(?P<digits>[0-9]{4})>)"
+    r"|(?P<open>[\[({])|(?P<close>[\])}])|(?P<mark>[,;:、=&.|-])"
+)
+_FIRST_ITEM = re.compile(r"\s{0,8}[0-9]{1,3}[.)][ \t]{1,8}(?=[^0-9\s])|\s{0,8}[-*•][ \t]{1,8}(?=\S)")
+_OPENING_TAGS = {"<box>": "</box>", "<|box_start|>": "<|box_end|>", "<|det|>": "<|/det|>", "<bbox>": "</bbox>"}
+_CLOSES = {"[": "]", "(": ")", "{": "}"}
+
+
+class NotLiteralError(Exception):
+    """The text is no such thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word that stands for no value: ``true``, ``null``, the name of an object."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """What stands between an opening and a closing tag for a box."""
+
+    content: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Literals:
+    """The values at the outermost level, and the words between them."""
+
+    values: tuple[Any, ...]
+    words: tuple[str, ...]
+
+
+def parse_literals(text: str) -> Literals:
+    """Reads the whole text.
+
+    Raises:
+        NotLiteralError: it is nothing of the kind, or too long or too deep
+
+    >>> parse_literals("the cat: [1, 2, 30, 40] and {'box': (5, 6, 7, 8,)}").values
+    ([1.0, 2.0, 30.0, 40.0], {'box': [5.0, 6.0, 7.0, 8.0]})
+    """
+    return _Parser(text).read()
+
+
+def load_json(text: str) -> Any:
+    """JSON, also with Python's single quotes; numbers come as floats.
+
+    Raises:
+        NotLiteralError: it is no JSON, nested too deep, or holds a key twice or a number that is none
+    """
+    if _depth(text) > MAX_DEPTH:
+        raise NotLiteralError
+    try:
+        return json.loads(
+            text if '"' in text else text.replace("'", '"'),
+            parse_int=_number,
+            parse_float=_number,
+            parse_constant=_number,
+            object_pairs_hook=_distinct_keys,
+        )
+    except ValueError as error:
+        raise NotLiteralError from error
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.finditer(r"[\[{]|[\]}]", text):
+        depth += 1 if bracket[0] in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _number(literal: str) -> float:
+    value = float(literal) if len(literal) <= 32 else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"no usable number: {literal[:40]}")
+    return value
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError("a key stands twice")
+    return entry
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.tokens = _tokenize(text)
+        self.index = 0
+
+    def read(self) -> Literals:
+        values, words = [], []
+        while self.index < len(self.tokens):
+            kind, text = self.tokens[self.index]
+            if kind == "word":
+                words.append(text)
+                self.index += 1
+            elif kind == "string":
+                words.extend(text[1:-1].split())
+                self.index += 1
+            elif kind == "mark":
+                self.index += 1
+            else:
+                value = self._value(1)
+                if _is_comment(value):
+                    words.extend(word.text for word in value)
+                else:
+                    values.append(value)
+        return Literals(tuple(values), tuple(words))
+
+    def _take(self) -> tuple[str, str]:
+        if self.index >= len(self.tokens):
+            raise NotLiteralError
+        self.index += 1
+        return self.tokens[self.index - 1]
+
+    def _value(self, depth: int) -> Any:
+        kind, text = self._take()
+        if depth > MAX_DEPTH:
+            raise NotLiteralError
+        if kind == "number":
+            return _number(text)
+        if kind == "string":
+            return text[1:-1]
+        if kind == "word":
+            return Word(text)
+        if kind == "open":
+            return self._object(depth) if text == "{" else self._list(_CLOSES[text], depth)
+        if kind == "tag" and text in _OPENING_TAGS:
+            return Tagged(tuple(self._list(_OPENING_TAGS[text], depth)))
+        raise NotLiteralError
+
+    def _list(self, closing: str, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while True:
+            self._skip_commas()
+            if self._peek() == closing:
+                self.index += 1
+                return items
+            items.append(self._value(depth + 1))
+
+    def _object(self, depth: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {}
+        while True:
+            self._skip_commas()
+            if self._peek() == "}":
+                self.index += 1
+                return entry
+            kind, key = self._take()
+            colon = self._take()[1]
+            name = key[1:-1] if kind == "string" else key
+            if kind not in ("string", "word") or colon not in (":", "=") or name in entry:
+                raise NotLiteralError
+            entry[name] = self._value(depth + 1)
+
+    def _peek(self) -> str:
+        return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
+
+    def _skip_commas(self) -> None:
+        while self._peek() in (",", ";", "、"):
+            self.index += 1
+
+
+def _is_comment(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Word) for item in value)
+
+
+def _tokenize(text: str) -> list[tuple[str, str]]:
+    tokens: list[tuple[str, str]] = []
+    first = _FIRST_ITEM.match(text)
+    position = first.end() if first is not None else 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None or len(tokens) >= MAX_TOKENS:
+            raise NotLiteralError
+        kind = match.lastgroup or ""
+        if kind == "location" or kind == "digits":
+            tokens.append(("number", match["digits"]))
+        elif kind not in ("space", "reference"):
+            tokens.append((kind, match[0]))
+        position = match.end()
+    return tokens

@@ -1,0 +1,141 @@
+"""What a mathematical answer can stand for, and when two of them are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpg_vl.verifiers.maths import exact
+from gpg_vl.verifiers.maths.decimals import is_finite_decimal, is_rounded_from
+from gpg_vl.verifiers.maths.exact import UnreadableError, rational
+from gpg_vl.verifiers.maths.expressions import Number
+from gpg_vl.verifiers.maths.units import NO_UNIT, PERCENT, agree
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Several numbers: in brackets, or without any, one after the other or (``or``) in any order."""
+
+    opening: str
+    closing: str
+    numbers: tuple[Number, ...]
+    in_any_order: bool = False
+
+    def __str__(self) -> str:
+        texts = [str(number) for number in self.numbers]
+        return self.opening + ", ".join(sorted(texts) if self.in_any_order else texts) + self.closing
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A choice's letter, with the text of the choice where it stands there."""
+
+    letter: str
+    content: Number | Items | TwoReadings | None = None
+
+    def __str__(self) -> str:
+        return self.letter
+
+
+@dataclass(frozen=True, slots=True)
+class TwoReadings:
+    """``30,150``: a number with a separator of thousands, or two numbers. As a gold answer it is two."""
+
+    number: Number
+    items: Items
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is no number, in upper case and without spaces."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Value = Number | Items | Letter | TwoReadings | Text
+
+
+def same_value(answer: Value, gold: Value) -> bool:
+    """Whether an answer stands for the same value as a gold answer."""
+    if isinstance(gold, TwoReadings):
+        gold = gold.items
+        answer = answer.items if isinstance(answer, TwoReadings) else answer
+    if isinstance(answer, TwoReadings):
+        return same_value(answer.number, gold) or same_value(answer.items, gold)
+    if isinstance(answer, Letter) and not isinstance(gold, Letter):
+        return answer.content is not None and same_value(answer.content, gold)
+    if isinstance(answer, Letter) and isinstance(gold, Letter):
+        return _same_letter(answer, gold)
+    if isinstance(answer, Number) and isinstance(gold, Number):
+        return same_number(answer, gold)
+    if isinstance(answer, Items) and isinstance(gold, Items):
+        return _same_items(answer, gold)
+    return isinstance(answer, Text) and answer == gold
+
+
+def _same_letter(answer: Letter, gold: Letter) -> bool:
+    if answer.letter != gold.letter:
+        return False
+    return answer.content is None or gold.content is None or same_value(answer.content, gold.content)
+
+
+def _same_items(answer: Items, gold: Items) -> bool:
+    if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.numbers) != len(gold.numbers):
+        return False
+    left, right = list(answer.numbers), list(gold.numbers)
+    if not answer.in_any_order and not gold.in_any_order and not _all_named(left, right):
+        return all(map(same_number, left, right))
+    for number in left:
+        index = next((n for n, other in enumerate(right) if same_number(number, other)), None)
+        if index is None:
+            return False
+        del right[index]
+    return True
+
+
+def _all_named(*lists: list[Number]) -> bool:
+    return all(number.name for numbers in lists for number in numbers)
+
+
+def same_number(answer: Number, gold: Number) -> bool:
+    """Equal, in units that agree; or one a long decimal of the other, which no decimal equals."""
+    if answer.name and gold.name and answer.name != gold.name:
+        return False
+    if not agree(answer.unit, gold.unit) and PERCENT not in (answer.unit, gold.unit):
+        return False
+    if PERCENT in (answer.unit, gold.unit) and answer.unit != gold.unit:
+        return _same_share(answer, gold)
+    left, right = answer.value, gold.value
+    if answer.unit != gold.unit and answer.unit.size is not None and gold.unit.size is not None:
+        left, right = exact.multiply(left, answer.unit.size), exact.multiply(right, gold.unit.size)
+        return left == right
+    return left == right or _is_long_decimal(answer, gold)
+
+
+def _same_share(answer: Number, gold: Number) -> bool:
+    """``50%`` is 1/2, and 50 where the question asks how many per cent."""
+    share, other = (answer, gold) if answer.unit == PERCENT else (gold, answer)
+    if other.unit != NO_UNIT:
+        return False
+    return share.value in (other.value, exact.multiply(other.value, rational(100)))
+
+
+def _is_long_decimal(answer: Number, gold: Number) -> bool:
+    for decimal, number in ((answer, gold), (gold, answer)):
+        if decimal.literal is not None and number.literal is None:
+            return _is_decimal_of(decimal, number)
+    return False
+
+
+def _is_decimal_of(decimal: Number, number: Number) -> bool:
+    if is_finite_decimal(number.value) or decimal.literal is None:
+        return False
+    try:
+        return is_rounded_from(decimal.literal, number.value)
+    except UnreadableError:
+        return False

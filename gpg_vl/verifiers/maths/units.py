@@ -1,0 +1,218 @@
+"""Units as words: what they measure and how large they are. They are read where they stand and asked for nowhere.
+
+A unit of another kind makes an answer wrong, and the same size in another unit of its kind is right.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from gpg_vl.verifiers.maths.exact import ONE, PI, Exact, divide, rational, symbol
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is measured, and the size among such units; no kind agrees with every kind, no size with every size."""
+
+    kind: str
+    size: Exact | None = None
+
+
+NO_UNIT = Unit("")
+PERCENT = Unit("percent")
+DEGREE = Unit("angle", ONE)
+
+_INCH, _LITRE = Fraction(254, 10), 10**6  # in mm, in mm³
+_LENGTHS: dict[str, Fraction | int] = {
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "毫米", "㎜"), 1),
+    **dict.fromkeys(("cm", "centimeter", "centimetre", "厘米", "公分", "㎝"), 10),
+    **dict.fromkeys(("dm", "decimeter", "decimetre", "分米"), 100),
+    **dict.fromkeys(("m", "meter", "metre", "米", "公尺"), 1000),
+    **dict.fromkeys(("km", "kilometer", "kilometre", "千米", "公里", "㎞"), 10**6),
+    **dict.fromkeys(("in", "inch", "inche", "英寸", "寸"), _INCH),
+    **dict.fromkeys(("ft", "foot", "feet", "英尺"), 12 * _INCH),
+    **dict.fromkeys(("yd", "yard", "码"), 36 * _INCH),
+    **dict.fromkeys(("mi", "mile", "英里"), 63360 * _INCH),
+    **dict.fromkeys(("nauticalmile", "nmi", "海里"), 1_852_000),
+}
+_GENERIC_LENGTHS = ("unit", "单位", "个单位", "长度单位")
+_TIMES: dict[str, Fraction | int] = {
+    **dict.fromkeys(("ms", "millisecond", "毫秒"), Fraction(1, 1000)),
+    **dict.fromkeys(("s", "sec", "second", "秒", "秒钟"), 1),
+    **dict.fromkeys(("min", "minute", "分钟", "分"), 60),
+    **dict.fromkeys(("h", "hr", "hour", "小时", "个小时", "时"), 3600),
+    **dict.fromkeys(("day", "天", "日"), 86400),
+    **dict.fromkeys(("week", "周", "星期"), 604_800),
+    **dict.fromkeys(("month", "月", "个月"), 0),
+    **dict.fromkeys(("year", "yr", "年"), 0),
+}
+_MASSES: dict[str, Fraction | int] = {
+    **dict.fromkeys(("mg", "milligram", "毫克"), Fraction(1, 1000)),
+    **dict.fromkeys(("g", "gram", "克"), 1),
+    **dict.fromkeys(("kg", "kilogram", "千克", "公斤", "㎏"), 1000),
+    **dict.fromkeys(("ton", "tonne", "吨"), 10**6),
+    **dict.fromkeys(("lb", "pound", "磅"), Fraction(45359237, 100000)),
+    **dict.fromkeys(("oz", "ounce", "盎司"), Fraction(45359237, 1600000)),
+}
+_VOLUMES: dict[str, Fraction | int] = {
+    **dict.fromkeys(("ml", "milliliter", "millilitre", "毫升", "cc", "㎖"), 1000),
+    **dict.fromkeys(("cl", "centiliter", "centilitre"), 10_000),
+    **dict.fromkeys(("dl", "deciliter", "decilitre"), 100_000),
+    **dict.fromkeys(("l", "liter", "litre", "升", "公升"), _LITRE),
+    **dict.fromkeys(("gal", "gallon", "加仑"), 231 * _INCH**3),
+    **dict.fromkeys(("pint", "quart", "cup"), 0),
+}
+_AREAS: dict[str, Fraction | int] = {
+    **dict.fromkeys(("ha", "hectare", "公顷"), 10**10),
+    **dict.fromkeys(("acre", "英亩"), 4840 * (36 * _INCH) ** 2),
+    **dict.fromkeys(("亩",), 0),
+    "㎟": 1,
+    "㎠": 100,
+    "㎡": 10**6,
+    "㎢": 10**12,
+}
+_MONEY = ("dollar", "\\$", "usd", "元", "美元", "yuan", "rmb", "euro", "€", "欧元", "£", "角", "cent", "¥")
+_COUNTERS = (
+    "个",
+    "只",
+    "条",
+    "块",
+    "张",
+    "本",
+    "件",
+    "份",
+    "次",
+    "倍",
+    "题",
+    "种",
+    "对",
+    "组",
+    "名",
+    "人",
+    "辆",
+    "支",
+    "枚",
+)
+_OTHERS = {
+    "temperature": ("°c", "℃", "°f", "℉", "celsius", "fahrenheit", "degreecelsiu", "degreefahrenheit", "摄氏度"),
+    "force": ("newton", "牛", "牛顿"),
+    "energy": ("joule", "焦", "焦耳", "kj"),
+    "power": ("watt", "瓦", "kw"),
+    "voltage": ("volt", "伏", "伏特"),
+    "current": ("amp", "ampere", "安", "安培"),
+    "resistance": ("ω", "Ω", "ohm", "欧", "欧姆"),
+    "pressure": ("pa", "pascal", "帕", "kpa"),
+    "frequency": ("hz", "hertz", "赫兹"),
+}
+_SQUARE, _CUBE = ("square", "sq", "平方"), ("cubic", "cu", "立方")
+_NOISE = str.maketrans({**dict.fromkeys(" \t\n\r{}^.\\-"), "²": "2", "³": "3", "/": "/"})
+
+
+def _powers_of(name: str) -> list[tuple[str, int]]:
+    """Every spelling of a length and of its square and cube."""
+    spellings = [(name, 1)]
+    for power, words, suffix in ((2, _SQUARE, "squared"), (3, _CUBE, "cubed")):
+        spellings += [(word + name, power) for word in words]
+        spellings += [
+            (f"{name}{power}", power),
+            (f"{name}s{power}", power),
+            (name + suffix, power),
+            (f"{name}s{suffix}", power),
+        ]
+    return spellings
+
+
+def _kind_of_length(power: int) -> str:
+    return ("length", "area", "volume")[power - 1]
+
+
+def _sized(kind: str, sizes: Mapping[str, Fraction | int]) -> dict[str, Unit]:
+    return {name: Unit(kind, rational(size) if size else None) for name, size in sizes.items()}
+
+
+def _lengths() -> dict[str, Unit]:
+    units = {}
+    for name, size in _LENGTHS.items():
+        for spelling, power in _powers_of(name):
+            units[spelling] = Unit(_kind_of_length(power), rational(Fraction(size) ** power))
+    for name in _GENERIC_LENGTHS:
+        for spelling, power in _powers_of(name):
+            units[spelling] = Unit("" if power == 1 else _kind_of_length(power))
+    return units
+
+
+def _speeds(lengths: dict[str, Unit]) -> dict[str, Unit]:
+    named = {"mph": 63360 * _INCH / 3600, "kmh": Fraction(10**6, 3600), "kph": Fraction(10**6, 3600)}
+    named |= {"knot": Fraction(1_852_000, 3600), "节": Fraction(1_852_000, 3600)}
+    units = _sized("speed", named)
+    for length, unit in lengths.items():
+        for time, size in _TIMES.items():
+            if unit.kind == "length" and unit.size is not None and size:
+                for link in ("/", "per", "每"):
+                    units[f"{length}{link}{time}"] = Unit("speed", divide(unit.size, rational(Fraction(size))))
+                    units[f"{length}s{link}{time}"] = units[f"{length}{link}{time}"]
+    return units
+
+
+def _all_units() -> dict[str, Unit]:
+    lengths = _lengths()
+    units = {**lengths, **_speeds(lengths)}
+    units |= {
+        **_sized("time", _TIMES),
+        **_sized("mass", _MASSES),
+        **_sized("volume", _VOLUMES),
+        **_sized("area", _AREAS),
+    }
+    units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
+    units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
+    units |= dict.fromkeys(_MONEY, Unit("money"))
+    units |= dict.fromkeys(_COUNTERS, NO_UNIT)
+    units |= dict.fromkeys(("%", "percent", "percentage", "pct"), PERCENT)
+    for kind, names in _OTHERS.items():
+        units |= dict.fromkeys(names, Unit(kind))
+    return units | {"": NO_UNIT}
+
+
+_UNITS = _all_units()
+_BRACKETS = re.compile(r"[\[(]([^()\[\]]*)[\])]")
+_COMPOUND = re.compile(r"(.+?)(?:/|per|每|·|\*)(.+)")
+
+
+@functools.lru_cache(maxsize=4096)
+def read_unit(text: str) -> Unit | None:
+    """The unit that a text is, in brackets or not; none for the empty text, None for anything else.
+
+    >>> read_unit("sq. cm") == read_unit("cm^{2}"), read_unit("apples")
+    (True, None)
+    """
+    if len(text) > 48:
+        return None
+    bare = text.strip()
+    if bare in ("^o", "^{o}"):
+        return DEGREE
+    inner = _BRACKETS.fullmatch(bare)
+    key = (inner[1] if inner else bare).translate(_NOISE).lower()
+    unit = _UNITS.get(key) or (_UNITS.get(key[:-1]) if key.endswith("s") else None)
+    if unit is not None:
+        return unit
+    compound = _COMPOUND.fullmatch(key)
+    if compound is None or not all(_is_unit(part) for part in compound.groups()):
+        return None
+    return Unit(f"{_name(compound[1])}/{_name(compound[2])}")
+
+
+def _is_unit(key: str) -> bool:
+    return bool(key) and (key in _UNITS or key.removesuffix("s") in _UNITS)
+
+
+def _name(key: str) -> str:
+    return key.removesuffix("s") or key
+
+
+def agree(left: Unit, right: Unit) -> bool:
+    """Whether two units do not contradict each other."""
+    return not left.kind or not right.kind or left.kind == right.kind

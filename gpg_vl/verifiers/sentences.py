@@ -1,0 +1,120 @@
+"""Takes off what a short sentence begins with before an answer: ``Answer:``, ``The measure of angle A is``.
+
+What turns the value into another one (not, at least, half, about, wrong) is never taken off, nor is a beginning that
+holds a number: then the sentence holds two values or another one, and stays unread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from gpg_vl.verifiers.unwrap import unwrap
+
+MAX_LEADS = 3
+
+_DOUBTS_TEXT = """
+not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if unless
+maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won instead rather initially
+previously but however although though besides excluding another other else t ain approximately roughly about around
+"""
+_AMOUNTS_TEXT = """
+than least most more less fewer under over above below nearly almost between beyond exceeds up twice double triple
+half quarter third thrice times minus plus opposite supplement complement reciprocal first two three four five six
+seven eight nine ten eleven twelve hundred thousand dozen couple few several some many any
+"""
+_DOUBTS = frozenset(_DOUBTS_TEXT.split())
+_CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
+
+_OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
+_CORE = (
+    r"(?:the\s+|my\s+|our\s+|a\s+)?(?:(?:final|correct|right|best|only|most likely|overall)\s+){0,2}"
+    r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
+    r"label|conclusion|bounding box(?:es)?|box(?:es)?|coordinates|position|location|length|area|angle|ans)"
+)
+_LINK = r"\s{0,4}(?:[:=]|(?:is|are|equals?|should be|would be|must be|was)\b)\s{0,4}:?\s{0,4}"
+_LABEL = re.compile(
+    rf"{_OPENING}(?:{_CORE}{_LINK}|(\*\*|__){_CORE}(?:\1{_LINK}|{_LINK}\1)\s{{0,4}})",
+    re.IGNORECASE,
+)
+_OPENED = re.compile(rf"(?=\w){_OPENING.replace('{0,3}', '{1,3}')}(?=\S)", re.IGNORECASE)
+_I_CHOOSE = re.compile(
+    rf"{_OPENING}(?:(?:i|we)(?:'d| would|'ll| will)?\s+)?"
+    r"(?:choose|pick|select|go with|say|(?:think|believe) it(?: is|'s))\s+",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(
+    r"((?:\\?[^\W\d_][\w'△∠^{}\\-]{0,40}[ ]{1,2}|[△∠]\s?[A-Za-z]{1,3}\s{1,2}){1,14})"
+    r"(?:is|are|was|equals|measures|be|has|have|shows|depicts)\s{1,2}(?:equal to\s{1,2}|exactly\s{1,2}|:\s{0,2})?",
+    re.IGNORECASE,
+)
+_IT_IS = re.compile(
+    rf"{_OPENING}(?:it|this|that|these|they|there|i|we)"
+    r"(?:'s|'re|\s(?:is|are|was|were|see|count|have|get|found|can see))\s{1,2}",
+    re.IGNORECASE,
+)
+_CHINESE = re.compile(
+    r"(?:因此|所以|故|综上|综上所述|于是|即|那么|由此可得|可得|则)?[,，]?\s{0,2}(?:"
+    r"(?:本题|此题|该题|这道题)?的?(?:最终|正确|最后)?的?(?:答案|结果|选项|坐标|位置|边界框|数量|总数)(?:应该是|应该为|应是|应为|是|为)?\s{0,2}:?"
+    r"|(?:应该?|正确)?选择?项?\s{0,2}:?|(?:图中|图片中|一)?(?:一)?(?:总)?共(?:计|有|是)?|(?:图中|图片中|画面中|这里)?有"
+    r"|[^\d,，。:;不非约或和与至超大小多少半倍能补余差]{1,14}(?:等于|是|为|=)"
+    r")\s{0,2}"
+)
+
+
+_SIGN_OF_LEAD = re.compile(
+    r"[:=\u4e00-\u9fff]|'s|'re|\b(?:is|are|was|were|be|has|have|equals?|measures|shows|depicts|see|count|get|found|choose|pick"
+    r"|select|go|say|so|thus|hence|therefore|then|finally|well|ok|okay|in)\b",
+    re.IGNORECASE,
+)
+"""What every beginning has one of: where there is none, no other pattern need be tried."""
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
+    """The answer unwrapped, then without one label or sentence's beginning after the other, each unwrapped again.
+
+    Args:
+        values: other values that an answer may have, folded: a sentence that begins with one of them holds two
+
+    >>> list(readings("The answer is **30°**.")), list(readings("The answer is not 30"))
+    (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
+    """
+    text = unwrap(answer)
+    yield text
+    for _ in range(MAX_LEADS):
+        rest = drop_lead(text, values)
+        if rest is None:
+            return
+        text = unwrap(rest)
+        yield text
+
+
+def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
+    """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
+    if _SIGN_OF_LEAD.search(text) is None:
+        return None
+    match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
+    if match is None:
+        match = _SENTENCE.match(text)
+        if match is not None and (changes_value(match[1]) or _names_one(match[1], values)):
+            match = None
+    if match is None:
+        match = _OPENED.match(text) or (None if text.isascii() else _CHINESE.match(text))
+        match = None if match is not None and changes_value(match[0]) else match
+    return text[match.end() :] or None if match is not None else None
+
+
+def _names_one(words: str, values: Collection[str]) -> bool:
+    padded = f" {words.casefold().strip()} "
+    return any(f" {value} " in padded for value in values)
+
+
+def is_in_doubt(words: str) -> bool:
+    """Whether some word takes a value back or sets another beside it: not, or, maybe."""
+    return any(word.lower() in _DOUBTS for word in _WORD.findall(words))
+
+
+def changes_value(words: str) -> bool:
+    """Whether some word turns what the sentence ends in into another value, or is a value itself."""
+    return any(word.lower() in _CHANGES for word in _WORD.findall(words))

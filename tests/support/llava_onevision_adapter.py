@@ -1,0 +1,84 @@
+"""LLaVA-OneVision: an image alone is cut into tiles, several are one tile each; positions have one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+
+from gpg_vl.models.base import BaseAdapter
+from gpg_vl.records import Encoded, ImageFeatures, ImageView, VisionInputs
+
+
+class LlavaOnevisionAdapter(BaseAdapter):
+    image_token = "<image>"
+    part_prefixes = (
+        ("model.vision_tower.", "vision"),
+        ("model.multi_modal_projector.", "projector"),
+        ("model.image_newline", "projector"),
+    )
+    lora_layers: ClassVar[Mapping[str, str]] = {
+        "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+        "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    }
+
+    # --- reading ---
+
+    def render_plain(self, parts: Sequence[str | None]) -> str:
+        return "".join(self.image_token if part is None else part for part in parts)
+
+    def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
+        """The image within the pixel limits; smaller still where that alone takes it below ``max_tokens``."""
+        floor = self.config.min_pixels
+        pixels = min(max(width * height, floor), self.config.max_pixels)
+        while True:
+            scale = (pixels / (width * height)) ** 0.5
+            view = ImageView(width, height, max(1, round(width * scale)), max(1, round(height * scale)), self.frame)
+            if max_tokens is None or pixels <= floor or sum(self.count_image_tokens([view])) <= max_tokens:
+                return view
+            pixels = max(floor, int(pixels * 0.9))
+
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        if len(views) > 1:
+            return [self.processor.num_image_tokens + 1] * len(views)  # one tile and the end of its line
+        sizes = [(view.model_height, view.model_width) for view in views]
+        return list(self.processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
+
+    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
+        """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]; A = 1 axis."""
+        sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
+        inputs = self.processor(text=[text], images=[sized] if sized else None, return_tensors="pt")
+        token_ids = tuple(inputs["input_ids"][0].tolist())
+        types = tuple(int(token == self.model.config.image_token_id) for token in token_ids)
+        vision = None
+        if sized:
+            tensors = {name: inputs[name] for name in ("pixel_values", "image_sizes", "batch_num_images")}
+            num_tiles = tensors["pixel_values"].shape[:2].numel()
+            vision = VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, sum(types))
+        return Encoded(token_ids, types, torch.arange(len(token_ids))[None], len(token_ids), vision)
+
+    # --- tokens ---
+
+    @property
+    def banned_token_ids(self) -> tuple[int, ...]:
+        return (self.model.config.image_token_id, self.model.config.video_token_id)
+
+    # --- running ---
+
+    def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
+        """Images of fewer tiles are padded with empty ones, which the model drops again by ``image_sizes``."""
+        most = max(part.tensors["pixel_values"].shape[1] for part in parts)
+        return super().join_vision([_with_tiles(part, most) for part in parts])
+
+    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
+        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
+
+
+def _with_tiles(vision: VisionInputs, num: int) -> VisionInputs:
+    pixels = vision.tensors["pixel_values"]
+    padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, num - pixels.shape[1]))
+    return replace(vision, tensors={**vision.tensors, "pixel_values": padded})

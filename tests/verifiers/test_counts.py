@@ -1,0 +1,277 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpg_vl.verifiers.counts import read_count, read_integer
+from gpg_vl.verifiers.number_words import read_number_words
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("4", 4), (" 12.\n", 12), ("-3", -3), ("+7", 7), ("007", 7), ("9" * 18, 10**18 - 1)],
+)
+def test_whole_numbers(text: str, value: int) -> None:
+    assert read_integer(text) == value
+    assert read_count(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ".", "4.0", "4 items", "four", "1e3", "nan", "inf", "1_000", "1,000", "--4", "4..", "3 4", "0x4"),
+        *("٤", "４", "²", "4\u200b", "\u200b4", "9" * 19, "9" * 5000),
+    ],
+)
+def test_everything_else_is_no_plain_whole_number(text: str) -> None:
+    assert read_integer(text) is None
+
+
+COUNTS = {
+    4: [
+        *(
+            "four",
+            "FOUR.",
+            "4.0",
+            "4 shapes",
+            "4 items.",
+            "4 red spheres",
+            "4 items in total",
+            "four (4)",
+            "4 (four)",
+            "（4）",
+        ),
+        *(
+            "There are 4.",
+            "There are four objects.",
+            "The answer is 4",
+            "Answer: 4",
+            "Total: 4",
+            "The count is 4.",
+            "A total of 4",
+        ),
+        *(
+            "**4**",
+            "$4$",
+            "*4*",
+            "\\(4\\)",
+            '"4"',
+            "[4]",
+            "**4 objects**",
+            "\\boxed{4}",
+            "\\boxed{4 \\text{ cubes}}",
+            "4\\text{ cubes}",
+        ),
+        *(
+            "4 (2 red, 2 blue)",
+            "2+2=4",
+            "2 + 2 = 4",
+            "2 red and 2 blue, 4 in total",
+            "red: 2, blue: 2, total: 4",
+            "2 cubes + 2 spheres = 4 shapes",
+        ),
+        *(
+            "4个",
+            "四",
+            "共4个",
+            "一共有4个。",
+            "４",
+            "4。",
+            "图中有4个红色的球",
+            "答案是4",
+            "共有四个物体。",
+            "2个红色和2个蓝色，共4个",
+            "四个",
+        ),
+        *(
+            "I count 4",
+            "I can see four spheres.",
+            "The number of red cubes is 4.",
+            "In total, there are 4 objects.",
+            "exactly 4",
+            "4 light-blue cubes",
+        ),
+        *(
+            "```4```",
+            "The total number of objects is **4**.",
+            "So there are 4 people.",
+            "4 objects are visible in the image",
+            "+4",
+        ),
+    ],
+    0: ["0", "zero", "none", "There are no cubes.", "no cubes", "There are zero cubes", "没有", "零", "0 cubes"],
+    1000: ["1,000", "one thousand", "a thousand", "1000.", "1{,}000", "一千"],
+    21: ["twenty-one", "Twenty one cubes", "二十一", "二十一个"],
+    105: ["one hundred and five", "one hundred five", "一百零五"],
+    -3: ["-3"],
+}
+
+
+@pytest.mark.parametrize(("text", "value"), [(text, value) for value, texts in COUNTS.items() for text in texts])
+def test_one_count_in_several_ways(text: str, value: int) -> None:
+    assert read_count(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "4.5",
+            "3-4",
+            "3 to 4",
+            "4 or 5",
+            "4/2",
+            "more than 4",
+            "4 of 10",
+            "4 5",
+            "four or five",
+            "4\u200b",
+            "٤",
+            "4²",
+            "⁴",
+            "²",
+            "④",
+        ),
+        *(
+            "null",
+            "false",
+            "no",
+            "nothing",
+            "4 dozen",
+            "a dozen",
+            "4 pairs",
+            "4%",
+            "4 percent",
+            "not 4",
+            "There are not 4 cubes",
+        ),
+        *(
+            "There are at least 4",
+            "About 4",
+            "approximately 4",
+            "4+",
+            "4!",
+            "4 and 5",
+            "4 cubes and 5 spheres",
+            "four and a half",
+        ),
+        *(
+            "4 (not 5)",
+            "4 (or 5)",
+            "4 (3 red, 2 blue)",
+            "2+3=4",
+            "2+2",
+            "2*2=4",
+            "4=2+2",
+            "4 fewer than 8",
+            "4个半",
+            "4多个",
+            "不是4",
+        ),
+        *(
+            "4或5",
+            "there are no more than 4",
+            "twenty four five",
+            "4x",
+            "4e3",
+            "four4",
+            "4th",
+            "the fourth",
+            "one of four",
+            "4 out of 5",
+        ),
+        *(
+            "4,5",
+            "4, 5",
+            "1,00",
+            "4 times 3",
+            "4 to 6 people",
+            "没有四个",
+            "没有4个",
+            "no 4 cubes",
+            "4 4",
+            "四五",
+            "第4个",
+            "half of 4",
+        ),
+        *(
+            "4 red and 5 blue, 9",
+            "2 red, 2 blue, total 5",
+            "4 ± 1",
+            "4０",
+            "between 3 and 5",
+            "4 hundred",
+            "eleventy",
+            "",
+            "   ",
+            ".",
+        ),
+        *("1000 or 1001", "3 cubes, maybe 4", "zero or one", "none or 1", "9" * 19, "4 " * 200),
+    ],
+)
+def test_what_is_not_one_count(text: str) -> None:
+    assert read_count(text) is None
+
+
+NAMES_TEXT = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen
+"""
+NAMES = NAMES_TEXT.split()
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def in_words(number: int) -> str:
+    if number < 20:
+        return NAMES[number]
+    if number < 100:
+        return TENS[number // 10 - 2] + (f"-{NAMES[number % 10]}" if number % 10 else "")
+    if number < 1000:
+        return f"{NAMES[number // 100]} hundred" + (f" and {in_words(number % 100)}" if number % 100 else "")
+    rest = number % 1000
+    return f"{in_words(number // 1000)} thousand" + (f" {in_words(rest)}" if rest else "")
+
+
+def in_chinese(number: int) -> str:
+    digits = "零一二三四五六七八九"
+    text = ""
+    for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit, number = divmod(number, unit)
+        if digit:
+            text += digits[digit] + name
+        elif text and not text.endswith("零"):
+            text += "零"
+    return text.rstrip("零") or "零"
+
+
+@given(st.integers(0, 999_999))
+def test_english_words(number: int) -> None:
+    assert read_number_words(in_words(number)) == number
+    assert read_number_words(in_words(number).replace("-", " ").upper()) == number
+
+
+@given(st.integers(0, 9999))
+def test_chinese_words(number: int) -> None:
+    assert read_number_words(in_chinese(number)) == number
+    assert read_count(f"{in_chinese(number)}个") == number
+
+
+@given(st.lists(st.sampled_from([*NAMES, *TENS, "hundred", "thousand", "and", "a"]), min_size=1, max_size=6))
+def test_words_that_are_no_number_are_refused(words: list[str]) -> None:
+    value = read_number_words(" ".join(words))
+    spelled = {word for word in words if word not in ("and", "a")}
+    if value is not None:
+        expected = in_words(value).replace("-", " ").split()
+        assert spelled - {"one"} == {word for word in expected if word != "and"} - {"one"}
+
+
+@pytest.mark.parametrize(
+    "piece", ["four ", "4, ", "4 + ", "one hundred and ", "四", "(", "4 cubes and ", "total 4 ", "1,000,", "=4"]
+)
+def test_hostile_text_is_fast(piece: str) -> None:
+    for length in (400, 65_000):
+        text = (piece * length)[:length]
+        start = time.process_time()
+        read_count(text)
+        assert time.process_time() - start < 0.05
