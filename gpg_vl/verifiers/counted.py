@@ -6,12 +6,14 @@ collective, compound (``4-legged animals``), bound or doubt. Chinese: a classifi
 
 from __future__ import annotations
 
+import functools
 import re
 
 from gpg_vl.verifiers.number_words import CHINESE_NUMERALS, NUMBER_WORDS
-from gpg_vl.verifiers.sentences import changes_value
+from gpg_vl.verifiers.sentences import CHANGES
 
 _WORDS = re.compile(r"(?:\s{1,3}[^\W\d_]+(?:['-][^\W\d_]+){0,4},?){1,14}")
+_WORD = re.compile(r"[^\W\d_]+")
 _CHINESE = re.compile(
     r"\s?(?:个|[只条张位名辆架艘朵棵颗片支把件头匹座台枚粒幅盏扇株枝根尾栋面顶](?!以)|人$|种(?=[\u4e00-\u9fff])|块(?=[\u4e00-\u9fff]))"
     r"\s?[\u4e00-\u9fff]{0,12}"
@@ -42,11 +44,11 @@ volts amps hz khz mhz ghz bytes kb mb gb tb pixel pixels px acre acres hectare h
 d k b x th st nd rd unit units
 """
 _BEFORE_NOUNS = "star door leaf story storey wheel piece ply way digit speed bit seater bedroom dimensional"
-_NEVER = frozenset(f"{_OTHER_VALUE_TEXT} {_UNITS_TEXT} {_BEFORE_NOUNS}".split()) | NUMBER_WORDS
+_NEVER = frozenset(f"{_OTHER_VALUE_TEXT} {_UNITS_TEXT} {_BEFORE_NOUNS}".split()) | NUMBER_WORDS | CHANGES
 _COMPOUND = re.compile(
     r"(?:legged|sided|eyed|headed|wheeled|cornered|pointed|footed|armed|winged|horned|tailed|handed|edged|angled|fingered"
     r"|toed|leaved|petaled|petalled|layered|storied|storeyed|tiered|pronged|masted|engined|seater|bladed|stringed|humped"
-    r"|dimensional|.fold|^teen)s?$"
+    r"|dimensional|\Bfold|\bteen)s?\b"
 )
 _NO_PHRASE = frozenset(["a", "an", "the", "this", "that", "these", "those", "another", "its", "it", "i", "we"])
 _PLURALS_TEXT = """
@@ -72,17 +74,19 @@ def is_what_is_counted(number: int, rest: str) -> bool:
     >>> [is_what_is_counted(4, rest) for rest in (" red cubes", " cats in the hat", "-legged cats", " fourths", " kg")]
     [True, True, False, False, False]
     """
-    if not rest:
-        return True
+    return not rest or _is_plain(rest, abs(number) == 1)
+
+
+@functools.lru_cache(maxsize=2048)
+def _is_plain(rest: str, is_one: bool) -> bool:
     if not rest.isascii() and _CHINESE.fullmatch(rest):
         return _CHINESE_CHANGES.search(rest) is None
-    if _WORDS.fullmatch(rest) is None or changes_value(rest):
+    if _WORDS.fullmatch(rest) is None:
         return False
-    words = rest.casefold().replace(",", " ").split()
-    parts = [part for word in words for part in word.split("-")]
-    if any(part in _NEVER or _COMPOUND.search(part) for part in parts):
+    lower = rest.casefold()
+    if not _NEVER.isdisjoint(_WORD.findall(lower)) or _COMPOUND.search(lower):
         return False
-    return _is_phrase(number, words)
+    return _is_phrase(lower.replace(",", " ").split(), is_one)
 
 
 def are_names(text: str, number: int) -> bool:
@@ -91,14 +95,14 @@ def are_names(text: str, number: int) -> bool:
     return len(names) == number > 1 and all(is_what_is_counted(1, f" {name}") for name in names)
 
 
-def _is_phrase(number: int, words: list[str]) -> bool:
+def _is_phrase(words: list[str], is_one: bool) -> bool:
     end = next((n for n, word in enumerate(words) if word in _WHERE), len(words))
     if end == 0:
         return _WHERE_ALONE.fullmatch(" ".join(words)) is not None
     phrase = words[:end]
     if any(word in _NO_PHRASE or len(word) == 1 for word in phrase) or phrase[0] == "and":
         return False
-    return abs(number) == 1 or _is_plural(phrase[-1].rpartition("-")[2])
+    return is_one or _is_plural(phrase[-1].rpartition("-")[2])
 
 
 def _is_plural(noun: str) -> bool:

@@ -78,6 +78,8 @@ def _read(answer: str) -> int | None:
 
 
 def _without_beginning(text: str) -> str:
+    if text[:1].isdigit():
+        return text
     match = _BEGINNING.match(text) or _NUMBER_OF.match(text)
     if match is None or (match.re is _NUMBER_OF and changes_value(match[1])):
         return text
