@@ -19,7 +19,7 @@ _CHINESE = re.compile(
     r"\s?[\u4e00-\u9fff]{0,12}"
 )
 _CHINESE_CHANGES = re.compile(
-    f"[半多余或至到倍分之几约不非缺吧吗呢{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|另外|其他|其它|除外|少了"
+    f"[半多余或至到倍分之几约不非缺吧吗呢{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|块钱|另外|其他|其它|除外|少了"
 )
 _OTHER_VALUE_TEXT = """
 out of to or percent per times squared cubed point and/or vs versus by each apiece every fold ish etc max maximum min
@@ -32,6 +32,8 @@ team teams pile piles batch batches series pack packs packet packets packages bu
 herd herds flock flocks swarm swarms line collection collections family families crew crews squad squads lot
 lots layer layers sheaf sheaves gang gangs school shoal pride cases crates triplets twins triples doubles
 other others idea ideas clue clues answer answers reason reasons doubts problem problems way ways need wonder single
+tens halfs octets estimates as then like likely unlikely potential plausible possible supposed alleged hopefully fake
+negative guesstimate errors error including excluding
 """
 _UNITS_TEXT = """
 mm cm dm m km inch inches ft foot feet yd yard yards mile miles metre metres meter meters centimetre centimetres
@@ -41,6 +43,7 @@ litre litres gallon gallons pint pints ms s sec secs second seconds minute minut
 weeks month months year years decade decades century centuries am pm a.m p.m o'clock oclock dollar dollars usd cent
 cents euro euros eur pence yuan rmb yen bucks degree degrees deg radian radians rad celsius fahrenheit watt watts kw
 volts amps hz khz mhz ghz bytes kb mb gb tb pixel pixels px acre acres hectare hectares mph kmh kph percents percentage
+newtons joules pesos rupees pounds francs pct quid knots calories teaspoons tablespoons
 d k b x th st nd rd unit units
 """
 _BEFORE_NOUNS = "star door leaf story storey wheel piece ply way digit speed bit seater bedroom dimensional"
@@ -48,7 +51,7 @@ _NEVER = frozenset(f"{_OTHER_VALUE_TEXT} {_UNITS_TEXT} {_BEFORE_NOUNS}".split())
 _COMPOUND = re.compile(
     r"(?:legged|sided|eyed|headed|wheeled|cornered|pointed|footed|armed|winged|horned|tailed|handed|edged|angled|fingered"
     r"|toed|leaved|petaled|petalled|layered|storied|storeyed|tiered|pronged|masted|engined|seater|bladed|stringed|humped"
-    r"|dimensional|\Bfold|\bteen)s?\b"
+    r"|dimensional|(?:een|ie|ix|lf|undred|ousand)th|\b(?:kilo|milli|centi|mega|giga|micro|nano)[a-z]+|\Bfold|\bteen)s?\b"
 )
 _NO_PHRASE = frozenset(["a", "an", "the", "this", "that", "these", "those", "another", "its", "it", "i", "we"])
 _PLURALS_TEXT = """
@@ -59,9 +62,11 @@ _PLURALS = frozenset(_PLURALS_TEXT.split())
 _NO_PLURAL = re.compile(r".*(?:is|ss|us|ness)|lens|always|perhaps|minus|yes|was|does|has|its|theirs|ours|lots")
 _WHERE_TEXT = """
 in on at are is were was total altogether overall visible shown present here there near inside beside behind standing
-sitting facing remaining left that which depicted displayed pictured
+sitting facing remaining remain remains left that which depicted displayed pictured playing wearing holding walking
+running riding eating flying swimming lying looking hanging floating parked
 """
 _WHERE = frozenset(_WHERE_TEXT.split())
+_SEEN = frozenset(["visible", "shown", "total", "standing", "sitting", "remaining", "hanging", "flying", "parked"])
 _WHERE_ALONE = re.compile(
     r"(?:are |is )?(?:visible |shown |present )?(?:(?:in )?total|in all|altogether|overall|visible|shown|present|here"
     r"|(?:here )?(?:in|on) (?:the|this) (?:[a-z]+ )?[a-z]+)"
@@ -96,6 +101,8 @@ def are_names(text: str, number: int) -> bool:
 
 
 def _is_phrase(words: list[str], is_one: bool) -> bool:
+    if len(words) > 1 and words[0] in _SEEN and words[1] not in _WHERE:
+        words = words[1:]
     end = next((n for n, word in enumerate(words) if word in _WHERE), len(words))
     if end == 0:
         return _WHERE_ALONE.fullmatch(" ".join(words)) is not None

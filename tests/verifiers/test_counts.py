@@ -278,7 +278,16 @@ def test_hostile_text_is_fast(piece: str) -> None:
 
 
 OTHER_VALUES = {
-    "fractions": ["4 fourths", "four fifths", "4 hundredths", "four-tenths", "4 halves", "4 quarters"],
+    "fractions": [
+        "4 fourths",
+        "four fifths",
+        "4 hundredths",
+        "four-tenths",
+        "4 sixteenths",
+        "4 twentieths",
+        "4 halves",
+        "4 quarters",
+    ],
     "multiples": [
         "4 score",
         "4 couples",
@@ -290,15 +299,41 @@ OTHER_VALUES = {
         "four-fold",
         "4 each",
     ],
-    "collectives": ["4 flocks of birds", "4 rows", "4 packs", "4 cubes per row", "4 cubes in each row", "4 units"],
+    "collectives": [
+        "4 flocks of birds",
+        "4 rows",
+        "4 packs",
+        "4 cubes per row",
+        "4 cubes in each row",
+        "4 units",
+        "4 tens",
+        "4 octets",
+    ],
     "compounds": ["4-legged", "4-sided shapes", "4 legged animals", "4 D", "4-D objects", "4 dimensional shapes"],
     "adjectives": ["4 wheeled carts", "4 star hotels", "4-door cars", "4 leaf clovers", "4 six-legged insects"],
-    "units": ["4 cm", "4 kg", "4 hours", "4 pm", "4 dollars", "4 inch nails", "4 o'clock", "4 miles", "4 degrees"],
+    "units": [
+        "4 cm",
+        "4 kg",
+        "4 hours",
+        "4 pm",
+        "4 dollars",
+        "4 inch nails",
+        "4 kilobytes",
+        "4 pesos",
+        "4块钱",
+        "4 o'clock",
+        "4 miles",
+        "4 degrees",
+    ],
     "doubt": [
         "4-ish",
         "4 (approx)",
         "4 guess",
         "4 unsure",
+        "4 likely cats",
+        "4 possible cubes",
+        "4 cubes hopefully",
+        "4 cats, dogs excluded",
         "4 something",
         "4 cubes I guess",
         "4 cubes?",
@@ -359,7 +394,18 @@ def test_units_and_the_like_are_refused_after_every_number(number: str, unit: st
     ("text", "value"),
     [
         *[(f"4 {things}", 4) for things in ("people", "women", "sheep", "large, red balls", "red and blue cubes")],
-        *[(f"4 {things}", 4) for things in ("dogs on the grass", "shiny metal spheres", "birds are sitting here")],
+        *[
+            (f"4 {things}", 4)
+            for things in (
+                "dogs on the grass",
+                "visible people",
+                "standing men",
+                "kites flying in the sky",
+                "cubes remain",
+                "shiny metal spheres",
+                "birds are sitting here",
+            )
+        ],
         *[(f"4 {things}", 4) for things in ("total", "in total", "altogether", "visible", "in the image", "fishermen")],
         *[(f"4 {things}", 4) for things in ("sweat-shirts", "objects left", "cats and dogs", "cubes (all red cubes)")],
         *[("1 cube", 1), ("one red cube", 1), ("There is one person.", 1), ("There is no cube", 0), ("no people", 0)],
