@@ -32,6 +32,7 @@ team teams pile piles batch batches series pack packs packet packets packages bu
 herd herds flock flocks swarm swarms line collection collections family families crew crews squad squads lot
 lots layer layers sheaf sheaves gang gangs school shoal pride cases crates triplets twins triples doubles
 other others idea ideas clue clues answer answers reason reasons doubts problem problems way ways need wonder single
+fourth fifth seventh eighth ninth tenth eleventh nth
 tens halfs octets estimates as then like likely unlikely potential plausible possible supposed alleged hopefully fake
 negative guesstimate errors error including excluding
 """
