@@ -295,6 +295,8 @@ def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -
 
 def _may_have_made(words: tuple[str, ...], spelled: str, has_number: bool) -> bool:
     """Whether the words before a name may be its maker's, and are not another maker's."""
+    if _MAKERS.isdisjoint(words):
+        return not words or (has_number and all(map(str.isalpha, words)))
     makers = next((makers for family, makers in _MAKERS_OF.items() if spelled.startswith(family)), None)
     if makers is not None and any(word in _MAKERS and word not in makers for word in words):
         return False
