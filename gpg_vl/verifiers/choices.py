@@ -163,7 +163,7 @@ def _fold(text: str) -> str:
 
 
 def _drop_article(text: str) -> str:
-    return _ARTICLE.sub("", text, count=1)
+    return _ARTICLE.sub("", text, count=1) if text.startswith(("a", "t", "A", "T")) else text
 
 
 def _join(text: str) -> str:

@@ -6,18 +6,20 @@ collective, compound (``4-legged animals``), bound or doubt. Chinese: a classifi
 
 from __future__ import annotations
 
+import functools
 import re
 
 from gpg_vl.verifiers.number_words import CHINESE_NUMERALS, NUMBER_WORDS
-from gpg_vl.verifiers.sentences import changes_value
+from gpg_vl.verifiers.sentences import CHANGES
 
 _WORDS = re.compile(r"(?:\s{1,3}[^\W\d_]+(?:['-][^\W\d_]+){0,4},?){1,14}")
+_WORD = re.compile(r"[^\W\d_]+")
 _CHINESE = re.compile(
     r"\s?(?:个|[只条张位名辆架艘朵棵颗片支把件头匹座台枚粒幅盏扇株枝根尾栋面顶](?!以)|人$|种(?=[\u4e00-\u9fff])|块(?=[\u4e00-\u9fff]))"
     r"\s?[\u4e00-\u9fff]{0,12}"
 )
 _CHINESE_CHANGES = re.compile(
-    f"[半多余或至到倍分之几约不非缺吧吗呢{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|另外|其他|其它|除外|少了"
+    f"[半多余或至到倍分之几约不非缺吧吗呢{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|块钱|另外|其他|其它|除外|少了"
 )
 _OTHER_VALUE_TEXT = """
 out of to or percent per times squared cubed point and/or vs versus by each apiece every fold ish etc max maximum min
@@ -30,6 +32,9 @@ team teams pile piles batch batches series pack packs packet packets packages bu
 herd herds flock flocks swarm swarms line collection collections family families crew crews squad squads lot
 lots layer layers sheaf sheaves gang gangs school shoal pride cases crates triplets twins triples doubles
 other others idea ideas clue clues answer answers reason reasons doubts problem problems way ways need wonder single
+fourth fifth seventh eighth ninth tenth eleventh nth
+tens halfs octets estimates as then like likely unlikely potential plausible possible supposed alleged hopefully fake
+negative guesstimate errors error including excluding
 """
 _UNITS_TEXT = """
 mm cm dm m km inch inches ft foot feet yd yard yards mile miles metre metres meter meters centimetre centimetres
@@ -39,14 +44,15 @@ litre litres gallon gallons pint pints ms s sec secs second seconds minute minut
 weeks month months year years decade decades century centuries am pm a.m p.m o'clock oclock dollar dollars usd cent
 cents euro euros eur pence yuan rmb yen bucks degree degrees deg radian radians rad celsius fahrenheit watt watts kw
 volts amps hz khz mhz ghz bytes kb mb gb tb pixel pixels px acre acres hectare hectares mph kmh kph percents percentage
+newtons joules pesos rupees pounds francs pct quid knots calories teaspoons tablespoons
 d k b x th st nd rd unit units
 """
 _BEFORE_NOUNS = "star door leaf story storey wheel piece ply way digit speed bit seater bedroom dimensional"
-_NEVER = frozenset(f"{_OTHER_VALUE_TEXT} {_UNITS_TEXT} {_BEFORE_NOUNS}".split()) | NUMBER_WORDS
+_NEVER = frozenset(f"{_OTHER_VALUE_TEXT} {_UNITS_TEXT} {_BEFORE_NOUNS}".split()) | NUMBER_WORDS | CHANGES
 _COMPOUND = re.compile(
     r"(?:legged|sided|eyed|headed|wheeled|cornered|pointed|footed|armed|winged|horned|tailed|handed|edged|angled|fingered"
     r"|toed|leaved|petaled|petalled|layered|storied|storeyed|tiered|pronged|masted|engined|seater|bladed|stringed|humped"
-    r"|dimensional|.fold|^teen)s?$"
+    r"|dimensional|(?:een|ie|ix|lf|undred|ousand)th|\b(?:kilo|milli|centi|mega|giga|micro|nano)[a-z]+|\Bfold|\bteen)s?\b"
 )
 _NO_PHRASE = frozenset(["a", "an", "the", "this", "that", "these", "those", "another", "its", "it", "i", "we"])
 _PLURALS_TEXT = """
@@ -57,9 +63,11 @@ _PLURALS = frozenset(_PLURALS_TEXT.split())
 _NO_PLURAL = re.compile(r".*(?:is|ss|us|ness)|lens|always|perhaps|minus|yes|was|does|has|its|theirs|ours|lots")
 _WHERE_TEXT = """
 in on at are is were was total altogether overall visible shown present here there near inside beside behind standing
-sitting facing remaining left that which depicted displayed pictured
+sitting facing remaining remain remains left that which depicted displayed pictured playing wearing holding walking
+running riding eating flying swimming lying looking hanging floating parked
 """
 _WHERE = frozenset(_WHERE_TEXT.split())
+_SEEN = frozenset(["visible", "shown", "total", "standing", "sitting", "remaining", "hanging", "flying", "parked"])
 _WHERE_ALONE = re.compile(
     r"(?:are |is )?(?:visible |shown |present )?(?:(?:in )?total|in all|altogether|overall|visible|shown|present|here"
     r"|(?:here )?(?:in|on) (?:the|this) (?:[a-z]+ )?[a-z]+)"
@@ -72,17 +80,19 @@ def is_what_is_counted(number: int, rest: str) -> bool:
     >>> [is_what_is_counted(4, rest) for rest in (" red cubes", " cats in the hat", "-legged cats", " fourths", " kg")]
     [True, True, False, False, False]
     """
-    if not rest:
-        return True
+    return not rest or _is_plain(rest, abs(number) == 1)
+
+
+@functools.lru_cache(maxsize=2048)
+def _is_plain(rest: str, is_one: bool) -> bool:
     if not rest.isascii() and _CHINESE.fullmatch(rest):
         return _CHINESE_CHANGES.search(rest) is None
-    if _WORDS.fullmatch(rest) is None or changes_value(rest):
+    if _WORDS.fullmatch(rest) is None:
         return False
-    words = rest.casefold().replace(",", " ").split()
-    parts = [part for word in words for part in word.split("-")]
-    if any(part in _NEVER or _COMPOUND.search(part) for part in parts):
+    lower = rest.casefold()
+    if not _NEVER.isdisjoint(_WORD.findall(lower)) or _COMPOUND.search(lower):
         return False
-    return _is_phrase(number, words)
+    return _is_phrase(lower.replace(",", " ").split(), is_one)
 
 
 def are_names(text: str, number: int) -> bool:
@@ -91,14 +101,16 @@ def are_names(text: str, number: int) -> bool:
     return len(names) == number > 1 and all(is_what_is_counted(1, f" {name}") for name in names)
 
 
-def _is_phrase(number: int, words: list[str]) -> bool:
+def _is_phrase(words: list[str], is_one: bool) -> bool:
+    if len(words) > 1 and words[0] in _SEEN and words[1] not in _WHERE:
+        words = words[1:]
     end = next((n for n, word in enumerate(words) if word in _WHERE), len(words))
     if end == 0:
         return _WHERE_ALONE.fullmatch(" ".join(words)) is not None
     phrase = words[:end]
     if any(word in _NO_PHRASE or len(word) == 1 for word in phrase) or phrase[0] == "and":
         return False
-    return abs(number) == 1 or _is_plural(phrase[-1].rpartition("-")[2])
+    return is_one or _is_plural(phrase[-1].rpartition("-")[2])
 
 
 def _is_plural(noun: str) -> bool:

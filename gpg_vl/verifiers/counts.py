@@ -31,6 +31,7 @@ _NUMBER_OF = re.compile(
     r"(?:total\s+)?(?:number|count)\s+of\s+((?:[^\W\d_][\w'-]{0,30}\s{1,2}){0,5}[^\W\d_][\w'-]{0,30})\s?[:=]\s{0,4}",
     re.I,
 )
+_SINGLE = re.compile(r"an?\s+single(?=\s+[^\W\d_])", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[0-9],[0-9]")
 _NO_ADDING = frozenset(["of", "or", "times", "percent", "per", "by", "to", "out", "dozen", "pairs", "half"])
 _NONE_OF_IT = re.compile(
@@ -78,6 +79,8 @@ def _read(answer: str) -> int | None:
 
 
 def _without_beginning(text: str) -> str:
+    if text[:1].isdigit():
+        return text
     match = _BEGINNING.match(text) or _NUMBER_OF.match(text)
     if match is None or (match.re is _NUMBER_OF and changes_value(match[1])):
         return text
@@ -89,7 +92,7 @@ def _read_one(text: str) -> int | None:
         return None
     if "\\" in text:
         text = " ".join(_LATEX_TEXT.sub(r" \1 ", text).split())
-    number = _number_at(text, 0)
+    number = _number_at(text, 0) or _single_at(text)
     if number is not None:
         value, end = number
         if is_what_is_counted(value, text[end:]) or _agrees(value, text[end:]):
@@ -115,6 +118,11 @@ def _number_at(text: str, start: int) -> tuple[int, int] | None:
     match = _ENGLISH.match(text, start) or _CHINESE.match(text, start)
     value_of_words = read_number_words(match[0]) if match is not None else None
     return (value_of_words, match.end()) if match is not None and value_of_words is not None else None
+
+
+def _single_at(text: str) -> tuple[int, int] | None:
+    match = _SINGLE.match(text)
+    return (1, match.end()) if match is not None else None
 
 
 def _agrees(value: int, rest: str) -> bool:

@@ -26,7 +26,8 @@ half quarter third thrice times minus plus opposite supplement complement recipr
 seven eight nine ten eleven twelve hundred thousand dozen couple few several some many any
 """
 _DOUBTS = frozenset(_DOUBTS_TEXT.split())
-_CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
+CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
+"""Words that turn a value beside them into another one."""
 
 _OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
 _CORE = (
@@ -122,4 +123,4 @@ def is_in_doubt(words: str) -> bool:
 
 def changes_value(words: str) -> bool:
     """Whether some word turns what the sentence ends in into another value, or is a value itself."""
-    return any(word.lower() in _CHANGES for word in _WORD.findall(words)) or _CONDITION.search(words) is not None
+    return any(word.lower() in CHANGES for word in _WORD.findall(words)) or _CONDITION.search(words) is not None
