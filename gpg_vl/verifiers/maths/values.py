@@ -118,7 +118,7 @@ def _read_letter(text: str) -> Letter | None:
         match = _LETTER.fullmatch(text)
         if match is not None:
             return Letter((match[1] or match[2] or match[3]).upper())
-    last = _LETTER_LAST.fullmatch(text)
+    last = _LETTER_LAST.fullmatch(text) if text[-1:] in (")", "]") else None
     if last is not None and any(map(str.isdigit, last[1])):
         content = _read_numbers(unwrap(last[1]))
         return Letter(last[2], content) if content is not None else None
