@@ -88,9 +88,9 @@ class Token(NamedTuple):
 def clean(text: str) -> str:
     """The text without what LaTeX needs for its looks alone, and with the words of arithmetic as signs."""
     if "\\" in text or "$" in text or "~" in text:
-        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+        text = _OVER.sub(r"\\frac{\1}{\2}", text) if "\\over" in text else text
         text = _WORDED.sub(r" \1 ", text)
-        text = _DELIMITERS.sub(" ", _DOLLARS.sub(r" \2 ", text))
+        text = _DELIMITERS.sub(" ", _DOLLARS.sub(r" \2 ", text) if "$" in text else text)
     if any("\u4e00" <= char <= "\u9fff" for char in text):
         for pattern, sign in _CHINESE:
             text = pattern.sub(sign, text)

@@ -212,6 +212,8 @@ def read_unit(text: str) -> Unit | None:
     if len(text) > 48:
         return None
     bare = text.strip()
+    if bare in _UNITS:
+        return _UNITS[bare]
     if bare in ("^o", "^{o}"):
         return DEGREE
     inner = _BRACKETS.fullmatch(bare)

@@ -118,7 +118,7 @@ def _read_letter(text: str) -> Letter | None:
         match = _LETTER.fullmatch(text)
         if match is not None:
             return Letter((match[1] or match[2] or match[3]).upper())
-    last = _LETTER_LAST.fullmatch(text)
+    last = _LETTER_LAST.fullmatch(text) if text[-1:] in (")", "]") else None
     if last is not None and any(map(str.isdigit, last[1])):
         content = _read_numbers(unwrap(last[1]))
         return Letter(last[2], content) if content is not None else None
@@ -258,7 +258,7 @@ def _with_rounding(number: Number, text: str) -> Number:
 
 def _ratio_or_number(text: str) -> Number:
     """A number, or the value of a ratio of two; one of three is a product of powers that no other value has."""
-    if _SUM_OF_ANGLES.fullmatch(text):
+    if len(text) > 3 and text[0].isdigit() and _SUM_OF_ANGLES.fullmatch(text):
         return Number(read_expression(re.sub(_DEGREE, "", text)).value, DEGREE)
     match = _RATIO.fullmatch(text) if ":" in text or " to " in text else None
     if match is None:

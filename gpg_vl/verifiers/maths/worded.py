@@ -16,7 +16,7 @@ _PARTS = {
     **dict.fromkeys(("quarter", "quarters"), 4),
     **{
         name + plural: number
-        for number, name in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
+        for number, name in enumerate(["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"], 3)
         for plural in ("", "s")
     },
 }
