@@ -6,18 +6,22 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from torch import nn
 
 from benchmarks import gpu, update_step
@@ -491,3 +495,34 @@ def test_gradients_are_compared_a_parameter_at_a_time() -> None:
     model[1].bias.grad = None
     with pytest.raises(AssertionError, match="one side alone"):
         update_step._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
+
+
+def requirements_of(package: str) -> set[str]:
+    """Names of what an installed package needs here; empty where it is not installed."""
+    try:
+        needed = [Requirement(text) for text in metadata.requires(package) or []]
+    except metadata.PackageNotFoundError:
+        return set()
+    return {canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def closure_of(packages: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = set(packages)
+    while waiting:
+        found |= waiting
+        waiting = set().union(*map(requirements_of, waiting)) - found
+    return found
+
+
+def test_the_gpu_machine_lacks_nothing() -> None:
+    """What the wheels need is a wheel, comes with torch and transformers, or is named in docs/gpu.md."""
+    [line] = re.findall(r"^GPU_WHEELS = ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    wheels = {canonicalize_name(name) for name in line.replace("\\\n", " ").split()} | {"deepspeed"}
+    text = (ROOT / "docs/gpu.md").read_text()
+    [named] = re.findall(r"usual on such a machine: ([^.]*)\.", text)
+    there = closure_of(["torch", "transformers", "accelerate", "peft"])
+    assumed = {canonicalize_name(name.strip()) for name in named.split(",")}
+    not_imported = {"av", "tzdata", "six"}  # of videos; of pandas on Windows; of dateutil, which brings it
+    assert closure_of(wheels | assumed) - wheels - there - assumed <= not_imported
+    assert {"datasets", "trl", "qwen-vl-utils"} <= wheels and "pyarrow" in assumed
