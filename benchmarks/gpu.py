@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from typing import IO, Any, NoReturn
 from benchmarks.gpu_sections import SECTIONS
 from benchmarks.gpu_sections.processes import Scratch, end, measure, scratch, start
 from benchmarks.gpu_sections.records import Section, SectionResult
-from benchmarks.gpu_sections.table import render
+from benchmarks.gpu_sections.table import FILE_WIDTH, render
 
 SECONDS_IN_HAND = 10.0
 """Of the minutes: to start, to end a section that hangs, to print."""
@@ -48,9 +49,8 @@ def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] = SE
     with scratch(device) as place, (options.out / "log.txt").open("w") as log, suppress(KeyboardInterrupt):
         _run(chosen, results, options.out, device, ends_at, place, log, is_tiny=options.tiny)
     signal.signal(signal.SIGTERM, before)
-    table = render(results)
-    (options.out / "table.txt").write_text(table)
-    print(table)
+    (options.out / "table.txt").write_text(render(results))
+    print(render(results, shutil.get_terminal_size((FILE_WIDTH, 0)).columns))
     is_complete = len(results) == len(chosen) and all(result.outcome == "ok" for result in results)
     return 0 if is_complete else INCOMPLETE
 

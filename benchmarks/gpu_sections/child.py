@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu_sections.child NAME MODULE ROWS``: the process of one section.
 
 It imports the section while the one before still measures, and waits for its setting, a line of JSON on standard input.
-To the file ROWS it appends lines of JSON: each row when it begins and when it is there, and what ended the section early.
+To the file ROWS it appends lines of JSON: each row when it begins and when it is there, and what ended the section.
 """
 
 from __future__ import annotations

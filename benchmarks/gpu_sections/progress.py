@@ -1,7 +1,6 @@
-"""The file of rows: what a section measures now, what it has measured, and what is made of it when the section is ended.
+"""The file of rows: what a section measures now and what it has measured, a line of JSON each, written at once.
 
-Each record is a line of JSON, written at once. A row that was begun and has no values when the process is gone becomes a
-row with the status "not finished".
+A row that was begun and has no values when the process is gone becomes one with the status "not finished".
 """
 
 from __future__ import annotations

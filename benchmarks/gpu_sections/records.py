@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 OK = "ok"
 NOT_FINISHED = "not finished"
+OUT_OF_MEMORY = "out of memory"
 Outcome = Literal["ok", "failed", "out of memory", "timed out", "died", "interrupted"]
 
 
