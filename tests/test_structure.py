@@ -93,7 +93,6 @@ WHOLE_ROOMS = {
     "objectives/test_written_losses.py": "every objective against its written loss",
     "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
     "models/test_new_family_training.py": "whole runs of that family",
-    "objectives/test_objectives.py": "every objective against plain formulas",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_grounding_edges.py": "boxes at and beyond the edges of an image",

@@ -149,7 +149,9 @@ def compare(bench: Bench, floors: Mapping[str, Errors], codes: Mapping[str, str]
     adapter, groups = bench.adapter, bench.groups
     identity = {"model": bench.model, "precision": bench.precision}
     floor = floors.get(bench.precision)
-    for name, attention in codes.items() if floor else ():
+    if floor is None:
+        return
+    for name, attention in codes.items():
         kit.set_attention(adapter, attention)
         batch = kit.pack(adapter, groups)
         right = partial(packed_values, adapter, batch, bench.reference, floor, len(groups))
