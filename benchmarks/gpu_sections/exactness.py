@@ -69,6 +69,7 @@ class Reference:
 
 
 def run(setting: Setting) -> Iterator[ExactnessRow]:
+    kit.trace_only(setting.device)
     torch.backends.cudnn.allow_tf32 = False  # the patch embedding is a convolution
     for full in (QWEN2_5_VL_3B, QWEN2_VL_2B):
         shape = reduce(full, is_tiny=setting.is_tiny)
