@@ -88,6 +88,7 @@ class Bench:
 
 
 def run(setting: Setting) -> Iterator[ExactnessRow]:
+    kit.trace_only(setting.device)
     torch.backends.cudnn.allow_tf32 = False  # the patch embedding is a convolution
     for full in (QWEN2_5_VL_3B, QWEN2_VL_2B):
         shape = reduce(full, is_tiny=setting.is_tiny)

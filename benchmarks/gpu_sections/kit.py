@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAda
     config: Any = {"dtype": dtype}
     adapter.model.config.text_config._attn_implementation = "sdpa"  # an adapter takes what it finds for rows unpacked
     return wrap(adapter.model, adapter.processor, shape, replace(adapter.config, **config))
+
+
+def trace_only(device: str) -> None:
+    """On a CPU, for the whole process: torch.compile traces and guards as always, and builds no machine code.
+
+    That would take a C++ compiler and a minute, and is not the code that runs on a GPU.
+    """
+    if device == "cpu":
+        torch.compile = partial(torch.compile, backend="eager")
 
 
 def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:

@@ -29,7 +29,7 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRITON_CACHE
                    "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR",
                    "MPLCONFIGDIR")  # fmt: skip
 """Without them every cache is below the home folder or that of temporary files."""
-CPU_DEFAULTS = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+CPU_DEFAULTS = {"OMP_NUM_THREADS": "1"}
 """Tiny models gain nothing from threads, and threads that wait for each other are slow on a busy machine."""
 SECONDS_TO_DIE = 10.0
 """After SIGKILL; a process that the driver holds does not end, and is left behind."""
