@@ -36,12 +36,13 @@ def test_a_rollout_of_four_groups_makes_four_updates(
 
 def assert_equal_files(a: Path, b: Path) -> None:
     """Weights, optimizer, position, random states, and what is left of a rollout: bit for bit."""
-    patterns = ("**/*.safetensors", "training_state/*.json")
-    names, others = (
-        sorted(str(path.relative_to(folder)) for pattern in patterns for path in folder.glob(pattern))
-        for folder in (a, b)
-    )
-    assert names == others
+
+    def names_in(folder: Path) -> list[str]:
+        paths = [*folder.rglob("*.safetensors"), *folder.glob("training_state/*.json")]
+        return sorted(str(path.relative_to(folder)) for path in paths)
+
+    names = names_in(a)
+    assert names == names_in(b)
     for name in names:
         if name.endswith(".safetensors"):
             assert_equal_tensors(a / name, b / name)
