@@ -127,8 +127,9 @@ def test_sections_measure_what_they_are_for(tiny: SimpleNamespace) -> None:
 
 
 SECTION = """
-import ctypes, os, signal
+import ctypes, os, signal, time
 from dataclasses import dataclass
+from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import Row
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +137,9 @@ class Told(Row):
     home: str
     process: int
 
-def second():
-    {ending}
-    return {{"process": 0}}
-
 def run(setting):
     yield Told(name="first", home=os.environ["HOME"], process=os.getpid())
-    if "measured" in {ending!r}:
-        from benchmarks.gpu_sections.trial import measured
-        yield measured(Told, lambda: ctypes.PyDLL(None).sleep(600), name="second", home="", process=1)
-    second()
+    {ending}
     yield Told(name="second", home="", process=0)
 """
 ENDINGS = {
@@ -155,7 +149,7 @@ ENDINGS = {
     "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "died"),
     "leaves": ("os._exit(7)", "died"),
     "missing": ("import no_such_library", "failed"),
-    "stays": ("pass  # measured, and it never returns", "timed out"),
+    "stays": ("JOURNAL.started(Told(name='second', home='', process=1)); time.sleep(600)", "timed out"),
     "works": ("pass", "ok"),
 }
 Sections = dict[str, Section]
@@ -167,10 +161,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sections:
     for name, (ending, _) in ENDINGS.items():
         (tmp_path / f"section_that_{name}.py").write_text(SECTION.format(ending=ending))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return {
-        name: Section(f"section_that_{name}", 1 if name == "hangs" else 20 if name == "stays" else 8)
-        for name in ENDINGS
-    }
+    return {name: Section(f"section_that_{name}", 1 if name in ("hangs", "stays") else 8) for name in ENDINGS}
 
 
 def test_a_section_that_goes_wrong_leaves_the_others(
