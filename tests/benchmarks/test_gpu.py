@@ -55,8 +55,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     temporary.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(out), "--minutes", "60"],
-        cwd=ROOT, env=os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "COLUMNS": "200"}, capture_output=True, text=True,
-        check=False,
+        cwd=ROOT, env=os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "COLUMNS": "200"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(out / 'log.txt').read_text()[-5000:]}"
     results = {each["name"]: each for each in json.loads((out / "results.json").read_text())["sections"]}
