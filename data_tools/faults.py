@@ -8,10 +8,10 @@ from typing import NamedTuple
 from gpg_vl.data.images import open_image
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import read_text
+from gpg_vl.own_code import describe_error
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
-from gpg_vl.tasks.own_code import describe_error
 
 FULL_MARKS = 0.99
 """What a gold answer must earn: 1, minus what rounding costs a tiny box."""

@@ -18,6 +18,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
 from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
 from gpg_vl.processes.ranks import note, run_on_main, run_together
@@ -27,15 +28,17 @@ from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine, check_engine
-from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
+from gpg_vl.run.checkpoint import STATE_FOLDER, changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
 from gpg_vl.run.random_state import seed_everything
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.run.saved_rollout import read_rollout
 from gpg_vl.tasks.base import Task
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
+from gpg_vl.update.rollouts import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Stages:
     learner: Learner
     evaluator: Evaluator
     eval_rows: Sequence[EvaluationRow]  # empty if there is no validation
+    rollout: Rollout | None  # which the run stopped in the middle of
     progress: Progress
     log: RunLog
 
@@ -62,6 +66,7 @@ def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = _build_objective(recipe, accelerator)
     checked = run_together(lambda: _load_sources(recipe, checkpoint))
+    objective = run_together(lambda: fit_rewards(recipe, objective, checked[0].tasks.values()))
     scorer.start()  # its processes start while the model loads
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: _load_adapter(recipe, checkpoint))
@@ -103,7 +108,7 @@ class _Parts:
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
     check_engine(recipe.rollout)
-    objective = build_objective(recipe.objective)
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
     check_group_size(recipe, objective)
     check_optimizer(recipe.update, sharding_stage(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
@@ -167,8 +172,9 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     else:
         progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
+    rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
-    return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, progress, log)
+    return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, rollout, progress, log)
 
 
 def _build_learner(parts: _Parts) -> Learner:
@@ -197,6 +203,11 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
         ended = "by run.stop_when" if progress.all_done_step is not None else "at run.steps; raise it to continue"
         note(f"{recipe.run.output_dir} has ended {ended}")
     return progress
+
+
+def _restore_rollout(parts: _Parts, checkpoint: Path) -> Rollout | None:
+    folder, sources, ranks = checkpoint / STATE_FOLDER, parts.checked[0].sources, parts.accelerator
+    return run_together(lambda: read_rollout(folder, sources, parts.prompts, ranks.process_index, ranks.num_processes))
 
 
 def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:

@@ -1,8 +1,8 @@
 """The groups of one optimizer step: draw prompts, generate, score, and draw again while too few have signal.
 
 Paper, section 3.2 and Algorithm 1: sampling continues until the share of valid groups reaches beta_th. Every group with
-signal is kept and trained. Only with ``rewards.on_error: drop_group`` is a group removed from the step: it is logged,
-but not counted anywhere, including in alpha.
+signal is kept and trained, except by objectives that cut the surplus. Only with ``rewards.on_error: drop_group`` is a
+group removed from the step: it is logged, but not counted anywhere, including in alpha.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
-from gpg_vl.objectives.base import Objective
-from gpg_vl.processes.collectives import gather_object, sum_over_ranks
+from gpg_vl.objectives.base import Objective, given
+from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
@@ -32,7 +32,6 @@ from gpg_vl.records import (
     Sample,
     ScoredGroup,
     StepTotals,
-    count_tokens,
 )
 from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
@@ -64,32 +63,39 @@ class Collector:
 
     def collect(self, step: int, without_tasks: Collection[str] = ()) -> CollectedGroups:
         """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws."""
-        config = self._recipe.objective
-        enough = config.beta_th * self._recipe.rollout.prompts_per_step
+        config, num_wanted = self._objective.config, self._recipe.rollout.prompts_per_step
         groups: list[ScoredGroup] = []
+        numbers: list[int] = []
         dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
         self._scorer.trainer_state = TrainerState(step - 1, self._recipe.run.steps)
-        for draw in range(config.max_draws):
+        for draw in range(given(config.max_draws)):
             start = time.perf_counter()
-            prompts, seeds = self._draw(step, draw, without_tasks)
+            prompts, seeds, places = self._draw(step, draw, without_tasks)
             with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
-            scored = run_together(partial(self._scorer.score, rolled))
+            scored = run_together(partial(self._score, rolled))
             self._refuse_failed_draw(scored)
-            for group in scored:
-                (dropped if self._is_dropped(group) else groups).append(group)
+            for group, place in zip(scored, places, strict=True):
+                if self._is_dropped(group):
+                    dropped.append(group)
+                    continue
+                groups.append(group)
+                numbers.append(draw * num_wanted + place)
             rollout_seconds += generated - start
             scoring_seconds += time.perf_counter() - generated
             trained = [group for group in groups if self._objective.trains(group)]
-            totals = self._totals(groups, trained)
-            if totals.trained_groups >= enough:
+            totals = self._count(groups, trained)
+            if totals.trained_groups >= given(config.beta_th) * num_wanted:
                 break
-        return CollectedGroups(groups, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
+        if self._objective.cuts_surplus and totals.trained_groups > num_wanted:
+            trained = self._first(num_wanted, groups, trained, numbers)
+            totals = self._count(groups, trained)
+        return CollectedGroups(groups, numbers, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
 
-    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed]]:
-        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin, and the seed of each.
+    def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed], list[int]]:
+        """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin; the seed and place of each.
 
         A sample that is drawn twice gets another seed the second time. If an image can no longer be opened on some
         rank, all ranks leave its sample out from now on, and the next sample takes its place.
@@ -98,6 +104,7 @@ class Collector:
         times_drawn: Counter[str] = Counter()
         prompts: list[Prompt] = []
         seeds: list[Seed] = []
+        places: list[int] = []
         num_missing = self._recipe.rollout.prompts_per_step
         while num_missing:
             samples = self._stream.draw(num_missing, without_tasks)
@@ -109,9 +116,10 @@ class Collector:
                     if position % num_ranks == rank:
                         prompts.append(built[sample.id])
                         seeds.append((self._recipe.run.seed, step, draw, sample.id, times_drawn[sample.id]))
+                        places.append(times_drawn.total())
                     times_drawn[sample.id] += 1
             num_missing = sum(sample.id in bad for sample in samples)
-        return prompts, seeds
+        return prompts, seeds, places
 
     def _build(self, samples: Sequence[Sample]) -> dict[str, Prompt]:
         """The prompts by sample id, without those that ``data.on_bad_image`` skips."""
@@ -133,6 +141,16 @@ class Collector:
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
 
+    def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+        """
+        Raises:
+            ValueError: the objective does not take a reward
+        """
+        groups = self._scorer.score(rolled)
+        for group in groups:
+            self._objective.check_rewards(group)
+        return groups
+
     def _refuse_failed_draw(self, scored: Sequence[ScoredGroup]) -> None:
         """
         Raises:
@@ -148,16 +166,18 @@ class Collector:
     def _is_dropped(self, group: ScoredGroup) -> bool:
         return self._recipe.rewards.on_error == "drop_group" and group.has_failure
 
-    def _totals(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:
+    def _first(
+        self, count: int, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup], numbers: Sequence[int]
+    ) -> list[ScoredGroup]:
+        """This rank's groups among the first ``count`` trained ones that all ranks drew."""
+        number_of = {id(group): number for group, number in zip(groups, numbers, strict=True)}
+        kept = set(sorted(gather_object([number_of[id(group)] for group in trained]))[:count])
+        return [group for group in trained if number_of[id(group)] in kept]
+
+    def _count(self, groups: Sequence[ScoredGroup], trained: Sequence[ScoredGroup]) -> StepTotals:
         """Counts over all ranks; equal on each, so that all make the same decision."""
-        counts = [
-            len(groups),
-            sum(count_tokens(group.completions) for group in groups),
-            len(trained),
-            sum(len(group.completions) for group in trained),
-            sum(count_tokens(group.completions) for group in trained),
-        ]
-        return StepTotals(*sum_over_ranks(self._accelerator, counts))
+        [totals] = sum_totals(self._accelerator, [self._objective.count(groups, trained)])
+        return totals
 
 
 def gather_collected(collected: CollectedGroups) -> LoggedStep:

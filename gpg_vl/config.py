@@ -14,6 +14,7 @@ from typing import Any, Literal
 PARTS = ("vision", "projector", "text")
 Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
 PACKED_ATTENTION = ("grouped_sdpa", "flex_attention")
+Reduction = Literal["group", "sequence", "token", "token_official", "sequence_sum", "group_sum", "constant"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -210,37 +211,76 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the gradient follows (docs/objective.md).
+    """What the gradient follows (docs/objective.md, docs/objectives.md). A null key takes the objective's own default.
 
     Args:
-        name: gpg, grpo, or supervised (the task's gold completion with coefficient 1)
+        name: gpg, another name in docs/objectives.md, supervised (the gold completions), or FILE.py:CLASS
+        form: variant of an objective that has several (docs/objectives.md)
         f_norm: divisor of the centred reward; one: none; std: the group's standard deviation (paper, Eq. 6)
         f_norm_eps: added to the std
         alpha: divide by the number of groups with signal (paper, Eq. 7) instead of by the number of all groups
         alpha_eps: added to 1/alpha; only for parity with the published multimodal code
-        kl_coefficient: weight of GRPO's KL to the initial policy; above 0, that model is also loaded and run every step
-        reduction: group (paper, Eq. 5), sequence, token, or token_official (silent groups stay in the denominator)
-        beta_th: draw more prompts while fewer than this share of prompts_per_step has signal; 0: never draw more
+        reduction: group (paper, Eq. 5), sequence, token, token_official (silent groups stay in the denominator),
+            sequence_sum, group_sum, or constant (each token counts 1 / max_length)
+        completions_per_pass: reinforce averages over parts of a group of this size; null: the whole group
+        max_length: tokens of a completion that dr_grpo divides by and dapo shapes to; null: rollout.max_new_tokens
+        kl_coefficient: weight of the KL to the initial policy; above 0, that model is also run
+        clip_low: the ratio of new to old policy is clipped below 1 - clip_low
+        clip_high: the ratio is clipped above 1 + clip_high
+        max_ratio: upper bound of the ratio; for cispo on every token, for reinforce_rej where the reward is negative
+        gate_temperatures: of sapo's gate, for positive and for negative advantages
+        beta: how strongly gvpo, copg and apa hold the policy near their anchor
+        eta: scale of the reward differences that rebel regresses on; 1 / beta
+        anchor: old (the policy that sampled) or reference (the initial policy)
+        pairs: all, disjoint, best_worst, or first (only the first two completions)
+        accept_above: raft and raft_pp accept completions with a reward above this
+        reward_range: lowest and highest reward; null: what the tasks declare
+        overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
+        mask_unfinished: dapo leaves completions that were cut off out of the loss
+        beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
         max_draws: maximum number of draws per step, including the first
     """
 
     name: str = "gpg"
-    f_norm: Literal["one", "std"] = "one"
-    f_norm_eps: float = 0.0
-    alpha: bool = True
+    form: str | None = None
+    f_norm: Literal["one", "std"] | None = None
+    f_norm_eps: float | None = None
+    alpha: bool | None = None
     alpha_eps: float = 0.0
+    reduction: Reduction | None = None
+    completions_per_pass: int | None = None
+    max_length: int | None = None
     kl_coefficient: float = 0.0
-    reduction: Literal["group", "sequence", "token", "token_official"] = "group"
-    beta_th: float = 0.6
-    max_draws: int = 20
+    clip_low: float | None = None
+    clip_high: float | None = None
+    max_ratio: float | None = None
+    gate_temperatures: tuple[float, float] | None = None
+    beta: float | None = None
+    eta: float | None = None
+    anchor: Literal["old", "reference"] | None = None
+    pairs: Literal["all", "disjoint", "best_worst", "first"] | None = None
+    accept_above: float | None = None
+    reward_range: tuple[float, float] | None = None
+    overlong_cache: int | None = None
+    mask_unfinished: bool | None = None
+    beta_th: float | None = None
+    max_draws: int | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.beta_th <= 1, "objective.beta_th must be in [0, 1]")
-        _require(self.max_draws >= 1, "objective.max_draws must be at least 1")
-        _require(
-            self.f_norm_eps >= 0 and self.alpha_eps >= 0, "objective.f_norm_eps and alpha_eps must not be negative"
-        )
-        _require(self.kl_coefficient >= 0, "objective.kl_coefficient must not be negative")
+        not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
+        positive = ("max_ratio", "beta", "eta")
+        at_least_one = ("completions_per_pass", "max_length", "max_draws")
+        for names, is_valid, condition in (
+            (not_negative, lambda value: value >= 0, "must not be negative"),
+            (positive, lambda value: value > 0, "must be above 0"),
+            (at_least_one, lambda value: value >= 1, "must be at least 1"),
+            (("gate_temperatures",), lambda pair: min(pair) > 0, "must be above 0"),
+            (("reward_range",), lambda pair: pair[0] < pair[1], "must be a lower and a higher number"),
+            (("beta_th",), lambda value: 0 <= value <= 1, "must be in [0, 1]"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                _require(value is None or is_valid(value), f"objective.{name} {condition}")
 
 
 @dataclass(frozen=True)
@@ -259,6 +299,8 @@ class UpdateConfig:
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm
         max_skips: the run stops after this many skipped steps in a row; a step is skipped if its gradient is not finite
+        epochs_per_rollout: how often each sampled group is trained
+        groups_per_update: groups per optimizer step, over all ranks; null: all groups of the rollout
         tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass
         patches_per_micro_batch: speed knob; maximum number of vision patches per forward pass
     """
@@ -274,6 +316,8 @@ class UpdateConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_skips: int = 3
+    epochs_per_rollout: int = 1
+    groups_per_update: int | None = None
     tokens_per_micro_batch: int = 8192
     patches_per_micro_batch: int = 65536
 
@@ -289,8 +333,16 @@ class UpdateConfig:
         _require(self.warmup_steps >= 0, "update.warmup_steps must not be negative")
         _require(all(0 <= beta < 1 for beta in self.betas), "update.betas must be in [0, 1)")
         _require(self.weight_decay >= 0, "update.weight_decay must not be negative")
+        _require(self.epochs_per_rollout >= 1, "update.epochs_per_rollout must be at least 1")
+        whole = self.groups_per_update is None or self.groups_per_update >= 1
+        _require(whole, "update.groups_per_update must be at least 1, or null for all groups")
         _require(self.tokens_per_micro_batch >= 1, "update.tokens_per_micro_batch must be at least 1")
         _require(self.patches_per_micro_batch >= 1, "update.patches_per_micro_batch must be at least 1")
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Whether a rollout is followed by more than one optimizer step, so that later ones are off-policy."""
+        return self.epochs_per_rollout > 1 or self.groups_per_update is not None
 
 
 @dataclass(frozen=True)

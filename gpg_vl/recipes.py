@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from gpg_vl.config import Recipe
+from gpg_vl.own_code import absolute_spec
 
 _SECTIONS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)
@@ -43,13 +45,10 @@ def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ())
     except (ArgumentError, argparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(_telling_lines(str(error))) from error
     # Namespace has methods named update and keys: sections are read as items
-    return Recipe(**{name: values[name] for name in _SECTIONS}, task=_with_absolute_path(values["task"]))
-
-
-def _with_absolute_path(task: str | None) -> str | None:
-    """A task's ``FILE.py:CLASS`` with an absolute path: the recipe is saved, and later read from other folders."""
-    path, colon, class_name = (task or "").rpartition(":")
-    return f"{Path(path).resolve()}:{class_name}" if colon and path.endswith(".py") else task
+    sections = {name: values[name] for name in _SECTIONS}
+    # the recipe is saved, and later read from other folders
+    sections["objective"] = replace(sections["objective"], name=absolute_spec(sections["objective"].name))
+    return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]))
 
 
 def describe_keys() -> str:

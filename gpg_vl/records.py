@@ -166,13 +166,17 @@ class ScoredGroup:
         return any(reward.has_failed for reward in self.rewards)
 
 
+GroupLogProbs = tuple[tuple[float, ...], ...]
+"""Of every completion token of a group, [G][T], in nats."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogProbs:
     """Log-probs of a group's completion tokens, for the objectives whose coefficients depend on them."""
 
-    current: tuple[tuple[float, ...], ...]  # [G][T] under the weights that the step starts from
-    old: tuple[tuple[float, ...], ...]  # [G][T] under the weights that sampled
-    reference: tuple[tuple[float, ...], ...]  # [G][T] under the frozen initial policy
+    current: GroupLogProbs  # under the weights that the step starts from
+    old: GroupLogProbs  # under the weights that sampled
+    reference: GroupLogProbs  # under the frozen initial policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +213,11 @@ class StepTotals:
     """Counts of one optimizer step over all ranks and draws."""
 
     groups: int  # B, sampled
+    sequences: int  # completions of the B groups
     tokens: int  # completion tokens of the B groups
     trained_groups: int  # V, those with signal
-    trained_sequences: int
-    trained_tokens: int
+    trained_sequences: int  # completions of the V groups that the denominator counts
+    trained_tokens: int  # of these completions
 
     @property
     def alpha(self) -> float:
@@ -225,6 +230,7 @@ class CollectedGroups:
     """The groups of one optimizer step on this rank."""
 
     groups: list[ScoredGroup]  # all that were sampled and not dropped
+    numbers: list[int]  # the place of each in the order in which all ranks drew
     trained: list[ScoredGroup]  # those that the objective trains
     dropped: list[ScoredGroup]  # with rewards.on_error: drop_group, those with a completion that could not be scored
     totals: StepTotals  # over all ranks

@@ -23,15 +23,16 @@ from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.records import LoggedStep, UpdateStats
+from gpg_vl.records import CollectedGroups, LoggedStep, UpdateStats
 from gpg_vl.rewards.health import RewardWatch
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
-from gpg_vl.run.step_metrics import describe_step, step_line
+from gpg_vl.run.step_metrics import describe_step, describe_use, step_line
 from gpg_vl.update.gradient import UpdateError
+from gpg_vl.update.rollouts import Rollout
 
 
 def train(recipe: Recipe) -> Path:
@@ -68,6 +69,7 @@ class Loop:
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
+        self._rollout = stages.rollout
 
     def run(self) -> Path:
         """Takes steps until the run is over; returns the folder of the last checkpoint."""
@@ -87,29 +89,42 @@ class Loop:
             self._stages.log.close()
 
     def _step(self) -> None:
-        """Algorithm 1: draw, roll out and score until a share of beta_th has signal; follow the gradient."""
+        """Algorithm 1: draw, roll out and score until a share of beta_th has signal; follow the gradient.
+
+        An objective that corrects for it may follow one rollout for several steps.
+        """
         start = time.perf_counter()
         progress, learner = self._progress, self._stages.learner
         number = progress.step + 1
-        collected = self._stages.collector.collect(number, () if progress.in_cooldown else progress.tasks_done)
+        collected = self._collect(number) if self._rollout is None else None
         collected_at = time.perf_counter()
+        rollout = self._rollout if collected is None else learner.open_rollout(number, collected)
+        assert rollout is not None
         rate = progress.learning_rate(self._recipe.update)
-        stats = learner.accumulate_gradient(collected)
+        stats = learner.accumulate_gradient(rollout)
         with INTERRUPTS.deferred():  # weights, position and log change together
             grad_norm = None if stats is None else learner.take_step(rate)
             progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm)
+            rollout.num_done += 1
+            self._rollout = None if rollout.is_used_up else rollout
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
-            logged = gather_collected(collected)
-            run_together(lambda: self._write_log(logged, stats, grad_norm, rate, seconds))
-        for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
-            note(line)
+            logged = None if collected is None else gather_collected(collected)
+            run_together(lambda: self._write_log(rollout, logged, stats, grad_norm, rate, seconds))
+        if logged is not None:
+            for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
+                note(line)
         if progress.skips_in_a_row:
             self._report_skip()
 
+    def _collect(self, step: int) -> CollectedGroups:
+        progress = self._progress
+        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done)
+
     def _write_log(
         self,
-        logged: LoggedStep,
+        rollout: Rollout,
+        logged: LoggedStep | None,
         stats: UpdateStats | None,
         grad_norm: float | None,
         rate: float,
@@ -118,6 +133,7 @@ class Loop:
         progress, log = self._progress, self._stages.log
         metrics = {
             **describe_step(logged, stats, grad_norm, seconds),
+            **describe_use(rollout),
             "left_out": dict(Counter(self._stages.stream.left_out.values())),
             "shrunk_rows": progress.shrunk_rows,
             "silent_steps": progress.silent_steps,
@@ -125,7 +141,8 @@ class Loop:
             "learning_rate": rate,
         }
         log.write(progress.step, metrics)
-        log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
+        if logged is not None:
+            log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
         log.say(progress.step, step_line(metrics))
 
     def _report_skip(self) -> None:
@@ -163,7 +180,7 @@ class Loop:
         with INTERRUPTS.deferred():
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
-                stages.log.latest, self._accelerator,
+                stages.log.latest, self._accelerator, self._rollout,
             )  # fmt: skip
             progress.saved_step = progress.step
         return folder

@@ -20,11 +20,11 @@ from typing import Any
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
+from gpg_vl.own_code import absolute_spec, describe_error
 from gpg_vl.records import ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, legacy_scorer
-from gpg_vl.tasks.own_code import absolute_spec, describe_error
 from gpg_vl.verifiers.answers import strip_answer_tags
 
 UNKNOWN_SIDE = 10**9

@@ -115,18 +115,18 @@ class _quiet_loading:  # noqa: N801  used as a function
 
 def describe_model(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
     """The model card: hub metadata, the latest metrics, the recipe."""
-    path = recipe.model.path
+    path, objective = recipe.model.path, recipe.objective.name.rpartition(":")[2]  # of FILE.py:CLASS the class
     data = ModelCardData(
         base_model=None if Path(path).exists() else path,
         library_name="transformers" if recipe.model.lora is None else "peft",
         pipeline_tag="image-text-to-text",
-        tags=["gpg-vl", "reinforcement-learning", recipe.objective.name],
+        tags=["gpg-vl", "reinforcement-learning", objective],
     )
     name = Path(path).name
     kind = f"a LoRA adapter of {name}" if recipe.model.lora is not None else f"{name}, trained further"
     lines = [f"| {key} | {value:.4g} |" for key, value in _numbers(metrics)]
     return (
-        f"---\n{data.to_yaml()}\n---\n\n# {kind}\n\nTrained by GPG-VL with the objective `{recipe.objective.name}`.\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {kind}\n\nTrained by GPG-VL with the objective `{objective}`.\n\n"
         "## Last metrics\n\n| metric | value |\n|---|---|\n" + "\n".join(lines) + "\n\n## Recipe\n\n```yaml\n"
         + yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True) + "```\n"
     )  # fmt: skip

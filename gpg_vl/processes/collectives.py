@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+
+from gpg_vl.records import StepTotals
 
 T = TypeVar("T")
 
@@ -21,6 +25,14 @@ def gather_object(mine: list[T]) -> list[T]:
 
 def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
     return [int(x) for x in _reduced(accelerator, values, torch.int64, torch.distributed.ReduceOp.SUM)]
+
+
+def sum_totals(accelerator: Accelerator, totals: Sequence[StepTotals]) -> list[StepTotals]:
+    """Field by field; every rank has as many of them."""
+    counts = [count for each in totals for count in astuple(each)]
+    width = len(fields(StepTotals))
+    summed = sum_over_ranks(accelerator, counts)
+    return [StepTotals(*summed[i : i + width]) for i in range(0, len(summed), width)]
 
 
 def max_over_ranks(accelerator: Accelerator, value: int) -> int:

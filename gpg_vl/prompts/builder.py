@@ -74,6 +74,18 @@ class PromptBuilder:
             messages = self._messages(layout.request)
             return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
+    def rebuild(
+        self, sample: Sample, text: str, views: tuple[ImageView, ...], messages: tuple[tuple[str, str], ...]
+    ) -> Prompt:
+        """A prompt that was built before, as it was: a task of the user's own may ask in other words a second time.
+
+        Raises:
+            BadImage: an image can no longer be opened; names the sample
+        """
+        with _naming(sample):
+            images = [open_image(source, self._image_hosts) for source in sample.images]
+            return Prompt(sample, text, self._adapter.encode(text, images, views), views, messages)
+
     def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
         """The prompt as the model will read it, computed from its images' sizes alone.
 

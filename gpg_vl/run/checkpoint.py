@@ -34,7 +34,9 @@ from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
 from gpg_vl.update.optimizer_state import load_entries, read_shards
+from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
@@ -45,7 +47,8 @@ class TrainingState:
     """What determines the rest of a run besides weights, optimizer and random states.
 
     The learning rate follows from the step; prompts and sampled tokens from step, stream and seed. It is saved between
-    steps, so no groups of a refill are kept: an unfinished step is repeated from the same prompts.
+    steps, so no groups of a refill are kept: an unfinished step is repeated from the same prompts. A rollout that has
+    updates left is kept beside it (``saved_rollout.py``).
     """
 
     step: int  # finished optimizer steps
@@ -66,6 +69,7 @@ def save_checkpoint(
     random_state: Mapping[str, Any],
     metrics: Mapping[str, Any],
     accelerator: Accelerator,
+    rollout: Rollout | None = None,
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
@@ -73,6 +77,7 @@ def save_checkpoint(
         optimizer: torch's optimizer, or DeepSpeed's wrapper of it
         random_state: of this rank at the end of that step
         metrics: the run's latest metrics, for the model card
+        rollout: one that has updates left, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
@@ -81,6 +86,8 @@ def save_checkpoint(
     partial = final.with_name(f"{final.name}.partial")
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
+    ranks = (accelerator.process_index, accelerator.num_processes)
+    packed = None if rollout is None else pack_rollout(rollout, *ranks)
     try:
         _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
@@ -88,6 +95,8 @@ def save_checkpoint(
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
+        if packed is not None:
+            _on_main(lambda: write_rollout(packed, training_state))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import ObjectiveConfig, Recipe
 from gpg_vl.models.paths import find_checkpoints, set_aside
+from gpg_vl.objectives import read_values
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.manifest import find_damage
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
@@ -123,8 +126,10 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    saved = _with_defaults(read_recipe(checkpoint / RECIPE_FILE))
-    for key, (old, new) in changed_keys(saved, recipe.to_plain()).items():
+    saved, now = _with_defaults(read_recipe(checkpoint / RECIPE_FILE)), recipe.to_plain()
+    if saved["objective"]["name"] == recipe.objective.name:
+        saved, now = _with_objective_values(saved), _with_objective_values(now)
+    for key, (old, new) in changed_keys(saved, now).items():
         if key in MAY_CHANGE_ON_RESUME:
             continue
         found, way_out = f"the recipe has {new!r}", "the old value"
@@ -143,3 +148,11 @@ def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(keys, dict) and isinstance(filled[section], dict):
             filled[section] = {**keys, **filled[section]}
     return filled
+
+
+def _with_objective_values(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the objective reads, with its own value for each that is left open, as it may be in one of two."""
+    keys = dict(plain["objective"])
+    known = {field.name: keys.pop(field.name) for field in fields(ObjectiveConfig) if field.name in keys}
+    read = json.loads(json.dumps(read_values(ObjectiveConfig(**known))))  # tuples as the saved recipe has them
+    return {**plain, "objective": {**read, **keys}}

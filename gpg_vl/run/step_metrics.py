@@ -9,14 +9,18 @@ from dataclasses import asdict
 from typing import Any
 
 from gpg_vl.records import LoggedGroup, LoggedStep, UpdateStats
+from gpg_vl.update.rollouts import Rollout
 
 
 def describe_step(
-    logged: LoggedStep, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
+    logged: LoggedStep | None, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The metrics of a step, from the groups of all ranks."""
-    totals = logged.totals
+    """The metrics of a step, from the groups of all ranks; None where it uses those of an earlier step again."""
     norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
+    update = None if stats is None else {**asdict(stats), "grad_norm": norm}
+    if logged is None:
+        return {"update": update, "seconds": dict(seconds)}
+    totals = logged.totals
     return {
         **summarise_rewards(logged.groups),
         "status": count_statuses([*logged.groups, *logged.dropped]),
@@ -25,9 +29,16 @@ def describe_step(
         "groups": totals.groups,
         "trained_groups": totals.trained_groups,
         "draws": logged.num_draws,
-        "update": None if stats is None else {**asdict(stats), "grad_norm": norm},
+        "update": update,
         "seconds": {"rollout": logged.rollout_seconds, "scoring": logged.scoring_seconds, **seconds},
     }
+
+
+def describe_use(rollout: Rollout) -> dict[str, Any]:
+    """Which update of its rollout a step has made; nothing where a rollout has one update."""
+    if rollout.num_updates == 1:
+        return {}
+    return {"rollout": {"step": rollout.step, "update": rollout.num_done, "updates": rollout.num_updates}}
 
 
 def step_line(metrics: Mapping[str, Any]) -> str:
@@ -39,10 +50,11 @@ def step_line(metrics: Mapping[str, Any]) -> str:
         followed = f"loss {update['loss']:+.4f}  gradient not finite: no update"
     else:
         followed = f"loss {update['loss']:+.4f}  grad {update['grad_norm']:.3f}"
-    return (
-        f"reward {metrics.get('reward', math.nan):.3f}  signal {metrics['trained_groups']}/{metrics['groups']}  "
-        f"{followed}  {metrics['seconds']['step']:.1f} s"
-    )
+    if "groups" in metrics:
+        used = f"reward {metrics.get('reward', math.nan):.3f}  signal {metrics['trained_groups']}/{metrics['groups']}"
+    else:
+        used = "rollout of step {step}, update {update}/{updates}".format(**metrics["rollout"])
+    return f"{used}  {followed}  {metrics['seconds']['step']:.1f} s"
 
 
 def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:

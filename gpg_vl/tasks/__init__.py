@@ -6,6 +6,7 @@ import difflib
 import functools
 from pathlib import Path
 
+from gpg_vl.own_code import describe_error, load_own_class
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.choice import Choice
 from gpg_vl.tasks.classification import Classification
@@ -13,7 +14,6 @@ from gpg_vl.tasks.counting import Counting
 from gpg_vl.tasks.detection import DetectionTask
 from gpg_vl.tasks.geometry import Geometry
 from gpg_vl.tasks.grounding import Grounding
-from gpg_vl.tasks.own_code import describe_error, run_file
 
 TASKS: dict[str, Task] = {
     "choice": Choice(),
@@ -45,11 +45,7 @@ def load_task(spec: str) -> Task:
 
 @functools.cache
 def _load_own_task(path: Path, class_name: str) -> Task:
-    task_class = vars(run_file(path)).get(class_name)
-    if task_class is None:
-        raise ValueError(f"{path} has no class {class_name!r}; name the task as {path.name}:ClassName")
-    if not isinstance(task_class, type) or not issubclass(task_class, Task):
-        raise ValueError(f"{class_name} in {path} is not a task; make it a subclass of gpg_vl.tasks.base.Task")
+    task_class = load_own_class(path, class_name, Task, "task")  # type: ignore[type-abstract]
     if not task_class.name:
         raise ValueError(f"{class_name} in {path} has no name; add a line such as name = 'my_task' to the class")
     if task_class.main_part not in task_class.weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -16,13 +16,15 @@ from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import sum_losses
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
-from gpg_vl.records import CollectedGroups, ScoredGroup, TrainingGroup, UpdateStats
+from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
+from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
+from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing
 
 
@@ -36,7 +38,7 @@ class Learner:
         self._accelerator = accelerator
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(adapter, recipe.update)
-        self._reference = Reference(recipe, adapter, accelerator) if objective.needs else None
+        self._reference = Reference(recipe, adapter, accelerator) if "reference" in objective.needs else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
@@ -47,39 +49,75 @@ class Learner:
         """torch's optimizer, or DeepSpeed's wrapper of it."""
         return self.layout.optimizer
 
-    def accumulate_gradient(self, collected: CollectedGroups) -> UpdateStats | None:
-        """Computes the step's gradient, which stays in the layout; None if no group on any rank has signal."""
-        if collected.totals.trained_groups == 0:
+    def open_rollout(self, step: int, collected: CollectedGroups) -> Rollout:
+        """The updates made from the groups, with the log-probs that stay the same over all of them.
+
+        Args:
+            step: at which the groups were collected
+        """
+        update = self._recipe.update
+        parts = deal_updates(collected, self._objective, update.groups_per_update, self._accelerator)
+        with self._whole_weights(bool(self._objective.needs)):
+            batches = run_together(lambda: [UpdateBatch(self._anchor(trained), totals) for trained, totals in parts])
+        return Rollout(step, batches, len(batches) * update.epochs_per_rollout)
+
+    def accumulate_gradient(self, rollout: Rollout) -> UpdateStats | None:
+        """Computes the gradient of the rollout's next update, which stays in the layout; None if it trains no group."""
+        batch, is_fresh = rollout.next_batch, rollout.is_fresh
+        if batch.totals.trained_groups == 0:
             return None
-        needs_forward = self._reference is not None or not self._is_checked
-        with whole_weights(self._accelerator) if needs_forward else nullcontext():
-            kl, self.groups = run_together(lambda: self._prepare_groups(collected.trained))
+        measures = bool(self._objective.needs) and not is_fresh
+        with self._whole_weights(measures or not self._is_checked):
+            log_probs, self.groups = run_together(lambda: self._prepare_groups(batch, is_fresh))
+        denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
-            self.layout,
-            self.groups,
-            self._objective.denominator(collected.totals, self._recipe.rollout.prompts_per_step),
-            self._recipe.update,
-            self._adapter,
-            self._accelerator,
+            self.layout, self.groups, denominator, self._recipe.update, self._adapter, self._accelerator
         )
-        kl = None if kl is None else sum_losses(self._accelerator, kl) / collected.totals.trained_tokens
-        return UpdateStats(**asdict(passes) | {"loss": sum_losses(self._accelerator, passes.loss), "kl": kl})
+        loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
+        kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
+        return UpdateStats(
+            **asdict(passes)
+            | {
+                "loss": sum_losses(self._accelerator, loss),
+                "kl": None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
+            }
+        )
 
     def take_step(self, learning_rate: float) -> float:
         """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""
         return take_step(self.layout, learning_rate)
 
-    def _prepare_groups(self, trained: Sequence[ScoredGroup]) -> tuple[float | None, list[TrainingGroup]]:
-        """This rank's groups with coefficients, and the sum of their tokens' KL if there is a reference."""
-        if self._reference is None:
-            kl, groups = None, [self._objective.training_group(group) for group in trained]
+    def _whole_weights(self, is_needed: bool) -> AbstractContextManager[None]:
+        return whole_weights(self._accelerator) if is_needed else nullcontext()
+
+    def _measure(self, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
+        return measure_log_probs(self._policy, groups, self._recipe.update, self._adapter)
+
+    def _anchor(self, groups: Sequence[ScoredGroup]) -> list[AnchoredGroup]:
+        """Adds the log-probs of the policy as it is now, which sampled the groups, and of the reference, if needed."""
+        unknown: list[GroupLogProbs | None] = [None] * len(groups)
+        old = self._measure(groups) if self._objective.needs else unknown
+        reference = unknown if self._reference is None else self._reference.measure(self._policy, groups)
+        return [AnchoredGroup(*each) for each in zip(groups, old, reference, strict=True)]
+
+    def _prepare_groups(self, batch: UpdateBatch, is_fresh: bool) -> tuple[list[LogProbs] | None, list[TrainingGroup]]:
+        """This rank's groups with coefficients, and the log-probs that these depend on, if any."""
+        groups = [each.group for each in batch.groups]
+        if not self._objective.needs:
+            log_probs, training = None, [self._objective.training_group(group) for group in groups]
         else:
-            log_probs = self._reference.compare(self._policy, trained)
-            kl, groups = sum_kl(log_probs), list(map(self._objective.training_group, trained, log_probs))
+            current = [each.old for each in batch.groups] if is_fresh else self._measure(groups)
+            log_probs = [each.beside(now) for each, now in zip(batch.groups, current, strict=True) if now is not None]
+            training = list(map(self._objective.training_group, groups, log_probs))
         if not self._is_checked:
-            self._check_packing(groups)
+            self._check_packing(training)
             self._is_checked = True
-        return kl, groups
+        return log_probs, training
+
+    def _written_loss(self, batch: UpdateBatch, log_probs: Sequence[LogProbs]) -> float:
+        """The objective's loss of this rank's groups, before the division; else it is that of the linear surrogate."""
+        pairs = zip(batch.groups, log_probs, strict=True)
+        return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""

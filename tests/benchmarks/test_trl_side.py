@@ -40,7 +40,9 @@ def kit_gradients(adapter: QwenVLAdapter, group: TrainingGroup, temperature: flo
     adapter.model.zero_grad()
     objective = build_objective(ObjectiveConfig(reduction="sequence", alpha=False))
     tokens = sum(LENGTHS)
-    totals = StepTotals(groups=1, tokens=tokens, trained_groups=1, trained_sequences=4, trained_tokens=tokens)
+    totals = StepTotals(
+        groups=1, sequences=4, tokens=tokens, trained_groups=1, trained_sequences=4, trained_tokens=tokens
+    )
     batch = build_micro_batch(split_into_rows(group, 8192), adapter)
     weighted = (batch.coefficients * PolicyForward(adapter, temperature)(batch)).sum()
     (weighted / objective.denominator(totals, 1)).backward()

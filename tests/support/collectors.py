@@ -20,7 +20,8 @@ from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.objectives import build_objective
-from gpg_vl.processes.ranks import end_ranks, gather_object
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, Completion, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
 from tests.support.hostile_groups import group as make_group

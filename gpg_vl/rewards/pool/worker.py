@@ -23,10 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gpg_vl.own_code import CodeMistake, describe_failure, run_file
 from gpg_vl.rewards.pool.jobs import Job, Outcome
 from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
 from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
-from gpg_vl.tasks.own_code import CodeMistake, describe_failure, run_file
 
 ASSIGNMENT = b"A"
 """To a worker; the payload is a pickled ``(payload of the job, first unit, end unit)``."""

@@ -1,4 +1,4 @@
-"""Runs a user's own Python file: where a task or a reward function is named by path."""
+"""Runs a user's own Python file: where a task, an objective or a reward function is named by path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -37,6 +39,24 @@ def run_file(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def load_own_class(path: Path, class_name: str, base: type[T], kind: str) -> type[T]:
+    """The class of the file that extends ``base``.
+
+    Args:
+        kind: what messages call it, as "task"
+
+    Raises:
+        ValueError: no such file or class, the file does not import, or the class extends something else; one line
+    """
+    found = vars(run_file(path)).get(class_name)
+    if found is None:
+        raise ValueError(f"{path} has no class {class_name!r}; name the {kind} as {path.name}:ClassName")
+    if not isinstance(found, type) or not issubclass(found, base):
+        parent = f"{base.__module__}.{base.__name__}"
+        raise ValueError(f"{class_name} in {path} is not a {kind}; make it a subclass of {parent}")
+    return found
 
 
 class CodeMistake(TypeError, ValueError):

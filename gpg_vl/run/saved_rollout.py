@@ -1,0 +1,142 @@
+"""A rollout with updates still to make, as a checkpoint keeps it: weights that have moved would sample another.
+
+``rollout.json`` holds the groups of all ranks, ``rollout.safetensors`` their image features where the vision tower is
+frozen. Prompts are made again from their rows, with the text that they had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpg_vl.data.sources import Source
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import (
+    Completion,
+    GroupLogProbs,
+    ImageFeatures,
+    ImageView,
+    Prompt,
+    Reward,
+    Sample,
+    ScoredGroup,
+    StepTotals,
+)
+from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch
+
+ROLLOUT_FILE = "rollout.json"
+FEATURES_FILE = "rollout.safetensors"
+
+Plain = dict[str, Any]
+Packed = tuple[Plain, dict[str, Tensor]]
+"""A rollout as JSON holds it, and its features by name."""
+
+
+def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
+    """The rollout with the groups of all ranks. All ranks together."""
+    mine = [
+        (_pack_group(each, number, rank), each.group.features)
+        for number, batch in enumerate(rollout.batches)
+        for each in batch.groups
+    ]
+    groups = gather_object([(plain, _on_cpu(features)) for plain, features in mine])
+    plain = {
+        "step": rollout.step,
+        "num_updates": rollout.num_updates,
+        "num_done": rollout.num_done,
+        "num_ranks": num_ranks,
+        "totals": [astuple(batch.totals) for batch in rollout.batches],
+        "groups": [each for each, _ in groups],
+    }
+    features = {
+        f"{number}/{depth}": level for number, (_, levels) in enumerate(groups) for depth, level in enumerate(levels)
+    }
+    return plain, features
+
+
+def write_rollout(packed: Packed, folder: Path) -> None:
+    plain, features = packed
+    (folder / ROLLOUT_FILE).write_text(json.dumps(plain))
+    if features:
+        save_file(features, folder / FEATURES_FILE)
+
+
+def read_rollout(
+    folder: Path, sources: Sequence[Source], prompts: PromptBuilder, rank: int, num_ranks: int
+) -> Rollout | None:
+    """This rank's part of the rollout; None where the checkpoint has none. On as many ranks, each has its own groups.
+
+    Raises:
+        ValueError: a row or an image is gone
+    """
+    if not (folder / ROLLOUT_FILE).is_file():
+        return None
+    plain = json.loads((folder / ROLLOUT_FILE).read_text())
+    features = load_file(folder / FEATURES_FILE) if (folder / FEATURES_FILE).is_file() else {}
+    samples = _find_samples({each["prompt"]["id"] for each in plain["groups"]}, sources)
+    batches = [UpdateBatch([], StepTotals(*totals)) for totals in plain["totals"]]
+    for number, each in enumerate(plain["groups"]):
+        owner = each["rank"] if plain["num_ranks"] == num_ranks else number % num_ranks
+        if owner == rank:
+            prompt = _unpack_prompt(each["prompt"], samples, prompts)
+            batches[each["batch"]].groups.append(_unpack_group(each, prompt, _levels(features, number)))
+    return Rollout(plain["step"], batches, plain["num_updates"], plain["num_done"])
+
+
+def _on_cpu(features: ImageFeatures | None) -> tuple[Tensor, ...]:
+    return () if features is None else tuple(level.cpu().contiguous() for level in features.levels)
+
+
+def _levels(features: Mapping[str, Tensor], number: int) -> ImageFeatures | None:
+    levels: list[Tensor] = []
+    while f"{number}/{len(levels)}" in features:
+        levels.append(features[f"{number}/{len(levels)}"])
+    return ImageFeatures(tuple(levels)) if levels else None
+
+
+def _pack_group(each: AnchoredGroup, batch: int, rank: int) -> Plain:
+    prompt = each.group.prompt
+    views = [asdict(view) for view in prompt.views]
+    return {
+        "rank": rank,
+        "batch": batch,
+        "prompt": {"id": prompt.sample.id, "text": prompt.text, "messages": prompt.messages, "views": views},
+        "completions": [asdict(completion) for completion in each.group.completions],
+        "rewards": [asdict(reward) for reward in each.group.rewards],
+        "old": each.old,
+        "reference": each.reference,
+    }
+
+
+def _unpack_prompt(plain: Plain, samples: Mapping[str, Sample], prompts: PromptBuilder) -> Prompt:
+    messages = tuple((role, text) for role, text in plain["messages"])
+    views = tuple(ImageView(**view) for view in plain["views"])
+    return prompts.rebuild(samples[plain["id"]], plain["text"], views, messages)
+
+
+def _unpack_group(plain: Plain, prompt: Prompt, features: ImageFeatures | None) -> AnchoredGroup:
+    completions = tuple(
+        Completion(tuple(c["token_ids"]), c["text"], c["finished"], c["log_probs"] and tuple(c["log_probs"]))
+        for c in plain["completions"]
+    )
+    rewards = tuple(Reward(**reward) for reward in plain["rewards"])
+    group = ScoredGroup(prompt, completions, rewards, features)
+    return AnchoredGroup(group, _rows(plain["old"]), _rows(plain["reference"]))
+
+
+def _rows(rows: Iterable[Iterable[float]] | None) -> GroupLogProbs | None:
+    return None if rows is None else tuple(tuple(row) for row in rows)
+
+
+def _find_samples(ids: set[str], sources: Sequence[Source]) -> dict[str, Sample]:
+    found = {sample.id: sample for source in sources for sample in source.samples if sample.id in ids}
+    if missing := sorted(ids - set(found)):
+        raise ValueError(f"data.train: the run in run.output_dir was sampled from a row {missing[0]!r}; restore it")
+    return found

@@ -1,0 +1,41 @@
+"""Log-probs of whole groups as they stand, by the packed forward without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import nn
+
+from gpg_vl.config import UpdateConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.records import GroupLogProbs, ScoredGroup, TrainingGroup
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.policy import move_to
+
+
+@torch.no_grad()
+def measure_log_probs(
+    forward: nn.Module, groups: Sequence[ScoredGroup], config: UpdateConfig, adapter: Adapter
+) -> list[GroupLogProbs]:
+    """Of every completion token, by group, in the same micro-batches as the update.
+
+    Args:
+        forward: a ``PolicyForward``, on the adapter's device
+        adapter: whose tokens the groups are made of
+    """
+    forward.eval()
+    unweighted = [_without_weights(group) for group in groups]
+    found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
+    for rows in plan_micro_batches(unweighted, config.tokens_per_micro_batch, config.patches_per_micro_batch):
+        batch = move_to(build_micro_batch(rows, adapter), adapter.device)
+        log_probs = iter(forward(batch).tolist())
+        for completion in (completion for row in rows for completion in row.completions):
+            found[id(completion)] = tuple(islice(log_probs, len(completion.token_ids)))
+    return [tuple(found[id(completion)] for completion in group.completions) for group in groups]
+
+
+def _without_weights(group: ScoredGroup) -> TrainingGroup:
+    zeros = tuple((0.0,) * len(completion.token_ids) for completion in group.completions)
+    return TrainingGroup(group.prompt, group.completions, zeros, group.features)

@@ -1,0 +1,64 @@
+"""Rewards that an objective does not take are refused before anything is sampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpg_vl.config import ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig
+from gpg_vl.objectives import build_objective
+from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.rewards import declared_range, fit_rewards
+from gpg_vl.tasks import load_task
+from gpg_vl.tasks.base import Task
+from tests.support.hostile_groups import FILE
+from tests.support.messages import naming
+
+COUNTING = load_task("counting")  # correct 1.0, format 0.2
+SIGNED = load_task(f"{FILE}:Signed")  # correct in [-1, 2]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "config", "expected"),
+    [
+        ([COUNTING], RewardsConfig(), (0, 1.2)),
+        ([COUNTING], RewardsConfig(weights={"format": 0.0}), (0, 1)),
+        ([COUNTING], RewardsConfig(weights={"format": -0.5}), (-0.5, 1)),
+        ([COUNTING, SIGNED], RewardsConfig(weights={"format": 0.0}), (-1, 2)),
+        ([COUNTING], RewardsConfig(functions=["f.py:f"]), None),
+        ([COUNTING], RewardsConfig(functions=["f.py:f"], weights={"f": 0.0}), (0, 1.2)),
+        ([COUNTING], RewardsConfig(scorer="legacy"), None),
+    ],
+)
+def test_the_range_of_the_total(tasks: list[Task], config: RewardsConfig, expected: tuple[float, float] | None) -> None:
+    assert declared_range(config, tasks) == (expected if expected is None else pytest.approx(expected))
+
+
+def fit(task: Task, rewards: RewardsConfig, **objective: Any) -> Objective:
+    config = ObjectiveConfig(**objective)
+    recipe = Recipe(rewards=rewards, objective=config, rollout=RolloutConfig(max_new_tokens=8))
+    return fit_rewards(recipe, build_objective(config, 8), [task])
+
+
+@pytest.mark.parametrize(
+    ("task", "rewards", "objective", "parts"),
+    [
+        (SIGNED, RewardsConfig(), {"name": "em_pg", "form": "posterior"}, ("em_pg", "-1")),
+        (COUNTING, RewardsConfig(), {"name": "reinforce_rej", "reward_range": (0, 1)}, ("reinforce_rej", "1.2")),
+        (SIGNED, RewardsConfig(), {"name": "agpo", "form": "v1", "reward_range": (0, 1)}, ("agpo",)),
+        (COUNTING, RewardsConfig(functions=["f.py:f"]), {"name": "reinforce_rej"}, ("objective.reward_range",)),
+        (COUNTING, RewardsConfig(scorer="legacy"), {"name": "agpo", "form": "v1"}, ("objective.reward_range",)),
+    ],
+)
+def test_rewards_out_of_range_are_refused(
+    task: Task, rewards: RewardsConfig, objective: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=naming(*parts)):
+        fit(task, rewards, **objective)
+
+
+def test_an_open_range_is_that_of_the_tasks() -> None:
+    assert fit(COUNTING, RewardsConfig(), name="reinforce_rej").reward_range == pytest.approx((0, 1.2))
+    assert fit(SIGNED, RewardsConfig(), name="agpo", form="v1").reward_range == pytest.approx((-1, 2.2))
+    assert fit(COUNTING, RewardsConfig(functions=["f.py:f"]), name="gpg").reward_range is None

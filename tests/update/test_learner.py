@@ -1,0 +1,139 @@
+"""The learner's updates: their gradient for every objective, what is measured for it, and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RolloutConfig, UpdateConfig
+from gpg_vl.objectives import build_objective
+from gpg_vl.update import learner as learner_module
+from gpg_vl.update.learner import Learner
+from gpg_vl.update.policy import PolicyForward
+from tests.support import learner_gradients
+from tests.support.builders import SMALL_IMAGES
+from tests.support.learner_gradients import Case, cases
+from tests.support.objective_cases import CASES, ON_POLICY
+
+TOLERANCE = 1e-4  # float32, against plain rows
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", cases())
+def test_gradient_equals_autograd_of_the_written_loss(model_folders: dict[str, Path], name: str) -> None:
+    error = learner_gradients.measure(str(model_folders["qwen2_vl"]), cases()[name], Accelerator())
+    assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["grpo", "gvpo", "apa", "gspo"])
+def test_weights_that_move_unnoticed_would_show(model_folders: dict[str, Path], name: str) -> None:
+    case = Case(CASES[name], is_stale=True)
+    assert learner_gradients.measure(str(model_folders["qwen2_vl"]), case, Accelerator()) > 100 * TOLERANCE
+
+
+@pytest.mark.faults
+@pytest.mark.faults_ci
+@pytest.mark.timeout(900)
+def test_gradient_of_two_ranks_equals_that_of_the_written_loss(model_folders: dict[str, Path]) -> None:
+    script = ROOT / "tests/support/learner_gradients.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, str(model_folders["qwen2_vl"])], capture_output=True, text=True, check=False, timeout=900,
+        env=environment,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = {row["case"]: row["errors"] for row in map(json.loads, ran.stdout.splitlines())}
+    assert found.keys() == cases().keys()
+    assert {name: errors for name, errors in found.items() if not max(errors) < TOLERANCE} == {}
+
+
+# --- what is not needed is not computed ---
+
+
+class Counted:
+    """How often the policy and the reference run without a gradient, and whether there is a reference."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, update: UpdateConfig, **objective: Any):
+        self.forwards = 0
+        config = ObjectiveConfig(**objective)
+        recipe = Recipe(
+            model=ModelConfig(path=str(folder), **SMALL_IMAGES),  # type: ignore[arg-type]
+            rollout=RolloutConfig(prompts_per_step=4, group_size=3, max_new_tokens=8),
+            objective=config,
+            update=update,
+        )
+        self.objective = build_objective(config, 8, update.reuses_rollouts)
+        adapter = learner_gradients.load(str(folder))
+        self.learner = Learner(recipe, self.objective, adapter, Accelerator())
+        self.learner._is_checked = True  # the self-check is none of this
+        self.groups = learner_gradients.make_groups(adapter)
+        original = PolicyForward.forward
+
+        def forward(module: PolicyForward, batch: Any) -> Any:
+            self.forwards += not module.training
+            return original(module, batch)
+
+        monkeypatch.setattr(PolicyForward, "forward", forward)
+
+    def run(self, updates: int) -> list[int]:
+        """Forwards without a gradient before the rollout's updates, and in each of them."""
+        collected = learner_gradients.collect(self.groups, self.objective, Accelerator())
+        rollout = self.learner.open_rollout(1, collected)
+        counts = [self.forwards]
+        for _ in range(updates):
+            before = self.forwards
+            self.learner.accumulate_gradient(rollout)
+            self.learner.take_step(1e-6)
+            rollout.num_done += 1
+            counts.append(self.forwards - before)
+        return counts
+
+
+ONE_UPDATE = UpdateConfig()
+TWO_UPDATES = UpdateConfig(epochs_per_rollout=2)
+NEED_A_REFERENCE = {"grpo with KL", "rloo with KL", "gvpo, reference", "copg", "copg, disjoint", "rebel with KL", "apa",
+                    "apa by token"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_update_of_a_rollout_runs_nothing_that_its_objective_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], name: str
+) -> None:
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, **CASES[name])
+    has_reference = name in NEED_A_REFERENCE
+    assert (counted.learner._reference is not None) == has_reference
+    assert counted.run(1) == [2 if has_reference else 0, 0], "policy and reference once, or nothing at all"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("grpo", [1, 0, 1]),  # old once, which is current in the first update; current again in the second
+        ("grpo with KL", [2, 0, 1]),
+        ("gvpo, reference", [2, 0, 1]),
+        ("raft", [0, 0, 0]),
+        ("em_pg", [0, 0, 0]),
+    ],
+)
+def test_several_updates_measure_the_current_log_probs_before_each_but_the_first(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], name: str, expected: list[int]
+) -> None:
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], TWO_UPDATES, **CASES[name])
+    assert counted.run(2) == expected
+
+
+def test_objectives_of_rewards_alone_load_no_reference(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    monkeypatch.setattr(learner_module, "Reference", None)  # calling it would fail
+    for name in set(CASES) - NEED_A_REFERENCE:
+        update = ONE_UPDATE if name in ON_POLICY else TWO_UPDATES
+        Counted(monkeypatch, model_folders["qwen2_vl"], update, **CASES[name])
