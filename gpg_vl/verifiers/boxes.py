@@ -86,7 +86,7 @@ class Pair:
 
 
 def assign_boxes(answered: Sequence[Box], gold: Sequence[Box]) -> list[Pair]:
-    """The one-to-one assignment with the largest sum of IoU (Hungarian method); pairs without overlap are left out."""
+    """The one-to-one assignment with the largest sum of IoU (Hungarian method), without pairs that do not overlap."""
     if not answered or not gold:
         return []
     overlaps = iou_matrix(answered, gold)
@@ -107,9 +107,9 @@ def assigned_iou(answered: Sequence[Box], gold: Sequence[Box]) -> float:
 def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy.ndarray) -> list[Pair]:
     """The assigned pairs, each with the share of its gold box that the answered box adds to those before it.
 
-    Pairs come in descending overlap. With ``m`` the largest overlap of the gold box with a box of a pair before, a box
-    of overlap ``i`` adds (i - m) / (1 - m), at least 0: alone the overlap itself, 1 for a perfect box, 0 for a copy. So
-    a copy earns nothing by a second gold box that lies close to the first.
+    Pairs come in descending overlap. If ``m`` is the largest overlap of the gold box with a box of an earlier pair, a
+    box of overlap ``i`` adds (i - m) / (1 - m), at least 0: alone the overlap itself, 1 for a perfect box, 0 for a
+    copy. So a copy earns nothing from a second gold box that lies close to the first.
 
     Args:
         overlaps: what counts as the overlap of each pair, [len(answered), len(gold)] float64 in [0, 1]

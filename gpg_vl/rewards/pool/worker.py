@@ -1,4 +1,4 @@
-"""The inside of a worker: jobs in, one outcome per unit out.
+"""The code that a worker runs: jobs in, one outcome per unit out.
 
 The kit's own tasks run in the worker itself. A user's file is imported once by a worker that does nothing else, and
 every unit of it runs in a fork of that worker: what a call does to its process, whatever it is, ends with that process.
@@ -155,7 +155,7 @@ class _Fork:
     def _read(self) -> Frame:
         """
         Raises:
-            GarbledError: what came is no frame of this unit and process
+            GarbledError: what came is not a frame of this unit and process
             EOFError: it ended without one
         """
         poller = select.poll()

@@ -89,6 +89,31 @@ def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
     assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
 
 
+def test_a_hundred_reward_functions_in_one_batch(pool: ScoringPool, mark: str) -> None:
+    """Calls of reward functions, one for each group, between groups of the kit's own; each has a value of its own."""
+    names = [name for n in range(0, 100, len(HARMFUL)) for name in HARMFUL][:100]
+    assert set(names) == set(HARMFUL)
+    jobs: list[FunctionJob | TaskJob] = []
+    for n, name in enumerate(names):
+        jobs += [invasion(name, n), invasion("clean", n + 1000), job(f"{n}", "4", task="counting")]
+    outcomes = pool.run(jobs)
+    for n, name in enumerate(names):
+        [harmed], [innocent], kit = outcomes[3 * n : 3 * n + 3]
+        assert harmed is not None
+        assert harmed.status in invasive_rewards.ACTIONS[name][1], (name, harmed.message)
+        assert harmed.status != "ok" or harmed.value.rewards == [n, n + 0.5], name
+        assert innocent is not None
+        assert (innocent.status, innocent.message) == ("ok", ""), (names[n - 1 : n + 2], innocent)
+        assert innocent.value.rewards == [n + 1000, n + 1000.5]
+        assert totals(kit) == [0.2 if n != 4 else 1.2, 1.2], name
+    assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
+
+
+def invasion(action: str, number: int) -> FunctionJob:
+    texts = (f"{action}:{number}", f"{action}:{number}.5")
+    return FunctionJob(f"{FILE}:invade", Call("?", texts, ((1,), (2,)), {}))
+
+
 def test_nothing_is_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = f"pool-{uuid.uuid4().hex}"
     monkeypatch.setenv("TEST_POOL", mark)
