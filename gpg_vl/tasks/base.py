@@ -40,8 +40,8 @@ class LegacyScorer:
 class Task(ABC):
     """A task asks about one sample at a time and is pure: the same input always earns the same reward.
 
-    Subclasses set ``name`` and define ``ask``, ``read`` and ``score``, and ``gold`` if the gold answer is not written as
-    it stands in the row.
+    Subclasses set ``name`` and define ``ask``, ``read`` and ``score``, and ``gold`` if the gold answer is not written
+    as it stands in the row.
     """
 
     name: ClassVar[str] = ""

@@ -86,7 +86,7 @@ def parse_detections(text: str) -> list[Detection] | None:
 
 
 def parse_answered(text: str) -> Answered | None:
-    """Every box of an answer; empty for ``No Objects`` and an empty list; None if the text does not consist of boxes."""
+    """Every box of an answer; empty for ``No Objects`` and an empty list; None if the text is anything else."""
     if len(text) > MAX_CHARS:
         return None
     box = parse_box(text)
