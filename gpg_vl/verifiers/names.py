@@ -72,9 +72,9 @@ _MAKERS_OF = {
 }
 """By the beginning of the name."""
 _VARIANT = re.compile(
-    r"(?:a3[0-9]0|a31[89]|a321)-(?:[1-9][0-9]{2}|1000)|717-200|dc[0-9]{1,2}-[1-8][0-9]|atr(?:42|72)-[2-6][0-9]0"
+    r"(?:a3[0-9]0|a31[89]|a321)-(?:[1-9][0-9]{2}|1000)|717-200|dc[0-9]{1,2}-[1-8][0-9]|(?:42|72)-[2-6][0-9]0"
     r"|dhc6-[1-4]00|dr400-[0-9]{3}|l1011-(?:1|50|100|150|200|250|500)|pa28-[0-9]{3}|md90-30|e1[79][05]-[12]00"
-    r"|bae125-[1-9]00"
+    r"|125-[1-9]00"
 )
 """Numbers that may follow a name of one number: variants that were built."""
 
@@ -313,7 +313,10 @@ def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -
     numbers = [word for word in name if word.isdigit()]
     if name[-1:] != tuple(numbers) or "".join((*name[:-1], variant)) in listed.by_spelling:
         return False
-    return _YEAR.fullmatch(variant) is not None or _VARIANT.fullmatch(f"{''.join(name)}-{variant}") is not None
+    return (
+        _YEAR.fullmatch(variant) is not None
+        or _VARIANT.fullmatch(f"{''.join(_without_maker(name))}-{variant}") is not None
+    )
 
 
 def _may_have_made(words: tuple[str, ...], name: tuple[str, ...], has_number: bool) -> bool:
