@@ -53,6 +53,8 @@ class Task(ABC):
     """Weight of each reward part in the total; a recipe's ``rewards.weights`` overrides it."""
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Lowest and highest value of a part that is not in [0, 1]."""
+    late_imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that scoring imports late: a scoring process imports them before the clock of a completion starts."""
     legacy: ClassVar[LegacyScorer | None] = None
     """The published scorer, where the task has one."""
 

@@ -41,7 +41,7 @@ _NONE = frozenset(["none", "nothing", "zero"])
 _NONE_IN_CHINESE = re.compile(f"(?:没有|无)[^0-9{CHINESE_NUMERALS}\\W]{{0,12}}")
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
 _ARITHMETIC = re.compile(r"([0-9]{1,9})\s?([-/÷])\s?([0-9]{1,9})\s?=\s?([0-9]{1,9})")
-_ADDS = re.compile(r"[^-*/^%.×÷~]*")
+_ADDS = re.compile(r"(?:[^-*/^%.×÷~]|(?<=[A-Za-z])-(?=[A-Za-z]))*")
 
 
 def read_integer(text: str) -> int | None:

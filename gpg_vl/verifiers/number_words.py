@@ -48,7 +48,7 @@ def _read_english(words: list[str]) -> int | None:
     limit, scale = 1000, 10**9  # what the next word must be smaller than
     for number, word in enumerate(words):
         value = _ONES.get(word, _TENS.get(word))
-        if word == "and" and number and group % 100 == 0 and group and number < len(words) - 1:
+        if word == "and" and 0 < number < len(words) - 1 and words[number - 1] in ("hundred", *_SCALES):
             continue
         if value is not None and value < limit and (value or len(words) == 1):
             group += value

@@ -438,6 +438,13 @@ def test_units_and_the_like_are_refused_after_every_number(number: str, unit: st
             (text, None)
             for text in ("ten hundred", "twenty hundred", "twelve hundred thousand", "twelve hundred hundred")
         ],
+        *[
+            ("one thousand and five", 1005),
+            ("21 (twenty-one)", 21),
+            ("21 (twenty-two)", None),
+            ("17 (twelve-five)", None),
+        ],
+        *[("and five", None), ("one and five", None), ("one thousand and", None), ("one thousand and and five", None)],
         *[("one thousand twelve hundred", None), ("a twelve hundred", None), ("twelve hundred or 5", None)],
         *[("nothing", 0), ("There is nothing.", 0), ("Nothing at all", None), ("nothing but 3 cubes", None)],
         *[("nothing or one", None), ("not nothing", None), ("肆", 4), ("肆个", 4), ("共拾贰个", 12), ("叁佰零伍", 305)],

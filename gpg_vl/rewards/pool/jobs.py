@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -79,6 +80,8 @@ class TaskJob:
 
     def load(self) -> Callable[[int], Reward]:
         task = load_task(self.task)
+        for name in task.late_imports:
+            importlib.import_module(name)
         rules = (self.weights, self.scorer, self.answer_in)
         return lambda n: score_completion(task, self.sample, self.texts[n], self.views, *rules)
 

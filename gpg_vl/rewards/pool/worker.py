@@ -27,6 +27,7 @@ from gpg_vl.own_code import CodeMistake, describe_failure, run_file
 from gpg_vl.rewards.pool.jobs import Job, Outcome
 from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
 from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
+from gpg_vl.tasks.base import Task
 
 ASSIGNMENT = b"A"
 """To a worker; the payload is a pickled ``(payload of the job, first unit, end unit)``."""
@@ -103,8 +104,9 @@ class _OwnFile:
         self._is_loaded = True
         adopt_orphans()
         try:
-            run_file(Path(self.path))
-            for name in _late_imports(Path(self.path)):
+            module = run_file(Path(self.path))
+            tasks = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Task)]
+            for name in [*_late_imports(Path(self.path)), *(name for task in tasks for name in task.late_imports)]:
                 with suppress(Exception, SystemExit):  # where it is needed, the call will say so
                     importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001  the code is the user's

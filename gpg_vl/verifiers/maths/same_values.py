@@ -88,6 +88,8 @@ def _same_letter(answer: Letter, gold: Letter) -> bool:
 def _same_items(answer: Items, gold: Items) -> bool:
     if _is_point_by_name(answer) and gold.opening == "(":
         answer = Items("(", ")", answer.numbers)
+    elif _is_point_by_name(gold) and answer.opening == "(":
+        gold = Items("(", ")", gold.numbers)
     if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.numbers) != len(gold.numbers):
         return False
     left, right = list(answer.numbers), list(gold.numbers)

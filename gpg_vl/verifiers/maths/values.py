@@ -57,6 +57,7 @@ _POINT = re.compile(
     r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
 )
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
+_NAMED = re.compile(r"(?:.*\b(?:is|are|get|have)\s)?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
 _ABOUT = re.compile(r"\\approx|≈|≒|≅")
@@ -262,7 +263,8 @@ def _equation(text: str) -> Number:
     found = numbers[-1] if numbers[-1].unit.kind else numbers[0]
     if roundings:
         found = _with_rounding(found, roundings[0].strip())
-    return Number(found.value, found.unit, found.literal, name if _SYMBOL.fullmatch(name) else "")
+    symbol = _NAMED.fullmatch(name)
+    return Number(found.value, found.unit, found.literal, symbol[1] if symbol is not None else "")
 
 
 def _is_name(text: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpg_vl.records import ImageView, Sample
 from gpg_vl.rewards.functions import Call
 from gpg_vl.rewards.pool import FunctionJob, Outcome, ScoringPool, TaskJob
 from tests.support import hostile_jobs, invasive_rewards
@@ -121,6 +122,25 @@ def test_nothing_is_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         run(own, "clean", "daemon", "haunt", "session", "shell", "fork, child sleeps", "stop the parent")
         assert len(marked(mark)) <= 2, "the supervisor and an idle worker"
     assert not marked(mark)
+
+
+def test_late_imports_are_there_before_a_call(pool: ScoringPool, tmp_path: Path) -> None:
+    """Of a class of the kit that a user's extends: a fork would else import them for itself, every time."""
+    path = tmp_path / "boxes.py"
+    path.write_text(
+        """
+import sys
+from gpg_vl.tasks.grounding import Grounding
+
+class Own(Grounding):
+    def score(self, answer, sample, views):
+        return {"iou": float("scipy.optimize" in sys.modules)}
+"""
+    )
+    sample = Sample("s1", f"{path}:Own", ("a.png",), "Where?", "[1, 2, 30, 40]")
+    view = ImageView(100, 100, 100, 100, "grid_1000")
+    [[outcome]] = pool.run([TaskJob(f"{path}:Own", sample, (view,), ("<answer>[1, 2, 30, 40]</answer>",), {})])
+    assert outcome is not None and outcome.value.parts["iou"] == 1, outcome
 
 
 def test_forks_do_not_shift_values(pool: ScoringPool, tmp_path: Path) -> None:
