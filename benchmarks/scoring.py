@@ -1,4 +1,4 @@
-"""Completions scored per second by each task, in one process and through a pool of two: ``python -m benchmarks.scoring``.
+"""Completions per second of each task, in one process and through a pool of two: ``python -m benchmarks.scoring``.
 
 Answers are repeated, as the completions of a group repeat each other, or all distinct, so that no cache helps.
 """
