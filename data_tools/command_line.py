@@ -95,8 +95,8 @@ def read_model(options: Namespace) -> ModelConfig | None:
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Maps kit fields to columns, from words such as ``question=problem``.
+def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None]:
+    """Maps kit fields to columns, from words such as ``question=problem`` and ``images=left,right``.
 
     Raises:
         ValueError: a word does not have that form, or names no field
@@ -105,7 +105,8 @@ def read_columns(words: Sequence[str]) -> dict[str, str]:
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return columns
+    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
+    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
 
 
 def count(text: str) -> int:

@@ -27,7 +27,7 @@ class DataFile:
     """One file to check, as ``load_source`` takes it."""
 
     path: str
-    columns: tuple[tuple[str, str | None], ...] = ()
+    columns: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
     task: str | None = None
     image_root: str | None = None
     image_hosts: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ def _find_id(file: DataFile, index: int) -> str:
     samples = open_file(file).samples
     assert isinstance(samples, LazySamples), file
     try:
-        value = samples.table.row(index).get(samples.columns.get("id", ""))
+        value = samples.table.row(index).get(str(samples.matched.columns.get("id", "")))
     except ValueError:
         return ""
     return str(value) if isinstance(value, str | int) else ""
