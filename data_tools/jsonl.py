@@ -60,7 +60,8 @@ class _Matcher:
         if self._first is None:
             self._first = available
             matched = self._match(available)
-            print(matched.reading and f"{row.place}: {matched.reading}", end="\n" if matched.reading else "")
+            if matched.reading:
+                print(f"{row.place.partition(',')[0]}: {matched.reading}")
             return matched
         if find_shape(available) != find_shape(self._first):
             raise ValueError(f"the row has the columns {available}, and the first row {self._first}; write them alike")

@@ -73,7 +73,7 @@ def describe_reading(kind: str, shape: Shape | None, columns: Columns) -> str:
     if shape is None and not kind:
         return ""
     rows = f"{shape.name} rows" if shape is not None else "rows"
-    whole = f"{kind} of {rows}" if kind else rows
+    whole = f"{rows} of {kind}" if kind else rows
     said: Columns = {field: columns.get(field, "the messages") for field in ("question", "answer", "images")}
     return f"read as {whole}: {', '.join(_describe_field(*each) for each in said.items())}"
 

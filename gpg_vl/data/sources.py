@@ -9,6 +9,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpg_vl.data.rows import GivenColumns, LazySamples, find_image_root, match_columns
@@ -31,6 +32,8 @@ class Source:
     weight: float  # its share of the drawn samples, relative to the other sources
     samples: Sequence[Sample]  # each made on access
     reading: str = ""  # how the rows are read, in a line, if they are in no shape of the kit's own
+    root: Path | None = None  # folder of the images that are files
+    has_ids: bool = True  # whether the rows name themselves; else file and row do
 
 
 def load_source(
@@ -60,11 +63,13 @@ def load_source(
     if not len(table):
         raise ValueError(f"{path} has no rows; fill it or remove it")
     matched = match_columns(path, table.column_names, columns, task, table.kind)
-    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
+    root = find_image_root(path, image_root)
+    samples = LazySamples(path, table, matched, root, task, image_hosts)
     id_column = matched.columns.get("id")
     if check_ids and isinstance(id_column, str) and id_column in table.column_names:
         _refuse_repeated_ids(path, table.column(id_column))
-    return Source(path, weight, samples, matched.reading and f"{path}: {matched.reading}")
+    reading = matched.reading and f"{path}: {matched.reading}"
+    return Source(path, weight, samples, reading, root, has_ids=id_column is not None)
 
 
 class _Entry(NamedTuple):

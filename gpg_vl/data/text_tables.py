@@ -130,7 +130,7 @@ def _read_cells(path: str, content: bytes, limit: int | None, separator: str = "
         found = [_name_cells(names, row, n) for n, row in islice(cells, limit)]
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: {error}; write the file again") from error
-    return TextTable(path, found, "CSV")
+    return TextTable(path, found, "a CSV file")
 
 
 def _lines_of(rows: Iterator[list[str]]) -> Iterator[list[str]]:

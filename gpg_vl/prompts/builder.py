@@ -174,7 +174,7 @@ class PromptBuilder:
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
     def _refuse_control_tokens(self, text: str, has_images: bool, where: str = "question") -> None:
-        """Between the image markers, if they are markers: one may look like the token that a family has for an image."""
+        """Between the image markers, if there are images: one may look like a family's token for an image."""
         pieces = text.split(IMAGE_MARKER) if has_images else [text]
         for token in self._adapter.control_tokens():
             if any(token in piece for piece in pieces):
