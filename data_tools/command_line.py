@@ -13,6 +13,7 @@ from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.processes.text_encoding import use_utf8
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
@@ -118,6 +119,8 @@ def count(text: str) -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) each print one line."""
+    if sys.modules["__main__"].__package__ == __package__:  # python -m data_tools.NAME
+        use_utf8()
     try:
         with INTERRUPTS.raising():
             return command()
