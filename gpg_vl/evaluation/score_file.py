@@ -88,7 +88,7 @@ def _check_out(out: Path, predictions: Path) -> None:
         raise ValueError(f"--out: {out} is the file of --predictions; choose another")
     is_new = not out.exists()
     try:
-        out.open("a").close()
+        out.open("a", encoding="utf-8").close()
         if is_new:
             out.unlink()
     except OSError as error:

@@ -160,7 +160,9 @@ def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> di
     if missing:
         raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {sorted(offered)}", function)
     if "images" in wanted and "images" in call.columns:
-        offered["images"] = [[open_image(image) for image in call.columns["images"]]] * len(call.completions)
+        offered["images"] = [[open_image(image, shrink=True) for image in call.columns["images"]]] * len(
+            call.completions
+        )
     takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return offered if takes_all else {name: offered[name] for name in wanted if name in offered}
 

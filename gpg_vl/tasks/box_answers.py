@@ -123,6 +123,11 @@ def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:
         raise ValueError(
             f"the answer {sample.answer[:60]!r} is not a box; write [x1, y1, x2, y2] in original pixels, top left first"
         )
+    if boxes and all(max(box) <= 1 for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} has no coordinate above 1, as normalised boxes have; "
+            "write boxes in original pixels"
+        )
     if not all(is_inside(box, width, height, EDGE_PIXELS) for box in boxes):
         raise ValueError(
             f"the answer {sample.answer[:60]!r} has a box beyond the {width:g} x {height:g} image; "
