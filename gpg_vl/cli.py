@@ -103,12 +103,19 @@ def _score(words: list[str]) -> None:
         default="strict",
         help="strict: the kit's own; legacy: the published one",
     )
+    parser.add_argument(
+        "--answer-in",
+        choices=["tags", "boxed"],
+        default="tags",
+        help="where the answer is: in <answer></answer>, or in the last \\boxed{} after the reasoning",
+    )
     parser.add_argument("--out", help="output file for the rows with their rewards")
     options = parser.parse_args(words)
     from gpg_vl.evaluation.score_file import score_file
 
     out = Path(options.out) if options.out else None
-    print(json.dumps(score_file(options.task, Path(options.predictions), options.scorer, out), ensure_ascii=False))
+    summary = score_file(options.task, Path(options.predictions), options.scorer, out, options.answer_in)
+    print(json.dumps(summary, ensure_ascii=False))
 
 
 def _ask(words: list[str]) -> None:
