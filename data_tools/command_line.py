@@ -111,8 +111,10 @@ def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
-    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
+    return {
+        field: tuple(column.split(",")) if field == "images" and "," in column else column
+        for field, column in columns.items()
+    }
 
 
 def count(text: str) -> int:
