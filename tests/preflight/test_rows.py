@@ -291,7 +291,7 @@ def test_a_run_scores_the_gold_first(make_recipe: MakeRecipe, rows: Path, scorer
     if scorer == "legacy":
         train(recipe)
         return
-    with pytest.raises(ValueError, match=naming("boxes.jsonl", "row 1", "500")):
+    with pytest.raises(ValueError, match=naming("boxes.jsonl", "row 1", "84 x 84")):
         train(recipe)
 
 
