@@ -18,7 +18,7 @@ from gpg_vl import assemble as assemble_module
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.preflight.rows import GoldMarks, SourceReport, check_rows, show_rows
+from gpg_vl.preflight.rows import SourceReport, check_rows, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.room import Room
 from gpg_vl.records import Sample
@@ -252,47 +252,6 @@ def test_an_image_that_breaks_during_the_run_ends_it_by_default(
     train(make_recipe(**recipe, data__on_bad_image="skip"))
     ids = sampled(rows.parent / "run")
     assert (len(ids), "counting-3" in str(ids)) == (6, False)
-
-
-UNREACHABLE = {
-    "outside": ("grounding", "[100, 200, 500, 900]", {}),
-    "reasoning": ("counting", "3", {"reasoning": "two </think> three"}),
-}
-
-
-@pytest.mark.parametrize("kind", UNREACHABLE)
-@pytest.mark.parametrize("imitates", [False, True])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
-def test_gold_that_cannot_earn_full_marks(load: LoadModel, kind: str, imitates: bool, family: str) -> None:
-    """Reasoning matters only where it is trained."""
-    task, answer, meta = UNREACHABLE[kind]
-    good = make_sample([(84, 60)], task="grounding", seed=1, answer="[3, 4, 80, 60]")
-    bad = replace(make_sample(task=task, answer=answer), meta=meta)
-    prompts = PromptBuilder(load(family), TASKS, PromptConfig())
-    marks = GoldMarks(TASKS, "tags", with_reasoning=imitates)
-    source = Source("rows.jsonl", 1.0, [good, bad])
-    room = Room(8, {4000: "raise the other key"})
-    assert check_rows([source], prompts, room)[0].left_out == ()
-    if kind == "reasoning" and not imitates:
-        check_rows([source], prompts, room, marks=marks)
-        return
-    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 2")) as caught:
-        check_rows([source], prompts, room, ["bad_image", "long_prompt"], marks=marks)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("scorer", ["strict", "legacy"])
-def test_a_run_scores_the_gold_first(make_recipe: MakeRecipe, rows: Path, scorer: str) -> None:
-    """The published scorers have rules of their own."""
-    first = json.loads(rows.read_text().splitlines()[0])
-    row = first | {"task": "grounding", "question": "Where?", "answer": "[10, 20, 500, 600]"}
-    (rows.parent / "boxes.jsonl").write_text(json.dumps(row) + "\n")
-    recipe = make_recipe(data__train=[str(rows.parent / "boxes.jsonl")], rewards__scorer=scorer, run__steps=1)
-    if scorer == "legacy":
-        train(recipe)
-        return
-    with pytest.raises(ValueError, match=naming("boxes.jsonl", "row 1", "84 x 84")):
-        train(recipe)
 
 
 def test_no_row_is_left(make_recipe: MakeRecipe, rows: Path) -> None:
