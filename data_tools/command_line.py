@@ -37,7 +37,8 @@ def make_parser(name: str, description: str, hub: str | None = None) -> Argument
         "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"
     )
     parser.add_argument("--limit", type=count, help="read only the first N rows of the source, including dropped ones")
-    parser.set_defaults(image_hosts=[])  # published rows have no URLs; the user's own rows may (add_row_options)
+    # published rows have no URLs and no large images; the user's own rows may (add_row_options)
+    parser.set_defaults(image_hosts=[], on_large_image="fail")
     return parser
 
 
@@ -53,6 +54,9 @@ def add_row_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-hosts", nargs="+", default=[], metavar="HOST", help="hosts that images may be fetched from"
     )
+    parser.add_argument(
+        "--on-large-image", choices=["fail", "shrink"], default="fail", help="data.on_large_image of the recipe"
+    )
 
 
 def read_data_file(path: str, options: Namespace) -> DataFile:
@@ -62,7 +66,8 @@ def read_data_file(path: str, options: Namespace) -> DataFile:
         ValueError: ``--columns`` or ``--image-hosts`` is invalid
     """
     columns = tuple(read_columns(options.columns).items())
-    return DataFile(path, columns, options.task, options.image_root, read_hosts(options.image_hosts))
+    hosts, shrinks_large = read_hosts(options.image_hosts), options.on_large_image == "shrink"
+    return DataFile(path, columns, options.task, options.image_root, hosts, shrinks_large)
 
 
 def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
@@ -106,8 +111,10 @@ def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
-    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
+    return {
+        field: tuple(column.split(",")) if field == "images" and "," in column else column
+        for field, column in columns.items()
+    }
 
 
 def count(text: str) -> int:
@@ -139,7 +146,8 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
         options = parser.parse_args(argv)
         rows, make_samples = plan(options)
         hosts = read_hosts(options.image_hosts)
-        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts)
+        shrinks_large = options.on_large_image == "shrink"
+        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large)
         print("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 

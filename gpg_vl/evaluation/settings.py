@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from gpg_vl.config import Recipe
+from gpg_vl.data.file_digests import digest_file
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
@@ -72,18 +73,19 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def hash_rows(rows: Iterable[EvaluationRow]) -> str:
-    """Hash of what is asked, shown and expected; an image file is represented by its name and size."""
+    """Hash of what is asked, shown and expected, other columns included; an image file counts by name and content."""
     digest = hashlib.sha256()
     for row in rows:
         sample = row.sample
-        digest.update(repr((row.split, row.category, sample.task, sample.question, sample.answer)).encode())
+        told = (row.split, row.category, sample.task, sample.question, sample.answer, sample.meta)
+        digest.update(repr(told).encode(errors="surrogatepass"))
         for image in sample.images:
             digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
     return digest.hexdigest()
 
 
 def _describe_file(path: Path) -> bytes:
-    return f"{path.name} {path.stat().st_size if path.is_file() else None}".encode()
+    return f"{path.name} {digest_file(path) if path.is_file() else None}".encode()
 
 
 def _first_prompt(prompts: PromptBuilder, rows: Sequence[EvaluationRow]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +21,14 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
-from gpg_vl.records import AnswerIn, ImageView, Sample
-from gpg_vl.tasks import TASKS
-from gpg_vl.tasks.base import Task
-from gpg_vl.tasks.marks import find_lost_marks
+from gpg_vl.records import Sample
 
 Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
@@ -88,25 +86,6 @@ def check_rows(
     check = _Check(prompts, room, leave_out, gold, marks)
     with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
-
-
-@dataclass(frozen=True, slots=True)
-class GoldMarks:
-    """Scores the gold answers of rows whose task is the kit's own; the user's code is tried with its limits instead.
-
-    Source of what they earn: ``find_lost_marks``, as in ``data_tools.check``.
-    """
-
-    tasks: Mapping[str, Task]
-    answer_in: AnswerIn
-    with_reasoning: bool  # whether the gold completion is trained
-
-    def check(self, sample: Sample, views: Sequence[ImageView]) -> None:
-        """Raises ``ValueError`` if the gold answer earns less than full marks; says why."""
-        if sample.task in TASKS:
-            lost = find_lost_marks(self.tasks[sample.task], sample, views, self.answer_in, self.with_reasoning)
-            if lost is not None:
-                raise ValueError(f"{lost}; correct the row")
 
 
 @dataclass(frozen=True, slots=True)

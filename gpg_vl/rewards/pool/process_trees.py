@@ -89,7 +89,7 @@ def memory_bytes(pid: int) -> int:
 def is_stopped(pid: int) -> bool:
     """Whether a signal has stopped the process; False where it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in ("T", "t")
     except OSError:
         return False
 
