@@ -41,6 +41,8 @@ def load_sources(
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
     data = recipe.data
+    if recipe.task is not None:
+        _load_task_of_recipe(recipe.task)
     sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
@@ -65,6 +67,14 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.hexdigest() for digest in digests])
+
+
+def _load_task_of_recipe(spec: str) -> None:
+    """So that its own mistakes are said of ``task``, and not of the first row."""
+    try:
+        load_task(spec)
+    except ValueError as error:
+        raise ValueError(f"task: {error}") from error
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:

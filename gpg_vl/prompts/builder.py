@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task, ask_for_answer
 
 IMAGE_MARKER = "<image>"
+_MAX_CHARS = 160  # of what a user's code raised
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +118,22 @@ class PromptBuilder:
         """Text of the user's turn, including the row's own image markers if there are any."""
         template = self._config.template
         if template is None:
-            request = ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
+            request = self._ask(sample, views)
         else:
             request = template.replace("{question}", sample.question)
         self._refuse_control_tokens(request)
         self._note_other_place(sample)
         return request
+
+    def _ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        try:
+            return ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
+        except Exception as error:  # the task may be the user's code
+            file = own_file(absolute_spec(sample.task))
+            if isinstance(error, ValueError) and not file:
+                raise
+            cause = describe_failure(error, file, _MAX_CHARS)
+            raise ValueError(f"task {sample.task} cannot ask: {cause}") from error
 
     def _note_other_place(self, sample: Sample) -> None:
         """Says once that a row's question asks for the answer in another place than it is looked for."""
