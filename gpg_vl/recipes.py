@@ -165,7 +165,7 @@ def _read_words(words: Sequence[str]) -> list[str]:
 
 
 def _said_word(name: str, word: str) -> str:
-    if name not in _LISTS and name not in SAME_VALUES:
+    if name not in _LISTS and name not in (*SAME_VALUES, "model.lora"):
         return word
     value = _parse_word(word)
     said = _said(name, value)

@@ -59,8 +59,8 @@ class SourceReport:
         causes = Counter(row.cause for row in self.left_out)
         used = self.num_rows - len(self.left_out)
         return (
-            f"{self.name[-24:]:<24} {self.num_rows:>9,} {used:>9,} {causes['bad_image']:>9,} "
-            f"{causes['long_prompt']:>11,} {self.num_shrunk:>11,}"
+            f"{self.name[-22:]:<22} {self.num_rows:>8,} {used:>8,} {causes['bad_image']:>10,} "
+            f"{causes['long_prompt']:>12,} {self.num_shrunk:>12,}"
         )
 
 
@@ -161,7 +161,7 @@ def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
     if left_out:
         (output_dir / LEFT_OUT_FILE).write_text("".join(f"{text}\n" for text in left_out), encoding="utf-8")
     print(
-        f"{'rows':<24} {'all':>9} {'used':>9} {'bad image':>9} {'long prompt':>11} {'scaled down':>11}",
+        f"{'rows':<22} {'all':>8} {'used':>8} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
         *(report.line() for report in reports),
         *list_rows(left_out, LEFT_OUT_FILE),
         sep="\n",

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.finite import NotFinite, refuse_not_finite
+from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
 from gpg_vl.processes.collectives import gather_object
@@ -92,9 +92,8 @@ def save_checkpoint(
     ranks = (accelerator.process_index, accelerator.num_processes)
     packed = None if rollout is None else pack_rollout(rollout, *ranks)
     try:
-        _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
-            _on_main(lambda: _refuse_not_finite(adapter, state.step))
+            _on_main(lambda: _start(adapter, partial, state.step))
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
@@ -107,16 +106,8 @@ def save_checkpoint(
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # free the space again if the disk is full
         raise type(error)(f"{final} could not be written: {error}") from error
-    except NotFinite:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
-
-
-def _refuse_not_finite(adapter: Adapter, step: int) -> None:
-    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
-    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
 
 
 def _on_main(write: Callable[[], None]) -> None:
@@ -129,7 +120,9 @@ def _on_main(write: Callable[[], None]) -> None:
     run_on_main(work)
 
 
-def _start(partial: Path) -> None:
+def _start(adapter: Adapter, partial: Path, step: int) -> None:
+    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
+    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()

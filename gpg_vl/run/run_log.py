@@ -73,7 +73,7 @@ class RunLog:
         if self._is_silent:
             return
         done = step - self._first_step
-        left = (time.perf_counter() - self._start) / done * (self._total_steps - step) if done else None
+        left = (time.perf_counter() - self._start) / max(1, done) * (self._total_steps - step)
         print(step_line({"step": step, **metrics}, self._total_steps, left), file=sys.stderr, flush=True)
 
     def say(self, step: int, text: str) -> None:
