@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import first_line
+from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
@@ -131,7 +131,7 @@ class BaseAdapter(ABC):
             return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer))
         except Exception as error:  # the template is a program of its own
             reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ValueError(
+            raise ModelMistake(
                 f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); take another template, "
                 "leave prompt.system out, or set prompt.style to base"
             ) from error
@@ -144,7 +144,7 @@ class BaseAdapter(ABC):
         text = self._render(messages)
         wanted, found = parts.count(None), text.count(self.image_token)
         if found != wanted:
-            raise ValueError(
+            raise ModelMistake(
                 f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
                 "template, or set prompt.style to base"
             )

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
@@ -122,6 +123,8 @@ def _check_share(
             found = layout()
             check.accept(sample, found)
             num_shrunk += found.is_shrunk
+        except ModelMistake:
+            raise
         except ValueError as error:
             text = f"{source.name}, row {position + 1}: {error}"
             cause = _cause(error)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.preflight.sources import CheckedSources
@@ -58,6 +59,8 @@ class _Trial:
                 continue
             try:
                 prompt = self._prompts.build(sample)
+            except ModelMistake:
+                raise
             except BadImage:  # the check of all rows says what that means
                 continue
             except ValueError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
@@ -197,6 +198,8 @@ def _place_images(text: str, num_images: int) -> list[str | None]:
 def _naming(sample: Sample) -> Iterator[None]:
     try:
         yield
+    except ModelMistake:
+        raise
     except ValueError as error:
         kind = BadImage if isinstance(error, BadImage) else ValueError
         raise kind(f"sample {sample.id}: {error}") from error

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from gpg_vl.config import DataConfig, ModelConfig, Recipe, RewardsConfig, RolloutConfig
-from gpg_vl.data.sources import write_jsonl
+from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.preflight.sources import load_all_sources
+from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.trial import try_rewards
 from gpg_vl.records import Sample
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.tasks import load_task
 from tests.support.builders import png
 from tests.support.messages import naming
 
@@ -58,8 +59,9 @@ def write_task(folder: Path, **changes: str) -> str:
 
 
 def try_out(load: LoadModel, folder: Path, task: str, functions: tuple[str, ...] = (), rows: int = 3) -> None:
-    (folder / "1.png").write_bytes(png(84, 84))
-    samples = [Sample(f"r{n}", task, ("1.png",), "How many?", str(n), {"hue": "red"}) for n in range(rows)]
+    picture = folder / "1.png"
+    picture.write_bytes(png(84, 84))
+    samples = [Sample(f"r{n}", task, (str(picture),), "How many?", str(n), {"hue": "red"}) for n in range(rows)]
     write_jsonl(samples, folder / "rows.jsonl")
     recipe = Recipe(
         model=ModelConfig(path="tiny"),
@@ -132,8 +134,8 @@ def test_mistakes_of_a_reward_function(load: LoadModel, tmp_path: Path, code: st
     assert f"(rew.py:{1 + code.count(chr(10))})" in str(raised.value)
 
 
-def test_a_row_alone_and_a_missing_image_are_no_obstacle(load: LoadModel, tmp_path: Path) -> None:
-    """There is no other answer to take for a wrong one; a broken image is for the check of all rows."""
+def test_a_row_alone_is_no_obstacle(load: LoadModel, tmp_path: Path) -> None:
+    """There is no other answer to take for a wrong one."""
     try_out(load, tmp_path, write_task(tmp_path), rows=1)
 
 
@@ -149,3 +151,15 @@ def test_every_source_is_tried(load: LoadModel, tmp_path: Path) -> None:
     )
     with Scorer(recipe.rewards) as scorer, pytest.raises(ValueError, match=naming("sample b0", "hue")):
         try_rewards(recipe, load_all_sources(recipe), load(), scorer)
+
+
+def test_a_broken_image_is_passed_over(load: LoadModel, tmp_path: Path) -> None:
+    """``data.on_bad_image`` says what it means; the next row is tried."""
+    (tmp_path / "rew.py").write_text("def f(completions, id): raise RuntimeError(id[0])")
+    samples = [
+        Sample(f"r{n}", "counting", (b"broken",) if n < 2 else (png(84, 84),), "How many?", str(n)) for n in range(4)
+    ]
+    recipe = Recipe(rewards=RewardsConfig(functions=[f"{tmp_path}/rew.py:f"]))
+    checked = CheckedSources([Source("rows", 1.0, samples)], {"counting": load_task("counting")}, [""])
+    with Scorer(recipe.rewards) as scorer, pytest.raises(ValueError, match=naming("RuntimeError: r2", "rew.py:1")):
+        try_rewards(recipe, [checked], load(), scorer)
