@@ -21,7 +21,7 @@ from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
 from gpg_vl.preflight.sources import CheckedSources, check_same_rows, load_all_sources
 from gpg_vl.preflight.start import check_recipe
-from gpg_vl.preflight.trial import try_rewards
+from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import check_whole_weights_fit
@@ -76,7 +76,7 @@ def assemble(
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     path = recipe.model.path if checkpoint is None else str(checkpoint)
-    run_on_main(lambda: _try_rewards(recipe, path, sources, scorer))
+    run_on_main(lambda: try_model(recipe, path, sources, scorer))
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)
@@ -131,14 +131,6 @@ def _load_sources(
     if checkpoint is not None:
         check_same_rows(checked[0], load_state(checkpoint).data)
     return checked
-
-
-def _try_rewards(recipe: Recipe, path: str, sources: Sequence[CheckedSources], scorer: Scorer) -> None:
-    """Before the weights are loaded, which can take minutes: the processor alone renders prompts."""
-    reader = load_adapter(replace(recipe.model, path=path), with_weights=False)
-    try_rewards(recipe, sources, reader, scorer)
-    if reader.has_chat_template() and not reader.opens_answer():
-        note(f"note: the chat template of {path} ignores add_generation_prompt: the model is not told to answer")
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:

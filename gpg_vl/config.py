@@ -31,15 +31,16 @@ _MAY_BE_INFINITE = {
     "run.stop_when",
 }
 """Limits: an infinite one is none."""
+_LARGEST = 1e30  # what is computed from it still fits float32
 
 
 def _refuse_not_finite(key: str, value: Any) -> None:
     if isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
             _refuse_not_finite(key, each)
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, float) and not abs(value) <= _LARGEST:
         is_limit = key in _MAY_BE_INFINITE and value > 0
-        _require(is_limit, f"{key} is {value}; give a finite number")
+        _require(is_limit, f"{key} is {value}; give a finite number, at most {_LARGEST:g}")
 
 
 @dataclass(frozen=True)

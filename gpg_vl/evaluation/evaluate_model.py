@@ -31,7 +31,7 @@ from gpg_vl.models.device import choose_device, describe_device
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.preflight.start import load_evaluation
-from gpg_vl.preflight.trial import try_rewards
+from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
@@ -116,17 +116,13 @@ def run_evaluation(
         rows = number_rows(sources, splits, category)
         known = run_on_main(lambda: _known_settings(recipe, benchmark, rows, sources, folders))
         scorer.start()
-        run_on_main(lambda: _try_rewards(recipe, sources, scorer))
+        run_on_main(lambda: try_model(recipe, recipe.model.path, [sources], scorer))
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.to(PartialState().device)
         run = _Run(recipe, next(iter(folders), None), sources, adapter, scorer)
         evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
-
-
-def _try_rewards(recipe: Recipe, sources: CheckedSources, scorer: Scorer) -> None:
-    try_rewards(recipe, [sources], load_adapter(recipe.model, with_weights=False), scorer)
 
 
 def _known_settings(

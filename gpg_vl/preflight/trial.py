@@ -9,14 +9,17 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.errors import ModelMistake
+from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, training_room
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, continue_prompt
@@ -26,6 +29,21 @@ from gpg_vl.verifiers.answers import write_answer
 _LOOKED_AT = 32  # rows of a source
 _TRIED = 2  # rows of each task of a source
 _WRONG = "none of these"
+
+
+def try_model(recipe: Recipe, path: str, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
+    """Tries template and rewards with the model's processor alone: its weights can take minutes to load.
+
+    Args:
+        path: of the model, or of the checkpoint that the run goes on from
+
+    Raises:
+        ValueError: the model's folder, a task or a reward function is wrong
+    """
+    adapter = load_adapter(replace(recipe.model, path=path), with_weights=False)
+    try_rewards(recipe, checked, adapter, scorer)
+    if adapter.has_chat_template() and not adapter.opens_answer():
+        note(f"note: the chat template of {path} ignores add_generation_prompt: the model is not told to answer")
 
 
 def try_rewards(recipe: Recipe, checked: Sequence[CheckedSources], adapter: Adapter, scorer: Scorer) -> None:

@@ -21,7 +21,10 @@ from gpg_vl.tasks import TASKS
 from tests.support.builders import SMALL_IMAGES, make_sample, png
 from tests.support.messages import naming
 
-IMAGES = "{% for c in m.content %}{{ '<|vision_start|><|image_pad|><|vision_end|>' if c.type == 'image' else c.text }}{% endfor %}"
+IMAGES = (
+    "{% for c in m.content %}{{ '<|vision_start|><|image_pad|><|vision_end|>' if c.type == 'image' else c.text }}"
+    "{% endfor %}"
+)
 TEMPLATES = {
     "no image": "{% for m in messages %}{{ m.role }}: {% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}",
     "two images each": "{% for m in messages %}{{ m.role }}<|image_pad|>" + IMAGES + "{% endfor %}",

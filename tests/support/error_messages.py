@@ -109,11 +109,16 @@ def write_table(messages: list[Message]) -> str:
     """A heading and a table for each room."""
     rooms: dict[str, list[Message]] = {}
     for each in messages:
-        rooms.setdefault("/".join(each.module.split("/")[:2]), []).append(each)
+        rooms.setdefault(_room_of(each.module), []).append(each)
     return "\n".join(
         f"### `{room}`\n\n| message | file |\n|---|---|\n" + "".join(sorted(map(_row, members)))
         for room, members in sorted(rooms.items())
     )
+
+
+def _room_of(module: str) -> str:
+    folder, name, *_ = module.split("/")
+    return folder if folder != "gpg_vl" or name.endswith(".py") else f"{folder}/{name}"
 
 
 def _row(message: Message) -> str:
