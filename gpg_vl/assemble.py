@@ -17,6 +17,7 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
 from gpg_vl.preflight.sources import CheckedSources, check_same_rows, load_all_sources
@@ -73,6 +74,7 @@ def assemble(
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = _build_objective(recipe, accelerator)
     sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
+    pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     path = recipe.model.path if checkpoint is None else str(checkpoint)
@@ -83,7 +85,7 @@ def assemble(
     parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
-    stages = _build_stages(parts, reports, checkpoint)
+    stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: write_recipe(recipe, Path(recipe.run.output_dir) / RECIPE_FILE))
     if checkpoint is not None:
         _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
@@ -133,6 +135,13 @@ def _load_sources(
     return checked
 
 
+def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[CheckedSources]) -> dict[str, str]:
+    pins = take_pins(recipe, checked[0].tasks, checkpoint)
+    if checkpoint is not None:
+        check_pins(pins, load_state(checkpoint).pins)
+    return pins
+
+
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
     num_weights, _ = adapter.num_parameters()
     cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights))
@@ -157,7 +166,9 @@ def _step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else load_state(checkpoint).step
 
 
-def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Path | None) -> Stages:
+def _build_stages(
+    parts: _Parts, reports: Sequence[SourceReport], checkpoint: Path | None, pins: dict[str, str]
+) -> Stages:
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
@@ -169,7 +180,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     learner = _build_learner(parts)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
-        progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
+        progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
         progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
