@@ -89,7 +89,7 @@ def ask_for_answer(task: Task, sample: Sample, views: Sequence[ImageView], answe
     Raises:
         CodeMistake: the task returned something else
     """
-    request = task.ask(sample, views)
+    request: Any = task.ask(sample, views)
     if not isinstance(request, str):
         text = f"ask of task {task.name} returned {type(request).__name__}; return the text of the user's turn"
         raise CodeMistake(text, task.ask)
