@@ -65,7 +65,8 @@ def load_sources(
                 raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
-                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+                text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
+                raise ValueError(f"{source.name}, row {number}: {text}")
             digest.add(sample)
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
