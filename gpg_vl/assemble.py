@@ -16,19 +16,20 @@ from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
-from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
+from gpg_vl.preflight.sources import CheckedSources, check_same_rows, load_all_sources
+from gpg_vl.preflight.start import check_recipe
+from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine, check_engine
+from gpg_vl.rollout import build_engine
 from gpg_vl.run.checkpoint import STATE_FOLDER, changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
@@ -36,6 +37,7 @@ from gpg_vl.run.random_state import seed_everything
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import read_rollout
+from gpg_vl.run.schedule import describe_extension
 from gpg_vl.tasks.base import Task
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
@@ -58,24 +60,31 @@ class Stages:
     log: RunLog
 
 
-def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages:
+def assemble(
+    recipe: Recipe, scorer: Scorer, accelerator: Accelerator, checked: Sequence[CheckedSources] | None = None
+) -> Stages:
     """Loads and checks everything that the recipe names, for a new or a resumed run. All ranks call it together.
+
+    Args:
+        checked: the sources, where they have been checked before
 
     Raises:
         ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
     """
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = _build_objective(recipe, accelerator)
-    checked = run_together(lambda: _load_sources(recipe, checkpoint))
-    pins = run_together(lambda: _take_pins(recipe, checkpoint, checked))
-    objective = run_together(lambda: fit_rewards(recipe, objective, checked[0].tasks.values()))
-    scorer.start()  # its processes start while the model loads
+    sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
+    pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
+    objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
+    scorer.start()
+    path = recipe.model.path if checkpoint is None else str(checkpoint)
+    run_on_main(lambda: try_model(recipe, path, sources, scorer))
     seed_everything(recipe.run.seed)
-    adapter = run_together(lambda: _load_adapter(recipe, checkpoint))
+    adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)
-    parts = _Parts(recipe, objective, checked, adapter, scorer, accelerator)
+    parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
-    run_together(lambda: _check_disk(recipe, adapter))
+    run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: write_recipe(recipe, Path(recipe.run.output_dir) / RECIPE_FILE))
     if checkpoint is not None:
@@ -109,9 +118,7 @@ class _Parts:
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
-    check_engine(recipe.rollout)
-    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
-    check_group_size(recipe, objective)
+    objective = check_recipe(recipe)
     check_optimizer(recipe.update, sharding_stage(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
@@ -119,8 +126,10 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     return objective
 
 
-def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSources]:
-    checked = load_all_sources(recipe)
+def _load_sources(
+    recipe: Recipe, checkpoint: Path | None, known: Sequence[CheckedSources] | None
+) -> Sequence[CheckedSources]:
+    checked = known or load_all_sources(recipe)
     if checkpoint is not None:
         check_same_rows(checked[0], load_state(checkpoint).data)
     return checked
@@ -131,11 +140,6 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
     if checkpoint is not None:
         check_pins(pins, load_state(checkpoint).pins)
     return pins
-
-
-def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> Adapter:
-    path = recipe.model.path if checkpoint is None else str(checkpoint)
-    return load_adapter(replace(recipe.model, path=path))
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
@@ -158,8 +162,8 @@ def _check_rows(parts: _Parts) -> list[SourceReport]:
     return reports
 
 
-def _check_disk(recipe: Recipe, adapter: Adapter) -> None:
-    check_room(recipe, *adapter.num_parameters())
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else load_state(checkpoint).step
 
 
 def _build_stages(
@@ -172,10 +176,7 @@ def _build_stages(
     collector = Collector(
         recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
     )
-    evaluator = Evaluator(
-        parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe.evaluation, recipe.rollout.max_new_tokens,
-        recipe.run.seed,
-    )  # fmt: skip
+    evaluator = Evaluator(parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe)
     learner = _build_learner(parts)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
@@ -208,6 +209,8 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
     left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""
     shrunk = f", {progress.shrunk_rows} scaled down" if progress.shrunk_rows else ""
     note(f"resuming {recipe.run.output_dir} after step {progress.step}{left_out}{shrunk}")
+    if text := describe_extension(recipe, checkpoint, progress.step):
+        note(text)
     for name, (then, now) in changed_versions(checkpoint).items():
         note(f"note: the run had {name} {then} and continues with {now}; its numbers may differ")
     if progress.is_over:

@@ -22,6 +22,27 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+_MAY_BE_INFINITE = {
+    "update.max_grad_norm",
+    "rewards.timeout_s",
+    "objective.clip_low",
+    "objective.clip_high",
+    "objective.max_ratio",
+    "run.stop_when",
+}
+"""Limits: an infinite one is none."""
+_LARGEST = 1e30  # what is computed from it still fits float32
+
+
+def _refuse_not_finite(key: str, value: Any) -> None:
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _refuse_not_finite(key, each)
+    elif isinstance(value, float) and not abs(value) <= _LARGEST:
+        is_limit = key in _MAY_BE_INFINITE and value > 0
+        _require(is_limit, f"{key} is {value}; give a finite number, at most {_LARGEST:g}")
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """A low-rank adapter that is trained in place of the weights (docs/parameters.md).
@@ -52,7 +73,8 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
-        dtype: compute type; trained weights always have a float32 master copy
+        dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
+        device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
             flex_attention for long packed rows, otherwise sdpa with a dense mask
         min_pixels: smaller images are enlarged to this many pixels
@@ -64,6 +86,7 @@ class ModelConfig:
 
     path: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: Literal["auto", "cpu"] = "auto"
     attention: Attention | dict[str, Attention] = "auto"
     min_pixels: int = 3136
     max_pixels: int = 401408
@@ -383,7 +406,8 @@ class RunConfig:
         steps: number of optimizer steps
         output_dir: folder for everything the run writes
         save_every: steps between checkpoints; the last step is always saved
-        save_total_limit: number of newest checkpoints to keep, plus the best-scoring one; null: keep all
+        save_total_limit: number of newest checkpoints to keep, plus the best-scoring one and those that were saved
+            under null; null: keep all
         eval_every: steps between validations on data.eval; 0: never
         seed: determines the prompts, the samples and the initial state of the run
         resume: auto: continue the run found in output_dir; never: refuse to touch it
@@ -395,7 +419,7 @@ class RunConfig:
     steps: int = 500
     output_dir: str = "runs/run"
     save_every: int = 100
-    save_total_limit: int | None = None
+    save_total_limit: int | None = 3
     eval_every: int = 100
     seed: int = 42
     resume: Literal["auto", "never"] = "auto"
@@ -408,6 +432,7 @@ class RunConfig:
         _require(self.save_every >= 1, "run.save_every must be at least 1")
         _require(self.save_total_limit is None or self.save_total_limit >= 1, "run.save_total_limit must be at least 1")
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
+        _require(-(2**63) <= self.seed < 2**64, "run.seed must have at most 64 bits: from -2^63 to 2^64 - 1")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - {"tensorboard"})
         _require(not unknown, f"run.trackers: unknown tracker {unknown}; the trackers are ['tensorboard']")
@@ -434,6 +459,9 @@ class Recipe:
         trained = self.model.trained_parts
         idle = sorted(set(self.update.learning_rates) - set(trained))
         _require(not idle, f"update.learning_rates: {idle} is not trained in this run, only {trained} is; remove it")
+        for section, keys in asdict(self).items():
+            for key, value in keys.items() if isinstance(keys, dict) and section != "data" else ():
+                _refuse_not_finite(f"{section}.{key}", value)
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as YAML and JSON hold it."""

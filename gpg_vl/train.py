@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from gpg_vl.assemble import Stages, assemble
 from gpg_vl.collect import gather_collected
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
+from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
+from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
@@ -30,13 +32,16 @@ from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
-from gpg_vl.run.step_metrics import describe_step, describe_use, step_line
+from gpg_vl.run.step_metrics import describe_step, describe_use
 from gpg_vl.update.gradient import UpdateError
 from gpg_vl.update.rollouts import Rollout
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Path:
     """Runs the recipe to its end, continuing where an earlier process stopped.
+
+    Args:
+        checked: the sources, where they have been checked before (``preflight.start``)
 
     Returns:
         the folder of the last checkpoint
@@ -49,11 +54,12 @@ def train(recipe: Recipe) -> Path:
 
     If the run ends early, the state of the last finished step is saved first.
     """
-    accelerator = start_ranks()
+    accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
+    note(describe_device(accelerator.device, recipe.model))
     with ranks_end_together(), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
-        stages = assemble(recipe, scorer, accelerator)
+        stages = assemble(recipe, scorer, accelerator, checked)
         folder = Loop(recipe, stages, accelerator).run()
     end_ranks()
     return folder
@@ -143,7 +149,7 @@ class Loop:
         log.write(progress.step, metrics)
         if logged is not None:
             log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
-        log.say(progress.step, step_line(metrics))
+        log.say_step(progress.step, metrics)
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step; every rank writes its own.
@@ -195,4 +201,9 @@ class Loop:
         if isinstance(error, OSError) or alone:
             note(f"stopped; the same command continues from step {progress.saved_step}")
         elif progress.step > progress.saved_step:
-            note(f"stopped; the same command continues from {self._save()}")
+            try:
+                note(f"stopped; the same command continues from {self._save()}")
+            except ValueError as refused:  # weights that are not finite
+                if str(refused) != str(error):
+                    note(str(refused))
+                note(f"stopped; the same command continues from step {progress.saved_step}")

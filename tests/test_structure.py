@@ -199,6 +199,11 @@ def test_imports_are_cheap(name: str, libraries: set[str]) -> None:
     assert imported_by(name) - {"gpg_vl"} == libraries
 
 
+@pytest.mark.parametrize("name", ["preflight.start", "preflight.question", "run.saved_recipe", "cli"])
+def test_what_checks_before_torch_is_imported_imports_none(name: str) -> None:
+    assert imported_by(f"gpg_vl.{name}") & (HEAVY - {"datasets"}) == set()
+
+
 @pytest.mark.parametrize("room", ["rewards", "tasks", "verifiers"])
 def test_rooms_that_score_load_no_torch(room: str) -> None:
     """Every scoring process imports them, and starts in a fraction of a second."""

@@ -24,37 +24,48 @@ from gpg_vl.rollout.engine import Sampling
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
 
 
-def describe_settings(
-    recipe: Recipe,
-    benchmark: str | None,
-    rows: Sequence[EvaluationRow],
-    tasks: Iterable[str],
-    model: torch.nn.Module,
-    prompts: PromptBuilder,
-    sampling: Sampling,
-) -> dict[str, Any]:
-    """
+Settings = dict[str, Any]
+
+
+def evaluation_sampling(recipe: Recipe) -> Sampling:
+    """How validation and evaluation sample."""
+    config = recipe.evaluation
+    return Sampling(config.max_new_tokens or recipe.rollout.max_new_tokens, config.temperature)
+
+
+def settings_without_model(
+    recipe: Recipe, benchmark: str | None, rows: Sequence[EvaluationRow], tasks: Iterable[str]
+) -> Settings:
+    """What is known before the model is loaded.
+
     Args:
         benchmark: name of the benchmark that the predictions belong to
         tasks: names of the rows' tasks
-        sampling: sampling options for the engine
     """
     return {
         "benchmark": benchmark,
         "rows": {"num": len(rows), "sha256": hash_rows(rows)},
-        "model": {
-            "weights_sha256": hash_weights(model),
-            **{key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
-        },
-        "prompt": {**asdict(recipe.prompt), "first_row": _first_prompt(prompts, rows)},
+        "model": {key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
+        "prompt": asdict(recipe.prompt),
         "rewards": {**asdict(recipe.rewards), "code": _hash_own_code([*tasks, *recipe.rewards.functions])},
         "sampling": {
             "engine": recipe.rollout.engine,
             "num_samples": recipe.evaluation.num_samples,
-            **asdict(sampling),
+            **asdict(evaluation_sampling(recipe)),
             "seed": recipe.run.seed,
         },
         "versions": scoring_versions(),
+    }
+
+
+def add_model(
+    settings: Settings, model: torch.nn.Module, prompts: PromptBuilder, rows: Sequence[EvaluationRow]
+) -> Settings:
+    """``settings_without_model`` and what needs the model: its weights, and a prompt as it reads it."""
+    return {
+        **settings,
+        "model": {"weights_sha256": hash_weights(model), **settings["model"]},
+        "prompt": {**settings["prompt"], "first_row": _first_prompt(prompts, rows)},
     }
 
 

@@ -16,8 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from gpg_vl.config import LoraConfig
-
-ADAPTER_CONFIG = "adapter_config.json"
+from gpg_vl.models.paths import ADAPTER_CONFIG
 
 
 def find_base(folder: str) -> str | None:

@@ -18,8 +18,12 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     """The objective, with the range of the tasks' rewards where it reads one that the recipe leaves open.
 
     Raises:
-        ValueError: a reward can be outside of what the objective takes, or its range is unknown
+        ValueError: a reward can be outside of what the objective takes, its range is unknown, or it is always 0
     """
+    tasks = list(tasks)
+    if not objective.imitates_gold:
+        for task in tasks:
+            _refuse_no_weight(task, recipe.rewards)
     declared = declared_range(recipe.rewards, tasks)
     if objective.needs_reward_range and recipe.objective.reward_range is None:
         if declared is None:
@@ -37,6 +41,15 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
                 f"some in [{lowest:g}, {highest:g}]; change rewards.weights, or objective.reward_range where it has one"
             )
     return objective
+
+
+def _refuse_no_weight(task: Task, config: RewardsConfig) -> None:
+    parts = {**task_weights(task, config.scorer), **{function_name(spec): 1.0 for spec in config.functions}}
+    if not any(config.weights.get(name, weight) for name, weight in parts.items()):
+        raise ValueError(
+            f"rewards.weights: every part of task {task.name} has weight 0 ({', '.join(parts)}), so all its rewards "
+            "are 0; give one a weight"
+        )
 
 
 def declared_range(config: RewardsConfig, tasks: Iterable[Task]) -> Range | None:

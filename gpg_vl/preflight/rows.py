@@ -20,6 +20,7 @@ from accelerate import PartialState
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
@@ -60,7 +61,7 @@ class SourceReport:
         causes = Counter(row.cause for row in self.left_out)
         used = self.num_rows - len(self.left_out)
         return (
-            f"{self.name[-48:]:<48} {self.num_rows:>9,} {used:>9,} {causes['bad_image']:>10,} "
+            f"{self.name[-22:]:<22} {self.num_rows:>8,} {used:>8,} {causes['bad_image']:>10,} "
             f"{causes['long_prompt']:>12,} {self.num_shrunk:>12,}"
         )
 
@@ -128,6 +129,8 @@ def _check_share(
             found = layout()
             check.accept(sample, found)
             num_shrunk += found.is_shrunk
+        except ModelMistake:
+            raise
         except ValueError as error:
             text = f"{source.name}, row {position + 1}: {error}"
             cause = _cause(error)
@@ -167,7 +170,7 @@ def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
     if left_out:
         (output_dir / LEFT_OUT_FILE).write_text("".join(f"{text}\n" for text in left_out), encoding="utf-8")
     print(
-        f"{'rows':<48} {'all':>9} {'used':>9} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
+        f"{'rows':<22} {'all':>8} {'used':>8} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
         *(report.line() for report in reports),
         *list_rows(left_out, LEFT_OUT_FILE),
         sep="\n",

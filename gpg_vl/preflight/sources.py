@@ -43,6 +43,8 @@ def load_sources(
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
     data = recipe.data
+    if recipe.task is not None:
+        _load_task_of_recipe(recipe.task)
     sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
@@ -63,7 +65,8 @@ def load_sources(
                 raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
-                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+                text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
+                raise ValueError(f"{source.name}, row {number}: {text}")
             digest.add(sample)
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
@@ -75,6 +78,14 @@ def _show_readings(sources: Sequence[Source]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for source in sources:
             print(source.reading, end="\n" if source.reading else "", file=sys.stderr)
+
+
+def _load_task_of_recipe(spec: str) -> None:
+    """So that its own mistakes are said of ``task``, and not of the first row."""
+    try:
+        load_task(spec)
+    except ValueError as error:
+        raise ValueError(f"task: {error}") from error
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:

@@ -158,7 +158,9 @@ def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> di
         and (name not in offered or each.kind == each.POSITIONAL_ONLY)
     ]
     if missing:
-        raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {sorted(offered)}", function)
+        names = ", ".join(sorted(offered))
+        more = f"{names[:160]}..." if len(names) > 160 else names
+        raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {more}", function)
     if "images" in wanted and "images" in call.columns:
         offered["images"] = [[open_image(image, shrink=True) for image in call.columns["images"]]] * len(
             call.completions

@@ -25,12 +25,14 @@ from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
+from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
@@ -82,6 +84,7 @@ def save_checkpoint(
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
+        NotFinite: a weight is NaN or infinite; with several ranks, RankError on all of them
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = final.with_name(f"{final.name}.partial")
@@ -90,8 +93,8 @@ def save_checkpoint(
     ranks = (accelerator.process_index, accelerator.num_processes)
     packed = None if rollout is None else pack_rollout(rollout, *ranks)
     try:
-        _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
+            _on_main(lambda: _start(adapter, partial, state.step))
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
@@ -118,7 +121,9 @@ def _on_main(write: Callable[[], None]) -> None:
     run_on_main(work)
 
 
-def _start(partial: Path) -> None:
+def _start(adapter: Adapter, partial: Path, step: int) -> None:
+    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
+    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()
@@ -136,10 +141,10 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score."""
+    """Keeps the newest ``limit`` checkpoints, the one with the best validation score, and those saved without limit."""
     if limit is None:
         return
-    checkpoints = find_checkpoints(output_dir)
+    checkpoints = removable_checkpoints(output_dir)
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
