@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -16,6 +17,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.processes.start import sharding_stage
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
@@ -24,17 +26,21 @@ from gpg_vl.update.policy import PolicyForward
 class Reference:
     """The model that the run started from, also in a resumed run.
 
-    It is a second, frozen copy of ``recipe.model``. If the policy is that model with a fresh LoRA adapter, it is the
-    policy with the adapter switched off, and takes no memory.
+    It is a second, frozen copy of ``recipe.model``, whose linear layers are in the compute type. Where ranks share the
+    weights, the copy stays on the host between rollouts. If the policy is that model with a fresh LoRA adapter, the
+    reference is the policy with the adapter switched off, and takes no memory.
     """
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._adapter = adapter
-        self._copy: nn.Module | None = None
+        self._copy: PolicyForward | None = None
+        self._home = torch.device("cpu") if sharding_stage(accelerator) == 3 else accelerator.device
         if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
             initial = load_adapter(recipe.model)
-            initial.model.requires_grad_(requires_grad=False).to(accelerator.device)
+            initial.model.requires_grad_(requires_grad=False)
+            keep_in_compute_type(initial)
+            initial.model.to(self._home)
             self._copy = PolicyForward(initial, recipe.rollout.temperature)
 
     def measure(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
@@ -44,9 +50,25 @@ class Reference:
             policy: the ``PolicyForward`` that is the reference when its adapter is off
         """
         if self._copy is not None:
-            return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)
+            self._copy.to(self._adapter.device)
+            try:
+                return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)
+            finally:
+                self._copy.to(self._home)
         with self._adapter.without_lora():
             return measure_log_probs(policy, groups, self._recipe.update, self._adapter)
+
+
+def keep_in_compute_type(adapter: Adapter) -> None:
+    """Rounds the weights of linear layers as autocast would in each forward: the same log-probs, half the memory.
+
+    The head stays as it is: it is computed in float32.
+    """
+    if adapter.autocast_dtype is None:
+        return
+    for module in adapter.model.modules():
+        if isinstance(module, nn.Linear) and module.weight is not adapter.head_weight:
+            module.to(adapter.autocast_dtype)
 
 
 def sum_kl(log_probs: Sequence[LogProbs]) -> float:
