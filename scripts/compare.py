@@ -2,8 +2,8 @@
 
 Each run starts from the recipe's model and, for a seed, draws the same prompts in the same order; only the objective
 differs. The recipe's own `objective:` section is for the objective that it names; the others have their defaults. A
-killed comparison is resumed by the same command. Its folder holds a run for each objective and seed, and comparison.json,
-comparison.md and comparison.png over all of them.
+killed comparison is resumed by the same command. Its folder holds a run for each objective and seed, and
+comparison.json, comparison.md and comparison.png over all of them.
 """
 
 from __future__ import annotations
