@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +26,7 @@ from typing import IO, Any, NoReturn
 from benchmarks.gpu_sections import SECTIONS
 from benchmarks.gpu_sections.processes import Scratch, end, measure, scratch, start
 from benchmarks.gpu_sections.records import Section, SectionResult
-from benchmarks.gpu_sections.table import render
+from benchmarks.gpu_sections.table import FILE_WIDTH, render
 
 SECONDS_IN_HAND = 10.0
 """Of the minutes: to start, to end a section that hangs, to print."""
@@ -47,9 +49,8 @@ def main(argv: Sequence[str] | None = None, sections: Mapping[str, Section] = SE
     with scratch(device) as place, (options.out / "log.txt").open("w") as log, suppress(KeyboardInterrupt):
         _run(chosen, results, options.out, device, ends_at, place, log, is_tiny=options.tiny)
     signal.signal(signal.SIGTERM, before)
-    table = render(results)
-    (options.out / "table.txt").write_text(table)
-    print(table)
+    (options.out / "table.txt").write_text(render(results))
+    print(render(results, shutil.get_terminal_size((FILE_WIDTH, 0)).columns))
     is_complete = len(results) == len(chosen) and all(result.outcome == "ok" for result in results)
     return 0 if is_complete else INCOMPLETE
 
@@ -58,12 +59,19 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the checks of the values do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
 def read_options(argv: Sequence[str] | None, sections: Mapping[str, Section]) -> argparse.Namespace:
     """
     Raises:
         ValueError: an option cannot be used as it is; one line
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; new or empty")
     parser.add_argument("--minutes", type=float, default=8.0, help="that all sections may take together")
     parser.add_argument("--sections", default=",".join(sections), help="names with commas; all by default")
@@ -73,8 +81,8 @@ def read_options(argv: Sequence[str] | None, sections: Mapping[str, Section]) ->
     unknown = [name for name in options.sections if name not in sections]
     if unknown:
         raise ValueError(f"--sections: there is no section {unknown[0]!r}; the sections are {', '.join(sections)}")
-    if 60 * options.minutes <= SECONDS_IN_HAND:
-        raise ValueError(f"--minutes {options.minutes:g} leaves no time to measure; give it at least 1")
+    if not math.isfinite(options.minutes) or 60 * options.minutes <= SECONDS_IN_HAND:
+        raise ValueError(f"--minutes {options.minutes:g} is no time to measure in; give a number of at least 1")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out: {options.out} is a file; name a folder")
     if options.out.is_dir() and any(options.out.iterdir()):

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
 MOST_LINES = 350
 LONG_FILES = {
+    "tests/benchmarks/test_gpu.py": "one tiny run of every section, and each way in which a section can go wrong",
+    "tests/verifiers/test_counts.py": "what a count accepts and refuses, kind by kind",
     "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",
     "tests/data_tools/test_check.py": "every finding of data_tools.check, all on one folder of rows",
     "tests/tasks/test_legacy.py": "the rules of every published scorer, each with its verdicts",
@@ -86,9 +88,13 @@ def test_model_families_are_named_in_their_room_alone() -> None:
 
 # what a test of a room may be about, beside a module of that room
 WHOLE_ROOMS = {
+    "objectives/test_building.py": "what a recipe says of any objective",
+    "objectives/test_identities.py": "objectives that are each other's special cases",
+    "objectives/test_trl.py": "gradients of TRL's own loss on the same tensors",
+    "objectives/test_vectors.py": "every objective on the reference's vectors",
+    "objectives/test_written_losses.py": "every objective against its written loss",
     "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
     "models/test_new_family_training.py": "whole runs of that family",
-    "objectives/test_objectives.py": "every objective against plain formulas",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",

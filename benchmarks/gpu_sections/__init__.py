@@ -10,8 +10,8 @@ SECTIONS: Mapping[str, Section] = {
     "machine": Section("benchmarks.gpu_sections.machine", 20),
     "exactness": Section("benchmarks.gpu_sections.exactness", 70),
     "flex": Section("benchmarks.gpu_sections.flex", 40),
-    "rollout": Section("benchmarks.gpu_sections.rollout", 110),
-    "update": Section("benchmarks.gpu_sections.update", 130),
-    "memory": Section("benchmarks.gpu_sections.memory", 60),
-    "ranks": Section("benchmarks.gpu_sections.ranks", 25),
+    "rollout": Section("benchmarks.gpu_sections.rollout", 125),
+    "update": Section("benchmarks.gpu_sections.update", 110),
+    "memory": Section("benchmarks.gpu_sections.memory", 90),
+    "ranks": Section("benchmarks.gpu_sections.ranks", 20),
 }

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu_sections.child NAME MODULE ROWS``: the process of one section.
 
 It imports the section while the one before still measures, and waits for its setting, a line of JSON on standard input.
-Each row is appended to the file ROWS at once, a line of JSON each; what ended the section early is the last line.
+To the file ROWS it appends lines of JSON: each row when it begins and when it is there, and what ended the section.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import importlib
 import json
 import sys
 import traceback
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import Setting
 
 FAILED = 1
 SECONDS_BEFORE_END = 3.0
 """The log then gets the stack of what is still running: where it hangs."""
+MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "status_alloc_failed", "cudaerrormemoryallocation")
+"""torch's allocator for the host, CUDA itself (AcceleratorError), cuBLAS, cuDNN and cuSPARSE."""
 
 
 def main() -> int:
     faulthandler.enable()
     name, module, rows = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    JOURNAL.open(rows, name)
     try:
         section = importlib.import_module(module)
         line = sys.stdin.readline()
@@ -34,17 +37,12 @@ def main() -> int:
         setting = Setting(**json.loads(line))
         faulthandler.dump_traceback_later(max(1.0, setting.seconds_left() - SECONDS_BEFORE_END))
         for row in section.run(setting):
-            append(rows, {"section": name, "row": asdict(row)})
+            JOURNAL.write({"row": asdict(row)})
     except Exception as error:  # noqa: BLE001  the run goes on with the other sections
         traceback.print_exc()
-        append(rows, {"section": name, "error": describe(error), "is_memory": is_out_of_memory(error)})
+        JOURNAL.write({"error": describe(error), "is_memory": is_out_of_memory(error)})
         return FAILED
     return 0
-
-
-def append(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("a") as file:  # in one write: the process of another section may add a line of its own
-        file.write(json.dumps(record) + "\n")
 
 
 def describe(error: BaseException) -> str:
@@ -54,8 +52,9 @@ def describe(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On the card or the host; torch's allocator for the host has no error class of its own."""
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+    """On the card or the host: torch's allocator has an error class of its own, other places only say so."""
+    said = str(error).lower()
+    return type(error).__name__ in MEMORY_ERRORS or any(words in said for words in MEMORY_WORDS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-NOMINAL_BF16_RATES = {"H100": 989e12, "H200": 989e12, "H20": 148e12, "A100": 312e12, "L40S": 362e12}
+NOMINAL_BF16_RATES = {"H100": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H200 NVL": 835e12,
+                      "H20": 148e12, "A100": 312e12, "L40S": 362e12}  # fmt: skip
 """FLOP/s of dense bfloat16 products, by the vendor's data sheets."""
 MIB = 2**20
 
@@ -52,9 +53,21 @@ def start_peak(device: str) -> None:
 def read_peak(device: str) -> Peak:
     if device == "cuda":
         return Peak(torch.cuda.max_memory_allocated() / MIB, torch.cuda.max_memory_reserved() / MIB)
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    resident = int(line.split()[1]) / 1024
+    resident = _resident("VmHWM")
     return Peak(resident, resident)
+
+
+def read_held(device: str) -> Peak:
+    """What is held now."""
+    if device == "cuda":
+        return Peak(torch.cuda.memory_allocated() / MIB, torch.cuda.memory_reserved() / MIB)
+    resident = _resident("VmRSS")
+    return Peak(resident, resident)
+
+
+def _resident(key: str) -> float:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:")]
+    return int(line.split()[1]) / 1024
 
 
 def copy_bandwidth(device: str) -> float:

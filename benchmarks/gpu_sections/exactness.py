@@ -4,8 +4,9 @@ Two errors count. That of the log-probs is the root mean square difference from 
 gradient is the norm of the difference over the norm of the float64 gradient. The floor is what plain rows miss: the
 larger error of two ways to run them, one by one and all of a group together, which differ in nothing but rounding. Each
 parameter has a floor of its own, so that a bias counts as much as the embedding. Packed rows are exact where the ratio
-to the floor is at most 1.2: of the log-probs' error, and of the gradient's (root mean square over the parameters; a
-single wrong one is enough to exceed it). A wrong mask has to exceed it.
+to the floor is finite and at most 1.2: of the log-probs' error, and of the gradient's (root mean square over the
+parameters; a single wrong one is enough to exceed it). A wrong mask has to exceed it. FlexAttention has to be compiled:
+where torch.compile gives up, other code runs, and the row says nothing of the compiled one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,8 +29,10 @@ from torch import Tensor
 
 from benchmarks.flops import Lengths
 from benchmarks.gpu_sections import kit, plain
+from benchmarks.gpu_sections.compilation import Compilation, watch_compilation
 from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import free_memory, measured
+from benchmarks.gpu_sections.verdicts import find_worst, is_within, largest, ratio_to
 from benchmarks.groups import draw_group, draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -37,7 +41,9 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 
 BOUND = 1.2
-CODES = {"dense": "sdpa", "grouped": "grouped_sdpa", "flex": "flex_attention"}
+CODES = {"dense": "sdpa", "grouped": "grouped_sdpa"}
+COMPILED_CODES = {"flex": "flex_attention"}
+PRECISIONS = ("float32", "bfloat16")
 TEXT_LAYERS, TOWER_LAYERS = 4, 8  # the eighth block of a Qwen2.5-VL tower is the first that attends to whole images
 
 
@@ -45,7 +51,7 @@ TEXT_LAYERS, TOWER_LAYERS = 4, 8  # the eighth block of a Qwen2.5-VL tower is th
 class ExactnessRow(Row):
     model: str = ""
     precision: str = ""
-    verdict: str = ""  # exact, NOT EXACT, caught, MISSED; same or DIFFERENT for what is done twice
+    verdict: str = ""  # exact, NOT EXACT, NOT COMPILED, caught, MISSED; same or DIFFERENT for what is done twice
     log_prob_error: float | None = None  # nats
     log_prob_ratio: float | None = None  # of the floor
     gradient_error: float | None = None  # median over the parameters
@@ -53,6 +59,8 @@ class ExactnessRow(Row):
     worst_ratio: float | None = None  # of a single parameter
     worst_parameter: str = ""
     share_equal: float | None = None  # of tokens, or of parameters bit by bit
+    graphs: int | None = None  # that torch.compile made for the row
+    fallback: str = ""  # the warning, where it gave up
     note: str = ""
 
 
@@ -68,19 +76,35 @@ class Reference:
     gradients: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Bench:
+    """A model in one precision, and what it is compared on."""
+
+    adapter: QwenVLAdapter
+    groups: Sequence[TrainingGroup]
+    reference: Reference
+    model: str
+    precision: str
+
+
 def run(setting: Setting) -> Iterator[ExactnessRow]:
+    kit.trace_only(setting.device)
     torch.backends.cudnn.allow_tf32 = False  # the patch embedding is a convolution
     for full in (QWEN2_5_VL_3B, QWEN2_VL_2B):
         shape = reduce(full, is_tiny=setting.is_tiny)
         adapter = kit.build(shape, setting.device, "float32")
         groups = draw_groups(adapter, is_tiny=setting.is_tiny)
         reference = compute_reference(adapter, groups)
-        for precision in ("float32", "bfloat16"):
-            yield from compare(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
-        del reference
-        free_memory()
+        floors: dict[str, Errors] = {}
+        for precision in PRECISIONS:
+            bench = Bench(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
+            yield from find_floor(bench, floors)
+            yield from compare(bench, floors, CODES)
         yield from repeat_work(kit.in_dtype(adapter, shape, "float32"), groups, shape.name, setting)
-        del adapter
+        for precision in PRECISIONS:  # compiles, which takes long: last
+            bench = Bench(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
+            yield from compare(bench, floors, COMPILED_CODES)
+        del adapter, reference, bench
         free_memory()
 
 
@@ -111,24 +135,29 @@ def compute_reference(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -
     return Reference(log_probs, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
 
 
-def compare(
-    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], reference: Reference, model: str, precision: str
-) -> Iterator[ExactnessRow]:
-    """Plain rows twice for the floor, then the packed ones by each attention code, right and wrong."""
-    identity = {"model": model, "precision": precision}
-    plain_errors: list[Errors] = []
+def find_floor(bench: Bench, floors: dict[str, Errors]) -> Iterator[ExactnessRow]:
+    """Plain rows twice; adds the larger error to ``floors`` where both could be measured."""
+    errors: list[Errors] = []
     for name, together in (("plain, row by row", 1), ("plain, rows together", 64)):
-        work = partial(plain_values, adapter, groups, reference, together, plain_errors)
-        yield measured(ExactnessRow, work, name=name, **identity)
-    if len(plain_errors) < 2:
-        return  # the rows say why
-    floor = join(plain_errors)
-    for name, attention in CODES.items():
+        work = partial(plain_values, bench.adapter, bench.groups, bench.reference, together, errors)
+        yield measured(ExactnessRow, work, name=name, model=bench.model, precision=bench.precision)
+    if len(errors) == 2:
+        floors[bench.precision] = join(errors)
+
+
+def compare(bench: Bench, floors: Mapping[str, Errors], codes: Mapping[str, str]) -> Iterator[ExactnessRow]:
+    """Packed rows by each attention code, right and wrong; nothing where there is no floor: its rows say why."""
+    adapter, groups = bench.adapter, bench.groups
+    identity = {"model": bench.model, "precision": bench.precision}
+    floor = floors.get(bench.precision)
+    if floor is None:
+        return
+    for name, attention in codes.items():
         kit.set_attention(adapter, attention)
         batch = kit.pack(adapter, groups)
-        right = partial(packed_values, adapter, batch, reference, floor, len(groups))
+        right = partial(packed_values, adapter, batch, bench.reference, floor, len(groups))
         yield measured(ExactnessRow, right, name=f"packed, {name}", **identity)
-        wrong = partial(mutated_values, adapter, kit.without_borders(batch), reference, floor)
+        wrong = partial(mutated_values, adapter, kit.without_borders(batch), bench.reference, floor)
         yield measured(ExactnessRow, wrong, name=f"packed, {name}, wrong mask", **identity)
 
 
@@ -148,35 +177,54 @@ def packed_values(
     adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors, divisor: int
 ) -> dict[str, Any]:
     """Errors, their ratios to the floor, and the verdict."""
-    has_backward = not (adapter.device.type == "cpu" and adapter.config.attention == "flex_attention")
-    found = kit.packed_pass(adapter, batch, divisor) if has_backward else kit.no_grad_pass(adapter, batch)
+    has_backward = can_go_back(adapter)
+    with watch_compilation() as compiled:
+        found = kit.packed_pass(adapter, batch, divisor) if has_backward else kit.no_grad_pass(adapter, batch)
     assert kit.attention_that_ran(adapter) == adapter.config.attention
     errors = measure_errors(adapter, found, reference, with_gradient=has_backward)
-    values: dict[str, Any] = {"log_prob_error": errors.log_prob, "log_prob_ratio": errors.log_prob / floor.log_prob}
-    if has_backward:
-        values |= compare_gradients(errors, floor)
-    else:
-        values["note"] = "no backward pass on a CPU"
+    values: dict[str, Any] = compare_log_probs(errors, floor)
+    values |= compare_gradients(errors, floor) if has_backward else {"note": "no backward pass on a CPU"}
     ratios = [values["log_prob_ratio"], values.get("gradient_ratio", 0.0)]
-    return values | {"verdict": "exact" if max(ratios) <= BOUND else "NOT EXACT"}
+    verdict = "exact" if is_within(ratios, BOUND) else "NOT EXACT"
+    return values | judge_compilation(compiled, verdict)
+
+
+def can_go_back(adapter: QwenVLAdapter) -> bool:
+    """FlexAttention has no backward pass on a CPU."""
+    return not (adapter.device.type == "cpu" and adapter.config.attention == "flex_attention")
+
+
+def judge_compilation(compiled: Compilation, verdict: str) -> dict[str, Any]:
+    """``verdict``, unless code that is not compiled ran in place of the code that the row is about."""
+    values = {"graphs": compiled.graphs, "fallback": compiled.fallback}
+    return values | {"verdict": "NOT COMPILED" if compiled.fallback else verdict}
+
+
+def compare_log_probs(errors: Errors, floor: Errors) -> dict[str, Any]:
+    return {"log_prob_error": errors.log_prob, "log_prob_ratio": ratio_to(floor.log_prob, errors.log_prob)}
 
 
 def compare_gradients(errors: Errors, floor: Errors) -> dict[str, Any]:
-    noise = floor.by_parameter
-    ratios = {n: error / noise[n] if noise[n] else math.inf for n, error in errors.by_parameter.items() if error}
-    worst = max(ratios, key=ratios.__getitem__)
+    """Root mean square of the ratios, of the parameters whose error is not 0; 0 where all are."""
+    ratios = {name: ratio_to(floor.by_parameter[name], error) for name, error in errors.by_parameter.items()}
+    counted = [ratio**2 for ratio in ratios.values() if ratio]
+    worst = find_worst(ratios)
     return {
         "gradient_error": statistics.median(errors.by_parameter.values()),
-        "gradient_ratio": math.sqrt(statistics.fmean(ratio**2 for ratio in ratios.values())),
+        "gradient_ratio": math.sqrt(statistics.fmean(counted)) if counted else 0.0,
         "worst_ratio": ratios[worst],
         "worst_parameter": worst.removeprefix("model."),
     }
 
 
 def mutated_values(adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors) -> dict[str, Any]:
-    error = measure_errors(adapter, kit.no_grad_pass(adapter, batch), reference, with_gradient=False).log_prob
-    ratio = error / floor.log_prob
-    return {"log_prob_error": error, "log_prob_ratio": ratio, "verdict": "caught" if ratio > BOUND else "MISSED"}
+    """The forward alone, with grad where there is a backward: the graph is then that of the right rows."""
+    with watch_compilation() as compiled:
+        go_on = kit.packed_log_probs if can_go_back(adapter) else kit.no_grad_pass
+        found = go_on(adapter, batch).detach()
+    values = compare_log_probs(measure_errors(adapter, found, reference, with_gradient=False), floor)
+    verdict = "caught" if values["log_prob_ratio"] > BOUND else "MISSED"
+    return values | judge_compilation(compiled, verdict)
 
 
 def measure_errors(adapter: QwenVLAdapter, found: Tensor, reference: Reference, *, with_gradient: bool) -> Errors:
@@ -201,7 +249,7 @@ def join(errors: Sequence[Errors]) -> Errors:
     """The larger error of each."""
     names = errors[0].by_parameter
     return Errors(
-        max(each.log_prob for each in errors), {n: max(each.by_parameter[n] for each in errors) for n in names}
+        largest(each.log_prob for each in errors), {n: largest(each.by_parameter[n] for each in errors) for n in names}
     )
 
 
@@ -246,19 +294,39 @@ def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> di
     kit.packed_pass(adapter, batch, len(groups))
     second = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
     same = sum(torch.equal(first[name], second[name]) for name in first)
-    error = max(relative_difference(second[name], first[name].double()) for name in first)
+    error = largest(relative_difference(second[name], first[name].double()) for name in first)
     verdict = "same" if same == len(first) else "DIFFERENT"
     return {"share_equal": same / len(first), "verdict": verdict, "gradient_error": error}
 
 
 def compare_deterministic(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
-    """With the operations that torch has no deterministic form of, in its own words."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003  torch takes it so
+    """Where an operation has no deterministic form, torch stops at it; then once more, with all such named.
+
+    Merely warned, torch keeps the backward of its attention as it is, though that has a deterministic form.
+    """
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            values = compare_twice(adapter, groups)
+        with deterministic(warn_only=False):
+            return compare_twice(adapter, groups)
+    except RuntimeError as error:
+        if "determinis" not in str(error):
+            raise
+        stopped = name_operations([str(error)])
+    with warnings.catch_warnings(record=True) as caught, deterministic(warn_only=True):
+        warnings.simplefilter("always")
+        values = compare_twice(adapter, groups)
+    said = name_operations([str(each.message) for each in caught])
+    return values | {"note": "; ".join(sorted(stopped | said))}
+
+
+@contextmanager
+def deterministic(*, warn_only: bool) -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)  # noqa: FBT003  torch takes it so
+    try:
+        yield
     finally:
         torch.use_deterministic_algorithms(False)  # noqa: FBT003
-    said = {str(each.message).split(" does not have")[0] for each in caught if "determinis" in str(each.message)}
-    return values | {"note": "; ".join(sorted(said))}
+
+
+def name_operations(messages: Sequence[str]) -> set[str]:
+    """Those without a deterministic form, in torch's words."""
+    return {text.split(" does not have")[0].splitlines()[0] for text in messages if "determinis" in text}

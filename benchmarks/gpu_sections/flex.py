@@ -6,21 +6,18 @@ anew; past its limit it falls back to code that holds all scores, which is slow 
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from benchmarks.flops import Lengths
 from benchmarks.gpu_sections import kit
+from benchmarks.gpu_sections.compilation import watch_compilation
 from benchmarks.gpu_sections.device import read_peak, seconds_of, start_peak
 from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import measured, require_seconds
@@ -33,7 +30,6 @@ SHAPES = ((3, 2640), (3, 2592), (2, 2640), (1, 2640), (3, 2211), (4, 2044), (3, 
           (3, 2471), (4, 2048))  # fmt: skip
 """Rows and tokens of the longest: a full micro-batch, its like of other steps, its last rows, long and short ones."""
 TINY_SHAPES = ((3, 110), (3, 108), (2, 90), (3, 100), (4, 85))
-FALLBACK_WORDS = ("recompile_limit", "cache_size_limit", "without torch.compile", "unfused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +46,7 @@ class FlexRow(Row):
 
 def run(setting: Setting) -> Iterator[FlexRow]:
     """One layer of the 3B model: each layer calls the same compiled code."""
+    kit.trace_only(setting.device)
     shape = replace(kit.sized(QWEN2_5_VL_3B, is_tiny=setting.is_tiny), layers=1)
     adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device), attention="flex_attention")
     adapter.model.train()
@@ -70,17 +67,16 @@ def measure(setting: Setting, adapter: QwenVLAdapter, rows: int, tokens: int) ->
     def work() -> Tensor:
         return kit.no_grad_pass(adapter, batch) if is_cpu else kit.packed_pass(adapter, batch, rows)
 
-    before = counters["stats"]["unique_graphs"]
     start_peak(setting.device)
-    with heard_warnings() as heard:
+    with watch_compilation() as compiled:
         first, again = (seconds_of(work, setting.device) for _ in range(2))
     return {
-        "graphs": counters["stats"]["unique_graphs"] - before,
+        "graphs": compiled.graphs,
         "first_s": first,
         "again_s": again,
         "peak_mib": read_peak(setting.device).allocated,
-        "fallback": next((text for text in heard if any(word in text for word in FALLBACK_WORDS)), ""),
-        "note": "no backward pass on a CPU" if is_cpu else "",
+        "fallback": compiled.fallback,
+        "note": "on a CPU no backward pass, no machine code" if is_cpu else "",
     }
 
 
@@ -93,20 +89,3 @@ def draw_rows(adapter: QwenVLAdapter, rows: int, tokens: int) -> list[TrainingGr
         counts = [inputs // 4 + 1] * 3 + [inputs - 3 * (inputs // 4) + 1]  # the last token of each is no input
         groups.append(draw_group(adapter, prompt, number, counts))
     return groups
-
-
-@contextmanager
-def heard_warnings() -> Iterator[list[str]]:
-    """What Python's warnings and torch's loggers say within."""
-    heard: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("torch")
-    logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield heard
-    finally:
-        logger.removeHandler(handler)
-        heard += [str(each.message) for each in caught]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.groups import build_adapter, wrap
@@ -22,7 +23,6 @@ from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.processes.ranks import RankError
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.recipes import load_recipe
@@ -60,6 +60,15 @@ def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAda
     config: Any = {"dtype": dtype}
     adapter.model.config.text_config._attn_implementation = "sdpa"  # an adapter takes what it finds for rows unpacked
     return wrap(adapter.model, adapter.processor, shape, replace(adapter.config, **config))
+
+
+def trace_only(device: str) -> None:
+    """On a CPU, for the whole process: torch.compile traces and guards as always, and builds no machine code.
+
+    That would take a C++ compiler and a minute, and is not the code that runs on a GPU.
+    """
+    if device == "cpu":
+        torch.compile = partial(torch.compile, backend="eager")
 
 
 def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
@@ -124,6 +133,28 @@ def no_grad_pass(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
         return packed_log_probs(adapter, batch)
 
 
+class OneAttempt:
+    """A layout whose update does not begin anew with a smaller budget when memory has run out: the error passes."""
+
+    def __init__(self, layout: Layout, budget: int, before_pass: Callable[[], None]):
+        self._layout, self._budget, self._before_pass = layout, budget, before_pass
+        self.needs_equal_passes = layout.needs_equal_passes
+
+    @property
+    def forward(self) -> nn.Module:
+        return self._layout.forward
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        self._layout.backward(loss, is_last)
+        if not is_last:
+            self._before_pass()
+
+    def clear(self) -> None:
+        """What an update does between two attempts, and then only."""
+        self._layout.clear()
+        raise torch.OutOfMemoryError(f"in the update, at {self._budget} tokens a micro-batch")
+
+
 @dataclass(frozen=True)
 class Steps:
     """The update of a recipe on a random model, in one process."""
@@ -137,14 +168,20 @@ class Steps:
     def budget(self) -> int:
         return self.recipe.update.tokens_per_micro_batch
 
-    def accumulate(self, groups: Sequence[TrainingGroup]) -> tuple[int, str]:
-        """The gradient of the groups; the budget that memory left, or why there is none."""
-        arguments = (self.layout, groups, float(len(groups)), self.recipe.update, self.adapter, self.accelerator)
-        try:
-            return accumulate_gradient(*arguments).tokens_per_micro_batch, ""
-        except RankError as error:
-            self.layout.clear()
-            return self.budget, str(error)
+    def accumulate(self, groups: Sequence[TrainingGroup], budget: int, before_pass: Callable[[], None]) -> int:
+        """Accumulates the gradient of the groups in micro-batches of ``budget`` tokens.
+
+        Returns:
+            number of micro-batches
+
+        Raises:
+            torch.OutOfMemoryError: memory ran out; the gradient is cleared
+        """
+        patches = max(1, self.recipe.update.patches_per_micro_batch * budget // self.budget)
+        config = replace(self.recipe.update, tokens_per_micro_batch=budget, patches_per_micro_batch=patches)
+        layout: Any = OneAttempt(self.layout, budget, before_pass)
+        count = float(len(groups))
+        return accumulate_gradient(layout, groups, count, config, self.adapter, self.accelerator).num_micro_batches
 
     def take(self) -> None:
         take_step(self.layout, self.recipe.update.learning_rate)

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.gpu_sections.progress import read_rows
 from benchmarks.gpu_sections.records import Outcome, Section, SectionResult, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRITON_CACHE
                    "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR",
                    "MPLCONFIGDIR")  # fmt: skip
 """Without them every cache is below the home folder or that of temporary files."""
-CPU_DEFAULTS = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+CPU_DEFAULTS = {"OMP_NUM_THREADS": "1"}
 """Tiny models gain nothing from threads, and threads that wait for each other are slow on a busy machine."""
 SECONDS_TO_DIE = 10.0
 """After SIGKILL; a process that the driver holds does not end, and is left behind."""
@@ -117,7 +118,7 @@ def measure(started: SectionProcess, device: str, limit_s: float, place: Scratch
     code = started.process.poll()
     end(started)
     place.watch(0)
-    rows, last = read_rows(started.rows, started.name)
+    rows, last = read_rows(started.rows, started.name, time.monotonic())
     outcome, error = ending or _outcome(code, last)
     return SectionResult(started.name, outcome, time.monotonic() - begun, limit_s, error, rows)
 
@@ -137,17 +138,6 @@ def _send(started: SectionProcess, setting: Setting) -> None:
     with suppress(BrokenPipeError):  # where it failed before it was asked, its rows say how
         started.process.stdin.write(json.dumps(asdict(setting)) + "\n")
         started.process.stdin.close()
-
-
-def read_rows(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The section's rows, and what it said when it failed. A line that was cut off when a process ended is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    records = [record for record in records if record["section"] == name]
-    rows = [record["row"] for record in records if "row" in record]
-    return rows, next((record for record in records if "error" in record), {})
 
 
 def _outcome(code: int | None, last: dict[str, Any]) -> tuple[Outcome, str]:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 OK = "ok"
+NOT_FINISHED = "not finished"
+OUT_OF_MEMORY = "out of memory"
 Outcome = Literal["ok", "failed", "out of memory", "timed out", "died", "interrupted"]
 
 

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.flops import Lengths, decode_bytes
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.gpu_sections import kit
-from benchmarks.gpu_sections.device import copy_bandwidth, read_peak, seconds_of, start_peak, synchronise
+from benchmarks.gpu_sections.device import Peak, copy_bandwidth, read_peak, seconds_of, start_peak, synchronise
 from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, require_seconds
 from benchmarks.groups import draw_prompt
@@ -30,8 +30,10 @@ from gpg_vl.records import Prompt
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 
-PROFILED_STEPS = (4, 6)
-"""The kernels of these are counted: from the first up to the last."""
+PROFILED_STEPS = 2
+"""Decoded after the timed ones, with all rows: their kernels are counted, and the profiler costs time."""
+TRL_SECONDS = {"qwen2_vl": 12.0, "qwen2_5_vl": 25.0}
+"""That a run of TRL takes on a GPU; the tower of the second family runs a call per window for every completion."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def run(setting: Setting) -> Iterator[RolloutRow]:
         del adapter
         free_memory()
         adapted = kit.build(shape, setting.device, kit.compute_dtype(setting.device), lora=kit.default_lora())
-        yield row(setting, adapted, shape, some, bandwidth, "kit with LoRA")
+        for load in (some, full, few):
+            yield row(setting, adapted, shape, shorten(load, some), bandwidth, "kit with LoRA")
         del adapted
         free_memory()
     for model in (QWEN2_VL_2B, QWEN2_5_VL_3B):
@@ -92,6 +95,12 @@ def loads(*, is_tiny: bool) -> tuple[Load, Load, Load]:
     return Load(16, whole), Load(9, replace(whole, completion_tokens=64)), Load(2, replace(whole, completion_tokens=64))
 
 
+def shorten(load: Load, other: Load) -> Load:
+    """``load`` with no more tokens than ``other`` has: a step takes as long."""
+    tokens = min(load.lengths.completion_tokens, other.lengths.completion_tokens)
+    return replace(load, lengths=replace(load.lengths, completion_tokens=tokens))
+
+
 def identify(shape: ModelShape, load: Load, side: str) -> dict[str, Any]:
     name = f"{load.prompts} x {load.lengths.option}"
     tokens = load.lengths.completion_tokens
@@ -106,25 +115,25 @@ def row(
 
 
 class StepClock:
-    """When each token was chosen, and how many kernels a few steps took."""
+    """When each token was chosen, and how many kernels the steps after them took."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, tokens: int):
         self._device = device
+        self._tokens = tokens
         self._profile = profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU])
         self.times: list[float] = []
+        self.peak: Peak | None = None  # until the last of them
 
     def __call__(self, step: int) -> None:
+        """Once a token, the first one is 0."""
         synchronise(self._device)
-        self.times.append(time.perf_counter())
-
-    def profiled(self, step: int) -> None:
-        """The same for a run whose kernels are counted: the profiler costs time."""
-        first, last = PROFILED_STEPS
-        if step == first:
-            synchronise(self._device)
+        if step < self._tokens:
+            self.times.append(time.perf_counter())
+        if step == self._tokens - 1:
+            self.peak = read_peak(self._device)
+        if step == self._tokens:
             self._profile.start()
-        if step == last:
-            synchronise(self._device)
+        if step == self._tokens + PROFILED_STEPS:
             self._profile.stop()
 
     def step_seconds(self) -> float:
@@ -135,22 +144,25 @@ class StepClock:
         """None where the profiler sees none, as without the driver's permission."""
         wanted = torch.autograd.DeviceType.CUDA if self._device == "cuda" else torch.autograd.DeviceType.CPU
         events = [event for event in self._profile.events() if event.device_type == wanted]
-        return len(events) / (PROFILED_STEPS[1] - PROFILED_STEPS[0]) if events else None
+        return len(events) / PROFILED_STEPS if events else None
 
 
 def run_kit(
     setting: Setting, adapter: QwenVLAdapter, shape: ModelShape, load: Load, bandwidth: float
 ) -> dict[str, Any]:
-    """Times one rollout after a short one that warms up and counts kernels."""
+    """Times one rollout after a short one that warms up; it goes on for the steps whose kernels are counted."""
     n = load.lengths
     require_seconds(setting, 0.05 * n.completion_tokens + load.prompts / 2 + 1 if setting.device == "cuda" else 0)
     prompts = [draw_prompt(adapter, n, seed) for seed in range(load.prompts)]
-    clock = StepClock(setting.device)
-    generate(adapter, prompts[:1], n.group_size, PROFILED_STEPS[1] + 1, clock.profiled)
+    clock = StepClock(setting.device, n.completion_tokens)
+    generate(adapter, prompts[:1], n.group_size, 3, lambda step: None)
+    free_memory()  # what is reserved is otherwise that of a larger batch before
     start_peak(setting.device)
-    total = seconds_of(lambda: generate(adapter, prompts, n.group_size, n.completion_tokens, clock), setting.device)
-    peak = read_peak(setting.device)
-    step = clock.step_seconds()
+    synchronise(setting.device)
+    began = time.perf_counter()
+    generate(adapter, prompts, n.group_size, n.completion_tokens + 1 + PROFILED_STEPS, clock)
+    step, total, peak = clock.step_seconds(), clock.times[-1] - began, clock.peak
+    assert peak is not None
     least = decode_bytes(shape, load.rows, n.prompt_tokens + n.completion_tokens / 2) / bandwidth
     return {
         "total_s": total,
@@ -179,10 +191,11 @@ def generate(
 def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     """TRL's own rollout by ``generate``: it runs image and prompt once for every completion."""
     n = load.lengths
-    require_seconds(setting, 0.05 * n.completion_tokens + load.rows / 2 + 10 if setting.device == "cuda" else 0)
+    require_seconds(setting, TRL_SECONDS[shape.family] if setting.device == "cuda" else 0)
     adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device))
-    clock = StepClock(setting.device)
+    clock = StepClock(setting.device, n.completion_tokens)
     work = build_trl_work(adapter, load, clock)
+    free_memory()
     start_peak(setting.device)
     total = seconds_of(work, setting.device)
     peak = read_peak(setting.device)

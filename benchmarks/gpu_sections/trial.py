@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.gpu_sections.child import describe, is_out_of_memory
-from benchmarks.gpu_sections.records import OK, Row, Setting
+from benchmarks.gpu_sections.progress import JOURNAL
+from benchmarks.gpu_sections.records import OK, OUT_OF_MEMORY, Row, Setting
 
 R = TypeVar("R", bound=Row)
 
@@ -21,8 +22,12 @@ class NotHere(Exception):
 
 
 def measured(row_class: type[R], work: Callable[[], dict[str, Any]], **identity: Any) -> R:
-    """The row with ``identity`` and the values that ``work`` returns, or without values where it fails."""
+    """The row with ``identity`` and the values that ``work`` returns, or without values where it fails.
+
+    The journal hears of it before ``work`` begins: if the process is ended meanwhile, the row says so.
+    """
     started = time.monotonic()
+    JOURNAL.started(row_class(**identity))
     values: dict[str, Any] = {}
     try:
         values = work()
@@ -30,7 +35,7 @@ def measured(row_class: type[R], work: Callable[[], dict[str, Any]], **identity:
         values = {"status": f"not measured: {reason}"}
     except Exception as error:  # noqa: BLE001  the other rows do not depend on it
         traceback.print_exc()
-        values = {"status": "out of memory" if is_out_of_memory(error) else f"failed: {describe(error)}"}
+        values = {"status": OUT_OF_MEMORY if is_out_of_memory(error) else f"failed: {describe(error)}"}
     if values.get("status", OK) != OK:
         free_memory()  # outside of the handler, where the error still holds what the work had allocated
     return row_class(**{**identity, **values}, seconds=time.monotonic() - started)

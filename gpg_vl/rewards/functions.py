@@ -34,10 +34,42 @@ _OWN_ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What functions read of TRL's ``trainer_state``. In a plain evaluation both are 0."""
+    """What functions read of TRL's ``trainer_state``; in a plain evaluation every number is 0.
+
+    The names are those of ``transformers.TrainerState``. A run counts in steps and has no end of a data set, so all of
+    it is one epoch. Nothing is counted or kept for the fields that stay at their default.
+    """
 
     global_step: int = 0  # steps that are finished
     max_steps: int = 0
+    logging_steps: int = 1  # every step is logged
+    eval_steps: int = 0
+    save_steps: int = 0
+    train_batch_size: int | None = None
+    num_input_tokens_seen: int = 0
+    total_flos: float = 0.0
+    best_metric: float | None = None
+    best_global_step: int | None = None
+    best_model_checkpoint: str | None = None
+    is_local_process_zero: bool = True  # functions run beside the process that asks
+    is_world_process_zero: bool = True
+    is_hyper_param_search: bool = False
+    trial_name: str | None = None
+
+    @property
+    def epoch(self) -> float:
+        """The part of the run that is finished, in [0, 1]."""
+        return self.global_step / self.max_steps if self.max_steps else 0.0
+
+    @property
+    def num_train_epochs(self) -> int:
+        """1 in training."""
+        return int(self.max_steps > 0)
+
+    @property
+    def log_history(self) -> list[dict[str, float]]:
+        """Empty: ``metrics.jsonl`` has the run's numbers."""
+        return []
 
 
 @dataclass(frozen=True, slots=True)

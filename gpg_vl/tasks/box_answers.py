@@ -12,9 +12,11 @@ from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
 
 EDGE_PIXELS = 1.0
-"""Original pixels that a corner may lie outside of the image, whatever the frame; it is moved back to the edge."""
-EDGE_SHARE = 0.002
-"""Share of the image's side that it may lie outside, where that is more: two units of the 0-1000 grid."""
+"""Original pixels that a gold corner may lie outside of the image; it is moved back to the edge."""
+EDGE_UNITS = {"grid_1000": 2.0, "resized_pixels": 1.0}
+"""Units of the model's frame that an answered corner may lie outside: on the grid a gold pixel past the edge of a
+picture of 640 is 1002."""
+_ROUNDING = 1e-6
 
 
 def describe_frame(views: Sequence[ImageView]) -> str:
@@ -34,7 +36,7 @@ def describe_frame(views: Sequence[ImageView]) -> str:
 def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
     """Boxes of the model's frame in original pixels; None unless every one has an area and lies in the image.
 
-    A corner may lie outside by one unit of the model's frame, or a little: it is moved back to the edge.
+    A corner may lie outside by a unit or two of the model's frame (``EDGE_UNITS``): it is moved back to the edge.
     """
     found = []
     for in_frame in boxes:
@@ -49,9 +51,8 @@ def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
 def _is_near(box: Box, view: ImageView) -> bool:
     """Whether a box of original pixels lies in the image, or beyond its edges by no more than is allowed."""
     x1, y1, x2, y2 = box
-    _, _, unit_x, unit_y = view.to_original((0.0, 0.0, 1.0, 1.0))
-    beyond_x = max(EDGE_PIXELS, unit_x, EDGE_SHARE * view.width)
-    beyond_y = max(EDGE_PIXELS, unit_y, EDGE_SHARE * view.height)
+    units = EDGE_UNITS[view.frame] + _ROUNDING
+    _, _, beyond_x, beyond_y = view.to_original((0.0, 0.0, units, units))
     return -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
 
 
@@ -63,7 +64,7 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
     """
     clipped = [clip_box(box, view.width, view.height) for box in boxes]
     for box, inside in zip(boxes, clipped, strict=True):
-        if not is_ordered(inside) or not _is_near(box, view):
+        if not is_ordered(inside) or not is_inside(box, view.width, view.height, EDGE_PIXELS):
             raise ValueError(f"the box {list(box)} is outside the {view.width} x {view.height} image; correct the row")
     return clipped
 

@@ -47,9 +47,12 @@ class Choice(Task):
 
 
 def is_same_choice(answer: Chosen | str, gold: Chosen | str | None) -> bool:
-    """Whether both are the same option, or the same letter said alone, or without options the same text."""
+    """Whether both are the same option, or the same letter said alone, or without options the same text.
+
+    Without options a letter with a text is not the letter: the text may be that of another option.
+    """
     if isinstance(answer, Chosen) and isinstance(gold, Chosen):
         return answer.index == gold.index or bool(answer.letter and answer.letter == gold.letter)
     if isinstance(answer, str) and isinstance(gold, str):
-        return answer == gold or (len(gold) == 1 and answer.startswith(f"{gold}. "))
+        return answer == gold
     return False

@@ -15,7 +15,8 @@ from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.grounding import GROUNDING
-from gpg_vl.verifiers.box_text import parse_answered, parse_box, parse_boxes
+from gpg_vl.verifiers.box_text import parse_answered, parse_boxes
+from gpg_vl.verifiers.box_values import parse_box
 
 
 class Grounding(Task):

@@ -76,7 +76,9 @@ def has_think_answer_format(text: str) -> bool:
     return once and "<answer>" not in reasoning and body.count("</answer>") == 1 and bool(content.strip())
 
 
-_BOXED = "\\boxed{"
+_COMMANDS = ("\\boxed", "\\fbox")
+_OPENED = re.compile(r"\\(?:boxed|fbox)\s{0,8}(?:(\{)|([0-9A-Za-z])(?![0-9A-Za-z]|[.,][0-9]|\s{0,4}[-+*/^_%°√π=\\]))")
+"""The brace after it, or the one character that TeX boxes without."""
 _BRACE = re.compile(r"[{}]")
 
 
@@ -85,10 +87,12 @@ def _find_boxed(text: str) -> str | None:
     if len(text) > MAX_CHARS:
         return None
     conclusion = text.rpartition("</think>")[2]
-    start = conclusion.rfind(_BOXED)
-    if start < 0 or "<think>" in conclusion:
+    opened = _OPENED.match(conclusion, max(0, *map(conclusion.rfind, _COMMANDS)))
+    if opened is None or "<think>" in conclusion:
         return None
-    depth, first = 1, start + len(_BOXED)
+    if opened[2]:
+        return opened[2]
+    depth, first = 1, opened.end()
     for brace in _BRACE.finditer(conclusion, first):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:

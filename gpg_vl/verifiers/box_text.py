@@ -8,27 +8,30 @@ in place of a second corner are no notation of the kit's recipes, and are read a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gpg_vl.records import Box
-from gpg_vl.verifiers.literals import Literals, NotLiteralError, Tagged, Word, load_json, parse_literals
+from gpg_vl.verifiers.box_values import (
+    MAX_BOXES,
+    MAX_CHARS,
+    OUT_OF_RANGE,
+    Answered,
+    parse_box,
+    read_object,
+    read_sequence,
+    read_simple,
+    read_value,
+)
+from gpg_vl.verifiers.literals import NotLiteralError, load_json, parse_literals
 from gpg_vl.verifiers.sentences import readings
 
-MAX_CHARS = 32_768
-OUT_OF_RANGE = -1.0
-"""In place of a confidence that is a number and no share: such an answer is none."""
-MAX_BOXES = 300  # of one answer; LVIS counts as many
 NO_OBJECTS = "No Objects"
 
-_NUMBER = r"\s{0,64}([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s{0,64}"
-_LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
-_CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s{{0,64}},\s{{0,64}}\({_NUMBER},{_NUMBER}\)")
 _NOTHING = re.compile(
     r"(?:there (?:are|is|were) |i (?:can )?see )?(?:no|zero|0) (?:such |matching |relevant |visible )?"
     r"(?:objects?|boxes|box|instances?|detections?|targets?|items?)"
-    r"(?: (?:are |is |were |was )?(?:found|detected|present|visible|here|exists?|in th(?:e|is) (?:image|picture)))?"
+    r"(?: (?:are |is |were |was )?(?:found|detected|present|visible|here|exists?))?"
+    r"(?: (?:are |is |were |was )?in th(?:e|is) (?:image|picture))?"
     r"|none(?: found| detected)?|nothing(?: found| detected)?"
     r"|没有(?:检测到|发现|找到)?(?:任何)?(?:物体|目标|对象)?|无(?:物体|目标|对象)?",
     re.IGNORECASE,
@@ -40,26 +43,12 @@ or either not no never neither nor wrong incorrect except unlike maybe false
 """
 _CHANGING_WORDS = frozenset(_CHANGING_WORDS_TEXT.split())
 
-_BOX_KEYS_TEXT = """
-bbox2d bbox box box2d position boundingbox boundingbox2d coordinates coordinate coords location bndbox region
-rectangle rect
-"""
-_BOX_KEYS = frozenset(_BOX_KEYS_TEXT.split())
-_LIST_KEYS_TEXT = """
-objects detections results result boxes bboxes predictions annotations answer output instances items
-"""
-_LIST_KEYS = frozenset(_LIST_KEYS_TEXT.split())
-_CONFIDENCE_KEYS = frozenset(["confidence", "score", "conf", "probability", "prob", "certainty"])
-_FOUR_KEYS = (
-    ("x1", "y1", "x2", "y2"),
-    ("xmin", "ymin", "xmax", "ymax"),
-    ("left", "top", "right", "bottom"),
-    ("x0", "y0", "x1", "y1"),
+_ROW = re.compile(
+    r"[ \t]{0,8}"
+    + r"(?:[ \t]{0,4},[ \t]{0,4}|[ \t]{1,4})".join([r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"] * 4)
+    + r"[ \t]{0,8},?"
 )
-_TWO_KEYS = (("topleft", "bottomright"), ("p1", "p2"), ("start", "end"), ("min", "max"))
-_PERCENT = re.compile(r"\s{0,8}([0-9]{1,3}(?:\.[0-9]{1,9})?)\s{0,4}%\s{0,8}")
-_PLAIN = re.compile(r"\s{0,8}([0-9](?:\.[0-9]{0,18})?|\.[0-9]{1,18})\s{0,8}")
-_ROUND_OR_BARE = re.compile(rf"\(?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\)?")
+_FIRST_KEY = re.compile(r"[\"']?(?:position|bbox_2d|bbox|box|confidence|score)[\"']?\s{0,4}[:=]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +57,6 @@ class Detection:
 
     box: Box
     confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Boxes with their confidences (None where one is written that is no share), and whether a list holds them."""
-
-    boxes: tuple[Box, ...]
-    confidences: tuple[float | None, ...]
-    is_list: bool
-
-
-def parse_box(text: str) -> Box | None:
-    """The one box that the text is, in any order of its corners; whitespace aside, nothing else may stand.
-
-    >>> parse_box("[1, 2, 30.5, 40]"), parse_box("(1,2),(30,40)"), parse_box("[1, 2, 30]")
-    ((1.0, 2.0, 30.5, 40.0), (1.0, 2.0, 30.0, 40.0), None)
-    """
-    stripped = text.strip() if len(text) <= MAX_CHARS else ""
-    match = _LIST.fullmatch(stripped) or _CORNERS.fullmatch(stripped)
-    if match is None:
-        return None
-    x1, y1, x2, y2 = map(float, match.groups())
-    return (x1, y1, x2, y2)
 
 
 def parse_boxes(text: str) -> list[Box] | None:
@@ -139,22 +105,12 @@ def _read_body(body: str) -> Answered | None:
     return next(filter(None, (reader(body) for reader in _NOTATIONS)), None)
 
 
-def _read_simple(text: str) -> Answered | None:
-    """``(1, 2, 3, 4)`` and ``1, 2, 3, 4``, and what one of the two plain notations holds after its wrappers."""
-    match = _ROUND_OR_BARE.fullmatch(text)
-    if match is not None and text.startswith("(") == text.endswith(")"):
-        x1, y1, x2, y2 = map(float, match.groups())
-        return Answered(((x1, y1, x2, y2),), (1.0,), is_list=False)
-    box = parse_box(text)
-    return None if box is None else Answered((box,), (1.0,), is_list=False)
-
-
 def _read_json(text: str) -> Answered | None:
     """JSON: a box, an object with one, a list of either, or an object that holds such a list."""
     if not text.startswith(("[", "{")):
         return None
     try:
-        return _read_value(load_json(text))
+        return read_value(load_json(text))
     except NotLiteralError:
         return None
 
@@ -165,163 +121,35 @@ def _read_literals(text: str) -> Answered | None:
         found = parse_literals(text if "{" in text else _KEY.sub(" ", text, count=1))
     except NotLiteralError:
         return None
-    if not found.values or any(word.casefold() in _CHANGING_WORDS for word in found.words):
+    if not found.values or found.last_words or any(word.casefold() in _CHANGING_WORDS for word in found.words):
         return None
-    return _read_sequence(found)
+    return read_sequence(found)
 
 
-_NOTATIONS = (_read_simple, _read_json, _read_literals)
-
-
-def _read_sequence(found: Literals) -> Answered | None:
-    values = found.values
-    box = _read_corners(list(values)) or _read_pairs(values)
-    if box is not None:
-        return box if isinstance(box, Answered) else Answered((box,), (1.0,), is_list=False)
-    if len(values) == 1:
-        return _read_value(values[0])
-    entries = [_read_value(value) for value in values[: MAX_BOXES + 1]]
-    return _join([entry for entry in entries if entry is not None], len(entries), is_list=False)
-
-
-def _read_pairs(values: Sequence[Any]) -> Answered | None:
-    """Points one after the other, two for a box: ``(1,2),(3,4) (5,6),(7,8)``."""
-    if len(values) < 2 or len(values) % 2 or len(values) > 2 * MAX_BOXES or not all(map(_is_point, values)):
+def _read_rows(text: str) -> Answered | None:
+    """Four numbers on each of several lines."""
+    lines = text.split("\n") if "\n" in text else []
+    if not 2 <= len(lines) <= MAX_BOXES or len(text) > MAX_BOXES * 80:
         return None
-    boxes = tuple((*first, *second) for first, second in zip(values[::2], values[1::2], strict=True))
-    return Answered(boxes, (1.0,) * len(boxes), is_list=False)
+    rows = [_ROW.fullmatch(line) for line in lines]
+    boxes = tuple(_box_of(row) for row in rows if row is not None)
+    return Answered(boxes, (1.0,) * len(boxes), is_list=False) if len(boxes) == len(lines) else None
 
 
-def _join(entries: Sequence[Answered], wanted: int, is_list: bool) -> Answered | None:
-    if len(entries) != wanted or not all(entry.boxes for entry in entries):
-        return None
-    boxes = tuple(box for entry in entries for box in entry.boxes)
-    confidences = tuple(each for entry in entries for each in entry.confidences)
-    return Answered(boxes, confidences, is_list)
-
-
-def _read_value(value: Any) -> Answered | None:
-    """One box, or the boxes of a list or an object."""
-    if isinstance(value, Tagged):
-        return _read_tagged(value)
-    if isinstance(value, dict):
-        return _read_object(value)
-    box = _read_corners(value)
-    if box is not None:
-        return Answered((box,), (1.0,), is_list=False)
-    return _read_list(value) if isinstance(value, list) else None
-
-
-def _read_list(items: Sequence[Any]) -> Answered | None:
-    entries = [_read_entry(item) for item in items[: MAX_BOXES + 1]]
-    return _join([entry for entry in entries if entry is not None], len(entries), is_list=True) if entries else None
-
-
-def _read_entry(item: Any) -> Answered | None:
-    if isinstance(item, dict):
-        return _read_object(item)
-    if isinstance(item, Tagged):
-        return _read_tagged(item)
-    box = _read_corners(item)
-    return None if box is None else Answered((box,), (1.0,), is_list=False)
-
-
-def _read_tagged(value: Tagged) -> Answered | None:
-    """Between tags: four numbers, two corners, a box, or a list of boxes."""
-    box = _read_corners(list(value.content))
-    if box is not None:
-        return Answered((box,), (1.0,), is_list=False)
-    found = _read_value(value.content[0]) if len(value.content) == 1 else _read_list(value.content)
-    return found if found is None or len(found.boxes) > 1 else Answered(found.boxes, found.confidences, is_list=False)
-
-
-def _read_object(entry: Mapping[str, Any]) -> Answered | None:
-    """An object with one box and its confidence, or with one list of such objects, or with boxes by name."""
-    by_key = {_normalise_key(key): value for key, value in entry.items()}
-    if len(by_key) < len(entry):
-        return None
-    lists = [value for key, value in by_key.items() if key in _LIST_KEYS and isinstance(value, list)]
-    boxes = [_read_corners(_as_value(value)) for key, value in by_key.items() if key in _BOX_KEYS]
-    corners = _read_four_keys(by_key)
-    if corners is not None:
-        boxes.append(corners)
-    if len(lists) == 1 and not boxes:
-        return _read_list(lists[0])
-    if not boxes and not lists:
-        return _read_named(entry)
-    if len(boxes) != 1 or boxes[0] is None or lists:
-        return None
-    return Answered((boxes[0],), (_read_confidence(by_key),), is_list=False)
-
-
-def _normalise_key(key: str) -> str:
-    return key.casefold().replace("_", "").replace("-", "").replace(" ", "")
-
-
-def _read_named(entry: Mapping[str, Any]) -> Answered | None:
-    """``{"the cat": [1, 2, 3, 4]}``: every value is a box."""
-    boxes = [_read_corners(value) for value in list(entry.values())[: MAX_BOXES + 1]]
-    kept = tuple(box for box in boxes if box is not None)
-    if not kept or len(kept) < len(boxes):
-        return None
-    return Answered(kept, (1.0,) * len(kept), is_list=len(kept) > 1)
-
-
-def _read_four_keys(by_key: Mapping[str, Any]) -> Box | None:
-    for keys in _FOUR_KEYS:
-        if all(key in by_key for key in keys):
-            return _read_corners([by_key[key] for key in keys])
-    for first, second in _TWO_KEYS:
-        if first in by_key and second in by_key:
-            return _read_corners([by_key[first], by_key[second]])
-    return None
-
-
-def _as_value(value: Any) -> Any:
-    """A box that is written as a string."""
-    if not isinstance(value, str) or len(value) > 256:
-        return value
-    found = _read_simple(value.strip())
-    return list(found.boxes[0]) if found is not None else None
-
-
-def _read_corners(value: Any) -> Box | None:
-    """Four numbers, as numbers or all as strings, or two points."""
-    if not isinstance(value, list):
-        return None
-    if len(value) == 2 and all(map(_is_point, value)):
-        value = [*value[0], *value[1]]
-    if len(value) != 4:
-        return None
-    if all(isinstance(number, str) for number in value):
-        value = [_number_of(number) for number in value]
-    if not all(isinstance(number, float) for number in value):
-        return None
-    x1, y1, x2, y2 = value
+def _box_of(match: re.Match[str]) -> Box:
+    x1, y1, x2, y2 = map(float, match.groups())
     return (x1, y1, x2, y2)
 
 
-def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, float) for number in value)
-
-
-_WRITTEN = re.compile(_NUMBER)
-
-
-def _number_of(text: str) -> float | None:
-    match = _WRITTEN.fullmatch(text)
-    return float(match[1]) if match is not None else None
-
-
-def _read_confidence(by_key: Mapping[str, Any]) -> float | None:
-    """In [0, 1], from a number, a string or a percentage; 1 where none is written, None for anything else."""
-    given = [by_key[key] for key in by_key if key in _CONFIDENCE_KEYS]
-    if len(given) != 1:
-        return None if given else 1.0
-    value = given[0]
-    if isinstance(value, str):
-        percent, plain = _PERCENT.fullmatch(value), _PLAIN.fullmatch(value)
-        value = float(percent[1]) / 100 if percent is not None else float(plain[1]) if plain is not None else None
-    if isinstance(value, Word) or not isinstance(value, float):
+def _read_keys(text: str) -> Answered | None:
+    """``Position: [1, 2, 3, 4], Confidence: 0.9``: an object without its braces."""
+    if _FIRST_KEY.match(text) is None:
         return None
-    return value if 0 <= value <= 1 else OUT_OF_RANGE
+    try:
+        value = parse_literals("{" + text + "}").values
+    except NotLiteralError:
+        return None
+    return read_object(value[0]) if len(value) == 1 and isinstance(value[0], dict) and len(value[0]) > 1 else None
+
+
+_NOTATIONS = (read_simple, _read_json, _read_keys, _read_rows, _read_literals)

@@ -17,7 +17,7 @@ from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
 MAX_CHARS = 512
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s{1,4})?[(\[]?\s?([A-Za-z])\s?[)\]]?[.):、,]{0,2}|([A-Z])\s?选?项",
+    r"(?:(?:option|choice|answer)\s{1,4})?[(\[{]?\s?([A-Za-z])\s?[)\]}]?[.):、,]{0,2}|([A-Z])\s?选?项",
     re.IGNORECASE | re.ASCII,
 )
 _LETTERED = re.compile(
@@ -32,7 +32,8 @@ _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|looks|appears|seems|lies|stands|sits|shows|there's|it's)\b", re.IGNORECASE
 )
 _NAMES_LETTER = re.compile(r"\b[B-HJ-Z]\b|[(\[]\s?[A-Za-z]\s?[)\]]|\b(?:option|choice|answer)\b", re.ASCII)
-_EDGES = " .,;:!?`*"
+_YES = re.compile(r"(yes)[,;]\s(?:it|he|she|they|there|this|that)\s(?:is|are|was|were|does|do|has|have)", re.IGNORECASE)
+_EDGES = " .,;:!`*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _read_alone(answer: str) -> str | None:
     lettered = _LETTERED.fullmatch(text)
     if lettered is not None and lettered[3].strip() in (".", ")", ":", "、") and lettered[4][:1].isalnum():
         return f"{(lettered[1] or lettered[2]).casefold()}. {_fold(lettered[4])}"
-    return _fold(text) or None
+    return _drop_article(_fold(text)) or None
 
 
 @functools.lru_cache(maxsize=8192)
@@ -142,12 +143,15 @@ def _letter_with_text(text: str, table: _Table) -> int | None:
 
 def _with_clause(text: str, table: _Table) -> int | None:
     """An option and a clause with a verb that names no other option: ``yes, the chair is closer``."""
+    agreed = _YES.fullmatch(text)
+    if agreed is not None:
+        return table.find(agreed[1])
     match = _CLAUSE.fullmatch(text)
     if match is None or not _VERB.search(match[2]) or changes_value(match[2]) or _NAMES_LETTER.search(match[2]):
         return None
     index = table.find(match[1].strip())
     clause = f" {_fold(match[2])} "
-    others = [other for number, other in enumerate(table.folded) if number != index]
+    others = [_drop_article(other) for number, other in enumerate(table.folded) if number != index]
     return None if any(f" {other} " in clause for other in others) else index
 
 
@@ -159,7 +163,7 @@ def _fold(text: str) -> str:
 
 
 def _drop_article(text: str) -> str:
-    return _ARTICLE.sub("", text, count=1)
+    return _ARTICLE.sub("", text, count=1) if text.startswith(("a", "t", "A", "T")) else text
 
 
 def _join(text: str) -> str:
@@ -177,11 +181,13 @@ _SPELLINGS = (_spell, _fold, _drop_article, _join)
 @functools.lru_cache(maxsize=2048)
 def _tabulate(options: tuple[str, ...]) -> _Table:
     texts = [unwrap(option) for option in options]
-    spelled, spellings = texts, []
-    for spell in _SPELLINGS:
+    spellings = [_positions(map(_spell, texts))]
+    asked = [text.rstrip(" ?") or text for text in texts]  # the mark of the question that an option ends
+    spelled = [_spell(each) for each in asked]
+    for spell in _SPELLINGS[1:]:
         spelled = [spell(each) for each in spelled]
         spellings.append(_positions(spelled))
-    return _Table(tuple(spellings), tuple(map(_fold, texts)), tuple(map(_value_of, texts)))
+    return _Table(tuple(spellings), tuple(map(_fold, asked)), tuple(map(_value_of, texts)))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:

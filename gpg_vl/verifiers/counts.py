@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import re
 
+from gpg_vl.verifiers.counted import are_names, is_what_is_counted
 from gpg_vl.verifiers.number_words import CHINESE_NUMERALS, NUMBER_WORDS, read_number_words
 from gpg_vl.verifiers.sentences import changes_value, readings
 
 MAX_CHARS = 400
 MAX_DIGITS = 18
 MAX_NUMBERS = 32  # of a breakdown
+MAX_TOTALS = 4  # numbers from the end on that may be the total
 
 _INTEGER = re.compile(rf"[+-]?[0-9]{{1,{MAX_DIGITS}}}\.?")
 _DIGITS = re.compile(
@@ -23,22 +25,22 @@ _ENGLISH = re.compile(
 )
 _CHINESE = re.compile(f"[{CHINESE_NUMERALS}]{{1,12}}")
 _BEGINNING = re.compile(
-    r"(?:exactly|only|just|(?:in|a|the)\s+total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+", re.IGNORECASE
+    r"(?:exactly|only|just|(?:(?:in|a|the)\s+)?total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+", re.IGNORECASE
 )
-_NOUNS = re.compile(r"(?:[\s-]\s{0,2}[^\W\d_][^\W\d_'-]*,?){1,14}")
-_CHINESE_NOUNS = re.compile(r"\s?[\u4e00-\u9fff]{1,12}")
-_NOT_ONE_VALUE_TEXT = """
-of out to or pairs pair dozens dozens hundreds thousands millions percent per times squared cubed halves quarters
-thirds degrees point and/or vs versus by sets groups rows columns
-"""
-_NOT_ONE_VALUE = frozenset(_NOT_ONE_VALUE_TEXT.split())
-_CHINESE_CHANGES = re.compile(f"[半多余或至到倍分之几约不非{CHINESE_NUMERALS}]|以上|以下|左右")
+_NUMBER_OF = re.compile(
+    r"(?:total\s+)?(?:number|count)\s+of\s+((?:[^\W\d_][\w'-]{0,30}\s{1,2}){0,5}[^\W\d_][\w'-]{0,30})\s?[:=]\s{0,4}",
+    re.I,
+)
+_SINGLE = re.compile(r"an?\s+single(?=\s+[^\W\d_])", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[0-9],[0-9]")
+_NO_ADDING = frozenset(["of", "or", "times", "percent", "per", "by", "to", "out", "dozen", "pairs", "half"])
 _NONE_OF_IT = re.compile(
     r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
 )
 _NONE = frozenset(["none", "zero"])
 _NONE_IN_CHINESE = re.compile(f"(?:没有|无)[^0-9{CHINESE_NUMERALS}\\W]{{0,12}}")
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
+_ARITHMETIC = re.compile(r"([0-9]{1,9})\s?([-/÷])\s?([0-9]{1,9})\s?=\s?([0-9]{1,9})")
 _ADDS = re.compile(r"[^-*/^%.×÷~]*")
 
 
@@ -66,11 +68,23 @@ def read_count(answer: str) -> int | None:
 @functools.lru_cache(maxsize=8192)
 def _read(answer: str) -> int | None:
     for text in readings(answer):
-        bare = text[1:-1].strip() if text[:1] + text[-1:] in ("()", "[]") else text
-        value = _read_one(_BEGINNING.sub("", bare, count=1) if _BEGINNING.match(bare) else bare)
+        in_brackets = text[:1] + text[-1:] in ("()", "[]")
+        if in_brackets and _THOUSANDS.search(text):  # a pair or a list as well
+            return None
+        bare = text[1:-1].strip() if in_brackets else text
+        value = _read_one(_without_beginning(bare))
         if value is not None:
             return value
     return None
+
+
+def _without_beginning(text: str) -> str:
+    if text[:1].isdigit():
+        return text
+    match = _BEGINNING.match(text) or _NUMBER_OF.match(text)
+    if match is None or (match.re is _NUMBER_OF and changes_value(match[1])):
+        return text
+    return text[match.end() :]
 
 
 def _read_one(text: str) -> int | None:
@@ -78,10 +92,10 @@ def _read_one(text: str) -> int | None:
         return None
     if "\\" in text:
         text = " ".join(_LATEX_TEXT.sub(r" \1 ", text).split())
-    number = _number_at(text, 0)
+    number = _number_at(text, 0) or _single_at(text)
     if number is not None:
         value, end = number
-        if _is_what_is_counted(text[end:]) or _agrees(value, text[end:]):
+        if is_what_is_counted(value, text[end:]) or _agrees(value, text[end:]):
             return value
     return 0 if _says_none(text) else _last_of_sum(text)
 
@@ -90,7 +104,9 @@ def _says_none(text: str) -> bool:
     if text.casefold() in _NONE or _NONE_IN_CHINESE.fullmatch(text):
         return True
     match = _NONE_OF_IT.fullmatch(text)
-    return match is not None and not changes_value(match[1]) and _is_what_is_counted(f" {match[1]}")
+    if match is None or changes_value(match[1]):
+        return False
+    return is_what_is_counted(1 if match[0][:1] in "tT" else 0, f" {match[1]}")
 
 
 def _number_at(text: str, start: int) -> tuple[int, int] | None:
@@ -104,32 +120,26 @@ def _number_at(text: str, start: int) -> tuple[int, int] | None:
     return (value_of_words, match.end()) if match is not None and value_of_words is not None else None
 
 
-def _is_what_is_counted(rest: str) -> bool:
-    """Whether a number is followed by nothing, or by words that neither change it nor hold another."""
-    if not rest:
-        return True
-    if _CHINESE_NOUNS.fullmatch(rest):
-        return _CHINESE_CHANGES.search(rest) is None
-    if _NOUNS.fullmatch(rest) is None or _CHINESE.search(rest):
-        return False
-    words = rest.casefold().replace(",", " ").replace("-", " ").split()
-    return not changes_value(rest) and not any(word in _NOT_ONE_VALUE or word in NUMBER_WORDS for word in words)
+def _single_at(text: str) -> tuple[int, int] | None:
+    match = _SINGLE.match(text)
+    return (1, match.end()) if match is not None else None
 
 
 def _agrees(value: int, rest: str) -> bool:
     """Whether a comment in brackets says the number again, or is a breakdown into numbers of that sum."""
     before, opening, inner = rest.rpartition("(")
-    if not opening or not inner.endswith(")") or not _is_what_is_counted(before.rstrip()):
+    if not opening or not inner.endswith(")") or not is_what_is_counted(value, before.rstrip()):
         return False
     numbers = _numbers_in(inner[:-1])
-    if numbers is None or (not numbers and changes_value(inner)):
-        return False
-    return not numbers or numbers == [value] or (len(numbers) > 1 and sum(numbers) == value)
+    if not numbers:
+        comment = inner[:-1].strip()
+        return numbers is not None and (is_what_is_counted(value, f" {comment}") or are_names(comment, value))
+    return numbers == [value] or (len(numbers) > 1 and sum(numbers) == value)
 
 
 def _numbers_in(text: str) -> list[int] | None:
     """Every number of a text; None where something but adding may be done with them."""
-    if _ADDS.fullmatch(text) is None or any(word in _NOT_ONE_VALUE for word in text.casefold().split()):
+    if _ADDS.fullmatch(text) is None or any(word in _NO_ADDING for word in text.casefold().split()):
         return None
     found: list[int] = []
     position = 0
@@ -144,18 +154,29 @@ def _numbers_in(text: str) -> list[int] | None:
     return found
 
 
-_NUMBER_STARTS = re.compile(rf"[0-9]|\b(?:{_WORDS})\b|[{CHINESE_NUMERALS}]", re.IGNORECASE)
+_NUMBER_STARTS = re.compile(rf"[0-9]|\b(?:{_WORDS})\b|(?!一共)[{CHINESE_NUMERALS}]", re.IGNORECASE)
 
 
 def _last_of_sum(text: str) -> int | None:
     """The total that a breakdown ends in, where the parts add up to it: ``2 red and 2 blue, 4 in total``."""
+    difference = _ARITHMETIC.fullmatch(text)
+    if difference is not None:
+        return _result(*difference.groups())
     starts = [match.start() for match in _NUMBER_STARTS.finditer(text)]
-    for start in reversed(starts):
+    for start in starts[: -MAX_TOTALS - 1 : -1]:
         number = _number_at(text, start)
-        if number is None or not (_TOTAL.search(text[:start]) or "total" in text[number[1] :]):
+        if number is None or not (_TOTAL.search(text, max(0, start - 40), start) or "total" in text[number[1] :]):
             continue
         parts = _numbers_in(text[:start])
         fits = parts is not None and len(parts) > 1 and sum(parts) == number[0]
-        if fits and _is_what_is_counted(text[number[1] :]):
+        if fits and is_what_is_counted(number[0], text[number[1] :]):
             return number[0]
     return None
+
+
+def _result(left: str, sign: str, right: str, said: str) -> int | None:
+    """What a difference or a quotient comes to, where that is what is said."""
+    fits = (
+        int(left) - int(right) == int(said) if sign == "-" else int(left) == int(said) * int(right) and int(right) > 0
+    )
+    return int(said) if fits else None

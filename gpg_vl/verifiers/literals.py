@@ -18,16 +18,18 @@ MAX_TOKENS = 12_000
 
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r]{1,256}|\n\s{0,256}(?:[0-9]{1,3}[.)][ \t]{1,8}|[-*•][ \t]{1,8})?)"
+    r"|(?P<share>[0-9]{1,3}(?:\.[0-9]{1,9})?%)"
     r"|(?P<number>[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?(?![\w.]))"
     r"|(?P<string>\"(?:[^\"\\\n]|\\.){0,4096}\"|'(?:[^'\\\n]|\\.){0,4096}')"
     r"|(?P<word>[^\W\d][\w'-]{0,63})"
     r"|(?P<reference><(?:ref|\|ref\||\|object_ref_start\|)>[^<]{0,256}<(?:/ref|\|/ref\||\|object_ref_end\|)>)"
-    r"|(?P<tag></?[a-z]{1,16}>|<\|/?[a-z_]{1,16}\|>)"
-    r"|(?P<location><loc(?P<digits>[0-9]{4})>)"
+    r"|(?P<location><loc(?P<digits>[0-9]{4}|_[0-9]{1,4})>)"
+    r"|(?P<tag></?[a-z][a-z0-9_]{0,15}>|<\|/?[a-z_]{1,16}\|>)"
     r"|(?P<open>[\[({])|(?P<close>[\])}])|(?P<mark>[,;:、=&.|-])"
 )
 _FIRST_ITEM = re.compile(r"\s{0,8}[0-9]{1,3}[.)][ \t]{1,8}(?=[^0-9\s])|\s{0,8}[-*•][ \t]{1,8}(?=\S)")
 _OPENING_TAGS = {"<box>": "</box>", "<|box_start|>": "<|box_end|>", "<|det|>": "<|/det|>", "<bbox>": "</bbox>"}
+_OPENING_TAGS |= {"<bbox_2d>": "</bbox_2d>", "<rect>": "</rect>"}
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
 
 
@@ -51,10 +53,11 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Literals:
-    """The values at the outermost level, and the words between them."""
+    """The values at the outermost level, the words before, between and in brackets, and those after the last."""
 
     values: tuple[Any, ...]
     words: tuple[str, ...]
+    last_words: tuple[str, ...] = ()
 
 
 def parse_literals(text: str) -> Literals:
@@ -117,14 +120,16 @@ class _Parser:
         self.index = 0
 
     def read(self) -> Literals:
-        values, words = [], []
+        values: list[Any] = []
+        words: list[str] = []
+        last_words: list[str] = []
         while self.index < len(self.tokens):
             kind, text = self.tokens[self.index]
             if kind == "word":
-                words.append(text)
+                last_words.append(text)
                 self.index += 1
             elif kind == "string":
-                words.extend(text[1:-1].split())
+                last_words.extend(text[1:-1].split())
                 self.index += 1
             elif kind == "mark":
                 self.index += 1
@@ -134,7 +139,9 @@ class _Parser:
                     words.extend(word.text for word in value)
                 else:
                     values.append(value)
-        return Literals(tuple(values), tuple(words))
+                    words.extend(last_words)
+                    last_words = []
+        return Literals(tuple(values), tuple(words), tuple(last_words))
 
     def _take(self) -> tuple[str, str]:
         if self.index >= len(self.tokens):
@@ -153,7 +160,10 @@ class _Parser:
         if kind == "word":
             return Word(text)
         if kind == "open":
-            return self._object(depth) if text == "{" else self._list(_CLOSES[text], depth)
+            is_object = text == "{" and self._peek_kind() != "number"
+            return self._object(depth) if is_object else self._list(_CLOSES[text], depth)
+        if (kind, text) == ("tag", "<point>"):
+            return self._list("</point>", depth)
         if kind == "tag" and text in _OPENING_TAGS:
             return Tagged(tuple(self._list(_OPENING_TAGS[text], depth)))
         raise NotLiteralError
@@ -184,6 +194,9 @@ class _Parser:
     def _peek(self) -> str:
         return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
 
+    def _peek_kind(self) -> str:
+        return self.tokens[self.index][0] if self.index < len(self.tokens) else ""
+
     def _skip_commas(self) -> None:
         while self._peek() in (",", ";", "、"):
             self.index += 1
@@ -203,7 +216,9 @@ def _tokenize(text: str) -> list[tuple[str, str]]:
             raise NotLiteralError
         kind = match.lastgroup or ""
         if kind == "location" or kind == "digits":
-            tokens.append(("number", match["digits"]))
+            tokens.append(("number", match["digits"].removeprefix("_")))
+        elif kind == "share":
+            tokens.append(("string", f"'{match[0]}'"))
         elif kind not in ("space", "reference"):
             tokens.append((kind, match[0]))
         position = match.end()

@@ -20,6 +20,12 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("'’‘`´\""))
 _WORD = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s,./:;·-]")
 _ARTICLES = frozenset(["a", "an", "the"])
 _PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
+_YEAR = re.compile(r"(?:19|20)[0-9]{2}")
+_KIND = re.compile(
+    r"(?:flower|species|breed|plant|animal|pet|dog|cat|bird|aircraft|airplane|car|model|variant)\s?:\s{0,4}",
+    re.IGNORECASE,
+)
+_MARKS = re.compile(r"[,;/|+&]")
 _COMMENT = re.compile(r"(.*\S)\s{0,4}[(\[]([^()\[\]]{1,80})[)\]]", re.DOTALL)
 _KINDS_TEXT = """
 dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant blossom bloom tree airplane aeroplane
@@ -35,6 +41,33 @@ saab sukhoi supermarine swearingen tupolev yakovlev b
 """
 _MAKERS = frozenset(_MAKERS_TEXT.split())
 """Makers of aircraft: FGVC-Aircraft's classes are variants without them, and models say both."""
+_MAKERS_OF_TEXT = """
+707 727 737 747 757 767 777 787 717: boeing b
+a300 a310 a318 a319 a320 a321 a330 a340 a350 a380: airbus
+md dc: mcdonnell douglas boeing
+crj: bombardier canadair
+dhc: de havilland canada dehavilland bombardier
+dh: de havilland dehavilland
+e170 e190 e195 emb erj legacy: embraer
+146: british aerospace bae
+c130 l1011: lockheed martin
+c47: douglas
+f16: general dynamics lockheed martin
+fa18: mcdonnell douglas boeing
+an: antonov
+il: ilyushin
+tu: tupolev
+yak: yakovlev
+pa: piper
+falcon: dassault
+challenger global: bombardier canadair
+"""
+_MAKERS_OF = {
+    family: frozenset(makers.split())
+    for families, makers in (line.split(":") for line in _MAKERS_OF_TEXT.strip().splitlines())
+    for family in families.split()
+}
+"""By what their names begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +80,7 @@ class _Class:
 class _ClassList:
     by_spelling: Mapping[str, _Class | None]
     """By the words without spaces; None where several classes share one."""
+    names: frozenset[str]
     by_longest_word: Mapping[str, tuple[_Class, ...]]
 
 
@@ -91,8 +125,18 @@ def is_same_name(left: Name | None, right: Name | None) -> bool:
     return left.spelling == right.spelling or left.words == right.words
 
 
+@functools.lru_cache(maxsize=8192)
 def _as_name(words: tuple[str, ...]) -> Name:
-    return Name("".join(words), words if _is_code(words) else tuple(sorted(words)))
+    return Name("".join(words), words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words)))
+
+
+def _is_free(word: str) -> bool:
+    """Whether a word names the same wherever it stands: a word of letters, or a year; not the A and the 5 of A5."""
+    return (len(word) > 2 and word.isalpha()) or _YEAR.fullmatch(word) is not None
+
+
+def _codes(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if not _is_free(word))
 
 
 def _is_code(words: tuple[str, ...]) -> bool:
@@ -118,6 +162,8 @@ def _read_in(listed: _ClassList, answer: str) -> Name | None:
     for text in readings(answer):
         whole = text if whole is None else whole
         found = _read_one(text, listed)
+        if found is None and ":" in text and _KIND.match(text):
+            found = _read_one(_KIND.sub("", text, count=1), listed)
         if found is not None and _begins_with_none(whole, text, listed):
             return _as_name(found.words)
     return None
@@ -131,8 +177,12 @@ def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
 def _read_one(text: str, listed: _ClassList) -> _Class | None:
     text = _without_brackets(text)
     comment = _COMMENT.fullmatch(text)
+    if comment is not None and _YEAR.fullmatch(comment[2]):
+        return _read_one(f"{comment[1]} {comment[2]}", listed)
     if comment is not None and not is_in_doubt(comment[2]) and not _named(_words_of(comment[2]), listed):
         return _read_one(comment[1], listed)
+    if _holds_another(text, listed):
+        return None
     said = _words_of(text)
     words = _without_article(said)
     whole = listed.by_spelling.get("".join(said)) or listed.by_spelling.get("".join(words))
@@ -144,7 +194,16 @@ def _read_one(text: str, listed: _ClassList) -> _Class | None:
     if len(named) != 1:
         return None
     found = named[0]
-    return found if _others_may_stand(text, words, found) else None
+    return found if _others_may_stand(text, words, found, listed) else None
+
+
+def _holds_another(text: str, listed: _ClassList) -> bool:
+    """Whether a comma, a slash or the like cuts off a class of its own: ``tiger, lily`` is no tiger lily."""
+    parts = _MARKS.split(text) if _MARKS.search(text) else ()
+    if not parts or text.strip() in listed.names:
+        return False
+    spelled = ("".join(_without_article(_words_of(part))) for part in parts)
+    return sum(bool(part) for part in parts) > 1 and any(part in listed.by_spelling for part in spelled)
 
 
 def _without_brackets(text: str) -> str:
@@ -164,7 +223,7 @@ def _words_of(text: str) -> tuple[str, ...]:
 def _singular(word: str) -> str:
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
-    if word.endswith("s") and len(word) > 3 and not word.endswith("ss"):
+    if word.endswith("s") and len(word) > 3 and not word.endswith(("ss", "us")):
         return word[:-1]
     return "saint" if word == "st" else word
 
@@ -176,10 +235,12 @@ def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
 def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
     """Every class whose words all stand in the answer, or whose spelling a run of its words has."""
     found: dict[str, _Class] = {}
+    if not words:
+        return []
     counts = Counter(words)
     for word in counts:
         for each in listed.by_longest_word.get(word, ()):
-            if not _is_code(each.words) and not Counter(each.words) - counts:
+            if not _is_code(each.words) and not Counter(each.words) - counts and _in_order(each.words, words):
                 found[each.name] = each
     for start in range(len(words)):
         spelling = ""
@@ -189,6 +250,12 @@ def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
             if run is not None:
                 found[run.name] = run
     return list(found.values())
+
+
+def _in_order(name: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    """Whether the codes of a name stand in its order: no ``5A`` for ``A5``."""
+    codes = _codes(name)
+    return len(codes) < 2 or codes == tuple(word for word in words if word in codes)
 
 
 def _largest(named: Sequence[_Class]) -> list[_Class]:
@@ -201,7 +268,7 @@ def _is_part(each: _Class, other: _Class) -> bool:
     return left != right and not left - right
 
 
-def _others_may_stand(text: str, words: tuple[str, ...], found: _Class) -> bool:
+def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: _ClassList) -> bool:
     """Whether the words beside the class's are its maker before it, or after it the kind of thing or a sub-variant."""
     name = set(found.words)
     spelled = "".join(found.words)
@@ -212,12 +279,28 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class) -> bool:
     first = next((n for n, word in enumerate(words) if word in name), 0)
     last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
     has_number = any(word.isdigit() for word in found.words)
-    before = all(word in _MAKERS or (has_number and word.isalpha()) for word in words[:first])
+    before = _may_have_made(words[:first], spelled, has_number)
     inner = [word for word in words[first : last + 1] if word not in name]
     after = words[last + 1 :]
-    is_variant = has_number and len(after) == 1 and after[0].isdigit() and found.words[-1].isdigit()
+    is_variant = len(after) == 1 and after[0].isdigit() and _may_have_variant(found.words, after[0], listed)
     once = all(count <= Counter(found.words)[word] for word, count in Counter(words).items() if word in name)
     return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
+
+
+def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -> bool:
+    """Whether a number after a name may be its variant: the name has one number, its last, and is no variant itself."""
+    numbers = [word for word in name if word.isdigit()]
+    return name[-1:] == tuple(numbers) and "".join((*name[:-1], variant)) not in listed.by_spelling
+
+
+def _may_have_made(words: tuple[str, ...], spelled: str, has_number: bool) -> bool:
+    """Whether the words before a name may be its maker's, and are not another maker's."""
+    if _MAKERS.isdisjoint(words):
+        return not words or (has_number and all(map(str.isalpha, words)))
+    makers = next((makers for family, makers in _MAKERS_OF.items() if spelled.startswith(family)), None)
+    if makers is not None and any(word in _MAKERS and word not in makers for word in words):
+        return False
+    return all(word in _MAKERS or (has_number and word.isalpha()) for word in words)
 
 
 def _tabulate(classes: tuple[str, ...]) -> _ClassList:
@@ -231,4 +314,4 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
         spelling = "".join(words)
         by_spelling[spelling] = None if spelling in by_spelling else each
         by_word[max(words, key=len)].append(each)
-    return _ClassList(by_spelling, {word: tuple(found) for word, found in by_word.items()})
+    return _ClassList(by_spelling, frozenset(classes), {word: tuple(found) for word, found in by_word.items()})

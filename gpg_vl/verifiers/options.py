@@ -12,6 +12,7 @@ from gpg_vl.verifiers.unwrap import normalise_glyphs
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+_OWN_LETTER = re.compile(r"\s{0,8}(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[.):、])\s{0,8}(?=\S)")
 _SENTENCE_END = re.compile(r"(\w*)[.?!]\s{1,8}(?=[A-Z])")
 _LAST_WORD = re.compile(r"[,;、]?\s{0,4}\b(?:or|and)$|[或和,;、]$")
 # One letter with its mark, by layout: in brackets, with a mark at the start of a line, with a mark anywhere, bare.
@@ -19,6 +20,8 @@ _LAYOUTS = (
     re.compile(r"(?<!\w)[(\[]\s?([A-Z])\s?[)\][]\s{0,8}[.:]?\s{0,8}"),
     re.compile(r"(?<!\w)[(\[]\s?([a-z])\s?[)\]]\s{0,8}[.:]?\s{0,8}"),
     re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([A-Z])[.):、][ \t]{0,8}(?=\S)"),
+    re.compile(r"(?<!\w)\*\*[(\[]?([A-Z])[)\]]?[.):、]?\*\*[.):、]?\s{0,8}(?=\S)"),
+    re.compile(r"(?<![\w<{])[<{]([A-Z])[>}]\s{0,8}(?=[^\s<{])"),
     re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([a-z])[.)、][ \t]{0,8}(?=\S)"),
     re.compile(r"(?<![^\s)°])([A-Z])[.):、]\s{0,8}"),
     re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([A-Z])[ \t]{1,8}(?=\S)"),
@@ -95,4 +98,14 @@ def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
         if sorted(by_letter) != list(LETTERS[: len(content)]):
             raise ValueError("the keys of the row's options are not the letters A, B, C ..., each once")
         listed = [by_letter[letter] for letter in sorted(by_letter)]
-    return listed if set(map(type, listed)) == {str} else [str(option) for option in listed]
+    return _without_letters(listed if set(map(type, listed)) == {str} else [str(option) for option in listed])
+
+
+def _without_letters(options: list[str]) -> list[str]:
+    """The texts of options that each carry their own letter, as ``A. left``; others as they are."""
+    if _OWN_LETTER.match(options[0]) is None or not 1 < len(options) <= len(LETTERS):
+        return options
+    found = [_OWN_LETTER.match(option) for option in options]
+    own = [(match[1] or match[2]).upper() if match is not None else "" for match in found]
+    texts = [option[match.end() :] for option, match in zip(options, found, strict=True) if match is not None]
+    return texts if own == list(LETTERS[: len(options)]) and len(set(texts)) == len(texts) else options

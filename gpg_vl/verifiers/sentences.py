@@ -17,6 +17,8 @@ _DOUBTS_TEXT = """
 not no never neither nor none nothing except without unlike wrong incorrect false untrue either or whether if unless
 maybe perhaps possibly probably might may could can cannot isn wasn aren doesn don didn won instead rather initially
 previously but however although though besides excluding another other else t ain approximately roughly about around
+approx circa est estimate estimated estimation guess guessing unsure uncertain rounded nearest
+maximum minimum max min
 """
 _AMOUNTS_TEXT = """
 than least most more less fewer under over above below nearly almost between beyond exceeds up twice double triple
@@ -24,7 +26,8 @@ half quarter third thrice times minus plus opposite supplement complement recipr
 seven eight nine ten eleven twelve hundred thousand dozen couple few several some many any
 """
 _DOUBTS = frozenset(_DOUBTS_TEXT.split())
-_CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
+CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
+"""Words that turn a value beside them into another one."""
 
 _OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
 _CORE = (
@@ -68,6 +71,9 @@ _SIGN_OF_LEAD = re.compile(
     re.IGNORECASE,
 )
 """What every beginning has one of: where there is none, no other pattern need be tried."""
+_CONDITION = re.compile(
+    r"^(?:when|where|since|because|assuming|suppose|given|let|for)\b|当|设|若|如果|已知|令|因为", re.IGNORECASE
+)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -117,4 +123,4 @@ def is_in_doubt(words: str) -> bool:
 
 def changes_value(words: str) -> bool:
     """Whether some word turns what the sentence ends in into another value, or is a value itself."""
-    return any(word.lower() in _CHANGES for word in _WORD.findall(words))
+    return any(word.lower() in CHANGES for word in _WORD.findall(words)) or _CONDITION.search(words) is not None

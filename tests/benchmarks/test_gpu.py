@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from torch import nn
 
 from benchmarks import gpu, update_step
-from benchmarks.gpu_sections import SECTIONS, exactness, kit, plain
+from benchmarks.flops import Lengths
+from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, ranks
 from benchmarks.gpu_sections.child import is_out_of_memory
-from benchmarks.gpu_sections.records import Section, Setting
+from benchmarks.gpu_sections.progress import append, read_rows
+from benchmarks.gpu_sections.records import Section, SectionResult, Setting
+from benchmarks.gpu_sections.table import render
 from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
+from benchmarks.gpu_sections.verdicts import is_within
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
+from gpg_vl.update.packing import plan_micro_batches
 
 ROOT = Path(__file__).parents[2]
 RESULTS = {"results.json", "rows.jsonl", "table.txt", "log.txt"}
@@ -45,8 +55,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     temporary.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(out), "--minutes", "60"],
-        cwd=ROOT, env=os.environ | {"HOME": str(home), "TMPDIR": str(temporary)}, capture_output=True, text=True,
-        check=False,
+        cwd=ROOT, env=os.environ | {"HOME": str(home), "TMPDIR": str(temporary), "COLUMNS": "200"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(out / 'log.txt').read_text()[-5000:]}"
     results = {each["name"]: each for each in json.loads((out / "results.json").read_text())["sections"]}
@@ -74,7 +84,9 @@ def test_nothing_is_left_but_the_results(tiny: SimpleNamespace) -> None:
     assert {path.name for path in tiny.out.iterdir()} == RESULTS
     assert tiny.left == []
     lines = [json.loads(line) for line in (tiny.out / "rows.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in lines] == [row for rows in tiny.rows.values() for row in rows]
+    assert [line["row"] for line in lines if "row" in line] == [row for rows in tiny.rows.values() for row in rows]
+    begun = [(line["section"], line["started"]["name"]) for line in lines if "started" in line]
+    assert {name for name, _ in begun} == set(SECTIONS)
 
 
 @pytest.mark.timeout(1800)
@@ -95,24 +107,29 @@ def test_packed_rows_are_exact_and_wrong_masks_are_caught(tiny: SimpleNamespace)
 
 @pytest.mark.timeout(1800)
 def test_sections_measure_what_they_are_for(tiny: SimpleNamespace) -> None:
-    assert {row["verdict"] for row in tiny.rows["ranks"]} == {"equal"}
+    assert {row["layout"]: row["verdict"] for row in tiny.rows["ranks"]} == dict.fromkeys(ranks.LAYOUTS, "equal")
+    assert {row["fallback"] for name in ("flex", "exactness") for row in tiny.rows[name]} == {""}
     assert sum(row["graphs"] for row in tiny.rows["flex"]) >= 1
     for row in tiny.rows["rollout"]:
         assert row["tokens_per_s"] > 0 and row["step_ms"] > 0, row
         assert row["side"] == "TRL" or (row["kernels_per_step"] > 100 and row["share_of_roofline"] > 0)
-    assert {row["rows"] for row in tiny.rows["rollout"]} == {2, 4, 8}
+    for side in ("kit", "kit with LoRA"):
+        assert {row["rows"] for row in tiny.rows["rollout"] if row["side"] == side} == {2, 4, 8}
     timed = [row for row in tiny.rows["update"] if row["status"] == "ok"]
     assert {row["side"] for row in timed} == {"kit", "plain", "TRL"}
     assert all(row["group_s"] > 0 and row["mfu"] > 0 and row["allocated_mib"] > 0 for row in timed)
     assert {(row["step"], row["phase"]) for row in tiny.rows["memory"]} == {
         (step, phase) for step in (1, 2, 3) for phase in ("rollout", "update", "optimizer")
     }
-    assert {row["retries"] for row in tiny.rows["memory"] if row["phase"] == "update"} == {0}
+    updates = [row for row in tiny.rows["memory"] if row["phase"] == "update"]
+    assert {(row["retries"], row["micro_batches"]) for row in updates} == {(0, 2)}
+    assert [row["recipe"] for row in tiny.rows["memory"]][:9] == ["geoqa"] * 9, "the larger model first"
 
 
 SECTION = """
-import ctypes, os, signal
+import ctypes, os, signal, time
 from dataclasses import dataclass
+from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import Row
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +149,7 @@ ENDINGS = {
     "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "died"),
     "leaves": ("os._exit(7)", "died"),
     "missing": ("import no_such_library", "failed"),
+    "stays": ("JOURNAL.started(Told(name='second', home='', process=1)); time.sleep(600)", "timed out"),
     "works": ("pass", "ok"),
 }
 Sections = dict[str, Section]
@@ -143,7 +161,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sections:
     for name, (ending, _) in ENDINGS.items():
         (tmp_path / f"section_that_{name}.py").write_text(SECTION.format(ending=ending))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return {name: Section(f"section_that_{name}", 1 if name == "hangs" else 8) for name in ENDINGS}
+    return {name: Section(f"section_that_{name}", 1 if name in ("hangs", "stays") else 8) for name in ENDINGS}
 
 
 def test_a_section_that_goes_wrong_leaves_the_others(
@@ -154,12 +172,18 @@ def test_a_section_that_goes_wrong_leaves_the_others(
     results = json.loads((tmp_path / "out/results.json").read_text())["sections"]
     assert {each["name"]: each["outcome"] for each in results} == {name: end for name, (_, end) in ENDINGS.items()}
     for each in results:
-        assert [row["name"] for row in each["rows"]] == (["first", "second"] if each["outcome"] == "ok" else ["first"])
+        assert [row["name"] for row in each["rows"]] == (
+            ["first", "second"] if each["name"] in ("works", "stays") else ["first"]
+        )
         assert not Path(each["rows"][0]["home"]).exists()
         assert each["seconds"] < each["limit_s"] + 5
     errors = {each["name"]: each["error"] for each in results}
     assert errors["fails"] == "RuntimeError: not square" and "SIGSEGV" in errors["dies"] and "7" in errors["leaves"]
+    [stays] = [each for each in results if each["name"] == "stays"]
+    assert [row["status"] for row in stays["rows"]] == ["ok", "not finished"] and stays["rows"][1]["process"] == 1
+    assert 0 < stays["rows"][1]["seconds"] <= stays["seconds"] + 1
     table = capsys.readouterr().out
+    assert "not finished" in table
     for name, (_, outcome) in ENDINGS.items():
         assert any(name in line and outcome in line for line in table.splitlines())
     assert "sleep" in SECTION.format(ending=ENDINGS["hangs"][0])
@@ -215,13 +239,32 @@ def is_alive(process: int) -> bool:
         (["--tiny", "--sections", "exactness,speed"], "speed"),
         (["--tiny", "--sections", ""], "exactness"),
         (["--tiny", "--minutes", "0.1"], "--minutes"),
+        (["--tiny", "--minutes", "nan"], "--minutes"),
+        (["--tiny", "--minutes", "inf"], "--minutes"),
+        (["--tiny", "--minutes", "-3"], "--minutes"),
+        (["--tiny", "--minutes", "abc"], "--minutes"),
+        (["--tiny", "--fast"], "--fast"),
+        (["--tiny", "--out"], "--out"),
         (["--tiny", "--out", "FILE"], "FILE"),
         (["--tiny", "--out", "USED"], "USED"),
         pytest.param(
             [], "--tiny", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
         ),
     ],
-    ids=["unknown section", "no section", "no time", "a file", "other results", "no CUDA"],
+    ids=[
+        "unknown section",
+        "no section",
+        "no time",
+        "no number",
+        "no end",
+        "less than no time",
+        "a word",
+        "unknown option",
+        "no folder",
+        "a file",
+        "other results",
+        "no CUDA",
+    ],
 )
 def test_bad_input_is_one_line(
     words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -245,6 +288,12 @@ def test_memory_errors_of_card_and_host_are_told_apart_from_others() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    for text in (
+        "CUDA error: out of memory", "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ):  # fmt: skip
+        assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
@@ -296,6 +345,109 @@ def test_one_wrong_parameter_of_many_exceeds_the_bound() -> None:
     assert exactness.compare_gradients(noisy, floor)["gradient_ratio"] < exactness.BOUND
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_value_that_is_no_number_is_never_exact(wrong: float) -> None:
+    floor = exactness.Errors(1e-6, {"a": 1e-6, "b": 1e-6, "c": 1e-6})
+    for name in "abc":
+        found = exactness.compare_gradients(exactness.Errors(1e-6, {**floor.by_parameter, name: wrong}), floor)
+        assert not is_within([1.0, found["gradient_ratio"]], exactness.BOUND) and found["worst_parameter"] == name
+        noisy = exactness.join([floor, exactness.Errors(1e-6, {**floor.by_parameter, name: wrong})])
+        found = exactness.compare_gradients(floor, noisy)
+        assert not is_within([found["gradient_ratio"]], exactness.BOUND), "no floor to judge by"
+    gradients = {name: torch.ones(2) for name in "abc"}
+    for name in "abc":
+        assert ranks.compare({**gradients, name: torch.full((2,), wrong)}, gradients)["verdict"] == "DIFFERENT"
+
+
+def test_no_error_at_all_is_exact() -> None:
+    floor = exactness.Errors(1e-6, {"a": 1e-6, "b": 0.0})
+    found = exactness.compare_gradients(exactness.Errors(0.0, {"a": 0.0, "b": 0.0}), floor)
+    assert (found["gradient_ratio"], found["worst_ratio"]) == (0.0, 0.0)
+
+
+def test_a_gradient_of_nan_is_not_exact(adapter: Any) -> None:
+    """In the whole measurement: the log-probs are right."""
+    groups = exactness.draw_groups(adapter, is_tiny=True)
+    reference = exactness.compute_reference(adapter, groups)
+    errors: list[exactness.Errors] = []
+    exactness.plain_values(adapter, groups, reference, 1, errors)
+    kit.set_attention(adapter, "grouped_sdpa")
+    batch = kit.pack(adapter, groups)
+    handle = adapter.model.model.language_model.norm.weight.register_hook(lambda gradient: gradient * math.nan)
+    found = exactness.packed_values(adapter, batch, reference, errors[0], len(groups))
+    handle.remove()
+    assert found["verdict"] == "NOT EXACT" and found["worst_parameter"] == "language_model.norm.weight"
+
+
+def test_a_fallback_of_flex_attention_is_told(adapter: Any) -> None:
+    """Past the limit of graphs torch runs other code, for every shape after it too."""
+    flexible = kit.build(TINY_QWEN2_VL, "cpu", "float32", attention="flex_attention")
+    setting = Setting("cpu", is_tiny=True, ends_at=time.monotonic() + 600)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        found = [flex.measure(setting, flexible, rows, tokens) for rows, tokens in ((1, 90), (2, 110), (3, 120))]
+        groups = exactness.draw_groups(flexible, is_tiny=True)
+        floor = exactness.Errors(1.0, {})
+        nothing = exactness.Reference(torch.zeros(kit.count_tokens(groups)), {})
+        batch = kit.pack(flexible, groups)
+        judged = exactness.packed_values(flexible, batch, nothing, floor, len(groups))
+    torch._dynamo.reset()
+    assert found[0]["fallback"] == "" and found[0]["graphs"] == 1
+    assert found[1]["fallback"] and found[2]["fallback"]
+    assert judged["verdict"] == "NOT COMPILED" and judged["fallback"]
+
+
+def test_memory_that_runs_out_is_a_row_for_each_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller budget holds in the steps after; the gradient then is that of the same groups."""
+    setting = Setting("cpu", is_tiny=True, ends_at=time.monotonic() + 600)
+    recipe = kit.load_shipped_recipe("geoqa", memory.tiny_overrides())
+    forward = kit.PolicyForward.forward
+
+    def run_out(self: Any, batch: Any) -> Any:
+        if batch.input_ids.numel() > 70:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(kit.PolicyForward, "forward", run_out)
+    rows = list(memory.run_steps(setting, TINY_QWEN2_5_VL, "geoqa", recipe))
+    updates = [(row.step, row.micro_batch_tokens, row.status, row.retries) for row in rows if row.phase == "update"]
+    assert updates == [(1, 128, "out of memory", None), (1, 64, "ok", 1), (2, 64, "ok", 0), (3, 64, "ok", 0)], rows
+    assert {row.micro_batches for row in rows if row.phase == "update" and row.status == "ok"} == {2}
+
+
+@pytest.mark.parametrize("budget", [8192, 4096, 2048, 1024])
+def test_an_update_fills_two_micro_batches(adapter: Any, budget: int) -> None:
+    groups = memory.fill_micro_batches(adapter, Lengths(64, 536, 256, 8), budget)
+    assert len(plan_micro_batches(groups, budget, 65536)) == 2
+
+
+def test_an_update_stops_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two passes: one of many would otherwise be ended with its section, and its row lost."""
+    setting = Setting("cpu", is_tiny=True, ends_at=time.monotonic() + 1)
+    recipe = kit.load_shipped_recipe("geoqa", memory.tiny_overrides())
+    monkeypatch.setattr(memory, "require", lambda setting, seconds: require_seconds(setting, 9.0 * (seconds > 3)))
+    rows = list(memory.run_steps(setting, TINY_QWEN2_5_VL, "geoqa", recipe))
+    assert [row.phase for row in rows] == ["rollout", "update"]
+    assert rows[1].status.startswith("not measured: ")
+
+
+def test_a_line_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"section": "a", "started": {"name": "one"}, "at": 1.0}\n{"section": "a", "ro')
+    append(path, {"section": "b", "row": {"name": "two"}})
+    assert read_rows(path, "b", 9.0) == ([{"name": "two"}], {})
+    assert read_rows(path, "a", 9.0) == ([{"name": "one", "status": "not finished", "seconds": 8.0}], {})
+
+
+@pytest.mark.parametrize("width", [80, 160, 200])
+def test_tables_fit_a_terminal(width: int, tiny: SimpleNamespace) -> None:
+    results = [SectionResult(**each) for each in tiny.results.values()]
+    lines = render(results, width).splitlines()
+    assert max(map(len, lines)) <= width
+    names = {row["name"] for rows in tiny.rows.values() for row in rows}
+    assert all(any(name in line for line in lines) for name in names), "no name is broken"
+
+
 def test_the_reference_is_float64_throughout(adapter: Any) -> None:
     """transformers' norms round to float32 within a float64 model."""
     norm = adapter.model.model.language_model.norm
@@ -334,3 +486,34 @@ def test_gradients_are_compared_a_parameter_at_a_time() -> None:
     model[1].bias.grad = None
     with pytest.raises(AssertionError, match="one side alone"):
         update_step._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
+
+
+def requirements_of(package: str) -> set[str]:
+    """Names of what an installed package needs here; empty where it is not installed."""
+    try:
+        needed = [Requirement(text) for text in metadata.requires(package) or []]
+    except metadata.PackageNotFoundError:
+        return set()
+    return {canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def closure_of(packages: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = set(packages)
+    while waiting:
+        found |= waiting
+        waiting = set().union(*map(requirements_of, waiting)) - found
+    return found
+
+
+def test_the_gpu_machine_lacks_nothing() -> None:
+    """What the wheels need is a wheel, comes with torch and transformers, or is named in docs/gpu.md."""
+    [line] = re.findall(r"^GPU_WHEELS = ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    wheels = {canonicalize_name(name) for name in line.replace("\\\n", " ").split()} | {"deepspeed"}
+    text = (ROOT / "docs/gpu.md").read_text()
+    [named] = re.findall(r"usual on such a machine: ([^.]*)\.", text)
+    there = closure_of(["torch", "transformers", "accelerate", "peft"])
+    assumed = {canonicalize_name(name.strip()) for name in named.split(",")}
+    not_imported = {"av", "tzdata", "six"}  # of videos; of pandas on Windows; of dateutil, which brings it
+    assert closure_of(wheels | assumed) - wheels - there - assumed <= not_imported
+    assert {"datasets", "trl", "qwen-vl-utils"} <= wheels and "pyarrow" in assumed

@@ -81,8 +81,7 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
     assert counts["dropped"] == {
         "a field cannot be read": 7,
         "the id is repeated": 1,
-        "the answer does not score 1": 1,
-        "the answer is not valid for its task": 1,
+        "the answer is not valid for its task": 2,
         "there is no such task": 1,
     }
 

@@ -159,7 +159,7 @@ def logs(completions: list[str], trainer_state: Any, log_metric: Any, log_extra:
     log_metric("step", trainer_state.global_step)
     log_extra("read", ["a", None])
     log_extra("size", numpy.array([1, 2]))
-    return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
+    return [trainer_state.epoch / trainer_state.num_train_epochs] * len(completions)
 
 
 def logs_too_few(completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:

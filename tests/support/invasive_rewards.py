@@ -178,7 +178,7 @@ ACTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "fork, parent sleeps": (lambda: fork(lambda: 1.0, lambda: time.sleep(600)), "timeout"),
     "forks of forks": (lambda: fork_levels(4), "ok"),
     "daemon": (daemon, "ok"),
-    "haunt": (haunt, "ok"),
+    "haunt": (haunt, "ok or error"),
     "session": (start_in_a_session, "ok"),
     "shell": (lambda: os.system("sleep 600 & (sleep 600 &)") or 1.0, "ok"),
     "stray bytes": (lambda: write_everywhere(b"stray" * 100), "error"),
@@ -204,7 +204,7 @@ ACTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "abort": (os.abort, "error"),
     "exec": (lambda: os.execv("/bin/true", ["true"]), "error"),
 }
-"""What to do, and the status that it has to have."""
+"""What to do, and the status that it has to have. What haunts its own pipe may be faster than its parent."""
 
 
 class Invasive(Task):

@@ -49,9 +49,11 @@ def noise(completions, **kwargs):
     marker = Path(__file__).with_name("signal")
     if marker.exists():
         marker.unlink()
-        supervisor = Path(f"/proc/{os.getppid()}/stat").read_text()
+        run = os.getppid()  # the worker that forked this call; above it the supervisor, then the run
+        for _ in range(2):
+            run = int(Path(f"/proc/{run}/stat").read_text().rsplit(")")[-1].split()[1])
         print(f"SIGTERM at {time.time()}", flush=True)
-        os.kill(int(supervisor.rsplit(")")[-1].split()[1]), signal.SIGTERM)
+        os.kill(run, signal.SIGTERM)
         time.sleep(1)
     return [sum(map(ord, messages[0]["content"])) % 97 / 97 for messages in completions]
 '''

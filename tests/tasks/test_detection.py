@@ -144,3 +144,18 @@ def test_a_box_of_several_at_no_confidence_adds_nothing_unless_it_hits() -> None
     found = Detection(place(0), 1.0)
     assert reward([found, Detection(WHOLE, 0.0), Detection(WHOLE, 0.0)], golds) == reward([found], golds)
     assert reward([found, Detection(place(1), 0.0)], golds) > reward([found], golds)
+
+
+def test_a_near_copy_adds_nothing() -> None:
+    golds: list[Box] = [(100, 100, 300, 300), (100, 100, 300, 280)]
+    one = [Detection(golds[0], 1.0)]
+    for by in (0.0, 1.0, -1.0, 3.0):
+        near_copy = Detection((100, 100, 300, 300 + by), 0.0)
+        assert reward([*one, near_copy], golds) == reward(one, golds)
+
+
+def test_a_hit_goes_before_any_sum_of_overlaps_that_are_none() -> None:
+    golds: list[Box] = [(0, 0, 100, 55), (0, 60, 100, 100)]
+    answer = [Detection((0, 0, 100, 100), 1.0), Detection((0, 0, 100, 22), 0.0)]
+    sample = Sample("a", "detection", ("p.png",), "Where?", str([list(box) for box in golds]))
+    assert TASK.score(answer, sample, [VIEW]) == {"iou": pytest.approx(0.55 / 2), "confidence": pytest.approx(0.5)}

@@ -53,7 +53,7 @@ def test_a_signal_at_any_moment_costs_nothing(
     with monkeypatch.context() as patched:
         place: dict[str, tuple[Any, str]] = {
             "rollout": (Collector, "_roll_out"),
-            "scoring": (Collector, "_totals"),
+            "scoring": (Collector, "_count"),
             "backward": (learner, "accumulate_gradient"),
             "optimizer step": (torch.optim.AdamW, "step"),
             "validation": (train_module, "summarise_scores"),

@@ -149,3 +149,32 @@ def test_hostile_boxes_are_fast(piece: str) -> None:
     find_answer(text, "boxed")
     has_format(text, "boxed")
     assert time.process_time() - start < 0.05
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{4}", "\\boxed {4}", "\\boxed4", "\\fbox{4}", "\\boxed 4.", "\\fbox{3} \\boxed{4}"]
+)
+def test_a_box_in_its_spellings(text: str) -> None:
+    assert find_answer(f"<think>\\boxed{{7}}</think>{text}", "boxed") == "4"
+    assert has_format(f"<think></think>{text}", "boxed")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed",
+        "\\boxed42",
+        "\\boxed4.5",
+        "\\boxed4 + 3",
+        "\\boxed4\\sqrt2",
+        "\\boxed4/3",
+        "\\boxed{4",
+        "\\boxed{}",
+        "\\boxed{4} \\boxed42",
+        "4",
+        "\\boxer{4}",
+    ],
+)
+def test_what_is_no_box(text: str) -> None:
+    assert find_answer(f"<think>\\boxed{{7}}</think>{text}", "boxed") is None
+    assert not has_format(f"<think></think>{text}", "boxed")

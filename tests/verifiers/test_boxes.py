@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_vl.records import Box, Frame, ImageView
-from gpg_vl.verifiers.box_text import parse_box
+from gpg_vl.verifiers.box_values import parse_box
 from gpg_vl.verifiers.boxes import (
     Hits,
     assign_boxes,

@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from gpg_vl.tasks.choice import is_same_choice
 from gpg_vl.verifiers.choices import Chosen, read_choice, read_gold
 
 SIDES = ["left", "right"]
@@ -147,3 +148,33 @@ def test_hostile_text_is_fast(piece: str) -> None:
     read_choice(text, SIDES)
     read_choice(text, [])
     assert time.process_time() - start < 0.05
+
+
+@pytest.mark.parametrize(
+    "answer", ["dog?", "B?", "dog, the cat is closer", "dog, the cat has four legs", "dog, is it?"]
+)
+def test_a_question_or_a_clause_with_another_option_is_no_choice(answer: str) -> None:
+    assert index_of(answer, ["a cat", "a dog"]) is None
+
+
+def test_a_question_mark_belongs_to_the_option_that_ends_a_question() -> None:
+    options = ["above it", "below it?"]
+    assert index_of("below it", options) == index_of("below it?", options) == 1
+    assert index_of("above it?", options) is None
+
+
+def test_braces_and_a_short_yes() -> None:
+    assert index_of("{B}", SIDES) == 1
+    assert index_of("Yes, it is.", ["Yes", "No"]) == index_of("yes, they are", ["Yes", "No"]) == 0
+    assert index_of("No, it is.", ["Yes", "No"]) is None
+
+
+@pytest.mark.parametrize("answer", ["B. left", "B.left", "B、left", "B. right or left", "B. A", "B: left", "(B) left"])
+def test_without_options_a_letter_with_a_text_is_not_the_letter(answer: str) -> None:
+    assert not is_same_choice(read_choice(answer, []) or "", read_gold("B", []))
+
+
+def test_without_options_an_article_tells_nothing() -> None:
+    assert read_choice("the right", []) == read_choice("Right.", [])
+    assert read_choice("right?", []) != read_choice("right", [])
+    assert is_same_choice(read_choice("B. right", []) or "", read_gold("B. right", []))

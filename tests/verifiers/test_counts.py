@@ -275,3 +275,176 @@ def test_hostile_text_is_fast(piece: str) -> None:
         start = time.process_time()
         read_count(text)
         assert time.process_time() - start < 0.05
+
+
+OTHER_VALUES = {
+    "fractions": [
+        "4 fourths",
+        "four fifths",
+        "4 hundredths",
+        "four-tenths",
+        "4 sixteenths",
+        "one fourth",
+        "1 tenth",
+        "one eighth",
+        "one half",
+        "4 twentieths",
+        "4 halves",
+        "4 quarters",
+    ],
+    "multiples": [
+        "4 score",
+        "4 couples",
+        "4 trios",
+        "4 bunches",
+        "4 stacks",
+        "4 teams",
+        "4 fold",
+        "four-fold",
+        "4 each",
+    ],
+    "collectives": [
+        "4 flocks of birds",
+        "4 rows",
+        "4 packs",
+        "4 cubes per row",
+        "4 cubes in each row",
+        "4 units",
+        "4 tens",
+        "4 octets",
+    ],
+    "compounds": ["4-legged", "4-sided shapes", "4 legged animals", "4 D", "4-D objects", "4 dimensional shapes"],
+    "adjectives": ["4 wheeled carts", "4 star hotels", "4-door cars", "4 leaf clovers", "4 six-legged insects"],
+    "units": [
+        "4 cm",
+        "4 kg",
+        "4 hours",
+        "4 pm",
+        "4 dollars",
+        "4 inch nails",
+        "4 kilobytes",
+        "4 pesos",
+        "4块钱",
+        "4 o'clock",
+        "4 miles",
+        "4 degrees",
+    ],
+    "doubt": [
+        "4-ish",
+        "4 (approx)",
+        "4 guess",
+        "4 unsure",
+        "4 likely cats",
+        "4 possible cubes",
+        "4 cubes hopefully",
+        "4 cats, dogs excluded",
+        "4 something",
+        "4 cubes I guess",
+        "4 cubes?",
+        "4 (estimated)",
+    ],
+    "bounds": [
+        "4 max",
+        "4 minimum",
+        "4 at minimum",
+        "4 tops",
+        "4 cubes tops",
+        "4 and counting",
+        "4 cubes and counting",
+    ],
+    "others": [
+        "4 extra",
+        "4 missing",
+        "four short",
+        "4 cats and a dog",
+        "4 others and the cat",
+        "4 visible, others hidden",
+    ],
+    "broken words": ["four teen", "four ty", "four th"],
+    "Chinese": [
+        "四双",
+        "四对",
+        "四打",
+        "四组",
+        "四维",
+        "四角形",
+        "四点",
+        "四成",
+        "四次",
+        "四个以内",
+        "4个小时",
+        "4倍",
+        "四元",
+    ],
+    "Chinese doubt": ["4个吧", "4个以外", "可能4个", "4个左右", "4个半", "4只猫和一只狗"],
+    "sums": ["6-3=4", "8/3=4", "9-5-0=4", "4/0=4", "4 = 8/2"],
+    "none of it": ["no idea", "no single answer", "no clue", "there is no answer", "no way", "no problem", "no one"],
+    "a list": ["(1,200)", "[1,200]", "( 4,000 )"],
+}
+
+
+@pytest.mark.parametrize("text", [text for texts in OTHER_VALUES.values() for text in texts])
+def test_what_follows_a_number_and_makes_it_another(text: str) -> None:
+    assert read_count(text) is None
+
+
+@pytest.mark.parametrize("unit", ["fourths", "-sided shapes", " km", " weeks", " euros", " maximum", " teams", "th"])
+@pytest.mark.parametrize("number", ["1", "one", "3", "12", "twenty-one"])
+def test_units_and_the_like_are_refused_after_every_number(number: str, unit: str) -> None:
+    assert read_count(f"{number}{unit if unit[0] in '- t' else ' ' + unit}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[(f"4 {things}", 4) for things in ("people", "women", "sheep", "large, red balls", "red and blue cubes")],
+        *[
+            (f"4 {things}", 4)
+            for things in (
+                "dogs on the grass",
+                "visible people",
+                "standing men",
+                "kites flying in the sky",
+                "cubes remain",
+                "shiny metal spheres",
+                "birds are sitting here",
+            )
+        ],
+        *[(f"4 {things}", 4) for things in ("total", "in total", "altogether", "visible", "in the image", "fishermen")],
+        *[(f"4 {things}", 4) for things in ("sweat-shirts", "objects left", "cats and dogs", "cubes (all red cubes)")],
+        *[
+            ("a single cube", 1),
+            ("There is a single dog", 1),
+            ("a single pair", None),
+            ("a single", None),
+            ("1 cube", 1),
+            ("one red cube", 1),
+            ("There is one person.", 1),
+            ("There is no cube", 0),
+            ("no people", 0),
+        ],
+        *[("total of 4", 4), ("Number of objects: 4", 4), ("number of red cubes = 4", 4), ("count of dogs: four", 4)],
+        *[("2个红色和2个蓝色，一共4个", 4), ("6-2=4", 4), ("8/2 = 4", 4), ("8 ÷ 2 = 4", 4), ("1,200", 1200)],
+        *[
+            ("4只猫", 4),
+            ("四辆红色的汽车", 4),
+            ("4 个物体", 4),
+            ("4人", 4),
+            ("4个对象", 4),
+            ("四位老人", 4),
+            ("3种颜色", 3),
+        ],
+        *[("3 (red, green and blue)", 3), ("3 (cubes)", 3), ("2 (a cat, a dog)", None), ("3 (red, blue)", None)],
+        *[("number of cubes more than: 4", None), ("4 (red, maybe, blue, green)", None), ("4 cube", None)],
+    ],
+)
+def test_a_plain_noun_phrase_may_follow(text: str, value: int | None) -> None:
+    assert read_count(text) == value
+
+
+@pytest.mark.parametrize("piece", ["一共", "，一共一共", "两=", "total 4 =", "1=", "4 a-b ", "number of a "])
+def test_every_text_below_the_limit_is_fast(piece: str) -> None:
+    text = (piece * 400)[:399]
+    start = time.process_time()
+    assert read_count(text) is None
+    assert time.process_time() - start < 0.01

@@ -158,3 +158,74 @@ def test_two_classes_are_no_answer(first: str, second: str, between: str) -> Non
     if first != second:
         found = name_reader(ALL)(f"{first}{between}{second}")
         assert found is None
+
+
+CODES = (
+    *ALL,
+    "MD-11",
+    "DHC-8-100",
+    "DHC-8-300",
+    "Cessna 208",
+    "146-200",
+    "DC-10",
+    "DC-8",
+    "E-170",
+    "CRJ-700",
+    "F/A-18",
+)
+LILIES = ("tiger lily", "lily", "water lily", "tiger", "rose", "red, white")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("737-800-200", "737 800 200", "Boeing 737-800-900", "MD-11-80", "Cessna 172-208", "146-200-300"),
+        *(
+            "DHC-100-8",
+            "DHC 100 8",
+            "de Havilland DHC-300-8",
+            "2012 Audi 5A Coupe",
+            "Audi 5 A Coupe 2012",
+            "6S Audi Sedan 2011",
+        ),
+        *("Airbus 737-800", "Boeing A320", "Embraer CRJ-700", "Bombardier E-170", "Cessna 737-800", "Airbus DC-10-30"),
+        *("Lockheed F/A-18", "Boeing DHC-8-100", "Airbus Boeing 737-800", "DC-10-8"),
+    ],
+)
+def test_codes_in_another_order_or_by_another_maker(answer: str) -> None:
+    assert name_reader(CODES)(answer) is None
+    assert not any(same(answer, name) for name in CODES)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        *[
+            ("McDonnell Douglas MD-11", "MD-11"),
+            ("Boeing MD-11", "MD-11"),
+            ("Airbus A320-200", "A320"),
+            ("DC-10-30", "DC-10"),
+        ],
+        *[("Bombardier DHC-8-100", "DHC-8-100"), ("British Aerospace 146-200", "146-200"), ("Embraer E-170", "E-170")],
+        *[("BMW 3 Series Sedan (2012)", "2012 BMW 3 Series Sedan"), ("Audi A5 Coupe (2012)", "2012 Audi A5 Coupe")],
+        *[("flower: rose", "rose"), ("Species: a lenten rose", "lenten rose"), ("aircraft: Boeing 737-800", "737-800")],
+    ],
+)
+def test_makers_years_and_labels(answer: str, name: str) -> None:
+    assert name_reader(CODES)(answer) == name_reader(CODES)(name) != None  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    "answer", ["tiger, lily", "tiger/lily", "tiger & lily", "water; lily", "tiger | lily", "tiger+lily"]
+)
+def test_a_mark_between_its_words_makes_two_names(answer: str) -> None:
+    assert name_reader(LILIES)(answer) is None
+    assert name_reader(LILIES)("tiger-lily") == name_reader(LILIES)("tiger lily") == read_name("tiger lily")
+    assert name_reader(LILIES)("red, white") is not None
+
+
+@pytest.mark.parametrize(
+    "answer", ["BMW 3 Series Sedan (2011)", "rose (2012)", "flower: rose, mallow", "flower: bulldog cat dog"]
+)
+def test_brackets_and_labels_of_another_name(answer: str) -> None:
+    assert name_reader(CODES)(answer) is None

@@ -37,6 +37,10 @@ from tests.support.messages import naming
             "(A) to the left, (B) to the right, (C) above it, or (D) below it?",
             ("to the left", "to the right", "above it", "below it?"),
         ),
+        ("Where?\n**A.** left\n**B.** right", ("left", "right")),
+        ("Where? **A** left\n**B** right", ("left", "right")),
+        ("Where? <A> left <B> right", ("left", "right")),
+        ("Where? {A} left\n{B} right", ("left", "right")),
         (" ".join(f"({letter}) o{letter}" for letter in LETTERS), tuple(f"o{letter}" for letter in LETTERS)),
     ],
 )
@@ -50,6 +54,11 @@ def test_options_of_the_row() -> None:
     assert row_options({}, "(A) a (B) b") == ["a", "b"]
     assert row_options({"options": {"A": "left", "B": "right"}}, "") == ["left", "right"]
     assert row_options({"options": '{"b": "right", "a": 4}'}, "") == ["4", "right"]
+    assert row_options({"options": ["A. left", "B. right"]}, "") == ["left", "right"]
+    assert row_options({"options": ["(A) 1.5", "(B) 2"]}, "") == ["1.5", "2"]
+    assert row_options({"options": ["a) left", "b) right"]}, "") == ["left", "right"]
+    for kept in (["B. left", "A. right"], ["A. left", "right"], ["A. x", "B. x"], ["A.", "B."], ["A. alone"]):
+        assert row_options({"options": kept}, "") == kept
     for keys in (["A", "C"], ["left", "right"], ["A", "a"]):
         with pytest.raises(ValueError, match=naming("options", "A, B, C")):
             row_options({"options": dict.fromkeys(keys, "x")}, "")

@@ -33,7 +33,8 @@ class Worker:
     deadline: float = 0.0  # time.monotonic
     fork: int | None = None  # pid of the fork that the unit runs in
     verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
-    waited: float = 0.0  # seconds in the run queue, since its start, that the deadline accounts for
+    waited: dict[int, float] = field(default_factory=dict)
+    """Seconds in the run queue that the deadline accounts for, by pid of the worker and its fork."""
     is_loading: bool = False
     loaded_bytes: int | None = None  # what it took when its code was there
     used_bytes: int = 0  # on top of that, with all below it
@@ -43,13 +44,14 @@ class Worker:
         self.deadline, self.waited = time.monotonic() + seconds, self._seconds_in_queue()
 
     def is_overdue(self) -> bool:
-        """Whether the deadline has passed, after it was moved by the time that its process waited for a processor."""
+        """Whether the deadline has passed, after it was moved by the time that its processes waited for a processor."""
         now = time.monotonic()
         if self.deadline > now:
             return False
         waited = self._seconds_in_queue()
-        self.deadline, self.waited = self.deadline + max(0.0, waited - self.waited), waited
+        self.deadline += sum(max(0.0, seconds - self.waited.get(pid, 0.0)) for pid, seconds in waited.items())
+        self.waited = waited
         return self.deadline <= now
 
-    def _seconds_in_queue(self) -> float:
-        return seconds_in_queue(self.pid) + (0.0 if self.fork is None else seconds_in_queue(self.fork))
+    def _seconds_in_queue(self) -> dict[int, float]:
+        return {pid: seconds_in_queue(pid) for pid in (self.pid, self.fork) if pid is not None}

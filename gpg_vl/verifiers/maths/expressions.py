@@ -146,7 +146,7 @@ class _Parser:
         token = self._peek()
         if token.kind == "sign":
             follows = token.text in ("√", "∛", "∜", "π", "\\frac") or token.text in ("(", "{", "[")
-            return follows and (token.text not in ("(", "[") or read_unit(self._rest()) is None)
+            return follows and (token.text not in _CLOSING or read_unit(self._rest()) is None)
         if token.text.lower() in _DEGREES:
             return False
         return token.kind == "word" and (read_unit(self._rest()) is None or self._is_symbol(token))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from gpg_vl.verifiers.maths import exact
-from gpg_vl.verifiers.maths.decimals import is_finite_decimal, is_rounded_from
+from gpg_vl.verifiers.maths.decimals import Literal, is_finite_decimal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import UnreadableError, rational
 from gpg_vl.verifiers.maths.expressions import Number
 from gpg_vl.verifiers.maths.units import NO_UNIT, PERCENT, agree
@@ -85,6 +86,8 @@ def _same_letter(answer: Letter, gold: Letter) -> bool:
 
 
 def _same_items(answer: Items, gold: Items) -> bool:
+    if _is_point_by_name(answer) and gold.opening == "(":
+        answer = Items("(", ")", answer.numbers)
     if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.numbers) != len(gold.numbers):
         return False
     left, right = list(answer.numbers), list(gold.numbers)
@@ -98,12 +101,19 @@ def _same_items(answer: Items, gold: Items) -> bool:
     return True
 
 
+def _is_point_by_name(items: Items) -> bool:
+    """``x = 2, y = -3``."""
+    return not items.opening and [number.name for number in items.numbers] in (["x", "y"], ["x", "y", "z"])
+
+
 def _all_named(*lists: list[Number]) -> bool:
     return all(number.name for numbers in lists for number in numbers)
 
 
 def same_number(answer: Number, gold: Number) -> bool:
     """Equal, in units that agree; or one a long decimal of the other, which no decimal equals."""
+    if not answer.unit.is_free and not gold.unit.kind:
+        return False
     if answer.name and gold.name and answer.name != gold.name:
         return False
     if not agree(answer.unit, gold.unit) and PERCENT not in (answer.unit, gold.unit):
@@ -118,11 +128,23 @@ def same_number(answer: Number, gold: Number) -> bool:
 
 
 def _same_share(answer: Number, gold: Number) -> bool:
-    """``50%`` is 1/2, and 50 where the question asks how many per cent."""
+    """``50%`` is 1/2, and 50 for a whole gold number from 2 on: then the question asks how many per cent.
+
+    A gold answer in per cent takes the share and the number before its sign.
+    """
     share, other = (answer, gold) if answer.unit == PERCENT else (gold, answer)
     if other.unit != NO_UNIT:
         return False
-    return share.value in (other.value, exact.multiply(other.value, rational(100)))
+    fraction = Number(
+        exact.multiply(share.value, rational(Fraction(1, 100))),
+        literal=Literal(share.literal.value / 100, share.literal.places + 2) if share.literal else None,
+    )
+    as_share = fraction.value == other.value or _is_long_decimal(fraction, other)
+    if gold.unit == PERCENT:
+        return as_share or share.value == other.value
+    whole = gold.value.fraction
+    asks_for_percent = whole is not None and whole.denominator == 1 and abs(whole) >= 2
+    return share.value == gold.value if asks_for_percent else as_share
 
 
 def _is_long_decimal(answer: Number, gold: Number) -> bool:

@@ -13,11 +13,14 @@ MAX_CHARS = 512
 MAX_DIGITS = 40  # of one number
 
 _WORDED = re.compile(
-    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]*)\}"
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|mbox|rm|boxed)\s{0,4}\{([^{}]+)\}"
 )
+_OVER = re.compile(r"\{([^{}]{1,60})\\over(?![a-z])([^{}]{1,60})\}")
 _DELIMITERS = re.compile(
-    r"\\(?:left|right|displaystyle|quad|qquad|mathrm|text|big|Big)(?![a-z])|\\[,;:!> ]|\$|~|\\\(|\\\)|\\\\"
+    r"\\(?:left|right|displaystyle|quad|qquad|mathrm|rm|text|big|Big)(?![a-z])|\\[,;:!> ]"
+    r"|(?<=[\w})°])~+(?=\s?[\\A-Za-z\u4e00-\u9fff(])|\\\(|\\\)|\\\\"
 )
+_DOLLARS = re.compile(r"(\$\$?)([^$]+)\1")
 _SQUARE_ROOT = re.compile(r"(?:the )?(?:square )?root(?: of)?(?= |\d|\()", re.IGNORECASE)
 _PHRASES = (
     (re.compile(r"(?:the )?cube root of ", re.IGNORECASE), "∛"),
@@ -26,21 +29,24 @@ _PHRASES = (
     (re.compile(r"(?<=[\w)]) (?:over|divided by) (?=[\w(√∛])", re.IGNORECASE), "/"),
     (re.compile(r"(?<=[\w)]) plus (?=[\w(√∛])", re.IGNORECASE), "+"),
     (re.compile(r"(?<=[\w)]) minus (?=[\w(√∛])", re.IGNORECASE), "-"),
+    (re.compile(r"^(?:minus|negative) (?=[0-9√π(])", re.IGNORECASE), "-"),
     (re.compile(r"(?<=[0-9)]) squared$", re.IGNORECASE), "^2"),
     (re.compile(r"(?<=[0-9)]) cubed$", re.IGNORECASE), "^3"),
 )
 _CHINESE = (
     (re.compile(r"百分之([0-9.]{1,20})"), r"\1%"),
     (re.compile(r"([0-9]{1,18})分之([0-9]{1,18})"), r"\2/\1"),
-    (re.compile("根号"), "√"),
+    (re.compile("倍?根号"), "√"),
+    (re.compile(r"(?<=[0-9])\s?比\s?(?=[0-9])"), ":"),
+    (re.compile(r"^负(?=[0-9√π])"), "-"),
     (re.compile(r"(?<=[0-9])又(?=[0-9\\])"), " "),
 )
 _SIGNS = {
     **dict.fromkeys(("\\times", "\\cdot", "×", "·", "⋅", "∙", "•", "\\ast", "∗"), "*"),
     **dict.fromkeys(("\\div", "÷", "⁄", "∕"), "/"),
-    **dict.fromkeys(("\\sqrt", "sqrt"), "√"),
+    **dict.fromkeys(("\\sqrt", "sqrt", "\\surd"), "√"),
     **dict.fromkeys(("\\dfrac", "\\tfrac", "\\cfrac", "\\frac", "frac"), "\\frac"),
-    **dict.fromkeys(("\\circ", "\\degree", "\\textdegree", "º", "˚", "∘", "°"), "°"),
+    **dict.fromkeys(("\\circ", "\\degree", "\\textdegree", "º", "˚", "∘", "°", "゜"), "°"),
     **dict.fromkeys(("′", "\\prime", "’", "‘"), "'"),
     **dict.fromkeys(("″", "”", "“"), '"'),
     **dict.fromkeys(("\\pi", "pi", "PI", "Pi", "Π"), "π"),
@@ -82,8 +88,9 @@ class Token(NamedTuple):
 def clean(text: str) -> str:
     """The text without what LaTeX needs for its looks alone, and with the words of arithmetic as signs."""
     if "\\" in text or "$" in text or "~" in text:
+        text = _OVER.sub(r"\\frac{\1}{\2}", text) if "\\over" in text else text
         text = _WORDED.sub(r" \1 ", text)
-        text = _DELIMITERS.sub(" ", text)
+        text = _DELIMITERS.sub(" ", _DOLLARS.sub(r" \2 ", text) if "$" in text else text)
     if any("\u4e00" <= char <= "\u9fff" for char in text):
         for pattern, sign in _CHINESE:
             text = pattern.sub(sign, text)

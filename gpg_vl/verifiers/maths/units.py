@@ -16,10 +16,15 @@ from gpg_vl.verifiers.maths.exact import ONE, PI, Exact, divide, rational, symbo
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is measured, and the size among such units; no kind agrees with every kind, no size with every size."""
+    """What is measured, and the size among such units; no kind agrees with every kind, no size with every size.
+
+    ``is_free`` units may stand in an answer where the gold answer names none: sizes and words for money, but neither
+    signs of money, nor scales of temperature, nor multiples.
+    """
 
     kind: str
     size: Exact | None = None
+    is_free: bool = True
 
 
 NO_UNIT = Unit("")
@@ -75,7 +80,9 @@ _AREAS: dict[str, Fraction | int] = {
     "㎡": 10**6,
     "㎢": 10**12,
 }
-_MONEY = ("dollar", "\\$", "usd", "元", "美元", "yuan", "rmb", "euro", "€", "欧元", "£", "角", "cent", "¥")
+_MONEY = ("dollar", "元", "美元", "yuan", "euro", "欧元", "角", "cent")
+_MONEY_SIGNS = ("$", "usd", "us$", "rmb", "cny", "eur", "gbp", "€", "£", "¥", "￥")
+_MULTIPLES = ("次", "倍", "对", "组")
 _COUNTERS = (
     "个",
     "只",
@@ -85,12 +92,8 @@ _COUNTERS = (
     "本",
     "件",
     "份",
-    "次",
-    "倍",
     "题",
     "种",
-    "对",
-    "组",
     "名",
     "人",
     "辆",
@@ -98,7 +101,6 @@ _COUNTERS = (
     "枚",
 )
 _OTHERS = {
-    "temperature": ("°c", "℃", "°f", "℉", "celsius", "fahrenheit", "degreecelsiu", "degreefahrenheit", "摄氏度"),
     "force": ("newton", "牛", "牛顿"),
     "energy": ("joule", "焦", "焦耳", "kj"),
     "power": ("watt", "瓦", "kw"),
@@ -107,6 +109,11 @@ _OTHERS = {
     "resistance": ("ω", "Ω", "ohm", "欧", "欧姆"),
     "pressure": ("pa", "pascal", "帕", "kpa"),
     "frequency": ("hz", "hertz", "赫兹"),
+}
+_TEMPERATURES = {
+    "celsius": ("°c", "℃", "celsius", "celsiu", "degreecelsius", "degreescelsius", "摄氏度", "circc"),
+    "fahrenheit": ("°f", "℉", "fahrenheit", "degreefahrenheit", "degreesfahrenheit", "华氏度", "circf"),
+    "kelvin": ("kelvin", "°k", "开尔文"),
 }
 _SQUARE, _CUBE = ("square", "sq", "平方"), ("cubic", "cu", "立方")
 _NOISE = str.maketrans({**dict.fromkeys(" \t\n\r{}^.\\-"), "²": "2", "³": "3", "/": "/"})
@@ -167,9 +174,13 @@ def _all_units() -> dict[str, Unit]:
         **_sized("volume", _VOLUMES),
         **_sized("area", _AREAS),
     }
-    units |= dict.fromkeys(("°", "º", "˚", "∘", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
+    units |= dict.fromkeys(("°", "º", "˚", "∘", "゜", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
     units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
     units |= dict.fromkeys(_MONEY, Unit("money"))
+    units |= dict.fromkeys(_MONEY_SIGNS, Unit("money", is_free=False))
+    units |= dict.fromkeys(_MULTIPLES, Unit("multiple", is_free=False))
+    for scale, names in _TEMPERATURES.items():
+        units |= dict.fromkeys(names, Unit(scale, is_free=False))
     units |= dict.fromkeys(_COUNTERS, NO_UNIT)
     units |= dict.fromkeys(("%", "percent", "percentage", "pct"), PERCENT)
     for kind, names in _OTHERS.items():
@@ -179,6 +190,15 @@ def _all_units() -> dict[str, Unit]:
 
 _UNITS = _all_units()
 _BRACKETS = re.compile(r"[\[(]([^()\[\]]*)[\])]")
+_PART = re.compile(
+    r"\s|[^\W\d_]\.?|\\?[%$]|\\[A-Za-z]|[°º˚∘゜℃℉㎟㎠㎡㎢㎜㎝㎞㎏㎖€£¥￥/·*]|(?<=[a-z])-(?=[a-z])"
+    r"|(?:(?<=\S)|\^\s?)(?:[23²³]|\{\s?[23]\s?\})\^?|(?<!^)[23](?=[a-z])"
+    r"|\^\s?(?:\\?(?:circ|degree)|[°º˚∘]|\{\s?(?:\\?(?:circ|degree)|[°º˚∘])\s?\})|\{(?=\s{0,4}[^\s}])|\}",
+    re.IGNORECASE,
+)
+"""What a unit is written with; any other character, or one of these in another place, is no part of one."""
+_LARGE = re.compile(r"(?:[A-KM-Z]|M[a-z])(?![A-Za-z])")
+"""Letters that in lower case are units: ``8 M`` are no metres."""
 _COMPOUND = re.compile(r"(.+?)(?:/|per|每|·|\*)(.+)")
 
 
@@ -192,10 +212,15 @@ def read_unit(text: str) -> Unit | None:
     if len(text) > 48:
         return None
     bare = text.strip()
+    if bare in _UNITS:
+        return _UNITS[bare]
     if bare in ("^o", "^{o}"):
         return DEGREE
     inner = _BRACKETS.fullmatch(bare)
-    key = (inner[1] if inner else bare).translate(_NOISE).lower()
+    bare = inner[1].strip() if inner else bare
+    key = bare.translate(_NOISE).lower()
+    if not _is_written_well(bare) or (bare and not key) or (inner and not bare):
+        return None
     unit = _UNITS.get(key) or (_UNITS.get(key[:-1]) if key.endswith("s") else None)
     if unit is not None:
         return unit
@@ -203,6 +228,22 @@ def read_unit(text: str) -> Unit | None:
     if compound is None or not all(_is_unit(part) for part in compound.groups()):
         return None
     return Unit(f"{_name(compound[1])}/{_name(compound[2])}")
+
+
+def _is_written_well(text: str) -> bool:
+    """Whether every character has its place in a unit: nothing dangles, no brace stands alone, no power is empty."""
+    if text.isalpha() or not text:
+        return _LARGE.match(text) is None
+    position = depth = 0
+    while position < len(text):
+        match = _PART.match(text, position)
+        if match is None:
+            return False
+        depth += (match[0] == "{") - (match[0] == "}")
+        position = match.end()
+        if depth < 0:
+            return False
+    return depth == 0 and _LARGE.match(text) is None
 
 
 def _is_unit(key: str) -> bool:

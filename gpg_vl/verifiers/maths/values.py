@@ -16,8 +16,8 @@ from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, 
 from gpg_vl.verifiers.maths.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
-from gpg_vl.verifiers.maths.units import NO_UNIT, agree, read_unit
-from gpg_vl.verifiers.number_words import read_number_words
+from gpg_vl.verifiers.maths.units import DEGREE, agree, read_unit
+from gpg_vl.verifiers.maths.worded import read_worded
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -33,6 +33,10 @@ _LETTERED = re.compile(
     r"(?:(?:option|choice)\s{1,2})?(?:[(\[]\s?([A-Z])\s?[)\]]\s{0,3}[.:]?|([A-Z])\s?[.:)、,]|([A-Z])\s-)\s{0,3}(\S.*)",
     re.DOTALL,
 )
+_LETTER_LAST = re.compile(r"(\S.{0,60})\s{1,3}[(\[]\s?([A-Z])\s?[)\]]")
+_TERM = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_DEGREE = r"\s?(?:°|\^\s?\{?\s?\\circ\s?\}?|\\degree)"
+_SUM_OF_ANGLES = re.compile(rf"{_TERM}{_DEGREE}(?:\s?[-+]\s?{_TERM}{_DEGREE}){{1,4}}|{_TERM}{_DEGREE}\s?[/÷]\s?{_TERM}")
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_FINITE = frozenset(["NAN", "INF", "INFINITY", "\\INFTY", "∞"])
 _COMMENT = re.compile(r"(.*\S)\s{1,3}\(([^()\d]{4,200})\)", re.DOTALL)
@@ -42,7 +46,9 @@ _NAME = re.compile(
     r"(?:\\(?:angle|measuredangle|triangle|overline|widehat|odot|therefore|text|mathrm|sin|cos|tan|alpha|beta|gamma|delta"
     r"|theta|phi|omega)(?![a-z])|[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
 )
-_POINT = re.compile(r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()")
+_POINT = re.compile(
+    r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
+)
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
@@ -112,6 +118,10 @@ def _read_letter(text: str) -> Letter | None:
         match = _LETTER.fullmatch(text)
         if match is not None:
             return Letter((match[1] or match[2] or match[3]).upper())
+    last = _LETTER_LAST.fullmatch(text) if text[-1:] in (")", "]") else None
+    if last is not None and any(map(str.isdigit, last[1])):
+        content = _read_numbers(unwrap(last[1]))
+        return Letter(last[2], content) if content is not None else None
     match = _LETTERED.fullmatch(text)
     if match is None:
         return None
@@ -134,18 +144,8 @@ def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
         require(cleaned)
         found = _number_or_items(cleaned)
     except UnreadableError:
-        return _in_words(text)
+        return read_worded(text)
     return None if isinstance(found, Number) and "∞" in symbols_of(found.value) else found
-
-
-def _in_words(text: str) -> Number | None:
-    """A whole number in words, with a unit or without: ``thirty degrees``."""
-    *words, last = text.split() or [""]
-    for number, unit in ((text, NO_UNIT), (" ".join(words), read_unit(last))):
-        value = read_number_words(number)
-        if value is not None and unit is not None:
-            return Number(rational(value), unit)
-    return None
 
 
 def _number_or_items(text: str) -> Number | Items | TwoReadings:
@@ -196,8 +196,11 @@ def _split_top_level(text: str) -> list[str] | None:
     return parts if depth == 0 and len(parts) <= MAX_ITEMS else None
 
 
-def _listed(text: str) -> Items:
-    """Several numbers without brackets: after commas, ``or`` or ``and``; or the two of a ``±``."""
+def _listed(text: str) -> Items | Number:
+    """Several numbers without brackets: after commas, ``or`` or ``and``; or the two of a ``±``.
+
+    Two spellings of one number, with ``or`` between them, are that number.
+    """
     if text.count("±") + text.count("\\pm") == 1:
         sides = [text.replace("\\pm", "±").replace("±", sign) for sign in ("+", "-")]
         return Items("", "", tuple(map(_named, sides)), in_any_order=True)
@@ -205,6 +208,8 @@ def _listed(text: str) -> Items:
     parts = _split_top_level(_AND_OR.sub(",", text))
     require(parts is not None and len(parts) > 1)
     numbers = tuple(_named(part) for part in parts or [])
+    if in_any_order and len(numbers) == 2 and same_number(*numbers):
+        return numbers[1]
     return Items("", "", numbers, in_any_order)
 
 
@@ -220,10 +225,11 @@ def _equation(text: str) -> Number:
     require(len(roundings) <= 1)
     *sides, last = exact_text.split("=")
     require(len(sides) <= 3)
-    name = ""
-    if sides and _is_name(sides[0].strip()):
-        name = sides.pop(0).strip()
-    elif sides and not sides[0].strip() and len(sides) == 1:
+    names = []
+    while sides and _is_name(sides[0].strip()):
+        names.append(sides.pop(0).strip())
+    name = names[0] if len(names) == 1 else ""
+    if not names and len(sides) == 1 and not sides[0].strip():
         sides.pop()
     numbers = [_ratio_or_number(side.strip()) for side in (*sides, last)]
     require(all(same_number(number, numbers[-1]) for number in numbers))
@@ -252,6 +258,8 @@ def _with_rounding(number: Number, text: str) -> Number:
 
 def _ratio_or_number(text: str) -> Number:
     """A number, or the value of a ratio of two; one of three is a product of powers that no other value has."""
+    if len(text) > 3 and text[0].isdigit() and _SUM_OF_ANGLES.fullmatch(text):
+        return Number(read_expression(re.sub(_DEGREE, "", text)).value, DEGREE)
     match = _RATIO.fullmatch(text) if ":" in text or " to " in text else None
     if match is None:
         return read_expression(text)

@@ -65,7 +65,7 @@ def totals(outcomes: list[Outcome | None]) -> list[float]:
 @pytest.mark.parametrize("action", HARMFUL)
 def test_nothing_reaches_the_next_call(pool: ScoringPool, mark: str, action: str) -> None:
     before, harmed, after = run(pool, "clean", action, "clean")
-    assert harmed.status == invasive_rewards.ACTIONS[action][1], harmed.message
+    assert harmed.status in invasive_rewards.ACTIONS[action][1], harmed.message
     assert (before.message, after.message) == ("", "")
     assert [before.value.total, after.value.total] == [1.2, 1.2]
     if harmed.status == "ok":
@@ -83,8 +83,9 @@ def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
     for own, kit, n in zip(outcomes[::2], outcomes[1::2], range(0, 100, 4), strict=True):
         assert totals(kit) == [0.2, 1.2, 0.2, 1.2, 0.2]
         assert totals([own[0], own[-1]]) == [1.2, 1.2]
-        expected = [invasive_rewards.ACTIONS[action][1] for action in actions[n : n + 4]]
-        assert [outcome.status for outcome in own[1:-1] if outcome] == expected
+        for action, outcome in zip(actions[n : n + 4], own[1:-1], strict=True):
+            assert outcome is not None
+            assert outcome.status in invasive_rewards.ACTIONS[action][1], (action, outcome.message)
     assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
 
 

@@ -48,7 +48,11 @@ def test_arithmetic_agrees_with_sympy(tree: tuple[Exact, sympy.Expr]) -> None:
     expected = sympy.N(other, 50)
     if abs(expected) < 1e-25:
         return
-    assert abs(sympy.Float(str(to_decimal(value)), 50) - expected) <= abs(expected) * sympy.Float("1e-30")
+    try:
+        found = sympy.Float(str(to_decimal(value)), 50)
+    except UnreadableError:  # beyond the bounds: such an answer is refused
+        return
+    assert abs(found - expected) <= abs(expected) * sympy.Float("1e-30")
 
 
 @given(trees(), trees(), trees(depth=1))

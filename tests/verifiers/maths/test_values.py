@@ -119,21 +119,20 @@ QUICK_UNITS = [
     " L",
     "%",
     " degrees",
-    "^\\circ",
     "厘米",
     " x",
     "π",
     "√2",
     "个",
     " in.",
-    "°C",
     "'",
 ]
+PLACES = ["", ".5", ".25", ".333", ".12345678"]
 
 
 @given(
     st.integers(-(10**8) + 1, 10**8 - 1),
-    st.sampled_from(["", ".5", ".25", ".333", ".12345678"]),
+    st.sampled_from(PLACES),
     st.sampled_from(QUICK_UNITS),
 )
 def test_the_quick_way_reads_what_the_grammar_reads(whole: int, places: str, unit: str) -> None:

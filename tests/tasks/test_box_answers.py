@@ -1,0 +1,50 @@
+"""How far a box may lie outside its image, and what may stand beside boxes."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpg_vl.records import ImageView
+from gpg_vl.tasks.box_answers import boxes_in_image
+from gpg_vl.verifiers.box_text import parse_answered
+
+SIZES = [(50, 40), (640, 480), (1000, 1000), (4000, 3000)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("box", [(0, 0, 1002, 1000), (0, -2, 1000, 1000), (-1, 0, 1000, 1001)])
+def test_two_units_of_the_grid_past_the_edge_are_moved_back(size: tuple[int, int], box: tuple[int, ...]) -> None:
+    width, height = size
+    x1, y1, x2, y2 = map(float, box)
+    view = ImageView(width, height, width, height, "grid_1000")
+    assert boxes_in_image([(x1, y1, x2, y2)], view) == [(0, 0, width, height)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("box", [(0, 0, 1003, 1000), (0, 0, 1010, 1000), (-3, 0, 1000, 1000), (0, 0, 1000, 1003)])
+def test_three_units_are_too_many_however_small_the_picture(size: tuple[int, int], box: tuple[int, ...]) -> None:
+    x1, y1, x2, y2 = map(float, box)
+    assert boxes_in_image([(x1, y1, x2, y2)], ImageView(*size, *size, "grid_1000")) is None
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 2])
+def test_one_pixel_of_the_model_past_the_edge(scale: float) -> None:
+    view = ImageView(600, 400, int(600 * scale), int(400 * scale), "resized_pixels")
+    right, bottom = 600.0 * scale, 400.0 * scale
+    assert boxes_in_image([(0.0, 0.0, right + 1, bottom + 1)], view) == [(0, 0, 600, 400)]
+    assert boxes_in_image([(0.0, 0.0, right + 2, bottom)], view) is None
+    assert boxes_in_image([(-2.0, 0.0, right, bottom)], view) is None
+
+
+BOX, TWO = "[10, 10, 50, 50]", "[[10, 10, 50, 50], [1, 1, 9, 9]]"
+
+
+@pytest.mark.parametrize("tail", ["x", " x", " cats", ", dogs", ' "cat"', " and more"])
+@pytest.mark.parametrize("boxes", [BOX, TWO, f"{BOX} {BOX}", f"({BOX})", f'{{"bbox": {BOX}}}'])
+def test_words_after_the_boxes_are_refused(boxes: str, tail: str) -> None:
+    assert parse_answered(boxes + tail) is None
+
+
+@pytest.mark.parametrize("text", [f"the cat: {BOX}", f"{BOX} (the cat)", f"cat {BOX}, dog {BOX}", f"{TWO} (cats)"])
+def test_names_before_the_boxes_and_in_brackets_are_read(text: str) -> None:
+    assert parse_answered(text) is not None
