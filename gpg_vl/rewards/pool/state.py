@@ -49,7 +49,8 @@ class Worker:
         if self.deadline > now:
             return False
         waited = self._seconds_in_queue()
-        self.deadline += sum(max(0.0, seconds - self.waited.get(pid, 0.0)) for pid, seconds in waited.items())
+        since = [seconds - self.waited.get(pid, 0.0) for pid, seconds in waited.items()]
+        self.deadline += max(0.0, *since)  # not their sum: they wait at the same time, and a clock must not run back
         self.waited = waited
         return self.deadline <= now
 
