@@ -21,7 +21,14 @@ _SECTIONS: dict[str, Any] = {
 }
 KNOWN_KEYS = ["task", *(f"{name}.{field.name}" for name, c in _SECTIONS.items() for field in dataclasses.fields(c))]
 
-_NESTED = ("rewards.weights", "run.stop_when", "model.lora", "update.learning_rates", "update.schedule_options")
+_NESTED = (
+    "rewards.weights",
+    "run.stop_when",
+    "model.lora",
+    "rollout.refresh",
+    "update.learning_rates",
+    "update.schedule_options",
+)
 
 
 def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -112,18 +112,18 @@ def plan_runs(
 
 
 def with_objective(base: Recipe, name: str, seed: int, folder: Path) -> Recipe:
+    """The recipe of one run; without the reuse of rollouts that its objective has no use for."""
     objective = base.objective if name == base.objective.name else ObjectiveConfig(name=name)
-    reuses = base.update.reuses_rollouts
-    update = base.update
-    if reuses and not _allows_reuse(objective):
+    update, rollout = base.update, base.rollout
+    if not build_objective(objective, 1).allows_reuse:
         update = replace(update, epochs_per_rollout=1, groups_per_update=None)
-    build_objective(objective, base.rollout.max_new_tokens, update.reuses_rollouts)
+        rollout = replace(rollout, refresh=None)
+    elif not build_objective(objective, 1, is_reused=True).needs:
+        rollout = replace(rollout, refresh=None)
     run = replace(base.run, seed=seed, output_dir=str(folder))
-    return replace(base, objective=objective, update=update, run=run)
-
-
-def _allows_reuse(config: ObjectiveConfig) -> bool:
-    return build_objective(config, 1).allows_reuse
+    recipe = replace(base, objective=objective, update=update, rollout=rollout, run=run)
+    build_objective(objective, rollout.max_new_tokens, recipe.reuses_rollouts)
+    return recipe
 
 
 # --- running ---

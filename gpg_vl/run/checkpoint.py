@@ -39,6 +39,7 @@ from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
+LEARNED_FILE = "discriminator.safetensors"
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
@@ -70,6 +71,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     accelerator: Accelerator,
     rollout: Rollout | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
@@ -78,6 +80,7 @@ def save_checkpoint(
         random_state: of this rank at the end of that step
         metrics: the run's latest metrics, for the model card
         rollout: one that has updates left, if any
+        learned: state of the part of the reward that learns on, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
@@ -97,6 +100,8 @@ def save_checkpoint(
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
         if packed is not None:
             _on_main(lambda: write_rollout(packed, training_state))
+        if learned is not None:
+            _on_main(lambda: save_file(dict(learned), training_state / LEARNED_FILE))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:

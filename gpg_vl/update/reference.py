@@ -6,7 +6,8 @@ An objective that does not need them never uses this: no second model, no additi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -23,40 +24,55 @@ from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
 
 
-class Reference:
+class InitialModel:
     """The model that the run started from, also in a resumed run.
 
     It is a second, frozen copy of ``recipe.model``, whose linear layers are in the compute type. Where ranks share the
-    weights, the copy stays on the host between rollouts. If the policy is that model with a fresh LoRA adapter, the
-    reference is the policy with the adapter switched off, and takes no memory.
+    weights, the copy stays on the host between uses. If the policy is that model with a fresh LoRA adapter, it is the
+    policy with the adapter switched off, and takes no memory.
     """
+
+    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
+        self._policy = adapter
+        self._copy: Adapter | None = None
+        self._home = torch.device("cpu") if sharding_stage(accelerator) == 3 else accelerator.device
+        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
+            self._copy = load_adapter(recipe.model)
+            self._copy.model.requires_grad_(requires_grad=False)
+            keep_in_compute_type(self._copy)
+            self._copy.to(self._home)
+
+    @property
+    def hidden_size(self) -> int:
+        return self._policy.head_weight.shape[1]
+
+    @contextmanager
+    def running(self) -> Iterator[Adapter]:
+        """Within, it is on the policy's device; where it is the policy itself, this rank must have all weights."""
+        if self._copy is None:
+            with self._policy.without_lora():
+                yield self._policy
+            return
+        self._copy.to(self._policy.device)
+        try:
+            yield self._copy
+        finally:
+            self._copy.to(self._home)
+
+
+class Reference:
+    """Log-probs under the initial model."""
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._adapter = adapter
-        self._copy: PolicyForward | None = None
-        self._home = torch.device("cpu") if sharding_stage(accelerator) == 3 else accelerator.device
-        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
-            initial = load_adapter(recipe.model)
-            initial.model.requires_grad_(requires_grad=False)
-            keep_in_compute_type(initial)
-            initial.model.to(self._home)
-            self._copy = PolicyForward(initial, recipe.rollout.temperature)
+        self._initial = InitialModel(recipe, adapter, accelerator)
 
-    def measure(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
-        """Log-probs of each group under the reference.
-
-        Args:
-            policy: the ``PolicyForward`` that is the reference when its adapter is off
-        """
-        if self._copy is not None:
-            self._copy.to(self._adapter.device)
-            try:
-                return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)
-            finally:
-                self._copy.to(self._home)
-        with self._adapter.without_lora():
-            return measure_log_probs(policy, groups, self._recipe.update, self._adapter)
+    def measure(self, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
+        """Of each group."""
+        with self._initial.running() as initial:
+            forward = PolicyForward(initial, self._recipe.rollout.temperature)
+            return measure_log_probs(forward, groups, self._recipe.update, self._adapter)
 
 
 def keep_in_compute_type(adapter: Adapter) -> None:

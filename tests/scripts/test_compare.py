@@ -140,6 +140,14 @@ def test_several_updates_are_for_those_that_correct_for_them(folder: Path) -> No
     assert settings["grpo"].epochs_per_rollout == 2
 
 
+def test_a_refresh_is_for_those_that_read_log_probs(folder: Path) -> None:
+    base = compare.load_recipe("recipe.yaml", ["--rollout.refresh.threshold", "0.2"])
+    rollouts = {name: compare.with_objective(base, name, 0, folder).rollout for name in ("gpg", "raft", "grpo", "apa")}
+    assert {name: rollout.refresh is not None for name, rollout in rollouts.items()} == {
+        "gpg": False, "raft": False, "grpo": True, "apa": True
+    }  # fmt: skip
+
+
 def test_the_launcher_finds_the_script_from_anywhere(folder: Path) -> None:
     ran = subprocess.run(
         ["bash", str(ROOT / "scripts/compare.sh"), "--help"], capture_output=True, text=True, check=False,

@@ -59,7 +59,7 @@ def test_reference_stays_where_the_run_started(
     group = make_group(policy)
     moved = plain(policy, group)
     reference = Reference(recipe_of(model_folders["qwen2_vl"], lora), policy, Accelerator())
-    [found] = reference.measure(PolicyForward(policy, 1.0), [group])
+    [found] = reference.measure([group])
     assert flat(found) == pytest.approx(plain(initial, group), abs=1e-4)
     assert max(abs(a - b) for a, b in zip(moved, flat(found), strict=True)) > 1e-2
     assert plain(policy, group) == moved, "the adapter is on again"
@@ -92,11 +92,11 @@ def test_micro_batches_change_nothing(load: LoadModel, model_folders: dict[str, 
     policy = load()
     groups = [make_group(policy)] * 2
     recipe = recipe_of(model_folders["qwen2_vl"], None)
-    [whole, _] = Reference(recipe, policy, Accelerator()).measure(PolicyForward(policy, 1.0), groups)
+    [whole, _] = Reference(recipe, policy, Accelerator()).measure(groups)
     budget = len(groups[0].prompt.encoded.token_ids) + 6  # room for the longest completion alone
     assert len(split_into_rows(build_objective(ObjectiveConfig()).training_group(groups[0]), budget)) == 3
     small = replace(recipe, update=replace(recipe.update, tokens_per_micro_batch=budget))
-    [cut, _] = Reference(small, policy, Accelerator()).measure(PolicyForward(policy, 1.0), groups)
+    [cut, _] = Reference(small, policy, Accelerator()).measure(groups)
     assert [len(row) for row in cut] == [4, 7, 2]
     assert flat(cut) == pytest.approx(flat(whole), abs=1e-5)
 
