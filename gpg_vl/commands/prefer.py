@@ -41,6 +41,7 @@ from gpg_vl.rollout.engine import Sampling
 
 LABELS_FILE = "preferences.jsonl"
 HELD_OUT_SHARE = 0.2  # of the prompts
+PAIRS_AT_ONCE = 8  # labelled before the head is fitted again and the next are chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,10 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
         raise ValueError("no two answers to a prompt differ; raise --prompts, rollout.group_size or the temperature")
     scale = fit_scale([pool.features[number] for number in sorted({pair.group for pair in asked})])
     coordinates = [scale.apply(each) for each in pool.features]
-    chosen = _choose(asked, _differences(asked, coordinates), options, chooser)
-    w = fit_head(_differences(chosen, coordinates), _ask(chosen, pool))
+    w, num_labels = _learn(asked, _differences(asked, coordinates), pool, options, chooser)
     labels = _ask(held_out, pool)
     measured = accuracy(_differences(held_out, coordinates), labels, w) if held_out else None
-    info = {"labels": len(chosen), "accuracy": measured, "held_out": int((labels != 0.5).sum()), "pairs": options.pairs}
+    info = {"labels": num_labels, "accuracy": measured, "held_out": int((labels != 0.5).sum()), "pairs": options.pairs}
     save_head(PreferenceHead.of(scale, w), out, recipe.model, info)
     return info
 
@@ -202,12 +202,27 @@ def _hold_out(pool: Pool, options: Options, chooser: random.Random) -> list[Pair
     return chooser.sample(candidates, min(options.num_held_out, len(candidates)))
 
 
-def _choose(asked: Sequence[Pair], differences: Tensor, options: Options, chooser: random.Random) -> list[Pair]:
-    if len(asked) < options.num_labels:
-        print(f"note: there are {len(asked)} pairs to label, not {options.num_labels}", file=sys.stderr)
-    if options.pairs == "random":
-        return chooser.sample(list(asked), min(options.num_labels, len(asked)))
-    return [asked[number] for number in choose_pairs(differences, options.num_labels)]
+def _learn(
+    asked: Sequence[Pair], differences: Tensor, pool: Pool, options: Options, chooser: random.Random
+) -> tuple[Tensor, int]:
+    """The head and the number of labels that it was learned from."""
+    count = min(options.num_labels, len(asked))
+    if count < options.num_labels:
+        print(f"note: there are {count} pairs to label, not {options.num_labels}", file=sys.stderr)
+    at_random = chooser.sample(range(len(asked)), count)
+    w = torch.zeros(differences.shape[1], dtype=torch.float64)
+    labelled: list[int] = []
+    labels = torch.zeros(0, dtype=torch.float64)
+    while len(labelled) < count:
+        size = min(PAIRS_AT_ONCE, count - len(labelled))
+        if options.pairs == "information":
+            chosen = choose_pairs(differences, labelled, w, size)
+        else:
+            chosen = at_random[len(labelled) : len(labelled) + size]
+        labels = torch.cat([labels, _ask([asked[number] for number in chosen], pool)])
+        labelled += chosen
+        w = fit_head(differences[labelled], labels)
+    return w, count
 
 
 def _differences(pairs: Sequence[Pair], coordinates: Sequence[Tensor]) -> Tensor:

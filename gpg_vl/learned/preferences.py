@@ -2,9 +2,11 @@
 
     P(a before b) = sigmoid(w . (f_a - f_b))
 
-Pairs are chosen before any label is known: greedily, each that adds most to log det(I + sum of x x^T / 4), x the
-difference of a pair's features, which is what a label can tell at most about w (D-optimal design). After "Provable
-Reward-Agnostic Preference-Based Reinforcement Learning" (arXiv 2305.18505): explore first, then ask where it informs.
+Pairs are chosen a few at a time, greedily, each that adds most to log det(prior I + sum of p (1 - p) x x^T): x is the
+difference of a pair's features, p its probability under the w that the labels so far make, and the sum what all labels
+tell of w (D-optimal design). At first p is 1/2 everywhere; later, pairs whose answer is known already tell nothing.
+After "Provable Reward-Agnostic Preference-Based Reinforcement Learning" (arXiv 2305.18505), whose learner also chooses
+what to have compared instead of comparing at random.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PRIOR = 1.0  # precision of w, in units of the features' spread within a prompt
+PRIOR = 0.1  # precision of w, in units of the features' spread within a prompt
 MAX_DIMENSIONS = 32
 
 
@@ -50,26 +52,38 @@ def fit_scale(groups: Sequence[Tensor], max_dimensions: int = MAX_DIMENSIONS) ->
     return Scale(mean, directions[:count].T / spreads[:count])
 
 
-def choose_pairs(differences: Tensor, count: int, prior: float = PRIOR) -> list[int]:
-    """The most informative pairs, in the order in which to ask for them.
+def choose_pairs(
+    differences: Tensor, labelled: Sequence[int], w: Tensor, count: int, prior: float = PRIOR
+) -> list[int]:
+    """The most informative pairs to ask for next, in this order.
 
     Args:
-        differences: [N, D] of all pairs that could be asked for
-        count: how many; each pair is asked for once
+        differences: [N, D] float64, of all pairs that could be asked for; each is asked for once
+        labelled: those that have been
+        w: [D], what their labels make of the head
+        count: how many
     """
     x = differences.double()
-    inverse = torch.eye(x.shape[1], dtype=torch.float64) / prior
-    gains = (x @ inverse * x).sum(1)  # the determinant grows by 1 + gain / 4
+    weights = _information(x @ w)
+    known = x[list(labelled)]
+    information = prior * torch.eye(x.shape[1], dtype=torch.float64)
+    information += (known * weights[list(labelled)][:, None]).T @ known
+    inverse = torch.linalg.inv(information)
     chosen: list[int] = []
-    for _ in range(min(count, len(x))):
+    for _ in range(min(count, len(x) - len(labelled))):
+        gains = weights * (x @ inverse * x).sum(1)  # the determinant grows by 1 + gain
+        gains[[*labelled, *chosen]] = -math.inf
         best = int(gains.argmax())
         chosen.append(best)
         direction = inverse @ x[best]
-        shrink = 1 / (4 + float(x[best] @ direction))
-        gains = gains - shrink * (x @ direction) ** 2
-        gains[chosen] = -math.inf
-        inverse = inverse - shrink * torch.outer(direction, direction)
+        inverse = inverse - torch.outer(direction, direction) / (1 / weights[best] + x[best] @ direction)
     return chosen
+
+
+def _information(log_odds: Tensor) -> Tensor:
+    """p (1 - p), above 0."""
+    p = torch.sigmoid(log_odds)
+    return (p * (1 - p)).clamp_min(1e-12)
 
 
 def fit_head(differences: Tensor, labels: Tensor, prior: float = PRIOR, max_steps: int = 100) -> Tensor:
