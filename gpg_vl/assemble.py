@@ -179,7 +179,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
         parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe.evaluation, recipe.rollout.max_new_tokens,
         recipe.run.seed,
     )  # fmt: skip
-    learner = _build_learner(parts)
+    learner = _build_learner(parts, learned)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
@@ -194,11 +194,11 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     )
 
 
-def _build_learner(parts: _Parts) -> Learner:
+def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient)
     if accelerator.num_processes > 1:
         stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")

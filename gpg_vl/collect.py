@@ -151,8 +151,12 @@ class Collector:
         """
         scored = run_together(partial(self._scorer.score, rolled))
         groups = add_parts(self._parts, scored, self._recipe.rewards.weights)
-        run_together(lambda: [self._objective.check_rewards(group) for group in groups])
+        run_together(partial(self._check_rewards, groups))
         return groups
+
+    def _check_rewards(self, groups: Sequence[ScoredGroup]) -> None:
+        for group in groups:
+            self._objective.check_rewards(group)
 
     def _refuse_failed_draw(self, scored: Sequence[ScoredGroup]) -> None:
         """

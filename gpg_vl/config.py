@@ -262,6 +262,8 @@ class ObjectiveConfig:
         mask_unfinished: dapo leaves completions that were cut off out of the loss
         discriminator_width: units of gapo's discriminator
         discriminator_rate: its learning rate
+        discriminator_gradient: score: its part is in the reward; relaxed: it is followed through relaxed samples
+        relaxed_temperature: of these samples; smaller is less biased and varies more
         spectral_norm: divide each of its matrices by its largest singular value
         beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
         max_draws: maximum number of draws per step, including the first
@@ -291,13 +293,15 @@ class ObjectiveConfig:
     mask_unfinished: bool | None = None
     discriminator_width: int | None = None
     discriminator_rate: float | None = None
+    discriminator_gradient: Literal["score", "relaxed"] | None = None
+    relaxed_temperature: float | None = None
     spectral_norm: bool | None = None
     beta_th: float | None = None
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
         not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
-        positive = ("max_ratio", "beta", "eta", "discriminator_rate")
+        positive = ("max_ratio", "beta", "eta", "discriminator_rate", "relaxed_temperature")
         at_least_one = ("completions_per_pass", "max_length", "max_draws", "discriminator_width")
         for names, is_valid, condition in (
             (not_negative, lambda value: value >= 0, "must not be negative"),

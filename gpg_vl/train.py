@@ -130,7 +130,7 @@ class Loop:
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
         part = self._stages.gold_part
-        return None if part is None else partial(part.restore, part.learn(step, collected.groups))
+        return None if part is None else partial(part.commit, part.learn(step, collected.groups))
 
     def _has_updates_left(self) -> bool:
         return self._rollout is not None and not self._rollout.is_used_up

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.records import ScoredGroup
+from gpg_vl.records import Prompt, ScoredGroup
 from gpg_vl.update.reference import InitialModel
 
 
@@ -45,6 +47,7 @@ class GoldLikeness:
         accelerator: Accelerator,
     ):
         config = objective.config
+        self.is_in_total = config.discriminator_gradient == "score"
         self._recipe = recipe
         self._initial = initial
         self._gold = gold
@@ -64,13 +67,29 @@ class GoldLikeness:
         """One step on the gold and one sampled completion of each group of all ranks. All ranks together.
 
         Returns:
-            the state after it, for ``restore``; until then the network stays as it was
+            the state after it, for ``commit``; until then the network stays as it was
         """
         with whole_weights(self._accelerator):
             examples = gather_object(run_together(lambda: [self._example(step, group) for group in groups]))
             updated = run_together(lambda: [self._update(examples)] if self._accelerator.is_main_process else [])
-        self._prompts = {}
         return gather_object(updated)[0]
+
+    def commit(self, state: Mapping[str, Tensor]) -> None:
+        """Goes over to the state that ``learn`` returned; the step's prompts are done with."""
+        self.restore(state)
+        self._prompts = {}
+
+    def prompt_state(self, prompt: Prompt) -> Tensor:
+        """[H], of a prompt that was measured in this step."""
+        return self._prompts[id(prompt)]
+
+    @contextmanager
+    def judging(self, device: torch.device) -> Iterator[tuple[Discriminator, Tensor]]:
+        """Within, the network as it scores, and the embedding [V, H] of the initial model, on a device."""
+        with self._initial.running() as adapter:
+            table = adapter.model.get_input_embeddings().weight.detach().to(device).float()
+        network = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
+        yield network.to(device), table
 
     def state(self) -> dict[str, Tensor]:
         """Network and optimizer, by name."""

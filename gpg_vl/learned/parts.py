@@ -13,8 +13,9 @@ from gpg_vl.config import Recipe
 from gpg_vl.learned.features import read_completions
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.head import load_head
+from gpg_vl.learned.relaxed_gradient import RelaxedGradient
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.objectives.base import Objective
+from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.gold import GoldCompletions
@@ -26,6 +27,8 @@ class LearnedPart(Protocol):
     """One part. All ranks call it together, each with its own groups."""
 
     name: str
+    is_in_total: bool
+    """Whether it counts in the reward that advantages are made of; else it is only logged."""
 
     def measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
         """In [0, 1], [G] by group."""
@@ -35,6 +38,7 @@ class Preference:
     """How the head of ``rewards.preference`` sees a completion, on the hidden states of the initial model."""
 
     name = "preference"
+    is_in_total = True
 
     def __init__(self, recipe: Recipe, initial: InitialModel, accelerator: Accelerator):
         self._head = load_head(Path(str(recipe.rewards.preference)), recipe.model)
@@ -59,6 +63,7 @@ class LearnedParts:
 
     fixed: tuple[LearnedPart, ...] = ()
     gold: GoldLikeness | None = None  # which learns on
+    gradient: RelaxedGradient | None = None  # of ``gold``, where that is followed through relaxed samples
 
     @property
     def all(self) -> tuple[LearnedPart, ...]:
@@ -78,8 +83,13 @@ def build_parts(
         return LearnedParts()
     initial = InitialModel(recipe, adapter, accelerator)
     fixed = (Preference(recipe, initial, accelerator),) if has_preference else ()
-    learning = GoldLikeness(recipe, objective, initial, gold, accelerator) if objective.has_discriminator else None
-    return LearnedParts(fixed, learning)
+    if not objective.has_discriminator:
+        return LearnedParts(fixed)
+    learning = GoldLikeness(recipe, objective, initial, gold, accelerator)
+    if learning.is_in_total:
+        return LearnedParts(fixed, learning)
+    temperature = given(objective.config.relaxed_temperature)
+    return LearnedParts(fixed, learning, RelaxedGradient(recipe, learning, adapter, temperature))
 
 
 def add_parts(
@@ -92,7 +102,7 @@ def add_parts(
     """
     added = list(groups)
     for part in parts:
-        weight = weights.get(part.name, 1.0)
+        weight = weights.get(part.name, 1.0) if part.is_in_total else 0.0
         pairs = zip(added, part.measure(groups), strict=True)
         added = [replace(group, rewards=_add(part.name, weight, group, values)) for group, values in pairs]
     return added

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 
@@ -18,7 +19,7 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.update.gradient import accumulate_gradient, take_step
-from gpg_vl.update.layouts import build_layout
+from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
@@ -29,10 +30,33 @@ from gpg_vl.update.self_check import check_packing
 from gpg_vl.update.shift import completion_shifts
 
 
+class FurtherGradient(Protocol):
+    def accumulate(self, layout: Layout, groups: Sequence[TrainingGroup], num_sequences: int, step: int) -> float:
+        """Adds this rank's part of a gradient to the layout's, which every rank has whole; its part of the loss.
+
+        Args:
+            num_sequences: completions that were sampled, over all ranks
+        """
+
+
 class Learner:
     """Owns the optimizer, and the reference model where the objective needs one."""
 
-    def __init__(self, recipe: Recipe, objective: Objective, adapter: Adapter, accelerator: Accelerator):
+    def __init__(
+        self,
+        recipe: Recipe,
+        objective: Objective,
+        adapter: Adapter,
+        accelerator: Accelerator,
+        beside: FurtherGradient | None = None,
+    ):
+        """
+        Args:
+            beside: a loss that is followed together with the objective's
+
+        Raises:
+            ValueError: the layout does not let each rank add gradients of its own
+        """
         self._recipe = recipe
         self._objective = objective
         self._adapter = adapter
@@ -44,6 +68,9 @@ class Learner:
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
+        self._beside = beside
+        if beside is not None and self.layout.needs_equal_passes:
+            raise ValueError("objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1; set it to score")
 
     @property
     def optimizer(self) -> Any:
@@ -76,6 +103,9 @@ class Learner:
             self.layout, self.groups, denominator, self._recipe.update, self._adapter, self._accelerator
         )
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
+        if self._beside is not None:
+            further = partial(self._beside.accumulate, self.layout, self.groups, batch.totals.sequences, rollout.step)
+            loss += run_together(further)
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
             **asdict(passes)

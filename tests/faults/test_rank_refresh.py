@@ -12,7 +12,7 @@ from gpg_vl.run.run_log import read_metrics
 from tests.support.tiny_runs import assert_equal_runs, fork_ranks, join_ranks, train_words, write_recipe_folder
 
 SECONDS = 200  # of a run on two ranks that ought to take 20, on a busy machine
-REFRESH = {"trigger": "shift", "threshold": 0.03, "max_uses": 4}
+REFRESH = {"trigger": "shift", "threshold": 0.15, "max_uses": 4}
 
 pytestmark = pytest.mark.faults
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
     keys = {
         "rollout": {"refresh": REFRESH},
         "objective": {"name": "grpo", "beta_th": 0.0},
-        "update": {"learning_rate": 3e-4, "schedule": "constant"},
+        "update": {"learning_rate": 1e-5, "schedule": "constant"},
         "run": {"steps": 6, "save_every": 1},
     }
     return write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], keys)
@@ -45,10 +45,8 @@ def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str
     assert 1 < len({step for step, _ in decisions}) < 6, "some rollouts are used again, some are not"
     for one, other in zip(alone, both, strict=True):
         assert other["rollout"].get("shift") == pytest.approx(one["rollout"].get("shift"), rel=1e-3)
-    for cut in (1, 3):
-        shutil.rmtree(folder / "cut", ignore_errors=True)
-        shutil.copytree(folder / "both", folder / "cut")
-        for step in range(cut + 1, 7):
-            shutil.rmtree(folder / f"cut/checkpoint-{step}")
-        run_ranks(folder, "cut", deepspeed, 2)
-        assert_equal_runs(folder / "both", folder / "cut")
+    shutil.copytree(folder / "both", folder / "cut")
+    for step in range(2, 7):
+        shutil.rmtree(folder / f"cut/checkpoint-{step}")
+    run_ranks(folder, "cut", deepspeed, 2)
+    assert_equal_runs(folder / "both", folder / "cut")

@@ -72,11 +72,11 @@ def test_it_learns_what_is_gold_and_only_when_it_is_told(adapter: QwenVLAdapter,
     first = part.measure(groups)
     lesson = part.learn(1, groups)
     assert part.measure(groups) == first, "the groups of a step are all scored by one discriminator"
-    part.restore(lesson)
+    part.commit(lesson)
     assert part.measure(groups) != first
     for step in range(2, 60):
         part.measure(groups)
-        part.restore(part.learn(step, groups))
+        part.commit(part.learn(step, groups))
     assert all(value < 0.2 for group in part.measure(groups) for value in group)
     written = [part._gold.write(g.prompt.sample, g.prompt.text, g.prompt.views) for g in groups]
     gold = [ScoredGroup(g.prompt, (each,), g.rewards[:1]) for g, each in zip(groups, written, strict=True)]
@@ -88,11 +88,11 @@ def test_it_goes_on_from_its_state(adapter: QwenVLAdapter, make_part: MakePart) 
     groups = make_groups(adapter)
     part, other = make_part(), make_part()
     part.measure(groups)
-    part.restore(part.learn(1, groups))
+    part.commit(part.learn(1, groups))
     other.restore(part.state())
     for each in (part, other):
         each.measure(groups)
-        each.restore(each.learn(2, groups))
+        each.commit(each.learn(2, groups))
     found, expected = other.state(), part.state()
     assert found.keys() == expected.keys() and any(name.startswith("optimizer/") for name in found)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

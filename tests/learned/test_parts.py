@@ -33,6 +33,7 @@ def make_group(adapter: QwenVLAdapter, seed: int = 0) -> ScoredGroup:
 
 class Fixed:
     name = "fixed"
+    is_in_total = True
 
     def measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
         return [[0.25, 0.5, 0.75] for _ in groups]
@@ -46,6 +47,14 @@ def test_a_part_is_added_with_its_weight_where_scoring_succeeded(load: LoadModel
         assert [each.parts.get("fixed") for each in found.rewards] == [0.25, None, 0.75]
         assert found.completions is group.completions
     assert add_parts([], [group], {}) == [group]
+
+
+def test_a_part_that_is_followed_otherwise_is_only_logged(load: LoadModel) -> None:
+    group, part = make_group(load()), Fixed()
+    part.is_in_total = False
+    [found] = add_parts([part], [group], {"fixed": 3.0})
+    assert [each.total for each in found.rewards] == [1.0, 0.0, 0.2]
+    assert [each.parts.get("fixed") for each in found.rewards] == [0.25, None, 0.75]
 
 
 def build(adapter: QwenVLAdapter, recipe: Recipe) -> LearnedParts:

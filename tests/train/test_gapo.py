@@ -16,6 +16,7 @@ from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
 from gpg_vl.update.learner import Learner
 from tests.support.messages import naming
+from tests.support.scripted_rewards import score_by
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import assert_equal_checkpoints, sampled, without_seconds
 
@@ -28,6 +29,7 @@ GAPO: dict[str, Any] = {
     "run.save_every": 1,
     "update.schedule": "constant",
 }
+RELAXED = {"objective.discriminator_gradient": "relaxed", "objective.spectral_norm": True}
 STATE = "training_state/discriminator.safetensors"
 
 
@@ -41,7 +43,7 @@ def test_the_discriminator_is_a_part_of_the_reward_that_learns(
     assert len({state["network/carry"].numpy().tobytes() for state in states}) == 4
 
 
-@pytest.mark.parametrize("keys", [{}, {"update.epochs_per_rollout": 2}, {"objective.spectral_norm": True}])
+@pytest.mark.parametrize("keys", [{}, {"update.epochs_per_rollout": 2}, RELAXED])
 def test_a_run_goes_on_bit_for_bit(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
 ) -> None:
@@ -75,6 +77,24 @@ def test_a_signal_after_it_has_learned_costs_nothing(
         with pytest.raises(Interrupted):
             train(make_recipe(**keys))
     assert_equal_checkpoints(whole, train(make_recipe(**keys)))
+
+
+def test_relaxed_samples_are_followed_where_all_rewards_are_equal(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is logged and not in the reward, so the score function has nothing to follow."""
+    score_by(monkeypatch, lambda sample, text: 0.5)
+    train(make_recipe(**GAPO | RELAXED, run__steps=1))
+    [row] = read_metrics(tmp_path / "run")
+    assert row["reward"] == 0.5 and 0 < row["parts"]["discriminator"] < 1
+    assert row["trained_groups"] == 4 and row["update"]["grad_norm"] > 0
+    assert row["update"]["loss"] == pytest.approx(-0.5 * row["parts"]["discriminator"], rel=1e-4)
+
+
+@pytest.mark.parametrize("key", ["update.epochs_per_rollout", "update.groups_per_update"])
+def test_relaxed_samples_are_followed_once(make_recipe: MakeRecipe, key: str) -> None:
+    with pytest.raises(ValueError, match=naming("objective.discriminator_gradient", key.split(".")[1])):
+        train(make_recipe(**GAPO | RELAXED | {key: 2}))
 
 
 def test_rows_without_a_gold_completion_are_refused_before_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_the_log_probs_of_the_shift_are_those_of_the_update(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are measured once; forgotten, they are measured again, with the same result."""
-    keys = refresh_keys(0.05, **{"update.learning_rate": 2e-4})
+    keys = refresh_keys(0.15, **{"update.learning_rate": 1e-5})
     measured = []
     measure = Learner._measure
     monkeypatch.setattr(Learner, "_measure", lambda *words: measured.append(1) or measure(*words))
@@ -190,7 +190,7 @@ def test_the_log_probs_of_the_shift_are_those_of_the_update(
 
 def test_a_run_with_a_refresh_goes_on_bit_for_bit(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
     """Whether to draw again is decided after the resume, from the same log-probs."""
-    keys = refresh_keys(0.05, **{"update.learning_rate": 2e-4, "run.save_every": 1})
+    keys = refresh_keys(0.15, **{"update.learning_rate": 1e-5, "run.save_every": 1})
     whole = train(make_recipe(**keys, run__output_dir=str(tmp_path / "whole")))
     assert 0 < read_metrics(tmp_path / "whole")[-1]["rollout"]["saved"] < 4, "both decisions are made"
     for cut in (1, 2, 3, 4):
@@ -264,7 +264,7 @@ def test_a_refresh_is_for_objectives_that_correct_for_the_shift(make_recipe: Mak
         ({"rollout.refresh": {"threshold": 0}}, "rollout.refresh.threshold"),
         ({"rollout.refresh": {"threshold": 0.1, "max_uses": 1}}, "rollout.refresh.max_uses"),
         ({"rollout.refresh": {"max_uses": 3}, "update.epochs_per_rollout": 3}, "rollout.refresh.max_uses"),
-        ({"rollout.refresh": {"trigger": "clock"}}, "refresh"),
+        ({"rollout.refresh": {"trigger": "clock"}}, "rollout.refresh"),
     ],
 )
 def test_a_refresh_that_means_nothing_is_refused(make_recipe: MakeRecipe, keys: dict[str, Any], name: str) -> None:
