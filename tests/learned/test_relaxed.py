@@ -118,3 +118,42 @@ def spread(estimates: Tensor) -> float:
 def bias(estimates: Tensor, exact: Tensor) -> float:
     """Of the mean, over the size of the gradient."""
     return float((estimates.mean(0) - exact).norm() / exact.norm())
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum() / a.norm() / b.norm())
+
+
+def test_without_spectral_normalisation_the_variance_explodes_with_length() -> None:
+    """By the gradient of a relaxed sample; with it, the variance is the same at any length."""
+    lengths = (3, 6, 24, 48)
+    free, bounded = (
+        [spread(Chain(length, spectral_norm, gain=4).by_relaxation(400)) for length in lengths]
+        for spectral_norm in (False, True)
+    )
+    by_score = [spread(Chain(length, spectral_norm=True, gain=4).by_score(400)) for length in lengths]
+    print(f"variance at {lengths}: free {free}, bounded {bounded}, score function {by_score}")
+    assert free[2] > 100 * free[1] and free[3] > 1e4 * free[2]
+    assert max(bounded) < 2 * min(bounded)
+    assert by_score[3] > 10 * by_score[0], "the score function's grows with the number of tokens"
+
+
+def test_what_the_relaxation_is_off_and_what_it_saves() -> None:
+    """Against the score function, which is unbiased, on a chain of five tokens whose gradient is computed exactly."""
+    chain, count = Chain(5, spectral_norm=True), 20_000
+    exact = chain.exact()
+    scores = chain.by_score(count)
+    error = float(scores.var(0).sum() / count) ** 0.5 / float(exact.norm())
+    assert bias(scores, exact) < 3 * error, "unbiased but for the error of the mean"
+    relative = float(exact.norm()) ** 2
+    print(f"score function: variance {spread(scores) / relative:.3f}")
+    found = {}
+    for temperature in (0.3, 1.0, 2.0):
+        relaxed = chain.by_relaxation(count, temperature)
+        found[temperature] = (bias(relaxed, exact), spread(relaxed) / relative)
+        angle = cosine(relaxed.mean(0), exact)
+        print(f"{temperature}: bias and variance {found[temperature]}, cosine {angle:.3f}")
+        assert 0.5 < found[temperature][0] < 1, "the bias is large"
+        assert angle > 0.5, "and mostly one of size"
+        assert spread(relaxed) < spread(scores) / 5
+    assert found[0.3][0] < found[1.0][0] < found[2.0][0] and found[0.3][1] > found[1.0][1] > found[2.0][1]
