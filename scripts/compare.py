@@ -266,33 +266,38 @@ def write_table(rows: Sequence[Row]) -> str:
 
 
 def draw_figure(rows: Sequence[Row], runs: dict[str, list[Run]], path: Path) -> None:
-    """Reward by step, held-out score, seconds and memory; a colour for each objective."""
+    """Reward by rollout, held-out score, seconds and memory; in all four, each objective has its colour."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    colours = {row.objective: f"C{number % 10}" for number, row in enumerate(rows)}
-    for row in rows:
-        curves = [
-            _smooth([m["reward"] for m in read_metrics(run.folder) if "reward" in m]) for run in runs[row.objective]
-        ]
-        length = min(map(len, curves))
-        mean = [statistics.fmean(curve[step] for curve in curves) for step in range(length)]
-        style = "-" if int(colours[row.objective][1:]) == rows.index(row) else "--"
-        axes[0, 0].plot(range(1, length + 1), mean, style, color=colours[row.objective], label=row.objective)
-    axes[0, 0].set(title="training reward, mean over seeds", xlabel="rollout")
-    axes[0, 0].legend(fontsize="small", ncols=2)
     names = [row.objective for row in rows]
-    means = [row.scores["mean"] for row in rows]
-    widths = [each.half_width or 0.0 for each in means]
-    axes[0, 1].errorbar([each.mean for each in means], names, xerr=widths, fmt="o", capsize=3)
-    axes[0, 1].set(title="held-out score, 95 % interval over seeds")
-    axes[0, 1].invert_yaxis()
-    axes[1, 0].barh(names, [row.step_seconds for row in rows])
+    colours = [f"C{number % 10}" for number in range(len(rows))]
+    for number, row in enumerate(rows):
+        style = "-" if number < 10 else "--"
+        mean = _mean_reward(runs[row.objective])
+        axes[0, 0].plot(range(1, len(mean) + 1), mean, style, color=colours[number], label=row.objective)
+        estimate, scores = row.scores["mean"], [read_scores(run)["mean"] for run in runs[row.objective]]
+        axes[0, 1].errorbar(
+            [estimate.mean], [row.objective], xerr=[estimate.half_width or 0.0], fmt="o", capsize=3,
+            color=colours[number],
+        )  # fmt: skip
+        axes[0, 1].plot(scores, [row.objective] * len(scores), "|", color=colours[number], markersize=12)
+    axes[0, 0].set(title="training reward, mean over seeds and 10 rollouts", xlabel="rollout")
+    axes[0, 0].legend(fontsize="small", ncols=2)
+    axes[0, 1].set(title="held-out score of each seed, mean with 95 % interval")
+    axes[1, 0].barh(names, [row.step_seconds for row in rows], color=colours)
     axes[1, 0].set(title="seconds for a step, median")
-    axes[1, 0].invert_yaxis()
-    axes[1, 1].barh(names, [row.memory_gib or 0.0 for row in rows])
+    axes[1, 1].barh(names, [row.memory_gib or 0.0 for row in rows], color=colours)
     axes[1, 1].set(title="peak memory of the process, GiB")
-    axes[1, 1].invert_yaxis()
+    for each in axes.flat[1:]:
+        each.invert_yaxis()
+        each.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _mean_reward(runs: Sequence[Run]) -> list[float]:
+    """Of each rollout, as far as all runs got."""
+    curves = [_smooth(_rewards(read_metrics(run.folder))) for run in runs]
+    return [statistics.fmean(values) for values in zip(*curves, strict=False)]
 
 
 def _smooth(values: Sequence[float], width: int = 10) -> list[float]:

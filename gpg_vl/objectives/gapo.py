@@ -47,7 +47,7 @@ class Gapo(RatioObjective):
         if is_reused and self.is_relaxed:
             raise ValueError(
                 "objective.discriminator_gradient: relaxed samples are those of the policy that drew them; leave out "
-                "update.epochs_per_rollout, groups_per_update and rollout.refresh, or set it to score"
+                "update.epochs_per_rollout, update.groups_per_update and rollout.refresh, or set it to score"
             )
 
     @property

@@ -29,7 +29,7 @@ def test_it_is_the_written_formula(spectral_norm: bool) -> None:
         state = torch.tanh(matrix(network.of_prompt) @ (prompt / prompt.norm()))
         for token in row[:length]:
             state = torch.tanh(matrix(network.carry) @ state + matrix(network.of_token) @ (token / token.norm()))
-        expected.append(float(matrix(network.judge) @ state + network.bias))
+        expected.append((matrix(network.judge) @ state + network.bias).item())
     assert network(prompts, tokens, torch.tensor(lengths)).tolist() == pytest.approx(expected, abs=1e-5)
 
 
