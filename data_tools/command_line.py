@@ -13,6 +13,7 @@ from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.processes.text_encoding import use_utf8
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
@@ -95,8 +96,8 @@ def read_model(options: Namespace) -> ModelConfig | None:
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Maps kit fields to columns, from words such as ``question=problem``.
+def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None]:
+    """Maps kit fields to columns, from words such as ``question=problem`` and ``images=left,right``.
 
     Raises:
         ValueError: a word does not have that form, or names no field
@@ -105,7 +106,8 @@ def read_columns(words: Sequence[str]) -> dict[str, str]:
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return columns
+    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
+    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
 
 
 def count(text: str) -> int:
@@ -117,6 +119,8 @@ def count(text: str) -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) each print one line."""
+    if sys.modules["__main__"].__package__ == __package__:  # python -m data_tools.NAME
+        use_utf8()
     try:
         with INTERRUPTS.raising():
             return command()

@@ -12,7 +12,7 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +60,7 @@ class TrainingState:
     all_done_step: int | None  # step at which all of them had
     counters: dict[str, int]
     data: list[str]  # a digest of the rows of each training source
+    pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
 
 
 def save_checkpoint(
@@ -172,21 +173,21 @@ def load_state(folder: Path) -> TrainingState:
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
-    return TrainingState(**json.loads(path.read_text()))
+    return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
     """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
     path = folder / STATE_FOLDER / _random_file(rank)
     if path.is_file():
-        restore_random_state(json.loads(path.read_text()))
+        restore_random_state(json.loads(path.read_text(encoding="utf-8")))
     return path.is_file()
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
     """Libraries whose version has changed since the checkpoint was written, with both versions."""
     now = library_versions()
-    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
+    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text(encoding="utf-8"))
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
@@ -215,7 +216,7 @@ def _random_file(rank: int) -> str:
 
 
 def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1))
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _replace(partial: Path, final: Path) -> None:

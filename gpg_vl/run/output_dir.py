@@ -19,6 +19,7 @@ from gpg_vl.models.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 
 LOCK_FILE = ".lock"
@@ -51,7 +52,7 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
     folder = Path(recipe.run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+")
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
     with lock:
@@ -126,7 +127,8 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    saved, now = _with_defaults(read_recipe(checkpoint / RECIPE_FILE)), recipe.to_plain()
+    now = recipe.to_plain()
+    saved = spelled_as(_with_defaults(read_recipe(checkpoint / RECIPE_FILE)), now)
     if saved["objective"]["name"] == recipe.objective.name:
         saved, now = _with_objective_values(saved), _with_objective_values(now)
     for key, (old, new) in changed_keys(saved, now).items():

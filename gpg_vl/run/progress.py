@@ -22,6 +22,7 @@ class Progress:
 
     run: RunConfig
     data: list[str]  # a digest of the rows of each training source
+    pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
     step: int = 0  # finished optimizer steps
     saved_step: int = 0  # of the last checkpoint
     stream: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Progress:
         return cls(
             run,
             state.data,
+            pins=state.pins,
             step=state.step,
             saved_step=state.step,
             stream=state.stream,
@@ -68,6 +70,7 @@ class Progress:
                 "saved_rollouts": self.saved_rollouts,
             },
             data=self.data,
+            pins=self.pins,
         )
 
     @property

@@ -50,7 +50,7 @@ class RunLog:
         if self._is_silent:
             return
         self.latest |= {"step": step, **metrics}
-        with _named_errors(self._metrics_path), self._metrics_path.open("a") as file:
+        with _named_errors(self._metrics_path), self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:
             with _named_errors(Path(self._tensorboard.log_dir)):
@@ -114,7 +114,7 @@ def _open_text(path: Path) -> TextIO:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

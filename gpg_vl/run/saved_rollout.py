@@ -63,7 +63,7 @@ def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
 
 def write_rollout(packed: Packed, folder: Path) -> None:
     plain, features = packed
-    (folder / ROLLOUT_FILE).write_text(json.dumps(plain))
+    (folder / ROLLOUT_FILE).write_text(json.dumps(plain), encoding="utf-8")
     if features:
         save_file(features, folder / FEATURES_FILE)
 
@@ -78,7 +78,7 @@ def read_rollout(
     """
     if not (folder / ROLLOUT_FILE).is_file():
         return None
-    plain = json.loads((folder / ROLLOUT_FILE).read_text())
+    plain = json.loads((folder / ROLLOUT_FILE).read_text(encoding="utf-8"))
     features = load_file(folder / FEATURES_FILE) if (folder / FEATURES_FILE).is_file() else {}
     samples = _find_samples({each["prompt"]["id"] for each in plain["groups"]}, sources)
     batches = [UpdateBatch([], StepTotals(*totals)) for totals in plain["totals"]]

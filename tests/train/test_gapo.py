@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from data_tools.generate import draw_samples
+from gpg_vl.data.sources import write_parquet
 from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
@@ -98,10 +101,9 @@ def test_relaxed_samples_are_followed_once(make_recipe: MakeRecipe, key: str) ->
 
 
 def test_rows_without_a_gold_completion_are_refused_before_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        "from gpg_vl.tasks.counting import Counting\n\n"
-        "class Mute(Counting):\n    def gold(self, sample, views):\n        return '<|im_end|>'\n"
-    )
+    [sample] = draw_samples("counting", 1, seed=0)
+    rows = tmp_path / "rows.parquet"
+    write_parquet([replace(sample, meta={"reasoning": "three <|im_end|> and one"})], rows)
     with pytest.raises(ValueError, match=naming("row 1", "<|im_end|>")):
-        train(make_recipe(**GAPO, task=f"{tmp_path}/own.py:Mute"))
+        train(make_recipe(**GAPO | {"data.train": [str(rows)]}))
     assert not (tmp_path / "run/metrics.jsonl").exists()
