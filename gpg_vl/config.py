@@ -149,6 +149,10 @@ class PromptConfig:
         _require(ok, "prompt.template has no {question}; insert it where the row's question belongs")
 
 
+HEAD_FILE = "head.safetensors"
+"""In a folder that ``rewards.preference`` names."""
+
+
 @dataclass(frozen=True)
 class RewardsConfig:
     """The reward.

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import HEAD_FILE, ModelConfig
 from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 from gpg_vl.learned.preferences import Scale
 from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.preflight.pins import digest_model
 
-HEAD_FILE = "head.safetensors"
 INFO_FILE = "preference.json"
 
 
@@ -72,18 +72,18 @@ def load_head(folder: Path, model: ModelConfig) -> PreferenceHead:
         raise ValueError(
             f"rewards.preference: {folder} has no preference head ({reason}); write one with gpg-vl prefer"
         ) from error
-    now = _reading(model)
-    different = [key for key, value in info["model"].items() if value != now.get(key)]
-    if different:
-        key = different[0]
+    now, then = _reading(model), info["model"]
+    if different := [key for key in now if key != "path" and now[key] != then.get(key)]:
+        key = "path" if different[0] == "digest" else different[0]
         raise ValueError(
-            f"rewards.preference: {folder} was fitted with model.{key} {info['model'][key]}, and the recipe has "
-            f"{now.get(key)}; fit it again with gpg-vl prefer and this recipe"
+            f"rewards.preference: {folder} was fitted with model.{key} {then.get(key)}, and the recipe has {now[key]}; "
+            "fit it again with gpg-vl prefer and this recipe"
         )
     return PreferenceHead(tensors["weight"], float(tensors["offset"]))
 
 
 def _reading(model: ModelConfig) -> dict[str, Any]:
-    """What hidden states depend on."""
-    path = Path(resolve_model_path(model.path)).resolve()
-    return {"path": str(path), "min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    """What hidden states depend on; the path is only what the model is called."""
+    path = resolve_model_path(model.path)
+    digest = digest_model(Path(path))
+    return {"path": path, "digest": digest, "min_pixels": model.min_pixels, "max_pixels": model.max_pixels}

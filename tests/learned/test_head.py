@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_a_head_of_other_states_is_refused(tmp_path: Path, model_folders: dict[s
         load_head(tmp_path, other)
     with pytest.raises(ValueError, match=naming("rewards.preference", "model.max_pixels", "50176")):
         load_head(tmp_path, ModelConfig(path=model.path, max_pixels=50176))
+    moved = shutil.copytree(model.path, tmp_path / "moved")
+    load_head(tmp_path, ModelConfig(path=str(moved)))
     with pytest.raises(ValueError, match=naming("rewards.preference", "gone", "gpg-vl prefer")):
         load_head(tmp_path / "gone", model)
     (tmp_path / "head.safetensors").write_bytes(b"x")
