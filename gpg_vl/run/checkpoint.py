@@ -34,7 +34,7 @@ from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
-from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
+from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
@@ -99,10 +99,7 @@ def save_checkpoint(
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
-        if packed is not None:
-            _on_main(lambda: write_rollout(packed, training_state))
-        if learned is not None:
-            _on_main(lambda: save_file(dict(learned), training_state / LEARNED_FILE))
+        _on_main(lambda: _write_if_any(packed, learned, training_state))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
@@ -111,6 +108,13 @@ def save_checkpoint(
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
+
+
+def _write_if_any(rollout: Packed | None, learned: Mapping[str, Tensor] | None, folder: Path) -> None:
+    if rollout is not None:
+        write_rollout(rollout, folder)
+    if learned is not None:
+        save_file(dict(learned), folder / LEARNED_FILE)
 
 
 def _on_main(write: Callable[[], None]) -> None:
