@@ -94,10 +94,10 @@ class Learner:
         batch = rollout.next_batch
         if batch.totals.trained_groups == 0:
             return None
-        measures = bool(self._objective.needs) and not rollout.is_fresh and not rollout.current
+        measures = bool(self._objective.needs) and not rollout.is_fresh and rollout.current is None
         with self._whole_weights(measures or not self._is_checked):
             log_probs, self.groups = run_together(lambda: self._prepare_groups(rollout))
-        rollout.current = {}
+        rollout.current = None
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
             self.layout, self.groups, denominator, self._recipe.update, self._adapter, self._accelerator
@@ -164,7 +164,7 @@ class Learner:
         groups = rollout.next_batch.groups
         if rollout.is_fresh:
             return [given(each.old) for each in groups]
-        if rollout.current:
+        if rollout.current is not None:
             return [rollout.current[id(each.group)] for each in groups]
         return self._measure([each.group for each in groups])
 

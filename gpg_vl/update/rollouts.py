@@ -5,7 +5,7 @@ Mini-batches are whole groups, in the order in which all ranks drew them, so the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import Accelerator
 
@@ -43,7 +43,7 @@ class Rollout:
     batches: list[UpdateBatch]
     num_updates: int
     num_done: int = 0
-    current: dict[int, GroupLogProbs] = field(default_factory=dict)  # by id() of a group, until the next update
+    current: dict[int, GroupLogProbs] | None = None  # by id() of a group, from the shift's measure to the next update
 
     @property
     def next_batch(self) -> UpdateBatch:

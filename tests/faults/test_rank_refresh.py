@@ -19,7 +19,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
-    """Runs of six steps whose policy crosses the threshold now and then; three groups, so ranks differ in how many."""
+    """Runs of six steps whose policy crosses the threshold now and then."""
     keys = {
         "rollout": {"refresh": REFRESH},
         "objective": {"name": "grpo", "beta_th": 0.0},
@@ -35,10 +35,12 @@ def run_ranks(folder: Path, name: str, deepspeed: str, num: int, words: Sequence
 
 
 @pytest.mark.timeout(4 * SECONDS)
-@pytest.mark.parametrize("deepspeed", ["zero0", "zero3"])
-def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str) -> None:
-    run_ranks(folder, "alone", "zero0", 1)
-    run_ranks(folder, "both", deepspeed, 2)
+@pytest.mark.parametrize(("deepspeed", "num_prompts"), [("zero0", 3), ("zero3", 1)])
+def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str, num_prompts: int) -> None:
+    """Also where one of them has no group: it gathers the weights with the other."""
+    words = ["--rollout.prompts_per_step", str(num_prompts)]
+    run_ranks(folder, "alone", "zero0", 1, words)
+    run_ranks(folder, "both", deepspeed, 2, words)
     alone, both = (read_metrics(folder / name) for name in ("alone", "both"))
     decisions = [(row["rollout"]["step"], row["rollout"]["uses"]) for row in alone]
     assert [(row["rollout"]["step"], row["rollout"]["uses"]) for row in both] == decisions
@@ -48,5 +50,5 @@ def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str
     shutil.copytree(folder / "both", folder / "cut")
     for step in range(2, 7):
         shutil.rmtree(folder / f"cut/checkpoint-{step}")
-    run_ranks(folder, "cut", deepspeed, 2)
+    run_ranks(folder, "cut", deepspeed, 2, words)
     assert_equal_runs(folder / "both", folder / "cut")

@@ -179,7 +179,7 @@ def test_the_log_probs_of_the_shift_are_those_of_the_update(
 
     def forget(learner: Learner, rollout: Rollout) -> float:
         shift = measure_shift(learner, rollout)
-        rollout.current = {}
+        rollout.current = None
         return shift
 
     monkeypatch.setattr(Learner, "measure_shift", forget)
