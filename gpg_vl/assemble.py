@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
+from gpg_vl.learned.gold_part import GoldLikeness
+from gpg_vl.learned.parts import LearnedParts, build_parts
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
@@ -30,7 +33,14 @@ from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
-from gpg_vl.run.checkpoint import STATE_FOLDER, changed_versions, load_optimizer, load_random_state, load_state
+from gpg_vl.run.checkpoint import (
+    LEARNED_FILE,
+    STATE_FOLDER,
+    changed_versions,
+    load_optimizer,
+    load_random_state,
+    load_state,
+)
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
 from gpg_vl.run.random_state import seed_everything
@@ -55,6 +65,7 @@ class Stages:
     learner: Learner
     evaluator: Evaluator
     eval_rows: Sequence[EvaluationRow]  # empty if there is no validation
+    gold_part: GoldLikeness | None  # the part of the reward that learns on, if any
     rollout: Rollout | None  # which the run stopped in the middle of
     progress: Progress
     log: RunLog
@@ -156,7 +167,7 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
 
 def _check_rows(parts: _Parts) -> list[SourceReport]:
     recipe = parts.recipe
-    gold = parts.gold if parts.objective.imitates_gold else None
+    gold = parts.gold if parts.objective.imitates_gold or parts.objective.has_discriminator else None
     reports = check_all_rows(recipe, parts.checked, parts.prompts, parts.eval_prompts, parts.adapter, gold)
     run_on_main(lambda: show_rows(reports, Path(recipe.run.output_dir)))
     return reports
@@ -173,27 +184,32 @@ def _build_stages(
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
     engine = build_engine(recipe.rollout, adapter, parts.accelerator)
+    learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
     collector = Collector(
-        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
-    )
+        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator,
+        learned.all,
+    )  # fmt: skip
     evaluator = Evaluator(parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe)
-    learner = _build_learner(parts)
+    learner = _build_learner(parts, learned)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
         progress = _resume(parts, checkpoint, learner, stream)
+        _restore_learned(learned, checkpoint)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
-    return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, rollout, progress, log)
+    return Stages(
+        adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, learned.gold, rollout, progress, log
+    )
 
 
-def _build_learner(parts: _Parts) -> Learner:
+def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient)
     if accelerator.num_processes > 1:
         stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
@@ -222,6 +238,11 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
 def _restore_rollout(parts: _Parts, checkpoint: Path) -> Rollout | None:
     folder, sources, ranks = checkpoint / STATE_FOLDER, parts.checked[0].sources, parts.accelerator
     return run_together(lambda: read_rollout(folder, sources, parts.prompts, ranks.process_index, ranks.num_processes))
+
+
+def _restore_learned(learned: LearnedParts, checkpoint: Path) -> None:
+    if learned.gold is not None:
+        learned.gold.restore(load_file(checkpoint / STATE_FOLDER / LEARNED_FILE))
 
 
 def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:

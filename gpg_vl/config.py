@@ -172,6 +172,10 @@ class PromptConfig:
         _require(ok, "prompt.template has no {question}; insert it where the row's question belongs")
 
 
+HEAD_FILE = "head.safetensors"
+"""In a folder that ``rewards.preference`` names."""
+
+
 @dataclass(frozen=True)
 class RewardsConfig:
     """The reward.
@@ -181,6 +185,7 @@ class RewardsConfig:
             (docs/rewards.md)
         weights: weights of reward parts by name, in place of the task's own; 0: log the part without training on it
         functions: reward functions written for TRL, as FILE.py:NAME; each is an additional part with weight 1
+        preference: folder that gpg-vl prefer wrote; adds a part preference in [0, 1] with weight 1, in training only
         timeout_s: time limit in seconds for scoring one completion or for one call of a reward function, not counting
             time spent waiting for a processor; after that its process is killed
         memory_mb: memory limit of a scoring process in MB, on top of what the task's code takes
@@ -190,6 +195,7 @@ class RewardsConfig:
     scorer: Literal["strict", "legacy"] = "strict"
     weights: dict[str, float] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
+    preference: str | None = None
     timeout_s: float = 5.0
     memory_mb: int = 2048
     on_error: Literal["zero", "drop_group", "abort"] = "zero"
@@ -198,6 +204,25 @@ class RewardsConfig:
         _require(self.timeout_s > 0, "rewards.timeout_s must be above 0")
         _require(self.memory_mb >= 64, "rewards.memory_mb must be at least 64")
         _require(all(map(math.isfinite, self.weights.values())), "rewards.weights must be finite numbers")
+
+
+@dataclass(frozen=True)
+class RefreshConfig:
+    """When the prompts of a rollout give way to new ones (docs/objectives.md); experimental.
+
+    Args:
+        trigger: shift: the policy has moved away from the one that sampled
+        threshold: largest shift at which a rollout is used again, a bound on the total variation between completions
+        max_uses: maximum number of passes over a rollout
+    """
+
+    trigger: Literal["shift"] = "shift"
+    threshold: float = 0.1
+    max_uses: int = 16
+
+    def __post_init__(self) -> None:
+        _require(self.threshold > 0, "rollout.refresh.threshold must be above 0")
+        _require(self.max_uses >= 2, "rollout.refresh.max_uses must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -214,6 +239,7 @@ class RolloutConfig:
         top_k: sample among the k most likely tokens; 0: off
         tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
             the room for its completion; a group is never split
+        refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
     """
 
     engine: str = "hf"
@@ -224,6 +250,7 @@ class RolloutConfig:
     top_p: float = 1.0
     top_k: int = 0
     tokens_per_batch: int = 65536
+    refresh: RefreshConfig | None = None
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -263,6 +290,11 @@ class ObjectiveConfig:
         reward_range: lowest and highest reward; null: what the tasks declare
         overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
         mask_unfinished: dapo leaves completions that were cut off out of the loss
+        discriminator_width: units of gapo's discriminator
+        discriminator_rate: its learning rate
+        discriminator_gradient: score: its part is in the reward; relaxed: it is followed through relaxed samples
+        relaxed_temperature: of these samples; smaller is less biased and varies more
+        spectral_norm: divide each of its matrices by its largest singular value
         beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
         max_draws: maximum number of draws per step, including the first
     """
@@ -289,13 +321,18 @@ class ObjectiveConfig:
     reward_range: tuple[float, float] | None = None
     overlong_cache: int | None = None
     mask_unfinished: bool | None = None
+    discriminator_width: int | None = None
+    discriminator_rate: float | None = None
+    discriminator_gradient: Literal["score", "relaxed"] | None = None
+    relaxed_temperature: float | None = None
+    spectral_norm: bool | None = None
     beta_th: float | None = None
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
         not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
-        positive = ("max_ratio", "beta", "eta")
-        at_least_one = ("completions_per_pass", "max_length", "max_draws")
+        positive = ("max_ratio", "beta", "eta", "discriminator_rate", "relaxed_temperature")
+        at_least_one = ("completions_per_pass", "max_length", "max_draws", "discriminator_width")
         for names, is_valid, condition in (
             (not_negative, lambda value: value >= 0, "must not be negative"),
             (positive, lambda value: value > 0, "must be above 0"),
@@ -462,6 +499,14 @@ class Recipe:
         for section, keys in asdict(self).items():
             for key, value in keys.items() if isinstance(keys, dict) and section != "data" else ():
                 _refuse_not_finite(f"{section}.{key}", value)
+        refresh, epochs = self.rollout.refresh, self.update.epochs_per_rollout
+        never = "rollout.refresh.max_uses must be above update.epochs_per_rollout, or no rollout is used again"
+        _require(refresh is None or refresh.max_uses > epochs, never)
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Whether a rollout may be followed by more than one optimizer step, so that later ones are off-policy."""
+        return self.update.reuses_rollouts or self.rollout.refresh is not None
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as YAML and JSON hold it."""

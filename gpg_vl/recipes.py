@@ -43,7 +43,14 @@ _WANTED: dict[Any, str] = {
     NoneType: "null",
 }
 
-_NESTED = ("rewards.weights", "run.stop_when", "model.lora", "update.learning_rates", "update.schedule_options")
+_NESTED = (
+    "rewards.weights",
+    "run.stop_when",
+    "model.lora",
+    "rollout.refresh",
+    "update.learning_rates",
+    "update.schedule_options",
+)
 
 
 def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -22,6 +22,7 @@ from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.objectives import find_objective
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
@@ -73,18 +74,20 @@ def check_rows(
     leave_out: Collection[Cause] = (),
     gold: GoldCompletions | None = None,
     marks: GoldMarks | None = None,
+    is_sampled: bool = False,
 ) -> list[SourceReport]:
     """Opens and renders every row. Each rank does its share, and all get the same result.
 
     Args:
         leave_out: causes for which a row is left out; any other problem ends the run
-        gold: writes the gold completions, if those are trained
+        gold: writes the gold completions, if something learns from those
         marks: refuses gold answers that cannot earn full marks; None: they are not scored
+        is_sampled: whether completions are sampled too, and need their room, where there is ``gold``
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
-    check = _Check(prompts, room, leave_out, gold, marks)
+    check = _Check(prompts, room, leave_out, gold, marks, is_sampled)
     with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
 
@@ -98,12 +101,13 @@ class _Check:
     leave_out: Collection[Cause]
     gold: GoldCompletions | None
     marks: GoldMarks | None
+    is_sampled: bool
 
     def accept(self, sample: Sample, layout: PromptLayout) -> None:
         if self.marks is not None:
             self.marks.check(sample, layout.views)
         gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
-        self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
+        self.room.check(layout.num_tokens, None if gold is None or self.is_sampled else len(gold.token_ids))
 
 
 def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
@@ -195,7 +199,7 @@ def check_all_rows(
     """Checks every row against the model; returns the reports on the training sources.
 
     Args:
-        gold: writes the gold completions, if the objective imitates them
+        gold: writes the gold completions, if the objective or its discriminator learns from them
 
     With ``data.on_bad_image: skip``, a training row without a readable image is left out; a validation row counts as
     wrong.
@@ -207,7 +211,9 @@ def check_all_rows(
     dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
     marks = GoldMarks(checked[0].tasks, recipe.prompt.answer_in, with_reasoning=gold is not None)
     strict = marks if recipe.rewards.scorer == "strict" else None
-    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold, strict)
+    is_sampled = not find_objective(recipe.objective.name).imitates_gold
+    room, leave_out = training_room(recipe, adapter), skipped | dropped
+    reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")

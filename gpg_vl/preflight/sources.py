@@ -14,6 +14,7 @@ from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import describe_error
 from gpg_vl.preflight.digests import SourceDigest, find_change
+from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
@@ -102,6 +103,7 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
         if function_name(spec) in known:
             raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
         known.add(function_name(spec))
+    known |= set(learned_names(recipe))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
@@ -112,6 +114,18 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
         raise ValueError(
             f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
             f"completions of a group; set it to at least {objective.min_group_size}"
+        )
+
+
+def check_refresh(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: the objective takes no log-probs, so its gradient would not know that the policy has moved
+    """
+    if recipe.rollout.refresh is not None and not objective.needs:
+        raise ValueError(
+            f"rollout.refresh: {recipe.objective.name} does not correct for a policy that has shifted since the "
+            "rollout; leave it out, or set update.epochs_per_rollout"
         )
 
 

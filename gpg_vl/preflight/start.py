@@ -13,7 +13,7 @@ from gpg_vl.models.paths import find_checkpoints, resolve_model_path
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.rewards import fit_rewards
-from gpg_vl.preflight.sources import CheckedSources, check_group_size, load_all_sources, load_sources
+from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
 from gpg_vl.rollout import check_engine
 
 
@@ -53,7 +53,8 @@ def load_evaluation(recipe: Recipe) -> CheckedSources:
 def check_recipe(recipe: Recipe) -> Objective:
     """The objective; refuses keys of engine, objective and rollout that do not fit together."""
     check_engine(recipe.rollout)
-    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
+    check_refresh(recipe, objective)
     check_group_size(recipe, objective)
     return objective
 

@@ -36,11 +36,12 @@ from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
-from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
+from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
+LEARNED_FILE = "discriminator.safetensors"
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
@@ -73,6 +74,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     accelerator: Accelerator,
     rollout: Rollout | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
@@ -81,6 +83,7 @@ def save_checkpoint(
         random_state: of this rank at the end of that step
         metrics: the run's latest metrics, for the model card
         rollout: one that has updates left, if any
+        learned: state of the part of the reward that learns on, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
@@ -99,8 +102,7 @@ def save_checkpoint(
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
-        if packed is not None:
-            _on_main(lambda: write_rollout(packed, training_state))
+        _on_main(lambda: _write_if_any(packed, learned, training_state))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
@@ -109,6 +111,13 @@ def save_checkpoint(
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
+
+
+def _write_if_any(rollout: Packed | None, learned: Mapping[str, Tensor] | None, folder: Path) -> None:
+    if rollout is not None:
+        write_rollout(rollout, folder)
+    if learned is not None:
+        save_file(dict(learned), folder / LEARNED_FILE)
 
 
 def _on_main(write: Callable[[], None]) -> None:

@@ -34,11 +34,21 @@ def describe_step(
     }
 
 
-def describe_use(rollout: Rollout) -> dict[str, Any]:
-    """Which update of its rollout a step has made; nothing where a rollout has one update."""
-    if rollout.num_updates == 1:
+def describe_use(rollout: Rollout, shift: float | None, saved_rollouts: int, is_refreshed: bool) -> dict[str, Any]:
+    """Which update of its rollout a step has made; nothing where each rollout has one update.
+
+    Args:
+        shift: by which ``rollout.refresh`` has decided on this step, if it had to
+        saved_rollouts: in the run so far
+        is_refreshed: whether the recipe has a ``rollout.refresh``
+    """
+    if rollout.num_updates == 1 and not is_refreshed:
         return {}
-    return {"rollout": {"step": rollout.step, "update": rollout.num_done, "updates": rollout.num_updates}}
+    use = {"step": rollout.step, "update": rollout.num_done, "updates": rollout.num_updates}
+    if not is_refreshed:
+        return {"rollout": use}
+    decided = {} if shift is None else {"shift": shift}
+    return {"rollout": use | decided | {"uses": rollout.num_uses, "saved": saved_rollouts}}
 
 
 LINE_WIDTH = 80
