@@ -93,8 +93,7 @@ def save_checkpoint(
     partial = final.with_name(f"{final.name}.partial")
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
-    ranks = (accelerator.process_index, accelerator.num_processes)
-    packed = None if rollout is None else pack_rollout(rollout, *ranks)
+    packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
     try:
         with whole_weights(accelerator):
             _on_main(lambda: _start(adapter, partial, state.step))
