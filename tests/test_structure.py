@@ -96,6 +96,7 @@ WHOLE_ROOMS = {
     "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
     "models/test_new_family_training.py": "whole runs of that family",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
+    "evaluation/test_earlier_version.py": "an evaluation that an earlier version began",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "verifiers/maths/test_published_answers.py": "the published answers of GEOQA, each against every other",

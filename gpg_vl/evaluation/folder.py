@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.evaluation.settings import with_defaults
 from gpg_vl.files import replace_file
 from gpg_vl.recipes import changed_keys
 
@@ -93,7 +94,7 @@ class EvaluationFolder:
             return
         try:
             earlier = json.loads((self._folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            changes = changed_keys(earlier, self._settings)
+            changes = changed_keys(with_defaults(earlier), with_defaults(self._settings))
         except (OSError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"--out: {self._folder} holds {there[0]} without a readable {SETTINGS_FILE}; choose another --out"

@@ -7,20 +7,24 @@ batch size) is not included.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RewardsConfig
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
+
+
+_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels")
 
 
 def describe_settings(
@@ -43,7 +47,7 @@ def describe_settings(
         "rows": {"num": len(rows), "sha256": hash_rows(rows)},
         "model": {
             "weights_sha256": hash_weights(model),
-            **{key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
+            **{key: getattr(recipe.model, key) for key in _MODEL_KEYS},
         },
         "prompt": {**asdict(recipe.prompt), "first_row": _first_prompt(prompts, rows)},
         "rewards": {**asdict(recipe.rewards), "code": _hash_own_code([*tasks, *recipe.rewards.functions])},
@@ -55,6 +59,19 @@ def describe_settings(
         },
         "versions": scoring_versions(),
     }
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with the keys that an earlier version did not have; their defaults change no prediction."""
+    sections = {
+        "model": {key: getattr(ModelConfig(), key) for key in _MODEL_KEYS},
+        "prompt": asdict(PromptConfig()),
+        "rewards": asdict(RewardsConfig()),
+        "sampling": {each.name: each.default for each in fields(Sampling) if each.default is not MISSING},
+    }
+    as_saved: dict[str, dict[str, Any]] = json.loads(json.dumps(sections))
+    filled = {name: {**keys, **saved[name]} for name, keys in as_saved.items() if isinstance(saved.get(name), dict)}
+    return {**saved, **filled}
 
 
 def scoring_versions() -> dict[str, str]:
