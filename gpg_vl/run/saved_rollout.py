@@ -57,7 +57,9 @@ def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
         "groups": [each for each, _ in groups],
     }
     features = {
-        f"{number}/{place}": tensor for number, (_, tensors) in enumerate(groups) for place, tensor in enumerate(tensors)
+        f"{number}/{place}": tensor
+        for number, (_, tensors) in enumerate(groups)
+        for place, tensor in enumerate(tensors)
     }
     return plain, features
 
