@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ import torch
 
 from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RewardsConfig
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.models.versions import read_versions
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
-
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
-
 
 _MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels")
 
@@ -76,7 +73,7 @@ def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def scoring_versions() -> dict[str, str]:
     """Versions of the libraries that a prediction and its score depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    return read_versions(["math-verify"])
 
 
 def hash_weights(model: torch.nn.Module) -> str:
