@@ -76,7 +76,7 @@ def read_options(argv: Sequence[str] | None, sections: Mapping[str, Section]) ->
     if unknown:
         raise ValueError(f"--sections: there is no section {unknown[0]!r}; the sections are {', '.join(sections)}")
     if not math.isfinite(options.minutes) or 60 * options.minutes <= SECONDS_IN_HAND:
-        raise ValueError(f"--minutes {options.minutes:g} is no time to measure in; give a number of at least 1")
+        raise ValueError(f"--minutes {options.minutes:g} is too short to measure anything; give at least 1")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out: {options.out} is a file; name a folder")
     if options.out.is_dir() and any(options.out.iterdir()):

@@ -1,6 +1,6 @@
 """Compares mathematical answers as the published code does, with math-verify: for the legacy scorers alone.
 
-math-verify decides by what it finds first: ``8√3`` is 8 to it, ``65π`` is 65, and it can compute for ever on a power of
+math-verify decides by what it finds first: ``8√3`` is 8 to it, ``65π`` is 65, and it may never finish a power of
 powers. So it never sees what it cannot finish, and no strict scorer asks it.
 """
 
