@@ -74,7 +74,9 @@ def write_rollout(packed: Packed, folder: Path) -> None:
 def read_rollout(
     folder: Path, sources: Sequence[Source], prompts: PromptBuilder, rank: int, num_ranks: int
 ) -> Rollout | None:
-    """This rank's part of the rollout; None where the checkpoint has none. On the same number of ranks, each gets its own groups.
+    """This rank's part of the rollout; None where the checkpoint has none.
+
+    On the same number of ranks, each gets its own groups.
 
     Raises:
         ValueError: a row or an image is gone
