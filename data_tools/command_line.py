@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.text_encoding import use_utf8
 
@@ -19,16 +19,9 @@ Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
 
 
-class Parser(ArgumentParser):
-    """Reports a mistake as a one-line ``ValueError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
     """A parser with the shared options; with ``hub``, the published name, ``--source`` is optional."""
-    parser = Parser(
+    parser = OneLineParser(
         prog=f"python -m data_tools.{name}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
     where = "file or folder of the published data" + ("" if hub is None else f", or its name on the hub ({hub})")
@@ -111,10 +104,12 @@ def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return {
-        field: tuple(column.split(",")) if field == "images" and "," in column else column
-        for field, column in columns.items()
-    }
+    return {field: _read_column(field, column) for field, column in columns.items()}
+
+
+def _read_column(field: str, column: str) -> str | tuple[str, ...]:
+    names = tuple(column.split(","))
+    return names if field == "images" and len(names) > 1 else column
 
 
 def count(text: str) -> int:

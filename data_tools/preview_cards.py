@@ -63,7 +63,7 @@ class Card:
     id: str = ""
     task: str = ""
     answer: str = ""
-    completion: str = ""  # the gold answer as the model would have to write it
+    completion: str = ""  # the gold answer as the model should write it
     meta: str = ""
     images: list[Shown] = field(default_factory=list)
     prompt: list[Piece] = field(default_factory=list)

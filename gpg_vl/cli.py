@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -22,6 +22,7 @@ import gpg_vl
 from gpg_vl.config import Recipe
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.records import AnswerIn, Rule
 
 
 def _train(words: list[str]) -> None:
@@ -129,13 +130,13 @@ def _score(words: list[str]) -> None:
     )
     parser.add_argument(
         "--scorer",
-        choices=["strict", "legacy"],
+        choices=get_args(Rule),
         default="strict",
         help="strict: the kit's own; legacy: the published one",
     )
     parser.add_argument(
         "--answer-in",
-        choices=["tags", "boxed"],
+        choices=get_args(AnswerIn),
         default="tags",
         help="where the answer is: in <answer></answer>, or in the last \\boxed{} after the reasoning",
     )
@@ -264,11 +265,11 @@ def _doctor(words: list[str]) -> None:
 
 
 def _tiny_model(words: list[str]) -> None:
-    from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
+    from gpg_vl.models.tiny import DEFAULT_FAMILY, TINY_FAMILIES, write_tiny_model
 
     parser = _make_parser("tiny-model")
     parser.add_argument("folder")
-    parser.add_argument("--family", choices=list(TINY_FAMILIES), default="qwen2_vl")
+    parser.add_argument("--family", choices=list(TINY_FAMILIES), default=DEFAULT_FAMILY)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     write_tiny_model(options.folder, family=options.family, seed=options.seed)

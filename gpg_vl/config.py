@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpg_vl.records import AnswerIn, Rule
+
 PARTS = ("vision", "projector", "text")
 Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
 PACKED_ATTENTION = ("grouped_sdpa", "flex_attention")
@@ -165,7 +167,7 @@ class PromptConfig:
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
-    answer_in: Literal["tags", "boxed"] = "tags"
+    answer_in: AnswerIn = "tags"
 
     def __post_init__(self) -> None:
         ok = self.template is None or "{question}" in self.template
@@ -192,7 +194,7 @@ class RewardsConfig:
         on_error: what a timeout or error means; zero: reward 0; drop_group: leave out the group; abort: stop the run
     """
 
-    scorer: Literal["strict", "legacy"] = "strict"
+    scorer: Rule = "strict"
     weights: dict[str, float] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
     preference: str | None = None

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.evaluation.settings import with_defaults
 from gpg_vl.files import replace_file
 from gpg_vl.recipes import changed_keys
 
@@ -81,7 +82,7 @@ class EvaluationFolder:
             ValueError: it holds another evaluation, or a damaged line
         """
         self._settings = json.loads(json.dumps(settings))
-        self._refuse_other(lambda earlier: changed_keys(earlier, self._settings))
+        self._refuse_other(lambda earlier: changed_keys(earlier, with_defaults(self._settings)))
         predictions = self._read()
         _refuse_strangers(self._folder / PREDICTIONS_FILE, predictions, rows, num_samples)
         return predictions
@@ -103,7 +104,8 @@ class EvaluationFolder:
         if not there:
             return
         try:
-            changes = compare(json.loads((self._folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+            earlier = json.loads((self._folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+            changes = compare(with_defaults(earlier))
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"--out: {self._folder} holds {there[0]} without a readable {SETTINGS_FILE}; choose another --out"

@@ -7,21 +7,22 @@ batch size) is not included.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RewardsConfig
 from gpg_vl.data.file_digests import digest_file
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.models.versions import read_versions
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
+_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels")
 
 
 Settings = dict[str, Any]
@@ -45,7 +46,7 @@ def settings_without_model(
     return {
         "benchmark": benchmark,
         "rows": {"num": len(rows), "sha256": hash_rows(rows)},
-        "model": {key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
+        "model": {key: getattr(recipe.model, key) for key in _MODEL_KEYS},
         "prompt": asdict(recipe.prompt),
         "rewards": {**asdict(recipe.rewards), "code": _hash_own_code([*tasks, *recipe.rewards.functions])},
         "sampling": {
@@ -69,9 +70,22 @@ def add_model(
     }
 
 
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with the keys that an earlier version did not have; their defaults change no prediction."""
+    sections = {
+        "model": {key: getattr(ModelConfig(), key) for key in _MODEL_KEYS},
+        "prompt": asdict(PromptConfig()),
+        "rewards": asdict(RewardsConfig()),
+        "sampling": {each.name: each.default for each in fields(Sampling) if each.default is not MISSING},
+    }
+    as_saved: dict[str, dict[str, Any]] = json.loads(json.dumps(sections))
+    filled = {name: {**keys, **saved[name]} for name, keys in as_saved.items() if isinstance(saved.get(name), dict)}
+    return {**saved, **filled}
+
+
 def scoring_versions() -> dict[str, str]:
     """Versions of the libraries that a prediction and its score depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    return read_versions(["math-verify"])
 
 
 def hash_weights(model: torch.nn.Module) -> str:

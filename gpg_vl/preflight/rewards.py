@@ -28,8 +28,8 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     if objective.needs_reward_range and recipe.objective.reward_range is None:
         if declared is None:
             raise ValueError(
-                f"objective.reward_range: {recipe.objective.name} has to know the lowest and the highest reward, which "
-                "reward functions and the published scorer do not declare; give both, as [0, 1]"
+                f"objective.reward_range: {recipe.objective.name} needs the lowest and the highest reward, which "
+                "reward functions and the published scorer do not declare; give both, e.g. [0, 1]"
             )
         config = replace(recipe.objective, reward_range=declared)
         objective = build_objective(config, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)

@@ -93,7 +93,8 @@ class PromptBuilder:
         """
         with _naming(sample):
             images = self._open(sample)
-            return Prompt(sample, text, self._adapter.encode(text, images, views), views, messages)
+            encoded = self._adapter.encode(text, images, views)
+            return Prompt(sample, text, encoded, views, messages, self._config.answer_in)
 
     def _open(self, sample: Sample) -> list[Image]:
         return [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]

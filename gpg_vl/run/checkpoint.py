@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
+from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
@@ -42,7 +42,6 @@ from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
 LEARNED_FILE = "discriminator.safetensors"
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:

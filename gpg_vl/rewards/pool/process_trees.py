@@ -22,7 +22,7 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """This process is killed when its parent ends; immediately if ``parent`` is no longer its parent."""
+    """This process is killed when its parent ends; or at once if that has already happened."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
