@@ -22,7 +22,6 @@ import datasets
 
 from data_tools.clean_copy import plan_copies, write_copy
 from data_tools.command_line import (
-    Parser,
     add_model_options,
     add_row_options,
     count,
@@ -34,11 +33,14 @@ from data_tools.command_line import (
 from data_tools.file_checks import Report, check_files
 from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
+from gpg_vl.data.markers import IMAGE_MARKER
+from gpg_vl.processes.command_line import OneLineParser
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import Lengths, PromptMeter
 
 MAX_ID_CHARS = 32
+MAX_LISTED = 10  # rows in a note
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = Parser(prog="python -m data_tools.check", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        prog="python -m data_tools.check", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="*", metavar="DATA", help="files of rows; training data if --test is given")
     parser.add_argument(
         "--test", nargs="+", default=[], metavar="DATA", help="test files; DATA must not contain their images"
@@ -96,11 +100,15 @@ def _make_meter(options: Namespace) -> PromptMeter | None:
 
 def _describe(report: Report) -> list[str]:
     """The report as lines of text."""
-    lines = []
+    lines = list(report.readings)
     for path, num_rows in report.num_rows.items():
         num_bad = len(report.bad_rows(path))
         lines.append(f"{path}: {num_rows} rows, {num_bad or 'none'} of them bad")
         lines += _tabulate(report.findings[path])
+        if report.marker_rows[path]:
+            rows = ", ".join(map(str, report.marker_rows[path][:MAX_LISTED]))
+            num = len(report.marker_rows[path])
+            lines.append(f"  note: {IMAGE_MARKER} stays text in {num} rows without images (row {rows})")
     if report.lengths is not None:
         lines.append(_describe_lengths(report.lengths))
     return lines

@@ -5,29 +5,23 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.processes.text_encoding import use_utf8
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
 
 
-class Parser(ArgumentParser):
-    """Reports a mistake as a one-line ``ValueError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
     """A parser with the shared options; with ``hub``, the published name, ``--source`` is optional."""
-    parser = Parser(
+    parser = OneLineParser(
         prog=f"python -m data_tools.{name}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
     where = "file or folder of the published data" + ("" if hub is None else f", or its name on the hub ({hub})")
@@ -36,7 +30,8 @@ def make_parser(name: str, description: str, hub: str | None = None) -> Argument
         "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"
     )
     parser.add_argument("--limit", type=count, help="read only the first N rows of the source, including dropped ones")
-    parser.set_defaults(image_hosts=[])  # published rows have no URLs; the user's own rows may (add_row_options)
+    # published rows have no URLs and no large images; the user's own rows may (add_row_options)
+    parser.set_defaults(image_hosts=[], on_large_image="fail")
     return parser
 
 
@@ -52,6 +47,9 @@ def add_row_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-hosts", nargs="+", default=[], metavar="HOST", help="hosts that images may be fetched from"
     )
+    parser.add_argument(
+        "--on-large-image", choices=["fail", "shrink"], default="fail", help="data.on_large_image of the recipe"
+    )
 
 
 def read_data_file(path: str, options: Namespace) -> DataFile:
@@ -61,7 +59,8 @@ def read_data_file(path: str, options: Namespace) -> DataFile:
         ValueError: ``--columns`` or ``--image-hosts`` is invalid
     """
     columns = tuple(read_columns(options.columns).items())
-    return DataFile(path, columns, options.task, options.image_root, read_hosts(options.image_hosts))
+    hosts, shrinks_large = read_hosts(options.image_hosts), options.on_large_image == "shrink"
+    return DataFile(path, columns, options.task, options.image_root, hosts, shrinks_large)
 
 
 def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
@@ -95,8 +94,8 @@ def read_model(options: Namespace) -> ModelConfig | None:
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Maps kit fields to columns, from words such as ``question=problem``.
+def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None]:
+    """Maps kit fields to columns, from words such as ``question=problem`` and ``images=left,right``.
 
     Raises:
         ValueError: a word does not have that form, or names no field
@@ -105,7 +104,12 @@ def read_columns(words: Sequence[str]) -> dict[str, str]:
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return columns
+    return {field: _read_column(field, column) for field, column in columns.items()}
+
+
+def _read_column(field: str, column: str) -> str | tuple[str, ...]:
+    names = tuple(column.split(","))
+    return names if field == "images" and len(names) > 1 else column
 
 
 def count(text: str) -> int:
@@ -117,6 +121,8 @@ def count(text: str) -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) each print one line."""
+    if sys.modules["__main__"].__package__ == __package__:  # python -m data_tools.NAME
+        use_utf8()
     try:
         with INTERRUPTS.raising():
             return command()
@@ -135,7 +141,8 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
         options = parser.parse_args(argv)
         rows, make_samples = plan(options)
         hosts = read_hosts(options.image_hosts)
-        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts)
+        shrinks_large = options.on_large_image == "shrink"
+        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large)
         print("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 

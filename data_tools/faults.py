@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpg_vl.data.images import open_image
+from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
+from gpg_vl.data.markers import check_markers
 from gpg_vl.data.schema import read_text
 from gpg_vl.own_code import describe_error
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import gold_completion, score_completion
+from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.marks import find_lost_marks
 
-FULL_MARKS = 0.99
-"""What a gold answer must earn: 1, minus what rounding costs a tiny box."""
+WRONG_MARKERS = "the markers are not one per image"
 _FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded
 
 
@@ -25,8 +26,12 @@ class Fault(NamedTuple):
     detail: str  # specific to this row
 
 
-def find_fault(sample: Sample) -> Fault | None:
-    """The first problem of a row; every image is fully decoded."""
+def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
+    """The first problem of a row; every image is decoded.
+
+    Args:
+        shrinks_large: whether an image of too many pixels is opened at a part of its size, or is a problem
+    """
     try:
         for field in ("id", "task", "question", "answer"):
             read_text(field, getattr(sample, field))
@@ -37,7 +42,7 @@ def find_fault(sample: Sample) -> Fault | None:
     except ValueError as error:
         return Fault("meta cannot be written", str(error))
     try:
-        sizes = [open_image(source).size for source in sample.images]
+        sizes = [original_size(open_image(source, shrink=shrinks_large)) for source in sample.images]
     except ValueError as error:
         return Fault("an image cannot be opened", str(error))
     return find_answer_fault(sample, sizes)
@@ -56,12 +61,19 @@ def find_answer_fault(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Fault
         return Fault("there is no such task", str(error))
     try:
         task.check(sample)
-        reward = score_completion(task, sample, gold_completion(task, sample, views), views)
+        if (wrong := _find_wrong_markers(task, sample, views)) is not None:
+            return wrong
+        lost = find_lost_marks(task, sample, views)
     except ValueError as error:
         return Fault("the answer is not valid for its task", str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
         return Fault("the task fails", f"task {sample.task}: {describe_error(error)}")
-    if reward.parts[task.main_part] < FULL_MARKS:
-        why = "" if reward.status == "ok" else ": it cannot be read, or a box is outside the image"
-        return Fault("the answer does not score 1", f"{sample.answer[:60]!r} earns {reward.parts} in its own task{why}")
+    return None if lost is None else Fault("the answer does not score 1", lost)
+
+
+def _find_wrong_markers(task: Task, sample: Sample, views: Sequence[ImageView]) -> Fault | None:
+    try:
+        check_markers(task.ask(sample, views), len(views))
+    except ValueError as error:
+        return Fault(WRONG_MARKERS, str(error))
     return None

@@ -8,13 +8,11 @@ without an image and those that the conversion dropped are listed and count as w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
 from accelerate import PartialState
 
@@ -25,12 +23,17 @@ from eval.stored import evaluate_stored
 from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.recipes import as_word
 from gpg_vl.run.saved_recipe import recipe_of_model
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
     """The command of a benchmark; returns the exit code. A mistake prints one line to stderr and returns 2."""
+    if argv is None:
+        use_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(f"eval.{benchmark.name}", lambda: _run(benchmark, words))
 
@@ -43,13 +46,8 @@ def _run(benchmark: Benchmark, words: Sequence[str]) -> None:
         _report(benchmark, evaluation, dropped, options)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog=f"python -m eval.{benchmark.name}",
         description=f"Scores a model on {benchmark.name}: rows of data_tools.{benchmark.converter}.",
         epilog="Every other --section.key VALUE overrides the recipe, e.g. --model.max_pixels 200704.",
@@ -89,7 +87,7 @@ def _evaluate(
     files = find_rows(benchmark, options.data, splits if options.split else None)
     for path in files.values():
         check_task(benchmark, path)
-    words = ["--task", benchmark.task, "--data.eval", json.dumps([str(path) for path in files.values()])]
+    words = ["--task", benchmark.task, "--data.eval", as_word([str(path) for path in files.values()])]
     words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
     recipe = recipe_of_model(options.model, options.recipe, words)
     return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category), files

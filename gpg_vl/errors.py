@@ -1,6 +1,10 @@
-"""How an error is shown to a user."""
+"""How an error is shown to a user, and whose fault it is."""
 
 from __future__ import annotations
+
+
+class ModelMistake(ValueError):
+    """A file of the model's folder is wrong, whatever the row: the message names no row."""
 
 
 def first_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ def merge(recipe: Recipe, out: Path) -> None:
         raise ValueError(f"{folder} is not a LoRA adapter; there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; name a new folder")
-    adapter = load_adapter(replace(recipe.model, path=folder, lora=None))
+    adapter = load_adapter(replace(recipe.model, path=folder, lora=None, device="cpu"))
     partial = out.with_name(f"{out.name}.partial")
     adapter.save(partial)
     card = Path(folder) / CARD_FILE

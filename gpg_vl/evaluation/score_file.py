@@ -88,7 +88,7 @@ def _check_out(out: Path, predictions: Path) -> None:
         raise ValueError(f"--out: {out} is the file of --predictions; choose another")
     is_new = not out.exists()
     try:
-        out.open("a").close()
+        out.open("a", encoding="utf-8").close()
         if is_new:
             out.unlink()
     except OSError as error:
@@ -253,7 +253,7 @@ def score_completions(
 def _refuse_mistakes(predictions: Sequence[StoredCompletion], outcomes: Sequence[Outcome | None]) -> None:
     """
     Raises:
-        ValueError: the task's code has a mistake, which is no completion's fault
+        ValueError: the task's code has a mistake, which no completion is to blame for
     """
     for prediction, outcome in zip(predictions, outcomes, strict=False):  # the metrics follow, by the same rows
         if outcome is not None and outcome.is_mistake:

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
@@ -121,15 +122,33 @@ class BaseAdapter(ABC):
         content = [{"type": "text", "text": "probe"}]
         return bool(self._render([{"role": "user", "content": content}]).strip() != "probe")
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def opens_answer(self) -> bool:
+        messages = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
+        return self._render(messages) != self._render(messages, opens_answer=False)
+
+    def _render(self, messages: list[dict[str, Any]], *, opens_answer: bool = True) -> str:
+        try:
+            return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer))
+        except Exception as error:  # the template is a program of its own
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelMistake(
+                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); take another template, "
+                "leave prompt.system out, or set prompt.style to base"
+            ) from error
 
     def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
         content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        return self._render(messages)
+        text = self._render(messages)
+        wanted, found = parts.count(None), text.count(self.image_token)
+        if found != wanted:
+            raise ModelMistake(
+                f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
+                "template, or set prompt.style to base"
+            )
+        return text
 
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens]

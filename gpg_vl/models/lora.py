@@ -16,8 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from gpg_vl.config import LoraConfig
-
-ADAPTER_CONFIG = "adapter_config.json"
+from gpg_vl.models.paths import ADAPTER_CONFIG
 
 
 def find_base(folder: str) -> str | None:
@@ -105,7 +104,7 @@ def _lasting_name(base: str) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path: {path} is not readable JSON; restore it") from error
     return config

@@ -6,8 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from gpg_vl.models.lora import ADAPTER_CONFIG
-
+ADAPTER_CONFIG = "adapter_config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from gpg_vl.data.images import check_presence
 from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import describe_error
+from gpg_vl.preflight.digests import SourceDigest, find_change
+from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
@@ -23,7 +26,7 @@ class CheckedSources:
 
     sources: list[Source]
     tasks: dict[str, Task]  # by the name that the rows use
-    digests: list[str]  # one per source; changes with the rows and their order
+    digests: list[str]  # one per source (``digests.py``)
 
 
 def load_sources(
@@ -41,10 +44,13 @@ def load_sources(
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
     data = recipe.data
+    if recipe.task is not None:
+        _load_task_of_recipe(recipe.task)
     sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
-    digests = [hashlib.blake2b(digest_size=16) for _ in sources]
+    _show_readings(sources)
+    digests = [SourceDigest(source, needs_images) for source in sources]
     for source, digest in zip(sources, digests, strict=True):
         for number, sample in enumerate(source.samples, start=1):
             try:
@@ -60,11 +66,27 @@ def load_sources(
                 raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
-                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
-            digest.update(repr((sample.id, sample.question, sample.answer, len(sample.images))).encode())
+                text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
+                raise ValueError(f"{source.name}, row {number}: {text}")
+            digest.add(sample)
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
-    return CheckedSources(sources, tasks, [digest.hexdigest() for digest in digests])
+    return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def _show_readings(sources: Sequence[Source]) -> None:
+    """Says once, of the first rank, how rows are read that are in another shape than the kit's."""
+    if os.environ.get("RANK", "0") == "0":
+        for source in sources:
+            print(source.reading, end="\n" if source.reading else "", file=sys.stderr)
+
+
+def _load_task_of_recipe(spec: str) -> None:
+    """So that its own mistakes are said of ``task``, and not of the first row."""
+    try:
+        load_task(spec)
+    except ValueError as error:
+        raise ValueError(f"task: {error}") from error
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
@@ -81,6 +103,7 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
         if function_name(spec) in known:
             raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
         known.add(function_name(spec))
+    known |= set(learned_names(recipe))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
@@ -91,6 +114,18 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
         raise ValueError(
             f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
             f"completions of a group; set it to at least {objective.min_group_size}"
+        )
+
+
+def check_refresh(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: the objective takes no log-probs, so its gradient would not know that the policy has moved
+    """
+    if recipe.rollout.refresh is not None and not objective.needs:
+        raise ValueError(
+            f"rollout.refresh: {recipe.objective.name} does not correct for a policy that has shifted since the "
+            "rollout; leave it out, or set update.epochs_per_rollout"
         )
 
 
@@ -113,10 +148,11 @@ def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
         ValueError: a source's rows or their order have changed
     """
     for source, now, then in zip(train.sources, train.digests, digests, strict=True):
-        if now != then:
+        change = find_change(now, then)
+        if change is not None:
             raise ValueError(
-                f"data.train: the rows of {source.name} are not those that the run in run.output_dir has trained on; "
-                "restore them, or choose another run.output_dir"
+                f"data.train: the {change} of {source.name} are not those that the run in run.output_dir has trained "
+                "on; restore them, or choose another run.output_dir"
             )
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from gpg_vl.noise import quiet_libraries
 from gpg_vl.processes.interrupts import Interrupted
 
 
@@ -14,8 +15,10 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
 
     Args:
         name: start of the line
-        debug: raise the error instead of printing the line
+        debug: raise the error instead of printing the line, and let the libraries say all they say
     """
+    if not debug:
+        quiet_libraries()
     try:
         work()
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone

@@ -12,9 +12,8 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,24 @@ from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
+from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
+from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
-from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
+from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
+LEARNED_FILE = "discriminator.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class TrainingState:
     all_done_step: int | None  # step at which all of them had
     counters: dict[str, int]
     data: list[str]  # a digest of the rows of each training source
+    pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
 
 
 def save_checkpoint(
@@ -70,6 +73,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     accelerator: Accelerator,
     rollout: Rollout | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
@@ -78,25 +82,25 @@ def save_checkpoint(
         random_state: of this rank at the end of that step
         metrics: the run's latest metrics, for the model card
         rollout: one that has updates left, if any
+        learned: state of the part of the reward that learns on, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
+        NotFinite: a weight is NaN or infinite; with several ranks, RankError on all of them
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = final.with_name(f"{final.name}.partial")
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
-    ranks = (accelerator.process_index, accelerator.num_processes)
-    packed = None if rollout is None else pack_rollout(rollout, *ranks)
+    packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
     try:
-        _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
+            _on_main(lambda: _start(adapter, partial, state.step))
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
-        if packed is not None:
-            _on_main(lambda: write_rollout(packed, training_state))
+        _on_main(lambda: _write_if_any(packed, learned, training_state))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
@@ -105,6 +109,13 @@ def save_checkpoint(
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
+
+
+def _write_if_any(rollout: Packed | None, learned: Mapping[str, Tensor] | None, folder: Path) -> None:
+    if rollout is not None:
+        write_rollout(rollout, folder)
+    if learned is not None:
+        save_file(dict(learned), folder / LEARNED_FILE)
 
 
 def _on_main(write: Callable[[], None]) -> None:
@@ -117,7 +128,9 @@ def _on_main(write: Callable[[], None]) -> None:
     run_on_main(work)
 
 
-def _start(partial: Path) -> None:
+def _start(adapter: Adapter, partial: Path, step: int) -> None:
+    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
+    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()
@@ -135,10 +148,10 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score."""
+    """Keeps the newest ``limit`` checkpoints, the one with the best validation score, and those saved without limit."""
     if limit is None:
         return
-    checkpoints = find_checkpoints(output_dir)
+    checkpoints = removable_checkpoints(output_dir)
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
@@ -167,26 +180,26 @@ def load_state(folder: Path) -> TrainingState:
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
-    return TrainingState(**json.loads(path.read_text()))
+    return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
     """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
     path = folder / STATE_FOLDER / _random_file(rank)
     if path.is_file():
-        restore_random_state(json.loads(path.read_text()))
+        restore_random_state(json.loads(path.read_text(encoding="utf-8")))
     return path.is_file()
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
     """Libraries whose version has changed since the checkpoint was written, with both versions."""
     now = library_versions()
-    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
+    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text(encoding="utf-8"))
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
 def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
@@ -210,7 +223,7 @@ def _random_file(rank: int) -> str:
 
 
 def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1))
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _replace(partial: Path, final: Path) -> None:

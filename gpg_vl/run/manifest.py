@@ -25,14 +25,15 @@ def seal_folder(folder: Path) -> None:
     sync(paths)
     sync(path for path in folder.rglob("*") if path.is_dir())
     manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps({"files": entries}, indent=1))
+    manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
     sync([manifest, folder])
 
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder, in a few words; None if every file is unchanged."""
     try:
-        entries: dict[str, dict[str, object]] = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+        content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        entries: dict[str, dict[str, object]] = content["files"]
         expected = {folder / name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         return f"no {MANIFEST_FILE}"

@@ -18,11 +18,14 @@ from gpg_vl.config import ObjectiveConfig, Recipe
 from gpg_vl.models.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
+from gpg_vl.run.limits import count_checkpoints, removable_checkpoints
 from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 
 LOCK_FILE = ".lock"
 MAY_CHANGE_ON_RESUME = {
+    "model.device",
     "run.steps",
     "run.save_every",
     "run.save_total_limit",
@@ -51,7 +54,7 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
     folder = Path(recipe.run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+")
+        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
     with lock:
@@ -96,18 +99,22 @@ def find_resume_point(recipe: Recipe) -> Path | None:
     return checkpoint
 
 
-def check_room(recipe: Recipe, num_weights: int, num_trained: int) -> None:
-    """Refuses to start without space for the next checkpoint: float32 weights, and two moments of the trained ones.
+def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0) -> None:
+    """Refuses to start without space for the run's checkpoints: float32 weights, and two moments of the trained ones.
+
+    Args:
+        step: finished steps
 
     Raises:
         ValueError: says how much is free and how much is needed
     """
     folder = Path(recipe.run.output_dir)
-    needed, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
-    if free < needed:
+    num = count_checkpoints(recipe.run, step, len(removable_checkpoints(folder)))
+    size, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
+    if free < num * size:
         raise ValueError(
-            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but a checkpoint takes {needed / 1e9:.2f} GB; "
-            "free space, or choose another"
+            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but the run's checkpoints take "
+            f"{num * size / 1e9:.2f} GB ({num} of {size / 1e9:.2f} GB); free space, or lower run.save_total_limit"
         )
 
 
@@ -126,7 +133,8 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    saved, now = _with_defaults(read_recipe(checkpoint / RECIPE_FILE)), recipe.to_plain()
+    now = recipe.to_plain()
+    saved = spelled_as(_with_defaults(read_recipe(checkpoint / RECIPE_FILE)), now)
     if saved["objective"]["name"] == recipe.objective.name:
         saved, now = _with_objective_values(saved), _with_objective_values(now)
     for key, (old, new) in changed_keys(saved, now).items():

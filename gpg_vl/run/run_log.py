@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from gpg_vl.files import replace_file
 from gpg_vl.records import LoggedGroup, TrainingGroup
+from gpg_vl.run.step_metrics import step_line
 
 SKIPPED_FOLDER = "skipped"
 
@@ -50,7 +51,7 @@ class RunLog:
         if self._is_silent:
             return
         self.latest |= {"step": step, **metrics}
-        with _named_errors(self._metrics_path), self._metrics_path.open("a") as file:
+        with _named_errors(self._metrics_path), self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tensorboard is not None:
             with _named_errors(Path(self._tensorboard.log_dir)):
@@ -67,16 +68,18 @@ class RunLog:
             for group in groups:
                 file.write(json.dumps(_rollout_row(group), ensure_ascii=False) + "\n")
 
-    def say(self, step: int, text: str) -> None:
-        """Prints a line with the step and the time left at the current pace."""
+    def say_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Prints a line with the step's numbers and the time left at the current pace."""
         if self._is_silent:
             return
         done = step - self._first_step
-        left = ""
-        if done:
-            seconds = (time.perf_counter() - self._start) / done * (self._total_steps - step)
-            left = f"  left {seconds / 3600:.1f} h" if seconds >= 5400 else f"  left {seconds / 60:.1f} min"
-        print(f"step {step}/{self._total_steps}  {text}{left}", file=sys.stderr, flush=True)
+        left = (time.perf_counter() - self._start) / max(1, done) * (self._total_steps - step)
+        print(step_line({"step": step, **metrics}, self._total_steps, left), file=sys.stderr, flush=True)
+
+    def say(self, step: int, text: str) -> None:
+        """Prints a line that begins with the step."""
+        if not self._is_silent:
+            print(f"step {step}/{self._total_steps}  {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._tensorboard is not None:
@@ -114,7 +117,7 @@ def _open_text(path: Path) -> TextIO:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -12,13 +12,14 @@ from gpg_vl.config import Recipe
 from gpg_vl.files import replace_file
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.recipes import load_recipe
+from gpg_vl.run.saved_paths import with_absolute_paths
 
 RECIPE_FILE = "recipe.yaml"
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the resolved recipe, every key with its value; ``gpg-vl train`` accepts the file."""
-    replace_file(path, yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
+    """Writes the resolved recipe, every key with its value and paths absolute; ``gpg-vl train`` accepts the file."""
+    replace_file(path, yaml.safe_dump(with_absolute_paths(recipe.to_plain()), sort_keys=False, allow_unicode=True))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: the file is not one that ``write_recipe`` wrote
     """
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML; restore it, or choose another run.output_dir") from error
     if not isinstance(recipe, dict):

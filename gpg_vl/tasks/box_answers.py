@@ -20,7 +20,7 @@ _ROUNDING = 1e-6
 
 
 def describe_frame(views: Sequence[ImageView]) -> str:
-    """In what the model is to give coordinates of the first image, for the end of a sentence.
+    """The frame in which the model must give coordinates of the first image, for the end of a sentence.
 
     Raises:
         ValueError: there is no image
@@ -122,6 +122,11 @@ def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:
     if boxes is None or not all(is_ordered(box) and is_inside(box, inf, inf) for box in boxes):
         raise ValueError(
             f"the answer {sample.answer[:60]!r} is not a box; write [x1, y1, x2, y2] in original pixels, top left first"
+        )
+    if boxes and all(max(box) <= 1 for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} has no coordinate above 1, as normalised boxes have; "
+            "write boxes in original pixels"
         )
     if not all(is_inside(box, width, height, EDGE_PIXELS) for box in boxes):
         raise ValueError(
