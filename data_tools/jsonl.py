@@ -21,6 +21,7 @@ from data_tools.conversion import MakeSamples
 from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
 from gpg_vl.data.rows import find_image_root, make_sample
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 
@@ -37,6 +38,7 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     root = find_image_root(options.source, options.image_root)
     hosts = read_hosts(options.image_hosts)
     name = Path(options.source).stem
+    own_tasks = frozenset(map(absolute_spec, options.allow_task))
 
     def make(row: SourceRow) -> Iterator[Sample]:
         for column in columns.values():
@@ -44,7 +46,8 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
                 raise ValueError(f"there is no column {column!r}; the row has {list(row.values)}")
         own = {field: field for field in KIT_FIELDS if field in row.values}
         own.setdefault("images", "image" if "image" in row.values else "images")
-        yield make_sample(row.values, {**own, **columns}, root, options.task, f"{name}:{row.number}", hosts)
+        default_id = f"{name}:{row.number}"
+        yield make_sample(row.values, {**own, **columns}, root, options.task, default_id, hosts, own_tasks)
 
     return _READERS[suffix](options.source), make
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ import pyarrow.parquet
 
 from gpg_vl.data.json_text import read_object
 from gpg_vl.errors import first_line
+from gpg_vl.files import may_be_on_hub
+from gpg_vl.screen import say_once
 
 ROWS_AT_ONCE = 16
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,9 @@ def find_files(source: str, pattern: str) -> list[Path]:
 
 
 def _download(name: str, pattern: str) -> Path:
-    if not _HUB_NAME.fullmatch(name):
+    if "/" not in name or not may_be_on_hub(name):
         raise ValueError(f"no such file or folder: {name}")
+    say_once(f"loading {name} from the hub")
     try:
         return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{pattern}"]))
     except (OSError, ValueError) as error:

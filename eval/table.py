@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from gpg_vl.evaluation.scores import Estimate, mean_of
+from gpg_vl.files import replace_file
 from gpg_vl.processes.exit_codes import run_command
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
@@ -201,7 +202,7 @@ def _run(options: argparse.Namespace) -> None:
             raise ValueError(f"--benchmark: unknown benchmark {options.benchmark!r}; there are {', '.join(tables)}")
         tables = {options.benchmark: tables[options.benchmark]}
     if options.out is not None:
-        options.out.write_text(write_markdown(tables, paper), encoding="utf-8")
+        replace_file(options.out, write_markdown(tables, paper))
     print_tables(tables, paper)
 
 

@@ -15,8 +15,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import gpg_vl
 from gpg_vl.processes.exit_codes import run_command
 
@@ -59,11 +57,12 @@ def _eval(words: list[str]) -> None:
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
     options, overrides = parser.parse_known_args(words)
+    from gpg_vl.recipes import parse_yaml
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows with --data, not with --data.eval")
-    entries = [yaml.safe_load(word) if word.startswith("{") else word for word in options.data]
+    entries = [parse_yaml(word) if word.startswith("{") else word for word in options.data]
     recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
     from accelerate import PartialState
 

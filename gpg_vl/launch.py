@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from gpg_vl.screen import say
+
 
 def main(words: Sequence[str]) -> int:
     """
@@ -28,7 +30,7 @@ def main(words: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        print(f"rank {rank} (process {failure.pid}) was ended by {name}; the run has ended", file=sys.stderr)
+        say(f"rank {rank} (process {failure.pid}) was ended by {name}; the run has ended")
         return 128 - int(failure.exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)

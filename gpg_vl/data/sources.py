@@ -15,6 +15,7 @@ from gpg_vl.data.rows import LazySamples, find_image_root, match_columns
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.data.tables import open_table
 from gpg_vl.data.writing import write_jsonl, write_parquet
+from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
 
 __all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
@@ -38,6 +39,7 @@ def load_source(
     limit: int | None = None,
     image_hosts: Collection[str] = (),
     check_ids: bool = True,
+    own_tasks: Collection[str] = (),
 ) -> Source:
     """Opens a source and matches its columns; rows are read on access.
 
@@ -49,6 +51,7 @@ def load_source(
         limit: use only the first N rows; None: all
         image_hosts: hosts that images may be fetched from; empty: every URL is refused
         check_ids: whether a repeated id is an error
+        own_tasks: tasks in files that rows may name, as FILE.py:CLASS; empty: a row that names a file is refused
 
     Raises:
         ValueError: names the entry, the column or row, and the way out
@@ -58,7 +61,8 @@ def load_source(
     if not len(table):
         raise ValueError(f"{path} has no rows; fill it or remove it")
     matched = match_columns(path, table.column_names, columns, task)
-    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts)
+    allowed = frozenset(map(absolute_spec, own_tasks))
+    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts, allowed)
     if check_ids and "id" in matched:
         _refuse_repeated_ids(path, table.column(matched["id"]))
     return Source(path, weight, samples)

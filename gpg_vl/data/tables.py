@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,13 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from gpg_vl.data.json_text import read_object
 from gpg_vl.errors import first_line
+from gpg_vl.files import is_inside, may_be_on_hub, stays_inside
+from gpg_vl.screen import say_once
 
 TableRow = dict[str, Any]
+
+SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"
+"""Of a folder saved by ``datasets``: its splits, and the files of one."""
 
 _ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
 """Without this, the whole file stays in memory until its last row is read."""
@@ -115,7 +121,7 @@ def open_table(path: str, limit: int | None) -> Table:
         )
     elif location.is_dir():
         data = _open_folder(path)
-    elif suffix in (".parquet", ".jsonl", ".json") or path.count("/") > 1 or path.startswith((".", "/", "~")):
+    elif not may_be_on_hub(path):
         raise ValueError(f"no such file: {path}")
     else:
         data = _open_hub(path)
@@ -140,9 +146,10 @@ def _open_parquet(path: str) -> datasets.Dataset:
 
 
 def _open_folder(path: str) -> datasets.Dataset:
+    _refuse_files_outside(Path(path))
     try:
         data = datasets.load_from_disk(path)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{path} is not a folder saved by datasets, or is damaged; to use a .parquet or .jsonl file, name it"
         raise ValueError(message) from error
     if isinstance(data, datasets.Dataset):
@@ -152,7 +159,32 @@ def _open_folder(path: str) -> datasets.Dataset:
     return data["train"]
 
 
+def _refuse_files_outside(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: the folder, or that of a split, names a file or split outside of itself
+    """
+    splits = _names(folder / SPLITS_FILE, "splits")
+    named = [(folder / SPLITS_FILE, split) for split in splits]
+    for each in [folder, *(folder / split for split in splits if stays_inside(split))]:
+        files = [file.get("filename") for file in _names(each / STATE_FILE, "_data_files") if isinstance(file, dict)]
+        named += [(each / STATE_FILE, file) for file in files]
+    for file, name in named:
+        if not is_inside(file.parent, name):
+            raise ValueError(f"{file} names {name!r}, which is not in its folder; correct it")
+
+
+def _names(path: Path, key: str) -> list[Any]:
+    """A list of a JSON file; empty where there is none: ``datasets`` then says what is missing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
+
+
 def _open_hub(name: str) -> datasets.Dataset:
+    say_once(f"loading {name} from the hub")
     try:
         with without_progress_bars():
             return datasets.load_dataset(name, split="train")

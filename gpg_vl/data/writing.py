@@ -14,6 +14,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from gpg_vl.data.image_folder import images_when_done
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
+from gpg_vl.files import unfinished
 from gpg_vl.records import Sample
 
 ROWS_PER_GROUP = 100
@@ -43,23 +44,20 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
 
 @contextmanager
 def replace_when_done(path: str | Path) -> Iterator[Path]:
-    """A temporary file next to ``path`` that replaces it when the block ends and is removed when the block fails.
+    """A file of its own next to ``path`` that replaces it when the block ends and is removed when the block fails.
 
-    What a killed process leaves behind is overwritten by the next attempt.
+    What a killed process leaves behind is removed by the next attempt.
 
     Raises:
-        ValueError: ``path`` is a folder
+        ValueError: ``path`` is a folder, or another process is writing it
     """
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder; give the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with unfinished(target) as partial:
         yield partial
         os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:

@@ -6,6 +6,8 @@ import sys
 import time
 from types import TracebackType
 
+from gpg_vl.screen import say
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -48,10 +50,10 @@ class ProgressLine:
 
     def _write(self, text: str, is_last: bool) -> None:
         if not self._is_terminal:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
             return
         self._is_open = not is_last
-        print(f"\r{text}   ", end="\n" if is_last else "", file=sys.stderr, flush=True)
+        say(f"{text}   ", start="\r", end="\n" if is_last else "")
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -61,4 +63,4 @@ class ProgressLine:
     ) -> None:
         """Ends the line, so that what is printed next starts on a new one."""
         if self._is_open:
-            print(file=sys.stderr, flush=True)
+            say()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 
-from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.base import Family
+from gpg_vl.models.loading import read_config
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -36,11 +36,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
     """
     path = resolve_model_path(config.path)
     base = find_base(path) or path
-    try:
-        model_config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise ValueError(f"model.path: {base} has no readable config.json ({reason})") from error
+    model_config = read_config(base)
     model_type = model_config.model_type
     if model_type not in FAMILIES:
         near = difflib.get_close_matches(model_type, FAMILIES, n=1)

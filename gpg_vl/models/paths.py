@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import shutil
 from pathlib import Path
 
-from gpg_vl.models.lora import ADAPTER_CONFIG
+from gpg_vl.files import may_be_on_hub
+from gpg_vl.screen import say_once
 
+ADAPTER_CONFIG = "adapter_config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -29,9 +31,14 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
 def set_aside(folder: Path) -> Path:
     """Renames a checkpoint that is damaged or should no longer be found; returns its new path."""
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder.rename(aside)
+    ends = itertools.chain([".damaged"], (f".damaged-{n}" for n in itertools.count(2)))
+    paths = (folder.with_name(folder.name + end) for end in ends)
+    return folder.rename(next(path for path in paths if not path.exists()))
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether it holds a model, or an adapter of one."""
+    return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
 def resolve_model_path(path: str) -> str:
@@ -44,10 +51,11 @@ def resolve_model_path(path: str) -> str:
     """
     folder = Path(path)
     if not folder.is_dir():
-        if not path or path.startswith((".", "/", "~", "runs/")) or path.count("/") > 1:
+        if not may_be_on_hub(path):
             raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
+        say_once(f"loading {path} from the hub")
         return path
-    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
+    if is_model_folder(folder):
         return path
     checkpoints = find_checkpoints(folder)
     if not checkpoints:

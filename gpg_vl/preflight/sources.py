@@ -41,7 +41,10 @@ def load_sources(
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
     data = recipe.data
-    sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
+    sources = [
+        load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
+        for entry in entries
+    ]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     digests = [hashlib.blake2b(digest_size=16) for _ in sources]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 
 from gpg_vl.processes.interrupts import Interrupted
+from gpg_vl.screen import printable, say
 
 
 def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int:
@@ -21,7 +21,7 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone
         if debug:
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        say(f"{name}: {printable(str(error))}")
         return 2 if isinstance(error, ValueError) else 1
     except Interrupted as error:
         return error.exit_code

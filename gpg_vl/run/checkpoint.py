@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial as partial_call
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
+from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
@@ -31,6 +32,8 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
+from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
@@ -83,7 +86,7 @@ def save_checkpoint(
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
-    partial = final.with_name(f"{final.name}.partial")
+    partial = partial_folder(final)
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
     ranks = (accelerator.process_index, accelerator.num_processes)
@@ -101,7 +104,7 @@ def save_checkpoint(
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # free the space again if the disk is full
+            _free_space(partial)
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
@@ -118,9 +121,17 @@ def _on_main(write: Callable[[], None]) -> None:
 
 
 def _start(partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
+    check_claim(partial.parent)
+    make_room_for(partial)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()
+
+
+def _free_space(partial: Path) -> None:
+    """Where the disk is full, an incomplete save must not stay; in a folder that is lost, it may be another run's."""
+    with suppress(LostFolder):
+        check_claim(partial.parent)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
@@ -131,19 +142,21 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
         _write_json(random_state, folder / _random_file(rank))
     _write_json(asdict(state), folder / "state.json")
     _write_json(library_versions(), folder / "versions.json")
+    follow_umask(partial)
     seal_folder(partial)
+    check_claim(partial.parent)
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score."""
+    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score; removes leftovers."""
+    remove_leftovers(output_dir)
     if limit is None:
         return
     checkpoints = find_checkpoints(output_dir)
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
-            # under this name it must be either complete or gone, whatever interrupts the removal
-            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
+            remove_folder(folder)
 
 
 def find_best_checkpoint(output_dir: Path) -> Path | None:
