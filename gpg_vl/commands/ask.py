@@ -46,7 +46,8 @@ def ask(
     missing = [image for image in images if not Path(image).is_file()]
     if missing:
         raise ValueError(f"--image: no file {missing[0]}")
-    sample = Sample("ask", task or ANY_TASK, tuple(images), question, answer or "")
+    paths = tuple(str(Path(image).resolve()) for image in images)
+    sample = Sample("ask", task or ANY_TASK, paths, question, answer or "")
     tasks = {} if task is None else {task: load_task(task)}
     if answer is not None and task is not None:
         tasks[task].check(sample)

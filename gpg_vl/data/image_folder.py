@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpg_vl.data.images import read_image_file
+
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
 _OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|img)")
 
@@ -35,10 +37,10 @@ class ImageFolder:
         """
         if isinstance(source, bytes):
             return self._write(source, name)
-        path = Path(source).resolve()
+        path = Path(source)
         self._is_needed |= path.is_relative_to(self._final)
         is_here = path.is_relative_to(self._parent)
-        return str(path.relative_to(self._parent)) if is_here else self._write(path.read_bytes(), name)
+        return str(path.relative_to(self._parent)) if is_here else self._write(read_image_file(source), name)
 
     def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():

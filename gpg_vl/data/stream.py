@@ -59,12 +59,16 @@ class SampleStream:
         return {"drawn": self._drawn, "cursors": list(self._cursors), "left_out": dict(self._left_out)}
 
     def restore(self, state: dict[str, object]) -> None:
-        cursors = state["cursors"]
-        assert isinstance(cursors, list) and len(cursors) == len(self._sources), state
-        self._drawn = int(str(state["drawn"]))
-        self._cursors = [int(cursor) for cursor in cursors]
-        left_out = state["left_out"]
-        assert isinstance(left_out, dict), state
+        """
+        Raises:
+            ValueError: it is not the state of a stream over as many sources
+        """
+        drawn, cursors, left_out = (state.get(name) for name in ("drawn", "cursors", "left_out"))
+        numbers = [drawn, *cursors] if isinstance(cursors, list) else [None]
+        is_state = all(type(number) is int and number >= 0 for number in numbers) and isinstance(left_out, dict)
+        if not is_state or len(numbers) != len(self._sources) + 1:
+            raise ValueError("the checkpoint's position in data.train does not fit its sources; restore the checkpoint")
+        self._drawn, *self._cursors = numbers
         self._left_out = dict(left_out)
 
     def _pick_source(self) -> int:

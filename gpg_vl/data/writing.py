@@ -12,6 +12,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from gpg_vl.data.image_folder import images_when_done
+from gpg_vl.data.images import read_image_file
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
 from gpg_vl.files import unfinished
@@ -89,4 +90,4 @@ def _plain_fields(sample: Sample) -> dict[str, Any]:
 def _embed_image(source: str | bytes) -> dict[str, Any]:
     if isinstance(source, bytes):
         return {"bytes": source, "path": None}
-    return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
+    return {"bytes": read_image_file(source), "path": Path(source).name}

@@ -199,7 +199,7 @@ def _size(row: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | 
 
 
 def _image_size(image: str | bytes) -> tuple[int, int] | None:
-    return read_size(image) if image and Path(str(image)).is_file() else None
+    return read_size(str(Path(str(image)).resolve())) if image and Path(str(image)).is_file() else None
 
 
 def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from gpg_vl.files import may_be_on_hub
+from gpg_vl.models.manifest import MANIFEST_FILE, find_damage_once
 from gpg_vl.screen import say_once
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -42,12 +43,13 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def resolve_model_path(path: str) -> str:
-    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it if it is a run folder.
+    """The folder that holds the model: ``path`` itself, or the newest whole checkpoint in it if it is a run folder.
 
     Anything that is not a local folder is returned unchanged, as the name of a model on the hub.
 
     Raises:
-        ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint
+        ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint, or what it holds
+            is not what was written there
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -56,8 +58,26 @@ def resolve_model_path(path: str) -> str:
         say_once(f"loading {path} from the hub")
         return path
     if is_model_folder(folder):
+        if damage := _damage(folder):
+            raise ValueError(f"model.path: {path} is damaged ({damage}); use an earlier checkpoint")
         return path
-    checkpoints = find_checkpoints(folder)
-    if not checkpoints:
-        raise ValueError(f"model.path: {path} has neither a config.json nor a checkpoint-N folder")
-    return str(checkpoints[-1])
+    return str(_newest_whole(folder))
+
+
+def _damage(folder: Path) -> str | None:
+    """None also where there is no manifest, as in a model from elsewhere."""
+    return find_damage_once(folder) if (folder / MANIFEST_FILE).is_file() else None
+
+
+def _newest_whole(run: Path) -> Path:
+    """The checkpoint to use of a run, said in a line; one without a manifest counts as whole."""
+    damaged: list[str] = []
+    for checkpoint in reversed(find_checkpoints(run)):
+        damage = _damage(checkpoint)
+        if damage is None:
+            say_once("; ".join([f"using {checkpoint}", *damaged]))
+            return checkpoint
+        damaged.append(f"{checkpoint.name} is damaged ({damage})")
+    if damaged:
+        raise ValueError(f"model.path: no checkpoint of {run} is whole: {'; '.join(damaged)}; restore one")
+    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.screen import printable, say
 
@@ -23,6 +24,12 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
             raise
         say(f"{name}: {printable(str(error))}")
         return 2 if isinstance(error, ValueError) else 1
+    except (RuntimeError, MemoryError) as error:
+        if debug or not is_out_of_memory(error):
+            raise
+        keys = "rollout.tokens_per_batch, update.tokens_per_micro_batch or model.max_pixels"
+        say(f"{name}: out of memory ({printable(first_line(error))}); lower {keys}")
+        return 1
     except Interrupted as error:
         return error.exit_code
     except KeyboardInterrupt:  # before or after the part that handles signals itself

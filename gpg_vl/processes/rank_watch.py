@@ -29,7 +29,7 @@ _WORK_KEY = "gpg_vl/deferred_work"
 
 @contextmanager
 def ranks_end_together() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise ``Interrupted``; with several ranks, at the same point of ``run_together``.
+    """Inside, a signal to stop raises ``Interrupted``; with several ranks, at the same point of ``run_together``.
 
     If all ranks raise, their connections are closed, the first rank re-raises, and the others exit with its code.
     """

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
+from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
@@ -38,10 +39,13 @@ from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
+from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
+STATE_VERSION = 1
+"""Incremented when an older kit would misread a checkpoint's state."""
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
@@ -140,7 +144,7 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
     write_recipe(recipe, partial / RECIPE_FILE)
     for rank, random_state in enumerate(random_states):
         _write_json(random_state, folder / _random_file(rank))
-    _write_json(asdict(state), folder / "state.json")
+    _write_json({"version": STATE_VERSION, **asdict(state)}, folder / "state.json")
     _write_json(library_versions(), folder / "versions.json")
     follow_umask(partial)
     seal_folder(partial)
@@ -175,26 +179,35 @@ def find_best_checkpoint(output_dir: Path) -> Path | None:
 def load_state(folder: Path) -> TrainingState:
     """
     Raises:
-        ValueError: the folder has no training state, e.g. because it is an exported model
+        ValueError: the folder has no training state, e.g. because it is an exported model, or one that this version
+            cannot read
     """
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
-    return TrainingState(**json.loads(path.read_text()))
+    plain = read_json(path)
+    version = plain.pop("version", 1)  # what the first versions wrote has none
+    if version != STATE_VERSION:
+        raise ValueError(
+            f"{path} has version {version!r}, and this kit reads {STATE_VERSION}; use the kit that wrote it"
+        )
+    return build_record(TrainingState, plain, path)
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
     """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
     path = folder / STATE_FOLDER / _random_file(rank)
     if path.is_file():
-        restore_random_state(json.loads(path.read_text()))
+        try:
+            restore_random_state(read_json(path))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no random states ({first_line(error)}); restore it") from error
     return path.is_file()
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
     """Libraries whose version has changed since the checkpoint was written, with both versions."""
-    now = library_versions()
-    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text())
+    now, then = library_versions(), read_json(folder / STATE_FOLDER / "versions.json")
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
@@ -203,7 +216,18 @@ def library_versions() -> dict[str, str]:
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
-    """Restores the optimizer's state parameter by parameter, whatever layout it was saved with."""
+    """Restores the optimizer's state parameter by parameter, whatever layout it was saved with.
+
+    Raises:
+        ValueError: its files are not safetensors
+    """
+    try:
+        _load_optimizer(folder, adapter, optimizer, accelerator)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / STATE_FOLDER} holds no state of an optimizer ({first_line(error)})") from error
+
+
+def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
     with ExitStack() as stack:
         places: dict[str, dict[str, Any]] = {}
         for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):

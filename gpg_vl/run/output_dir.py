@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import ObjectiveConfig, Recipe
+from gpg_vl.models.manifest import find_damage_once
 from gpg_vl.models.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.claim import LOCK_FILE, claim_folder
 from gpg_vl.run.leftovers import remove_leftovers
-from gpg_vl.run.manifest import find_damage
 from gpg_vl.run.run_log import METRICS_FILE, ROLLOUTS_FOLDER
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 from gpg_vl.screen import say
@@ -111,7 +111,7 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
     """The newest undamaged checkpoint, and the damage of newer ones."""
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints):
-        damage = find_damage(path)
+        damage = find_damage_once(path)
         if damage is None:
             return path, damaged
         damaged[path] = damage

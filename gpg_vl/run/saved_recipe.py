@@ -57,7 +57,7 @@ _SETTINGS = ("model", "prompt", "rollout", "evaluation")
 
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {section: plain[section] for section in _SETTINGS if isinstance(plain.get(section), dict)}
+    kept = {section: plain[section] for section in _SETTINGS if section in plain}
     rewards = _section(plain, "rewards")
     functions = {function_name(spec) for spec in _specs(rewards.get("functions"))}
     weights = {name: each for name, each in _section(rewards, "weights").items() if name not in functions}
