@@ -12,6 +12,7 @@ import ijson
 import pyarrow
 import pyarrow.parquet
 
+from gpg_vl.data.footers import check_sizes
 from gpg_vl.data.json_text import read_object
 from gpg_vl.errors import first_line
 from gpg_vl.files import may_be_on_hub
@@ -94,6 +95,7 @@ def _column_names(file: Path) -> list[str]:
 def _iterate_parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[SourceRow]:
     number = 0
     for file in files:
+        check_sizes(file)
         for row, values in enumerate(_read_values(file, columns), start=1):
             number += 1
             yield SourceRow(number, f"{file.name}, row {row}", values)

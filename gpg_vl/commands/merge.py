@@ -13,7 +13,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import CARD_FILE, check_model_folder
-from gpg_vl.run.manifest import seal_folder, sync
+from gpg_vl.run.manifest import sync
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.screen import say
 
@@ -21,7 +21,7 @@ from gpg_vl.screen import say
 def merge(recipe: Recipe, out: Path) -> None:
     """Merges the adapter of ``recipe.model.path`` into the weights of its model and writes the result to ``out``.
 
-    The folder is complete or not there. It also has a manifest, and the settings that the adapter was trained with.
+    The folder is complete or not there. It also holds the settings that the adapter was trained with.
 
     Raises:
         ValueError: there is no adapter, or ``out`` exists and is not an empty folder, or lies in the adapter's
@@ -54,4 +54,4 @@ def _write(recipe: Recipe, folder: Path, partial: Path) -> None:
         (partial / CARD_FILE).write_text(text.replace("# a LoRA adapter of", "# merged LoRA adapter of", 1), "utf-8")
     write_recipe(recipe, partial / RECIPE_FILE)
     check_model_folder(partial)
-    seal_folder(partial)
+    sync(path for path in partial.iterdir() if path.is_file())

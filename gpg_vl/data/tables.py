@@ -13,6 +13,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.dataset  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+from gpg_vl.data.footers import check_sizes
 from gpg_vl.data.json_text import read_object
 from gpg_vl.errors import first_line
 from gpg_vl.files import is_inside, may_be_on_hub, stays_inside
@@ -130,7 +131,7 @@ def open_table(path: str, limit: int | None) -> Table:
 
 def _open_parquet(path: str) -> datasets.Dataset:
     try:
-        is_empty = pyarrow.parquet.read_metadata(path).num_rows == 0
+        is_empty = check_sizes(path, Path(datasets.config.HF_DATASETS_CACHE)) == 0
         with without_progress_bars():  # datasets cannot read a file without rows
             if is_empty:
                 return datasets.Dataset.from_dict({})

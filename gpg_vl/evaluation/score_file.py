@@ -24,7 +24,7 @@ from gpg_vl.files import replace_file, same_place
 from gpg_vl.own_code import absolute_spec, describe_error, own_file
 from gpg_vl.records import ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
-from gpg_vl.screen import say
+from gpg_vl.screen import printable, say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
@@ -234,9 +234,8 @@ def score_completions(
         scored.append(ScoredCompletion(prediction, reward, metric))
     if failures:
         (first, failure), num = failures[0], len(failures)
-        _log.warning(
-            "scoring failed on %d rows; first: row %s: %s: %s", num, first.sample.id, failure.status, failure.message
-        )
+        said = (num, printable(first.sample.id), failure.status, printable(failure.message))
+        _log.warning("scoring failed on %d rows; first: row %s: %s: %s", *said)
     return scored
 
 
