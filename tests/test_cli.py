@@ -18,7 +18,7 @@ from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.data.sources import write_parquet
 from tests.support.builders import png
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 RunCli = Callable[..., tuple[int, str]]
 
