@@ -33,12 +33,14 @@ from data_tools.command_line import (
 from data_tools.file_checks import Report, check_files
 from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
+from gpg_vl.data.markers import IMAGE_MARKER
 from gpg_vl.screen import printable, tell
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import Lengths, PromptMeter
 
 MAX_ID_CHARS = 32
+MAX_LISTED = 10  # rows in a note
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,11 +98,15 @@ def _make_meter(options: Namespace) -> PromptMeter | None:
 
 def _describe(report: Report) -> list[str]:
     """The report as lines of text."""
-    lines = []
+    lines = list(report.readings)
     for path, num_rows in report.num_rows.items():
         num_bad = len(report.bad_rows(path))
         lines.append(f"{path}: {num_rows} rows, {num_bad or 'none'} of them bad")
         lines += _tabulate(report.findings[path])
+        if report.marker_rows[path]:
+            rows = ", ".join(map(str, report.marker_rows[path][:MAX_LISTED]))
+            num = len(report.marker_rows[path])
+            lines.append(f"  note: {IMAGE_MARKER} stays text in {num} rows without images (row {rows})")
     if report.lengths is not None:
         lines.append(_describe_lengths(report.lengths))
     return lines

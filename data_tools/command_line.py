@@ -14,6 +14,7 @@ from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.files import lies_in, same_place
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.screen import printable, say, tell
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
@@ -101,8 +102,8 @@ def read_model(options: Namespace) -> ModelConfig | None:
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Maps kit fields to columns, from words such as ``question=problem``.
+def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None]:
+    """Maps kit fields to columns, from words such as ``question=problem`` and ``images=left,right``.
 
     Raises:
         ValueError: a word does not have that form, or names no field
@@ -111,7 +112,8 @@ def read_columns(words: Sequence[str]) -> dict[str, str]:
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    return columns
+    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
+    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
 
 
 def count(text: str) -> int:
@@ -123,6 +125,8 @@ def count(text: str) -> int:
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) each print one line."""
+    if sys.modules["__main__"].__package__ == __package__:  # python -m data_tools.NAME
+        use_utf8()
     try:
         with INTERRUPTS.raising():
             return command()

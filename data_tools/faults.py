@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from gpg_vl.data.images import open_image
 from gpg_vl.data.json_text import write_json
+from gpg_vl.data.markers import check_markers
 from gpg_vl.data.schema import read_text
 from gpg_vl.own_code import describe_error
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import gold_completion, score_completion
+from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.marks import find_lost_marks
 
-FULL_MARKS = 0.99
-"""What a gold answer must earn: 1, minus what rounding costs a tiny box."""
+WRONG_MARKERS = "the markers are not one per image"
 _FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded
 
 
@@ -56,12 +57,19 @@ def find_answer_fault(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Fault
         return Fault("there is no such task", str(error))
     try:
         task.check(sample)
-        reward = score_completion(task, sample, gold_completion(task, sample, views), views)
+        if (wrong := _find_wrong_markers(task, sample, views)) is not None:
+            return wrong
+        lost = find_lost_marks(task, sample, views)
     except ValueError as error:
         return Fault("the answer is not valid for its task", str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code
         return Fault("the task fails", f"task {sample.task}: {describe_error(error)}")
-    if reward.parts[task.main_part] < FULL_MARKS:
-        why = "" if reward.status == "ok" else ": it cannot be read, or a box is outside the image"
-        return Fault("the answer does not score 1", f"{sample.answer[:60]!r} earns {reward.parts} in its own task{why}")
+    return None if lost is None else Fault("the answer does not score 1", lost)
+
+
+def _find_wrong_markers(task: Task, sample: Sample, views: Sequence[ImageView]) -> Fault | None:
+    try:
+        check_markers(task.ask(sample, views), len(views))
+    except ValueError as error:
+        return Fault(WRONG_MARKERS, str(error))
     return None

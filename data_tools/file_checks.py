@@ -33,6 +33,8 @@ class Report:
     num_rows: dict[str, int]  # by file, in the order of the command line
     findings: dict[str, list[Finding]]  # by file
     lengths: Lengths | None  # None if no model was given
+    readings: list[str]  # how files are read that are in another shape than the kit's
+    marker_rows: dict[str, list[int]]  # by file: rows without images in whose text an image marker stays text
 
     def bad_rows(self, path: str) -> set[int]:
         return {finding.row for finding in self.findings[path]}
@@ -62,6 +64,8 @@ def check_files(
             finding = row.finding or (None if meter is None else meter.find_fault(file, row))
             if finding is not None:
                 report.findings[file.path].append(finding)
+            if row.has_marker_text:
+                report.marker_rows[file.path].append(row.number)
             question = row.question if finding is None else b""  # a good row is not a duplicate of a bad one
             pictures = tuple(map(album.add, row.pictures))
             known[file.path].append(KnownRow(file.path, row.number, row.id, question, pictures))
@@ -78,7 +82,8 @@ def _start_report(files: Sequence[DataFile], lengths: Lengths | None) -> Report:
         if file.path in num_rows:
             raise ValueError(f"{file.path} is given twice; give each file once")
         num_rows[file.path] = len(open_file(file).samples)
-    return Report(num_rows, {path: [] for path in num_rows}, lengths)
+    readings = [reading for file in files if (reading := open_file(file).reading)]
+    return Report(num_rows, {path: [] for path in num_rows}, lengths, readings, {path: [] for path in num_rows})
 
 
 def _compare(

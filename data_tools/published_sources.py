@@ -69,7 +69,7 @@ def write_lisa(data: Path) -> None:
         folder.mkdir(parents=True)
         for n in range(NUM_ROWS):
             annotation = {"text": [f"thing {n}", "a place to sit"], "is_sentence": True, "shapes": [shape]}
-            (folder / f"{n}.json").write_text(json.dumps(annotation))
+            (folder / f"{n}.json").write_text(json.dumps(annotation), encoding="utf-8")
             (folder / f"{n}.jpg").write_bytes(picture(n))
 
 
@@ -87,7 +87,7 @@ def write_fine_grained(data: Path) -> None:
             (data / images / f"image_{n}.jpg").write_bytes(picture(n))
             entries.append({f"/data/{images}/image_{n}.jpg": {"label": torch.tensor(n % 2)}})
         torch.save(entries, data / f"{labels}.pth")
-        (data / f"{labels}.txt").write_text("\n".join(names))
+        (data / f"{labels}.txt").write_text("\n".join(names), encoding="utf-8")
 
 
 SOURCES: dict[str, tuple[Callable[[Path], None], Family]] = {

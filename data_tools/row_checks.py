@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from data_tools.faults import find_answer_fault
+from data_tools.faults import WRONG_MARKERS, find_answer_fault
 from data_tools.likeness import Picture, look_at
 from gpg_vl.data.images import open_image
+from gpg_vl.data.markers import IMAGE_MARKER
 from gpg_vl.data.rows import LazySamples
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
 from gpg_vl.data.sources import Source, load_source
@@ -27,7 +28,7 @@ class DataFile:
     """One file to check, as ``load_source`` takes it."""
 
     path: str
-    columns: tuple[tuple[str, str | None], ...] = ()
+    columns: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
     task: str | None = None
     image_root: str | None = None
     image_hosts: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class CheckedRow:
     finding: Finding | None
     pictures: tuple[Picture, ...] = ()
     question: bytes = field(default=b"", repr=False)  # digest of its words
+    has_marker_text: bool = False  # whether an image marker in it stays text, because the row has no images
 
 
 @lru_cache(maxsize=8)
@@ -87,7 +89,9 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "images", f"{error}; replace it"))
     pictures = tuple(map(look_at, images))
-    return CheckedRow(number, sample.id, _find_in_answer(number, sample, pictures), pictures, _digest(sample.question))
+    finding = _find_in_answer(number, sample, pictures)
+    has_marker_text = not pictures and IMAGE_MARKER in sample.question
+    return CheckedRow(number, sample.id, finding, pictures, _digest(sample.question), has_marker_text)
 
 
 def _find_id(file: DataFile, index: int) -> str:
@@ -95,7 +99,7 @@ def _find_id(file: DataFile, index: int) -> str:
     samples = open_file(file).samples
     assert isinstance(samples, LazySamples), file
     try:
-        value = samples.table.row(index).get(samples.columns.get("id", ""))
+        value = samples.table.row(index).get(str(samples.matched.columns.get("id", "")))
     except ValueError:
         return ""
     return str(value) if isinstance(value, str | int) else ""
@@ -116,8 +120,10 @@ def _find_in_answer(number: int, sample: Sample, pictures: tuple[Picture, ...]) 
     fault = find_answer_fault(sample, [picture.size for picture in pictures])
     if fault is None:
         return None
-    field_name = "task" if fault.reason in ("the task fails", "there is no such task") else "answer"
-    return Finding(number, sample.id, field_name, _with_way_out(fault.detail))
+    return Finding(number, sample.id, _FAULTY_FIELDS.get(fault.reason, "answer"), _with_way_out(fault.detail))
+
+
+_FAULTY_FIELDS = {"the task fails": "task", "there is no such task": "task", WRONG_MARKERS: "question"}
 
 
 def _digest(text: str) -> bytes:

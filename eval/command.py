@@ -8,7 +8,6 @@ without an image and those that the conversion dropped are listed and count as w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,12 +25,16 @@ from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
 from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.recipes import as_word
 from gpg_vl.run.saved_recipe import recipe_of_model
 from gpg_vl.screen import say, tell
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
     """The command of a benchmark; returns the exit code. A mistake prints one line to stderr and returns 2."""
+    if argv is None:
+        use_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(f"eval.{benchmark.name}", lambda: _run(benchmark, words))
 
@@ -90,7 +93,7 @@ def _evaluate(
     files = find_rows(benchmark, options.data, splits if options.split else None)
     for path in files.values():
         check_task(benchmark, path)
-    words = ["--task", benchmark.task, "--data.eval", json.dumps([str(path) for path in files.values()])]
+    words = ["--task", benchmark.task, "--data.eval", as_word([str(path) for path in files.values()])]
     words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
     recipe = recipe_of_model(options.model, options.recipe, words)
     return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category), files

@@ -17,6 +17,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
 from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
@@ -67,6 +68,7 @@ def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = _build_objective(recipe, accelerator)
     checked = run_together(lambda: _load_sources(recipe, checkpoint))
+    pins = run_together(lambda: _take_pins(recipe, checkpoint, checked))
     objective = run_together(lambda: fit_rewards(recipe, objective, checked[0].tasks.values()))
     scorer.start()  # its processes start while the model loads
     seed_everything(recipe.run.seed)
@@ -75,7 +77,7 @@ def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages
     parts = _Parts(recipe, objective, checked, adapter, scorer, accelerator)
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: _check_disk(recipe, adapter))
-    stages = _build_stages(parts, reports, checkpoint)
+    stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: _write_recipe(recipe, Path(recipe.run.output_dir)))
     if checkpoint is not None:
         _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
@@ -130,6 +132,13 @@ def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSource
     return checked
 
 
+def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[CheckedSources]) -> dict[str, str]:
+    pins = take_pins(recipe, checked[0].tasks, checkpoint)
+    if checkpoint is not None:
+        check_pins(pins, load_state(checkpoint).pins)
+    return pins
+
+
 def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> Adapter:
     path = recipe.model.path if checkpoint is None else str(checkpoint)
     return load_adapter(replace(recipe.model, path=path))
@@ -159,7 +168,9 @@ def _check_disk(recipe: Recipe, adapter: Adapter) -> None:
     check_room(recipe, *adapter.num_parameters())
 
 
-def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Path | None) -> Stages:
+def _build_stages(
+    parts: _Parts, reports: Sequence[SourceReport], checkpoint: Path | None, pins: dict[str, str]
+) -> Stages:
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
@@ -174,7 +185,7 @@ def _build_stages(parts: _Parts, reports: Sequence[SourceReport], checkpoint: Pa
     learner = _build_learner(parts)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
-        progress = Progress(recipe.run, checked[0].digests, shrunk_rows=num_shrunk)
+        progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
         progress = _resume(parts, checkpoint, learner, stream)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()

@@ -17,6 +17,7 @@ from typing import Any
 
 import gpg_vl
 from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.screen import printable, say, tell
 
 
@@ -58,13 +59,13 @@ def _eval(words: list[str]) -> None:
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.recipes import parse_yaml
+    from gpg_vl.recipes import as_word, parse_yaml
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows with --data, not with --data.eval")
     entries = [parse_yaml(word) if word.startswith("{") else word for word in options.data]
-    recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", json.dumps(entries)])
+    recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", as_word(entries)])
     from accelerate import PartialState
 
     from gpg_vl.evaluation.evaluate_model import evaluate_model
@@ -101,12 +102,19 @@ def _score(words: list[str]) -> None:
         default="strict",
         help="strict: the kit's own; legacy: the published one",
     )
+    parser.add_argument(
+        "--answer-in",
+        choices=["tags", "boxed"],
+        default="tags",
+        help="where the answer is: in <answer></answer>, or in the last \\boxed{} after the reasoning",
+    )
     parser.add_argument("--out", help="output file for the rows with their rewards")
     options = parser.parse_args(words)
     from gpg_vl.evaluation.score_file import score_file
 
     out = Path(options.out) if options.out else None
-    tell(json.dumps(score_file(options.task, Path(options.predictions), options.scorer, out), ensure_ascii=False))
+    summary = score_file(options.task, Path(options.predictions), options.scorer, out, options.answer_in)
+    tell(json.dumps(summary, ensure_ascii=False))
 
 
 def _ask(words: list[str]) -> None:
@@ -231,6 +239,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if argv is None:
+        use_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -102,10 +102,12 @@ class DataConfig:
     """The rows.
 
     Args:
-        train: training sources, each a path or {path, weight, columns}
+        train: training sources, each a path or {path, weight, columns}; of a hub set also {split, revision, config}
         eval: validation sources, scored every run.eval_every steps
         image_root: folder that image paths are relative to and must stay inside; null: the data file's own folder
         image_hosts: hosts that images may be fetched from, e.g. images.example.org; an empty list refuses every URL
+        on_large_image: what to do with an image of more than 20 million pixels, as of a phone; fail: it is a bad image;
+            shrink: open it at a half, a quarter or an eighth of its size
         on_bad_image: what to do if a training image cannot be opened; fail: end the run; skip: leave out its row
         on_long_prompt: what to do if a prompt is too long for the model or a micro-batch; fail: end the run before its
             first step; drop: leave the row out of training; shrink: scale its images down
@@ -115,6 +117,7 @@ class DataConfig:
     eval: list[str | dict[str, Any]] = field(default_factory=list)
     image_root: str | None = None
     image_hosts: list[str] = field(default_factory=list)
+    on_large_image: Literal["fail", "shrink"] = "fail"
     on_bad_image: Literal["fail", "skip"] = "fail"
     on_long_prompt: Literal["fail", "drop", "shrink"] = "fail"
 

@@ -66,6 +66,11 @@ def load_recipe(
     return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]), tasks=own_tasks)
 
 
+def as_word(value: Any) -> str:
+    """A value as a word of the command line, which is read as YAML: JSON's escapes are not all YAML's."""
+    return str(yaml.safe_dump(value, default_flow_style=True, allow_unicode=False, width=10**9)).strip()
+
+
 def describe_keys() -> str:
     """Every key with its default and its explanation."""
     return str(_build_parser().format_help())

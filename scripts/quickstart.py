@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_data(options.out / "data")
     train_model(options.out, options.seed)
     summary = summarise(options.out, time.perf_counter() - start)
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     show(summary, options.out)
     return 0
 
@@ -122,7 +122,7 @@ def run(command: str, function: Callable[[list[str]], int | None], words: Sequen
 
 def summarise(out: Path, seconds: float) -> dict[str, Any]:
     results = {
-        name: json.loads((out / name / "results.json").read_text())["tasks"]
+        name: json.loads((out / name / "results.json").read_text(encoding="utf-8"))["tasks"]
         for name in ("before-sampled", "after-sampled", "before-greedy", "after-greedy")
     }
     metrics = [row for row in read_metrics(out / "gpg") if "reward" in row]

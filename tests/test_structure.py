@@ -98,6 +98,7 @@ WHOLE_ROOMS = {
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
+    "verifiers/maths/test_published_answers.py": "the published answers of GEOQA, each against every other",
     "tasks/test_gameability.py": "what every task must not reward",
     "tasks/test_reward_cases.py": "answers as models write them, every task",
     "tasks/test_rewards_page.py": "the table of spellings in docs/rewards.md",

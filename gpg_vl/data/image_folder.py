@@ -15,8 +15,16 @@ from pathlib import Path
 
 from gpg_vl.data.images import read_image_file
 
-_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
-_OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|img)")
+_SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+_OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|bmp|gif|tif|img)")
 
 
 class ImageFolder:

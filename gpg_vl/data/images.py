@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TypeVar
 import numpy
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from gpg_vl.data.containers import CostlyFile, refuse_costly
@@ -27,7 +29,14 @@ MAX_PIXELS = 20_000_000
 MIN_SIDE = 2  # pixels
 MAX_ASPECT = 50  # longer side to shorter side; some vision towers stop at 200
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_LARGE_PIXELS = 178_000_000
+"""With ``shrink``; Pillow itself refuses more than 178,956,970."""
+MAX_DECODED_PIXELS = 3 * MAX_PIXELS
+"""With ``shrink``: of an image that can only be decoded as a whole."""
+
+FORMATS = "PNG, JPEG, WEBP, BMP, GIF or TIFF"
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_ORIGINAL = "original_size"  # key of an image's info
 _PNG_END = b"IEND\xaeB`\x82"
 _TURNS = {  # EXIF orientation -> the transformation that makes the image upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -39,6 +48,8 @@ _TURNS = {  # EXIF orientation -> the transformation that makes the image uprigh
     8: Transpose.ROTATE_90,
 }
 _Result = TypeVar("_Result")
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the kit's own limit is lower
 
 
 class BadImage(ValueError):
@@ -106,17 +117,25 @@ def check_presence(source: str | bytes) -> None:
             raise BadImage(f"cannot open image {source[:200]}: {reason}; put it there or set data.image_root")
 
 
-def open_image(source: str | bytes, hosts: Collection[str] = ()) -> Image.Image:
+def open_image(source: str | bytes, hosts: Collection[str] = (), shrink: bool = False) -> Image.Image:
     """The first frame as RGB, turned upright by its EXIF orientation, with a white background if it is transparent.
 
     Args:
-        source: path or URL of a PNG, JPEG or WebP file, or the bytes of one
+        source: path or URL of a PNG, JPEG, WebP, BMP, GIF or TIFF file, or the bytes of one
         hosts: hosts that images may be fetched from; empty: every URL is refused
+        shrink: whether an image of more than ``MAX_PIXELS`` is opened at a half, a quarter or an eighth of its size
+            instead of being refused; ``original_size`` is that of the file
 
     Raises:
         BadImage: ``cannot open image NAME: REASON``
     """
-    return _read(source, hosts, _decode)
+    return _read(source, hosts, _decode_small if shrink else _decode, MAX_LARGE_PIXELS if shrink else MAX_PIXELS)
+
+
+def original_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height that an image of ``open_image`` has in its file, upright: the pixels that boxes are in."""
+    width, height = image.info.get(_ORIGINAL, image.size)
+    return width, height
 
 
 def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes:
@@ -139,17 +158,19 @@ def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, in
     Raises:
         BadImage: ``cannot open image NAME: REASON``
     """
-    return _read(source, hosts, _upright_size)
+    return _read(source, hosts, _upright_size, MAX_PIXELS)
 
 
 def _is_url(source: str) -> bool:
     return "://" in source or source.startswith("data:")
 
 
-def _read(source: str | bytes, hosts: Collection[str], action: Callable[[Image.Image], _Result]) -> _Result:
+def _read(
+    source: str | bytes, hosts: Collection[str], action: Callable[[Image.Image], _Result], max_pixels: int
+) -> _Result:
     try:
         with Image.open(BytesIO(_read_bytes(source, hosts)), formats=_FORMATS) as image:
-            _refuse_size(*image.size)
+            _refuse_size(*image.size, max_pixels)
             return action(image)
     except Exception as error:  # decoders raise nearly anything on broken bytes
         name = f"({len(source)} bytes)" if isinstance(source, bytes) else source[:200]
@@ -197,9 +218,10 @@ def _fetch(url: str, hosts: Collection[str]) -> bytes:
         raise _RefusedError(str(error)) from error
 
 
-def _refuse_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _RefusedError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}; make it smaller")
+def _refuse_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        way_out = ", or set data.on_large_image to shrink" if max_pixels == MAX_PIXELS else ""
+        raise _RefusedError(f"it has {width} x {height} pixels, more than {max_pixels}; make it smaller{way_out}")
     if min(width, height) < MIN_SIDE:
         raise _RefusedError(f"it has {width} x {height} pixels; each side needs at least {MIN_SIDE}")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -211,12 +233,27 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _RefusedError | CostlyFile):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a PNG, JPEG or WEBP image"
+        return f"it is not a {FORMATS} image"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS} pixels; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return f"it is broken or truncated ({type(error).__name__})"
+
+
+def _decode_small(image: Image.Image) -> Image.Image:
+    """``_decode``, of a large image at a part of its size: a JPEG is never decoded as a whole."""
+    factor = next(factor for factor in (1, 2, 4, 8) if image.width * image.height <= MAX_PIXELS * factor**2)
+    size = _upright_size(image)
+    if factor == 1:
+        return _decode(image)
+    if isinstance(image, JpegImageFile):
+        image.draft(image.mode, (image.width // factor, image.height // factor))
+    _refuse_size(*image.size, MAX_DECODED_PIXELS)
+    decoded = _decode(image)
+    small = decoded if decoded.width * decoded.height <= MAX_PIXELS else decoded.reduce(factor)
+    small.info = {_ORIGINAL: size}
+    return small
 
 
 def _decode(image: Image.Image) -> Image.Image:
@@ -244,8 +281,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, or 1 if there is none. A PNG that stores it after the pixels counts as upright."""
-    in_header = image.format != "PNG" or "exif" in image.info
+    """The EXIF orientation, or 1 if there is none. A PNG that stores it after the pixels counts as upright.
+
+    Pillow turns a TIFF itself.
+    """
+    in_header = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
     return image.getexif().get(ExifTags.Base.Orientation, 1) if in_header else 1
 
 

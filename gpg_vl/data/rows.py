@@ -7,51 +7,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from gpg_vl.data.images import find_image
-from gpg_vl.data.json_text import read_object
+from gpg_vl.data.conversations import Conversation, is_conversation, read_conversation, read_last_answer
+from gpg_vl.data.json_text import read_object, write_json
+from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
+from gpg_vl.data.shapes import (
+    MESSAGE_COLUMNS,
+    Columns,
+    describe_reading,
+    find_shape,
+    image_columns,
+    shape_columns,
+)
 from gpg_vl.data.tables import Table, TableRow
 from gpg_vl.own_code import absolute_spec, own_file
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
+from gpg_vl.verifiers.box_text import parse_detections
+
+GivenColumns = Mapping[str, str | Sequence[str] | None]
+"""An entry's ``columns``: kit field -> column; several for ``images``; null for a field that the rows do not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Where the rows of a file have the kit's fields."""
+
+    columns: Columns
+    without_images: bool = False  # whether the entry says that no row has images
+    reading: str = ""  # how the rows are read, in a line, if they are in no shape of the kit's own
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The columns of the images."""
+        column = self.columns.get("images", ())
+        return (column,) if isinstance(column, str) else column
 
 
 def match_columns(
-    path: str, available: Sequence[str], columns: Mapping[str, str | None] | None, task: str | None
-) -> dict[str, str]:
-    """Maps each kit field that the rows have to the file's column.
+    path: str, available: Sequence[str], given: GivenColumns | None, task: str | None, kind: str = ""
+) -> Matched:
+    """Finds the column of each kit field, by the kit's own names and those of the known shapes.
+
+    Args:
+        given: kit field -> column; goes before what is found
+        kind: of the file, if that is worth a line
 
     Raises:
         ValueError: a field that a sample needs has no column; lists the existing columns
     """
-    own = {field: field for field in KIT_FIELDS if field in available}
-    if "image" in available:
-        own.setdefault("images", "image")
-    if columns is None:
-        matched = own
-    else:
+    named = {field: _as_columns(column) for field, column in (given or {}).items()}
+    shape = find_shape(available)
+    own: dict[str, str | tuple[str, ...] | None] = {field: field for field in KIT_FIELDS if field in available}
+    own["images"] = image_columns(available)
+    if given is not None or shape is not None:
         own.pop("id", None)  # rows from elsewhere get ids from file and row
-        matched = {field: column for field, column in {**own, **columns}.items() if column is not None}
-    for field, column in matched.items():
-        if column not in available:
-            raise ValueError(f"{path} has no column {column!r} for columns.{field}; it has {list(available)}")
-    _refuse_missing(path, available, matched, columns)
-    if "task" not in matched and task is None:
+    found = own if shape is None else shape_columns(shape, available) | own
+    columns = {field: column for field, column in (found | named).items() if column is not None}
+    for field, column in columns.items():
+        _refuse_unknown(path, available, field, column)
+    without_images = "images" in named and named["images"] is None
+    _refuse_missing(path, available, columns, without_images)
+    if "task" not in columns and task is None:
         raise ValueError(f"{path} does not name the task of its rows; set task in the recipe, or add a column task")
-    return matched
+    is_found = shape is not None and not {"question", "answer"} <= set(named)
+    return Matched(columns, without_images, describe_reading(kind, shape if is_found else None, columns))
 
 
-def _refuse_missing(
-    path: str, available: Sequence[str], matched: Mapping[str, str], columns: Mapping[str, str | None] | None
-) -> None:
-    if columns is None:
-        required = ["id", "images", "question", "answer"]
-    else:
-        without_images = "images" in columns and columns["images"] is None
-        required = ["question", "answer"] if without_images else ["images", "question", "answer"]
-    missing = [field for field in required if field not in matched]
+def _as_columns(column: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    return column if column is None or isinstance(column, str) else tuple(column)
+
+
+def _refuse_unknown(path: str, available: Sequence[str], field: str, column: str | tuple[str, ...]) -> None:
+    for name in [column] if isinstance(column, str) else column:
+        if name not in available and name.partition(".")[0] not in available:
+            raise ValueError(f"{path} has no column {name!r} for columns.{field}; it has {list(available)}")
+
+
+def _refuse_missing(path: str, available: Sequence[str], columns: Columns, without_images: bool) -> None:
+    """Messages may hold the answer and the images, so their columns need no others."""
+    is_chat = columns.get("question") in MESSAGE_COLUMNS
+    required = ["question", *([] if is_chat else ["answer"]), *([] if is_chat or without_images else ["images"])]
+    missing = [field for field in required if field not in columns]
     if missing:
-        example = "{path: ..., columns: {" + ", ".join(f"{field}: NAME" for field in missing if field != "id") + "}}"
+        example = "{path: ..., columns: {" + ", ".join(f"{field}: NAME" for field in missing) + "}}"
         raise ValueError(
             f"{path} has no column {', '.join(missing)}; it has {list(available)}; "
             f"say which of them to use with an entry {example}"
@@ -64,7 +103,7 @@ class LazySamples(Sequence[Sample]):
 
     path: str
     table: Table
-    columns: dict[str, str]  # kit field -> column
+    matched: Matched
     root: Path | None  # resolved folder that image paths must stay in; None allows no paths
     task: str | None
     hosts: Collection[str] = ()  # hosts that images may be fetched from
@@ -85,16 +124,22 @@ class LazySamples(Sequence[Sample]):
             return [self[i] for i in position]
         try:
             number = position + 1
-            default_id = None if "id" in self.columns else f"{self.path}:{number}"
+            default_id = None if "id" in self.matched.columns else f"{shown_path(self.path)}:{number}"
             row = self.table.row(position)
-            return make_sample(row, self.columns, self.root, self.task, default_id, self.hosts, self.own_tasks)
+            return make_sample(row, self.matched, self.root, self.task, default_id, self.hosts, self.own_tasks)
         except ValueError as error:
             raise ValueError(f"{self.path}, row {position + 1}: {error}") from error
 
 
+def shown_path(path: str) -> str:
+    """A path in or below the working directory as relative to it: an id is the same, however the path is written."""
+    location, here = Path(path), Path.cwd()
+    return str(location.relative_to(here)) if location.is_absolute() and location.is_relative_to(here) else path
+
+
 def make_sample(
     row: TableRow,
-    columns: Mapping[str, str],
+    matched: Matched,
     root: Path | None,
     task: str | None,
     default_id: str | None,
@@ -104,7 +149,7 @@ def make_sample(
     """The sample of one row.
 
     Args:
-        columns: kit field -> column, for the fields that the row has
+        matched: where the row has the kit's fields
         root: resolved folder that image paths must stay in; None allows no paths
         task: replaces the row's own task
         default_id: id if the row has none
@@ -115,18 +160,24 @@ def make_sample(
         ValueError: a field is missing, too long or of the wrong type, or names code; names the field
     """
     check_version(row.get(VERSION_FIELD))
-    if "images" in columns and columns["images"] not in row:
-        raise ValueError(f"the images are missing: there is no {columns['images']!r}; write [] if a row has no images")
-    fields = {field: row.get(column) for field, column in columns.items()}
-    taken = {VERSION_FIELD, *columns.values()}
+    columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
+    fields = {field: look_up(row, column) for field, column in columns.items()}
+    chat = _read_chat(fields.get("question"))
+    images = _find_images(row, matched, chat.images, root, hosts)
+    taken = {VERSION_FIELD, *columns.values(), *matched.images}
+    meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
         id=read_text("id", fields.get("id", default_id)),
         task=task or _read_task(fields.get("task"), own_tasks),
-        images=_read_images(fields.get("images"), root, hosts),
-        question=read_text("question", fields.get("question")),
-        answer=strip_answer_tags(read_text("answer", fields.get("answer"))),
-        meta={name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta")),
-        own_columns={column: row[column] for field, column in columns.items() if column != field and field in _TEXTS},
+        images=images,
+        question=read_text("question", chat.question),
+        answer=strip_answer_tags(read_answer(fields.get("answer", chat.answer))),
+        meta=meta | ({"system": chat.system} if chat.system else {}),
+        own_columns={
+            column: row[column]
+            for field, column in columns.items()
+            if column != field and field in _TEXTS and column in row and not is_conversation(row[column])
+        },
     )
 
 
@@ -142,6 +193,67 @@ def _read_task(value: Any, own_tasks: Collection[str]) -> str:
 
 
 _TEXTS = ("question", "answer", "task")
+
+
+def look_up(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a key in it: ``reward_model.ground_truth``, ``choices.0``; None if there is none."""
+    if column in row:
+        return row[column]
+    name, *keys = column.split(".")
+    value = row.get(name)
+    for key in keys:
+        if isinstance(value, str) and value.startswith("{"):  # an object as JSON text
+            value = read_object(value)
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        else:
+            value = value[int(key)] if isinstance(value, list) and key.isdecimal() and int(key) < len(value) else None
+    return value
+
+
+def _read_chat(question: Any) -> Conversation:
+    """The question of a row, which is text or a list of messages."""
+    return read_conversation(question) if is_conversation(question) else Conversation(read_text("question", question))
+
+
+def read_answer(value: Any) -> str:
+    """The gold answer as text: of a text or number, of boxes, of messages, or of verl's ``reward_model``.
+
+    Raises:
+        ValueError: it is missing, or a list or object of something else
+    """
+    if isinstance(value, Mapping) and value.get("ground_truth") is not None:
+        value = value["ground_truth"]
+    if is_conversation(value):
+        return read_text("answer", read_last_answer(value))
+    if isinstance(value, list | dict):
+        text = write_json(value)
+        return read_text("answer", value if parse_detections(text) is None else text)
+    return read_text("answer", value)
+
+
+def _find_images(
+    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str]
+) -> tuple[str | bytes, ...]:
+    """The images of a row.
+
+    Args:
+        inside: images that are in the messages of the question
+    """
+    values = {column: look_up(row, column) for column in matched.images}
+    if inside:
+        if any(value not in (None, "", []) for value in values.values()):
+            raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
+        return read_images(list(inside), root, hosts)
+    if matched.without_images:
+        return ()
+    if len(values) > 1:
+        return read_image_columns(values, root, hosts)
+    [column] = values or ["images"]
+    if column not in row and values.get(column) is None:
+        raise ValueError(f"the images are missing: there is no {column!r}; write [] if a row has no images")
+    refuse_lost_image(row, column, ["image"])
+    return read_images(values[column], root, hosts)
 
 
 def _read_meta(value: Any) -> dict[str, Any]:
@@ -164,19 +276,3 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
     if location.is_dir():
         return location.resolve()
     return location.parent.resolve() if location.is_file() else None
-
-
-def _read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes, ...]:
-    """The images of one row, given as a list, a single image, or null for none."""
-    entries = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(_read_image(entry, root, hosts) for entry in entries)
-
-
-def _read_image(entry: Any, root: Path | None, hosts: Collection[str]) -> str | bytes:
-    if isinstance(entry, Mapping):
-        entry = entry.get("path") if entry.get("bytes") is None else entry["bytes"]
-    if isinstance(entry, bytes):
-        return entry
-    if not isinstance(entry, str):
-        raise ValueError(f"an image is a {type(entry).__name__}; give a path, or the bytes of an image file")
-    return find_image(entry, root, hosts)

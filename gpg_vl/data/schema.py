@@ -39,11 +39,14 @@ def check_version(value: Any) -> None:
 
 
 def read_text(field: str, value: Any) -> str:
-    """The text of a field; a value of another type becomes JSON.
+    """The text of a field; a number becomes text.
 
     Raises:
-        ValueError: the value is missing, too long or cannot be text; names the field
+        ValueError: the value is missing, too long or cannot be text, as a list or an object; names the field
     """
+    if isinstance(value, list | tuple | dict):
+        kind = "an object" if isinstance(value, dict) else "a list"
+        raise ValueError(f"the {field} is {kind}; write text, or name what holds the text by columns.{field}, as a.b")
     if value is None or value == "" or value != value:  # the last is NaN, a missing number in a table
         raise ValueError(f"the {field} is missing")
     try:

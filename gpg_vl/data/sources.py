@@ -9,18 +9,20 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpg_vl.data.rows import LazySamples, find_image_root, match_columns
+from gpg_vl.data.rows import GivenColumns, LazySamples, find_image_root, match_columns
 from gpg_vl.data.schema import KIT_FIELDS
-from gpg_vl.data.tables import open_table
+from gpg_vl.data.tables import HubPart, open_table
 from gpg_vl.data.writing import write_jsonl, write_parquet
 from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
 
 __all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
 
-ENTRY_KEYS = ("path", "weight", "columns")
+_PART_KEYS = ("split", "revision", "config")
+ENTRY_KEYS = ("path", "weight", "columns", *_PART_KEYS)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Source:
     name: str  # path or hub name as in the recipe
     weight: float  # its share of the drawn samples, relative to the other sources
     samples: Sequence[Sample]  # each made on access
+    reading: str = ""  # how the rows are read, in a line, if they are in no shape of the kit's own
+    root: Path | None = None  # folder of the images that are files
+    has_ids: bool = True  # whether the rows name themselves; else file and row do
 
 
 def load_source(
@@ -44,8 +49,8 @@ def load_source(
     """Opens a source and matches its columns; rows are read on access.
 
     Args:
-        entry: a path or hub name, or a dict with ``path`` and optionally ``weight`` and ``columns`` (kit field -> the
-            file's column; ``images: null`` if the file has none)
+        entry: a path or hub name, or a dict with ``path`` and optionally ``weight``, ``columns`` (kit field -> the
+            file's column; ``images: null`` if the file has none), and of a hub set ``split``, ``revision``, ``config``
         image_root: folder that image paths are relative to and must stay inside; None: the data file's own folder
         task: replaces the task of every row
         limit: use only the first N rows; None: all
@@ -56,27 +61,31 @@ def load_source(
     Raises:
         ValueError: names the entry, the column or row, and the way out
     """
-    path, weight, columns = _read_entry(entry)
-    table = open_table(path, limit)
+    path, weight, columns, part = _read_entry(entry)
+    table = open_table(path, limit, part)
     if not len(table):
         raise ValueError(f"{path} has no rows; fill it or remove it")
-    matched = match_columns(path, table.column_names, columns, task)
+    matched = match_columns(path, table.column_names, columns, task, table.kind)
+    root = find_image_root(path, image_root)
     allowed = frozenset(map(absolute_spec, own_tasks))
-    samples = LazySamples(path, table, matched, find_image_root(path, image_root), task, image_hosts, allowed)
-    if check_ids and "id" in matched:
-        _refuse_repeated_ids(path, table.column(matched["id"]))
-    return Source(path, weight, samples)
+    samples = LazySamples(path, table, matched, root, task, image_hosts, allowed)
+    id_column = matched.columns.get("id")
+    if check_ids and isinstance(id_column, str) and id_column in table.column_names:
+        _refuse_repeated_ids(path, table.column(id_column))
+    reading = matched.reading and f"{path}: {matched.reading}"
+    return Source(path, weight, samples, reading, root, has_ids=id_column is not None)
 
 
 class _Entry(NamedTuple):
     path: str
     weight: float
-    columns: Mapping[str, str | None] | None
+    columns: GivenColumns | None
+    part: HubPart
 
 
 def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
     if isinstance(entry, str):
-        return _Entry(entry, 1.0, None)
+        return _Entry(entry, 1.0, None, HubPart())
     _refuse_unknown("key", entry, ENTRY_KEYS, "an entry of data.train or data.eval")
     path, weight, columns = entry.get("path"), entry.get("weight", 1.0), entry.get("columns")
     if not isinstance(path, str) or not path:
@@ -87,7 +96,27 @@ def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
         if not isinstance(columns, Mapping):
             raise ValueError(f"{path}: columns is {columns!r}; write a mapping such as {{question: problem}}")
         _refuse_unknown("field", columns, KIT_FIELDS, f"columns of {path}")
-    return _Entry(path, float(weight), columns)
+        for field, column in columns.items():
+            _refuse_no_name(f"{path}: columns.{field}", column, may_be_several=field == "images")
+    return _Entry(path, float(weight), columns, _read_part(path, entry))
+
+
+def _refuse_no_name(key: str, column: Any, may_be_several: bool) -> None:
+    several = may_be_several and isinstance(column, list | tuple) and len(column) > 0
+    for name in column if several else [column]:
+        if not (isinstance(name, str) and name) and (several or name is not None):
+            raise ValueError(f"{key} is {column!r}; write the name of a column")
+
+
+def _read_part(path: str, entry: Mapping[str, Any]) -> HubPart:
+    for key in _PART_KEYS:
+        value = entry.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError(f"{path}: {key} is {value!r}; write its name, as {key}: {dict(_EXAMPLES)[key]}")
+    return HubPart(*(entry.get(key) for key in _PART_KEYS))
+
+
+_EXAMPLES = (("split", "validation"), ("revision", "main"), ("config", "default"))
 
 
 def _refuse_unknown(what: str, given: Iterable[str], known: Sequence[str], where: str) -> None:

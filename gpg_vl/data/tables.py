@@ -1,37 +1,37 @@
-"""A data file, a folder saved by ``datasets`` or a hub name -> rows of plain values, images still encoded."""
+"""A data file, a folder or a hub name -> rows of plain values, images still encoded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-import pyarrow  # type: ignore[import-untyped]
-import pyarrow.dataset  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
+import pyarrow
 
-from gpg_vl.data.footers import check_sizes
-from gpg_vl.data.json_text import read_object
+from gpg_vl.data.arrow_cache import open_parquet, without_progress_bars
+from gpg_vl.data.shards import ShardTable, find_shards
+from gpg_vl.data.text_tables import TEXT_SUFFIXES, TableRow, open_text
+from gpg_vl.data.unpacking import name_without_packing
 from gpg_vl.errors import first_line
 from gpg_vl.files import is_inside, may_be_on_hub, stays_inside
 from gpg_vl.screen import say_once
 
-TableRow = dict[str, Any]
+__all__ = ["HubPart", "Table", "TableRow", "open_table"]
 
 SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"
 """Of a folder saved by ``datasets``: its splits, and the files of one."""
-
-_ROW_GROUP_BY_ROW_GROUP = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-"""Without this, the whole file stays in memory until its last row is read."""
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Of a folder of pictures, as ``datasets`` names the file that describes them."""
 
 
 class Table(Protocol):
     """Rows by index, each made on access."""
 
     column_names: list[str]
+    kind: str
+    """What the file is, if that is worth a line; else empty."""
 
     def __len__(self) -> int: ...
 
@@ -42,11 +42,21 @@ class Table(Protocol):
         """One value per row, None if the row has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class HubPart:
+    """Which part of a hub data set is meant; of a saved folder, only the split."""
+
+    split: str | None = None  # None: train
+    revision: str | None = None  # branch, tag or commit; None: the newest
+    config: str | None = None
+
+
 class _ArrowTable:
     """Rows of a memory-mapped ``datasets.Dataset`` as plain values; images stay encoded."""
 
-    def __init__(self, data: datasets.Dataset) -> None:
+    def __init__(self, data: datasets.Dataset, kind: str = "") -> None:
         self.column_names: list[str] = data.column_names
+        self.kind = kind
         self._data = data.with_format("arrow")  # this format decodes nothing
 
     def __len__(self) -> int:
@@ -70,94 +80,85 @@ def _to_plain(values: Any) -> list[Any]:
     return plain
 
 
-class _JsonTable:
-    """Rows of a JSON lines file; row n is line n. Accessing a bad line's row raises an error."""
+def open_table(path: str, limit: int | None, part: HubPart | None = None) -> Table:
+    """The first ``limit`` rows, or all, of a local file or folder, or else of a hub data set.
 
-    def __init__(self, path: str, limit: int | None) -> None:
-        """Raises ``ValueError`` if no line is a row."""
-        lines = Path(path).read_bytes().rstrip().splitlines()[:limit]
-        self._rows = list(map(_parse_line, lines))
-        rows = [row for row in self._rows if not isinstance(row, ValueError)]
-        if self._rows and not rows:
-            raise ValueError(f"{path}, line 1: {self._rows[0]}")
-        self.column_names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def row(self, index: int) -> TableRow:
-        row = self._rows[index]
-        if isinstance(row, ValueError):
-            raise ValueError(str(row))
-        return row
-
-    def column(self, name: str) -> list[Any]:
-        return [None if isinstance(row, ValueError) else row.get(name) for row in self._rows]
-
-
-def _parse_line(line: bytes) -> TableRow | ValueError:
-    try:
-        return read_object(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return ValueError("the line is not UTF-8; save the file as UTF-8")
-    except ValueError as error:
-        return ValueError(f"the line is {error}; write one JSON object per line")
-
-
-def open_table(path: str, limit: int | None) -> Table:
-    """The first ``limit`` rows, or all, of a local file or folder, or else of the split ``train`` of a hub data set.
+    Args:
+        part: of a hub data set or a saved folder; None: its split ``train``
 
     Raises:
         ValueError: it does not exist or cannot be read; names it, and the line if known
     """
     location = Path(path)
-    suffix = location.suffix.lower()
-    if location.is_file() and suffix in (".jsonl", ".json"):
-        return _JsonTable(path, limit)
-    if location.is_file() and suffix == ".parquet":
-        data = _open_parquet(path)
-    elif location.is_file():
-        raise ValueError(
-            f"{path} is not a data file the kit can read; give a .parquet or .jsonl file or a folder saved by datasets"
-        )
-    elif location.is_dir():
-        data = _open_folder(path)
-    elif not may_be_on_hub(path):
+    _refuse_part(location, part)
+    shards = find_shards(path)
+    if shards:
+        return ShardTable(path, shards, limit)
+    if location.is_file():
+        return _open_file(path, limit)
+    if location.is_dir():
+        return _open_folder(location, limit, part or HubPart())
+    if _looks_local(path):
         raise ValueError(f"no such file: {path}")
-    else:
-        data = _open_hub(path)
-    return _ArrowTable(data if limit is None else data.select(range(min(limit, len(data)))))
+    return _arrow_rows(_open_hub(path, part or HubPart()), limit)
 
 
-def _open_parquet(path: str) -> datasets.Dataset:
-    try:
-        is_empty = check_sizes(path, Path(datasets.config.HF_DATASETS_CACHE)) == 0
-        with without_progress_bars():  # datasets cannot read a file without rows
-            if is_empty:
-                return datasets.Dataset.from_dict({})
-            data = datasets.Dataset.from_parquet(path, fragment_scan_options=_ROW_GROUP_BY_ROW_GROUP)
-            pyarrow.default_memory_pool().release_unused()  # frees the copy that was made; the rows are memory-mapped
-            return data
-    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
-        reason = first_line(error.__cause__ or error)
-        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
-    except ValueError as error:  # a map, an interval: datasets has no such type
-        message = f"{path} has a column that cannot be read; remove it or write it as text: {first_line(error)}"
-        raise ValueError(message) from error
+def _refuse_part(location: Path, part: HubPart | None) -> None:
+    """Refuses what only a hub data set, or a saved folder of several splits, has."""
+    given = {} if part is None else {key: value for key, value in asdict(part).items() if value is not None}
+    known = ["split"] if location.is_dir() else [] if location.is_file() else list(given)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"{location} is local and has no {unknown[0]}; leave {unknown[0]} out")
 
 
-def _open_folder(path: str) -> datasets.Dataset:
+def _looks_local(path: str) -> bool:
+    suffix = Path(name_without_packing(Path(path))).suffix
+    return suffix in (*TEXT_SUFFIXES, ".parquet", ".tar") or not may_be_on_hub(path)
+
+
+def _open_file(path: str, limit: int | None) -> Table:
+    suffix = Path(name_without_packing(Path(path))).suffix
+    if suffix in TEXT_SUFFIXES:
+        return open_text(path, limit)
+    if path.lower().endswith(".parquet"):
+        return _arrow_rows(open_parquet(path), limit)
+    known = ", ".join((".parquet", *TEXT_SUFFIXES, ".tar"))
+    raise ValueError(f"{path} is not a data file the kit can read; give one of {known}, or a folder saved by datasets")
+
+
+def _arrow_rows(data: datasets.Dataset, limit: int | None, kind: str = "") -> Table:
+    return _ArrowTable(data if limit is None else data.select(range(min(limit, len(data)))), kind)
+
+
+def _open_folder(folder: Path, limit: int | None, part: HubPart) -> Table:
+    """A folder saved by ``datasets``, or one of pictures that a metadata file describes."""
+    described = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    if described is None:
+        return _arrow_rows(_open_saved(str(folder), part.split), limit)
+    table = _open_file(str(described), limit)
+    table.kind = "a folder of pictures"
+    return table
+
+
+def _open_saved(path: str, split: str | None) -> datasets.Dataset:
     _refuse_files_outside(Path(path))
     try:
         data = datasets.load_from_disk(path)
     except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{path} is not a folder saved by datasets, or is damaged; to use a .parquet or .jsonl file, name it"
+        files = ", ".join(METADATA_FILES)
+        message = (
+            f"{path} is not a folder saved by datasets, or is damaged; to use a .parquet or .jsonl file, name it; "
+            f"a folder of pictures needs {files}"
+        )
         raise ValueError(message) from error
     if isinstance(data, datasets.Dataset):
+        if split is not None:
+            raise ValueError(f"{path} is one split, and has no split {split!r}; leave split out")
         return data
-    if "train" not in data:
-        raise ValueError(f"{path} has no split 'train'; give the folder of one of its splits: {list(data)}")
-    return data["train"]
+    if (split or "train") not in data:
+        raise ValueError(f"{path} has no split {split or 'train'!r}; name one of its splits by split: {list(data)}")
+    return data[split or "train"]
 
 
 def _refuse_files_outside(folder: Path) -> None:
@@ -184,23 +185,15 @@ def _names(path: Path, key: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _open_hub(name: str) -> datasets.Dataset:
+def _open_hub(name: str, part: HubPart) -> datasets.Dataset:
     say_once(f"loading {name} from the hub")
     try:
         with without_progress_bars():
-            return datasets.load_dataset(name, split="train")
+            data = datasets.load_dataset(name, part.config, split=part.split or "train", revision=part.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        hint = "" if part.split else "; an entry's split, config and revision say which part of it"
         raise ValueError(
-            f"{name} is not a local file or folder, and cannot be loaded as a hub data set: {first_line(error)}"
+            f"{name} is not a local file or folder, and cannot be loaded as a hub data set: {first_line(error)}{hint}"
         ) from error
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    were_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_disabled:
-            datasets.enable_progress_bars()
+    assert isinstance(data, datasets.Dataset), data
+    return data

@@ -22,7 +22,7 @@ from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
 from gpg_vl.files import replace_file, same_place
 from gpg_vl.own_code import absolute_spec, describe_error, own_file
-from gpg_vl.records import ImageView, Reward, Rule, Sample
+from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.screen import printable, say
 from gpg_vl.tasks import load_task
@@ -53,12 +53,21 @@ class ScoredCompletion:
     metric: float  # in [0, 1]
 
 
-def score_file(task_name: str, predictions: Path, scorer: Rule = "strict", out: Path | None = None) -> dict[str, Any]:
+def score_file(
+    task_name: str,
+    predictions: Path,
+    scorer: Rule = "strict",
+    out: Path | None = None,
+    answer_in: AnswerIn = "tags",
+) -> dict[str, Any]:
     """The summary that ``gpg-vl score`` prints; writes every row with its reward to ``out``, if given.
 
     Raises:
-        ValueError: no such task or file, or a row that cannot be scored; names file and row
+        ValueError: no such task or file, a row that cannot be scored (names file and row), or ``boxed`` with the
+            published scorers, which know no box
     """
+    if scorer == "legacy" and answer_in == "boxed":
+        raise ValueError("--answer-in boxed: the published scorers read answer tags only; leave --scorer strict")
     if out is not None:
         _check_out(out, predictions, own_file(task_name))
     with redirect_stdout(sys.stderr):  # what a user's task prints is not part of the output
@@ -68,7 +77,7 @@ def score_file(task_name: str, predictions: Path, scorer: Rule = "strict", out: 
         read = read_predictions(predictions, task_name, task)
     limits = RewardsConfig()
     with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
-        scored = score_completions(pool, task, task_name, read, scorer)
+        scored = score_completions(pool, task, task_name, read, scorer, answer_in)
     if out is not None:
         text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
         replace_file(out, text)
@@ -83,7 +92,7 @@ def _check_out(out: Path, predictions: Path, code: str) -> None:
         raise ValueError(f"--out: {out} is the file of --task; choose another")
     is_new = not out.exists()
     try:
-        out.open("a").close()
+        out.open("a", encoding="utf-8").close()
         if is_new:
             out.unlink()
     except OSError as error:
@@ -209,12 +218,17 @@ def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
 
 
 def score_completions(
-    pool: ScoringPool, task: Task, task_name: str, predictions: Sequence[StoredCompletion], scorer: Rule = "strict"
+    pool: ScoringPool,
+    task: Task,
+    task_name: str,
+    predictions: Sequence[StoredCompletion],
+    scorer: Rule = "strict",
+    answer_in: AnswerIn = "tags",
 ) -> list[ScoredCompletion]:
     """Scores every row in the pool's processes; a row with a timeout or error gets reward and metric 0."""
     code = absolute_spec(task_name)
     cases = [(code, each.sample, (each.view,), (each.completion,)) for each in predictions]
-    rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer) for case in cases]
+    rewards: list[TaskJob | MetricJob] = [TaskJob(*case, {}, scorer, answer_in) for case in cases]
     metrics: list[TaskJob | MetricJob] = [MetricJob(*case) for case in cases] if scorer == "legacy" else []
     timeout_s = PUBLISHED_TIMEOUT_S if scorer == "legacy" else None
     outcomes = [outcome for [outcome] in pool.run([*rewards, *metrics], timeout_s=timeout_s)]

@@ -42,7 +42,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _read_entries(folder: Path) -> _Entries:
-    files: dict[str, dict[str, object]] = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    files: dict[str, dict[str, object]] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
 
 

@@ -87,7 +87,7 @@ def find_objective(spec: str) -> type[Objective]:
     """The class of a name, or of ``path/to/file.py:ClassName``.
 
     Raises:
-        ValueError: there is none, or it does not say which keys it reads
+        ValueError: there is no such class, or it does not declare which keys it reads
     """
     if spec in OBJECTIVES:
         return OBJECTIVES[spec]
@@ -121,7 +121,7 @@ def read_values(config: ObjectiveConfig) -> dict[str, Any]:
 
 
 def _refuse_idle_keys(config: ObjectiveConfig, objective: type[Objective]) -> None:
-    """A key at GPG's value is let pass: recipes are written for GPG, and then run with another name."""
+    """A key at GPG's value passes: recipes are written for GPG, and then run with another name."""
     usual = defaults_of(Objective)
     for key in fields(config):
         value = getattr(config, key.name)

@@ -4,9 +4,9 @@
     token     loss = mean over the tokens of all groups of       (l - l_ref - A_i / beta)^2
     d_i       = S_i - S_i under the initial policy,  A_i = r_i - mean(r)
 
-``token`` is the published loss (microsoft/RLHF-APA; beta is its lambda), the group's mean in place of a value model. It
-adds the target once for each token, so the target of a completion grows with its length; ``sequence`` is this kit's
-form, in which it does not.
+``token`` is the published loss (microsoft/RLHF-APA; beta is its lambda), with the group's mean for a value model. It
+adds the target once for each token, so the target of a completion grows with its length. ``sequence`` is this kit's
+form, where it does not grow.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     loss  = mean over the tokens of all groups of  -min(w, max_ratio) A_i log p,   w and its cut without gradient
 
-A_i as GRPO has it. Source: TRL, loss_type "cispo", with the max_ratio of ScaleRL.
+A_i as in GRPO. Source: TRL, loss_type "cispo", with the max_ratio of ScaleRL.
 """
 
 from __future__ import annotations

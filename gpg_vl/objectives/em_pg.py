@@ -3,7 +3,7 @@
     centred    loss = mean over the completions of all groups of  -(r_i - mean(r)) S_i
     posterior  loss = mean over the groups with a reward above 0 of  -sum_i q_i S_i,   q_i = r_i / sum_j r_j
 
-No ratio and no clip: what was sampled is used again as it is. The paper's own weights, baseline and normalisation could
+No ratio and no clip: samples are reused as they are. The paper's own weights, baseline and normalisation could
 not be verified; these are two candidates, ``posterior`` being textbook EM, which takes no negative reward.
 """
 

@@ -3,7 +3,7 @@
     s_i   = exp(mean over the completion's tokens of l - l_old)
     loss  = mean over the completions of all groups of  -min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i)
 
-A_i as GRPO has it. Source: TRL, importance_sampling_level "sequence".
+A_i as in GRPO. Source: TRL, importance_sampling_level "sequence".
 """
 
 from __future__ import annotations

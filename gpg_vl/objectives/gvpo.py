@@ -3,7 +3,7 @@
     loss  = mean over all groups of  1 / (2 (G - 1)) * sum_i (beta d~_i - r~_i)^2
     d_i   = S_i - S_i under the anchor;  x~ = x - mean of the group's x
 
-dloss/dS_i = beta (beta d~_i - r~_i) / (G - 1). S_i is a sum: with longer completions d grows, and beta wants tuning.
+dloss/dS_i = beta (beta d~_i - r~_i) / (G - 1). S_i is a sum: with longer completions d grows, and beta must be tuned.
 Source: jszkc/GVPO, gvpo_core_algos.py, which adds up the groups of a micro-batch without a division.
 """
 

@@ -4,8 +4,8 @@
     accepted  loss = mean over the accepted completions of  max(r_i, 0) * mean over the completion's tokens of -log p
 
 A completion is accepted if its reward is above ``accept_above``, 0 as published, where rewards are -1 and 1. A group of
-right answers alone is trained, one of wrong ones is not. Sources: RLHFlow/Minimal-RL, core_algos.py, for ``code``;
-``accepted`` is this kit's reading of the paper's Eq. 1.
+only right answers is trained, a group of only wrong ones is not. Sources: RLHFlow/Minimal-RL, core_algos.py, for
+``code``; ``accepted`` is this kit's reading of the paper's Eq. 1.
 """
 
 from __future__ import annotations

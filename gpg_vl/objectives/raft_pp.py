@@ -5,7 +5,7 @@
                   mean over the completion's tokens of  -min(w, clip(w)) [r_i is the group's highest]     Eq. 6
 
 In both a completion must have a reward above ``accept_above``: Eq. 6 alone would take all of a group of wrong answers.
-Sources: RLHFlow/Minimal-RL, core_algos.py; the paper's equation at second hand.
+Sources: RLHFlow/Minimal-RL, core_algos.py; the paper's equation from a secondary source.
 """
 
 from __future__ import annotations

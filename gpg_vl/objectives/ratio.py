@@ -19,7 +19,7 @@ from gpg_vl.records import LogProbs, ScoredGroup
 
 
 def exp(x: float) -> float:
-    """``math.exp``, infinite instead of an error: a gradient that is not finite is skipped."""
+    """``math.exp``, infinity instead of an error: an update with a gradient that is not finite is skipped."""
     return math.exp(x) if x < 709 else math.inf
 
 

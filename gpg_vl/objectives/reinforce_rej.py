@@ -1,4 +1,4 @@
-"""Reinforce-Rej (arXiv 2504.11343): the reward itself, without a baseline, on groups of right and wrong answers alone.
+"""Reinforce-Rej (arXiv 2504.11343): the reward itself, without a baseline, on groups with both right and wrong answers.
 
     code   loss = mean over the tokens of all groups of          -min(w R_i, clip(w) R_i)
     paper  loss = mean over the completions of kept groups of
@@ -6,7 +6,7 @@
 
 R_i is the reward scaled from ``reward_range`` to [-1, 1]: with rewards of 0 and 1 as they stand, wrong answers would
 count nothing, as they do in the released code. Groups whose rewards are all equal are left out. Where R_i < 0, w counts
-``max_ratio`` at most (dual clip). Sources: RLHFlow/Minimal-RL, core_algos.py; the paper's equation at second hand.
+``max_ratio`` at most (dual clip). Sources: RLHFlow/Minimal-RL, core_algos.py; the paper's equation from another source.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""SAPO (Soft Adaptive Policy Optimization, arXiv 2511.20347): a smooth gate on the ratio in place of a clip.
+"""SAPO (Soft Adaptive Policy Optimization, arXiv 2511.20347): a smooth gate on the ratio instead of a clip.
 
     gate  = 4 / tau * sigmoid(tau (w - 1))           tau: gate_temperatures, of positive and of other advantages
     loss  = mean over the completions of all groups of  mean over the completion's tokens of  -gate(w) A_i
 
-The derivative of the gate by l is 4 w sigmoid (1 - sigmoid), 1 at w = 1. A_i as GRPO has it. Source: TRL, loss_type
+The derivative of the gate by l is 4 w sigmoid (1 - sigmoid), 1 at w = 1. A_i as in GRPO. Source: TRL, loss_type
 "sapo".
 """
 

@@ -7,7 +7,7 @@ If a row's image cannot be opened or its prompt is too long, the recipe says whe
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,11 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
-from gpg_vl.records import Sample
+from gpg_vl.records import AnswerIn, ImageView, Sample
 from gpg_vl.screen import say
+from gpg_vl.tasks import TASKS
+from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.marks import find_lost_marks
 
 Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
@@ -71,19 +74,40 @@ def check_rows(
     room: Room,
     leave_out: Collection[Cause] = (),
     gold: GoldCompletions | None = None,
+    marks: GoldMarks | None = None,
 ) -> list[SourceReport]:
     """Opens and renders every row. Each rank does its share, and all get the same result.
 
     Args:
         leave_out: causes for which a row is left out; any other problem ends the run
         gold: writes the gold completions, if those are trained
+        marks: refuses gold answers that cannot earn full marks; None: they are not scored
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
-    check = _Check(prompts, room, leave_out, gold)
+    check = _Check(prompts, room, leave_out, gold, marks)
     with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldMarks:
+    """Scores the gold answers of rows whose task is the kit's own; the user's code is tried with its limits instead.
+
+    Source of what they earn: ``find_lost_marks``, as in ``data_tools.check``.
+    """
+
+    tasks: Mapping[str, Task]
+    answer_in: AnswerIn
+    with_reasoning: bool  # whether the gold completion is trained
+
+    def check(self, sample: Sample, views: Sequence[ImageView]) -> None:
+        """Raises ``ValueError`` if the gold answer earns less than full marks; says why."""
+        if sample.task in TASKS:
+            lost = find_lost_marks(self.tasks[sample.task], sample, views, self.answer_in, self.with_reasoning)
+            if lost is not None:
+                raise ValueError(f"{lost}; correct the row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +118,11 @@ class _Check:
     room: Room
     leave_out: Collection[Cause]
     gold: GoldCompletions | None
+    marks: GoldMarks | None
 
     def accept(self, sample: Sample, layout: PromptLayout) -> None:
+        if self.marks is not None:
+            self.marks.check(sample, layout.views)
         gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
         self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
 
@@ -196,7 +223,9 @@ def check_all_rows(
     """
     skipped: set[Cause] = {"bad_image"} if recipe.data.on_bad_image == "skip" else set()
     dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
-    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold)
+    marks = GoldMarks(checked[0].tasks, recipe.prompt.answer_in, with_reasoning=gold is not None)
+    strict = marks if recipe.rewards.scorer == "strict" else None
+    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold, strict)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from gpg_vl.data.images import check_presence
 from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import describe_error
+from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
@@ -23,7 +25,7 @@ class CheckedSources:
 
     sources: list[Source]
     tasks: dict[str, Task]  # by the name that the rows use
-    digests: list[str]  # one per source; changes with the rows and their order
+    digests: list[str]  # one per source (``digests.py``)
 
 
 def load_sources(
@@ -47,7 +49,8 @@ def load_sources(
     ]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
-    digests = [hashlib.blake2b(digest_size=16) for _ in sources]
+    _show_readings(sources)
+    digests = [SourceDigest(source, needs_images) for source in sources]
     for source, digest in zip(sources, digests, strict=True):
         for number, sample in enumerate(source.samples, start=1):
             try:
@@ -64,10 +67,17 @@ def load_sources(
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
-            digest.update(repr((sample.id, sample.question, sample.answer, len(sample.images))).encode())
+            digest.add(sample)
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
-    return CheckedSources(sources, tasks, [digest.hexdigest() for digest in digests])
+    return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def _show_readings(sources: Sequence[Source]) -> None:
+    """Says once, of the first rank, how rows are read that are in another shape than the kit's."""
+    if os.environ.get("RANK", "0") == "0":
+        for source in sources:
+            print(source.reading, end="\n" if source.reading else "", file=sys.stderr)
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
@@ -116,10 +126,11 @@ def check_same_rows(train: CheckedSources, digests: Sequence[str]) -> None:
         ValueError: a source's rows or their order have changed
     """
     for source, now, then in zip(train.sources, train.digests, digests, strict=True):
-        if now != then:
+        change = find_change(now, then)
+        if change is not None:
             raise ValueError(
-                f"data.train: the rows of {source.name} are not those that the run in run.output_dir has trained on; "
-                "restore them, or choose another run.output_dir"
+                f"data.train: the {change} of {source.name} are not those that the run in run.output_dir has trained "
+                "on; restore them, or choose another run.output_dir"
             )
 
 

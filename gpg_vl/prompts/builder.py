@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from PIL.Image import Image
+
 from gpg_vl.config import PromptConfig
-from gpg_vl.data.images import BadImage, open_image
+from gpg_vl.data.images import BadImage, open_image, original_size
+from gpg_vl.data.markers import IMAGE_MARKER, check_markers
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task, ask_for_answer
-
-IMAGE_MARKER = "<image>"
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class PromptLayout:
     """A prompt before its images are encoded."""
 
     request: str  # text of the user's turn
+    system: str | None  # text of the system message; None: whatever the model's template does by default
     text: str  # the whole prompt, each image as a single placeholder
     views: tuple[ImageView, ...]
     num_tokens: int  # with image placeholders expanded
@@ -42,18 +44,21 @@ class PromptBuilder:
         config: PromptConfig,
         image_hosts: Collection[str] = (),
         shrink_to: int | None = None,
+        shrink_large: bool = False,
     ):
         """
         Args:
             image_hosts: hosts that images may be fetched from
             shrink_to: images are scaled down until the prompt has at most this many tokens; None: they are not
+            shrink_large: whether an image of too many pixels is opened at a part of its size, or is refused
         """
+        self._shrink_large = shrink_large
         self._shrink_to = shrink_to
         self._adapter = adapter
         self._image_hosts = image_hosts
         self._tasks = tasks
         self._config = config
-        self._has_noted_place = False
+        self._noted: set[str] = set()
         self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
         if self._is_chat and not adapter.has_chat_template():
             raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
@@ -68,10 +73,10 @@ class PromptBuilder:
             ValueError: the row's text cannot become a prompt; names the sample
         """
         with _naming(sample):
-            images = [open_image(source, self._image_hosts) for source in sample.images]
-            layout = self.read(sample, [image.size for image in images])
+            images = self._open(sample)
+            layout = self.read(sample, [original_size(image) for image in images])
             encoded = self._adapter.encode(layout.text, images, layout.views)
-            messages = self._messages(layout.request)
+            messages = self._messages(layout)
             return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
     def rebuild(
@@ -83,8 +88,11 @@ class PromptBuilder:
             BadImage: an image can no longer be opened; names the sample
         """
         with _naming(sample):
-            images = [open_image(source, self._image_hosts) for source in sample.images]
+            images = self._open(sample)
             return Prompt(sample, text, self._adapter.encode(text, images, views), views, messages)
+
+    def _open(self, sample: Sample) -> list[Image]:
+        return [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]
 
     def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
         """The prompt as the model will read it, computed from its images' sizes alone.
@@ -106,11 +114,11 @@ class PromptBuilder:
         return layout
 
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
-        request = self._request(sample, views)
-        text = self._render(request, views)
+        request, system = self._request(sample, views), self._system(sample)
+        text = self._render(request, system, views)
         expanded = sum(self._adapter.count_image_tokens(views)) - len(views)
         text.encode()  # a ValueError for half a surrogate pair, which no tokenizer reads
-        return PromptLayout(request, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
+        return PromptLayout(request, system, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Text of the user's turn, including the row's own image markers if there are any."""
@@ -119,40 +127,58 @@ class PromptBuilder:
             request = ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
         else:
             request = template.replace("{question}", sample.question)
-        self._refuse_control_tokens(request)
-        self._note_other_place(sample)
+            if IMAGE_MARKER in template:
+                _check_template(request, len(views))
+        self._refuse_control_tokens(request, has_images=bool(views))
+        self._note_other_place(sample, sample.question, "question")
         return request
 
-    def _note_other_place(self, sample: Sample) -> None:
-        """Says once that a row's question asks for the answer in another place than it is looked for."""
-        other = "<answer>" if self._config.answer_in == "boxed" else "\\boxed"
-        if other in sample.question and not self._has_noted_place:
-            self._has_noted_place = True
-            _log.warning(
-                "the question of sample %s asks for the answer in %s, but prompt.answer_in is %s; set one to the other",
-                sample.id,
-                other,
-                self._config.answer_in,
+    def _system(self, sample: Sample) -> str | None:
+        """The recipe's system message, or else the row's: ``meta.system``."""
+        system = sample.meta.get("system")
+        if self._config.system is not None or not isinstance(system, str) or not system.strip():
+            return self._config.system
+        self._refuse_control_tokens(system, has_images=False, where="system message")
+        if not self._is_chat:
+            self._note("system", "sample %s has a system message, which a base prompt leaves out", sample.id)
+            return None
+        self._note_other_place(sample, system, "system message")
+        return system
+
+    def _note_other_place(self, sample: Sample, text: str, where: str) -> None:
+        """Says once that a row asks for the answer in another place than it is looked for."""
+        answer_in = self._config.answer_in
+        other = "<answer>" if answer_in == "boxed" else "\\boxed"
+        if other in text:
+            self._note(
+                "place",
+                "the %s of sample %s asks for the answer in %s, but prompt.answer_in is %s; set one to the other",
+                *(where, sample.id, other, answer_in),
             )
 
-    def _messages(self, request: str) -> tuple[tuple[str, str], ...]:
+    def _note(self, about: str, text: str, *values: str) -> None:
+        if about not in self._noted:
+            self._noted.add(about)
+            _log.warning(text, *values)
+
+    def _messages(self, layout: PromptLayout) -> tuple[tuple[str, str], ...]:
         if not self._is_chat:
             return ()
-        system = () if self._config.system is None else (("system", self._config.system),)
-        return (*system, ("user", request))
+        system = () if layout.system is None else (("system", layout.system),)
+        return (*system, ("user", layout.request))
 
-    def _render(self, request: str, views: Sequence[ImageView]) -> str:
+    def _render(self, request: str, system: str | None, views: Sequence[ImageView]) -> str:
         parts = _place_images(request, len(views))
         if self._is_chat:
-            return self._adapter.render_chat(parts, self._config.system)
+            return self._adapter.render_chat(parts, system)
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
-    def _refuse_control_tokens(self, request: str) -> None:
-        """Between the image markers: a marker may look like the token that a family has for an image."""
-        pieces = request.split(IMAGE_MARKER)
+    def _refuse_control_tokens(self, text: str, has_images: bool, where: str = "question") -> None:
+        """Between the image markers, if there are images: one may look like a family's token for an image."""
+        pieces = text.split(IMAGE_MARKER) if has_images else [text]
         for token in self._adapter.control_tokens():
             if any(token in piece for piece in pieces):
-                raise ValueError(f"the question contains the control token {token}; remove it from the row")
+                raise ValueError(f"the {where} contains the control token {token}; remove it from the row")
 
     def measure(self, sample: Sample) -> PromptLayout:
         """The result of ``read``; opens the images for their sizes, encodes none.
@@ -161,24 +187,31 @@ class PromptBuilder:
             BadImage: an image cannot be opened
             ValueError: the row's text cannot become a prompt
         """
-        return self.read(sample, [open_image(source, self._image_hosts).size for source in sample.images])
+        return self.read(sample, [original_size(image) for image in self._open(sample)])
 
 
 def _place_images(text: str, num_images: int) -> list[str | None]:
-    """Splits at the ``<image>`` markers, which say where the images go; without markers, images come first."""
+    """Splits at the ``<image>`` markers, which say where the images go; without markers, images come first.
+
+    Without images there are no markers: what looks like one is text.
+    """
+    check_markers(text, num_images)
     pieces = text.split(IMAGE_MARKER)
-    num_markers = len(pieces) - 1
-    if num_markers == 0:
+    if len(pieces) == 1 or num_images == 0:
         return [*[None] * num_images, text]
-    if num_markers != num_images:
-        raise ValueError(
-            f"the question has {num_markers} {IMAGE_MARKER} markers for {num_images} images; "
-            "write one per image, or none"
-        )
     parts: list[str | None] = []
     for piece in pieces:
         parts += [piece, None]
     return [part for part in parts[:-1] if part != ""]
+
+
+def _check_template(request: str, num_images: int) -> None:
+    """Refuses a template with image markers, for a row with another number of images."""
+    if request.count(IMAGE_MARKER) != num_images:
+        raise ValueError(
+            f"prompt.template has {IMAGE_MARKER}, and with the question {request.count(IMAGE_MARKER)} of them for "
+            f"{num_images} images; take {IMAGE_MARKER} out of prompt.template"
+        )
 
 
 @contextmanager

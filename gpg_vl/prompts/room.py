@@ -56,7 +56,8 @@ def evaluation_room(recipe: Recipe, adapter: Adapter) -> Room:
 def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, room: Room) -> PromptBuilder:
     """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` it scales images down to fit."""
     shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
-    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to)
+    shrink_large = recipe.data.on_large_image == "shrink"
+    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to, shrink_large)
 
 
 def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:

@@ -23,7 +23,7 @@ Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Any]
 
 MAX_EXTRA_CHARS = 1000
-"""Of a value that a function logs and that is neither number nor text."""
+"""Longest text of a logged value that is neither a number nor a text."""
 
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _OWN_ARGUMENTS = (
@@ -34,10 +34,10 @@ _OWN_ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """What functions read of TRL's ``trainer_state``; in a plain evaluation every number is 0.
+    """What functions can read from TRL's ``trainer_state``; in a plain evaluation every number is 0.
 
-    The names are those of ``transformers.TrainerState``. A run counts in steps and has no end of a data set, so all of
-    it is one epoch. Nothing is counted or kept for the fields that stay at their default.
+    The names are those of ``transformers.TrainerState``. A run counts steps and repeats its data set without
+    counting, so all of it is one epoch. The kit does not track the fields that stay at their default.
     """
 
     global_step: int = 0  # steps that are finished
@@ -51,7 +51,7 @@ class TrainerState:
     best_metric: float | None = None
     best_global_step: int | None = None
     best_model_checkpoint: str | None = None
-    is_local_process_zero: bool = True  # functions run beside the process that asks
+    is_local_process_zero: bool = True  # each process calls functions for its own completions
     is_world_process_zero: bool = True
     is_hyper_param_search: bool = False
     trial_name: str | None = None
@@ -85,7 +85,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class FunctionResult:
-    """What a call gave: a reward or None per completion, and what it logged."""
+    """The result of a call: a reward or None per completion, and what the function logged."""
 
     rewards: list[float | None]
     metrics: dict[str, float] = field(default_factory=dict)  # means of what log_metric got
@@ -105,7 +105,7 @@ def load_function(spec: str) -> RewardFunction:
     """
     path, _, name = spec.rpartition(":")
     if not path.endswith(".py"):
-        raise ValueError(f"reward function {spec!r} has no place; write it as path/to/file.py:function")
+        raise ValueError(f"reward function {spec!r} names no file; write it as path/to/file.py:function")
     function = vars(run_file(Path(path).resolve())).get(name)
     if not callable(function) or isinstance(function, type):
         raise CodeMistake(f"{path} has no function {name!r}; name it as {path}:function")
@@ -113,7 +113,7 @@ def load_function(spec: str) -> RewardFunction:
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
-    """The columns of a row: the kit's own, ``solution`` for the answer, and before them whatever the row itself has."""
+    """The columns of a row: the kit's own, ``solution`` for the answer, and the row's own, which override them."""
     own = {"id": sample.id, "task": sample.task, "images": sample.images, "question": sample.question}
     answer = {"answer": sample.answer, "solution": sample.answer}
     return {**own, **answer, **sample.meta, **sample.own_columns}
@@ -123,7 +123,7 @@ def call_function(function: RewardFunction, call: Call) -> FunctionResult:
     """One reward or None per completion; a chat prompt makes the completions messages too.
 
     Raises:
-        CodeMistake: it asks for what there is not, or returns something else than a finite number or None each
+        CodeMistake: it asks for an argument that does not exist, or returns anything but finite numbers and None
     """
     log = _Log(function, len(call.completions))
     values = function(**_chosen(function, call, _offered(call, log)))
@@ -147,7 +147,7 @@ def _offered(call: Call, log: _Log) -> dict[str, Any]:
 
 
 def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> dict[str, Any]:
-    """What it takes of what there is: all, where it has ``**kwargs``. ``images`` by name are opened."""
+    """The arguments that it takes: all if it has ``**kwargs``. ``images`` asked for by name are opened."""
     parameters = inspect.signature(function).parameters
     wanted = [name for name, each in parameters.items() if each.kind in _BY_KEYWORD]
     missing = [
@@ -160,7 +160,9 @@ def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> di
     if missing:
         raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {sorted(offered)}", function)
     if "images" in wanted and "images" in call.columns:
-        offered["images"] = [[open_image(image) for image in call.columns["images"]]] * len(call.completions)
+        offered["images"] = [[open_image(image, shrink=True) for image in call.columns["images"]]] * len(
+            call.completions
+        )
     takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     return offered if takes_all else {name: offered[name] for name in wanted if name in offered}
 

@@ -1,4 +1,4 @@
-"""Keeps an eye on the rewards of a run: what failed in a step, and which part has never changed."""
+"""Watches the rewards of a run: what failed in a step, and which part has never changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpg_vl.records import LoggedGroup, ScoredGroup
 
 _SAID_AFTER = (10, 100, 1000)
-"""Steps after which a part that has been constant all the time is named."""
+"""Steps after which the parts that have been constant so far are named."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class RewardWatch:
             yield failures
         self._num_steps += 1
         for group in groups:
-            if len(group.rewards) > 1:  # a single one, as the gold completion is, has nothing to differ from
+            if len(group.rewards) > 1:  # a single one, such as the gold completion, cannot vary
                 self._widen(group)
         if self._num_steps in _SAID_AFTER:
             yield from self._constant_parts()

@@ -1,8 +1,9 @@
 """RolloutGroup -> ScoredGroup: each completion through its task, each group through the reward functions.
 
-All of it runs in the processes of ``rewards.pool``: what hangs, crashes or raises there costs one completion its reward
-(a reward function: those of one group) and never the step. ``rewards.on_error`` says what it counts. A mistake of the
-code itself, as a part out of its range, would come again with every completion: it always ends the run.
+All of it runs in the processes of ``rewards.pool``: code that hangs, crashes or raises there costs one completion its
+reward (a reward function: those of one group) and never the step. ``rewards.on_error`` says what such a completion
+counts. A mistake in the code itself, such as a part out of its range, would repeat with every completion: it always
+ends the run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class RewardError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcomes:
-    """What the pool made of one group. None stands for what was not done after a failure ended the batch."""
+    """The pool's outcomes for one group. None stands for work not done after a failure ended the batch."""
 
     group: RolloutGroup
     of_task: Sequence[Outcome | None]  # G, of each completion
@@ -36,7 +37,7 @@ class GroupOutcomes:
         return (f"{source}: {outcome.message}" for source, outcome in self._failed())
 
     def mistake(self) -> str | None:
-        """The first that is of the code and not of a completion."""
+        """The first failure caused by the code and not by a completion."""
         return next((f"{source}: {outcome.message}" for source, outcome in self._failed() if outcome.is_mistake), None)
 
     def _failed(self) -> Iterator[tuple[str, Outcome]]:
@@ -76,7 +77,8 @@ class GroupOutcomes:
 class Scorer:
     """Scores groups, in order, with the rewards of a recipe.
 
-    Its processes start with ``start`` (early, so that it costs no time) or the first groups, and end with ``close``.
+    Its processes start with ``start`` (called early, so that nothing waits for them) or with the first groups;
+    ``close`` ends them.
     """
 
     def __init__(self, config: RewardsConfig):
@@ -84,7 +86,7 @@ class Scorer:
         self._functions = {function_name(spec): absolute_spec(spec) for spec in config.functions}
         self._pool = ScoringPool(config.timeout_s, config.memory_mb)
         self.trainer_state = TrainerState()
-        """Where the run is, for reward functions that ask."""
+        """Progress of the run, for reward functions that ask for it."""
 
     def start(self) -> None:
         self._pool.start()

@@ -12,7 +12,7 @@ import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +66,7 @@ class TrainingState:
     all_done_step: int | None  # step at which all of them had
     counters: dict[str, int]
     data: list[str]  # a digest of the rows of each training source
+    pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
 
 
 def save_checkpoint(
@@ -247,7 +248,7 @@ def _random_file(rank: int) -> str:
 
 
 def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1))
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _replace(partial: Path, final: Path) -> None:

@@ -25,7 +25,7 @@ def seal_folder(folder: Path) -> None:
     sync(paths)
     sync(path for path in folder.rglob("*") if path.is_dir())
     manifest = folder / MANIFEST_FILE
-    manifest.write_text(json.dumps({"files": entries}, indent=1))
+    manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
     sync([manifest, folder])
 
 

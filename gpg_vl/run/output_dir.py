@@ -19,6 +19,7 @@ from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.claim import LOCK_FILE, claim_folder
 from gpg_vl.run.leftovers import remove_leftovers
 from gpg_vl.run.run_log import METRICS_FILE, ROLLOUTS_FOLDER
+from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 from gpg_vl.screen import say
 
@@ -122,7 +123,8 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    saved, now = _with_defaults(read_recipe(checkpoint / RECIPE_FILE)), recipe.to_plain()
+    now = recipe.to_plain()
+    saved = spelled_as(_with_defaults(read_recipe(checkpoint / RECIPE_FILE)), now)
     if saved["objective"]["name"] == recipe.objective.name:
         saved, now = _with_objective_values(saved), _with_objective_values(now)
     for key, (old, new) in changed_keys(saved, now).items():

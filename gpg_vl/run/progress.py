@@ -22,6 +22,7 @@ class Progress:
 
     run: RunConfig
     data: list[str]  # a digest of the rows of each training source
+    pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
     step: int = 0  # finished optimizer steps
     saved_step: int = 0  # of the last checkpoint
     stream: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Progress:
         return cls(
             run,
             state.data,
+            pins=state.pins,
             step=state.step,
             saved_step=state.step,
             stream=state.stream,
@@ -73,6 +75,7 @@ class Progress:
                 "skips_in_a_row": self.skips_in_a_row,
             },
             data=self.data,
+            pins=self.pins,
         )
 
     @property

@@ -153,7 +153,7 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / METRICS_FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (output_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:

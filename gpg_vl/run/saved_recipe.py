@@ -14,14 +14,15 @@ from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.own_code import own_file
 from gpg_vl.recipes import load_recipe, read_yaml
 from gpg_vl.rewards.functions import function_name
+from gpg_vl.run.saved_paths import with_absolute_paths
 from gpg_vl.screen import say
 
 RECIPE_FILE = "recipe.yaml"
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the resolved recipe, every key with its value; ``gpg-vl train`` accepts the file."""
-    replace_file(path, yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True))
+    """Writes the resolved recipe, every key with its value and paths absolute; ``gpg-vl train`` accepts the file."""
+    replace_file(path, yaml.safe_dump(with_absolute_paths(recipe.to_plain()), sort_keys=False, allow_unicode=True))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
 
 def write_rollout(packed: Packed, folder: Path) -> None:
     plain, features = packed
-    (folder / ROLLOUT_FILE).write_text(json.dumps(plain))
+    (folder / ROLLOUT_FILE).write_text(json.dumps(plain), encoding="utf-8")
     if features:
         save_file(features, folder / FEATURES_FILE)
 

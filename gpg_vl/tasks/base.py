@@ -1,4 +1,4 @@
-"""What a task is: how to ask, how to read the answer, how to score it, how to write the gold answer.
+"""The interface of a task: how to ask, how to read the answer, how to score it, how to write the gold answer.
 
 A task of your own is a subclass in a file of your own, used by path (``my_task.py:MyTask``), with no edit in the kit.
 Training and evaluation call the same ``score_completion``.
@@ -20,12 +20,12 @@ FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
 )
 BOXED_REQUEST = "Think about it first, between <think> and </think>, then give the final answer in \\boxed{}."
-"""What stands in place of ``FORMAT_REQUEST`` where the answer is asked for in a box."""
+"""Replaces ``FORMAT_REQUEST`` if the answer is asked for in a box."""
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyScorer:
-    """What the published code makes of a completion: its defects included, so never a default (docs/rewards.md).
+    """How the published code scores a completion, defects included; never a default (docs/rewards.md).
 
     Both functions get the whole completion, the sample and the image views.
     """
@@ -40,8 +40,8 @@ class LegacyScorer:
 class Task(ABC):
     """A task asks about one sample at a time and is pure: the same input always earns the same reward.
 
-    Subclasses set ``name`` and define ``ask``, ``read`` and ``score``; ``gold`` where the gold answer is not written as
-    it stands in the row.
+    Subclasses set ``name`` and define ``ask``, ``read`` and ``score``, and ``gold`` if the gold answer is not written
+    as it stands in the row.
     """
 
     name: ClassVar[str] = ""
@@ -50,9 +50,11 @@ class Task(ABC):
     """Name of the number that evaluation reports: the mean of the part ``main_part``."""
     main_part: ClassVar[str] = "correct"
     weights: ClassVar[Mapping[str, float]] = {"correct": 1.0, "format": 0.2}
-    """Weight of each reward part in the total; a recipe's ``rewards.weights`` goes before."""
+    """Weight of each reward part in the total; a recipe's ``rewards.weights`` overrides it."""
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Lowest and highest value of a part that is not in [0, 1]."""
+    late_imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that scoring imports late: a scoring process imports them before the clock of a completion starts."""
     legacy: ClassVar[LegacyScorer | None] = None
     """The published scorer, where the task has one."""
 
@@ -62,9 +64,9 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Any | None:
-        """The content of the answer tag, or of the box, as a value; None where it cannot be read.
+        """The content of the answer tag, or of the box, as a value; None if it cannot be read.
 
-        Gets text that a model wrote: must be total, and linear in its length.
+        Gets text that a model wrote: must return for any text, in time linear in its length.
         """
 
     @abstractmethod
@@ -72,11 +74,11 @@ class Task(ABC):
         """The reward parts, without ``format``, of an answer that ``read`` understood: numbers within ``ranges``."""
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        """The content of the answer tag that earns full marks, in the frame that the model speaks."""
+        """The content of the answer tag that earns full marks, in the frame that the model uses."""
         return sample.answer
 
     def check(self, sample: Sample) -> None:
-        """Raises ``ValueError`` where the row's gold answer is none that this task can read; needs no image."""
+        """Raises ``ValueError`` if this task cannot read the row's gold answer; needs no image."""
         if not sample.answer.strip():
             raise ValueError("the answer is empty")
 
@@ -111,8 +113,8 @@ def score_completion(
     ``unparsable``. The published scorers know no such status.
 
     Raises:
-        CodeMistake: the task returned no main part, a part that is no number, that is out of its range, or that its
-            ``weights`` do not name
+        CodeMistake: the task returned no main part, or a part that is not a number, is out of its range, or is missing
+            from its ``weights``
         ValueError: the task has no published scorer
     """
     if scorer == "legacy":
@@ -172,7 +174,7 @@ def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
 
 
 def _checked(task: Task, name: str, value: Any) -> float:
-    """A part as a plain number of its range; NaN is in none."""
+    """A part as a plain number within its range; NaN is within no range."""
     number = as_number(value)
     if number is None:
         text = f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number"

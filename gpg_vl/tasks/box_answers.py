@@ -1,4 +1,4 @@
-"""What the tasks that answer in boxes share: the frame in words, into original pixels and back, and overlaps."""
+"""What tasks with boxes share: the frame in words, conversion to original pixels and back, and overlaps."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
 def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[Pair]:
     """The assigned pairs with what each answered box adds (``added_overlaps``).
 
-    A gold box as the model's frame can write it, in whole units, overlaps fully: no model can say it better.
+    A gold box as the model's frame can write it, in whole units, overlaps fully: no model can be more exact.
 
     Args:
-        least: an overlap below is none
+        least: a smaller overlap counts as 0
     """
     clipped = [clip_box(box, view.width, view.height) for box in gold]
     if not answered or not gold:
@@ -121,7 +121,12 @@ def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:
     width, height = _size_of(sample.meta)
     if boxes is None or not all(is_ordered(box) and is_inside(box, inf, inf) for box in boxes):
         raise ValueError(
-            f"the answer {sample.answer[:60]!r} is no box; write [x1, y1, x2, y2] in original pixels, top left first"
+            f"the answer {sample.answer[:60]!r} is not a box; write [x1, y1, x2, y2] in original pixels, top left first"
+        )
+    if boxes and all(max(box) <= 1 for box in boxes):
+        raise ValueError(
+            f"the answer {sample.answer[:60]!r} has no coordinate above 1, as normalised boxes have; "
+            "write boxes in original pixels"
         )
     if not all(is_inside(box, width, height, EDGE_PIXELS) for box in boxes):
         raise ValueError(

@@ -7,6 +7,7 @@ The classes are the row's column ``options``, ``choices`` or ``classes``, or tho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gpg_vl.records import ImageView, Sample
@@ -16,41 +17,60 @@ from gpg_vl.verifiers.names import Name, NameReader, is_same_name, name_reader, 
 from gpg_vl.verifiers.options import row_options
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What the completions of a row share, prepared once: how to read an answer, and the gold answer's names."""
+
+    given: Any  # the row's list of classes, or the task's
+    answer: str
+    read: NameReader
+    golds: tuple[Name | None, Name | None]
+
+
 class Classification(Task):
     name = "classification"
     legacy = CLASSIFICATION
     classes: ClassVar[Sequence[str]] = ()
     """The names to tell apart, where rows do not list them."""
+    _last: _Row | None = None
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is the name alone."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Name | None:
-        reader = self._reader(sample)
-        return read_name(answer) if reader is None else reader(answer)
+        return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        is_right = is_same_name(answer, read_name(sample.answer)) or is_same_name(answer, self._read_gold(sample))
-        return {"correct": float(is_right)}
+        by_words, by_class = self._row_of(sample).golds
+        return {"correct": float(is_same_name(answer, by_words) or is_same_name(answer, by_class))}
 
     def check(self, sample: Sample) -> None:
-        if self._read_gold(sample) is None:
-            raise ValueError(f"the answer {sample.answer[:40]!r} is no name; write one such as rose or Boeing 737-200")
+        if self._row_of(sample).golds[1] is None:
+            raise ValueError(
+                f"the answer {sample.answer[:40]!r} is not a name; write one such as rose or Boeing 737-200"
+            )
 
-    def _read_gold(self, sample: Sample) -> Name | None:
-        return self.read(sample.answer, sample, ())
-
-    def _reader(self, sample: Sample) -> NameReader | None:
-        """What reads with the list of classes, where there is one and the gold answer is in it."""
-        classes = _listed_in(sample.meta) or tuple(self.classes)
-        if not classes:
-            return None
-        reader = name_reader(classes)
-        return reader if reader(sample.answer) is not None else None
+    def _row_of(self, sample: Sample) -> _Row:
+        """Completions of one row come one after the other: the last row is kept, by the identity of its list."""
+        given = _given_in(sample.meta) or self.classes
+        last = self._last
+        if last is None or last.given is not given or last.answer != sample.answer:
+            read = _reader(_listed(given), sample.answer)
+            last = self._last = _Row(given, sample.answer, read, (read_name(sample.answer), read(sample.answer)))
+        return last
 
 
-def _listed_in(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    given = meta.get("options") or meta.get("choices") or meta.get("classes")
-    if isinstance(given, list) and isinstance(given[0], str):
+def _reader(classes: tuple[str, ...], answer: str) -> NameReader:
+    """What reads with the list of classes, where there is one and the gold answer is in it."""
+    reader = name_reader(classes) if classes else read_name
+    return reader if reader(answer) is not None else read_name
+
+
+def _given_in(meta: Mapping[str, Any]) -> Any:
+    return meta.get("options") or meta.get("choices") or meta.get("classes")
+
+
+def _listed(given: Any) -> tuple[str, ...]:
+    if not given or (isinstance(given, tuple | list) and isinstance(given[0], str)):
         return tuple(given)
-    return tuple(row_options({"options": given}, "")) if given else ()
+    return tuple(row_options({"options": given}, ""))

@@ -26,4 +26,4 @@ class Counting(Task):
     def check(self, sample: Sample) -> None:
         count = read_integer(sample.answer)
         if count is None or count < 0:
-            raise ValueError(f"the answer {sample.answer[:40]!r} is no count; write a whole number such as 4")
+            raise ValueError(f"the answer {sample.answer[:40]!r} is not a count; write a whole number such as 4")

@@ -14,6 +14,7 @@ from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
 from gpg_vl.tasks.legacy.detection import DETECTION
 from gpg_vl.verifiers.box_text import NO_OBJECTS, Detection, parse_detections
+from gpg_vl.verifiers.boxes import LATE_IMPORTS
 
 HIT_IOU = 0.5
 
@@ -24,6 +25,7 @@ class DetectionTask(Task):
     main_part = "iou"
     weights: ClassVar[Mapping[str, float]] = {"iou": 1.0, "confidence": 0.2, "format": 0.2}
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"confidence": (-1.0, 1.0)}
+    late_imports = LATE_IMPORTS
     legacy = DETECTION
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:

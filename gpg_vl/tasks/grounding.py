@@ -17,6 +17,7 @@ from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame
 from gpg_vl.tasks.legacy.grounding import GROUNDING
 from gpg_vl.verifiers.box_text import parse_answered, parse_boxes
 from gpg_vl.verifiers.box_values import parse_box
+from gpg_vl.verifiers.boxes import LATE_IMPORTS
 
 
 class Grounding(Task):
@@ -24,6 +25,7 @@ class Grounding(Task):
     metric = "miou"
     main_part = "iou"
     weights: ClassVar[Mapping[str, float]] = {"iou": 1.0, "format": 0.2}
+    late_imports = LATE_IMPORTS
     legacy = GROUNDING
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:

@@ -1,1 +1,1 @@
-"""Pure functions that read and compare what a model wrote: total, bounded, linear in the length of the text."""
+"""Pure functions that read and compare what a model wrote. Each returns for any text, in time linear in its length."""

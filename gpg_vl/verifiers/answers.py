@@ -1,6 +1,6 @@
 """Finds the answer in a completion, in its tags or in a box: what stands in the reasoning never counts.
 
-Every function takes text that a model wrote, is total, and runs in time linear in its length.
+Every function takes text that a model wrote, returns for any text, and runs in time linear in its length.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def write_answer(reasoning: str, answer: str, answer_in: AnswerIn = "tags") -> s
 
 
 def _find_tagged(text: str) -> str | None:
-    """The content of the one answer tag after the reasoning, stripped; None where there is no such content.
+    """The content of the one answer tag after the reasoning, stripped; None if there is none.
 
-    Only the text after the last ``</think>`` counts, or all of it where no reasoning was opened: what stands in a
-    reasoning that is never closed is no answer. The rest must hold exactly one ``<answer>`` and exactly one
+    Only the text after the last ``</think>`` counts, or all of it if no reasoning was opened: text inside a reasoning
+    that is never closed is not an answer. The rest must hold exactly one ``<answer>`` and exactly one
     ``</answer>``, in this order, with something between them.
     """
     if len(text) > MAX_CHARS:
@@ -60,7 +60,7 @@ def _find_tagged(text: str) -> str | None:
 
 
 def has_think_answer_format(text: str) -> bool:
-    """Whether the text is ``<think>...</think><answer>...</answer>`` and no more, whitespace between and around aside.
+    """Whether the text is ``<think>...</think><answer>...</answer>`` and nothing else but whitespace.
 
     Each tag stands exactly once; the reasoning may be empty, the answer not.
     """

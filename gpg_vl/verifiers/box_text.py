@@ -1,8 +1,8 @@
 """Reads boxes as models write them, one function per notation.
 
-Text that a model wrote: every function is total, bounded, linear in the length of the text, and evaluates nothing.
-Numbers come back in the frame that the model speaks, as x1, y1, x2, y2 in the order they are written: width and height
-in place of a second corner are no notation of the kit's recipes, and are read as a corner.
+Every function returns for any text, in time linear in its length, and evaluates nothing. Numbers come back in the
+frame that the model uses, as x1, y1, x2, y2 in the order they are written. The kit's recipes never ask for width and
+height instead of a second corner, so four numbers are always two corners.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Detection:
 
 
 def parse_boxes(text: str) -> list[Box] | None:
-    """The boxes that the text is, one or several, without their confidences; None where it is anything else.
+    """The boxes that the text is, one or several, without their confidences; None if it is anything else.
 
     >>> parse_boxes("[[1, 2, 3, 4], [5, 6, 7, 8]]")
     [(1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)]
@@ -72,7 +72,7 @@ def parse_boxes(text: str) -> list[Box] | None:
 
 
 def parse_detections(text: str) -> list[Detection] | None:
-    """The boxes with their confidences (1 where none is written); [] for ``No Objects`` and ``[]``; None for neither.
+    """The boxes with their confidences (1 if none is written); [] for ``No Objects`` and ``[]``; None for neither.
 
     >>> parse_detections("[{'Position': [1, 2, 3, 4], 'Confidence': 0.5}]")
     [Detection(box=(1.0, 2.0, 3.0, 4.0), confidence=0.5)]
@@ -86,7 +86,7 @@ def parse_detections(text: str) -> list[Detection] | None:
 
 
 def parse_answered(text: str) -> Answered | None:
-    """Every box of an answer; none for ``No Objects`` and an empty list; None for what is no answer in boxes."""
+    """Every box of an answer; empty for ``No Objects`` and an empty list; None if the text is anything else."""
     if len(text) > MAX_CHARS:
         return None
     box = parse_box(text)
@@ -116,7 +116,7 @@ def _read_json(text: str) -> Answered | None:
 
 
 def _read_literals(text: str) -> Answered | None:
-    """Everything else in brackets or tags: Python, several values without a list, names before boxes, points."""
+    """Any other notation with brackets or tags: Python, several values without a list, names before boxes, points."""
     try:
         found = parse_literals(text if "{" in text else _KEY.sub(" ", text, count=1))
     except NotLiteralError:

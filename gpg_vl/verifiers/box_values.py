@@ -1,6 +1,6 @@
 """What boxes look like once their text is parsed: lists, points, objects with keys, tagged numbers.
 
-Numbers come back in the frame that the model speaks, as x1, y1, x2, y2 in the order they are written.
+Numbers come back in the frame that the model uses, as x1, y1, x2, y2 in the order they are written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gpg_vl.verifiers.literals import Literals, Tagged, Word
 
 MAX_CHARS = 32_768
 OUT_OF_RANGE = -1.0
-"""In place of a confidence that is a number and no share: such an answer is none."""
+"""Stands for a confidence outside [0, 1]: such an answer cannot be read."""
 MAX_BOXES = 300  # of one answer; LVIS counts as many
 
 _NUMBER = r"\s{0,64}([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s{0,64}"
@@ -45,7 +45,7 @@ _PLAIN = re.compile(r"\s{0,8}([0-9](?:\.[0-9]{0,18})?|\.[0-9]{1,18})\s{0,8}")
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Boxes with their confidences (None where one is written that is no share), and whether a list holds them."""
+    """Boxes with their confidences (None if one is not a number), and whether they were written as a list."""
 
     boxes: tuple[Box, ...]
     confidences: tuple[float | None, ...]
@@ -53,7 +53,7 @@ class Answered:
 
 
 def parse_box(text: str) -> Box | None:
-    """The one box that the text is, in any order of its corners; whitespace aside, nothing else may stand.
+    """The one box that the text is, in any order of its corners; nothing but whitespace may stand beside it.
 
     >>> parse_box("[1, 2, 30.5, 40]"), parse_box("(1,2),(30,40)"), parse_box("[1, 2, 30]")
     ((1.0, 2.0, 30.5, 40.0), (1.0, 2.0, 30.0, 40.0), None)

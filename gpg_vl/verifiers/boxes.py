@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
-from scipy.optimize import linear_sum_assignment
 
 from gpg_vl.records import Box
+
+LATE_IMPORTS = ("scipy.optimize",)
+"""It takes 0.2 s to import, and a process without it forks faster."""
 
 
 def is_ordered(box: Box) -> bool:
@@ -76,6 +78,17 @@ def _areas(boxes: numpy.ndarray) -> numpy.ndarray:
     return numpy.where((sides > 0).all(-1), sides.prod(-1), 0.0)
 
 
+def assign(overlaps: numpy.ndarray) -> list[tuple[int, int]]:
+    """Rows with columns, one to one, so that the sum of the overlaps is the largest (Hungarian method)."""
+    if 1 in overlaps.shape:
+        best = int(overlaps.argmax())
+        return [(best, 0) if overlaps.shape[1] == 1 else (0, best)]
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An answered box with the gold box that it stands for, by position."""
@@ -86,12 +99,11 @@ class Pair:
 
 
 def assign_boxes(answered: Sequence[Box], gold: Sequence[Box]) -> list[Pair]:
-    """The one-to-one assignment with the largest sum of IoU (Hungarian method); pairs without overlap are left out."""
+    """The one-to-one assignment with the largest sum of IoU (Hungarian method), without pairs that do not overlap."""
     if not answered or not gold:
         return []
     overlaps = iou_matrix(answered, gold)
-    rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    pairs = (Pair(int(i), int(j), float(overlaps[i, j])) for i, j in zip(rows, columns, strict=True))
+    pairs = (Pair(i, j, float(overlaps[i, j])) for i, j in assign(overlaps))
     return [pair for pair in pairs if pair.iou > 0]
 
 
@@ -107,15 +119,14 @@ def assigned_iou(answered: Sequence[Box], gold: Sequence[Box]) -> float:
 def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy.ndarray) -> list[Pair]:
     """The assigned pairs, each with the share of its gold box that the answered box adds to those before it.
 
-    Pairs come in descending overlap. With ``m`` the largest overlap of the gold box with a box of a pair before, a box
-    of overlap ``i`` adds (i - m) / (1 - m), at least 0: alone the overlap itself, 1 for a perfect box, 0 for a copy. So
-    a copy earns nothing by a second gold box that lies close to the first.
+    Pairs come in descending overlap. If ``m`` is the largest overlap of the gold box with a box of an earlier pair, a
+    box of overlap ``i`` adds (i - m) / (1 - m), at least 0: alone the overlap itself, 1 for a perfect box, 0 for a
+    copy. So a copy earns nothing from a second gold box that lies close to the first.
 
     Args:
         overlaps: what counts as the overlap of each pair, [len(answered), len(gold)] float64 in [0, 1]
     """
-    rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    pairs = [(float(overlaps[i, j]), int(i), int(j)) for i, j in zip(rows, columns, strict=True) if overlaps[i, j] > 0]
+    pairs = [(float(overlaps[i, j]), i, j) for i, j in assign(overlaps) if overlaps[i, j] > 0]
     pairs.sort(key=lambda pair: (-pair[0], pair[1]))
     added = []
     before: list[Box] = []

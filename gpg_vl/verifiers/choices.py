@@ -49,14 +49,14 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The options by their spellings, from the strictest on; a spelling that several options share names none."""
+    """The options by their spellings, strictest first; a spelling that several options share names none of them."""
 
     spellings: tuple[Mapping[str, int], ...]
     folded: tuple[str, ...]
     values: tuple[Value | None, ...]
 
     def find(self, text: str) -> int | None:
-        """The option whose text this is, in the strictest spelling that tells one."""
+        """The option whose text this is, in the strictest spelling that identifies one."""
         spelling = text
         for spell, found in zip(_SPELLINGS, self.spellings, strict=True):
             spelling = spell(spelling)
@@ -78,7 +78,7 @@ class _Table:
 def read_choice(answer: str, options: Sequence[str]) -> Chosen | str | None:
     """The option that the answer is, by letter or text; without options, the letter or the text itself.
 
-    None for more than 512 characters, for what is no option, and for a letter with another option's text.
+    None if the answer has more than 512 characters, is not an option, or is a letter with another option's text.
 
     >>> [read_choice(answer, ["left", "right"]) for answer in ("The right.", "(b)", "B. right", "A. right")]
     [Chosen(index=1, letter=''), Chosen(index=1, letter='B'), Chosen(index=1, letter=''), None]
@@ -89,7 +89,7 @@ def read_choice(answer: str, options: Sequence[str]) -> Chosen | str | None:
 
 
 def normalise_choice(text: str) -> str:
-    """The text without case, without runs of white space, without the marks around it."""
+    """The text in lower case, with single spaces and without the marks around it."""
     return _fold(normalise_glyphs(text)).strip("'\"")
 
 
@@ -156,7 +156,7 @@ def _with_clause(text: str, table: _Table) -> int | None:
 
 
 def _fold(text: str) -> str:
-    """Without case and marks around it; a period before a digit and a quote after one stay."""
+    """In lower case and without marks around it; a period before a digit and a quote after one stay."""
     text = " ".join(text.casefold().split())
     bare = text.strip(_EDGES)
     return f".{bare}" if bare[:1].isdigit() and text.endswith(f".{bare}") and text != bare else bare
@@ -198,12 +198,12 @@ def _positions(spellings: Iterable[str]) -> dict[str, int]:
 
 
 def _value_of(text: str) -> Value | None:
-    """The value of a text that is a number or several; a letter is none."""
+    """The value of a text that is one number or several; None for anything else, such as a letter."""
     return None if _LETTER.fullmatch(text) else read_number(text)
 
 
 def read_gold(answer: str, options: Sequence[str]) -> Chosen | str | None:
-    """The option of a row's gold answer: a letter alone is the letter, though an option may have that text."""
+    """The option of a row's gold answer: a single letter is the letter, even if an option has that text."""
     letter = _LETTER.fullmatch(answer.strip()) if options else None
     said = (letter[1] or letter[2]).upper() if letter is not None else ""
     index = LETTERS.index(said) if said else len(options)

@@ -19,7 +19,7 @@ _CHINESE = re.compile(
     r"\s?[\u4e00-\u9fff]{0,12}"
 )
 _CHINESE_CHANGES = re.compile(
-    f"[半多余或至到倍分之几约不非缺吧吗呢{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|块钱|另外|其他|其它|除外|少了"
+    f"[半多余或至到倍分之几约不非缺吧吗呢壹贰叁肆柒捌玖佰仟{CHINESE_NUMERALS}]|以[上下内外]|左右|上下|小时|钟头|星期|月|世纪|百分|单位|可能|大概|也许|块钱|另外|其他|其它|除外|少了"
 )
 _OTHER_VALUE_TEXT = """
 out of to or percent per times squared cubed point and/or vs versus by each apiece every fold ish etc max maximum min
@@ -96,7 +96,7 @@ def _is_plain(rest: str, is_one: bool) -> bool:
 
 
 def are_names(text: str, number: int) -> bool:
-    """Whether the text lists so many names of things, as ``red, blue and green`` for 3."""
+    """Whether the text lists this many names of things, such as ``red, blue and green`` for 3."""
     names = re.split(r"\s*,\s*(?:and\s+)?|\s+and\s+", text.strip())
     return len(names) == number > 1 and all(is_what_is_counted(1, f" {name}") for name in names)
 

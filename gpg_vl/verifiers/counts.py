@@ -6,7 +6,7 @@ import functools
 import re
 
 from gpg_vl.verifiers.counted import are_names, is_what_is_counted
-from gpg_vl.verifiers.number_words import CHINESE_NUMERALS, NUMBER_WORDS, read_number_words
+from gpg_vl.verifiers.number_words import CHINESE_NUMERALS, FORMAL_NUMERALS, NUMBER_WORDS, read_number_words
 from gpg_vl.verifiers.sentences import changes_value, readings
 
 MAX_CHARS = 400
@@ -23,7 +23,7 @@ _WORDS = "|".join(sorted(NUMBER_WORDS, key=len, reverse=True))
 _ENGLISH = re.compile(
     rf"(?:an?\s+(?=hundred|thousand|million))?(?:{_WORDS})\b(?:[\s-]+(?:(?:and\s+)?(?:{_WORDS}))\b)*", re.IGNORECASE
 )
-_CHINESE = re.compile(f"[{CHINESE_NUMERALS}]{{1,12}}")
+_CHINESE = re.compile(f"[{CHINESE_NUMERALS}]{{1,12}}|[{FORMAL_NUMERALS}]{{1,12}}")
 _BEGINNING = re.compile(
     r"(?:exactly|only|just|(?:(?:in|a|the)\s+)?total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+", re.IGNORECASE
 )
@@ -37,11 +37,11 @@ _NO_ADDING = frozenset(["of", "or", "times", "percent", "per", "by", "to", "out"
 _NONE_OF_IT = re.compile(
     r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
 )
-_NONE = frozenset(["none", "zero"])
+_NONE = frozenset(["none", "nothing", "zero"])
 _NONE_IN_CHINESE = re.compile(f"(?:没有|无)[^0-9{CHINESE_NUMERALS}\\W]{{0,12}}")
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
 _ARITHMETIC = re.compile(r"([0-9]{1,9})\s?([-/÷])\s?([0-9]{1,9})\s?=\s?([0-9]{1,9})")
-_ADDS = re.compile(r"[^-*/^%.×÷~]*")
+_ADDS = re.compile(r"(?:[^-*/^%.×÷~]|(?<=[A-Za-z])-(?=[A-Za-z]))*")
 
 
 def read_integer(text: str) -> int | None:
@@ -69,7 +69,7 @@ def read_count(answer: str) -> int | None:
 def _read(answer: str) -> int | None:
     for text in readings(answer):
         in_brackets = text[:1] + text[-1:] in ("()", "[]")
-        if in_brackets and _THOUSANDS.search(text):  # a pair or a list as well
+        if in_brackets and _THOUSANDS.search(text):  # could also be a pair or a list
             return None
         bare = text[1:-1].strip() if in_brackets else text
         value = _read_one(_without_beginning(bare))
@@ -138,7 +138,7 @@ def _agrees(value: int, rest: str) -> bool:
 
 
 def _numbers_in(text: str) -> list[int] | None:
-    """Every number of a text; None where something but adding may be done with them."""
+    """Every number of a text; None if something other than adding may be done with them."""
     if _ADDS.fullmatch(text) is None or any(word in _NO_ADDING for word in text.casefold().split()):
         return None
     found: list[int] = []
@@ -154,7 +154,7 @@ def _numbers_in(text: str) -> list[int] | None:
     return found
 
 
-_NUMBER_STARTS = re.compile(rf"[0-9]|\b(?:{_WORDS})\b|(?!一共)[{CHINESE_NUMERALS}]", re.IGNORECASE)
+_NUMBER_STARTS = re.compile(rf"[0-9]|\b(?:{_WORDS})\b|(?!一共)[{CHINESE_NUMERALS}{FORMAL_NUMERALS}]", re.IGNORECASE)
 
 
 def _last_of_sum(text: str) -> int | None:
@@ -175,7 +175,7 @@ def _last_of_sum(text: str) -> int | None:
 
 
 def _result(left: str, sign: str, right: str, said: str) -> int | None:
-    """What a difference or a quotient comes to, where that is what is said."""
+    """The result that is written after a difference or a quotient, if it is right; None if it is not."""
     fits = (
         int(left) - int(right) == int(said) if sign == "-" else int(left) == int(said) * int(right) and int(right) > 0
     )

@@ -1,8 +1,8 @@
-"""Parses nested lists, objects, numbers and strings as models write them: JSON, Python, or neither quite.
+"""Parses nested lists, objects, numbers and strings as models write them: JSON, Python, or something close to them.
 
-Commas may be missing, double or at the end, brackets round or square, quotes single or double. Between values at the
-outermost level words may stand (the name of an object, the beginning of a sentence), and tags around them. Nothing is
-evaluated; the time is linear in the length of the text, which is bounded.
+Commas may be missing, doubled or trailing, brackets round or square, quotes single or double. At the outermost level
+there may be words between values (the name of an object, the beginning of a sentence) and tags around them. Nothing is
+evaluated; the length of the text is bounded and the time linear in it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _CLOSES = {"[": "]", "(": ")", "{": "}"}
 
 
 class NotLiteralError(Exception):
-    """The text is no such thing."""
+    """The text is not such a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word that stands for no value: ``true``, ``null``, the name of an object."""
+    """A bare word, which has no value here: ``true``, ``null``, the name of an object."""
 
     text: str
 
@@ -64,7 +64,7 @@ def parse_literals(text: str) -> Literals:
     """Reads the whole text.
 
     Raises:
-        NotLiteralError: it is nothing of the kind, or too long or too deep
+        NotLiteralError: it is not such a value, or too long, or nested too deep
 
     >>> parse_literals("the cat: [1, 2, 30, 40] and {'box': (5, 6, 7, 8,)}").values
     ([1.0, 2.0, 30.0, 40.0], {'box': [5.0, 6.0, 7.0, 8.0]})
@@ -76,7 +76,7 @@ def load_json(text: str) -> Any:
     """JSON, also with Python's single quotes; numbers come as floats.
 
     Raises:
-        NotLiteralError: it is no JSON, nested too deep, or holds a key twice or a number that is none
+        NotLiteralError: it is not JSON, is nested too deep, or holds a key twice or a number that is not finite
     """
     if _depth(text) > MAX_DEPTH:
         raise NotLiteralError

@@ -1,5 +1,5 @@
-"""Reads the name of a class. With the list of classes an answer is the one class that its words name; without a list
-the words themselves, in any order. A name within another word (rose, primrose) is no name.
+"""Reads the name of a class. With a list of classes the answer is the one class that its words name; without a list it
+is the words themselves, in any order. A name inside another word (rose in primrose) does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ dog cat puppy kitten hound breed pointer bird fish animal flower flowers plant b
 aircraft airliner plane jet car vehicle automobile
 """
 _KINDS = frozenset(_KINDS_TEXT.split())
-"""What may stand after a name to say what kind of thing it names."""
+"""Words that may follow a name to say what kind of thing it is."""
 _MAKERS_TEXT = """
 airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair
 dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics
@@ -40,7 +40,7 @@ grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop p
 saab sukhoi supermarine swearingen tupolev yakovlev b
 """
 _MAKERS = frozenset(_MAKERS_TEXT.split())
-"""Makers of aircraft: FGVC-Aircraft's classes are variants without them, and models say both."""
+"""Makers of aircraft: most classes of FGVC-Aircraft leave them out, and models write them."""
 _MAKERS_OF_TEXT = """
 707 727 737 747 757 767 777 787 717: boeing b
 a300 a310 a318 a319 a320 a321 a330 a340 a350 a380: airbus
@@ -49,7 +49,10 @@ crj: bombardier canadair
 dhc: de havilland canada dehavilland bombardier
 dh: de havilland dehavilland
 e170 e190 e195 emb erj legacy: embraer
-146: british aerospace bae
+146 125: british aerospace bae hawker siddeley
+1900: beech beechcraft hawker raytheon
+328: dornier fairchild
+340: saab fairchild
 c130 l1011: lockheed martin
 c47: douglas
 f16: general dynamics lockheed martin
@@ -67,7 +70,13 @@ _MAKERS_OF = {
     for families, makers in (line.split(":") for line in _MAKERS_OF_TEXT.strip().splitlines())
     for family in families.split()
 }
-"""By what their names begin with."""
+"""By the beginning of the name."""
+_VARIANT = re.compile(
+    r"(?:a3[0-9]0|a31[89]|a321)-(?:[1-9][0-9]{2}|1000)|717-200|dc[0-9]{1,2}-[1-8][0-9]|(?:42|72)-[2-6][0-9]0"
+    r"|dhc6-[1-4]00|dr400-[0-9]{3}|l1011-(?:1|50|100|150|200|250|500)|pa28-[0-9]{3}|md90-30|e1[79][05]-[12]00"
+    r"|125-[1-9]00"
+)
+"""Numbers that may follow a name of one number: variants that were built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +95,12 @@ class _ClassList:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that was read: its words without spaces, and sorted unless their order tells."""
+    """A name that was read: its words without spaces, and its words sorted unless their order matters."""
 
     spelling: str
     words: tuple[str, ...]
+    is_several: bool = False
+    """Whether a comma, a slash or the like sets words apart that could each be a name."""
 
     def __str__(self) -> str:
         return " ".join(self.words)
@@ -105,7 +116,7 @@ def read_name(answer: str) -> Name | None:
 
 @functools.lru_cache(maxsize=64)
 def name_reader(classes: tuple[str, ...]) -> NameReader:
-    """What reads the class that an answer names, and remembers it; None for no class of the list and for several.
+    """A function that reads which class an answer names, with a cache; it returns None for no class and for several.
 
     >>> read = name_reader(("rose", "lenten rose", "desert-rose"))
     >>> [name and name.spelling for name in map(read, ("A rose.", "desert rose", "primrose", "rose or tulip"))]
@@ -114,24 +125,27 @@ def name_reader(classes: tuple[str, ...]) -> NameReader:
     return functools.lru_cache(maxsize=8192)(functools.partial(_read_in, _tabulate(classes)))
 
 
-def is_same_name(left: Name | None, right: Name | None) -> bool:
+def is_same_name(answer: Name | None, gold: Name | None) -> bool:
     """Whether two names have the same words, however they are spaced, or in another order; nothing is the same as None.
+
+    Several names are not the one name that their words would make: ``tiger, lily`` is not a tiger lily.
 
     >>> is_same_name(read_name("F-16AB"), read_name("f-16 A/B")), is_same_name(read_name("rose"), read_name("primrose"))
     (True, False)
     """
-    if left is None or right is None:
+    if answer is None or gold is None or (answer.is_several and not gold.is_several):
         return False
-    return left.spelling == right.spelling or left.words == right.words
+    return answer.spelling == gold.spelling or answer.words == gold.words
 
 
 @functools.lru_cache(maxsize=8192)
-def _as_name(words: tuple[str, ...]) -> Name:
-    return Name("".join(words), words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words)))
+def _as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
+    in_order = words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words))
+    return Name("".join(words), in_order, is_several)
 
 
 def _is_free(word: str) -> bool:
-    """Whether a word names the same wherever it stands: a word of letters, or a year; not the A and the 5 of A5."""
+    """Whether a word may move: a word of letters, or a year; not the A and the 5 of A5."""
     return (len(word) > 2 and word.isalpha()) or _YEAR.fullmatch(word) is not None
 
 
@@ -140,7 +154,7 @@ def _codes(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_code(words: tuple[str, ...]) -> bool:
-    """Whether the words stand in one order alone: codes such as 737-800."""
+    """Whether the order of the words matters: codes such as 737-800."""
     return not any(len(word) > 2 and word.isalpha() for word in words)
 
 
@@ -151,8 +165,15 @@ def _read_alone(answer: str) -> Name | None:
     for text in reversed(list(readings(answer))):
         words = _words_of(_without_brackets(text))
         if words:
-            return _as_name(words if words[1:2] and words[1].isdigit() else _without_article(words))
+            named = words if words[1:2] and words[1].isdigit() else _without_article(words)
+            return _as_name(named, _PARTS.search(text) is not None and _are_several(text))
     return None
+
+
+def _are_several(text: str) -> bool:
+    """Whether each part between commas and the like could be a name: it has a word of letters and no number."""
+    parts = [_words_of(part) for part in _PARTS.split(text)]
+    return all(any(map(_is_free, words)) and not any(map(str.isdigit, words)) for words in parts)
 
 
 def _read_in(listed: _ClassList, answer: str) -> Name | None:
@@ -170,7 +191,7 @@ def _read_in(listed: _ClassList, answer: str) -> Name | None:
 
 
 def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
-    """Whether the beginning of a sentence, which the text ends, names no class of its own."""
+    """Whether the beginning of the sentence that ``text`` ends names no class itself."""
     return not _named(_words_of(whole[: max(0, whole.rfind(text))]), listed)
 
 
@@ -198,7 +219,7 @@ def _read_one(text: str, listed: _ClassList) -> _Class | None:
 
 
 def _holds_another(text: str, listed: _ClassList) -> bool:
-    """Whether a comma, a slash or the like cuts off a class of its own: ``tiger, lily`` is no tiger lily."""
+    """Whether a comma, a slash or the like sets off another class: ``tiger, lily`` is not a tiger lily."""
     parts = _MARKS.split(text) if _MARKS.search(text) else ()
     if not parts or text.strip() in listed.names:
         return False
@@ -211,7 +232,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _words_of(text: str) -> tuple[str, ...]:
-    """Words and numbers without case, accents, apostrophes and plural; () where a hidden character stands."""
+    """Words and numbers in lower case, without accents, apostrophes and plurals; () if there is a hidden character."""
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
         if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
@@ -259,7 +280,7 @@ def _in_order(name: tuple[str, ...], words: tuple[str, ...]) -> bool:
 
 
 def _largest(named: Sequence[_Class]) -> list[_Class]:
-    """The classes without those that are part of another one: ``lenten rose`` is no rose."""
+    """The classes that are not part of another one found: ``lenten rose`` does not name a rose."""
     return [each for each in named if not any(other is not each and _is_part(each, other) for other in named)]
 
 
@@ -279,7 +300,7 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: 
     first = next((n for n, word in enumerate(words) if word in name), 0)
     last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
     has_number = any(word.isdigit() for word in found.words)
-    before = _may_have_made(words[:first], spelled, has_number)
+    before = _may_have_made(words[:first], found.words, has_number)
     inner = [word for word in words[first : last + 1] if word not in name]
     after = words[last + 1 :]
     is_variant = len(after) == 1 and after[0].isdigit() and _may_have_variant(found.words, after[0], listed)
@@ -288,23 +309,41 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: 
 
 
 def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -> bool:
-    """Whether a number after a name may be its variant: the name has one number, its last, and is no variant itself."""
+    """Whether a number after a name may be its year or its variant: the name has one number, its last."""
     numbers = [word for word in name if word.isdigit()]
-    return name[-1:] == tuple(numbers) and "".join((*name[:-1], variant)) not in listed.by_spelling
+    if name[-1:] != tuple(numbers) or "".join((*name[:-1], variant)) in listed.by_spelling:
+        return False
+    return (
+        _YEAR.fullmatch(variant) is not None
+        or _VARIANT.fullmatch(f"{''.join(_without_maker(name))}-{variant}") is not None
+    )
 
 
-def _may_have_made(words: tuple[str, ...], spelled: str, has_number: bool) -> bool:
+def _may_have_made(words: tuple[str, ...], name: tuple[str, ...], has_number: bool) -> bool:
     """Whether the words before a name may be its maker's, and are not another maker's."""
     if _MAKERS.isdisjoint(words):
         return not words or (has_number and all(map(str.isalpha, words)))
-    makers = next((makers for family, makers in _MAKERS_OF.items() if spelled.startswith(family)), None)
-    if makers is not None and any(word in _MAKERS and word not in makers for word in words):
+    makers = _makers_of(name)
+    if makers and any(word in _MAKERS and word not in makers for word in words):
         return False
     return all(word in _MAKERS or (has_number and word.isalpha()) for word in words)
 
 
+def _makers_of(name: tuple[str, ...]) -> frozenset[str]:
+    """Who made what has the name, as far as that is known: the makers of its family, or the one that it begins with."""
+    bare = "".join(_without_maker(name))
+    own = frozenset(name[: len(name) - len(_without_maker(name))])
+    return next((makers for family, makers in _MAKERS_OF.items() if bare.startswith(family)), own)
+
+
+def _without_maker(name: tuple[str, ...]) -> tuple[str, ...]:
+    first = next((n for n, word in enumerate(name) if word not in _MAKERS), len(name))
+    return name[first:]
+
+
 def _tabulate(classes: tuple[str, ...]) -> _ClassList:
     by_spelling: dict[str, _Class | None] = {}
+    codes: dict[str, _Class | None] = {}
     by_word: defaultdict[str, list[_Class]] = defaultdict(list)
     for name in classes:
         words = _words_of(str(name))
@@ -313,5 +352,9 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
         each = _Class(name, words)
         spelling = "".join(words)
         by_spelling[spelling] = None if spelling in by_spelling else each
+        code = _without_maker(words)
+        if code != words and sum(map(str.isdigit, code)) > 1:  # 146-200 alone is the BAE 146-200
+            codes["".join(code)] = None if "".join(code) in codes else each
         by_word[max(words, key=len)].append(each)
-    return _ClassList(by_spelling, frozenset(classes), {word: tuple(found) for word, found in by_word.items()})
+    by_longest_word = {word: tuple(found) for word, found in by_word.items()}
+    return _ClassList({**codes, **by_spelling}, frozenset(classes), by_longest_word)

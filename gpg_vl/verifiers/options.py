@@ -30,7 +30,7 @@ _LAYOUTS = (
 
 @functools.lru_cache(maxsize=2048)
 def find_options(question: str) -> tuple[str, ...]:
-    """The options that a question letters from A on, in brackets, with a mark or on lines of their own; () for none.
+    """The options that a question letters from A on, in brackets, with a mark or on lines of their own; () if none.
 
     Of several runs of letters the last one of the plainest layout counts. Linear in the question's length.
 
@@ -46,7 +46,7 @@ def find_options(question: str) -> tuple[str, ...]:
 
 
 def _last_run(layout: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """The markers A, B, C ... of the last run of two or more; [] for none."""
+    """The markers A, B, C ... of the last run of two or more; [] if there is none."""
     last: list[re.Match[str]] = []
     run: list[re.Match[str]] = []
     for marker in layout.finditer(text):
@@ -70,7 +70,7 @@ def _texts_between(text: str, run: Sequence[re.Match[str]]) -> tuple[str, ...]:
 
 
 def _first_sentence_end(text: str) -> int | None:
-    """Where the first of several sentences ends; capitals of up to three letters (``St. John``) end none."""
+    """Where the first of several sentences ends; capitals of up to three letters (``St. John``) do not end one."""
     ends = (match for match in _SENTENCE_END.finditer(text) if not (match[1][:1].isupper() and len(match[1]) <= 3))
     return next((match.end(1) for match in ends), None)
 
@@ -81,7 +81,7 @@ def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
     An object of letters to texts, ``{"A": "left", "B": "right"}``, stands for the list of its texts.
 
     Raises:
-        ValueError: the column holds no list, or its letters are not A, B, C ...
+        ValueError: the column does not hold a list, or its letters are not A, B, C ...
     """
     given = meta.get("options") or meta.get("choices")
     if given is None:
@@ -92,7 +92,7 @@ def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
     except (TypeError, ValueError, RecursionError):
         listed = None
     if not listed:
-        raise ValueError("the row's options are no list; write the texts of the choices, as [left, right] in JSON")
+        raise ValueError('the row\'s options are not a list; write the texts of the choices, such as ["left", "right"]')
     if isinstance(content, Mapping):
         by_letter = {str(key).strip(" ().:").upper(): text for key, text in content.items()}
         if sorted(by_letter) != list(LETTERS[: len(content)]):

@@ -1,7 +1,7 @@
-"""Takes off what a short sentence begins with before an answer: ``Answer:``, ``The measure of angle A is``.
+"""Removes the words before an answer in a short sentence: ``Answer:``, ``The measure of angle A is``.
 
-What turns the value into another one (not, at least, half, about, wrong) is never taken off, nor is a beginning that
-holds a number: then the sentence holds two values or another one, and stays unread.
+Words that change the value (not, at least, half, about, wrong) are never removed, nor is a beginning that holds a
+number: such a sentence holds another value or two of them, and is not read.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _SIGN_OF_LEAD = re.compile(
     r"|select|go|say|so|thus|hence|therefore|then|finally|well|ok|okay|in)\b",
     re.IGNORECASE,
 )
-"""What every beginning has one of: where there is none, no other pattern need be tried."""
+"""Every beginning contains one of these; without any, the other patterns are not tried."""
 _CONDITION = re.compile(
     r"^(?:when|where|since|because|assuming|suppose|given|let|for)\b|当|设|若|如果|已知|令|因为", re.IGNORECASE
 )
@@ -78,7 +78,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
-    """The answer unwrapped, then without one label or sentence's beginning after the other, each unwrapped again.
+    """The answer unwrapped, then without its labels and sentence beginnings, one at a time, each time unwrapped again.
 
     Args:
         values: other values that an answer may have, folded: a sentence that begins with one of them holds two
@@ -97,7 +97,7 @@ def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
 
 
 def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
-    """What follows a label or the beginning of a sentence; None where there is none, or where nothing follows."""
+    """What follows a label or the beginning of a sentence; None if there is no such beginning or nothing follows."""
     if _SIGN_OF_LEAD.search(text) is None:
         return None
     match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
@@ -117,10 +117,10 @@ def _names_one(words: str, values: Collection[str]) -> bool:
 
 
 def is_in_doubt(words: str) -> bool:
-    """Whether some word takes a value back or sets another beside it: not, or, maybe."""
+    """Whether some word withdraws a value or adds another: not, or, maybe."""
     return any(word.lower() in _DOUBTS for word in _WORD.findall(words))
 
 
 def changes_value(words: str) -> bool:
-    """Whether some word turns what the sentence ends in into another value, or is a value itself."""
+    """Whether some word changes the value that the sentence ends in, or is a value itself."""
     return any(word.lower() in CHANGES for word in _WORD.findall(words)) or _CONDITION.search(words) is not None

@@ -1,11 +1,11 @@
-r"""Takes off what stands around an answer, one wrapper at a time: bold, quotes, dollars, ``\boxed{}``, a code fence.
+r"""Removes what surrounds an answer, one wrapper at a time: bold, quotes, dollars, ``\boxed{}``, a code fence.
 
-One spelling for each glyph comes first: full-width letters, digits and marks, the many spaces, minus signs and quotes.
+First each glyph gets one spelling: full-width letters, digits and marks, spaces, minus signs and quotes.
 Digits of other scripts stay as they are and are refused: models do not write them where they are asked for a number,
-several look like another Latin digit (the Arabic five like a zero), and no reader of a log could check the reward. An
-answer in full-width and ASCII digits at once is refused for the same reason.
+several look like another Latin digit (the Arabic five like a zero), and most readers of a log could not check the
+reward. An answer that mixes full-width and ASCII digits is refused for the same reason.
 
-Every function is total and linear in the length of the text.
+Every function returns for any text, in time linear in its length.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def normalise_glyphs(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""What the wrappers hold, without a final mark; at most 8 wrappers are taken off.
+    r"""The content of the wrappers, without a final mark; at most 8 wrappers are removed.
 
     >>> unwrap(r"$\\boxed{30^\\circ}$."), unwrap("**Right**."), unwrap('"a" or "b"')
     ('30^\\\\circ', 'Right', '"a" or "b"')
@@ -96,7 +96,7 @@ def drop_final_mark(text: str) -> str:
 
 
 def _unwrap_once(text: str) -> str | None:
-    """The content of the outermost wrapper, None where there is none."""
+    """The content of the outermost wrapper, None if there is none."""
     first = text[:1]
     if first == "`" and text.startswith("```"):
         return _inside_fence(text)

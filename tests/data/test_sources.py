@@ -23,6 +23,8 @@ from tests.support.messages import naming
         ({"path": "x.jsonl", "weight": float("nan")}, ["x.jsonl", "weight", "nan"]),
         ({"path": "x.jsonl", "weight": "2"}, ["x.jsonl", "weight", "'2'"]),
         ({"weight": 2}, ["data.train", "data.eval", "path"]),
+        ({"path": "geo/train", "split": 3}, ["geo/train", "split", 3]),
+        ({"path": "geo/train", "revison": "main"}, ["revison", "revision"]),
         ("x.jsonl", ["x.jsonl"]),
         ("x.parquet", ["x.parquet"]),
         ("data/geo/train", ["data/geo/train"]),

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet
@@ -15,7 +16,7 @@ import pytest
 
 from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.records import Sample
-from tests.support.kit_rows import demo_samples, kit_row, png, write_lines
+from tests.support.kit_rows import demo_samples, kit_row, png, save_png, write_lines
 from tests.support.messages import naming
 
 OPEN = """
@@ -63,6 +64,49 @@ def test_saved_folder(tmp_path: Path) -> None:
         load_source(str(tmp_path / "test_only"))
 
 
+def test_a_split_of_a_saved_folder(tmp_path: Path) -> None:
+    write_parquet(demo_samples(png()), tmp_path / "rows.parquet")
+    data = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"))
+    datasets.DatasetDict({"train": data, "val": data.select([1])}).save_to_disk(str(tmp_path / "saved"))
+    entry = {"path": str(tmp_path / "saved"), "split": "val"}
+    assert [sample.id for sample in load_source(entry).samples] == ["b"]
+    with pytest.raises(ValueError, match=naming(tmp_path / "saved", "'dev'", "'train'", "'val'")):
+        load_source(entry | {"split": "dev"})
+    with pytest.raises(ValueError, match=naming(tmp_path / "saved", "revision")):
+        load_source(entry | {"revision": "main"})
+    with pytest.raises(ValueError, match=naming(tmp_path / "rows.parquet", "split")):
+        load_source({"path": str(tmp_path / "rows.parquet"), "split": "val"})
+
+
+def test_a_part_of_a_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    rows = {"id": ["1"], "task": ["counting"], "images": [[]], "question": ["?"], "answer": ["4"]}
+
+    def load_dataset(*args: Any, **keys: Any) -> datasets.Dataset:
+        asked.append((args, keys))
+        return datasets.Dataset.from_dict(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    entry = {"path": "someone/rows", "split": "test[:10%]", "revision": "v2", "config": "small"}
+    assert load_source(entry).samples[0].id == "1" and load_source("someone/rows").samples[0].id == "1"
+    assert asked == [
+        (("someone/rows", "small"), {"split": "test[:10%]", "revision": "v2"}),
+        (("someone/rows", None), {"split": "train", "revision": None}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_a_folder_of_pictures(tmp_path: Path, name: str) -> None:
+    picture = save_png(tmp_path / "pictures" / "sub" / "1.png")
+    row = {"file_name": "sub/1.png", "question": "How many?", "answer": "3"}
+    cells = "".join(",".join(cells) + "\n" for cells in (row.keys(), row.values()))
+    text = cells if name.endswith(".csv") else json.dumps(row)
+    (tmp_path / "pictures" / name).write_text(text, encoding="utf-8")
+    source = load_source(str(tmp_path / "pictures"), task="counting")
+    assert source.samples[0].images == (str(picture),) and source.samples[0].answer == "3"
+    assert "pictures" in source.reading
+
+
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "rows.jsonl", *(kit_row(n) for n in range(5)))
     write_parquet(demo_samples(png()), tmp_path / "rows.parquet")
@@ -73,10 +117,11 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
 
 def test_bad_files(tmp_path: Path) -> None:
     bad = {
-        "rows.csv": (b"id,answer\n", [".parquet", ".jsonl"]),
+        "rows.xlsx": (b"PK", [".parquet", ".jsonl", ".csv", ".tar"]),
         "rows.parquet": (b"not parquet at all", ["parquet"]),
         "empty.jsonl": (b"\n\n", []),
-        "array.json": (b'[{"id": 1}]\n', ["line 1", "list"]),
+        "array.json": (b"[[1]]\n", ["entry 1", "list"]),
+        "array.jsonl": (b'[{"id": 1}]\n', ["line 1", "list"]),
         "latin.jsonl": (b'{"id": "\xe4"}\n', ["line 1", "UTF-8"]),
         "deep.jsonl": (b"[" * 100_000, ["line 1", "JSON"]),
     }
@@ -91,7 +136,6 @@ def test_bad_files(tmp_path: Path) -> None:
     ("line", "named"),
     [
         (b'{"id": ', ["JSON", "Expecting value at 8"]),
-        (b"", ["JSON"]),
         (b"7", ["int"]),
         (b'{"id": "\xe4"}', ["UTF-8"]),
         (b'{"id": "\\ud83d"}', ["surrogate"]),

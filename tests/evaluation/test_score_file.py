@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,30 @@ def test_geoqa_golds_under_legacy_are_the_published_counts(tmp_path: Path) -> No
     for template, count in (("<answer>{}</answer>", 61), ("<answer> {} </answer>", 737)):
         rows = [{"completion": template.format(gold), "answer": gold} for gold in golds]
         assert score_file("geometry", write_rows(tmp_path, *rows), "legacy")["accuracy"] == count / 754
+
+
+def test_answers_in_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"completion": "<think>3 or \\boxed{3}?</think>So it is \\boxed{4}.", "answer": "4"},
+        {"completion": "<think></think>\\boxed{5}", "answer": "4"},
+        {"completion": GOOD, "answer": "4"},
+    ]
+    path = str(write_rows(tmp_path, *rows))
+    out = tmp_path / "scored.jsonl"
+    boxed = run(capsys, "--task", "counting", "--predictions", path, "--answer-in", "boxed", "--out", str(out))
+    assert (boxed["accuracy"], boxed["parts"]["format"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert [json.loads(line)["metric"] for line in out.read_text().splitlines()] == [1, 0, 0]
+    tags = run(capsys, "--task", "counting", "--predictions", path, "--answer-in", "tags")
+    assert tags == run(capsys, "--task", "counting", "--predictions", path)
+    assert (tags["accuracy"], tags["parts"]["format"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_published_scorers_know_no_box(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_rows(tmp_path, {"completion": GOOD, "answer": "4"}))
+    assert (
+        main(["score", "--task", "counting", "--predictions", path, "--answer-in", "boxed", "--scorer", "legacy"]) == 2
+    )
+    assert re.search(naming("--answer-in", "--scorer"), capsys.readouterr().err)
 
 
 # --- what it prints and writes ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_sample
 from tests.support.messages import lines_naming, naming
+from tests.support.pictures import encode
 
 LoadModel = Callable[..., QwenVLAdapter]
 BASE_TEMPLATE = "{%- for m in messages -%}{%- for c in m['content'] -%}{%- if c['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ c['text'] }}{%- endif -%}{%- endfor -%}{%- endfor -%}"  # noqa: E501  the published base models' template joins the contents
@@ -103,6 +104,62 @@ def test_images_stand_where_the_markers_are(load: LoadModel) -> None:
     assert f"user\n{picture}{picture}Same?<|im_end|>" in build(replace(sample, question="Same?")).text
     with pytest.raises(ValueError, match=naming("counting-0", "question", 1, "<image>", 2)):
         build(replace(sample, question="<image>?"))
+
+
+def test_a_marker_in_a_row_without_images_is_text(load: LoadModel) -> None:
+    sample = make_sample([], question="In HTML, what does <image> stand for?")
+    adapter = load()
+    assert (
+        "user\nIn HTML, what does <image> stand for?<|im_end|>"
+        in builder(adapter, template="{question}").build(sample).text
+    )
+    marked = builder(adapter, template="<image>\n{question}")
+    assert marked.build(make_sample()).text.count("<|image_pad|>") == 1
+    for wrong in (make_sample([]), make_sample([(56, 56), (84, 84)]), make_sample(question="<image>?")):
+        with pytest.raises(ValueError, match=naming(wrong.id, "prompt.template", "<image>")):
+            marked.build(wrong)
+    adapter.control_tokens = lambda: ["<image>"]  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=naming(sample.id, "question", "<image>")):
+        builder(adapter, template="{question}").build(sample)
+
+
+def test_a_row_has_its_own_system_message(load: LoadModel, caplog: pytest.LogCaptureFixture) -> None:
+    adapter = load()
+    sample = replace(make_sample(), meta={"system": "Be brief."})
+    prompt = builder(adapter, template="{question}").build(sample)
+    assert prompt.messages == (("system", "Be brief."), ("user", "How many shapes?"))
+    assert prompt.text.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert builder(adapter, system="Be exact.").build(sample).messages[0] == ("system", "Be exact.")
+    for without in ({}, {"system": ""}, {"system": 7}):
+        plain = builder(adapter, template="{question}").build(replace(sample, meta=without))
+        assert plain.text == builder(adapter, template="{question}").build(make_sample()).text
+    with pytest.raises(ValueError, match=naming(sample.id, "system", "<|im_end|>")):
+        builder(adapter).build(replace(sample, meta={"system": "<|im_end|>"}))
+    base = builder(adapter, template="{question}", style="base")
+    assert base.build(sample).text == base.build(make_sample()).text
+    assert lines_naming(caplog.text, sample.id, "system")
+    boxed = replace(sample, meta={"system": "Put the answer in \\boxed{}."})
+    builder(adapter).build(boxed)
+    assert lines_naming(caplog.text, boxed.id, "system", "prompt.answer_in")
+
+
+def test_boxes_of_a_large_picture_stay_in_its_own_pixels(load: LoadModel) -> None:
+    """The picture is opened at a half of its size; what the model sees is of the size that it always sees."""
+    photo = Image.new("RGB", (6000, 4000), "red")
+    photo.paste("blue", (3000, 0, 6000, 4000))
+    sample = replace(make_sample(), images=(encode(photo, "JPEG"),))
+    adapter = load()
+    with pytest.raises(ValueError, match=naming(6000, 4000, "data.on_large_image")):
+        builder(adapter).build(sample)
+    large = PromptBuilder(adapter, TASKS, PromptConfig(), shrink_large=True)
+    prompt = large.build(sample)
+    [view] = prompt.views
+    assert view == adapter.view(6000, 4000) and (view.width, view.height) == (6000, 4000)
+    whole = adapter.encode(prompt.text, [photo], prompt.views)
+    assert prompt.encoded.vision is not None and whole.vision is not None
+    ours, plain = (each.vision.tensors["pixel_values"] for each in (prompt.encoded, whole))
+    assert ours.shape == plain.shape and float((ours - plain).abs().mean()) < 0.02
+    assert large.measure(sample).views == prompt.views
 
 
 def test_control_tokens_in_a_row_are_refused(load: LoadModel) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import builtins
+import ctypes
 import json
 import os
 import resource
@@ -166,6 +169,78 @@ def point_everywhere() -> float:
     return 1.0
 
 
+def overflow() -> float:
+    sys.setrecursionlimit(10**9)
+
+    def deeper() -> None:
+        deeper()
+
+    deeper()
+    return 1.0
+
+
+def alarm() -> float:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    time.sleep(600)
+    return 1.0
+
+
+def end_in_a_thread() -> float:
+    threading.Thread(target=lambda: os._exit(0)).start()
+    time.sleep(600)
+    return 1.0
+
+
+def fork_in_a_thread() -> float:
+    thread = threading.Thread(target=os.fork)
+    thread.start()
+    thread.join()
+    return 1.0
+
+
+def hook() -> float:
+    atexit.register(time.sleep, 600)
+    sys.addaudithook(lambda *_: None)
+    sys.settrace(lambda *_: None)
+    sys.excepthook = lambda *_: time.sleep(600)
+    return 1.0
+
+
+def open_files() -> float:
+    kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(500))
+    return 1.0
+
+
+def print_much() -> float:
+    print("x" * 2**18, flush=True)
+    os.write(2, b"y" * 2**18)
+    return 1.0
+
+
+def patch_system() -> float:
+    os.write, os._exit, os.getpid, os.fork = (lambda *_: 0,) * 4  # type: ignore[assignment,misc]
+    time.sleep, time.monotonic = (lambda *_: 0,) * 2  # type: ignore[assignment,misc]
+    return 1.0
+
+
+def patch_builtins() -> float:
+    builtins.len = lambda _: 9  # type: ignore[assignment]
+    builtins.isinstance = lambda *_: True  # type: ignore[assignment]
+    return 1.0
+
+
+def signal_neighbours(number: int) -> float:
+    """To every worker of the pool and what runs in it, but for this call's own."""
+    worker = os.getppid()
+    with open(f"/proc/{worker}/stat") as file:
+        supervisor = int(file.read().rpartition(")")[2].split()[1])
+    for other in set(child_of(supervisor)) - {worker}:
+        for pid in (*child_of(other), other):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+    return 1.0
+
+
 ACTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "clean": (clean, "ok"),
     "fork, child returns": (lambda: fork(lambda: 0.5), "ok"),
@@ -202,9 +277,33 @@ ACTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "stop the parent": (lambda: os.kill(os.getppid(), signal.SIGSTOP) or 1.0, "timeout"),
     "kill the group": (lambda: os.killpg(0, signal.SIGKILL), "error"),
     "abort": (os.abort, "error"),
+    "kill itself": (lambda: os.kill(os.getpid(), signal.SIGKILL), "error"),
+    "stop itself": (lambda: os.kill(os.getpid(), signal.SIGSTOP), "timeout"),
+    "end the parent": (lambda: os.kill(os.getppid(), signal.SIGTERM) or time.sleep(600), "error"),
+    "kill the neighbours": (lambda: signal_neighbours(signal.SIGKILL), "ok"),
+    "stop the neighbours": (lambda: signal_neighbours(signal.SIGSTOP), "ok"),
+    "alarm": (alarm, "error"),
+    "segmentation fault": (lambda: ctypes.string_at(0), "error"),
+    "stack overflow": (overflow, "error"),
+    "thread that ends all": (end_in_a_thread, "error"),
+    "fork in a thread": (fork_in_a_thread, "ok"),
+    "hooks": (hook, "ok"),
+    "open files": (open_files, "ok"),
+    "much output": (print_much, "ok"),
+    "system calls patched": (patch_system, "ok or error"),
+    "builtins patched": (patch_builtins, "ok or error"),
+    "much memory": (lambda: time.sleep(len(b"x" * 2**30)), "error"),
     "exec": (lambda: os.execv("/bin/true", ["true"]), "error"),
 }
-"""What to do, and the status that it has to have. What haunts its own pipe may be faster than its parent."""
+"""What to do, and the status that it has to have. What haunts its own pipe may be faster than its parent, and what
+replaces the interpreter's own functions may hurt itself."""
+
+
+def invade(completions: Sequence[str], **_: Any) -> list[float]:
+    """A reward function that does what the first completion names, and gives each completion the number behind it."""
+    value = ACTIONS[completions[0].partition(":")[0]][0]()
+    assert value == 1.0, "what comes back here is a fork"
+    return [float(each.partition(":")[2]) for each in completions]
 
 
 class Invasive(Task):

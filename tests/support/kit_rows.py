@@ -30,6 +30,7 @@ def kit_row(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def write_lines(path: Path, *rows: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 

@@ -85,14 +85,12 @@ class Grammar:
         task = TASKS[self.task]
         return score_completion(task, sample, text, [VIEW]).parts[task.main_part]
 
-    def num_productions(self) -> int:
-        return len(self.forms) + len(self.frames)
-
 
 WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen
 """
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 
 def fixed(*templates: str) -> list[Callable[[Any], str]]:
@@ -100,12 +98,29 @@ def fixed(*templates: str) -> list[Callable[[Any], str]]:
 
 
 def words(number: int) -> str:
-    return WORDS.split()[number]
+    """Below 10,000, in English."""
+    high, low = divmod(number, 1000)
+    if high:
+        return f"{words(high)} thousand" + (f"{' and' if low < 100 else ''} {words(low)}" if low else "")
+    high, low = divmod(number, 100)
+    if high:
+        return f"{words(high)} hundred" + (f" and {words(low)}" if low else "")
+    if number < 20:
+        return WORDS.split()[number]
+    return TENS.split()[number // 10 - 2] + (f"-{WORDS.split()[number % 10]}" if number % 10 else "")
 
 
 def chinese(number: int) -> str:
+    """Below 10,000, in Chinese."""
     digits = "零一二三四五六七八九"
-    return digits[number] if number < 10 else "十" + (digits[number - 10] if number > 10 else "")
+    if 10 <= number < 20:
+        return "十" + (digits[number - 10] if number > 10 else "")
+    text, skipped = "", False
+    for size, unit in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit = number // size % 10
+        text += ("零" if skipped and text else "") + digits[digit] + unit if digit else ""
+        skipped = not digit
+    return text or "零"
 
 
 def wide(number: int) -> str:
@@ -114,7 +129,7 @@ def wide(number: int) -> str:
 
 COUNTING = Grammar(
     "counting",
-    st.integers(0, 19),
+    st.integers(0, 19) | st.integers(20, 9999),
     [
         *fixed(
             "{}",
@@ -137,6 +152,7 @@ COUNTING = Grammar(
             "{0} ({0})",
         ),
         words,
+        lambda n: f"{n:,}",
         lambda n: words(n).capitalize(),
         lambda n: f"{words(n)} ({n})",
         lambda n: f"{n} ({words(n)})",

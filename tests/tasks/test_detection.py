@@ -7,6 +7,7 @@ another place. The expectation is summed over all of the worlds, through the tas
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -94,6 +95,45 @@ def strategies(num_gold: int) -> Iterator[tuple[str, Answer]]:
             yield f"a grid of {columns} x {rows} at {confidence}", cells[:num_gold]
             yield f"the truth and a grid of {columns} x {rows} at {confidence}", [*truth, *cells]
             yield f"the best and a grid of {columns} x {rows} at {confidence}", [best, *cells[: num_gold - 1]]
+
+
+def combinations(num_gold: int) -> Iterator[Answer]:
+    """Each expected box left out or said with one of four confidences, and up to two boxes more of any kind."""
+    truth = honest(num_gold)
+    best = max(truth, key=lambda each: each.confidence).box
+    more = [WHOLE, best, shifted(best, 2), grid(4, 2)[0]]
+    extras = [Detection(box, confidence) for box in more for confidence in (0.0, 0.3, 1.0)]
+    added = [(), *((one,) for one in extras), *itertools.combinations(extras, 2)]
+    ways = [[(), *((Detection(each.box, c),) for c in (0.0, each.confidence, 0.5, 1.0))] for each in truth]
+    for chosen in itertools.product(*ways, added):
+        yield [detection for part in chosen for detection in part]
+
+
+def some_combinations(num_gold: int, num: int) -> Iterator[Answer]:
+    """A few of them, drawn by a fixed seed: for many boxes there are too many for all."""
+    draw = random.Random(num_gold)
+    truth = honest(num_gold)
+    for _ in range(num):
+        said_boxes = [
+            Detection(each.box, draw.choice((0.0, each.confidence, each.confidence, 0.5, 1.0)))
+            for each in truth
+            if draw.random() < 0.8
+        ]
+        sources = [WHOLE, *grid(4, 2), *(shifted(each.box, by) for each in truth for by in (0.0, 1.0, 5.0))]
+        yield said_boxes + [
+            Detection(draw.choice(sources), draw.choice((0.0, 0.3, 1.0))) for _ in range(draw.randrange(4))
+        ]
+
+
+@pytest.mark.parametrize("other", [lambda number: place(number, 2), near], ids=["far", "near"])
+@pytest.mark.parametrize("num_gold", range(1, 9))
+def test_no_combination_is_better_than_honesty(num_gold: int, other: Callable[[int], Box]) -> None:
+    most = expect(honest(num_gold), num_gold, other)
+    answers = list(combinations(num_gold) if num_gold < 3 else some_combinations(num_gold, 24))
+    assert len(answers) >= 24
+    for answer in answers:
+        if answer:
+            assert expect(answer, num_gold, other) <= most + 1e-9, answer
 
 
 @pytest.mark.parametrize("other", [lambda number: place(number, 2), near], ids=["far", "near"])

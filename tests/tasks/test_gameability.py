@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.records import ImageView, Reward, Sample
@@ -24,6 +24,7 @@ def make_sample(task: str, answer: str, **meta: object) -> Sample:
     return Sample(f"{task}-1", task, ("picture.png",), "What is asked? (A) left (B) right", answer, meta)
 
 
+NAMES = ("rose", "lenten rose")
 SAMPLES = [
     make_sample("counting", "4"),
     make_sample("geometry", "8√{3}cm"),
@@ -40,6 +41,8 @@ SAMPLES = [
     make_sample("choice", "B"),
     make_sample("choice", "right", options=["left", "right"]),
     make_sample("choice", "(A)", choices=["4", "5", "6"]),
+    make_sample("classification", "class 7 rose", options=[f"class {n} {name}" for n in range(98) for name in NAMES]),
+    make_sample("choice", "C", options=[f"{n} red cubes and {n + 1} blue ones" for n in range(26)]),
 ]
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
 
@@ -259,8 +262,13 @@ PIECES += [
 PIECES += ["√(", "a ", "(A) ", "<|box_start|>", "<|box_start|>(1,2),(3,4)<|box_end|>", "'", "\\frac{1}", "\n", "```"]
 
 
+each_reader = pytest.mark.parametrize(
+    "sample", [SAMPLES[n] for n in (0, 1, 5, 7, 10, 12, 15, 16)], ids=lambda sample: f"{sample.task}-{len(sample.meta)}"
+)
+
+
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("sample", [SAMPLES[n] for n in (0, 1, 5, 7, 10, 12)], ids=lambda sample: sample.task)
+@each_reader
 @pytest.mark.parametrize("closed", [True, False], ids=["answered", "open"])
 def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: bool) -> None:
     def best_of_three(length: int) -> float:
@@ -272,6 +280,25 @@ def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: 
     half, whole = best_of_three(32_000), best_of_three(64_000)
     assert whole < MAX_SECONDS
     assert whole <= 2 * half + 0.005  # what the clock and the collector add
+
+
+LENGTHS = (120, 255, 399, 511, 1023, 4000, 32_767)
+"""Up to the limits of each reader, where it does the most work, and beyond them."""
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@each_reader
+def test_no_length_takes_long(sample: Sample, piece: str) -> None:
+    for before, after in (("", ""), ("[", "]"), ("4 ", ""), ("x = ", "4"), ("B. ", ")")):
+        for length in LENGTHS:
+            timed_score(sample, wrap(before + (piece * length)[: length - len(before + after)] + after))
+
+
+@each_reader
+@given(st.lists(st.sampled_from(PIECES), min_size=2, max_size=4), st.sampled_from(LENGTHS))
+@settings(max_examples=150, deadline=None)
+def test_no_mixture_takes_long(sample: Sample, pieces: list[str], length: int) -> None:
+    timed_score(sample, wrap(("".join(pieces) * length)[:length]))
 
 
 def _seconds(action: Callable[[], object]) -> float:

@@ -73,6 +73,8 @@ ROWS = [
         ],
     ),
     Row("counting", "1000", ["1,000", "one thousand"], ["1.000", "1,00"]),
+    Row("counting", "1200", ["twelve hundred", "1,200"], ["12 hundred", "twelve or 1200"]),
+    Row("counting", "0", ["none", "nothing", "There are no cats.", "没有"], ["no idea", "nothing but cats"]),
     Row(
         "geometry",
         "30°",
@@ -85,8 +87,15 @@ ROWS = [
         [r"5\sqrt{2}", "√50", "10/√2", "5*2^0.5", r"5\sqrt{2} \approx 7.07", "7.07106781186"],
         ["7.07", "5", "√2·50", "5√2 or 7"],
     ),
-    Row("geometry", r"\frac{3}{2}", ["1.5", "1 1/2", "1½", r"\frac32", "6:4", "150%"], ["1.50001", "3 2", "2/3"]),
+    Row(
+        "geometry",
+        r"\frac{3}{2}",
+        ["1.5", "1 1/2", "1½", r"\frac32", "6:4", "150%", "3/2 (1.5)"],
+        ["1.50001", "3 2", "2/3", "3/2 (1.6)"],
+    ),
     Row("geometry", "5 m", ["500 cm", "5", "5米"], ["5 cm", "5 m²", "5 s"]),
+    Row("geometry", "6 ft", ["6'", '72"', "6 feet"], ['6"', "6 m", "72'"]),
+    Row("geometry", "30°", ["1800'", "30°0'"], ["30'", "30°30'"]),
     Row("geometry", "5", ["5 dollars", "5 kg", r"5~\text{cm}"], ["$5", "5°C", "5 M", "5^", "5..", "~5", "when x = 5"]),
     Row("geometry", "50", ["50%"], ["5000%", "0.5"]),
     Row("geometry", "0.5", ["50%"], ["0.5%"]),
@@ -121,6 +130,17 @@ ROWS = [
         ["737", "737-900", "737-800-200", "Airbus 737-800", "Boeing 737-800 or A320"],
         AIRCRAFT,
     ),
+    Row(
+        "classification",
+        "BAE 146-200",
+        ["146-200", "British Aerospace 146-200"],
+        ["146", "BAE 146-300", "Boeing 146-200"],
+        {"options": ["BAE 146-200", "BAE 146-300", "MD-11"]},
+    ),
+    Row(
+        "classification", "MD-11", ["McDonnell Douglas MD-11"], ["MD-11-900", "MD-80"], {"options": ["MD-11", "MD-80"]}
+    ),
+    Row("classification", "tiger lily", ["Tiger-Lily", "the tiger lilies"], ["tiger, lily", "lily", "tiger/lily"]),
     Row(
         "grounding",
         BOX,

@@ -1,13 +1,18 @@
+import subprocess
+import sys
 import time
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from gpg_vl.records import Box, Frame, ImageView
 from gpg_vl.verifiers.box_values import parse_box
 from gpg_vl.verifiers.boxes import (
     Hits,
+    assign,
     assign_boxes,
     assigned_iou,
     clip_box,
@@ -204,3 +209,28 @@ def test_overlap_does_not_depend_on_the_frame(box: Box, width: int, height: int,
     original = (box[0] * width / 1000, box[1] * height / 1000, box[2] * width / 1000, box[3] * height / 1000)
     assert iou(view.to_model(original), view.to_model(gold)) == pytest.approx(iou(original, gold), abs=1e-9)
     assert view.to_original(view.to_model(original)) == pytest.approx(original)
+
+
+@st.composite
+def overlap_matrices(draw: st.DrawFn) -> numpy.ndarray:
+    """Of few values, so that several assignments are as good as each other."""
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    values = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+    return numpy.array(draw(st.lists(values, min_size=rows * columns, max_size=rows * columns))).reshape(rows, columns)
+
+
+@given(overlap_matrices())
+def test_assignment_is_the_one_of_scipy(overlaps: numpy.ndarray) -> None:
+    """Also where one row or one column needs no solver: of equal overlaps the same one is chosen."""
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    assert assign(overlaps) == list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def test_scipy_is_imported_for_several_boxes_of_each_side_alone() -> None:
+    code = (
+        "import sys; from gpg_vl.verifiers.boxes import assign_boxes; one, two = (0, 0, 9, 9), (5, 5, 9, 9);"
+        "assign_boxes([one], [one, two]); assign_boxes([one, two], [one]); print('scipy' in sys.modules);"
+        "assign_boxes([one, two], [one, two]); print('scipy.optimize' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

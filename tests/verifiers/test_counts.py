@@ -137,7 +137,6 @@ def test_one_count_in_several_ways(text: str, value: int) -> None:
             "null",
             "false",
             "no",
-            "nothing",
             "4 dozen",
             "a dozen",
             "4 pairs",
@@ -434,6 +433,22 @@ def test_units_and_the_like_are_refused_after_every_number(number: str, unit: st
             ("四位老人", 4),
             ("3种颜色", 3),
         ],
+        *[("twelve hundred", 1200), ("twelve hundred and five cubes", 1205), ("Twenty-one hundred", 2100)],
+        *[
+            (text, None)
+            for text in ("ten hundred", "twenty hundred", "twelve hundred thousand", "twelve hundred hundred")
+        ],
+        *[
+            ("one thousand and five", 1005),
+            ("21 (twenty-one)", 21),
+            ("21 (twenty-two)", None),
+            ("17 (twelve-five)", None),
+        ],
+        *[("and five", None), ("one and five", None), ("one thousand and", None), ("one thousand and and five", None)],
+        *[("one thousand twelve hundred", None), ("a twelve hundred", None), ("twelve hundred or 5", None)],
+        *[("nothing", 0), ("There is nothing.", 0), ("Nothing at all", None), ("nothing but 3 cubes", None)],
+        *[("nothing or one", None), ("not nothing", None), ("肆", 4), ("肆个", 4), ("共拾贰个", 12), ("叁佰零伍", 305)],
+        *[("肆或伍", None), ("肆伍", None), ("三肆", None), ("伍德", None), ("大陆", None), ("4个肆", None)],
         *[("3 (red, green and blue)", 3), ("3 (cubes)", 3), ("2 (a cat, a dog)", None), ("3 (red, blue)", None)],
         *[("number of cubes more than: 4", None), ("4 (red, maybe, blue, green)", None), ("4 cube", None)],
     ],

@@ -29,11 +29,28 @@ def same(left: str, right: str) -> bool:
         ("rose", "The answer is a rose."),
         ("2012 Audi A5 Coupe", "Audi A5 Coupe 2012"),
         ("sunflower", "Sunflowers"),
+        ("Boeing, 737-800", "Boeing 737-800"),
+        ("F-16 A/B", "F-16A/B"),
+        ("Audi A5 Coupé, 2012", "2012 Audi A5 Coupe"),
     ],
 )
 def test_same_names_without_a_list(left: str, right: str) -> None:
     assert same(left, right)
     assert same(right, left)
+
+
+@pytest.mark.parametrize(
+    "answer", ["tiger, lily", "tiger/lily", "lily, tiger", "tiger & lily", "tiger; lily.", "tiger | lily"]
+)
+def test_several_names_without_a_list_are_not_one(answer: str) -> None:
+    assert same("tiger lily", "tiger lily") and same("tiger-lily", "tiger lily")
+    assert not same(answer, "tiger lily")
+    assert same(answer, answer), "a gold answer may hold a comma"
+
+
+@pytest.mark.parametrize("gold", ["tench, Tinca tinca", "salt and pepper", "Black & white warbler", "and/or"])
+def test_a_gold_answer_with_marks_is_itself(gold: str) -> None:
+    assert same(gold, gold) and same(f"**{gold}**", gold)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +230,37 @@ def test_codes_in_another_order_or_by_another_maker(answer: str) -> None:
 )
 def test_makers_years_and_labels(answer: str, name: str) -> None:
     assert name_reader(CODES)(answer) == name_reader(CODES)(name) != None  # noqa: E711
+
+
+AIRLINERS = (
+    *("BAE 146-200", "BAE 146-300", "BAE-125", "MD-11", "MD-80", "MD-90", "Boeing 717", "Beechcraft 1900", "Saab 340"),
+    *("737-800", "A320", "A330-200", "Cessna 172", "DC-10", "DC-8", "ATR-72", "E-190", "Fokker 70", "L-1011"),
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        *[("146-200", "BAE 146-200"), ("British Aerospace 146-200", "BAE 146-200"), ("BAe 146-300", "BAE 146-300")],
+        *[("Boeing 717-200", "Boeing 717"), ("MD-90-30", "MD-90"), ("Hawker Beechcraft 1900", "Beechcraft 1900")],
+        *[("Airbus A320-214", "A320"), ("ATR 72-500", "ATR-72"), ("Embraer E-190-100", "E-190"), ("DC-8-63", "DC-8")],
+        *[("Lockheed L-1011-500", "L-1011"), ("MD-11 2012", "MD-11"), ("British Aerospace BAE-125", "BAE-125")],
+    ],
+)
+def test_makers_left_out_and_variants_that_were_built(answer: str, name: str) -> None:
+    assert name_reader(AIRLINERS)(answer) == name_reader(AIRLINERS)(name) != None  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("146", "146-100", "Boeing 146-200", "Avro 146-200", "146-200-300", "200", "1900", "340", "737-800-146-200"),
+        *("MD-11-900", "MD-80-200", "MD-90-300", "A320-20", "A320-2000", "DC-10-300", "Cessna 172-5", "ATR 72-111"),
+        *("Boeing Cessna 172", "Airbus Saab 340", "Boeing BAE-125", "Fokker 70-100", "717-300", "E-190-300"),
+    ],
+)
+def test_variants_that_were_not_built_and_codes_of_one_number(answer: str) -> None:
+    assert name_reader(AIRLINERS)(answer) is None
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class ScoringPool:
     """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
 
     Args:
-        timeout_s: limit of one completion, or of one call of a reward function, in seconds of wall-clock time without
-            those in which its process waited for a processor: how busy the machine is does not count
+        timeout_s: limit of one completion, or of one call of a reward function, in seconds of wall-clock time; the
+            time that its process waits for a processor does not count
         memory_mb: resident memory that scoring may take in a worker and all below it, on top of its code; mapped files
             do not count
         num_workers: default: this process's share of the cores, at most ``MAX_WORKERS``
@@ -74,7 +74,7 @@ class ScoringPool:
             timeout_s: limit for these jobs; None takes the pool's
 
         Raises:
-            PoolError: the pool's own process ended, and so did the one that took its place
+            PoolError: the pool's own process ended, and so did its replacement
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         sent = [JobBytes(pickle.dumps(job), job.own_file, job.num_units, seconds) for job in jobs]
@@ -108,7 +108,7 @@ class ScoringPool:
             raise PoolError("the process that supervises scoring ended twice; its last words are above") from error
 
     def close(self) -> None:
-        """Ends every process of the pool. The pool can be used again: it then starts anew."""
+        """Ends every process of the pool. The pool can be used again; it then starts new ones."""
         if self._connection is None or self.process is None:
             return
         self._connection.close()

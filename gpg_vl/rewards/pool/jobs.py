@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -15,12 +16,12 @@ from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
 
 PUBLISHED_TIMEOUT_S = 60.0
-"""Seconds that a completion may take under a published scorer. math-verify reads what a model writes in milliseconds,
-and the worst known of 5,000 characters in 0.4 s, but it is not linear: what takes longer is counted and said."""
+"""Seconds that a completion may take under a published scorer. math-verify reads most completions in milliseconds
+and the worst known one of 5,000 characters in 0.4 s, but its time is not linear: timeouts are counted and reported."""
 
 
 _FIELDS = {record: [each.name for each in fields(record)] for record in (Reward, FunctionResult)}
-"""Records that a value may be. They cross as lists of their fields."""
+"""Records that a value may be. They are sent as lists of their fields."""
 
 _dumps = json.dumps  # bound here: a user's code may replace that of the module
 
@@ -32,7 +33,7 @@ class Outcome:
     value: Any
     status: Literal["ok", "timeout", "error"] = "ok"
     message: str = ""  # what went wrong, with file and line where code of the user's did
-    is_mistake: bool = False  # of the code, whatever the completion: it would only come again
+    is_mistake: bool = False  # a fault of the code that every completion would meet
 
     def to_json(self) -> bytes:
         names = _FIELDS.get(type(self.value))
@@ -79,6 +80,8 @@ class TaskJob:
 
     def load(self) -> Callable[[int], Reward]:
         task = load_task(self.task)
+        for name in task.late_imports:
+            importlib.import_module(name)
         rules = (self.weights, self.scorer, self.answer_in)
         return lambda n: score_completion(task, self.sample, self.texts[n], self.views, *rules)
 
@@ -139,12 +142,12 @@ class FunctionJob:
 
 
 def read_outcome(job: Job, payload: bytes) -> Outcome:
-    """The outcome of a unit of the job; an error where the bytes are none, since only the user's code made them."""
+    """The outcome of a unit of the job; an error if the bytes are not one: then the user's code wrote them."""
     try:
         value, status, message, is_mistake = json.loads(payload)
         return Outcome(job.read_value(value) if status == "ok" else None, status, message, is_mistake)
     except (ValueError, TypeError, RecursionError):
-        return Outcome(None, "error", "its process sent something that is no outcome")
+        return Outcome(None, "error", "its process sent something that is not an outcome")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Messages of the scoring processes: length-prefixed, bounded, each with its unit's number and its sender's pid.
 
-What reads a stream never waits for the rest of a message, so that stray bytes cannot hang it: it feeds what has come,
-and gets whole frames or the error that ends the stream.
+A reader never waits for the rest of a message, so stray bytes cannot hang it: it feeds the bytes that have arrived and
+gets whole frames, or the error that ends the stream.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HEADER = struct.Struct("<4scIII")
 
 
 class GarbledError(Exception):
-    """The bytes are no frame: somebody else wrote to the stream."""
+    """The bytes are not a frame: something else wrote to the stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def adopt_orphans() -> None:
-    """From now on a process below this one that loses its parent becomes a child of this one: nothing gets away."""
+    """From now on a process below this one that loses its parent becomes a child of this one, so none escapes."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def die_with_parent(parent: int) -> None:
-    """This process is killed when its parent ends; at once where ``parent`` is its parent no more."""
+    """This process is killed when its parent ends; immediately if ``parent`` is no longer its parent."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -67,7 +67,7 @@ def kill_family(pid: int) -> None:
 
 
 def end_children(kept: Iterable[int] = ()) -> None:
-    """Ends the children of this process and all below them, those in ``kept`` aside, and leaves no zombie."""
+    """Ends the children of this process and all below them, except those in ``kept``, and leaves no zombie."""
     own = os.getpid()
     while strays := children(own).difference(kept):
         for pid in strays:
@@ -77,13 +77,21 @@ def end_children(kept: Iterable[int] = ()) -> None:
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory that is no mapped file: what the process wrote, shared memory included. 0 where it has ended."""
+    """Resident memory without mapped files: what the process wrote, shared memory included. 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             fields = dict(line.split(b":", 1) for line in file.read().splitlines() if line.startswith(b"Rss"))
         return 1024 * sum(int(fields[name].split()[0]) for name in (b"RssAnon", b"RssShmem"))
     except (OSError, KeyError):
         return 0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process; False where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:
+        return False
 
 
 def seconds_in_queue(pid: int) -> float:
@@ -107,7 +115,7 @@ def _all_pids() -> list[int]:
 
 def _parent(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
     except OSError:
         return 0
 

@@ -18,7 +18,7 @@ class Span:
     job: int
     start: int
     stop: int
-    num_lost: int = 0  # workers that ended before they had loaded its code
+    num_lost: int = 0  # workers that were lost over its first unit
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +31,7 @@ class Worker:
     waits_to_send: bool = False
     span: Span | None = None
     deadline: float = 0.0  # time.monotonic
-    fork: int | None = None  # pid of the fork that the unit runs in
+    fork: int | None = None  # pid of the fork that runs the unit
     verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
     waited: dict[int, float] = field(default_factory=dict)
     """Seconds in the run queue that the deadline accounts for, by pid of the worker and its fork."""
@@ -40,7 +40,7 @@ class Worker:
     used_bytes: int = 0  # on top of that, with all below it
 
     def start_clock(self, seconds: float) -> None:
-        """From now on it has so many seconds, those aside in which its process waits for a processor."""
+        """Gives it this many seconds from now, not counting those in which its process waits for a processor."""
         self.deadline, self.waited = time.monotonic() + seconds, self._seconds_in_queue()
 
     def is_overdue(self) -> bool:

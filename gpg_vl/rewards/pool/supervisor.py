@@ -1,7 +1,7 @@
 """The process between a run and its workers: ``python -m gpg_vl.rewards.pool.supervisor FD NUM_WORKERS MEMORY_MB``.
 
-One thread, one loop: hand out spans of units, take in outcomes, kill what is past its deadline or its memory. It never
-runs a user's code and never waits for a worker. It ends, and all that was started below it, as soon as the process that
+One thread, one loop: hand out spans of units, collect outcomes, kill what exceeds its deadline or its memory. It never
+runs a user's code and never waits for a worker. It ends, with everything started below it, as soon as the process that
 started it is gone.
 """
 
@@ -29,6 +29,7 @@ from gpg_vl.rewards.pool.process_trees import (
     die_with_parent,
     end_children,
     family,
+    is_stopped,
     kill_family,
     memory_bytes,
     seconds_in_queue,
@@ -44,7 +45,7 @@ IDLE_SECONDS = 0.5
 """How often the supervisor looks whether the process that started it is still there."""
 
 WATCH_SECONDS = 0.05
-"""How often memory is weighed while something runs: what a process writes between two looks is a few hundred MB."""
+"""How often running workers are looked at; what a process writes between two looks is a few hundred MB."""
 
 KIT_MEMORY_MB = 256
 """The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
@@ -56,7 +57,7 @@ GRACE_SECONDS = 1.0
 """What a worker may take to say that its fork is gone, before it is killed too."""
 
 PAUSE_SECONDS = 0.3
-"""A loop that took longer was stopped from outside: the deadlines wait with it."""
+"""A loop that took longer was stopped from outside: the deadlines move by as much."""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class Supervisor:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     looked_at: float = 0.0  # time.monotonic, of the last loop
     queued: float = 0.0  # seconds that this process had waited for a processor by then
-    weighed_at: float = 0.0
+    watched_at: float = 0.0
 
     def serve(self) -> None:
         """Works off batches until the other end is gone."""
@@ -106,7 +107,7 @@ class Supervisor:
             self._hand_out(work)
             self._listen(work)
             self._kill_overdue(work)
-            self._weigh(work)
+            self._watch(work)
             if work.has_failure and batch.stops_on_failure:
                 break
             if not self._is_wanted():
@@ -117,7 +118,7 @@ class Supervisor:
         return work.outcomes
 
     def _listen(self, work: _Work) -> None:
-        """Takes in what the workers say until something has to be looked after."""
+        """Reads what the workers sent, and waits at most until the next check."""
         for key, events in self.selector.select(WATCH_SECONDS):
             if key.data is None:  # the client waits for the answer: it can only have closed
                 raise EOFError
@@ -163,7 +164,7 @@ class Supervisor:
 
     def _send(self, worker: Worker) -> None:
         """As much as its socket takes; the rest when it has room again."""
-        with suppress(BlockingIOError, ConnectionError):  # one that has died is seen as the end of its socket
+        with suppress(BlockingIOError, ConnectionError):  # a dead worker shows as the end of its socket
             worker.unsent = worker.unsent[worker.connection.send(worker.unsent) :]
         if bool(worker.unsent) != worker.waits_to_send:
             worker.waits_to_send = bool(worker.unsent)
@@ -212,6 +213,7 @@ class Supervisor:
     def _go_on(self, worker: Worker, span: Span) -> None:
         worker.fork = worker.verdict = None
         span.start += 1
+        span.num_lost = 0
         if span.start == span.stop:
             worker.span = None
             if (
@@ -220,14 +222,19 @@ class Supervisor:
                 self._kill(worker)
 
     def _bury(self, worker: Worker, work: _Work) -> None:
-        """Takes leave of a worker that ended by itself: killed from outside, crashed, or made to exit by a verifier."""
+        """Removes a worker that ended: it was killed from outside, it crashed, or a verifier made it exit."""
+        if not self._starts_again(worker, work):
+            self._end_unit(worker, work, worker.verdict or Outcome(None, "error", "the worker process died"))
+
+    def _starts_again(self, worker: Worker, work: _Work) -> bool:
+        """Gives the rest of a lost worker's span to another worker, once: another call may have sent it a signal."""
         span = worker.span
-        if span is not None and worker.is_loading and span.num_lost == 0:  # perhaps it was gone before it got the span
-            span.num_lost += 1
-            work.queue.append(span)
-            self._kill(worker)
-        else:
-            self._end_unit(worker, work, Outcome(None, "error", "the worker process died"))
+        if span is None or span.num_lost or worker.verdict:
+            return False
+        span.num_lost += 1
+        work.queue.append(span)
+        self._kill(worker)
+        return True
 
     def _kill_overdue(self, work: _Work) -> None:
         if self._seconds_stopped() > PAUSE_SECONDS:  # just now: the deadlines are moved first
@@ -238,12 +245,14 @@ class Supervisor:
             what = "its code did not load" if worker.is_loading else "no answer"
             self._stop_unit(worker, work, Outcome(None, "timeout", f"{what} within {seconds:g} s"))
 
-    def _weigh(self, work: _Work) -> None:
-        """Ends what has taken more memory than it may."""
+    def _watch(self, work: _Work) -> None:
+        """Replaces workers that a signal has stopped, and ends what has taken more memory than it may."""
         now = time.monotonic()
-        if now - self.weighed_at < WATCH_SECONDS:
+        if now - self.watched_at < WATCH_SECONDS:
             return
-        self.weighed_at = now
+        self.watched_at = now
+        for worker in [each for each in self.workers if each.span and any(map(is_stopped, each.waited))]:
+            self._starts_again(worker, work)
         for worker in [each for each in self.workers if each.span and not each.is_loading and not each.verdict]:
             loaded = worker.loaded_bytes or 0
             worker.used_bytes = sum(max(0, memory_bytes(pid) - loaded) for pid in family(worker.pid))

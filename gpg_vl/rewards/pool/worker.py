@@ -1,4 +1,4 @@
-"""The inside of a worker: jobs in, one outcome per unit out.
+"""The code that a worker runs: jobs in, one outcome per unit out.
 
 The kit's own tasks run in the worker itself. A user's file is imported once by a worker that does nothing else, and
 every unit of it runs in a fork of that worker: what a call does to its process, whatever it is, ends with that process.
@@ -27,6 +27,7 @@ from gpg_vl.own_code import CodeMistake, describe_failure, run_file
 from gpg_vl.rewards.pool.jobs import Job, Outcome
 from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
 from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
+from gpg_vl.tasks.base import Task
 
 ASSIGNMENT = b"A"
 """To a worker; the payload is a pickled ``(payload of the job, first unit, end unit)``."""
@@ -108,8 +109,9 @@ class _OwnFile:
         self._is_loaded = True
         adopt_orphans()
         try:
-            run_file(Path(self.path))
-            for name in _late_imports(Path(self.path)):
+            module = run_file(Path(self.path))
+            tasks = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Task)]
+            for name in [*_late_imports(Path(self.path)), *(name for task in tasks for name in task.late_imports)]:
                 with suppress(Exception, SystemExit):  # where it is needed, the call will say so
                     importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001  the code is the user's
@@ -160,7 +162,7 @@ class _Fork:
     def _read(self) -> Frame:
         """
         Raises:
-            GarbledError: what came is no frame of this unit and process
+            GarbledError: what came is not a frame of this unit and process
             EOFError: it ended without one
         """
         poller = select.poll()

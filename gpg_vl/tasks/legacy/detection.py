@@ -19,7 +19,7 @@ from gpg_vl.verifiers.published_text import first_answer_on_a_line, has_publishe
 
 MATCH_IOU = 0.5
 MAX_CHARS = 65_536
-MAX_PIXELS = 1e9  # of a coordinate: beyond, areas are no numbers
+MAX_PIXELS = 1e9  # of a coordinate: beyond it, areas overflow
 
 
 class _Match(NamedTuple):
@@ -28,7 +28,7 @@ class _Match(NamedTuple):
 
 
 def _reward(text: str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-    """The three published parts; the first two are 1 at once where math-verify finds the gold's first y1."""
+    """The three published parts; both of the first two are 1 if math-verify finds the gold's first y1."""
     gold = _gold_boxes(sample, views)
     if published_match(text, _solution(gold)):
         parts = {"iou": 1.0, "confidence": 1.0}
@@ -44,7 +44,7 @@ def _metric(text: str, sample: Sample, views: Sequence[ImageView]) -> float:
 
 
 def _gold_boxes(sample: Sample, views: Sequence[ImageView]) -> list[Box]:
-    """The gold boxes in whole units of the frame that the model speaks (published: the 0-1000 grid)."""
+    """The gold boxes in whole units of the frame that the model uses (published: the 0-1000 grid)."""
     boxes = []
     for detection in parse_detections(sample.answer) or []:
         x1, y1, x2, y2 = (float(round(value)) for value in views[0].to_model(detection.box))

@@ -1,6 +1,6 @@
 """Visual-RFT's scorers of reasoning grounding (LISA): GIoU + 1 as the reward, IoU of the first box as the metric.
 
-Boxes are in the frame that the model speaks, the gold one truncated to whole units (published: the 0-1000 grid).
+Boxes are in the frame that the model uses, the gold one truncated to whole units (published: the 0-1000 grid).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)
 
 
 def _reward(text: str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-    """GIoU + 1: 2 for the gold box, above 2 for some that are none, below 0 for others; and the format."""
+    """GIoU + 1: 2 for the gold box, above 2 for some that are not boxes, below 0 for others; and the format."""
     gold = _gold_box(sample, views)
     solution = "({},{}),({},{})".format(*gold)
     answer = first_answer_across_lines(text)
@@ -57,7 +57,7 @@ def _published_giou(a: Box, b: Box) -> float:
 
 
 def _metric(text: str, sample: Sample, views: Sequence[ImageView]) -> float:
-    """IoU of the first box anywhere in the output, the reasoning included; 0 where there is none."""
+    """IoU of the first box anywhere in the output, the reasoning included; 0 if there is none."""
     answered = _first_box(text)
     if answered is None:
         return 0.0
@@ -67,7 +67,7 @@ def _metric(text: str, sample: Sample, views: Sequence[ImageView]) -> float:
 
 
 def published_box(text: str, view: ImageView) -> Box | None:
-    """The box that the published evaluation asks SAM about, in whole original pixels; None where there is none."""
+    """The box that the published evaluation asks SAM about, in whole original pixels; None if there is none."""
     answered = _first_box(text)
     if answered is None:
         return None

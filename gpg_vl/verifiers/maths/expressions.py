@@ -1,7 +1,7 @@
-r"""Works out one mathematical expression, exactly and within bounds: the whole text, or nothing.
+r"""Evaluates one mathematical expression, exactly and within bounds: the whole text, or nothing.
 
 Sums, products, powers and roots of numbers, pi, symbols and the sines of angles, in LaTeX or plain, with a unit at the
-end or without. A number never follows a factor without a sign, so that ``3 4`` and ``(3)4`` are none, and a mixed
+end or without. A number never follows a factor without a sign, so ``3 4`` and ``(3)4`` are not expressions, and a mixed
 number needs a proper fraction after a whole number.
 """
 
@@ -49,7 +49,7 @@ def read_expression(text: str) -> Number:
     """The number that cleaned text is.
 
     Raises:
-        UnreadableError: it is none, or a large one
+        UnreadableError: it is not a number, or one beyond the limits
     """
     return _Parser(text).read()
 

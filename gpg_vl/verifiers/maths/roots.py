@@ -95,7 +95,7 @@ def _factorised(value: Fraction) -> dict[int | str | Exact, Fraction]:
 
 @functools.lru_cache(maxsize=4096)
 def _factors(number: int) -> tuple[tuple[int, int], ...]:
-    """Primes with their powers; of a number that is no square or larger than the limit, none."""
+    """Primes with their powers; a number beyond the limit must be a square within it."""
     whole = isqrt(number)
     if number > MAX_RADICAND:
         require(whole * whole == number and whole <= MAX_RADICAND)

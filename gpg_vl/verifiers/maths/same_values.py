@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from gpg_vl.verifiers.maths import exact
 from gpg_vl.verifiers.maths.decimals import Literal, is_finite_decimal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import UnreadableError, rational
 from gpg_vl.verifiers.maths.expressions import Number
-from gpg_vl.verifiers.maths.units import NO_UNIT, PERCENT, agree
+from gpg_vl.verifiers.maths.units import MARKS, NO_UNIT, PERCENT, agree, meant_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class TwoReadings:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is no number, in upper case and without spaces."""
+    """A text that is not a number, in upper case and without spaces."""
 
     text: str
 
@@ -88,6 +88,8 @@ def _same_letter(answer: Letter, gold: Letter) -> bool:
 def _same_items(answer: Items, gold: Items) -> bool:
     if _is_point_by_name(answer) and gold.opening == "(":
         answer = Items("(", ")", answer.numbers)
+    elif _is_point_by_name(gold) and answer.opening == "(":
+        gold = Items("(", ")", gold.numbers)
     if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.numbers) != len(gold.numbers):
         return False
     left, right = list(answer.numbers), list(gold.numbers)
@@ -111,7 +113,10 @@ def _all_named(*lists: list[Number]) -> bool:
 
 
 def same_number(answer: Number, gold: Number) -> bool:
-    """Equal, in units that agree; or one a long decimal of the other, which no decimal equals."""
+    """Equal in units that agree; or one is a long decimal of the other, which has no finite decimal."""
+    if answer.unit.kind in MARKS or gold.unit.kind in MARKS:
+        units = meant_by(answer.unit, gold.unit), meant_by(gold.unit, answer.unit)
+        answer, gold = replace(answer, unit=units[0]), replace(gold, unit=units[1])
     if not answer.unit.is_free and not gold.unit.kind:
         return False
     if answer.name and gold.name and answer.name != gold.name:

@@ -111,7 +111,7 @@ def tokenize(text: str) -> list[Token]:
     """The tokens of cleaned text.
 
     Raises:
-        UnreadableError: a number is too long, or a character is no part of mathematics
+        UnreadableError: a number is too long, or a character does not belong to mathematics
     """
     require(len(text) <= MAX_CHARS)
     tokens, position, spaced = [], 0, False

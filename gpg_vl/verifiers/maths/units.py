@@ -1,4 +1,4 @@
-"""Units as words: what they measure and how large they are. They are read where they stand and asked for nowhere.
+"""Units as words: what they measure and how large they are. They are read if written and never required.
 
 A unit of another kind makes an answer wrong, and the same size in another unit of its kind is right.
 """
@@ -16,7 +16,7 @@ from gpg_vl.verifiers.maths.exact import ONE, PI, Exact, divide, rational, symbo
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is measured, and the size among such units; no kind agrees with every kind, no size with every size.
+    """What is measured, and the unit's size among units of that kind; an empty kind agrees with every kind.
 
     ``is_free`` units may stand in an answer where the gold answer names none: sizes and words for money, but neither
     signs of money, nor scales of temperature, nor multiples.
@@ -32,6 +32,12 @@ PERCENT = Unit("percent")
 DEGREE = Unit("angle", ONE)
 
 _INCH, _LITRE = Fraction(254, 10), 10**6  # in mm, in mm³
+FOOT = Unit("length", rational(12 * _INCH), is_free=False)
+MARKS = {
+    "'": (FOOT, Unit("angle", rational(Fraction(1, 60)))),
+    '"': (Unit("length", rational(_INCH)), Unit("angle", rational(Fraction(1, 3600)))),
+}
+"""What stands for feet and inches, and for minutes and seconds of arc: the other answer's unit tells which."""
 _LENGTHS: dict[str, Fraction | int] = {
     **dict.fromkeys(("mm", "millimeter", "millimetre", "毫米", "㎜"), 1),
     **dict.fromkeys(("cm", "centimeter", "centimetre", "厘米", "公分", "㎝"), 10),
@@ -182,6 +188,8 @@ def _all_units() -> dict[str, Unit]:
     for scale, names in _TEMPERATURES.items():
         units |= dict.fromkeys(names, Unit(scale, is_free=False))
     units |= dict.fromkeys(_COUNTERS, NO_UNIT)
+    units |= dict.fromkeys(("'", "′", "^′", "\\prime", "^\\prime", "^{\\prime}"), Unit("'", is_free=False))
+    units |= dict.fromkeys(('"', "″", "''", "^{\\prime\\prime}"), Unit('"', is_free=False))
     units |= dict.fromkeys(("%", "percent", "percentage", "pct"), PERCENT)
     for kind, names in _OTHERS.items():
         units |= dict.fromkeys(names, Unit(kind))
@@ -196,15 +204,15 @@ _PART = re.compile(
     r"|\^\s?(?:\\?(?:circ|degree)|[°º˚∘]|\{\s?(?:\\?(?:circ|degree)|[°º˚∘])\s?\})|\{(?=\s{0,4}[^\s}])|\}",
     re.IGNORECASE,
 )
-"""What a unit is written with; any other character, or one of these in another place, is no part of one."""
+"""What a unit is written with; any other character, or one of these in another place, does not belong to a unit."""
 _LARGE = re.compile(r"(?:[A-KM-Z]|M[a-z])(?![A-Za-z])")
-"""Letters that in lower case are units: ``8 M`` are no metres."""
+"""Capitals whose lower case is a unit: ``8 M`` is not eight metres."""
 _COMPOUND = re.compile(r"(.+?)(?:/|per|每|·|\*)(.+)")
 
 
 @functools.lru_cache(maxsize=4096)
 def read_unit(text: str) -> Unit | None:
-    """The unit that a text is, in brackets or not; none for the empty text, None for anything else.
+    """The unit that a text is, in brackets or not; ``NO_UNIT`` for the empty text, None for anything else.
 
     >>> read_unit("sq. cm") == read_unit("cm^{2}"), read_unit("apples")
     (True, None)
@@ -252,6 +260,15 @@ def _is_unit(key: str) -> bool:
 
 def _name(key: str) -> str:
     return key.removesuffix("s") or key
+
+
+def meant_by(unit: Unit, beside: Unit) -> Unit:
+    """The unit that a mark stands for beside another unit; any other unit is itself.
+
+    >>> meant_by(Unit("'"), DEGREE).kind, meant_by(Unit("'"), NO_UNIT).kind
+    ('angle', "'")
+    """
+    return next((each for each in MARKS.get(unit.kind, ()) if each.kind == beside.kind), unit)
 
 
 def agree(left: Unit, right: Unit) -> bool:

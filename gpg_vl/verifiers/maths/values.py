@@ -1,7 +1,7 @@
 r"""Reads what a geometry answer stands for.
 
 A value is a number with its unit or without, a list of numbers (a point, an interval, several solutions), a choice's
-letter, or a text that is none of these. A text that could be two values is none.
+letter, or a text that is none of these. A text that could be two values has none.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ _SUM_OF_ANGLES = re.compile(rf"{_TERM}{_DEGREE}(?:\s?[-+]\s?{_TERM}{_DEGREE}){{1
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_FINITE = frozenset(["NAN", "INF", "INFINITY", "\\INFTY", "∞"])
 _COMMENT = re.compile(r"(.*\S)\s{1,3}\(([^()\d]{4,200})\)", re.DOTALL)
+_AGAIN = re.compile(
+    r"(.{0,80}\S)\s{1,3}\(\s?(-?[0-9]{1,9}(?:\.[0-9]{1,18}|/[0-9]{1,9})?(?:\s?[^\s0-9()].{0,20})?)\s?\)", re.DOTALL
+)
+_ABOUT_THAT = re.compile(
+    r"(.{0,80}\S)\s{1,3}\(\s?(?:≈|\\approx|approx\.?|approximately|about)\s?(-?[0-9]{1,9}\.[0-9]{1,9}[^()]{0,20})\)",
+    re.DOTALL,
+)
 _AND_OR = re.compile(r"\s(?:or|and)\s|\\text\s?\{\s?(?:or|and)\s?\}|[或和与]")
 _OR = re.compile(r"\sor\s|\{\s?or\s?\}|或")
 _NAME = re.compile(
@@ -50,13 +57,14 @@ _POINT = re.compile(
     r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
 )
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
+_NAMED = re.compile(r"(?:.*\b(?:is|are|get|have)\s)?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
 _ABOUT = re.compile(r"\\approx|≈|≒|≅")
 
 
 def read_value(text: str) -> Value | None:
-    r"""What an answer stands for; None for nothing, for more than 512 characters, and for what is not finite.
+    r"""What an answer stands for; None for the empty text, for more than 512 characters, and for infinity and NaN.
 
     >>> value, other = read_value("x = 30°"), read_value(r"$30^\circ$")
     >>> isinstance(value, Number) and isinstance(other, Number) and same_number(value, other)
@@ -139,6 +147,10 @@ def _plain_text(text: str) -> Value | None:
 
 
 def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
+    if text.endswith(")"):
+        said_again = _said_again(text)
+        if said_again is not None:
+            return said_again
     try:
         cleaned = clean(text)
         require(cleaned)
@@ -146,6 +158,21 @@ def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
     except UnreadableError:
         return read_worded(text)
     return None if isinstance(found, Number) and "∞" in symbols_of(found.value) else found
+
+
+def _said_again(text: str) -> Number | None:
+    """``3/2 (1.5)``: a number other than a plain whole one, and in brackets the same number in another spelling."""
+    match = _AGAIN.fullmatch(text)
+    if match is None:
+        about = _ABOUT_THAT.fullmatch(text)
+        found = _read_numbers(f"{about[1]} ≈ {about[2]}") if about is not None else None
+        return found if isinstance(found, Number) else None
+    if match[1].isdigit() or match[1] == match[2]:
+        return None
+    first, second = _read_numbers(match[1]), _read_numbers(match[2])
+    if not isinstance(first, Number) or not isinstance(second, Number) or not same_number(first, second):
+        return None
+    return first if first.unit.kind else second if second.unit.kind else first
 
 
 def _number_or_items(text: str) -> Number | Items | TwoReadings:
@@ -236,7 +263,8 @@ def _equation(text: str) -> Number:
     found = numbers[-1] if numbers[-1].unit.kind else numbers[0]
     if roundings:
         found = _with_rounding(found, roundings[0].strip())
-    return Number(found.value, found.unit, found.literal, name if _SYMBOL.fullmatch(name) else "")
+    symbol = _NAMED.fullmatch(name)
+    return Number(found.value, found.unit, found.literal, symbol[1] if symbol is not None else "")
 
 
 def _is_name(text: str) -> bool:

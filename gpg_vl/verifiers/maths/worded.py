@@ -1,4 +1,4 @@
-"""Reads numbers that are no expression: in English or Chinese words, and sizes in two units (``2 dm 4 cm``)."""
+"""Reads numbers in English or Chinese words, and sizes in two units (``2 dm 4 cm``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from gpg_vl.verifiers.maths.exact import divide, rational
 from gpg_vl.verifiers.maths.expressions import Number
-from gpg_vl.verifiers.maths.units import NO_UNIT, PERCENT, read_unit
+from gpg_vl.verifiers.maths.units import FOOT, NO_UNIT, PERCENT, read_unit
 from gpg_vl.verifiers.number_words import read_number_words
 
 MAX_WORDED = 80  # characters of a number in words
@@ -25,9 +25,10 @@ _NUMERAL = r"[零一二三四五六七八九十百千两0-9]{1,12}"
 _CHINESE_SHARE = re.compile(rf"(?:({_NUMERAL})又)?({_NUMERAL})分之({_NUMERAL})")
 _CHINESE_WHOLE = re.compile(r"([零一二三四五六七八九十百千两]{1,12})([^零一二三四五六七八九十百千两]{1,6})")
 _HOMONYMS = ("money", "time", "multiple")
-"""What is no size after a numeral: 三角 is a triangle too, 三分 and 三时 are parts and o'clock."""
+"""Kinds that are not read after a Chinese numeral: 三角 is also a triangle, 三分 three parts, 三时 three o'clock."""
 _SIZE = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?([^\W\d_]{1,12}\.?)"
 _TWO_UNITS = re.compile(rf"{_SIZE},?\s?(?:and\s)?{_SIZE}")
+_FEET_AND_INCHES = re.compile(r"([0-9]{1,4})\s?['′]\s?([0-9]{1,2}(?:\.[0-9]{1,4})?)\s?(?:[\"″]|'')")
 
 
 def read_worded(text: str) -> Number | None:
@@ -86,7 +87,10 @@ def _numeral(text: str) -> int | None:
 
 
 def _two_units(text: str) -> Number | None:
-    """``2 dm 4 cm`` and ``1 h 30 min``: the second less than one of the first, of the same kind."""
+    """``2 dm 4 cm``, ``1 h 30 min`` and ``6'2"``: the second less than one of the first, of the same kind."""
+    marked = _FEET_AND_INCHES.fullmatch(text)
+    if marked is not None and Fraction(marked[2]) < 12:
+        return Number(rational(int(marked[1]) + Fraction(marked[2]) / 12), FOOT)
     match = _TWO_UNITS.fullmatch(text)
     large, small = (read_unit(match[2]), read_unit(match[4])) if match is not None else (None, None)
     if match is None or large is None or small is None or large.kind != small.kind or not large.kind:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpg_vl.records import ImageView, Sample
 from gpg_vl.rewards.functions import Call
 from gpg_vl.rewards.pool import FunctionJob, Outcome, ScoringPool, TaskJob
 from tests.support import hostile_jobs, invasive_rewards
@@ -89,6 +90,31 @@ def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
     assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
 
 
+def test_a_hundred_reward_functions_in_one_batch(pool: ScoringPool, mark: str) -> None:
+    """Calls of reward functions, one for each group, between groups of the kit's own; each has a value of its own."""
+    names = [name for n in range(0, 100, len(HARMFUL)) for name in HARMFUL][:100]
+    assert set(names) == set(HARMFUL)
+    jobs: list[FunctionJob | TaskJob] = []
+    for n, name in enumerate(names):
+        jobs += [invasion(name, n), invasion("clean", n + 1000), job(f"{n}", "4", task="counting")]
+    outcomes = pool.run(jobs)
+    for n, name in enumerate(names):
+        [harmed], [innocent], kit = outcomes[3 * n : 3 * n + 3]
+        assert harmed is not None
+        assert harmed.status in invasive_rewards.ACTIONS[name][1], (name, harmed.message)
+        assert harmed.status != "ok" or harmed.value.rewards == [n, n + 0.5], name
+        assert innocent is not None
+        assert (innocent.status, innocent.message) == ("ok", ""), (names[n - 1 : n + 2], innocent)
+        assert innocent.value.rewards == [n + 1000, n + 1000.5]
+        assert totals(kit) == [0.2 if n != 4 else 1.2, 1.2], name
+    assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
+
+
+def invasion(action: str, number: int) -> FunctionJob:
+    texts = (f"{action}:{number}", f"{action}:{number}.5")
+    return FunctionJob(f"{FILE}:invade", Call("?", texts, ((1,), (2,)), {}))
+
+
 def test_nothing_is_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = f"pool-{uuid.uuid4().hex}"
     monkeypatch.setenv("TEST_POOL", mark)
@@ -96,6 +122,25 @@ def test_nothing_is_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         run(own, "clean", "daemon", "haunt", "session", "shell", "fork, child sleeps", "stop the parent")
         assert len(marked(mark)) <= 2, "the supervisor and an idle worker"
     assert not marked(mark)
+
+
+def test_late_imports_are_there_before_a_call(pool: ScoringPool, tmp_path: Path) -> None:
+    """Of a class of the kit that a user's extends: a fork would else import them for itself, every time."""
+    path = tmp_path / "boxes.py"
+    path.write_text(
+        """
+import sys
+from gpg_vl.tasks.grounding import Grounding
+
+class Own(Grounding):
+    def score(self, answer, sample, views):
+        return {"iou": float("scipy.optimize" in sys.modules)}
+"""
+    )
+    sample = Sample("s1", f"{path}:Own", ("a.png",), "Where?", "[1, 2, 30, 40]")
+    view = ImageView(100, 100, 100, 100, "grid_1000")
+    [[outcome]] = pool.run([TaskJob(f"{path}:Own", sample, (view,), ("<answer>[1, 2, 30, 40]</answer>",), {})])
+    assert outcome is not None and outcome.value.parts["iou"] == 1, outcome
 
 
 def test_forks_do_not_shift_values(pool: ScoringPool, tmp_path: Path) -> None:

@@ -44,6 +44,49 @@ def test_a_unit_of_the_gold_answer_may_be_left_out_and_another_scale_is_wrong() 
     assert not same("5°F", "5°C") and not same("5°", "5°C") and not same("5°C", "5°")
 
 
+MARKED = {
+    "6 ft": ["6'", "6′", '72"', "6 '", "6^{\\prime}", "6'0\""],
+    "70 in": ["5'10\"", "5' 10\"", "5′10″", "5'10''", '70"'],
+    "30°": ["1800'", "1800′", '108000"', "30°0'"],
+    "6'": ["6 ft", "6", "6'", "6′"],
+    "2.5'": ["2.5'", "30 in"],
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, answer) for gold in MARKED for answer in MARKED[gold]])
+def test_the_other_unit_tells_feet_from_minutes(gold: str, answer: str) -> None:
+    assert same(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        *[
+            ("6'", "6"),
+            ('6"', "6"),
+            ("6'", "6 m"),
+            ("6'", "6°"),
+            ('6"', "6 ft"),
+            ("6'", '6"'),
+            ('72"', "72"),
+            ("6'", "6 s"),
+        ],
+        *[
+            ("30'", "30°"),
+            ("30'", "30"),
+            ("5'14\"", "74 in"),
+            ("6'", "6 cm²"),
+            ("5'10\"", "5.1"),
+            ("6'2", "6 ft"),
+            ("'6", "6 ft"),
+        ],
+        *[("6' '", "6 ft"), ("6' or 7'", "6 ft"), ("1800'", "1800"), ("1800'", "30"), ("1'30\"", "1.5°")],
+    ],
+)
+def test_a_mark_beside_no_such_unit_is_wrong(answer: str, gold: str) -> None:
+    assert not same(answer, gold)
+
+
 @pytest.mark.parametrize(
     "text",
     ["~5", "5~", "≈5", "约5", "5 (approx.)", "5 (est.)", "5 (rounded)", "5 (maximum)", "when x = 5", "当x=5", "若x=5"],

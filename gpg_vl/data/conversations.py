@@ -1,0 +1,117 @@
+"""A list of messages, as chat data has it -> one question, with its system message and its answer.
+
+Messages are ``{"role": ..., "content": ...}`` (TRL, verl, ms-swift) or ``{"from": ..., "value": ...}`` (LLaVA); content
+is text or a list of parts. A row asks one question, so a conversation of several questions is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpg_vl.data.markers import IMAGE_MARKER
+
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+}
+_FORMS = (("role", "content"), ("from", "value"))
+_IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a list of messages says."""
+
+    question: str  # of the user's message; an image marker where a part was an image
+    images: tuple[Any, ...] = ()  # those that are inside parts, as they are written there
+    system: str = ""
+    answer: str | None = None  # of the assistant's message
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    role: str
+    text: str
+    images: tuple[Any, ...]
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a message or a list of them."""
+    messages = [value] if isinstance(value, Mapping) else value
+    if not isinstance(messages, list) or not messages:
+        return False
+    return all(isinstance(each, Mapping) and _form(each) is not None for each in messages)
+
+
+def read_conversation(value: Any) -> Conversation:
+    """The one question of a list of messages.
+
+    Raises:
+        ValueError: there is no question, or there are several; or a part is neither text nor an image
+    """
+    messages = [_read_message(each) for each in ([value] if isinstance(value, Mapping) else value)]
+    turns = [each for each in messages if each.role != "system"]
+    asked = [each for each in turns if each.role == "user"]
+    if len(asked) != 1 or turns[0].role != "user" or len(turns) > 2:
+        roles = ", ".join(each.role for each in turns[:6]) or "none"
+        raise ValueError(f"the question has {len(turns)} messages ({roles}); write one of the user, and one answer")
+    answer = turns[1].text if len(turns) == 2 else None
+    system = "\n".join(each.text for each in messages if each.role == "system" and each.text)
+    if any(each.images for each in messages if each.role != "user"):
+        raise ValueError("an image is in a message that is not the user's; put it into the question")
+    return Conversation(asked[0].text, asked[0].images, system, answer)
+
+
+def read_last_answer(value: Any) -> str:
+    """The text of the last message of a list, which must be the assistant's: TRL's ``completion``.
+
+    Raises:
+        ValueError: it is another's
+    """
+    last = _read_message(value if isinstance(value, Mapping) else value[-1])
+    if last.role != "assistant":
+        raise ValueError(f"the answer is messages, the last of them by the {last.role}; end with the assistant's")
+    return last.text
+
+
+def _form(message: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((form for form in _FORMS if all(message.get(key) is not None for key in form)), None)
+
+
+def _read_message(message: Mapping[str, Any]) -> _Message:
+    role_key, content_key = _form(message) or _FORMS[0]
+    role = _ROLES.get(str(message[role_key]).lower())
+    if role is None:
+        raise ValueError(f"the question has a message by {str(message[role_key])[:20]!r}; known: {list(_ROLES)}")
+    content = message[content_key]
+    parts = [_read_part(part) for part in ([content] if isinstance(content, str) else _as_list(content))]
+    return _Message(role, "".join(text for text, _ in parts), tuple(i for _, images in parts for i in images))
+
+
+def _as_list(content: Any) -> Sequence[Any]:
+    if isinstance(content, Mapping):
+        return [content]
+    if not isinstance(content, list):
+        raise ValueError(f"the question has a message of type {type(content).__name__}; write text or a list of parts")
+    return content
+
+
+def _read_part(part: Any) -> tuple[str, tuple[Any, ...]]:
+    """The text of a part and the images in it."""
+    if isinstance(part, str):
+        return part, ()
+    if not isinstance(part, Mapping):
+        raise ValueError(f"the question has a part of type {type(part).__name__}; write text and images")
+    filled = {key: value for key, value in part.items() if value is not None}  # columns of a table have every key
+    kind = filled.get("type") or next((key for key in ("text", *_IMAGE_KEYS) if key in filled), "empty")
+    if kind in ("text", "input_text") and isinstance(filled.get("text"), str):
+        return filled["text"], ()
+    if kind in (*_IMAGE_KEYS, "input_image"):
+        return IMAGE_MARKER, tuple(filled[key] for key in _IMAGE_KEYS if key in filled)[:1]
+    raise ValueError(f"the question has a part of type {str(kind)[:20]!r}; write text and images")

@@ -1,0 +1,81 @@
+"""What a resumed run must find again: a digest of each source's rows, and one of their images.
+
+The two are apart because an image may be lost while a run goes on, which ``data.on_bad_image: skip`` allows for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from gpg_vl.data.file_digests import digest_bytes, digest_file
+from gpg_vl.data.sources import Source
+from gpg_vl.records import Sample
+
+_FORMAT = "2"
+
+
+class SourceDigest:
+    """Takes the rows of a source, one after the other.
+
+    Args:
+        with_images: whether the images must stay the same, not only their names
+    """
+
+    def __init__(self, source: Source, with_images: bool) -> None:
+        self._source = source
+        self._with_images = with_images
+        self._rows, self._images, self._earlier = (hashlib.blake2b(digest_size=16) for _ in range(3))
+
+    def add(self, sample: Sample) -> None:
+        names = [_name(image, self._source.root) for image in sample.images]
+        row_id = sample.id if self._source.has_ids else ""
+        row = (row_id, _task_name(sample.task), sample.question, sample.answer, names, sample.meta)
+        self._rows.update(repr(row).encode(errors="surrogatepass"))
+        if self._with_images:
+            for image in sample.images:
+                self._images.update(_content(image).encode())
+        earlier = (sample.id, sample.question, sample.answer, len(sample.images))
+        self._earlier.update(repr(earlier).encode(errors="surrogatepass"))
+
+    def text(self) -> str:
+        """``2:ROWS:IMAGES:EARLIER``; IMAGES is empty if they may change; EARLIER is what version 0.1 compared."""
+        images = self._images.hexdigest() if self._with_images else ""
+        return ":".join((_FORMAT, self._rows.hexdigest(), images, self._earlier.hexdigest()))
+
+
+def find_change(now: str, then: str) -> str | None:
+    """What is not as it was, "rows" or "images"; None if nothing is.
+
+    Args:
+        then: of a checkpoint; one of version 0.1 is a single digest
+    """
+    _, rows, images, earlier = now.split(":")
+    if ":" not in then:
+        return None if earlier == then else "rows"
+    _, rows_then, images_then, _ = then.split(":")
+    if rows != rows_then:
+        return "rows"
+    return "images" if images and images_then and images != images_then else None
+
+
+def _name(image: str | bytes, root: Path | None) -> str:
+    """The path below the folder of the images, which may be moved; a URL as it is; "" for bytes."""
+    if isinstance(image, bytes):
+        return ""
+    return os.path.relpath(image, root) if root is not None and Path(image).is_relative_to(root) else image
+
+
+def _task_name(spec: str) -> str:
+    """Of a task in a file of the user's own without its folder; the code itself is pinned apart."""
+    return Path(spec).name if ".py:" in spec else spec
+
+
+def _content(image: str | bytes) -> str:
+    if isinstance(image, bytes):
+        return digest_bytes(image)
+    try:
+        return digest_file(Path(image))
+    except OSError:  # a URL; a missing file is named where rows are checked
+        return ""

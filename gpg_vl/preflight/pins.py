@@ -1,0 +1,65 @@
+"""What a resumed run must find again besides its rows: the user's code that scores, and the model under an adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from gpg_vl.config import Recipe
+from gpg_vl.data.file_digests import digest_file
+from gpg_vl.models.lora import find_base
+from gpg_vl.models.paths import resolve_model_path
+
+_BLOCKS = 64  # of each weight file
+_CODE = "code of "
+_BASE = "base model"
+
+
+def take_pins(recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None) -> dict[str, str]:
+    """Digests by what they are of: ``code of my_task.py``, ``base model``.
+
+    Args:
+        tasks: names of the rows' tasks
+        checkpoint: what the run resumes from, if it does; an adapter in it names its model
+    """
+    specs = [*tasks, *recipe.rewards.functions]
+    files = {Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py")}
+    pins = {f"{_CODE}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+    base = _find_base(recipe, checkpoint)
+    return pins if base is None else {**pins, _BASE: _digest_model(base)}
+
+
+def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
+    """
+    Args:
+        then: when the run started; empty in a checkpoint of an earlier version
+
+    Raises:
+        ValueError: something is not what it was; names it
+    """
+    for name, digest in then.items():
+        if name in now and now[name] != digest:
+            key = "model.path" if name == _BASE else "task or rewards.functions"
+            raise ValueError(
+                f"{key}: the {name} is not that which the run in run.output_dir has trained with; "
+                "restore it, or choose another run.output_dir"
+            )
+
+
+def _find_base(recipe: Recipe, checkpoint: Path | None) -> Path | None:
+    """The local folder of the model that the run goes back to in every process: under an adapter, or for its KL."""
+    if recipe.model.lora is None and not recipe.objective.kl_coefficient:
+        return None
+    if checkpoint is not None and recipe.model.lora is not None:
+        path = find_base(str(checkpoint))
+    else:
+        path = resolve_model_path(recipe.model.path)
+        path = find_base(path) or path
+    return Path(path) if path is not None and Path(path).is_dir() else None
+
+
+def _digest_model(folder: Path) -> str:
+    """A digest of the weight files and the config; not of their names, which do not matter."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    return hashlib.sha256("".join(digest_file(file, _BLOCKS) for file in files).encode()).hexdigest()

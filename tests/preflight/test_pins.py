@@ -1,0 +1,68 @@
+"""The user's code and the model under an adapter, as a resumed run must find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe, RewardsConfig
+from gpg_vl.preflight.pins import check_pins, take_pins
+from tests.support.messages import naming
+
+
+def write_model(folder: Path, weights: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def recipe(folder: Path, **keys: Any) -> Recipe:
+    return Recipe(model=ModelConfig(path=str(folder), lora=LoraConfig()), **keys)
+
+
+@pytest.mark.parametrize("position", [0, 10**6, 2 * 10**6 - 1])
+def test_the_base_of_an_adapter_is_pinned(tmp_path: Path, position: int) -> None:
+    weights = bytearray(2 * 10**6)
+    base = write_model(tmp_path / "base", bytes(weights))
+    then = take_pins(recipe(base), [], None)
+    check_pins(take_pins(recipe(base), [], None), then)
+    weights[position] = 1
+    write_model(base, bytes(weights))
+    with pytest.raises(ValueError, match=naming("model.path", "base model", "run.output_dir")):
+        check_pins(take_pins(recipe(base), [], None), then)
+
+
+def test_a_resumed_run_looks_at_the_base_that_its_adapter_names(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", b"1" * 100)
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}', encoding="utf-8")
+    then = take_pins(recipe(base), [], None)
+    assert take_pins(recipe(tmp_path / "elsewhere"), [], checkpoint) == then
+
+
+def test_a_model_is_pinned_where_the_run_goes_back_to_it(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", b"1" * 100)
+    plain = Recipe(model=ModelConfig(path=str(base)))
+    assert take_pins(plain, [], None) == {}
+    with_kl = Recipe(model=plain.model, objective=ObjectiveConfig(name="grpo", kl_coefficient=0.1))
+    assert list(take_pins(with_kl, [], None)) == ["base model"]
+    assert take_pins(Recipe(model=ModelConfig(path="someone/model", lora=LoraConfig())), [], None) == {}
+
+
+@pytest.mark.parametrize("changed", ["task.py", "rewards.py"])
+def test_the_code_that_scores_is_pinned(tmp_path: Path, changed: str) -> None:
+    for name in ("task.py", "rewards.py"):
+        (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
+    own = Recipe(rewards=RewardsConfig(functions=[f"{tmp_path}/rewards.py:f", f"{tmp_path}/rewards.py:g"]))
+    tasks = ["counting", f"{tmp_path}/task.py:Mine"]
+    then = take_pins(own, tasks, None)
+    assert list(then) == ["code of rewards.py", "code of task.py"]
+    check_pins(take_pins(own, tasks, None), then)
+    check_pins(take_pins(own, tasks, None), {})
+    (tmp_path / changed).write_text("x = 2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=naming(changed, "run.output_dir")):
+        check_pins(take_pins(own, tasks, None), then)
