@@ -27,6 +27,7 @@ from gpg_vl.data.shapes import find_shape
 from gpg_vl.data.tables import Table, open_table
 from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
+from gpg_vl.screen import tell
 from gpg_vl.tasks import load_task
 
 _READERS = {".jsonl": read_json_lines, ".json": read_json_list, ".parquet": read_all_parquet}
@@ -64,7 +65,7 @@ class _Matcher:
             self._first = available
             matched = self._match(available)
             if matched.reading:
-                print(f"{row.place.partition(',')[0]}: {matched.reading}")
+                tell(f"{row.place.partition(',')[0]}: {matched.reading}")
             return matched
         if find_shape(available) != find_shape(self._first):
             raise ValueError(f"the row has the columns {available}, and the first row {self._first}; write them alike")
