@@ -49,7 +49,23 @@ def tell(text: str = "") -> None:
     _write(sys.stdout, printable_lines(text) + "\n")
 
 
-def _write(stream: TextIO, text: str) -> None:
+def is_terminal() -> bool:
+    """Whether standard error goes to one."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def open_closed_streams() -> None:
+    """Opens those of the three standard streams that the caller closed: else the next file would have their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed when the process started
+        return
     try:
         stream.write(_encodable(text, stream))
         stream.flush()

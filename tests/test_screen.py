@@ -55,6 +55,17 @@ def test_a_closed_pipe_ends_nothing(closed: str) -> None:
     assert (ran.stdout if closed == "stderr" else ran.stderr).count(b"\n") == 3
 
 
+def test_streams_that_were_closed_from_the_start_are_nobodys() -> None:
+    """``2>&-``: the next file that is opened would be standard error, and get what is meant for it."""
+    code = (
+        "import os, sys; from gpg_vl.screen import open_closed_streams, say, tell\n"
+        "open_closed_streams(); file = open(os.devnull); say('a'); tell('b'); os._exit(file.fileno())"
+    )
+    for closing in ("2>&-", ">&-", "<&-", "<&- >&- 2>&-"):
+        ran = subprocess.run(f'{sys.executable} -c "{code}" {closing}', shell=True, check=False, timeout=60)
+        assert ran.returncode >= 3, closing
+
+
 class Full:
     encoding = "utf-8"
 

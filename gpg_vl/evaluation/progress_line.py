@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
-from gpg_vl.screen import say
+from gpg_vl.screen import is_terminal, say
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -31,7 +30,7 @@ class ProgressLine:
         self._total, self._done_before = total, done
         self._seconds_between_lines = seconds_between_lines
         self._start = self._shown = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = is_terminal()
         self._is_open = False
 
     def show(self, done: int) -> None:

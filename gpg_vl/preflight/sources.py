@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import describe_error
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.rewards.functions import function_name, load_function
+from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
 
@@ -77,7 +77,7 @@ def _show_readings(sources: Sequence[Source]) -> None:
     """Says once, of the first rank, how rows are read that are in another shape than the kit's."""
     if os.environ.get("RANK", "0") == "0":
         for source in sources:
-            print(source.reading, end="\n" if source.reading else "", file=sys.stderr)
+            say(source.reading, end="\n" if source.reading else "")
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:

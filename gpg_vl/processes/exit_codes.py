@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.processes.interrupts import Interrupted
-from gpg_vl.screen import printable, say
+from gpg_vl.screen import open_closed_streams, printable, say
 
 
 def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int:
@@ -17,6 +17,7 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
         name: start of the line
         debug: raise the error instead of printing the line
     """
+    open_closed_streams()
     try:
         work()
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone

@@ -268,6 +268,7 @@ def test_memory_that_runs_out_halves_and_changes_nothing(
     seeds = [("test", n) for n in range(len(prompts))]
     expected = HfEngine(adapter, MANY).generate(prompts, 4, SAMPLED, seeds, keep_log_probs=True)
     out_of_memory_above(adapter, monkeypatch, 3, error)
+    capsys.readouterr()
     engine = HfEngine(adapter, MANY)
     found = engine.generate(prompts, 4, SAMPLED, seeds, keep_log_probs=True)
     assert [[c.token_ids for c in group.completions] for group in found] == [
@@ -285,6 +286,7 @@ def test_memory_that_does_not_do_for_one_completion_is_one_line(
 ) -> None:
     adapter = load()
     out_of_memory_above(adapter, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    adapter.model.train()
     with pytest.raises(ValueError, match=naming("rollout.max_new_tokens", "model.max_pixels")):
         HfEngine(adapter, MANY).generate(make_prompts(adapter)[:2], 3, SAMPLED, [("a",), ("b",)])
     assert adapter.model.training

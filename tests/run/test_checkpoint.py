@@ -165,7 +165,8 @@ def test_a_full_disk_at_every_file_operation_of_a_save(saves: Saves, tmp_path: P
         code, _ = saves.save_in_child(number, full_disk)
         step = assert_resumes(saves, name)
         if code == 0:  # transformers makes the folder that is there, and is content with it whatever mkdir says
-            assert name.startswith("os.mkdir") and step == 2, name
+            is_tidying = f"{saves.output_dir}/checkpoint-1" in name  # what cannot be removed ends no run
+            assert (name.startswith("os.mkdir") or is_tidying) and step == 2, name
         else:
             assert code == errno.ENOSPC, name
 
