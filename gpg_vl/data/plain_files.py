@@ -21,9 +21,10 @@ def read_plain_file(path: str, max_bytes: int) -> bytes:
         OSError: there is no such file, a part of the path is a link, or it is a folder, a pipe or a device
     """
     descriptor = _open(Path(os.path.abspath(path)))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no ordinary file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no ordinary file")
         return file.read(max_bytes + 1)
 
 

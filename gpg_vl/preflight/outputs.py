@@ -32,7 +32,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _inputs(recipe: Recipe) -> Iterator[tuple[str, Path]]:
     data = recipe.data
-    yield "model.path", Path(recipe.model.path)
+    if recipe.model.path:
+        yield "model.path", Path(recipe.model.path)
     for key, entries in (("data.train", data.train), ("data.eval", data.eval)):
         for entry in entries:
             path = entry if isinstance(entry, str) else entry.get("path")

@@ -113,7 +113,7 @@ def test_files_of_too_many_parts_are_refused_at_once(data: bytes) -> None:
 
 
 def test_a_progressive_picture_of_many_scans_opens() -> None:
-    assert open_image(scan_bomb(MAX_SCANS - 1, 128)).size == (128, 128)
+    assert open_image(scan_bomb(MAX_SCANS - 1)).size == (1024, 1024)
 
 
 def test_a_directory_that_points_at_nothing_is_no_bomb() -> None:
