@@ -36,7 +36,8 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
     Raises:
         ValueError: what was written does not match the model
     """
-    adapter.save(folder)
+    with _quiet_loading():  # also of the bar of the writing: a screen that is gone must not end a save
+        adapter.save(folder)
     (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
     check_model_folder(folder)
 

@@ -123,11 +123,12 @@ class HfEngine:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+        halves = draw.halves()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._tokens_per_batch = max(1, min(self._tokens_per_batch, draw.num_tokens(sampling)) // 2)
         say(f"out of memory in the rollout: going on with rollout.tokens_per_batch {self._tokens_per_batch}")
-        return draw.join([self._sample(half, sampling, keep_log_probs) for half in draw.halves()])
+        return draw.join([self._sample(half, sampling, keep_log_probs) for half in halves])
 
     def _sample_at_once(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
         size = len(draw.numbers)
