@@ -142,14 +142,14 @@ def run_command(command: Callable[[], int]) -> int:
 def refuse_inputs(options: Namespace, *outputs: Path) -> None:
     """
     Raises:
-        ValueError: one of the files to write is a file or folder that another option names, or in such a folder
+        ValueError: one of the files to write is a file that another option names, or in the folder of the source
     """
     for option, value in vars(options).items():
         for word in value if isinstance(value, list) else [value]:
             if option == "out" or not isinstance(word, str) or not word or not Path(word).exists():
                 continue
             for path in outputs:
-                is_in = option != "image_root" and Path(word).is_dir() and lies_in(path, Path(word))
+                is_in = option in ("source", "data") and Path(word).is_dir() and lies_in(path, Path(word))
                 if same_place(path, Path(word)) or is_in:
                     raise ValueError(f"--out: {path} would replace {word}, or be a part of it; give another name")
 
