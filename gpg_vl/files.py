@@ -24,21 +24,25 @@ def replace_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
+def unfinished(path: Path, alone: bool = False) -> Iterator[Path]:
     """A new, empty file beside ``path``, which the block fills and renames; otherwise it is removed.
 
     Its name cannot be foreseen, no link is followed, and its permissions follow the umask. What killed processes left
-    for the same path is removed.
+    for the same path is removed. Of two processes, each has its own; the later one's replaces the other's.
+
+    Args:
+        alone: whether a second process is refused, which has more to replace than this file
 
     Raises:
-        ValueError: another process is writing the same file
+        ValueError: another process is writing the same file, and ``alone``
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove_abandoned(path, partial)
+        if _remove_abandoned(path, partial) and alone:
+            raise ValueError(f"{path}: another process is writing it; wait for it, or choose another name")
         yield partial
     finally:
         if partial.exists():
@@ -46,12 +50,9 @@ def unfinished(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_abandoned(path: Path, own: Path) -> None:
-    """Removes the unfinished files for ``path`` that nobody holds.
-
-    Raises:
-        ValueError: another process holds one
-    """
+def _remove_abandoned(path: Path, own: Path) -> bool:
+    """Removes the unfinished files for ``path`` that nobody holds; whether another process holds one."""
+    is_held = False
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.partial"
     for other in path.parent.glob(pattern):
         if other == own or not (descriptor := _open_plain(other)):
@@ -59,12 +60,13 @@ def _remove_abandoned(path: Path, own: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             other.unlink(missing_ok=True)
-        except BlockingIOError as error:
-            raise ValueError(f"{path}: another process is writing it; wait for it, or choose another name") from error
+        except BlockingIOError:
+            is_held = True
         except OSError:  # no locks, or not ours to remove
             pass
         finally:
             os.close(descriptor)
+    return is_held
 
 
 def _open_plain(path: Path) -> int | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from gpg_vl.files import follow_umask, is_inside, may_be_on_hub, replace_file, stays_inside, unfinished
-from tests.support.messages import naming
 
 
 @pytest.fixture
@@ -64,14 +63,15 @@ def test_a_second_writer_is_refused_and_an_abandoned_file_removed(tmp_path: Path
     others = [tmp_path / name for name in (".rows [1].jsonl.notes.partial", ".rows.0123abcd.partial")]
     for other in others:
         other.write_text("mine")
-    with unfinished(path) as partial:
+    with unfinished(path, alone=True) as partial:
         assert not abandoned.exists()
         partial.write_text("first")
         caught: list[BaseException] = []
 
         def write() -> None:
             try:
-                replace_file(path, "second")
+                with unfinished(path, alone=True):
+                    pass
             except ValueError as error:
                 caught.append(error)
 
@@ -122,6 +122,17 @@ def test_a_missing_folder_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pyt
         assert not may_be_on_hub(name), name
 
 
-def test_messages_name_the_file_that_is_being_written(tmp_path: Path) -> None:
-    with unfinished(tmp_path / "a.json"), pytest.raises(ValueError, match=naming(tmp_path / "a.json", "process")):
-        replace_file(tmp_path / "a.json", "1")
+def test_two_writers_each_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """Whichever ends last stays, whole."""
+    path = tmp_path / "a.json"
+    with unfinished(path) as first:
+        first.write_text("fir")
+        with unfinished(path) as second:
+            second.write_text("second")
+            assert first.exists()
+            os.replace(second, path)
+        assert path.read_text() == "second"
+        first.write_text("first")
+        os.replace(first, path)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

@@ -33,7 +33,7 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` next to the file."""
     with (
-        replace_when_done(path) as partial,
+        replace_when_done(path, alone=True) as partial,
         images_when_done(Path(path)) as folder,
         partial.open("w", encoding="utf-8") as file,
     ):
@@ -44,19 +44,22 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
 
 
 @contextmanager
-def replace_when_done(path: str | Path) -> Iterator[Path]:
+def replace_when_done(path: str | Path, alone: bool = False) -> Iterator[Path]:
     """A file of its own next to ``path`` that replaces it when the block ends and is removed when the block fails.
 
     What a killed process leaves behind is removed by the next attempt.
 
+    Args:
+        alone: whether a second process is refused, which also has images to replace
+
     Raises:
-        ValueError: ``path`` is a folder, or another process is writing it
+        ValueError: ``path`` is a folder; or another process is writing it, and ``alone``
     """
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder; give the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(target) as partial:
+    with unfinished(target, alone) as partial:
         yield partial
         os.replace(partial, target)
 
