@@ -63,12 +63,12 @@ class SampleStream:
         Raises:
             ValueError: it is not the state of a stream over as many sources
         """
-        drawn, cursors, left_out = (state.get(name) for name in ("drawn", "cursors", "left_out"))
-        numbers = [drawn, *cursors] if isinstance(cursors, list) else [None]
-        is_state = all(type(number) is int and number >= 0 for number in numbers) and isinstance(left_out, dict)
-        if not is_state or len(numbers) != len(self._sources) + 1:
+        cursors, left_out = state.get("cursors"), state.get("left_out")
+        numbers = [state.get("drawn"), *(cursors if isinstance(cursors, list) else [])]
+        counts = [number for number in numbers if type(number) is int and number >= 0]
+        if len(counts) != len(numbers) or len(counts) != len(self._sources) + 1 or not isinstance(left_out, dict):
             raise ValueError("the checkpoint's position in data.train does not fit its sources; restore the checkpoint")
-        self._drawn, *self._cursors = numbers
+        self._drawn, *self._cursors = counts
         self._left_out = dict(left_out)
 
     def _pick_source(self) -> int:

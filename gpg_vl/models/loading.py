@@ -104,7 +104,8 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """
     check_names(path)
     try:
-        return PROCESSOR_MAPPING[type(config)].from_pretrained(path, **AS_DATA)
+        processor_class: Any = PROCESSOR_MAPPING[type(config)]
+        return processor_class.from_pretrained(path, **AS_DATA)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(

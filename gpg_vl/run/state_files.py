@@ -34,8 +34,10 @@ def build_record(kind: type[Record], plain: Mapping[str, Any], path: Path) -> Re
     """
     hints = get_type_hints(kind)
     optional = {
-        each.name for each in fields(kind) if each.default is not MISSING or each.default_factory is not MISSING
-    }  # type: ignore[arg-type]
+        each.name
+        for each in fields(kind)  # type: ignore[arg-type]  every record is a dataclass
+        if each.default is not MISSING or each.default_factory is not MISSING
+    }
     for name, hint in hints.items():
         if name not in plain and name in optional:
             continue
