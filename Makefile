@@ -76,8 +76,8 @@ bench: .venv/.installed
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.rollout --rounds 3 --num-prompts 0
 	$(BENCH_ENV) .venv/bin/python -m benchmarks.full_step --rounds 4
 
-# For a machine that has torch, transformers, accelerate and peft, and what those need. Its Python and its versions: it
-# is taken to have the oldest supported libraries.
+# For a machine that has torch, transformers, accelerate and peft, with what those need: its Python, and the versions to
+# fetch. By default they suit a machine with the oldest supported libraries.
 GPU_PYTHON ?= 3.12
 GPU_CONSTRAINTS ?= constraints-lower.txt
 GPU_WHEELS = annotated-types antlr4-python3-runtime datasets dill docstring_parser faster-coco-eval hjson ijson jsonargparse \
@@ -95,7 +95,7 @@ gpu-wheels: .venv/.installed
 	DS_BUILD_OPS=0 .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--no-binary deepspeed -w .gpu-wheels $(call pinned,deepspeed)
 	@size=$$(du -sm .gpu-wheels | cut -f1); echo ".gpu-wheels: $$(ls .gpu-wheels | wc -l) wheels, $$size MiB"; \
-		test $$size -lt $(GPU_MEGABYTES) || { echo "error: .gpu-wheels is to stay under $(GPU_MEGABYTES) MiB" >&2; exit 1; }
+		test $$size -lt $(GPU_MEGABYTES) || { echo "error: .gpu-wheels must stay under $(GPU_MEGABYTES) MiB" >&2; exit 1; }
 
 # NAME==VERSION as the constraints have it; the bare name would let any version in, so a missing pin ends the target
 pinned = $(or $(shell grep -i '^$(1)==' $(GPU_CONSTRAINTS)),$(error $(GPU_CONSTRAINTS) does not pin $(1)))

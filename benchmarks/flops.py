@@ -84,7 +84,7 @@ def useful_update_flops(shape: ModelShape, n: Lengths) -> float:
 
 
 def decode_bytes(shape: ModelShape, rows: int, context: float, bytes_per_value: int = 2) -> float:
-    """What a decode step has to read: each weight of the text model and its head once, each row's keys and values.
+    """What a decode step reads: each weight of the text model and its head once, each row's keys and values.
 
     Args:
         context: tokens in the cache of each row

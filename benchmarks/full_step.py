@@ -142,7 +142,7 @@ def build_trl_step(
                     inputs = trainer._generate_and_score_completions(rows)
             finally:
                 adapter.model.generate = generate
-        assert inputs["prompt_ids"].shape == (len(rows), prompt_length), "TRL has to see the same image tokens"
+        assert inputs["prompt_ids"].shape == (len(rows), prompt_length), "TRL must see the same image tokens"
         with _timed(phases, "forward and backward"):
             with adapter.autocast():
                 loss = trainer._compute_loss(trainer.model, inputs)

@@ -27,6 +27,7 @@ from benchmarks.gpu_sections import SECTIONS
 from benchmarks.gpu_sections.processes import Scratch, end, measure, scratch, start
 from benchmarks.gpu_sections.records import Section, SectionResult
 from benchmarks.gpu_sections.table import FILE_WIDTH, render
+from gpg_vl.processes.command_line import OneLineParser
 
 SECONDS_IN_HAND = 10.0
 """Of the minutes: to start, to end a section that hangs, to print."""
@@ -59,19 +60,12 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the checks of the values do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
-
-
 def read_options(argv: Sequence[str] | None, sections: Mapping[str, Section]) -> argparse.Namespace:
     """
     Raises:
         ValueError: an option cannot be used as it is; one line
     """
-    parser = _Parser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; new or empty")
     parser.add_argument("--minutes", type=float, default=8.0, help="that all sections may take together")
     parser.add_argument("--sections", default=",".join(sections), help="names with commas; all by default")
@@ -82,7 +76,7 @@ def read_options(argv: Sequence[str] | None, sections: Mapping[str, Section]) ->
     if unknown:
         raise ValueError(f"--sections: there is no section {unknown[0]!r}; the sections are {', '.join(sections)}")
     if not math.isfinite(options.minutes) or 60 * options.minutes <= SECONDS_IN_HAND:
-        raise ValueError(f"--minutes {options.minutes:g} is no time to measure in; give a number of at least 1")
+        raise ValueError(f"--minutes {options.minutes:g} is too short to measure anything; give at least 1")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out: {options.out} is a file; name a folder")
     if options.out.is_dir() and any(options.out.iterdir()):

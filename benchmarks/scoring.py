@@ -68,8 +68,12 @@ CASES = {
 }
 
 
-def completions(case: Case, num: int, are_distinct: bool) -> list[str]:
-    answers = map(case.distinct, range(num)) if are_distinct else (a for a, _ in zip(cycle(case.repeated), range(num)))
+def completions(case: Case, num: int, are_distinct: bool, start: int = 0) -> list[str]:
+    answers = (
+        map(case.distinct, range(start, start + num))
+        if are_distinct
+        else (a for a, _ in zip(cycle(case.repeated), range(num)))
+    )
     return [f"<think>{REASONING}</think><answer>{answer}</answer>" for answer in answers]
 
 
@@ -95,10 +99,10 @@ def measure(num: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Completions per second of each case, by way and round."""
     rates: dict[str, dict[str, list[float]]] = {name: {} for name in CASES}
     with ScoringPool(5.0, 2048, 2) as pool:
-        for _ in range(rounds + 1):
+        for number in range(rounds + 1):
             for name, case in CASES.items():
                 for kind in ("repeated", "distinct"):
-                    texts = completions(case, num, kind == "distinct")
+                    texts = completions(case, num, kind == "distinct", 2 * number * num)
                     rates[name].setdefault(f"{kind}, alone", []).append(rate_alone(case, texts))
                     rates[name].setdefault(f"{kind}, pool", []).append(rate_in_pool(pool, case, texts))
     return {name: {way: each[1:] for way, each in ways.items()} for name, ways in rates.items()}  # the first warms up

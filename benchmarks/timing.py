@@ -30,6 +30,10 @@ HEADINGS = {
     "share_of_bound": "share",
     "decode_step_ratio": "decode step",
     "peak_memory_ratio": "memory",
+    "vs_gpg": "first / gpg",
+    "later_vs_gpg": "later / gpg",
+    "peak_vs_gpg": "peak / gpg",
+    "peak_mib": "peak, MiB",
 }
 """Column titles of result fields in the printed table; memory is TRL's divided by the kit's."""
 
@@ -64,14 +68,20 @@ def ratio(seconds: Mapping[str, Sequence[float]], other: str, kit: str = "kit") 
 
 
 def compare_peaks(module: str, words: Sequence[object], sides: Sequence[str]) -> dict[str, Any]:
-    """Peak memory of each side: MiB that ``python -m MODULE WORDS --peak-of SIDE`` prints last, in a fresh process."""
+    """Peak memory of each side, and TRL's over the kit's."""
+    peaks = measure_peaks(module, words, sides)
+    return {"peak_memory_ratio": peaks["trl"] / peaks["kit"], "peak_memory_mib": peaks}
+
+
+def measure_peaks(module: str, words: Sequence[object], sides: Sequence[str]) -> dict[str, float]:
+    """MiB of each side that ``python -m MODULE WORDS --peak-of SIDE`` prints last, in a fresh process."""
     peaks = {}
     for side in sides:
         command = [sys.executable, "-m", module, *map(str, words), "--peak-of", side]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[side] = float(output.strip().splitlines()[-1])
         print(f"  peak memory  {side} {peaks[side]:.0f} MiB", file=sys.stderr, flush=True)
-    return {"peak_memory_ratio": peaks["trl"] / peaks["kit"], "peak_memory_mib": peaks}
+    return peaks
 
 
 def measure_peak(work: Work) -> float:

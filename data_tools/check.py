@@ -22,7 +22,6 @@ import datasets
 
 from data_tools.clean_copy import plan_copies, write_copy
 from data_tools.command_line import (
-    Parser,
     add_model_options,
     add_row_options,
     count,
@@ -34,6 +33,7 @@ from data_tools.file_checks import Report, check_files
 from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
 from gpg_vl.data.markers import IMAGE_MARKER
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.screen import printable, tell
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = Parser(prog="python -m data_tools.check", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        prog="python -m data_tools.check", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", nargs="*", metavar="DATA", help="files of rows; training data if --test is given")
     parser.add_argument(
         "--test", nargs="+", default=[], metavar="DATA", help="test files; DATA must not contain their images"

@@ -6,7 +6,6 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
@@ -14,6 +13,7 @@ from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.files import lies_in, same_place
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.screen import printable, say, tell
@@ -22,16 +22,9 @@ Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
 
 
-class Parser(ArgumentParser):
-    """Reports a mistake as a one-line ``ValueError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
     """A parser with the shared options; with ``hub``, the published name, ``--source`` is optional."""
-    parser = Parser(
+    parser = OneLineParser(
         prog=f"python -m data_tools.{name}", description=description, formatter_class=RawDescriptionHelpFormatter
     )
     where = "file or folder of the published data" + ("" if hub is None else f", or its name on the hub ({hub})")
@@ -40,7 +33,8 @@ def make_parser(name: str, description: str, hub: str | None = None) -> Argument
         "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"
     )
     parser.add_argument("--limit", type=count, help="read only the first N rows of the source, including dropped ones")
-    parser.set_defaults(image_hosts=[])  # published rows have no URLs; the user's own rows may (add_row_options)
+    # published rows have no URLs and no large images; the user's own rows may (add_row_options)
+    parser.set_defaults(image_hosts=[], on_large_image="fail")
     return parser
 
 
@@ -59,6 +53,9 @@ def add_row_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-hosts", nargs="+", default=[], metavar="HOST", help="hosts that images may be fetched from"
     )
+    parser.add_argument(
+        "--on-large-image", choices=["fail", "shrink"], default="fail", help="data.on_large_image of the recipe"
+    )
 
 
 def read_data_file(path: str, options: Namespace) -> DataFile:
@@ -69,7 +66,8 @@ def read_data_file(path: str, options: Namespace) -> DataFile:
     """
     columns = tuple(read_columns(options.columns).items())
     hosts, own_tasks = read_hosts(options.image_hosts), tuple(options.allow_task)
-    return DataFile(path, columns, options.task, options.image_root, hosts, own_tasks)
+    shrinks_large = options.on_large_image == "shrink"
+    return DataFile(path, columns, options.task, options.image_root, hosts, own_tasks, shrinks_large)
 
 
 def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
@@ -113,8 +111,12 @@ def read_columns(words: Sequence[str]) -> dict[str, str | tuple[str, ...] | None
     for field, column in columns.items():
         if field not in KIT_FIELDS or not column:
             raise ValueError(f"--columns {field}={column}: write FIELD=COLUMN, FIELD one of {', '.join(KIT_FIELDS)}")
-    several = {field: tuple(column.split(",")) for field, column in columns.items() if field == "images"}
-    return columns | {field: names if len(names) > 1 else names[0] for field, names in several.items()}
+    return {field: _read_column(field, column) for field, column in columns.items()}
+
+
+def _read_column(field: str, column: str) -> str | tuple[str, ...]:
+    names = tuple(column.split(","))
+    return names if field == "images" and len(names) > 1 else column
 
 
 def count(text: str) -> int:
@@ -162,7 +164,8 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
         refuse_inputs(options, Path(options.out), Path(options.out).with_suffix(".counts.json"))
         rows, make_samples = plan(options)
         hosts = read_hosts(options.image_hosts)
-        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts)
+        shrinks_large = options.on_large_image == "shrink"
+        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large)
         tell("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 

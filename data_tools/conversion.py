@@ -77,6 +77,7 @@ def convert(
     out: str | Path,
     limit: int | None = None,
     image_hosts: Collection[str] = (),
+    shrinks_large: bool = False,
 ) -> Counts:
     """Writes ``out`` and, next to it, ``NAME.counts.json``.
 
@@ -84,6 +85,7 @@ def convert(
         rows: rows of the source, read lazily
         limit: read only the first N rows of the source, including dropped ones; None: all
         image_hosts: hosts that images may be fetched from; each image is fetched once and its bytes are written
+        shrinks_large: whether a run opens large images at a part of their size; they are written as they are
 
     Raises:
         ValueError: the file name has a wrong ending, the file is the source or inside it, the source breaks off, or no
@@ -98,7 +100,7 @@ def convert(
         raise ValueError(f"--out {out}: it is inside the source, {source}; give another folder")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
-    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts), counts), target)
+    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts, shrinks_large), counts), target)
     with replace_when_done(target.with_suffix(".counts.json")) as partial:
         text = json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
@@ -130,12 +132,14 @@ def _show(counts: Counts, seconds: float) -> None:
     say(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}")
 
 
-def _keep_good(made: Iterator[_Placed], counts: Counts, hosts: Collection[str]) -> Iterator[Sample]:
+def _keep_good(
+    made: Iterator[_Placed], counts: Counts, hosts: Collection[str], shrinks_large: bool
+) -> Iterator[Sample]:
     """The samples without faults and with unique ids, in order; images are opened in threads."""
     seen: set[str] = set()
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(made, SAMPLES_AT_ONCE)):
-            looked_at = pool.map(lambda placed: _fetch_and_check(placed[1], hosts), batch)
+            looked_at = pool.map(lambda placed: _fetch_and_check(placed[1], hosts, shrinks_large), batch)
             for (place, _), (sample, found) in zip(batch, looked_at, strict=True):
                 fault = found or (Fault("the id is repeated", repr(sample.id)) if sample.id in seen else None)
                 if fault is not None:
@@ -146,13 +150,13 @@ def _keep_good(made: Iterator[_Placed], counts: Counts, hosts: Collection[str]) 
                 yield sample
 
 
-def _fetch_and_check(sample: Sample, hosts: Collection[str]) -> tuple[Sample, Fault | None]:
+def _fetch_and_check(sample: Sample, hosts: Collection[str], shrinks_large: bool) -> tuple[Sample, Fault | None]:
     """The sample with the bytes of its URLs, and what is wrong with it."""
     try:
         fetched = replace(sample, images=tuple(fetch_image(source, hosts) for source in sample.images))
     except BadImage as error:
         return sample, Fault("an image cannot be opened", str(error))
-    return fetched, find_fault(fetched)
+    return fetched, find_fault(fetched, shrinks_large)
 
 
 def _refuse_nothing(samples: Iterable[Sample], counts: Counts) -> Iterator[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpg_vl.data.images import open_image
+from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.markers import check_markers
 from gpg_vl.data.schema import read_text
@@ -26,8 +26,12 @@ class Fault(NamedTuple):
     detail: str  # specific to this row
 
 
-def find_fault(sample: Sample) -> Fault | None:
-    """The first problem of a row; every image is fully decoded."""
+def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
+    """The first problem of a row; every image is decoded.
+
+    Args:
+        shrinks_large: whether an image of too many pixels is opened at a part of its size, or is a problem
+    """
     try:
         for field in ("id", "task", "question", "answer"):
             read_text(field, getattr(sample, field))
@@ -38,7 +42,7 @@ def find_fault(sample: Sample) -> Fault | None:
     except ValueError as error:
         return Fault("meta cannot be written", str(error))
     try:
-        sizes = [open_image(source).size for source in sample.images]
+        sizes = [original_size(open_image(source, shrink=shrinks_large)) for source in sample.images]
     except ValueError as error:
         return Fault("an image cannot be opened", str(error))
     return find_answer_fault(sample, sizes)

@@ -29,12 +29,13 @@ import datasets
 import pyarrow.parquet
 from PIL import Image
 
-from data_tools.command_line import Parser, refuse_inputs, run_command
+from data_tools.command_line import refuse_inputs, run_command
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.data.images import open_image
 from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
 from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.records import Sample
 from gpg_vl.screen import tell
 
@@ -187,7 +188,7 @@ def _read_knobs(options: Namespace) -> Knobs | None:
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = Parser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
+    parser = OneLineParser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
     parser.add_argument("--task", required=True, choices=list(LEVELLED_DRAWERS))
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"

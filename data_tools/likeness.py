@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
+from gpg_vl.data.images import original_size
+
 MAX_BITS = 10  # maximum number of differing bits in the fingerprints of alike images
 MAX_BRIGHTNESS_GAP = 50  # of 255, anywhere in the small copies; measurements in docs/data.md
 MAX_COLOUR_GAP = 18
@@ -46,7 +48,7 @@ def look_at(image: Image.Image) -> Picture:
     channels = image.convert("YCbCr").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)  # the smoothest filter
     colours = channels.resize((_COLOUR_SIDE, _COLOUR_SIDE), Image.Resampling.BOX)
     brightness, colour = numpy.asarray(channels)[..., 0], numpy.asarray(colours)[..., 1:]
-    return Picture(image.size, fingerprint(image), brightness.tobytes() + colour.tobytes())
+    return Picture(original_size(image), fingerprint(image), brightness.tobytes() + colour.tobytes())
 
 
 def fingerprint(image: Image.Image) -> int:

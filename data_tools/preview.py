@@ -19,7 +19,6 @@ import datasets
 import jinja2
 
 from data_tools.command_line import (
-    Parser,
     add_model_options,
     add_row_options,
     count,
@@ -32,6 +31,7 @@ from data_tools.preview_cards import make_card
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.writing import replace_when_done
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.screen import tell
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _run(options: Namespace) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
-    parser = Parser(
+    parser = OneLineParser(
         prog="python -m data_tools.preview", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA", help="file of rows")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_tools.faults import find_answer_fault
 from data_tools.row_checks import DataFile, open_file
-from gpg_vl.data.images import open_image
+from gpg_vl.data.images import open_image, original_size
 from gpg_vl.own_code import describe_error
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks import load_task
@@ -63,7 +63,7 @@ class Card:
     id: str = ""
     task: str = ""
     answer: str = ""
-    completion: str = ""  # the gold answer as the model would have to write it
+    completion: str = ""  # the gold answer as the model should write it
     meta: str = ""
     images: list[Shown] = field(default_factory=list)
     prompt: list[Piece] = field(default_factory=list)
@@ -83,9 +83,9 @@ def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
         card.id, card.task, card.answer = sample.id, sample.task, sample.answer
         card.meta = json.dumps(sample.meta, ensure_ascii=False, indent=1, default=str) if sample.meta else ""
         card.prompt = [Piece("text", sample.question)]  # in case nothing more can be shown
-        images = [open_image(source, file.image_hosts) for source in sample.images]
+        images = [open_image(source, file.image_hosts, file.shrinks_large) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
-        sizes = [image.size for image in images]
+        sizes = [original_size(image) for image in images]
         _fill_in(card, sample, sizes, reader)
         fault = find_answer_fault(sample, sizes)
         card.problem = "" if fault is None else fault.detail
@@ -145,4 +145,5 @@ def _show(number: int, image: Image.Image, boxes: tuple[Box, ...]) -> Shown:
     stream = BytesIO()
     small.save(stream, "PNG" if is_drawing else "JPEG", quality=85)
     uri = f"data:image/{'png' if is_drawing else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
-    return Shown(uri, image.width, image.height, f"image {number}: {image.width} x {image.height}", boxes)
+    width, height = original_size(image)  # what boxes are in
+    return Shown(uri, width, height, f"image {number}: {width} x {height}", boxes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from data_tools.row_checks import CheckedRow, DataFile, Finding, open_file
 from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
 from gpg_vl.own_code import describe_error
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
@@ -73,10 +74,16 @@ class PromptMeter:
         self.lengths = Lengths()
 
     def find_fault(self, file: DataFile, row: CheckedRow) -> Finding | None:
-        """Why the model cannot read a row that has no other problem."""
+        """Why the model cannot read a row that has no other problem.
+
+        Raises:
+            ModelMistake: it can read none
+        """
         sample = open_file(file).samples[row.number - 1]
         try:
             layout = self._reader.read(sample, [picture.size for picture in row.pictures])
+        except ModelMistake:
+            raise
         except ValueError as error:
             return Finding(row.number, row.id, "question", str(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  the task may be the user's code

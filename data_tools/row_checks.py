@@ -33,6 +33,7 @@ class DataFile:
     image_root: str | None = None
     image_hosts: tuple[str, ...] = ()
     own_tasks: tuple[str, ...] = ()
+    shrinks_large: bool = False  # as with data.on_large_image: shrink
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
         known_id = _find_id(file, index)
         return CheckedRow(number, known_id, Finding(number, known_id, _name_field(reason), _with_way_out(reason)))
     try:
-        images = [open_image(source, file.image_hosts) for source in sample.images]
+        images = [open_image(source, file.image_hosts, file.shrinks_large) for source in sample.images]
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "images", f"{error}; replace it"))
     pictures = tuple(map(look_at, images))

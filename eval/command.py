@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
 from accelerate import PartialState
 
@@ -24,6 +23,7 @@ from eval.stored import evaluate_stored
 from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.recipes import as_word
@@ -47,13 +47,8 @@ def _run(benchmark: Benchmark, words: Sequence[str]) -> None:
         _report(benchmark, evaluation, dropped, options)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog=f"python -m eval.{benchmark.name}",
         description=f"Scores a model on {benchmark.name}: rows of data_tools.{benchmark.converter}.",
         epilog="Every other --section.key VALUE overrides the recipe, e.g. --model.max_pixels 200704.",

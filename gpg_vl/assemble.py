@@ -7,28 +7,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
+from gpg_vl.learned.gold_part import GoldLikeness
+from gpg_vl.learned.parts import LearnedParts, build_parts
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
-from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_same_rows, load_all_sources
+from gpg_vl.preflight.sources import CheckedSources, check_same_rows, load_all_sources
+from gpg_vl.preflight.start import check_recipe
+from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine, check_engine
-from gpg_vl.run.checkpoint import STATE_FOLDER, changed_versions, load_optimizer, load_random_state, load_state
+from gpg_vl.rollout import build_engine
+from gpg_vl.run.checkpoint import (
+    LEARNED_FILE,
+    STATE_FOLDER,
+    changed_versions,
+    load_optimizer,
+    load_random_state,
+    load_state,
+)
 from gpg_vl.run.claim import check_claim
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
@@ -36,6 +47,7 @@ from gpg_vl.run.random_state import seed_everything
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import read_rollout
+from gpg_vl.run.schedule import describe_extension
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 from gpg_vl.update.learner import Learner
@@ -54,29 +66,37 @@ class Stages:
     learner: Learner
     evaluator: Evaluator
     eval_rows: Sequence[EvaluationRow]  # empty if there is no validation
+    gold_part: GoldLikeness | None  # the part of the reward that learns on, if any
     rollout: Rollout | None  # which the run stopped in the middle of
     progress: Progress
     log: RunLog
 
 
-def assemble(recipe: Recipe, scorer: Scorer, accelerator: Accelerator) -> Stages:
+def assemble(
+    recipe: Recipe, scorer: Scorer, accelerator: Accelerator, checked: Sequence[CheckedSources] | None = None
+) -> Stages:
     """Loads and checks everything that the recipe names, for a new or a resumed run. All ranks call it together.
+
+    Args:
+        checked: the sources, where they have been checked before
 
     Raises:
         ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
     """
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = _build_objective(recipe, accelerator)
-    checked = run_together(lambda: _load_sources(recipe, checkpoint))
-    pins = run_together(lambda: _take_pins(recipe, checkpoint, checked))
-    objective = run_together(lambda: fit_rewards(recipe, objective, checked[0].tasks.values()))
-    scorer.start()  # its processes start while the model loads
+    sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
+    pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
+    objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
+    scorer.start()
+    path = recipe.model.path if checkpoint is None else str(checkpoint)
+    run_on_main(lambda: try_model(recipe, path, sources, scorer))
     seed_everything(recipe.run.seed)
-    adapter = run_together(lambda: _load_adapter(recipe, checkpoint))
+    adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)
-    parts = _Parts(recipe, objective, checked, adapter, scorer, accelerator)
+    parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
-    run_together(lambda: _check_disk(recipe, adapter))
+    run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: _write_recipe(recipe, Path(recipe.run.output_dir)))
     if checkpoint is not None:
@@ -115,9 +135,7 @@ class _Parts:
 
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
-    check_engine(recipe.rollout)
-    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
-    check_group_size(recipe, objective)
+    objective = check_recipe(recipe)
     check_optimizer(recipe.update, sharding_stage(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
@@ -125,8 +143,10 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     return objective
 
 
-def _load_sources(recipe: Recipe, checkpoint: Path | None) -> list[CheckedSources]:
-    checked = load_all_sources(recipe)
+def _load_sources(
+    recipe: Recipe, checkpoint: Path | None, known: Sequence[CheckedSources] | None
+) -> Sequence[CheckedSources]:
+    checked = known or load_all_sources(recipe)
     if checkpoint is not None:
         check_same_rows(checked[0], load_state(checkpoint).data)
     return checked
@@ -137,11 +157,6 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
     if checkpoint is not None:
         check_pins(pins, load_state(checkpoint).pins)
     return pins
-
-
-def _load_adapter(recipe: Recipe, checkpoint: Path | None) -> Adapter:
-    path = recipe.model.path if checkpoint is None else str(checkpoint)
-    return load_adapter(replace(recipe.model, path=path))
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
@@ -158,14 +173,14 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
 
 def _check_rows(parts: _Parts) -> list[SourceReport]:
     recipe = parts.recipe
-    gold = parts.gold if parts.objective.imitates_gold else None
+    gold = parts.gold if parts.objective.imitates_gold or parts.objective.has_discriminator else None
     reports = check_all_rows(recipe, parts.checked, parts.prompts, parts.eval_prompts, parts.adapter, gold)
     run_on_main(lambda: show_rows(reports, Path(recipe.run.output_dir)))
     return reports
 
 
-def _check_disk(recipe: Recipe, adapter: Adapter) -> None:
-    check_room(recipe, *adapter.num_parameters())
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else load_state(checkpoint).step
 
 
 def _build_stages(
@@ -175,30 +190,32 @@ def _build_stages(
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
     engine = build_engine(recipe.rollout, adapter, parts.accelerator)
+    learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
     collector = Collector(
-        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator
-    )
-    evaluator = Evaluator(
-        parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe.evaluation, recipe.rollout.max_new_tokens,
-        recipe.run.seed,
+        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator,
+        learned.all,
     )  # fmt: skip
-    learner = _build_learner(parts)
+    evaluator = Evaluator(parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe)
+    learner = _build_learner(parts, learned)
     num_shrunk = sum(report.num_shrunk for report in reports)
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
         progress = _resume(parts, checkpoint, learner, stream)
+        _restore_learned(learned, checkpoint)
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
-    return Stages(adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, rollout, progress, log)
+    return Stages(
+        adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, learned.gold, rollout, progress, log
+    )
 
 
-def _build_learner(parts: _Parts) -> Learner:
+def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient)
     if accelerator.num_processes > 1:
         stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
@@ -214,6 +231,8 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
     left_out = f", {len(stream.left_out)} rows left out" if stream.left_out else ""
     shrunk = f", {progress.shrunk_rows} scaled down" if progress.shrunk_rows else ""
     note(f"resuming {recipe.run.output_dir} after step {progress.step}{left_out}{shrunk}")
+    if text := describe_extension(recipe, checkpoint, progress.step):
+        note(text)
     for name, (then, now) in changed_versions(checkpoint).items():
         note(f"note: the run had {name} {then} and continues with {now}; its numbers may differ")
     if progress.is_over:
@@ -225,6 +244,11 @@ def _resume(parts: _Parts, checkpoint: Path, learner: Learner, stream: SampleStr
 def _restore_rollout(parts: _Parts, checkpoint: Path) -> Rollout | None:
     folder, sources, ranks = checkpoint / STATE_FOLDER, parts.checked[0].sources, parts.accelerator
     return run_together(lambda: read_rollout(folder, sources, parts.prompts, ranks.process_index, ranks.num_processes))
+
+
+def _restore_learned(learned: LearnedParts, checkpoint: Path) -> None:
+    if learned.gold is not None:
+        learned.gold.restore(load_file(checkpoint / STATE_FOLDER / LEARNED_FILE))
 
 
 def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:

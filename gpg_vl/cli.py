@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import yaml
 
 import gpg_vl
+from gpg_vl.config import Recipe
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.records import AnswerIn, Rule
 from gpg_vl.screen import printable, say, tell
 
 
@@ -25,26 +30,47 @@ def _train(words: list[str]) -> None:
     from gpg_vl.recipes import describe_keys, load_recipe
 
     if not words or words[0] in ("-h", "--help"):
-        tell("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--debug]\n")
-        tell("Keys of a later recipe override those of the earlier ones.\n\n" + describe_keys())
+        tell("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--print_config] [--debug]\n")
+        tell("Keys of a later recipe override those of the earlier ones. --print_config only prints the result.\n")
+        tell(describe_keys())
         return
     if words[0].startswith("--"):
         raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
+    asks_config, words = _take(PRINT_CONFIG, words)
     paths = list(takewhile(lambda word: not word.startswith("--"), words))
     recipe = load_recipe(paths, words[len(paths) :])
+    if asks_config:
+        _print_config(recipe)
+        return
+    from gpg_vl.preflight.start import check_run
+
+    checked = check_run(recipe)  # before torch is imported
     from gpg_vl.train import train
 
-    folder = train(recipe)
+    folder = train(recipe, checked)
     from accelerate import PartialState
 
     if PartialState().is_main_process:
         tell(f"done: {folder}")
 
 
+PRINT_CONFIG = "--print_config"
+
+
+def _take(option: str, words: list[str]) -> tuple[bool, list[str]]:
+    """Whether the option is among the words, and the words without it."""
+    return option in words, [word for word in words if word != option]
+
+
+def _print_config(recipe: Recipe) -> None:
+    tell(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+
 def _eval(words: list[str]) -> None:
     parser = _make_parser(
         "eval",
-        epilog="Every other --section.key VALUE overrides the recipe, e.g. --evaluation.num_samples 4.",
+        epilog="Every other --section.key VALUE overrides the recipe, e.g. --evaluation.num_samples 4; --print_config "
+        "only prints the result.",
     )
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--data", nargs="+", required=True, help="files of rows, or '{path: ..., columns: ...}'")
@@ -58,6 +84,7 @@ def _eval(words: list[str]) -> None:
     parser.add_argument(
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
+    asks_config, words = _take(PRINT_CONFIG, words)
     options, overrides = parser.parse_known_args(words)
     from gpg_vl.recipes import as_word, parse_yaml
     from gpg_vl.run.saved_recipe import recipe_of_model
@@ -66,11 +93,17 @@ def _eval(words: list[str]) -> None:
         raise ValueError("name the rows with --data, not with --data.eval")
     entries = [parse_yaml(word) if word.startswith("{") else word for word in options.data]
     recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", as_word(entries)])
+    if asks_config:
+        _print_config(recipe)
+        return
+    from gpg_vl.preflight.start import check_evaluation
+
+    checked = check_evaluation(recipe)  # before torch is imported
     from accelerate import PartialState
 
     from gpg_vl.evaluation.evaluate_model import evaluate_model
 
-    scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by)
+    scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by, checked)
     if PartialState().is_main_process:
         for task, score in scores.items():
             tell("\n".join(_describe_score(task, score)))
@@ -98,13 +131,13 @@ def _score(words: list[str]) -> None:
     )
     parser.add_argument(
         "--scorer",
-        choices=["strict", "legacy"],
+        choices=get_args(Rule),
         default="strict",
         help="strict: the kit's own; legacy: the published one",
     )
     parser.add_argument(
         "--answer-in",
-        choices=["tags", "boxed"],
+        choices=get_args(AnswerIn),
         default="tags",
         help="where the answer is: in <answer></answer>, or in the last \\boxed{} after the reasoning",
     )
@@ -138,13 +171,15 @@ def _ask(words: list[str]) -> None:
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
-    if temperature < 0:
-        raise ValueError("--temperature must not be negative")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"--temperature is {temperature}; give a number from 0 on")
+    task = options.task or recipe.task
+    from gpg_vl.preflight.question import read_question
+
+    read_question(options.image, options.question, task, options.answer)  # before torch is imported
     from gpg_vl.commands.ask import ask
 
-    prompt, answers = ask(
-        recipe, options.image, options.question, options.task or recipe.task, options.answer, options.n, temperature
-    )
+    prompt, answers = ask(recipe, options.image, options.question, task, options.answer, options.n, temperature)
     tell(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         tell(f"{number}. {answered.completion.text}")
@@ -188,6 +223,37 @@ def _merge(words: list[str]) -> None:
     tell(f"wrote {options.out}")
 
 
+def _prefer(words: list[str]) -> None:
+    parser = _make_parser(
+        "prefer",
+        epilog="Every --section.key VALUE overrides the recipe. The folder then is a reward part: "
+        "--rewards.preference OUT. Labels that OUT holds are kept, and not asked for again.",
+    )
+    parser.add_argument("recipe", help="recipe with the model, the rows and the sampling")
+    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument(
+        "--from", dest="source", default="score", metavar="SOURCE",
+        help="where labels come from; score: the task's own reward; ask: somebody at the terminal; or a file of JSON "
+        "lines with id, first, second and preferred (default score)",
+    )  # fmt: skip
+    parser.add_argument("--labels", type=int, default=64, help="number of pairs to label (default 64)")
+    parser.add_argument("--prompts", type=int, default=64, help="number of prompts to sample answers to (default 64)")
+    parser.add_argument("--held-out", type=int, default=20, help="pairs to measure with, labelled too (default 20)")
+    parser.add_argument(
+        "--pairs", choices=["information", "random"], default="information", help="how the pairs are chosen"
+    )
+    options, overrides = parser.parse_known_args(words)
+    from gpg_vl.recipes import load_recipe
+
+    recipe = load_recipe(options.recipe, overrides)
+    from gpg_vl.commands.prefer import Options, prefer
+
+    chosen = Options(options.source, options.prompts, options.labels, options.held_out, options.pairs)
+    info = prefer(recipe, chosen, Path(options.out))
+    measured = "" if info["accuracy"] is None else f", accuracy {info['accuracy']:.3f} on {info['held_out']} others"
+    tell(f"{info['labels']} labels{measured}: {options.out}")
+
+
 def _doctor(words: list[str]) -> None:
     parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
@@ -200,11 +266,11 @@ def _doctor(words: list[str]) -> None:
 
 
 def _tiny_model(words: list[str]) -> None:
-    from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
+    from gpg_vl.models.tiny import DEFAULT_FAMILY, TINY_FAMILIES, write_tiny_model
 
     parser = _make_parser("tiny-model")
     parser.add_argument("folder")
-    parser.add_argument("--family", choices=list(TINY_FAMILIES), default="qwen2_vl")
+    parser.add_argument("--family", choices=list(TINY_FAMILIES), default=DEFAULT_FAMILY)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
@@ -213,28 +279,20 @@ def _tiny_model(words: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    usage: str  # what follows the command's name
-    summary: str
+    summary: str  # at most 65 characters
     run: Callable[[list[str]], None]
 
 
 COMMANDS = {
-    "train": Command("RECIPE [RECIPE ...]", "Trains a model with a recipe, or resumes its run.", _train),
-    "eval": Command(
-        "MODEL --data ROWS",
-        "Scores a model, a checkpoint or the newest checkpoint of a run on rows of data.",
-        _eval,
-    ),
-    "score": Command(
-        "--task NAME --predictions FILE", "Scores completions you already have; prints one JSON object.", _score
-    ),
-    "ask": Command("MODEL --question TEXT", "Asks a model one question about images.", _ask),
-    "merge": Command("CHECKPOINT OUT", "Writes a LoRA checkpoint and its model as one ordinary model folder.", _merge),
-    "doctor": Command("", "Shows what this machine has, or checks a checkpoint and samples an answer.", _doctor),
-    "new-task": Command("NAME", "Writes a working example task and its test to the current folder.", _new_task),
-    "tiny-model": Command(
-        "FOLDER", "Writes a random model with 1.4 M parameters as an ordinary model folder.", _tiny_model
-    ),
+    "train": Command("Trains a model with a recipe, or resumes its run.", _train),
+    "eval": Command("Scores a model, a checkpoint or a run's newest one on rows.", _eval),
+    "score": Command("Scores completions you already have; prints one JSON object.", _score),
+    "ask": Command("Asks a model one question about images.", _ask),
+    "prefer": Command("Learns a reward part from pairs of answers; experimental.", _prefer),
+    "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
+    "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
+    "new-task": Command("Writes an example task and its test to the current folder.", _new_task),
+    "tiny-model": Command("Writes a random model of 1.4 M weights as a model folder.", _tiny_model),
 }
 
 
@@ -258,11 +316,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe_commands() -> str:
-    usages = {f"{name} {command.usage}".strip(): command.summary for name, command in COMMANDS.items()}
-    width = max(len(usage) for usage in usages)
-    lines = [f"  {usage:{width}}  {summary}" for usage, summary in usages.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     head = ["usage: gpg-vl COMMAND ...", "", str(gpg_vl.__doc__), "", "commands, each explained by --help:"]
-    return "\n".join([*head, *lines])
+    return "\n".join([*head, *lines, "", "--debug after any command shows tracebacks and all that libraries say."])
 
 
 def _make_parser(name: str, epilog: str | None = None) -> argparse.ArgumentParser:

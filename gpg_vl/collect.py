@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
+from gpg_vl.learned.parts import LearnedPart, add_parts
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
@@ -51,6 +52,7 @@ class Collector:
         gold: GoldCompletions,
         scorer: Scorer,
         accelerator: Accelerator,
+        parts: Sequence[LearnedPart] = (),
     ):
         self._recipe = recipe
         self._objective = objective
@@ -60,6 +62,7 @@ class Collector:
         self._gold = gold
         self._scorer = scorer
         self._accelerator = accelerator
+        self._parts = parts
 
     def collect(self, step: int, without_tasks: Collection[str] = ()) -> CollectedGroups:
         """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws."""
@@ -75,7 +78,7 @@ class Collector:
             with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds))
             generated = time.perf_counter()
-            scored = run_together(partial(self._score, rolled))
+            scored = self._score(rolled)
             self._refuse_failed_draw(scored)
             for group, place in zip(scored, places, strict=True):
                 if self._is_dropped(group):
@@ -146,10 +149,14 @@ class Collector:
         Raises:
             ValueError: the objective does not take a reward
         """
-        groups = self._scorer.score(rolled)
+        scored = run_together(partial(self._scorer.score, rolled))
+        groups = add_parts(self._parts, scored, self._recipe.rewards.weights)
+        run_together(partial(self._check_rewards, groups))
+        return groups
+
+    def _check_rewards(self, groups: Sequence[ScoredGroup]) -> None:
         for group in groups:
             self._objective.check_rewards(group)
-        return groups
 
     def _refuse_failed_draw(self, scored: Sequence[ScoredGroup]) -> None:
         """

@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpg_vl.records import AnswerIn, Rule
+
 PARTS = ("vision", "projector", "text")
 Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
 PACKED_ATTENTION = ("grouped_sdpa", "flex_attention")
@@ -20,6 +22,27 @@ Reduction = Literal["group", "sequence", "token", "token_official", "sequence_su
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+_MAY_BE_INFINITE = {
+    "update.max_grad_norm",
+    "rewards.timeout_s",
+    "objective.clip_low",
+    "objective.clip_high",
+    "objective.max_ratio",
+    "run.stop_when",
+}
+"""Limits: an infinite one is none."""
+_LARGEST = 1e30  # what is computed from it still fits float32
+
+
+def _refuse_not_finite(key: str, value: Any) -> None:
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _refuse_not_finite(key, each)
+    elif isinstance(value, float) and not abs(value) <= _LARGEST:
+        is_limit = key in _MAY_BE_INFINITE and value > 0
+        _require(is_limit, f"{key} is {value}; give a finite number, at most {_LARGEST:g}")
 
 
 @dataclass(frozen=True)
@@ -52,7 +75,8 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
-        dtype: compute type; trained weights always have a float32 master copy
+        dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
+        device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
             flex_attention for long packed rows, otherwise sdpa with a dense mask
         min_pixels: smaller images are enlarged to this many pixels
@@ -64,6 +88,7 @@ class ModelConfig:
 
     path: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: Literal["auto", "cpu"] = "auto"
     attention: Attention | dict[str, Attention] = "auto"
     min_pixels: int = 3136
     max_pixels: int = 401408
@@ -142,11 +167,15 @@ class PromptConfig:
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
-    answer_in: Literal["tags", "boxed"] = "tags"
+    answer_in: AnswerIn = "tags"
 
     def __post_init__(self) -> None:
         ok = self.template is None or "{question}" in self.template
         _require(ok, "prompt.template has no {question}; insert it where the row's question belongs")
+
+
+HEAD_FILE = "head.safetensors"
+"""In a folder that ``rewards.preference`` names."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +187,17 @@ class RewardsConfig:
             (docs/rewards.md)
         weights: weights of reward parts by name, in place of the task's own; 0: log the part without training on it
         functions: reward functions written for TRL, as FILE.py:NAME; each is an additional part with weight 1
+        preference: folder that gpg-vl prefer wrote; adds a part preference in [0, 1] with weight 1, in training only
         timeout_s: time limit in seconds for scoring one completion or for one call of a reward function, not counting
             time spent waiting for a processor; after that its process is killed
         memory_mb: memory limit of a scoring process in MB, on top of what the task's code takes
         on_error: what a timeout or error means; zero: reward 0; drop_group: leave out the group; abort: stop the run
     """
 
-    scorer: Literal["strict", "legacy"] = "strict"
+    scorer: Rule = "strict"
     weights: dict[str, float] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
+    preference: str | None = None
     timeout_s: float = 5.0
     memory_mb: int = 2048
     on_error: Literal["zero", "drop_group", "abort"] = "zero"
@@ -175,6 +206,25 @@ class RewardsConfig:
         _require(self.timeout_s > 0, "rewards.timeout_s must be above 0")
         _require(self.memory_mb >= 64, "rewards.memory_mb must be at least 64")
         _require(all(map(math.isfinite, self.weights.values())), "rewards.weights must be finite numbers")
+
+
+@dataclass(frozen=True)
+class RefreshConfig:
+    """When the prompts of a rollout give way to new ones (docs/objectives.md); experimental.
+
+    Args:
+        trigger: shift: the policy has moved away from the one that sampled
+        threshold: largest shift at which a rollout is used again, a bound on the total variation between completions
+        max_uses: maximum number of passes over a rollout
+    """
+
+    trigger: Literal["shift"] = "shift"
+    threshold: float = 0.1
+    max_uses: int = 16
+
+    def __post_init__(self) -> None:
+        _require(self.threshold > 0, "rollout.refresh.threshold must be above 0")
+        _require(self.max_uses >= 2, "rollout.refresh.max_uses must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -191,6 +241,7 @@ class RolloutConfig:
         top_k: sample among the k most likely tokens; 0: off
         tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
             the room for its completion; a group is never split
+        refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
     """
 
     engine: str = "hf"
@@ -201,6 +252,7 @@ class RolloutConfig:
     top_p: float = 1.0
     top_k: int = 0
     tokens_per_batch: int = 65536
+    refresh: RefreshConfig | None = None
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -240,6 +292,11 @@ class ObjectiveConfig:
         reward_range: lowest and highest reward; null: what the tasks declare
         overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
         mask_unfinished: dapo leaves completions that were cut off out of the loss
+        discriminator_width: units of gapo's discriminator
+        discriminator_rate: its learning rate
+        discriminator_gradient: score: its part is in the reward; relaxed: it is followed through relaxed samples
+        relaxed_temperature: of these samples; smaller is less biased and varies more
+        spectral_norm: divide each of its matrices by its largest singular value
         beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
         max_draws: maximum number of draws per step, including the first
     """
@@ -266,13 +323,18 @@ class ObjectiveConfig:
     reward_range: tuple[float, float] | None = None
     overlong_cache: int | None = None
     mask_unfinished: bool | None = None
+    discriminator_width: int | None = None
+    discriminator_rate: float | None = None
+    discriminator_gradient: Literal["score", "relaxed"] | None = None
+    relaxed_temperature: float | None = None
+    spectral_norm: bool | None = None
     beta_th: float | None = None
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
         not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
-        positive = ("max_ratio", "beta", "eta")
-        at_least_one = ("completions_per_pass", "max_length", "max_draws")
+        positive = ("max_ratio", "beta", "eta", "discriminator_rate", "relaxed_temperature")
+        at_least_one = ("completions_per_pass", "max_length", "max_draws", "discriminator_width")
         for names, is_valid, condition in (
             (not_negative, lambda value: value >= 0, "must not be negative"),
             (positive, lambda value: value > 0, "must be above 0"),
@@ -383,7 +445,8 @@ class RunConfig:
         steps: number of optimizer steps
         output_dir: folder for everything the run writes
         save_every: steps between checkpoints; the last step is always saved
-        save_total_limit: number of newest checkpoints to keep, plus the best-scoring one; null: keep all
+        save_total_limit: number of newest checkpoints to keep, plus the best-scoring one and those that were saved
+            under null; null: keep all
         eval_every: steps between validations on data.eval; 0: never
         seed: determines the prompts, the samples and the initial state of the run
         resume: auto: continue the run found in output_dir; never: refuse to touch it
@@ -395,7 +458,7 @@ class RunConfig:
     steps: int = 500
     output_dir: str = "runs/run"
     save_every: int = 100
-    save_total_limit: int | None = None
+    save_total_limit: int | None = 3
     eval_every: int = 100
     seed: int = 42
     resume: Literal["auto", "never"] = "auto"
@@ -408,6 +471,7 @@ class RunConfig:
         _require(self.save_every >= 1, "run.save_every must be at least 1")
         _require(self.save_total_limit is None or self.save_total_limit >= 1, "run.save_total_limit must be at least 1")
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
+        _require(-(2**63) <= self.seed < 2**64, "run.seed must have at most 64 bits: from -2^63 to 2^64 - 1")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - {"tensorboard"})
         _require(not unknown, f"run.trackers: unknown tracker {unknown}; the trackers are ['tensorboard']")
@@ -435,6 +499,17 @@ class Recipe:
         trained = self.model.trained_parts
         idle = sorted(set(self.update.learning_rates) - set(trained))
         _require(not idle, f"update.learning_rates: {idle} is not trained in this run, only {trained} is; remove it")
+        for section, keys in asdict(self).items():
+            for key, value in keys.items() if isinstance(keys, dict) and section != "data" else ():
+                _refuse_not_finite(f"{section}.{key}", value)
+        refresh, epochs = self.rollout.refresh, self.update.epochs_per_rollout
+        never = "rollout.refresh.max_uses must be above update.epochs_per_rollout, or no rollout is used again"
+        _require(refresh is None or refresh.max_uses > epochs, never)
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Whether a rollout may be followed by more than one optimizer step, so that later ones are off-policy."""
+        return self.update.reuses_rollouts or self.rollout.refresh is not None
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as YAML and JSON hold it."""

@@ -1,10 +1,14 @@
-"""How an error is shown to a user, and which errors mean that memory ran out."""
+"""How an error is shown to a user, whose fault it is, and which errors mean that memory ran out."""
 
 from __future__ import annotations
 
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "status_alloc_failed", "cudaerrormemoryallocation")
 """torch's allocator for the host, CUDA itself (AcceleratorError), cuBLAS, cuDNN and cuSPARSE."""
+
+
+class ModelMistake(ValueError):
+    """A file of the model's folder is wrong, whatever the row: the message names no row."""
 
 
 def first_line(error: BaseException) -> str:

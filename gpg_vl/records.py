@@ -4,7 +4,7 @@ A stage takes one record and returns the next; no stage fills in fields of an ea
 packing. Letters for shapes, here and in the rest of the code:
 
     P  tokens of a prompt            T  tokens of a completion      G  completions of a group
-    N  images of a prompt            I  image tokens of a prompt    A  axes of a position (3 for M-RoPE, else 1)
+    N  images of a prompt            I  image tokens of a prompt    A  axes of a position (1 in most families)
     R  rows of a micro-batch         S  tokens of its longest row   M  completion tokens in a micro-batch
     V  size of the vocabulary        H  hidden size
 """

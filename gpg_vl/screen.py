@@ -40,13 +40,13 @@ def say_once(text: str) -> None:
         say(text)
 
 
-def tell(text: str = "") -> None:
+def tell(text: str = "", end: str = "\n") -> None:
     """Prints the result of a command to standard output.
 
     Raises:
         OSError: it could not be written, other than because nobody reads it any more
     """
-    _write(sys.stdout, printable_lines(text) + "\n")
+    _write(sys.stdout, printable_lines(text) + end)
 
 
 def is_terminal() -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -18,7 +20,9 @@ from gpg_vl.assemble import Stages, assemble
 from gpg_vl.collect import gather_collected
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
+from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
+from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
@@ -31,13 +35,15 @@ from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
-from gpg_vl.run.step_metrics import describe_step, describe_use, step_line
+from gpg_vl.run.step_metrics import describe_step, describe_use
 from gpg_vl.update.gradient import UpdateError
-from gpg_vl.update.rollouts import Rollout
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Path:
     """Runs the recipe to its end, continuing where an earlier process stopped.
+
+    Args:
+        checked: the sources, where they have been checked before (``preflight.start``)
 
     Returns:
         the folder of the last checkpoint
@@ -50,11 +56,12 @@ def train(recipe: Recipe) -> Path:
 
     If the run ends early, the state of the last finished step is saved first.
     """
-    accelerator = start_ranks()
+    accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
+    note(describe_device(accelerator.device, recipe.model))
     with ranks_end_together(), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
-        stages = assemble(recipe, scorer, accelerator)
+        stages = assemble(recipe, scorer, accelerator, checked)
         folder = Loop(recipe, stages, accelerator).run()
     end_ranks()
     return folder
@@ -98,26 +105,58 @@ class Loop:
         start = time.perf_counter()
         progress, learner = self._progress, self._stages.learner
         number = progress.step + 1
-        collected = self._collect(number) if self._rollout is None else None
+        shift = self._measure_shift()
+        is_used_again = self._is_small(shift)
+        collected = None if is_used_again or self._has_updates_left() else self._collect(number)
         collected_at = time.perf_counter()
+        lesson = None if collected is None else self._learn_gold(number, collected)
         rollout = self._rollout if collected is None else learner.open_rollout(number, collected)
         assert rollout is not None
         rate = progress.learning_rate(self._recipe.update)
         stats = learner.accumulate_gradient(rollout)
         with INTERRUPTS.deferred():  # weights, position and log change together
             grad_norm = None if stats is None else learner.take_step(rate)
-            progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm)
+            if is_used_again:
+                rollout.use_again()
+            if lesson is not None:
+                lesson()
+            progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm, is_used_again)
             rollout.num_done += 1
-            self._rollout = None if rollout.is_used_up else rollout
+            is_over = rollout.is_used_up and self._recipe.rollout.refresh is None
+            self._rollout = None if is_over else rollout
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
             logged = None if collected is None else gather_collected(collected)
-            run_together(lambda: self._write_log(rollout, logged, stats, grad_norm, rate, seconds))
+            use = describe_use(rollout, shift, progress.saved_rollouts, self._recipe.rollout.refresh is not None)
+            run_together(lambda: self._write_log(use, logged, stats, grad_norm, rate, seconds))
         if logged is not None:
             for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
                 note(line)
         if progress.skips_in_a_row:
             self._report_skip()
+
+    def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
+        """What brings the discriminator, if there is one, to its state after the step."""
+        part = self._stages.gold_part
+        return None if part is None else partial(part.commit, part.learn(step, collected.groups))
+
+    def _has_updates_left(self) -> bool:
+        return self._rollout is not None and not self._rollout.is_used_up
+
+    def _measure_shift(self) -> float | None:
+        """The policy's shift since the last rollout; None where ``rollout.refresh`` has nothing to decide.
+
+        After a skipped step the weights are the same, and so would be the gradient: the rollout is not used again.
+        """
+        rollout, refresh = self._rollout, self._recipe.rollout.refresh
+        if rollout is None or refresh is None or not rollout.is_used_up:
+            return None
+        may_go_on = rollout.is_trained and rollout.num_uses < refresh.max_uses and not self._progress.skips_in_a_row
+        return self._stages.learner.measure_shift(rollout) if may_go_on else None
+
+    def _is_small(self, shift: float | None) -> bool:
+        refresh = self._recipe.rollout.refresh
+        return shift is not None and refresh is not None and shift < refresh.threshold
 
     def _collect(self, step: int) -> CollectedGroups:
         progress = self._progress
@@ -125,7 +164,7 @@ class Loop:
 
     def _write_log(
         self,
-        rollout: Rollout,
+        use: Mapping[str, Any],
         logged: LoggedStep | None,
         stats: UpdateStats | None,
         grad_norm: float | None,
@@ -135,7 +174,7 @@ class Loop:
         progress, log = self._progress, self._stages.log
         metrics = {
             **describe_step(logged, stats, grad_norm, seconds),
-            **describe_use(rollout),
+            **use,
             "left_out": dict(Counter(self._stages.stream.left_out.values())),
             "shrunk_rows": progress.shrunk_rows,
             "silent_steps": progress.silent_steps,
@@ -145,7 +184,7 @@ class Loop:
         log.write(progress.step, metrics)
         if logged is not None:
             log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
-        log.say(progress.step, step_line(metrics))
+        log.say_step(progress.step, metrics)
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step; every rank writes its own.
@@ -183,6 +222,7 @@ class Loop:
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
                 stages.log.latest, self._accelerator, self._rollout,
+                None if stages.gold_part is None else stages.gold_part.state(),
             )  # fmt: skip
             progress.saved_step = progress.step
         return folder
@@ -199,4 +239,9 @@ class Loop:
         if isinstance(error, OSError) or alone:
             note(f"stopped; the same command continues from step {progress.saved_step}")
         elif progress.step > progress.saved_step:
-            note(f"stopped; the same command continues from {self._save()}")
+            try:
+                note(f"stopped; the same command continues from {self._save()}")
+            except ValueError as refused:  # weights that are not finite
+                if str(refused) != str(error):
+                    note(str(refused))
+                note(f"stopped; the same command continues from step {progress.saved_step}")

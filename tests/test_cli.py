@@ -114,13 +114,14 @@ def test_mistakes_in_the_recipe(run: RunCli, recipe: Path, tmp_path: Path, words
         ({"answer": "four"}, ["row 1", "answer", "four"]),
         ({"images": ["gone.png"]}, ["row 1", "gone.png"]),
         ({"question": "Look: <|image_pad|>"}, ["row 1", "question", "<|image_pad|>"]),
-        ({"question": "<image> or <image>?"}, ["row 1", "question", "<image>", 2, 0]),
+        ({"images": ["1.png"], "question": "<image> or <image>?"}, ["row 1", "question", "<image>", 2, 1]),
         ({"question": "word " * 5000}, ["row 1", 4, "data.on_long_prompt"]),
     ],
 )
 def test_mistakes_in_the_rows(
     run: RunCli, recipe: Path, tmp_path: Path, changes: dict[str, Any], named: list[Any]
 ) -> None:
+    (tmp_path / "1.png").write_bytes(png(84, 84))
     rows = write_rows(tmp_path / "bad.jsonl", **changes)
     code, err = run("train", recipe, "--data.train", f"[{rows}]")
     assert code == 2

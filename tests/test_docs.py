@@ -125,15 +125,15 @@ def test_add_a_task_as_written(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("page", "num_tests", "num_runs"),
-    [("add-a-model.md", 2, 1), ("add-an-objective.md", 3, 1), ("add-a-rollout-engine.md", 2, 2)],
+    [("add-a-model.md", 2, 1), ("add-an-objective.md", 3, 2), ("add-a-rollout-engine.md", 2, 2)],
 )
 def test_pages_that_change_the_kit_as_written(tmp_path: Path, page: str, num_tests: int, num_runs: int) -> None:
     copy_checkout(tmp_path)
     output = follow(page, tmp_path, tmp_path)
     assert re.findall(r"(\d+) passed in", output) == [str(num_tests)]
     assert output.count("step 2/2  reward") == num_runs
-    steps = re.findall(r"signal (\d+)/4  .* grad (\S+)", output)
-    assert len(steps) == 2 * num_runs and all(int(signal) and float(norm) > 0 for signal, norm in steps)
+    steps = re.findall(r"^step \d/2  .*  signal (\d+)/4  ", output, re.MULTILINE)
+    assert len(steps) == 2 * num_runs and all(map(int, steps))
 
 
 def test_the_adapter_of_the_page_is_the_tested_one() -> None:

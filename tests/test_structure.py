@@ -75,13 +75,28 @@ def test_files_are_short_but_for_a_reason() -> None:
 # --- rooms -----------------------------------------------------------------------------------------------------------
 
 
+OF_A_FAMILY = re.compile(
+    r"qwen|pixel_values|grid_thw|rope_index|m-?rope|three (position )?axes|\.levels\b", re.IGNORECASE
+)
+"""What other families have under other names, or not at all; ``levels`` is what is inside of ``ImageFeatures``."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["QwenVLAdapter", 'default="qwen2_vl"', "batch.pixel_values", "image_grid_thw", "model.get_rope_index(ids)",
+     "3 for M-RoPE", "on all three axes", "features.levels[0]"],
+)  # fmt: skip
+def test_names_of_a_family_are_recognised(line: str) -> None:
+    assert OF_A_FAMILY.search(line)
+
+
 def test_model_families_are_named_in_their_room_alone() -> None:
     named = [
         f"{relative(path)}:{number}: {line.strip()}"
         for path in modules("gpg_vl")
         if ROOT / "gpg_vl/models" not in path.parents
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        if "Qwen" in line
+        if OF_A_FAMILY.search(line)
     ]
     assert named == []
 
@@ -96,6 +111,7 @@ WHOLE_ROOMS = {
     "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
     "models/test_new_family_training.py": "whole runs of that family",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
+    "evaluation/test_earlier_version.py": "an evaluation that an earlier version began",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
     "verifiers/maths/test_published_answers.py": "the published answers of GEOQA, each against every other",
@@ -197,6 +213,11 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.
 )
 def test_imports_are_cheap(name: str, libraries: set[str]) -> None:
     assert imported_by(name) - {"gpg_vl"} == libraries
+
+
+@pytest.mark.parametrize("name", ["preflight.start", "preflight.question", "run.saved_recipe", "cli"])
+def test_what_checks_before_torch_is_imported_imports_none(name: str) -> None:
+    assert imported_by(f"gpg_vl.{name}") & (HEAVY - {"datasets"}) == set()
 
 
 @pytest.mark.parametrize("room", ["rewards", "tasks", "verifiers"])

@@ -5,7 +5,7 @@ gradient is the norm of the difference over the norm of the float64 gradient. Th
 larger error of two ways to run them, one by one and all of a group together, which differ in nothing but rounding. Each
 parameter has a floor of its own, so that a bias counts as much as the embedding. Packed rows are exact where the ratio
 to the floor is finite and at most 1.2: of the log-probs' error, and of the gradient's (root mean square over the
-parameters; a single wrong one is enough to exceed it). A wrong mask has to exceed it. FlexAttention has to be compiled:
+parameters; a single wrong one is enough to exceed it). A wrong mask must exceed it. FlexAttention must be compiled:
 where torch.compile gives up, other code runs, and the row says nothing of the compiled one.
 """
 

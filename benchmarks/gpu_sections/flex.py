@@ -37,7 +37,7 @@ class FlexRow(Row):
     rows: int = 0
     tokens: int = 0  # of the longest row
     graphs: int | None = None  # compiled for this shape
-    first_s: float | None = None  # with what has to be compiled
+    first_s: float | None = None  # compilation included
     again_s: float | None = None
     peak_mib: float | None = None
     fallback: str = ""  # the warning
@@ -86,6 +86,6 @@ def draw_rows(adapter: QwenVLAdapter, rows: int, tokens: int) -> list[TrainingGr
     groups = []
     for number in range(rows):
         inputs = tokens - prompt.prompt_tokens - 3 * number
-        counts = [inputs // 4 + 1] * 3 + [inputs - 3 * (inputs // 4) + 1]  # the last token of each is no input
+        counts = [inputs // 4 + 1] * 3 + [inputs - 3 * (inputs // 4) + 1]  # the last token of each is not an input
         groups.append(draw_group(adapter, prompt, number, counts))
     return groups

@@ -109,7 +109,7 @@ def packed_pass(adapter: QwenVLAdapter, batch: MicroBatch, divisor: float) -> Te
 
 @contextmanager
 def head_chunk(logits: int) -> Iterator[None]:
-    """Within, the head runs over chunks of so many logits."""
+    """Within, the head runs over chunks of this many logits."""
     before = log_probs.LOGITS_PER_CHUNK
     log_probs.LOGITS_PER_CHUNK = logits
     try:

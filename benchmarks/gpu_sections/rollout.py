@@ -96,7 +96,7 @@ def loads(*, is_tiny: bool) -> tuple[Load, Load, Load]:
 
 
 def shorten(load: Load, other: Load) -> Load:
-    """``load`` with no more tokens than ``other`` has: a step takes as long."""
+    """``load`` with at most the tokens of ``other``: a step takes the same time."""
     tokens = min(load.lengths.completion_tokens, other.lengths.completion_tokens)
     return replace(load, lengths=replace(load.lengths, completion_tokens=tokens))
 

@@ -49,7 +49,7 @@ class UpdateRow(Row):
     attention: str = ""  # of packed rows
     groups: int = 0
     group_s: float | None = None  # seconds of forward and backward, a group
-    first_s: float | None = None  # of the whole first pass, with what has to be compiled
+    first_s: float | None = None  # of the whole first pass, compilation included
     mfu: float | None = None
     allocated_mib: float | None = None
     reserved_mib: float | None = None

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.models import load_adapter
+from gpg_vl.models.device import choose_device, describe_device
+from gpg_vl.preflight.question import read_question
+from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample, completion_text
+from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, completion_text
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import BOXED_REQUEST, FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
-
-ANY_TASK = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,13 @@ def ask(
     Raises:
         ValueError: no such image, task or model; ``answer`` without ``task``
     """
-    if answer is not None and task is None:
-        raise ValueError("--answer needs --task: the task knows how to score it")
-    missing = [image for image in images if not Path(image).is_file()]
-    if missing:
-        raise ValueError(f"--image: no file {missing[0]}")
-    paths = tuple(str(Path(image).resolve()) for image in images)
-    sample = Sample("ask", task or ANY_TASK, paths, question, answer or "")
+    sample = read_question(images, question, task, answer)
     tasks = {} if task is None else {task: load_task(task)}
-    if answer is not None and task is not None:
-        tasks[task].check(sample)
     prompt_config = recipe.prompt if task or recipe.prompt.template else _plain_question(recipe.prompt)
+    device = choose_device(recipe.model)
+    note(describe_device(device, recipe.model))
     adapter = load_adapter(recipe.model)
+    adapter.to(device)
     prompt = PromptBuilder(adapter, tasks, prompt_config).build(sample)
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)

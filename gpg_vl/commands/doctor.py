@@ -13,6 +13,7 @@ from PIL import Image
 
 from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.device import choose_device
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.manifest import MANIFEST_FILE
 from gpg_vl.models.paths import resolve_model_path
@@ -65,8 +66,9 @@ def _check_folder(folder: Path, model: ModelConfig) -> Iterator[str]:
 
 def _complete(model: ModelConfig) -> str:
     """The most likely completion to a question about a grey picture."""
-    adapter = load_adapter(model)
-    adapter.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(model)
+    adapter = load_adapter(replace(model, device=model.device if device.type == "cuda" else "cpu"))
+    adapter.to(device)
     buffer = io.BytesIO()
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")

@@ -34,7 +34,7 @@ def merge(recipe: Recipe, out: Path) -> None:
         raise ValueError(f"{out} exists and is not an empty folder; name a new folder")
     if lies_in(out, Path(folder)) or lies_in(out, Path(base)):
         raise ValueError(f"{out} is inside of what it is made from; name a folder elsewhere")
-    merged = replace(recipe, model=replace(recipe.model, path=folder, lora=None))
+    merged = replace(recipe, model=replace(recipe.model, path=folder, lora=None, device="cpu"))
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:

@@ -52,7 +52,7 @@ class TextTable:
 
 
 class _BadLine(ValueError):
-    """A line, or entry of a list, that is no row."""
+    """A line, or an entry of a list, that is not a row."""
 
     def __init__(self, message: str, place: str) -> None:
         super().__init__(message)
@@ -97,7 +97,7 @@ def _check_entry(entry: Any, number: int) -> TableRow | ValueError:
 
 
 def _read_lines(path: str, content: bytes, limit: int | None, hint: str = "") -> TextTable:
-    """An object per line; a line without text is no row."""
+    """An object per line; blank lines are skipped."""
     lines = ((n, line) for n, line in enumerate(content.splitlines(), start=1) if line.strip())
     return TextTable(path, [_parse_line(line, n, hint) for n, line in islice(lines, limit)])
 

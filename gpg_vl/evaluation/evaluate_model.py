@@ -23,12 +23,15 @@ from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.progress_line import ProgressLine
 from gpg_vl.evaluation.rows import EvaluationRow, LazyRows, number_rows
 from gpg_vl.evaluation.scores import TaskScore, summarise_scores
-from gpg_vl.evaluation.settings import describe_settings
+from gpg_vl.evaluation.settings import Settings, add_model, settings_without_model
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.device import choose_device, describe_device
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.rows import check_rows, list_rows
-from gpg_vl.preflight.sources import CheckedSources, load_sources
+from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.preflight.start import load_evaluation
+from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
@@ -66,7 +69,9 @@ class Evaluation:
             self.folder.write_results({**scores, **images, "settings": self.settings, "run": self.run})
 
 
-def evaluate_model(recipe: Recipe, out: Path | None = None, category: str = "category") -> dict[str, TaskScore]:
+def evaluate_model(
+    recipe: Recipe, out: Path | None = None, category: str = "category", checked: CheckedSources | None = None
+) -> dict[str, TaskScore]:
     """Scores ``recipe.model`` on ``recipe.data.eval`` with the recipe's prompts, rewards and sampling.
 
     Writes ``results.json`` (scores with every setting) and ``predictions.jsonl`` into ``out``, if given. Resumes from
@@ -74,11 +79,12 @@ def evaluate_model(recipe: Recipe, out: Path | None = None, category: str = "cat
 
     Args:
         category: column by which scores are also reported
+        checked: the sources, where they have been checked before
 
     Raises:
         ValueError: recipe, rows, model or folder cannot be used
     """
-    evaluation = run_evaluation(recipe, out, category=category)
+    evaluation = run_evaluation(recipe, out, category=category, checked=checked)
     scores = summarise_scores(evaluation.predictions, evaluation.tasks)
     evaluation.write({"tasks": {task: score.to_dict() for task, score in scores.items()}})
     return scores
@@ -90,6 +96,7 @@ def run_evaluation(
     benchmark: str | None = None,
     splits: Sequence[str] = (),
     category: str = "category",
+    checked: CheckedSources | None = None,
 ) -> Evaluation:
     """The predictions of ``evaluate_model``, on every rank. Ranks disconnect at the end: a process evaluates only once.
 
@@ -97,22 +104,41 @@ def run_evaluation(
         benchmark: name of the benchmark that the folder's predictions belong to
         splits: name of each entry of ``data.eval``
         category: column by which scores are also reported
+        checked: the sources, where they have been checked before
     """
-    PartialState(cpu=not torch.cuda.is_available())  # joins the processes that torchrun started
+    PartialState(cpu=choose_device(recipe.model).type == "cpu")  # joins the processes that torchrun started
+    note(describe_device(PartialState().device, recipe.model))
     with ranks_end_together(), ExitStack() as stack:
         folders: list[EvaluationFolder] = []  # on the first rank only
         if out is not None:
             run_on_main(lambda: refuse_inputs("--out", out, recipe))
             run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
         scorer = stack.enter_context(Scorer(recipe.rewards))
-        checked = run_together(lambda: load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False))
+        sources = checked or run_together(lambda: load_evaluation(recipe))
+        rows = number_rows(sources, splits, category)
+        known = run_on_main(lambda: _known_settings(recipe, benchmark, rows, sources, folders))
         scorer.start()
+        run_on_main(lambda: try_model(recipe, recipe.model.path, [sources], scorer))
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.to(PartialState().device)
-        run = _Run(recipe, next(iter(folders), None), benchmark, checked, adapter, scorer)
-        evaluation = run.run(number_rows(checked, splits, category))
+        run = _Run(recipe, next(iter(folders), None), sources, adapter, scorer)
+        evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
+
+
+def _known_settings(
+    recipe: Recipe,
+    benchmark: str | None,
+    rows: LazyRows,
+    sources: CheckedSources,
+    folders: Sequence[EvaluationFolder],
+) -> Settings:
+    """The settings besides the model's; a folder that holds another evaluation is refused before one is loaded."""
+    settings = settings_without_model(recipe, benchmark, rows, sources.tasks)
+    for folder in folders:
+        folder.refuse_other(settings)
+    return settings
 
 
 class _Run:
@@ -120,28 +146,27 @@ class _Run:
         self,
         recipe: Recipe,
         folder: EvaluationFolder | None,
-        benchmark: str | None,
         checked: CheckedSources,
         adapter: Adapter,
         scorer: Scorer,
     ):
         self._recipe = recipe
         self._folder = folder
-        self._benchmark = benchmark
         self._checked = checked
         self._adapter = adapter
         self._room = evaluation_room(recipe, adapter)
         self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
         engine = build_engine(recipe.rollout, adapter)
-        self._evaluator = Evaluator(
-            self._prompts, engine, scorer, checked.tasks, recipe.evaluation, self._room.max_new_tokens,
-            recipe.run.seed, with_legacy=True,
-        )  # fmt: skip
+        self._evaluator = Evaluator(self._prompts, engine, scorer, checked.tasks, recipe, with_legacy=True)
 
-    def run(self, rows: LazyRows) -> Evaluation:
+    def run(self, rows: LazyRows, known: Settings) -> Evaluation:
+        """
+        Args:
+            known: what determines a prediction besides the model
+        """
         start = time.perf_counter()
         without_image = self._check_rows(rows)
-        settings = run_on_main(lambda: self._settings(rows))
+        settings = run_on_main(lambda: add_model(known, self._adapter.model, self._prompts, rows))
         done = run_on_main(lambda: self._resume(settings, rows))
         ordered = self._predict(rows, done)
         run = self._describe_run(time.perf_counter() - start, len(done))
@@ -166,13 +191,7 @@ class _Run:
             raise
         return [predictions[number] for number in range(len(rows))]
 
-    def _settings(self, rows: LazyRows) -> dict[str, Any]:
-        return describe_settings(
-            self._recipe, self._benchmark, rows, self._checked.tasks, self._adapter.model, self._prompts,
-            self._evaluator.sampling,
-        )  # fmt: skip
-
-    def _resume(self, settings: dict[str, Any], rows: LazyRows) -> list[Prediction]:
+    def _resume(self, settings: Settings, rows: LazyRows) -> list[Prediction]:
         """The predictions that an earlier process left in the folder."""
         if self._folder is None:
             return []

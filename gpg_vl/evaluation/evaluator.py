@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 from accelerate import PartialState
 
-from gpg_vl.config import EvaluationConfig
+from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.evaluation.settings import evaluation_sampling
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
 from gpg_vl.rewards.health import describe_failures
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
@@ -41,9 +42,7 @@ class Evaluator:
         engine: RolloutEngine,
         scorer: Scorer,
         tasks: Mapping[str, Task],
-        evaluation: EvaluationConfig,
-        max_new_tokens: int,
-        seed: int,
+        recipe: Recipe,
         with_legacy: bool = False,
     ):
         """
@@ -54,9 +53,9 @@ class Evaluator:
         self._engine = engine
         self._scorer = scorer
         self._tasks = tasks
-        self._num_samples = evaluation.num_samples
-        self.sampling = Sampling(evaluation.max_new_tokens or max_new_tokens, evaluation.temperature)
-        self._seed = seed
+        self._num_samples = recipe.evaluation.num_samples
+        self._sampling = evaluation_sampling(recipe)
+        self._seed = recipe.run.seed
         self._with_legacy = with_legacy
 
     def run(self, rows: Sequence[EvaluationRow], prompts_at_once: int = PROMPTS_AT_ONCE) -> Iterator[list[Prediction]]:
@@ -83,7 +82,7 @@ class Evaluator:
         prompts = {row.number: self._build(row.sample) for row in rows}
         readable = [(row, prompt) for row in rows if (prompt := prompts[row.number]) is not None]
         seeds = [("evaluation", self._seed, row.sample.id) for row, _ in readable]
-        rolled = self._engine.generate([prompt for _, prompt in readable], self._num_samples, self.sampling, seeds)
+        rolled = self._engine.generate([prompt for _, prompt in readable], self._num_samples, self._sampling, seeds)
         tasks = self._tasks
         scored = score_groups([row for row, _ in readable], rolled, self._scorer, tasks, self._with_legacy)
         found = {prediction.row: prediction for prediction in scored}

@@ -10,13 +10,14 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.evaluation.settings import with_defaults
 from gpg_vl.files import replace_file
 from gpg_vl.recipes import changed_keys
 
@@ -82,20 +83,31 @@ class EvaluationFolder:
             ValueError: it holds another evaluation, or a damaged line
         """
         self._settings = json.loads(json.dumps(settings))
-        self._refuse_other()
+        self._refuse_other(lambda earlier: changed_keys(earlier, with_defaults(self._settings)))
         predictions = self._read()
         _refuse_strangers(self._folder / PREDICTIONS_FILE, predictions, rows, num_samples)
         return predictions
 
-    def _refuse_other(self) -> None:
+    def refuse_other(self, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            settings: those that are known so far; only what they have is compared
+
+        Raises:
+            ValueError: the folder holds another evaluation
+        """
+        known = json.loads(json.dumps(settings))
+        self._refuse_other(lambda earlier: changed_keys(_those_of(known, earlier), known))
+
+    def _refuse_other(self, compare: Callable[[Any], dict[str, tuple[Any, Any]]]) -> None:
         names = (PREDICTIONS_FILE, RESULTS_FILE, SETTINGS_FILE)
         there = [name for name in names if _has_content(self._folder / name)]
         if not there:
             return
         try:
             earlier = json.loads((self._folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-            changes = changed_keys(earlier, self._settings)
-        except (OSError, ValueError, AttributeError) as error:
+            changes = compare(with_defaults(earlier))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"--out: {self._folder} holds {there[0]} without a readable {SETTINGS_FILE}; choose another --out"
             ) from error
@@ -151,6 +163,17 @@ class EvaluationFolder:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         replace_file(self._folder / name, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _those_of(known: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``earlier`` has under the keys of ``known``, and of its sections."""
+    there = {key: earlier[key] for key in known if key in earlier}
+    return {
+        key: {name: value[name] for name in known[key] if name in value}
+        if isinstance(value, dict) and isinstance(known[key], dict)
+        else value
+        for key, value in there.items()
+    }
 
 
 def _is_empty(folder: Path) -> bool:

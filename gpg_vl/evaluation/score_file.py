@@ -256,7 +256,7 @@ def score_completions(
 def _refuse_mistakes(predictions: Sequence[StoredCompletion], outcomes: Sequence[Outcome | None]) -> None:
     """
     Raises:
-        ValueError: the task's code has a mistake, which is no completion's fault
+        ValueError: the task's code has a mistake, which no completion is to blame for
     """
     for prediction, outcome in zip(predictions, outcomes, strict=False):  # the metrics follow, by the same rows
         if outcome is not None and outcome.is_mistake:

@@ -7,59 +7,85 @@ batch size) is not included.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RewardsConfig
+from gpg_vl.data.file_digests import digest_file
 from gpg_vl.evaluation.rows import EvaluationRow
+from gpg_vl.models.versions import read_versions
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "qwen-vl-utils", "math-verify")
+_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels")
 
 
-def describe_settings(
-    recipe: Recipe,
-    benchmark: str | None,
-    rows: Sequence[EvaluationRow],
-    tasks: Iterable[str],
-    model: torch.nn.Module,
-    prompts: PromptBuilder,
-    sampling: Sampling,
-) -> dict[str, Any]:
-    """
+Settings = dict[str, Any]
+
+
+def evaluation_sampling(recipe: Recipe) -> Sampling:
+    """How validation and evaluation sample."""
+    config = recipe.evaluation
+    return Sampling(config.max_new_tokens or recipe.rollout.max_new_tokens, config.temperature)
+
+
+def settings_without_model(
+    recipe: Recipe, benchmark: str | None, rows: Sequence[EvaluationRow], tasks: Iterable[str]
+) -> Settings:
+    """What is known before the model is loaded.
+
     Args:
         benchmark: name of the benchmark that the predictions belong to
         tasks: names of the rows' tasks
-        sampling: sampling options for the engine
     """
     return {
         "benchmark": benchmark,
         "rows": {"num": len(rows), "sha256": hash_rows(rows)},
-        "model": {
-            "weights_sha256": hash_weights(model),
-            **{key: getattr(recipe.model, key) for key in ("dtype", "attention", "min_pixels", "max_pixels")},
-        },
-        "prompt": {**asdict(recipe.prompt), "first_row": _first_prompt(prompts, rows)},
+        "model": {key: getattr(recipe.model, key) for key in _MODEL_KEYS},
+        "prompt": asdict(recipe.prompt),
         "rewards": {**asdict(recipe.rewards), "code": _hash_own_code([*tasks, *recipe.rewards.functions])},
         "sampling": {
             "engine": recipe.rollout.engine,
             "num_samples": recipe.evaluation.num_samples,
-            **asdict(sampling),
+            **asdict(evaluation_sampling(recipe)),
             "seed": recipe.run.seed,
         },
         "versions": scoring_versions(),
     }
 
 
+def add_model(
+    settings: Settings, model: torch.nn.Module, prompts: PromptBuilder, rows: Sequence[EvaluationRow]
+) -> Settings:
+    """``settings_without_model`` and what needs the model: its weights, and a prompt as it reads it."""
+    return {
+        **settings,
+        "model": {"weights_sha256": hash_weights(model), **settings["model"]},
+        "prompt": {**settings["prompt"], "first_row": _first_prompt(prompts, rows)},
+    }
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with the keys that an earlier version did not have; their defaults change no prediction."""
+    sections = {
+        "model": {key: getattr(ModelConfig(), key) for key in _MODEL_KEYS},
+        "prompt": asdict(PromptConfig()),
+        "rewards": asdict(RewardsConfig()),
+        "sampling": {each.name: each.default for each in fields(Sampling) if each.default is not MISSING},
+    }
+    as_saved: dict[str, dict[str, Any]] = json.loads(json.dumps(sections))
+    filled = {name: {**keys, **saved[name]} for name, keys in as_saved.items() if isinstance(saved.get(name), dict)}
+    return {**saved, **filled}
+
+
 def scoring_versions() -> dict[str, str]:
     """Versions of the libraries that a prediction and its score depend on."""
-    return {name: version(name) for name in _LIBRARIES}
+    return read_versions(["math-verify"])
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -72,18 +98,19 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def hash_rows(rows: Iterable[EvaluationRow]) -> str:
-    """Hash of what is asked, shown and expected; an image file is represented by its name and size."""
+    """Hash of what is asked, shown and expected, other columns included; an image file counts by name and content."""
     digest = hashlib.sha256()
     for row in rows:
         sample = row.sample
-        digest.update(repr((row.split, row.category, sample.task, sample.question, sample.answer)).encode())
+        told = (row.split, row.category, sample.task, sample.question, sample.answer, sample.meta)
+        digest.update(repr(told).encode(errors="surrogatepass"))
         for image in sample.images:
             digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
     return digest.hexdigest()
 
 
 def _describe_file(path: Path) -> bytes:
-    return f"{path.name} {path.stat().st_size if path.is_file() else None}".encode()
+    return f"{path.name} {digest_file(path) if path.is_file() else None}".encode()
 
 
 def _first_prompt(prompts: PromptBuilder, rows: Sequence[EvaluationRow]) -> str | None:

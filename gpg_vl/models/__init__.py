@@ -1,26 +1,15 @@
-"""Model families by ``config.model_type``, and how a model folder becomes an adapter.
-
-A new family is one line in ``FAMILIES``, plus a file of its own if its processor or positions differ.
-"""
+"""How a model folder becomes an adapter: by its ``config.model_type``, which ``families.py`` lists."""
 
 from __future__ import annotations
 
 import difflib
-
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from typing import TYPE_CHECKING
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.base import Family
-from gpg_vl.models.loading import read_config
-from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 
-FAMILIES: dict[str, Family] = {
-    "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
-    "qwen2_5_vl": Family(QwenVLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
-}
+if TYPE_CHECKING:
+    from gpg_vl.models.adapter import Adapter
 
 
 def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
@@ -32,8 +21,16 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
         with_weights: False reads no weights; the result can only render prompts, count tokens and size images
 
     Raises:
-        ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families
+        ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families.
+            Or a weight is not finite, or the model is large and there is no GPU
     """
+    # late: a mistake in a recipe or a row is said before torch is imported
+    from gpg_vl.models.device import refuse_slow
+    from gpg_vl.models.families import FAMILIES
+    from gpg_vl.models.finite import refuse_not_finite
+    from gpg_vl.models.loading import read_config
+    from gpg_vl.models.lora import find_base
+
     path = resolve_model_path(config.path)
     base = find_base(path) or path
     model_config = read_config(base)
@@ -44,5 +41,9 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
         known = ", ".join(FAMILIES)
         raise ValueError(f"model.path: {path} is a {model_type!r} model; the kit knows {known}{hint}")
     family = FAMILIES[model_type]
-    load = family.adapter.load if with_weights else family.adapter.load_without_weights
-    return load(path, model_config, config, family)
+    if not with_weights:
+        return family.adapter.load_without_weights(path, model_config, config, family)
+    refuse_slow(config, family.model, model_config)
+    adapter = family.adapter.load(path, model_config, config, family)
+    refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")
+    return adapter

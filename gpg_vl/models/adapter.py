@@ -42,6 +42,9 @@ class Adapter(Protocol):
     def is_chat(self) -> bool:
         """Whether the chat template marks roles; a base model's template only joins the contents."""
 
+    def opens_answer(self) -> bool:
+        """Whether the chat template ends a prompt with the beginning of the model's own turn."""
+
     def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
         """One user turn as prompt text; None in ``parts`` stands for an image."""
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import first_line
+from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.deadline import Deadline
 from gpg_vl.models.loading import load_processor, load_weights
@@ -127,21 +127,27 @@ class BaseAdapter(ABC):
         content = [{"type": "text", "text": "probe"}]
         return bool(self._render([{"role": "user", "content": content}]).strip() != "probe")
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def opens_answer(self) -> bool:
+        messages = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
+        return self._render(messages) != self._render(messages, opens_answer=False)
+
+    def _render(self, messages: list[dict[str, Any]], *, opens_answer: bool = True) -> str:
         """
         Raises:
-            ValueError: the chat template fails, or takes too long
+            ModelMistake: the chat template fails, or takes too long
         """
+        render = self.processor.apply_chat_template
         try:
             with _TEMPLATE_DEADLINE.within():
-                return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+                return str(render(messages, tokenize=False, add_generation_prompt=opens_answer))
         except TimeoutError as error:
             lack = f"takes over {_TEMPLATE_DEADLINE.seconds:g} s for one prompt"
-            raise ValueError(f"model.path: the chat template of {self.config.path} {lack}; correct it") from error
+            raise ModelMistake(f"model.path: the chat template of {self.config.path} {lack}; correct it") from error
         except Exception as error:  # a template is a program
-            cause = first_line(error)
-            raise ValueError(
-                f"model.path: the chat template of {self.config.path} fails: {cause}; correct it"
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelMistake(
+                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); correct it, "
+                "leave prompt.system out, or set prompt.style to base"
             ) from error
 
     def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
@@ -149,7 +155,14 @@ class BaseAdapter(ABC):
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        return self._render(messages)
+        text = self._render(messages)
+        wanted, found = parts.count(None), text.count(self.image_token)
+        if found != wanted:
+            raise ModelMistake(
+                f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
+                "template, or set prompt.style to base"
+            )
+        return text
 
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens]

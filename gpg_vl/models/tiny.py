@@ -34,6 +34,7 @@ from transformers import (
 from gpg_vl.files import follow_umask
 
 Family = Literal["qwen2_vl", "qwen2_5_vl"]
+DEFAULT_FAMILY: Family = "qwen2_vl"
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -94,7 +95,7 @@ _CHAT_TEMPLATE = """\
 
 def write_tiny_model(
     folder: str | PathLike[str],
-    family: Family = "qwen2_vl",
+    family: Family = DEFAULT_FAMILY,
     seed: int = 0,
     tie_word_embeddings: bool = True,
     text: Sequence[str] = DEMO_TEXT,

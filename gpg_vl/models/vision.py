@@ -1,4 +1,7 @@
-"""Moves, splits and joins the vision inputs and image features of several prompts, in the order of the prompts."""
+"""What the kit does with vision inputs and image features, which no other room looks into.
+
+Inputs and features of several prompts are joined and split in the order of the prompts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from gpg_vl.records import ImageFeatures, VisionInputs
 
@@ -35,3 +39,19 @@ def split_features(features: ImageFeatures, counts: Sequence[int]) -> list[Image
 
 def move_features(features: ImageFeatures, device: torch.device) -> ImageFeatures:
     return ImageFeatures(tuple(level.to(device, non_blocking=True) for level in features.levels))
+
+
+def features_to_tensors(features: ImageFeatures) -> tuple[Tensor, ...]:
+    """The features as tensors on the CPU that can be written to a file."""
+    return tuple(level.cpu().contiguous() for level in features.levels)
+
+
+def tensors_to_features(tensors: Sequence[Tensor]) -> ImageFeatures:
+    """The reverse of ``features_to_tensors``."""
+    return ImageFeatures(tuple(tensors))
+
+
+def feature_distance(found: ImageFeatures, expected: ImageFeatures) -> float:
+    """Norm of the difference, as a fraction of the norm of ``expected``; the largest over the levels."""
+    levels = zip(found.levels, expected.levels, strict=True)
+    return max(float((one - other).norm() / other.norm()) for one, other in levels)

@@ -16,6 +16,7 @@ from gpg_vl.objectives.copg import Copg
 from gpg_vl.objectives.dapo import Dapo
 from gpg_vl.objectives.dr_grpo import DrGrpo
 from gpg_vl.objectives.em_pg import EmPg
+from gpg_vl.objectives.gapo import Gapo
 from gpg_vl.objectives.gpg import Gpg
 from gpg_vl.objectives.grpo import Grpo
 from gpg_vl.objectives.gspo import Gspo
@@ -49,6 +50,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "copg": Copg,
     "rebel": Rebel,
     "apa": Apa,
+    "gapo": Gapo,
     "supervised": Supervised,
 }
 KEYS_OF_ALL = frozenset({"name", "beta_th", "max_draws"})
@@ -74,8 +76,9 @@ def build_objective(config: ObjectiveConfig, max_new_tokens: int | None = None, 
     if is_reused and not objective.allows_reuse:
         able = [name for name, each in OBJECTIVES.items() if each.allows_reuse]
         raise ValueError(
-            f"update.epochs_per_rollout, groups_per_update: {config.name} does not correct for weights that have moved "
-            f"since the rollout; leave both out, or choose an objective.name of {', '.join(able)}"
+            f"update.epochs_per_rollout, groups_per_update and rollout.refresh: {config.name} does not correct for "
+            f"weights that have moved since the rollout; leave them out, or choose an objective.name of "
+            f"{', '.join(able)}"
         )
     built = objective(resolved, is_reused)
     if resolved.max_length is None and (built.reduction == "constant" or resolved.overlong_cache):

@@ -68,6 +68,8 @@ class Objective(ABC):
     """The values of ``form``, where there are several."""
     imitates_gold: ClassVar[bool] = False
     """Whether the completions are the rows' gold answers instead of samples."""
+    has_discriminator: ClassVar[bool] = False
+    """Whether a discriminator of gold and sampled completions adds a part to the reward."""
     min_group_size: ClassVar[int] = 1
     allows_reuse: ClassVar[bool] = False
     """Whether its gradient stays right after the weights have moved away from those that sampled."""

@@ -1,4 +1,4 @@
-"""What a resumed run must find again besides its rows: the user's code that scores, and the model under an adapter."""
+"""What a resumed run must find again besides its rows: code that scores, a preference head, the initial model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import HEAD_FILE, Recipe
 from gpg_vl.data.file_digests import digest_file
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.objectives import build_objective
+from gpg_vl.preflight.rewards import learned_names
 
 _BLOCKS = 64  # of each weight file
 _CODE = "code of "
 _BASE = "base model"
+_HEAD = "preference head"
 
 
 def take_pins(recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None) -> dict[str, str]:
@@ -26,8 +29,10 @@ def take_pins(recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None) -> 
     specs = [*tasks, *recipe.rewards.functions]
     files = {Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py")}
     pins = {f"{_CODE}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+    if recipe.rewards.preference is not None and (head := Path(recipe.rewards.preference) / HEAD_FILE).is_file():
+        pins[_HEAD] = hashlib.sha256(head.read_bytes()).hexdigest()
     base = _find_base(recipe, checkpoint)
-    return pins if base is None else {**pins, _BASE: _digest_model(base)}
+    return pins if base is None else {**pins, _BASE: digest_model(base)}
 
 
 def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
@@ -40,7 +45,7 @@ def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
     """
     for name, digest in then.items():
         if name in now and now[name] != digest:
-            key = "model.path" if name == _BASE else "task or rewards.functions"
+            key = {_BASE: "model.path", _HEAD: "rewards.preference"}.get(name, "task or rewards.functions")
             raise ValueError(
                 f"{key}: the {name} is not that which the run in run.output_dir has trained with; "
                 "restore it, or choose another run.output_dir"
@@ -48,8 +53,9 @@ def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
 
 
 def _find_base(recipe: Recipe, checkpoint: Path | None) -> Path | None:
-    """The local folder of the model that the run goes back to in every process: under an adapter, or for its KL."""
-    if recipe.model.lora is None and not recipe.objective.kl_coefficient:
+    """The local folder of the model that the run goes back to in every process, if it does."""
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
+    if recipe.model.lora is None and "reference" not in objective.needs and not learned_names(recipe):
         return None
     if checkpoint is not None and recipe.model.lora is not None:
         path = find_base(str(checkpoint))
@@ -59,7 +65,7 @@ def _find_base(recipe: Recipe, checkpoint: Path | None) -> Path | None:
     return Path(path) if path is not None and Path(path).is_dir() else None
 
 
-def _digest_model(folder: Path) -> str:
+def digest_model(folder: Path) -> str:
     """A digest of the weight files and the config; not of their names, which do not matter."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
     return hashlib.sha256("".join(digest_file(file, _BLOCKS) for file in files).encode()).hexdigest()

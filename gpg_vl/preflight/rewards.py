@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gpg_vl.config import Recipe, RewardsConfig
-from gpg_vl.objectives import build_objective
+from gpg_vl.objectives import build_objective, find_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.rewards.functions import function_name
 from gpg_vl.tasks.base import Task, task_weights
@@ -18,17 +18,21 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     """The objective, with the range of the tasks' rewards where it reads one that the recipe leaves open.
 
     Raises:
-        ValueError: a reward can be outside of what the objective takes, or its range is unknown
+        ValueError: a reward can be outside of what the objective takes, its range is unknown, or it is always 0
     """
-    declared = declared_range(recipe.rewards, tasks)
+    tasks = list(tasks)
+    if not objective.imitates_gold:
+        for task in tasks:
+            _refuse_no_weight(task, recipe.rewards)
+    declared = declared_range(recipe, tasks)
     if objective.needs_reward_range and recipe.objective.reward_range is None:
         if declared is None:
             raise ValueError(
-                f"objective.reward_range: {recipe.objective.name} has to know the lowest and the highest reward, which "
-                "reward functions and the published scorer do not declare; give both, as [0, 1]"
+                f"objective.reward_range: {recipe.objective.name} needs the lowest and the highest reward, which "
+                "reward functions and the published scorer do not declare; give both, e.g. [0, 1]"
             )
         config = replace(recipe.objective, reward_range=declared)
-        objective = build_objective(config, recipe.rollout.max_new_tokens, recipe.update.reuses_rollouts)
+        objective = build_objective(config, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
     if objective.reward_range is not None and declared is not None:
         (low, high), (lowest, highest) = objective.reward_range, declared
         if lowest < low - 1e-9 or highest > high + 1e-9:
@@ -39,16 +43,38 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     return objective
 
 
-def declared_range(config: RewardsConfig, tasks: Iterable[Task]) -> Range | None:
-    """Lowest and highest total that the tasks' parts and weights allow, 0 included: what cannot be scored counts 0.
+def _refuse_no_weight(task: Task, config: RewardsConfig) -> None:
+    parts = {**task_weights(task, config.scorer), **{function_name(spec): 1.0 for spec in config.functions}}
+    if not any(config.weights.get(name, weight) for name, weight in parts.items()):
+        raise ValueError(
+            f"rewards.weights: every part of task {task.name} has weight 0 ({', '.join(parts)}), so all its rewards "
+            "are 0; give one a weight"
+        )
+
+
+def learned_names(recipe: Recipe) -> list[str]:
+    """The parts of the reward that a model learned, each in [0, 1]."""
+    parts = {
+        "preference": recipe.rewards.preference is not None,
+        "discriminator": find_objective(recipe.objective.name).has_discriminator,
+    }
+    return [name for name, is_used in parts.items() if is_used]
+
+
+def declared_range(recipe: Recipe, tasks: Iterable[Task]) -> Range | None:
+    """Lowest and highest total that all parts and weights allow, 0 included: what cannot be scored counts 0.
 
     None where a reward function or the published scorer adds to it: these declare no range.
     """
+    config = recipe.rewards
     functions = [spec for spec in config.functions if config.weights.get(function_name(spec), 1.0)]
     if functions or config.scorer == "legacy":
         return None
+    learned = [config.weights.get(name, 1.0) for name in learned_names(recipe)]
     ranges = [_range_of(task, config) for task in tasks]
-    return min(0.0, *(low for low, _ in ranges)), max(0.0, *(high for _, high in ranges))
+    lowest = min(low for low, _ in ranges) + sum(min(weight, 0.0) for weight in learned)
+    highest = max(high for _, high in ranges) + sum(max(weight, 0.0) for weight in learned)
+    return min(0.0, lowest), max(0.0, highest)
 
 
 def _range_of(task: Task, config: RewardsConfig) -> Range:

@@ -7,7 +7,7 @@ If a row's image cannot be opened or its prompt is too long, the recipe says whe
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +19,19 @@ from accelerate import PartialState
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
+from gpg_vl.errors import ModelMistake
 from gpg_vl.files import replace_file
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.objectives import find_objective
+from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
-from gpg_vl.records import AnswerIn, ImageView, Sample
+from gpg_vl.records import Sample
 from gpg_vl.screen import say
-from gpg_vl.tasks import TASKS
-from gpg_vl.tasks.base import Task
-from gpg_vl.tasks.marks import find_lost_marks
 
 Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
@@ -63,7 +63,7 @@ class SourceReport:
         causes = Counter(row.cause for row in self.left_out)
         used = self.num_rows - len(self.left_out)
         return (
-            f"{self.name[-48:]:<48} {self.num_rows:>9,} {used:>9,} {causes['bad_image']:>10,} "
+            f"{self.name[-22:]:<22} {self.num_rows:>8,} {used:>8,} {causes['bad_image']:>10,} "
             f"{causes['long_prompt']:>12,} {self.num_shrunk:>12,}"
         )
 
@@ -75,39 +75,22 @@ def check_rows(
     leave_out: Collection[Cause] = (),
     gold: GoldCompletions | None = None,
     marks: GoldMarks | None = None,
+    is_sampled: bool = False,
 ) -> list[SourceReport]:
     """Opens and renders every row. Each rank does its share, and all get the same result.
 
     Args:
         leave_out: causes for which a row is left out; any other problem ends the run
-        gold: writes the gold completions, if those are trained
+        gold: writes the gold completions, if something learns from those
         marks: refuses gold answers that cannot earn full marks; None: they are not scored
+        is_sampled: whether completions are sampled too, and need their room, where there is ``gold``
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
-    check = _Check(prompts, room, leave_out, gold, marks)
+    check = _Check(prompts, room, leave_out, gold, marks, is_sampled)
     with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
-
-
-@dataclass(frozen=True, slots=True)
-class GoldMarks:
-    """Scores the gold answers of rows whose task is the kit's own; the user's code is tried with its limits instead.
-
-    Source of what they earn: ``find_lost_marks``, as in ``data_tools.check``.
-    """
-
-    tasks: Mapping[str, Task]
-    answer_in: AnswerIn
-    with_reasoning: bool  # whether the gold completion is trained
-
-    def check(self, sample: Sample, views: Sequence[ImageView]) -> None:
-        """Raises ``ValueError`` if the gold answer earns less than full marks; says why."""
-        if sample.task in TASKS:
-            lost = find_lost_marks(self.tasks[sample.task], sample, views, self.answer_in, self.with_reasoning)
-            if lost is not None:
-                raise ValueError(f"{lost}; correct the row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +102,13 @@ class _Check:
     leave_out: Collection[Cause]
     gold: GoldCompletions | None
     marks: GoldMarks | None
+    is_sampled: bool
 
     def accept(self, sample: Sample, layout: PromptLayout) -> None:
         if self.marks is not None:
             self.marks.check(sample, layout.views)
         gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
-        self.room.check(layout.num_tokens, None if gold is None else len(gold.token_ids))
+        self.room.check(layout.num_tokens, None if gold is None or self.is_sampled else len(gold.token_ids))
 
 
 def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
@@ -150,6 +134,8 @@ def _check_share(
             found = layout()
             check.accept(sample, found)
             num_shrunk += found.is_shrunk
+        except ModelMistake:
+            raise
         except ValueError as error:
             text = f"{source.name}, row {position + 1}: {error}"
             cause = _cause(error)
@@ -189,7 +175,7 @@ def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
     if left_out:
         replace_file(output_dir / LEFT_OUT_FILE, "".join(f"{text}\n" for text in left_out))
     lines = [
-        f"{'rows':<48} {'all':>9} {'used':>9} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
+        f"{'rows':<22} {'all':>8} {'used':>8} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
         *(report.line() for report in reports),
         *list_rows(left_out, LEFT_OUT_FILE),
     ]
@@ -213,7 +199,7 @@ def check_all_rows(
     """Checks every row against the model; returns the reports on the training sources.
 
     Args:
-        gold: writes the gold completions, if the objective imitates them
+        gold: writes the gold completions, if the objective or its discriminator learns from them
 
     With ``data.on_bad_image: skip``, a training row without a readable image is left out; a validation row counts as
     wrong.
@@ -225,7 +211,9 @@ def check_all_rows(
     dropped: set[Cause] = {"long_prompt"} if recipe.data.on_long_prompt == "drop" else set()
     marks = GoldMarks(checked[0].tasks, recipe.prompt.answer_in, with_reasoning=gold is not None)
     strict = marks if recipe.rewards.scorer == "strict" else None
-    reports = check_rows(checked[0].sources, train, training_room(recipe, adapter), skipped | dropped, gold, strict)
+    is_sampled = not find_objective(recipe.objective.name).imitates_gold
+    room, leave_out = training_room(recipe, adapter), skipped | dropped
+    reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")

@@ -13,6 +13,7 @@ from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import describe_error
 from gpg_vl.preflight.digests import SourceDigest, find_change
+from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
@@ -43,6 +44,8 @@ def load_sources(
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
     data = recipe.data
+    if recipe.task is not None:
+        _load_task_of_recipe(recipe.task)
     sources = [
         load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
         for entry in entries
@@ -66,7 +69,8 @@ def load_sources(
                 raise ValueError(f"{source.name}, row {number}: {cause}") from error
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
-                raise ValueError(f"{source.name}, row {number}: the id {sample.id!r} occurs in {other} as well")
+                text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
+                raise ValueError(f"{source.name}, row {number}: {text}")
             digest.add(sample)
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
@@ -78,6 +82,14 @@ def _show_readings(sources: Sequence[Source]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for source in sources:
             say(source.reading, end="\n" if source.reading else "")
+
+
+def _load_task_of_recipe(spec: str) -> None:
+    """So that its own mistakes are said of ``task``, and not of the first row."""
+    try:
+        load_task(spec)
+    except ValueError as error:
+        raise ValueError(f"task: {error}") from error
 
 
 def _check_scorer(recipe: Recipe, tasks: dict[str, Task]) -> None:
@@ -94,6 +106,7 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
         if function_name(spec) in known:
             raise ValueError(f"rewards.functions: there is a part {function_name(spec)!r} already; rename the function")
         known.add(function_name(spec))
+    known |= set(learned_names(recipe))
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
@@ -104,6 +117,18 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
         raise ValueError(
             f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
             f"completions of a group; set it to at least {objective.min_group_size}"
+        )
+
+
+def check_refresh(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: the objective takes no log-probs, so its gradient would not know that the policy has moved
+    """
+    if recipe.rollout.refresh is not None and not objective.needs:
+        raise ValueError(
+            f"rollout.refresh: {recipe.objective.name} does not correct for a policy that has shifted since the "
+            "rollout; leave it out, or set update.epochs_per_rollout"
         )
 
 

@@ -28,7 +28,7 @@ def sum_over_ranks(accelerator: Accelerator, values: list[int]) -> list[int]:
 
 
 def sum_totals(accelerator: Accelerator, totals: Sequence[StepTotals]) -> list[StepTotals]:
-    """Field by field; every rank has as many of them."""
+    """Field by field; every rank passes the same number of them."""
     counts = [count for each in totals for count in astuple(each)]
     width = len(fields(StepTotals))
     summed = sum_over_ranks(accelerator, counts)

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 from gpg_vl.errors import first_line, is_out_of_memory
+from gpg_vl.noise import quiet_libraries
 from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.screen import open_closed_streams, printable, say
 
@@ -15,9 +16,11 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
 
     Args:
         name: start of the line
-        debug: raise the error instead of printing the line
+        debug: raise the error instead of printing the line, and let the libraries say all they say
     """
     open_closed_streams()
+    if not debug:
+        quiet_libraries()
     try:
         work()
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone

@@ -15,19 +15,23 @@ _LONGEST_WAIT = timedelta(hours=4)
 """Time to wait for the slowest rank, e.g. in a long rollout; its launcher and ``rank_watch`` notice one that died."""
 
 
-def start_ranks() -> Accelerator:
+def start_ranks(*, on_cpu: bool = False) -> Accelerator:
     """Joins the processes that torchrun, accelerate or ``scripts/train.sh`` started; otherwise a single process.
 
     DeepSpeed is enabled by accelerate's own variables, ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE.
 
+    Args:
+        on_cpu: use no GPU, though there is one
+
     Raises:
         ValueError: the DeepSpeed file enables something that would make the update inexact
     """
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    with_gpu = torch.cuda.is_available()
+    backend = "nccl" if with_gpu and not on_cpu else "gloo"
     if backend == "gloo":
         _do_not_compile()
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=handlers)
+    accelerator = Accelerator(cpu=with_gpu and on_cpu, mixed_precision="no", kwargs_handlers=handlers)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
         raise ValueError("DeepSpeed was requested, but accelerate ignores it; unset ACCELERATE_USE_CPU")
     if accelerator.state.deepspeed_plugin is not None:

@@ -15,9 +15,13 @@ from PIL.Image import Image
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image, original_size
 from gpg_vl.data.markers import IMAGE_MARKER, check_markers
+from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task, ask_for_answer
+
+_MAX_CHARS = 160  # of what a user's code raised
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +93,8 @@ class PromptBuilder:
         """
         with _naming(sample):
             images = self._open(sample)
-            return Prompt(sample, text, self._adapter.encode(text, images, views), views, messages)
+            encoded = self._adapter.encode(text, images, views)
+            return Prompt(sample, text, encoded, views, messages, self._config.answer_in)
 
     def _open(self, sample: Sample) -> list[Image]:
         return [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]
@@ -124,7 +129,7 @@ class PromptBuilder:
         """Text of the user's turn, including the row's own image markers if there are any."""
         template = self._config.template
         if template is None:
-            request = ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
+            request = self._ask(sample, views)
         else:
             request = template.replace("{question}", sample.question)
             if IMAGE_MARKER in template:
@@ -132,6 +137,16 @@ class PromptBuilder:
         self._refuse_control_tokens(request, has_images=bool(views))
         self._note_other_place(sample, sample.question, "question")
         return request
+
+    def _ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
+        try:
+            return ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
+        except Exception as error:  # the task may be the user's code
+            file = own_file(absolute_spec(sample.task))
+            if isinstance(error, ValueError) and not file:
+                raise
+            cause = describe_failure(error, file, _MAX_CHARS)
+            raise ValueError(f"task {sample.task} cannot ask: {cause}") from error
 
     def _system(self, sample: Sample) -> str | None:
         """The recipe's system message, or else the row's: ``meta.system``."""
@@ -218,6 +233,8 @@ def _check_template(request: str, num_images: int) -> None:
 def _naming(sample: Sample) -> Iterator[None]:
     try:
         yield
+    except ModelMistake:
+        raise
     except ValueError as error:
         kind = BadImage if isinstance(error, BadImage) else ValueError
         raise kind(f"sample {sample.id}: {error}") from error

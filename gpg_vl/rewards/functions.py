@@ -120,10 +120,10 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
 
 
 def call_function(function: RewardFunction, call: Call) -> FunctionResult:
-    """One reward or None per completion; a chat prompt makes the completions messages too.
+    """Returns one reward, or None, per completion. After a chat prompt the function gets completions as messages.
 
     Raises:
-        CodeMistake: it asks for an argument that does not exist, or returns anything but finite numbers and None
+        CodeMistake: the function has a parameter that does not exist, or returns anything but finite numbers and None
     """
     log = _Log(function, len(call.completions))
     values = function(**_chosen(function, call, _offered(call, log)))
@@ -147,7 +147,7 @@ def _offered(call: Call, log: _Log) -> dict[str, Any]:
 
 
 def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that it takes: all if it has ``**kwargs``. ``images`` asked for by name are opened."""
+    """The arguments that the function takes; all of them for ``**kwargs``. Only a parameter ``images`` opens images."""
     parameters = inspect.signature(function).parameters
     wanted = [name for name, each in parameters.items() if each.kind in _BY_KEYWORD]
     missing = [
@@ -158,7 +158,9 @@ def _chosen(function: RewardFunction, call: Call, offered: dict[str, Any]) -> di
         and (name not in offered or each.kind == each.POSITIONAL_ONLY)
     ]
     if missing:
-        raise CodeMistake(f"a reward function takes {missing[0]!r}; what it can get is {sorted(offered)}", function)
+        names = ", ".join(sorted(offered))
+        more = f"{names[:160]}..." if len(names) > 160 else names
+        raise CodeMistake(f"a reward function takes {missing[0]!r}; available: {more}", function)
     if "images" in wanted and "images" in call.columns:
         offered["images"] = [[open_image(image, shrink=True) for image in call.columns["images"]]] * len(
             call.completions

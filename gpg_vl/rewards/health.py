@@ -49,7 +49,7 @@ class RewardWatch:
             if seen.low == seen.high:
                 yield (
                     f"note: the reward part {name} has been {seen.low:g} for all {seen.num_completions} completions of "
-                    f"{self._num_steps} steps; it teaches nothing so far"
+                    f"{self._num_steps} steps; it has had no effect so far"
                 )
 
 

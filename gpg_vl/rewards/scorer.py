@@ -112,11 +112,7 @@ class Scorer:
             RewardError: the code has a mistake; or a completion could not be scored and ``rewards.on_error`` is
                 ``abort``
         """
-        jobs: list[Job] = []
-        for group in groups:
-            jobs += [self._task_job(group, rule or self._config.scorer), *self._function_jobs(group)]
-        outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
-        scored = [self._outcomes(group, outcomes) for group in groups]
+        scored = self._run(groups, rule or self._config.scorer, self._functions)
         self._refuse(scored)
         return [
             ScoredGroup(
@@ -128,6 +124,29 @@ class Scorer:
             )
             for each in scored
         ]
+
+    def try_out(self, calls: Sequence[RolloutGroup], others: Sequence[RolloutGroup]) -> None:
+        """Scores made-up completions to see whether the code works.
+
+        Args:
+            calls: groups that the reward functions are called for
+            others: groups that only their task scores
+
+        Raises:
+            RewardError: one failed, whatever ``rewards.on_error`` says of failures in a run
+        """
+        rule = self._config.scorer
+        scored = [*self._run(calls, rule, self._functions), *self._run(others, rule, {})]
+        failures = (failure for each in scored for failure in each.failures())
+        if (failure := next(failures, None)) is not None:
+            raise RewardError(f"rewards were tried on made-up completions: {failure}")
+
+    def _run(self, groups: Sequence[RolloutGroup], rule: Rule, functions: Mapping[str, str]) -> list[GroupOutcomes]:
+        jobs: list[Job] = []
+        for group in groups:
+            jobs += [self._task_job(group, rule), *self._function_jobs(group, functions)]
+        outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
+        return [self._outcomes(group, outcomes, functions) for group in groups]
 
     def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
         """What the published metric of their task gives the completions; None for one that times out or fails there."""
@@ -142,7 +161,7 @@ class Scorer:
         texts, weights = _texts(group), self._config.weights
         return TaskJob(task, prompt.sample, prompt.views, texts, weights, rule, prompt.answer_in)
 
-    def _function_jobs(self, group: RolloutGroup) -> list[FunctionJob]:
+    def _function_jobs(self, group: RolloutGroup, functions: Mapping[str, str]) -> list[FunctionJob]:
         call = Call(
             _as_trl_prompt(group),
             tuple(completion.text for completion in group.completions),
@@ -150,12 +169,15 @@ class Scorer:
             sample_columns(group.prompt.sample),
             self.trainer_state,
         )
-        return [FunctionJob(spec, call) for spec in self._functions.values()]
+        return [FunctionJob(spec, call) for spec in functions.values()]
 
-    def _outcomes(self, group: RolloutGroup, outcomes: Iterator[list[Outcome | None]]) -> GroupOutcomes:
-        """The next ones, as ``score`` sent the jobs: the task's, then one of each function."""
+    @staticmethod
+    def _outcomes(
+        group: RolloutGroup, outcomes: Iterator[list[Outcome | None]], functions: Mapping[str, str]
+    ) -> GroupOutcomes:
+        """The next ones, as ``_run`` sent the jobs: the task's, then one of each function."""
         of_task = next(outcomes)
-        return GroupOutcomes(group, of_task, {name: next(outcomes)[0] for name in self._functions})
+        return GroupOutcomes(group, of_task, {name: next(outcomes)[0] for name in functions})
 
     def _refuse(self, scored: Sequence[GroupOutcomes]) -> None:
         mistakes = (each.mistake() for each in scored)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING
 
 from gpg_vl.config import RolloutConfig
-from gpg_vl.models.adapter import Adapter
 from gpg_vl.rollout.engine import RolloutEngine
-from gpg_vl.rollout.hf import HfEngine
 
-ENGINES: dict[str, Callable[[Adapter, int, Accelerator | None], RolloutEngine]] = {"hf": HfEngine}
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gpg_vl.models.adapter import Adapter
+
+MakeEngine = Callable[["Adapter", int, "Accelerator | None"], RolloutEngine]
+
+
+def _hf(adapter: Adapter, tokens_per_batch: int, accelerator: Accelerator | None) -> RolloutEngine:
+    from gpg_vl.rollout.hf import HfEngine  # late, so that a mistake in a recipe is said before torch is imported
+
+    return HfEngine(adapter, tokens_per_batch, accelerator)
+
+
+ENGINES: dict[str, MakeEngine] = {"hf": _hf}
 
 
 def check_engine(config: RolloutConfig) -> None:

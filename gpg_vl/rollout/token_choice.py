@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
+from gpg_vl.models.finite import NotFinite
 from gpg_vl.rollout.engine import Sampling
 
 _NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # passed to top-k and top-p as the tokens so far; they ignore it
@@ -49,7 +50,20 @@ class TokenChooser:
         return scores.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
 
     def __call__(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
-        """Tokens [R] of the rows ``live`` from their warped logits [R, V]."""
+        """Tokens [R] of the rows ``live`` from their warped logits [R, V].
+
+        Raises:
+            NotFinite: a row's logits hold a NaN or an infinity
+        """
+        tokens = self._choose(scores, live, step)
+        if not scores.gather(-1, tokens[:, None]).isfinite().all():  # NaN and infinity are the largest to argmax
+            raise NotFinite(
+                "the model's logits are not finite (NaN or infinite): its weights or activations are too large; take "
+                "an earlier checkpoint, set model.dtype to float32, or lower update.learning_rate"
+            )
+        return tokens
+
+    def _choose(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
         if self._sampling.temperature == 0:
             return scores.argmax(dim=-1)
         if step % self._block == 0:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,21 @@ from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
 from gpg_vl.models.saving import save_model
+from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.claim import LostFolder, check_claim
 from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
+from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
-from gpg_vl.run.saved_rollout import pack_rollout, write_rollout
+from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
 from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
@@ -46,6 +48,7 @@ from gpg_vl.update.rollouts import Rollout
 STATE_FOLDER = "training_state"
 STATE_VERSION = 1
 """Incremented when an older kit would misread a checkpoint's state."""
+LEARNED_FILE = "discriminator.safetensors"
 _LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
@@ -78,6 +81,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     accelerator: Accelerator,
     rollout: Rollout | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
@@ -86,25 +90,25 @@ def save_checkpoint(
         random_state: of this rank at the end of that step
         metrics: the run's latest metrics, for the model card
         rollout: one that has updates left, if any
+        learned: state of the part of the reward that learns on, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
+        NotFinite: a weight is NaN or infinite; with several ranks, RankError on all of them
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
     partial = partial_folder(final)
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
-    ranks = (accelerator.process_index, accelerator.num_processes)
-    packed = None if rollout is None else pack_rollout(rollout, *ranks)
+    packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
     try:
-        _on_main(lambda: _start(partial))
         with whole_weights(accelerator):
+            _on_main(lambda: _start(adapter, partial, state.step))
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
-        if packed is not None:
-            _on_main(lambda: write_rollout(packed, training_state))
+        _on_main(lambda: _write_if_any(packed, learned, training_state))
         _on_main(lambda: _finish(partial, recipe, state, random_states))
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
@@ -113,6 +117,13 @@ def save_checkpoint(
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
+
+
+def _write_if_any(rollout: Packed | None, learned: Mapping[str, Tensor] | None, folder: Path) -> None:
+    if rollout is not None:
+        write_rollout(rollout, folder)
+    if learned is not None:
+        save_file(dict(learned), folder / LEARNED_FILE)
 
 
 def _on_main(write: Callable[[], None]) -> None:
@@ -125,7 +136,9 @@ def _on_main(write: Callable[[], None]) -> None:
     run_on_main(work)
 
 
-def _start(partial: Path) -> None:
+def _start(adapter: Adapter, partial: Path, step: int) -> None:
+    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
+    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
     check_claim(partial.parent)
     make_room_for(partial)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
@@ -153,11 +166,14 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest ``limit`` checkpoints, and the one with the best validation score; removes leftovers."""
+    """Keeps the newest ``limit`` checkpoints, the one with the best validation score, and those saved without limit.
+
+    Removes what earlier removals left.
+    """
     remove_leftovers(output_dir)
     if limit is None:
         return
-    checkpoints = find_checkpoints(output_dir)
+    checkpoints = removable_checkpoints(output_dir)
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
@@ -213,7 +229,7 @@ def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:

@@ -18,12 +18,14 @@ from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.claim import LOCK_FILE, claim_folder
 from gpg_vl.run.leftovers import remove_leftovers
+from gpg_vl.run.limits import count_checkpoints, removable_checkpoints
 from gpg_vl.run.run_log import METRICS_FILE, ROLLOUTS_FOLDER
 from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 from gpg_vl.screen import say
 
 MAY_CHANGE_ON_RESUME = {
+    "model.device",
     "run.steps",
     "run.save_every",
     "run.save_total_limit",
@@ -93,18 +95,22 @@ def _set_aside(path: Path) -> str:
         return f"it cannot be renamed ({error.strerror})"
 
 
-def check_room(recipe: Recipe, num_weights: int, num_trained: int) -> None:
-    """Refuses to start without space for the next checkpoint: float32 weights, and two moments of the trained ones.
+def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0) -> None:
+    """Refuses to start without space for the run's checkpoints: float32 weights, and two moments of the trained ones.
+
+    Args:
+        step: finished steps
 
     Raises:
         ValueError: says how much is free and how much is needed
     """
     folder = Path(recipe.run.output_dir)
-    needed, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
-    if free < needed:
+    num = count_checkpoints(recipe.run, step, len(removable_checkpoints(folder)))
+    size, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
+    if free < num * size:
         raise ValueError(
-            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but a checkpoint takes {needed / 1e9:.2f} GB; "
-            "free space, or choose another"
+            f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but the run's checkpoints take "
+            f"{num * size / 1e9:.2f} GB ({num} of {size / 1e9:.2f} GB); free space, or lower run.save_total_limit"
         )
 
 

@@ -34,6 +34,7 @@ class Progress:
     silent_steps: int = 0
     skipped_steps: int = 0  # steps whose gradient was not finite
     skips_in_a_row: int = 0
+    saved_rollouts: int = 0  # that rollout.refresh found no need for
     random_state: dict[str, Any] = field(default_factory=dict)  # at the end of the step and its validation
 
     @classmethod
@@ -73,6 +74,7 @@ class Progress:
                 "silent_steps": self.silent_steps,
                 "skipped_steps": self.skipped_steps,
                 "skips_in_a_row": self.skips_in_a_row,
+                "saved_rollouts": self.saved_rollouts,
             },
             data=self.data,
             pins=self.pins,
@@ -112,15 +114,22 @@ class Progress:
         return learning_rate(config, start, self.run.steps) * (1 - (self.step - start) / self.run.cooldown_steps)
 
     def finish_step(
-        self, step: int, stream: dict[str, Any], random_state: dict[str, Any], grad_norm: float | None
+        self,
+        step: int,
+        stream: dict[str, Any],
+        random_state: dict[str, Any],
+        grad_norm: float | None,
+        has_saved_rollout: bool = False,
     ) -> None:
         """
         Args:
             stream: the state of the sample stream after the step
             random_state: of this process after the step
             grad_norm: None if no group had signal; not finite if the step was skipped
+            has_saved_rollout: whether ``rollout.refresh`` used the last rollout again
         """
         self.step = step
+        self.saved_rollouts += has_saved_rollout
         self.stream = stream
         self.random_state = random_state
         self.count_gradient(grad_norm)

@@ -25,7 +25,7 @@ def read_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Restores the states; those of accelerators only if there are as many as before."""
+    """Restores the states; those of accelerators only if their number is the same."""
     version, words, next_gauss = state["python"]
     random.setstate((version, tuple(words), next_gauss))
     name, keys, *rest = state["numpy"]

@@ -15,6 +15,7 @@ from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 from gpg_vl.records import LoggedGroup, TrainingGroup
 from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.step_metrics import step_line
 from gpg_vl.screen import say
 
 SKIPPED_FOLDER = "skipped"
@@ -94,16 +95,18 @@ class RunLog:
         with self._going_on(ROLLOUTS_FOLDER):
             replace_file(self._rollouts / f"{step:06d}.jsonl", text)
 
-    def say(self, step: int, text: str) -> None:
-        """Prints a line with the step and the time left at the current pace."""
+    def say_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Prints a line with the step's numbers and the time left at the current pace."""
         if self._is_silent:
             return
         done = step - self._first_step
-        left = ""
-        if done:
-            seconds = (time.perf_counter() - self._start) / done * (self._total_steps - step)
-            left = f"  left {seconds / 3600:.1f} h" if seconds >= 5400 else f"  left {seconds / 60:.1f} min"
-        say(f"step {step}/{self._total_steps}  {text}{left}")
+        left = (time.perf_counter() - self._start) / max(1, done) * (self._total_steps - step)
+        say(step_line({"step": step, **metrics}, self._total_steps, left))
+
+    def say(self, step: int, text: str) -> None:
+        """Prints a line that begins with the step."""
+        if not self._is_silent:
+            say(f"step {step}/{self._total_steps}  {text}")
 
     def close(self) -> None:
         if self._tensorboard is not None:

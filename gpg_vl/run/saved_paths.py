@@ -18,7 +18,12 @@ Plain = dict[str, Any]
 Place = tuple[str | int, ...]
 """Keys and positions that lead to a value: ``("data", "train", 0, "path")``."""
 
-_KEYS: tuple[tuple[str, str], ...] = (("model", "path"), ("data", "image_root"), ("run", "output_dir"))
+_KEYS: tuple[tuple[str, str], ...] = (
+    ("model", "path"),
+    ("data", "image_root"),
+    ("rewards", "preference"),
+    ("run", "output_dir"),
+)
 
 
 def with_absolute_paths(plain: Plain) -> Plain:
@@ -55,7 +60,7 @@ def _replace(plain: Plain, paths: Mapping[Place, str]) -> Plain:
 
 
 def _make_absolute(place: Place, path: str) -> str:
-    if place[0] == "rewards":
+    if place[:2] == ("rewards", "functions"):
         return absolute_spec(path)
     is_pattern = any(sign in path for sign in "*{") and Path(path).parent.is_dir()
     is_local = place == ("run", "output_dir") or Path(path).exists() or is_pattern

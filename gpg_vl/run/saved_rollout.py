@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.data.sources import Source
+from gpg_vl.models.vision import features_to_tensors, tensors_to_features
 from gpg_vl.own_code import describe_error
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.prompts.builder import PromptBuilder
@@ -45,11 +46,11 @@ Packed = tuple[Plain, dict[str, Tensor]]
 def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
     """The rollout with the groups of all ranks. All ranks together."""
     mine = [
-        (_pack_group(each, number, rank), each.group.features)
+        (_pack_group(each, number, rank), _tensors(each.group.features))
         for number, batch in enumerate(rollout.batches)
         for each in batch.groups
     ]
-    groups = gather_object([(plain, _on_cpu(features)) for plain, features in mine])
+    groups = gather_object(mine)
     plain = {
         "step": rollout.step,
         "num_updates": rollout.num_updates,
@@ -59,7 +60,9 @@ def pack_rollout(rollout: Rollout, rank: int, num_ranks: int) -> Packed:
         "groups": [each for each, _ in groups],
     }
     features = {
-        f"{number}/{depth}": level for number, (_, levels) in enumerate(groups) for depth, level in enumerate(levels)
+        f"{number}/{place}": tensor
+        for number, (_, tensors) in enumerate(groups)
+        for place, tensor in enumerate(tensors)
     }
     return plain, features
 
@@ -74,7 +77,9 @@ def write_rollout(packed: Packed, folder: Path) -> None:
 def read_rollout(
     folder: Path, sources: Sequence[Source], prompts: PromptBuilder, rank: int, num_ranks: int
 ) -> Rollout | None:
-    """This rank's part of the rollout; None where the checkpoint has none. On as many ranks, each has its own groups.
+    """This rank's part of the rollout; None where the checkpoint has none.
+
+    On the same number of ranks, each gets its own groups.
 
     Raises:
         ValueError: a row or an image is gone, or the file is not one that was written here
@@ -99,19 +104,19 @@ def _unpack_rollout(
         owner = each["rank"] if plain["num_ranks"] == num_ranks else number % num_ranks
         if owner == rank:
             prompt = _unpack_prompt(each["prompt"], samples, prompts)
-            batches[each["batch"]].groups.append(_unpack_group(each, prompt, _levels(features, number)))
+            batches[each["batch"]].groups.append(_unpack_group(each, prompt, _features(features, number)))
     return Rollout(plain["step"], batches, plain["num_updates"], plain["num_done"])
 
 
-def _on_cpu(features: ImageFeatures | None) -> tuple[Tensor, ...]:
-    return () if features is None else tuple(level.cpu().contiguous() for level in features.levels)
+def _tensors(features: ImageFeatures | None) -> tuple[Tensor, ...]:
+    return () if features is None else features_to_tensors(features)
 
 
-def _levels(features: Mapping[str, Tensor], number: int) -> ImageFeatures | None:
-    levels: list[Tensor] = []
-    while f"{number}/{len(levels)}" in features:
-        levels.append(features[f"{number}/{len(levels)}"])
-    return ImageFeatures(tuple(levels)) if levels else None
+def _features(saved: Mapping[str, Tensor], number: int) -> ImageFeatures | None:
+    tensors: list[Tensor] = []
+    while f"{number}/{len(tensors)}" in saved:
+        tensors.append(saved[f"{number}/{len(tensors)}"])
+    return tensors_to_features(tensors) if tensors else None
 
 
 def _pack_group(each: AnchoredGroup, batch: int, rank: int) -> Plain:

@@ -34,53 +34,95 @@ def describe_step(
     }
 
 
-def describe_use(rollout: Rollout) -> dict[str, Any]:
-    """Which update of its rollout a step has made; nothing where a rollout has one update."""
-    if rollout.num_updates == 1:
+def describe_use(rollout: Rollout, shift: float | None, saved_rollouts: int, is_refreshed: bool) -> dict[str, Any]:
+    """Which update of its rollout a step has made; nothing where each rollout has one update.
+
+    Args:
+        shift: by which ``rollout.refresh`` has decided on this step, if it had to
+        saved_rollouts: in the run so far
+        is_refreshed: whether the recipe has a ``rollout.refresh``
+    """
+    if rollout.num_updates == 1 and not is_refreshed:
         return {}
-    return {"rollout": {"step": rollout.step, "update": rollout.num_done, "updates": rollout.num_updates}}
+    use = {"step": rollout.step, "update": rollout.num_done, "updates": rollout.num_updates}
+    if not is_refreshed:
+        return {"rollout": use}
+    decided = {} if shift is None else {"shift": shift}
+    return {"rollout": use | decided | {"uses": rollout.num_uses, "saved": saved_rollouts}}
 
 
-def step_line(metrics: Mapping[str, Any]) -> str:
-    """The line printed for a step."""
-    update = metrics["update"]
-    if update is None:
-        followed = "no signal: no update"
-    elif update["grad_norm"] is None:
-        followed = f"loss {update['loss']:+.4f}  gradient not finite: no update"
-    else:
-        followed = f"loss {update['loss']:+.4f}  grad {update['grad_norm']:.3f}"
-    if "groups" in metrics:
-        used = f"reward {metrics.get('reward', math.nan):.3f}  signal {metrics['trained_groups']}/{metrics['groups']}"
-    else:
-        used = "rollout of step {step}, update {update}/{updates}".format(**metrics["rollout"])
-    return f"{used}  {followed}  {metrics['seconds']['step']:.1f} s"
+LINE_WIDTH = 80
+
+
+def step_line(metrics: Mapping[str, Any], total_steps: int, left: float | None = None) -> str:
+    """The line printed for a step: at most 80 characters, and 2 spaces between its parts where there is room.
+
+    The loss is not in it: it is no measure of progress in policy gradients (``metrics.jsonl`` has it).
+
+    Args:
+        left: seconds to the end of the run; None: not known yet
+    """
+    at = f"step {metrics['step']}/{total_steps}"
+    seconds = _brief(metrics["seconds"]["step"])
+    last = [] if left is None else [f"ETA {_brief(left)}"]
+    if "groups" not in metrics:
+        used = "update {update}/{updates} of step {step}'s rollout".format(**metrics["rollout"])
+        return "  ".join([at, used, seconds, *last])
+    reward, cut = f"reward {metrics.get('reward', math.nan):.3f}", f"cut {1 - metrics.get('finished', 1.0):.0%}"
+    length, signal = f"{metrics.get('completion_tokens', 0.0):.0f}", f"{metrics['trained_groups']}/{metrics['groups']}"
+    parts = [at, reward, cut, f"length {length}", f"signal {signal}", f"draws {metrics['draws']}", seconds, *last]
+    for text in ("  ".join(parts), " ".join(parts)):
+        if len(text) <= LINE_WIDTH:
+            return text
+    brief = [at, reward, cut, f"len {length}", f"sig {signal}", f"x{metrics['draws']}", seconds]
+    return " ".join([*brief, *(word.removeprefix("ETA ") for word in last)])
+
+
+def _brief(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    if seconds < 600:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}min" if seconds < 5400 else f"{seconds / 3600:.0f}h"
 
 
 def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
-    """Mean reward overall and by task, means of the parts, lengths; empty if there is no group."""
+    """Mean reward overall and by task, means of the parts, lengths; empty if there is no group.
+
+    A part's mean is over all completions of the tasks that have it, and one that could not be scored counts 0. Left out
+    are completions that a reward function says it does not apply to.
+    """
     rewards = [reward for group in groups for reward in group.rewards]
     completions = [completion for group in groups for completion in group.completions]
     if not rewards:
         return {}
     by_task: dict[str, list[float]] = {}
-    parts: dict[str, list[float]] = {}
     logged: dict[str, list[float]] = {}
     for group in groups:
         for name, value in group.metrics.items():
             logged.setdefault(name, []).append(value)
         for reward in group.rewards:
             by_task.setdefault(group.task, []).append(reward.total)
-            for name, value in reward.parts.items():
-                parts.setdefault(name, []).append(value)
     return {
         "reward": _mean([reward.total for reward in rewards]),
         "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
-        "parts": {name: _mean(values) for name, values in sorted(parts.items())},
+        "parts": {name: _mean(values) for name, values in sorted(_values_of_parts(groups).items())},
         **({"logged": {name: _mean(values) for name, values in sorted(logged.items())}} if logged else {}),
         "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
         "finished": _mean([float(completion.finished) for completion in completions]),
     }
+
+
+def _values_of_parts(groups: Sequence[LoggedGroup]) -> dict[str, list[float]]:
+    names: dict[str, set[str]] = {}
+    for group in groups:
+        names.setdefault(group.task, set()).update(*(reward.parts for reward in group.rewards))
+    values: dict[str, list[float]] = {}
+    for task, reward in ((group.task, reward) for group in groups for reward in group.rewards):
+        parts = dict.fromkeys(names[task], 0.0) if reward.has_failed else reward.parts
+        for name, value in parts.items():
+            values.setdefault(name, []).append(value)
+    return values
 
 
 def count_statuses(groups: Sequence[LoggedGroup]) -> dict[str, int]:

@@ -84,8 +84,15 @@ class Task(ABC):
 
 
 def ask_for_answer(task: Task, sample: Sample, views: Sequence[ImageView], answer_in: AnswerIn = "tags") -> str:
-    """The text of the user's turn, with the request for the place where the answer is looked for."""
-    request = task.ask(sample, views)
+    """The text of the user's turn, with the request for the place where the answer is looked for.
+
+    Raises:
+        CodeMistake: the task returned something else
+    """
+    request: Any = task.ask(sample, views)
+    if not isinstance(request, str):
+        text = f"ask of task {task.name} returned {type(request).__name__}; return the text of the user's turn"
+        raise CodeMistake(text, task.ask)
     return request if answer_in == "tags" else request.replace(FORMAT_REQUEST, BOXED_REQUEST)
 
 
@@ -109,8 +116,8 @@ def score_completion(
 ) -> Reward:
     """Scores one completion, the opening ``<think>`` included where the prompt opened it.
 
-    Under ``strict`` a completion without exactly one readable answer earns nothing but its format part; its status is
-    ``unparsable``. The published scorers know no such status.
+    Under ``strict`` a completion without exactly one readable answer earns nothing but its format part: every other
+    part that the task weighs is 0, and its status is ``unparsable``. The published scorers know no such status.
 
     Raises:
         CodeMistake: the task returned no main part, or a part that is not a number, is out of its range, or is missing
@@ -127,7 +134,7 @@ def score_completion(
     found = find_answer(text, answer_in)
     answer = None if found is None else task.read(found, sample, views)
     if answer is None:
-        parts = {task.main_part: 0.0}
+        parts = dict.fromkeys((name for name in task.weights if name != "format"), 0.0)
     else:
         parts = _checked_parts(task, task.score(answer, sample, views))
     parts["format"] = float(has_format(text, answer_in))

@@ -20,7 +20,7 @@ _ROUNDING = 1e-6
 
 
 def describe_frame(views: Sequence[ImageView]) -> str:
-    """In what the model is to give coordinates of the first image, for the end of a sentence.
+    """The frame in which the model must give coordinates of the first image, for the end of a sentence.
 
     Raises:
         ValueError: there is no image

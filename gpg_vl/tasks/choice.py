@@ -37,7 +37,7 @@ class Choice(Task):
         named = texts[gold.index] if isinstance(gold, Chosen) else " ".join(sample.answer.split())
         if texts.count(named) > 1:
             raise ValueError(
-                f"the answer {sample.answer[:40]!r} names no single one of the choices {shown}, "
+                f"the answer {sample.answer[:40]!r} matches several of the choices {shown}, "
                 f"which hold {named[:40]!r} more than once; write each choice once"
             )
         if gold is None:

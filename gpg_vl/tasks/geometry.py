@@ -32,7 +32,7 @@ class Geometry(Task):
 
     def check(self, sample: Sample) -> None:
         if read_value(sample.answer) is None:
-            raise ValueError(f"the answer {sample.answer[:40]!r} has no value; write one such as 145°, 8√3 or 3/2")
+            raise ValueError(f"the answer {sample.answer[:40]!r} is not a value; write one such as 145°, 8√3 or 3/2")
 
 
 def _is_same_choice(answer: Value, gold: Value, options: Sequence[str]) -> bool:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.objectives.base import Objective
+from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import sum_losses
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
 from gpg_vl.update.gradient import accumulate_gradient, take_step
-from gpg_vl.update.layouts import build_layout
+from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
@@ -26,12 +27,36 @@ from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing
+from gpg_vl.update.shift import completion_shifts
+
+
+class FurtherGradient(Protocol):
+    def accumulate(self, layout: Layout, groups: Sequence[TrainingGroup], num_sequences: int, step: int) -> float:
+        """Adds this rank's part of a gradient to the layout's, which every rank has whole; its part of the loss.
+
+        Args:
+            num_sequences: completions that were sampled, over all ranks
+        """
 
 
 class Learner:
     """Owns the optimizer, and the reference model where the objective needs one."""
 
-    def __init__(self, recipe: Recipe, objective: Objective, adapter: Adapter, accelerator: Accelerator):
+    def __init__(
+        self,
+        recipe: Recipe,
+        objective: Objective,
+        adapter: Adapter,
+        accelerator: Accelerator,
+        beside: FurtherGradient | None = None,
+    ):
+        """
+        Args:
+            beside: a loss that is followed together with the objective's
+
+        Raises:
+            ValueError: the layout does not let each rank add gradients of its own
+        """
         self._recipe = recipe
         self._objective = objective
         self._adapter = adapter
@@ -43,6 +68,9 @@ class Learner:
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
+        self._beside = beside
+        if beside is not None and self.layout.needs_equal_passes:
+            raise ValueError("objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1; set it to score")
 
     @property
     def optimizer(self) -> Any:
@@ -63,17 +91,21 @@ class Learner:
 
     def accumulate_gradient(self, rollout: Rollout) -> UpdateStats | None:
         """Computes the gradient of the rollout's next update, which stays in the layout; None if it trains no group."""
-        batch, is_fresh = rollout.next_batch, rollout.is_fresh
+        batch = rollout.next_batch
         if batch.totals.trained_groups == 0:
             return None
-        measures = bool(self._objective.needs) and not is_fresh
+        measures = bool(self._objective.needs) and not rollout.is_fresh and rollout.current is None
         with self._whole_weights(measures or not self._is_checked):
-            log_probs, self.groups = run_together(lambda: self._prepare_groups(batch, is_fresh))
+            log_probs, self.groups = run_together(lambda: self._prepare_groups(rollout))
+        rollout.current = None
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
             self.layout, self.groups, denominator, self._recipe.update, self._adapter, self._accelerator
         )
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
+        if self._beside is not None:
+            further = partial(self._beside.accumulate, self.layout, self.groups, batch.totals.sequences, rollout.step)
+            loss += run_together(further)
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
             **asdict(passes)
@@ -82,6 +114,19 @@ class Learner:
                 "kl": None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
             }
         )
+
+    def measure_shift(self, rollout: Rollout) -> float:
+        """How far the policy has moved from the one that sampled: the mean over the trained completions of all ranks.
+
+        The log-probs are kept for the next update. All ranks together.
+        """
+        with self._whole_weights(is_needed=True):
+            current = run_together(lambda: self._measure([each.group for each in rollout.groups]))
+        pairs = list(zip(rollout.groups, current, strict=True))
+        rollout.current = {id(each.group): now for each, now in pairs}
+        shifts = [shift for each, now in pairs for shift in completion_shifts(given(each.old), now)]
+        total, count = (sum_losses(self._accelerator, value) for value in (sum(shifts), float(len(shifts))))
+        return total / count
 
     def take_step(self, learning_rate: float) -> float:
         """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""
@@ -97,22 +142,31 @@ class Learner:
         """Adds the log-probs of the policy as it is now, which sampled the groups, and of the reference, if needed."""
         unknown: list[GroupLogProbs | None] = [None] * len(groups)
         old = self._measure(groups) if self._objective.needs else unknown
-        reference = unknown if self._reference is None else self._reference.measure(self._policy, groups)
+        reference = unknown if self._reference is None else self._reference.measure(groups)
         return [AnchoredGroup(*each) for each in zip(groups, old, reference, strict=True)]
 
-    def _prepare_groups(self, batch: UpdateBatch, is_fresh: bool) -> tuple[list[LogProbs] | None, list[TrainingGroup]]:
+    def _prepare_groups(self, rollout: Rollout) -> tuple[list[LogProbs] | None, list[TrainingGroup]]:
         """This rank's groups with coefficients, and the log-probs that these depend on, if any."""
+        batch = rollout.next_batch
         groups = [each.group for each in batch.groups]
         if not self._objective.needs:
             log_probs, training = None, [self._objective.training_group(group) for group in groups]
         else:
-            current = [each.old for each in batch.groups] if is_fresh else self._measure(groups)
-            log_probs = [each.beside(now) for each, now in zip(batch.groups, current, strict=True) if now is not None]
+            log_probs = [each.beside(now) for each, now in zip(batch.groups, self._current(rollout), strict=True)]
             training = list(map(self._objective.training_group, groups, log_probs))
         if not self._is_checked:
             self._check_packing(training)
             self._is_checked = True
         return log_probs, training
+
+    def _current(self, rollout: Rollout) -> list[GroupLogProbs]:
+        """Log-probs of the next update's groups under the policy as it is now."""
+        groups = rollout.next_batch.groups
+        if rollout.is_fresh:
+            return [given(each.old) for each in groups]
+        if rollout.current is not None:
+            return [rollout.current[id(each.group)] for each in groups]
+        return self._measure([each.group for each in groups])
 
     def _written_loss(self, batch: UpdateBatch, log_probs: Sequence[LogProbs]) -> float:
         """The objective's loss of this rank's groups, before the division; else it is that of the linear surrogate."""

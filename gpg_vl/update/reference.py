@@ -6,8 +6,10 @@ An objective that does not need them never uses this: no second model, no additi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -16,37 +18,73 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.processes.start import sharding_stage
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
 
 
-class Reference:
+class InitialModel:
     """The model that the run started from, also in a resumed run.
 
-    It is a second, frozen copy of ``recipe.model``. If the policy is that model with a fresh LoRA adapter, it is the
+    It is a second, frozen copy of ``recipe.model``, whose linear layers are in the compute type. Where ranks share the
+    weights, the copy stays on the host between uses. If the policy is that model with a fresh LoRA adapter, it is the
     policy with the adapter switched off, and takes no memory.
     """
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
+        self._policy = adapter
+        self._copy: Adapter | None = None
+        self._home = torch.device("cpu") if sharding_stage(accelerator) == 3 else accelerator.device
+        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
+            self._copy = load_adapter(recipe.model)
+            self._copy.model.requires_grad_(requires_grad=False)
+            keep_in_compute_type(self._copy)
+            self._copy.to(self._home)
+
+    @property
+    def hidden_size(self) -> int:
+        return self._policy.head_weight.shape[1]
+
+    @contextmanager
+    def running(self) -> Iterator[Adapter]:
+        """Within, it is on the policy's device; where it is the policy itself, this rank must have all weights."""
+        if self._copy is None:
+            with self._policy.without_lora():
+                yield self._policy
+            return
+        self._copy.to(self._policy.device)
+        try:
+            yield self._copy
+        finally:
+            self._copy.to(self._home)
+
+
+class Reference:
+    """Log-probs under the initial model."""
+
+    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._recipe = recipe
         self._adapter = adapter
-        self._copy: nn.Module | None = None
-        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
-            initial = load_adapter(recipe.model)
-            initial.model.requires_grad_(requires_grad=False).to(accelerator.device)
-            self._copy = PolicyForward(initial, recipe.rollout.temperature)
+        self._initial = InitialModel(recipe, adapter, accelerator)
 
-    def measure(self, policy: nn.Module, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
-        """Log-probs of each group under the reference.
+    def measure(self, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
+        """Of each group."""
+        with self._initial.running() as initial:
+            forward = PolicyForward(initial, self._recipe.rollout.temperature)
+            return measure_log_probs(forward, groups, self._recipe.update, self._adapter)
 
-        Args:
-            policy: the ``PolicyForward`` that is the reference when its adapter is off
-        """
-        if self._copy is not None:
-            return measure_log_probs(self._copy, groups, self._recipe.update, self._adapter)
-        with self._adapter.without_lora():
-            return measure_log_probs(policy, groups, self._recipe.update, self._adapter)
+
+def keep_in_compute_type(adapter: Adapter) -> None:
+    """Rounds the weights of linear layers as autocast would in each forward: the same log-probs, half the memory.
+
+    The head stays as it is: it is computed in float32.
+    """
+    if adapter.autocast_dtype is None:
+        return
+    for module in adapter.model.modules():
+        if isinstance(module, nn.Linear) and module.weight is not adapter.head_weight:
+            module.to(adapter.autocast_dtype)
 
 
 def sum_kl(log_probs: Sequence[LogProbs]) -> float:

@@ -43,6 +43,7 @@ class Rollout:
     batches: list[UpdateBatch]
     num_updates: int
     num_done: int = 0
+    current: dict[int, GroupLogProbs] | None = None  # by id() of a group, from the shift's measure to the next update
 
     @property
     def next_batch(self) -> UpdateBatch:
@@ -54,8 +55,26 @@ class Rollout:
         return self.num_done == 0
 
     @property
+    def num_uses(self) -> int:
+        """Passes over the groups, the one under way included."""
+        return self.num_updates // len(self.batches)
+
+    @property
+    def groups(self) -> list[AnchoredGroup]:
+        return [each for batch in self.batches for each in batch.groups]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether some rank has a group to train."""
+        return any(batch.totals.trained_groups for batch in self.batches)
+
+    @property
     def is_used_up(self) -> bool:
         return self.num_done >= self.num_updates
+
+    def use_again(self) -> None:
+        """Adds a pass over the groups."""
+        self.num_updates += len(self.batches)
 
 
 Part = tuple[list[ScoredGroup], StepTotals]

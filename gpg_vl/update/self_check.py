@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import token_log_probs
-from gpg_vl.models.vision import move_vision
+from gpg_vl.models.vision import feature_distance, move_vision
 from gpg_vl.records import Completion, Encoded
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import move_to, packed_log_probs
@@ -86,10 +86,7 @@ def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:
     if row.features is None or adapter.autocast_dtype is None or vision is None:
         return row
     exact = adapter.encode_images(move_vision(vision, adapter.device))
-    difference = max(
-        float((found - level).norm() / level.norm())
-        for found, level in zip(row.features.levels, exact.levels, strict=True)
-    )
+    difference = feature_distance(row.features, exact)
     if not difference <= FEATURE_TOLERANCE:
         raise RuntimeError(
             f"self-check failed on sample {row.sample_id}: the image features of the rollout differ from those "

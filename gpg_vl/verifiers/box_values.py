@@ -16,7 +16,7 @@ from gpg_vl.verifiers.literals import Literals, Tagged, Word
 MAX_CHARS = 32_768
 OUT_OF_RANGE = -1.0
 """Stands for a confidence outside [0, 1]: such an answer cannot be read."""
-MAX_BOXES = 300  # of one answer; LVIS counts as many
+MAX_BOXES = 300  # of one answer, as in the metric of LVIS
 
 _NUMBER = r"\s{0,64}([+-]?[0-9]{1,9}(?:\.[0-9]{1,18})?)\s{0,64}"
 _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")

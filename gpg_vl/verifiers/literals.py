@@ -34,7 +34,7 @@ _CLOSES = {"[": "]", "(": ")", "{": "}"}
 
 
 class NotLiteralError(Exception):
-    """The text is not such a value."""
+    """The text is not a list, object, number or string."""
 
 
 @dataclass(frozen=True, slots=True)

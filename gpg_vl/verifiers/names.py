@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpg_vl.verifiers.aircraft import may_have_made, was_built, without_maker
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 
 MAX_CHARS = 256
@@ -33,50 +34,6 @@ aircraft airliner plane jet car vehicle automobile
 """
 _KINDS = frozenset(_KINDS_TEXT.split())
 """Words that may follow a name to say what kind of thing it is."""
-_MAKERS_TEXT = """
-airbus antonov atr avro bae beech beechcraft boeing bombardier british aerospace canadair cessna cirrus convair
-dassault de havilland canada dehavilland dornier douglas embraer eurofighter fairchild fokker general dynamics
-grumman gulfstream hawker siddeley ilyushin lockheed martin mcdonnell northrop panavia pilatus piper raytheon robin
-saab sukhoi supermarine swearingen tupolev yakovlev b
-"""
-_MAKERS = frozenset(_MAKERS_TEXT.split())
-"""Makers of aircraft: most classes of FGVC-Aircraft leave them out, and models write them."""
-_MAKERS_OF_TEXT = """
-707 727 737 747 757 767 777 787 717: boeing b
-a300 a310 a318 a319 a320 a321 a330 a340 a350 a380: airbus
-md dc: mcdonnell douglas boeing
-crj: bombardier canadair
-dhc: de havilland canada dehavilland bombardier
-dh: de havilland dehavilland
-e170 e190 e195 emb erj legacy: embraer
-146 125: british aerospace bae hawker siddeley
-1900: beech beechcraft hawker raytheon
-328: dornier fairchild
-340: saab fairchild
-c130 l1011: lockheed martin
-c47: douglas
-f16: general dynamics lockheed martin
-fa18: mcdonnell douglas boeing
-an: antonov
-il: ilyushin
-tu: tupolev
-yak: yakovlev
-pa: piper
-falcon: dassault
-challenger global: bombardier canadair
-"""
-_MAKERS_OF = {
-    family: frozenset(makers.split())
-    for families, makers in (line.split(":") for line in _MAKERS_OF_TEXT.strip().splitlines())
-    for family in families.split()
-}
-"""By the beginning of the name."""
-_VARIANT = re.compile(
-    r"(?:a3[0-9]0|a31[89]|a321)-(?:[1-9][0-9]{2}|1000)|717-200|dc[0-9]{1,2}-[1-8][0-9]|(?:42|72)-[2-6][0-9]0"
-    r"|dhc6-[1-4]00|dr400-[0-9]{3}|l1011-(?:1|50|100|150|200|250|500)|pa28-[0-9]{3}|md90-30|e1[79][05]-[12]00"
-    r"|125-[1-9]00"
-)
-"""Numbers that may follow a name of one number: variants that were built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +257,7 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: 
     first = next((n for n, word in enumerate(words) if word in name), 0)
     last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
     has_number = any(word.isdigit() for word in found.words)
-    before = _may_have_made(words[:first], found.words, has_number)
+    before = may_have_made(words[:first], found.words, has_number)
     inner = [word for word in words[first : last + 1] if word not in name]
     after = words[last + 1 :]
     is_variant = len(after) == 1 and after[0].isdigit() and _may_have_variant(found.words, after[0], listed)
@@ -313,32 +270,7 @@ def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -
     numbers = [word for word in name if word.isdigit()]
     if name[-1:] != tuple(numbers) or "".join((*name[:-1], variant)) in listed.by_spelling:
         return False
-    return (
-        _YEAR.fullmatch(variant) is not None
-        or _VARIANT.fullmatch(f"{''.join(_without_maker(name))}-{variant}") is not None
-    )
-
-
-def _may_have_made(words: tuple[str, ...], name: tuple[str, ...], has_number: bool) -> bool:
-    """Whether the words before a name may be its maker's, and are not another maker's."""
-    if _MAKERS.isdisjoint(words):
-        return not words or (has_number and all(map(str.isalpha, words)))
-    makers = _makers_of(name)
-    if makers and any(word in _MAKERS and word not in makers for word in words):
-        return False
-    return all(word in _MAKERS or (has_number and word.isalpha()) for word in words)
-
-
-def _makers_of(name: tuple[str, ...]) -> frozenset[str]:
-    """Who made what has the name, as far as that is known: the makers of its family, or the one that it begins with."""
-    bare = "".join(_without_maker(name))
-    own = frozenset(name[: len(name) - len(_without_maker(name))])
-    return next((makers for family, makers in _MAKERS_OF.items() if bare.startswith(family)), own)
-
-
-def _without_maker(name: tuple[str, ...]) -> tuple[str, ...]:
-    first = next((n for n, word in enumerate(name) if word not in _MAKERS), len(name))
-    return name[first:]
+    return _YEAR.fullmatch(variant) is not None or was_built(name, variant)
 
 
 def _tabulate(classes: tuple[str, ...]) -> _ClassList:
@@ -352,7 +284,7 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
         each = _Class(name, words)
         spelling = "".join(words)
         by_spelling[spelling] = None if spelling in by_spelling else each
-        code = _without_maker(words)
+        code = without_maker(words)
         if code != words and sum(map(str.isdigit, code)) > 1:  # 146-200 alone is the BAE 146-200
             codes["".join(code)] = None if "".join(code) in codes else each
         by_word[max(words, key=len)].append(each)

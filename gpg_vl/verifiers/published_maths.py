@@ -1,6 +1,6 @@
 """Compares mathematical answers as the published code does, with math-verify: for the legacy scorers alone.
 
-math-verify decides by what it finds first: ``8√3`` is 8 to it, ``65π`` is 65, and it can compute for ever on a power of
+math-verify decides by what it finds first: ``8√3`` is 8 to it, ``65π`` is 65, and it may never finish a power of
 powers. So it never sees what it cannot finish, and no strict scorer asks it.
 """
 
@@ -27,7 +27,7 @@ def published_match(text: str, gold: str) -> bool:
 
     False for powers of powers, which math-verify cannot finish and gives up on after seconds of wall-clock time. Here
     it has no such limit, so that the result depends on the text alone. Its reading is not linear (a second for 9,000
-    hostile characters, a minute for 65,000): whoever reads any text does so under the limit of ``scoring_pool``.
+    hostile characters, a minute for 65,000): whoever reads any text does so under the limits of ``rewards.pool``.
     """
     if any(len(part) > _MAX_PUBLISHED_CHARS or _ENDLESS.search(part) for part in (text, gold)):
         return False

@@ -387,3 +387,51 @@ def test_progress_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert main([str(folder / "rows.jsonl"), *WHOLE]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"checked {n}/17 rows" for n in (ROWS_AT_ONCE, ROWS_AT_ONCE + 1)]
+
+
+def test_markers_are_counted_without_a_model(folder: Path, check: Check) -> None:
+    rows = [
+        row(0, question="<image> How many?"),
+        row(1, question="<image> or <image>?"),
+        row(2, images=["2.png", "3.png"], question="Is <image> larger?"),
+        row(3, images=[], question="In HTML, what does <image> stand for?"),
+    ]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and len(lines) == 6
+    assert re.search(naming("2 | r1 | question |", 2, "<image>", 1), lines[2])
+    assert re.search(naming("3 | r2 | question |", 1, "<image>", 2), lines[3])
+    assert re.search(naming("note", "<image>", "row 4"), lines[4])
+    code, lines = check(write_lines(folder / "rows.jsonl", [rows[0], rows[3]]))
+    assert code == 0 and re.search(naming("<image>", "row 2"), lines[1])
+
+
+def test_rows_of_another_shape_are_checked(folder: Path, check: Check) -> None:
+    chat = {"messages": [{"role": "user", "content": "<image>How many?"}], "solution": "4"}
+    rows = [chat | {"images": ["1.png"]}, chat | {"images": None}, chat | {"images": ["2.png"], "solution": "four"}]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows), "--task", "counting")
+    assert code == 1 and re.search(naming("rows.jsonl", "ms-swift", "messages", "solution"), lines[0])
+    assert re.search(naming("2 |", "images", "null"), lines[3]) and re.search(naming("3 |", "answer", "four"), lines[4])
+
+
+def test_gold_answers_that_nothing_can_reach(folder: Path, check: Check) -> None:
+    where = {"task": "grounding", "question": "Where?"}
+    rows = [
+        row(0, **where, answer=[0.1, 0.2, 0.5, 0.6]),
+        row(1, **where, answer=[100, 200, 500, 900]),
+        row(2, meta={"reasoning": "two </think> three"}),
+        row(3, **where, answer=[[1, 2, 30, 40]]),
+    ]
+    code, lines = check(write_lines(folder / "rows.jsonl", rows))
+    assert code == 1 and [line.split(" | ")[0] for line in lines[2:5]] == ["1", "2", "3"]
+    assert re.search(naming("answer", "normalised"), lines[2]) and "reasoning" in lines[4] and len(lines) == 6
+
+
+def test_a_phones_photo_is_bad_unless_it_is_scaled_down(folder: Path, check: Check) -> None:
+    """Its box is in pixels of the file, of which half are decoded."""
+    (folder / "photo.jpg").write_bytes(encode(Image.new("RGB", (6000, 4000), "red"), "JPEG"))
+    box = row(0, images=["photo.jpg"], task="grounding", question="Where?", answer=[4000, 3000, 6000, 4000])
+    path = write_lines(folder / "rows.jsonl", [box])
+    code, lines = check(path)
+    assert code == 1 and re.search(naming("images", 6000, 4000, "data.on_large_image", "shrink"), lines[2])
+    code, lines = check(path, "--on-large-image", "shrink")
+    assert (code, len(lines)) == (0, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpg_vl.config import EvaluationConfig, PromptConfig, RewardsConfig
+from gpg_vl.config import EvaluationConfig, PromptConfig, Recipe, RewardsConfig, RolloutConfig, RunConfig
 from gpg_vl.data.sources import Source
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction, read_prediction
@@ -44,12 +44,14 @@ def predict(
     tokens_per_batch: int,
     **sampling: float,
 ) -> list[Prediction]:
-    config = EvaluationConfig(**sampling)  # type: ignore[arg-type]
+    recipe = Recipe(
+        evaluation=EvaluationConfig(**sampling),  # type: ignore[arg-type]
+        rollout=RolloutConfig(max_new_tokens=6),
+        run=RunConfig(seed=3),
+    )
     with Scorer(RewardsConfig()) as scorer:
-        evaluator = Evaluator(
-            PromptBuilder(adapter, TASKS, PromptConfig()), HfEngine(adapter, tokens_per_batch), scorer, TASKS, config,
-            max_new_tokens=6, seed=3, with_legacy=True,
-        )  # fmt: skip
+        prompts = PromptBuilder(adapter, TASKS, PromptConfig())
+        evaluator = Evaluator(prompts, HfEngine(adapter, tokens_per_batch), scorer, TASKS, recipe, with_legacy=True)
         return [each for part in evaluator.run(rows, prompts_at_once) for each in part]
 
 

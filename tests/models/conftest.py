@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models import FAMILIES, load_adapter
+from gpg_vl.models import load_adapter
+from gpg_vl.models.families import FAMILIES
 from tests.support.llava_onevision import FAMILY, LLAVA_LIMITS, write_tiny_llava
 from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 

@@ -37,6 +37,11 @@ OTHER_VALUES: dict[str, Any] = {
     "reward_range": (-1.0, 2.0),
     "overlong_cache": 3,
     "mask_unfinished": True,
+    "discriminator_width": 3,
+    "discriminator_rate": 0.5,
+    "discriminator_gradient": "relaxed",
+    "relaxed_temperature": 0.4,
+    "spectral_norm": True,
     "beta_th": 0.3,
     "max_draws": 5,
 }
@@ -59,6 +64,7 @@ SOURCES = {  # what the sources have, of the keys that an objective reads
     "copg": {"beta": 0.06, "pairs": "all"},
     "rebel": {"eta": 1.0, "anchor": "old"},
     "apa": {"beta": 0.1},
+    "gapo": {"f_norm": "one", "clip_low": 0.2, "clip_high": 0.2},
     "supervised": {},
 }
 
@@ -136,7 +142,9 @@ def test_unknown_objective_is_named_with_the_nearest() -> None:
     [
         ("f_norm_eps", -1e-4), ("alpha_eps", -1e-5), ("kl_coefficient", -0.1), ("clip_low", -0.1), ("clip_high", -0.1),
         ("overlong_cache", -1), ("max_ratio", 0.0), ("beta", 0.0), ("eta", 0.0), ("completions_per_pass", 0),
-        ("max_length", 0), ("max_draws", 0), ("gate_temperatures", (1.0, 0.0)), ("reward_range", (1.0, 1.0)),
+        ("max_length", 0), ("max_draws", 0),
+        ("discriminator_width", 0), ("discriminator_rate", 0.0), ("relaxed_temperature", 0.0),
+        ("gate_temperatures", (1.0, 0.0)), ("reward_range", (1.0, 1.0)),
         ("beta_th", 1.1),
     ],
 )  # fmt: skip

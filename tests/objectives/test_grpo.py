@@ -166,7 +166,7 @@ def test_packed_gradient_equals_autograd_of_the_loss(load: LoadModel, budget: in
     recipe = Recipe(model=model, objective=config, update=UpdateConfig(tokens_per_micro_batch=budget))
     objective = build_objective(config)
     forward = PolicyForward(policy, 1.0)
-    reference = Reference(recipe, policy, Accelerator()).measure(forward, groups)
+    reference = Reference(recipe, policy, Accelerator()).measure(groups)
     now = measure_log_probs(forward, groups, recipe.update, policy)
     log_probs = [LogProbs(*each) for each in zip(now, now, reference, strict=True)]
     weighted = [objective.training_group(g, p) for g, p in zip(groups, log_probs, strict=True)]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gpg_vl.config import ObjectiveConfig
+from gpg_vl.learned.discriminator import discriminator_loss
 from tests.support.written import Numbers, follow
 
 DATA = Path(os.environ.get("GPG_VL_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -71,11 +73,11 @@ CASES: dict[str, dict[str, Any]] = {
     "agpo_v1_batch": {"name": "agpo", "form": "v1", "reward_range": (0, 1)},
     "agpo_v3_mask_seq": {"name": "agpo"},
     "agpo_v3_mask_token": {"name": "agpo", "reduction": "token"},
+    "gapo_policy_grouped": {"name": "gapo"},
 }
 LEFT_OUT = {
     "gpg_verl_batch": "verl's alpha counts zero rewards; the kit has no such form",
-    "gapo_policy_grouped": "its reward is a discriminator's",
-    "gapo_discriminator": "it is no objective of completions",
+    "gapo_discriminator": "below: it is no objective of completions",
 }
 
 
@@ -115,3 +117,19 @@ def test_vector_of_the_first_update_without_any_log_probs(name: str) -> None:
     vector = read_vectors()[name]
     found = follow(ObjectiveConfig(**CASES[name]), numbers_of(vector), is_reused=False)
     assert found.flat == pytest.approx([each for row in vector["expected_grad_token"] for each in row], abs=1e-12)
+
+
+def test_vector_of_the_discriminator() -> None:
+    vector = read_vectors()["gapo_discriminator"]
+    logits = torch.tensor(vector["inputs"]["discriminator_logits"], dtype=torch.float64, requires_grad=True)
+    loss = discriminator_loss(logits, torch.tensor(vector["inputs"]["labels"], dtype=torch.float64))
+    loss.backward()
+    assert loss.item() == pytest.approx(vector["expected_loss"], abs=1e-12)
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx(vector["expected_grad_logits"], abs=1e-12)
+
+
+def test_the_reward_of_the_policy_s_vector_is_the_discriminator_s() -> None:
+    inputs = read_vectors()["gapo_policy_grouped"]["inputs"]
+    logits = torch.tensor(inputs["discriminator_logits"], dtype=torch.float64)
+    assert inputs["rewards"] == pytest.approx(torch.sigmoid(logits).tolist(), abs=1e-12)

@@ -48,9 +48,23 @@ def test_a_model_is_pinned_where_the_run_goes_back_to_it(tmp_path: Path) -> None
     base = write_model(tmp_path / "base", b"1" * 100)
     plain = Recipe(model=ModelConfig(path=str(base)))
     assert take_pins(plain, [], None) == {}
-    with_kl = Recipe(model=plain.model, objective=ObjectiveConfig(name="grpo", kl_coefficient=0.1))
-    assert list(take_pins(with_kl, [], None)) == ["base model"]
+    for keys in ({"name": "grpo", "kl_coefficient": 0.1}, {"name": "apa"}, {"name": "gapo"},
+                 {"name": "gvpo", "anchor": "reference"}):  # fmt: skip
+        going_back = Recipe(model=plain.model, objective=ObjectiveConfig(**keys))  # type: ignore[arg-type]
+        assert list(take_pins(going_back, [], None)) == ["base model"], keys
+    assert take_pins(Recipe(model=plain.model, objective=ObjectiveConfig(name="grpo")), [], None) == {}
     assert take_pins(Recipe(model=ModelConfig(path="someone/model", lora=LoraConfig())), [], None) == {}
+
+
+def test_a_preference_head_is_pinned(tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes(b"1")
+    base = write_model(tmp_path / "base", b"1" * 100)
+    learned = Recipe(model=ModelConfig(path=str(base)), rewards=RewardsConfig(preference=str(tmp_path)))
+    then = take_pins(learned, [], None)
+    assert list(then) == ["preference head", "base model"]
+    (tmp_path / "head.safetensors").write_bytes(b"2")
+    with pytest.raises(ValueError, match=naming("rewards.preference", "preference head", "run.output_dir")):
+        check_pins(take_pins(learned, [], None), then)
 
 
 @pytest.mark.parametrize("changed", ["task.py", "rewards.py"])

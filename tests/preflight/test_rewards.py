@@ -29,10 +29,17 @@ SIGNED = load_task(f"{FILE}:Signed")  # correct in [-1, 2]
         ([COUNTING], RewardsConfig(functions=["f.py:f"]), None),
         ([COUNTING], RewardsConfig(functions=["f.py:f"], weights={"f": 0.0}), (0, 1.2)),
         ([COUNTING], RewardsConfig(scorer="legacy"), None),
+        ([COUNTING], RewardsConfig(preference="folder"), (0, 2.2)),
+        ([COUNTING], RewardsConfig(preference="folder", weights={"preference": -0.5}), (-0.5, 1.2)),
     ],
 )
 def test_the_range_of_the_total(tasks: list[Task], config: RewardsConfig, expected: tuple[float, float] | None) -> None:
-    assert declared_range(config, tasks) == (expected if expected is None else pytest.approx(expected))
+    assert declared_range(Recipe(rewards=config), tasks) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_the_discriminator_adds_to_the_range() -> None:
+    recipe = Recipe(objective=ObjectiveConfig(name="gapo"), rewards=RewardsConfig(weights={"discriminator": 0.5}))
+    assert declared_range(recipe, [COUNTING]) == pytest.approx((0, 1.7))
 
 
 def fit(task: Task, rewards: RewardsConfig, **objective: Any) -> Objective:

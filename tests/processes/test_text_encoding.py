@@ -34,13 +34,14 @@ def test_a_locale_without_utf8(tmp_path: Path, module: str) -> None:
     assert ran.returncode == (2 if module == "gpg_vl" else 1)
 
 
-OPENERS = ("open", "read_text", "write_text")
+METHODS = ("open", "read_text", "write_text")
 
 
 def is_without_encoding(call: ast.Call) -> bool:
     """Whether a call opens a file as text and does not say how it is encoded."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name not in OPENERS or any(keyword.arg == "encoding" for keyword in call.keywords):
+    is_method = isinstance(call.func, ast.Attribute)
+    name = getattr(call.func, "attr" if is_method else "id", "")
+    if name not in (METHODS if is_method else ("open",)) or any(word.arg == "encoding" for word in call.keywords):
         return False
     texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
     is_module = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in NO_TEXT

@@ -277,6 +277,16 @@ def test_the_answer_is_asked_for_scored_and_written_in_a_box(load: LoadModel) ->
     assert gold.text == "<think></think>\\boxed{4}"
 
 
+@pytest.mark.parametrize("place", ["tags", "boxed"])
+def test_a_prompt_is_rebuilt_as_it_was(place: str, load: LoadModel) -> None:
+    prompts = builder(load(), answer_in=place)
+    built = prompts.build(make_sample([(64, 48), (90, 60)]))
+    again = prompts.rebuild(built.sample, built.text, built.views, built.messages)
+    assert replace(again, encoded=built.encoded) == built
+    assert again.encoded.token_ids == built.encoded.token_ids
+    assert torch.equal(again.encoded.position_ids, built.encoded.position_ids)
+
+
 def test_a_question_that_asks_for_the_other_place_is_noted_once(
     load: LoadModel, caplog: pytest.LogCaptureFixture
 ) -> None:

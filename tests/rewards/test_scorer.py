@@ -224,7 +224,7 @@ def test_tensors_are_rewards() -> None:
         ("nothing", "returned NoneType; return a list"),
         ("a_number", "returned float; return a list"),
         ("zero_dimensional", "return a list"),
-        ("needs", "takes 'no_such_column'; what it can get is"),
+        ("needs", "takes 'no_such_column'"),
         ("logs_too_few", r"log_extra\('read'\) got 1 values for 2 completions"),
     ],
 )

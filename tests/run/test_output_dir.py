@@ -86,13 +86,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         claim_output_dir(recipe_for(tmp_path / "file/run")).__enter__()
 
 
-def test_room_for_a_checkpoint_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights of 4 bytes, and two moments of 4 bytes for each that is trained."""
-    free = 4 * 1000 + 8 * 200
+def test_room_for_all_checkpoints_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 4 bytes, and two moments of 4 bytes for each that is trained; 3 newest, the best, one more."""
+    free = 5 * (4 * 1000 + 8 * 200)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     check_room(recipe_for(tmp_path), 1000, 200)
-    with pytest.raises(ValueError, match=naming(tmp_path, "0.00 GB", "run.output_dir")):
+    with pytest.raises(ValueError, match=naming(tmp_path, "0.00 GB", "run.output_dir", "run.save_total_limit")):
         check_room(recipe_for(tmp_path), 1000, 201)
+    check_room(recipe_for(tmp_path), 5000, 1000, step=499)  # a single one is left to write
+    check_room(recipe_for(tmp_path), 10**9, 10**9, step=500)
+    write_checkpoint(tmp_path, 100)
+    write_checkpoint(tmp_path, 200)
+    check_room(recipe_for(tmp_path), 1600, 300, step=200)  # two of the five are there
 
 
 # --- where to go on ---

@@ -29,7 +29,7 @@ def recipe(**data: Any) -> Recipe:
     return Recipe(
         model=ModelConfig(path="models/m"),
         data=DataConfig(**{"train": train, "eval": ["./data/rows.jsonl"], "image_root": "pictures", **data}),
-        rewards=RewardsConfig(functions=["own.py:reward"]),
+        rewards=RewardsConfig(functions=["own.py:reward"], preference="pictures"),
         run=RunConfig(output_dir="runs/new"),
     )
 
@@ -43,6 +43,7 @@ def test_a_saved_recipe_means_the_same_elsewhere(folder: Path, monkeypatch: pyte
     assert (saved.data.eval, saved.data.image_root) == ([rows], str(folder / "pictures"))
     assert (saved.model.path, saved.run.output_dir) == (str(folder / "models/m"), str(folder / "runs/new"))
     assert saved.rewards.functions == [f"{folder}/own.py:reward"]
+    assert saved.rewards.preference == str(folder / "pictures")
 
 
 def test_names_on_the_hub_stay_as_they_are(folder: Path) -> None:

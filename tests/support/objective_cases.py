@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "em_pg, posterior": {"name": "em_pg", "form": "posterior"},
     "agpo": {"name": "agpo"},
     "agpo by token": {"name": "agpo", "reduction": "token"},
+    "gapo": {"name": "gapo"},
     "agpo, v1": {"name": "agpo", "form": "v1", "reward_range": (0, 1)},
 }
 ON_POLICY = {case for case, keys in CASES.items() if keys["name"] in ("gpg", "reinforce")}

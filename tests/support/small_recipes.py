@@ -18,6 +18,7 @@ SMALL = {
     "prompt.template": "{question}",
     "objective.beta_th": 0.0,
     "run.eval_every": 0,
+    "run.save_total_limit": None,
     "run.trackers": [],
 }
 

@@ -77,7 +77,7 @@ def write_recipe_folder(folder: Path, model: Path, sections: dict[str, dict[str,
         "rollout": {"prompts_per_step": 3, "group_size": 3, "max_new_tokens": 6},
         "objective": {"beta_th": 0.5},
         "update": {"learning_rate": 1e-3, "schedule": "cosine"},
-        "run": {"steps": 10, "save_every": 5, "eval_every": 0, "trackers": []},
+        "run": {"steps": 10, "save_every": 5, "save_total_limit": None, "eval_every": 0, "trackers": []},
     }
     for section, keys in (sections or {}).items():
         recipe[section] = {**recipe[section], **keys}

@@ -302,6 +302,11 @@ def agpo(groups: Sequence[Leaves], o: Any) -> Tensor:
     return token_mean(rows) if o.reduction == "token" else sequence_mean(rows)
 
 
+def gapo(groups: Sequence[Leaves], o: Any) -> Tensor:
+    rows = [clip_loss(w, a) for g in groups for a, w in zip(centred(g.rewards), ratios(g), strict=True)]
+    return sequence_mean(rows)
+
+
 WRITTEN: dict[str, Callable[[Sequence[Leaves], Any], Tensor]] = {
     "gpg": gpg,
     "reinforce": reinforce,
@@ -321,4 +326,5 @@ WRITTEN: dict[str, Callable[[Sequence[Leaves], Any], Tensor]] = {
     "apa": apa,
     "em_pg": em_pg,
     "agpo": agpo,
+    "gapo": gapo,
 }

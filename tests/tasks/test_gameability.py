@@ -282,21 +282,21 @@ def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: 
     assert whole <= 2 * half + 0.005  # what the clock and the collector add
 
 
-LENGTHS = (120, 255, 399, 511, 1023, 4000, 32_767)
+LENGTHS = (255, 399, 511, 1023, 32_767)
 """Up to the limits of each reader, where it does the most work, and beyond them."""
 
 
 @pytest.mark.parametrize("piece", PIECES)
 @each_reader
 def test_no_length_takes_long(sample: Sample, piece: str) -> None:
-    for before, after in (("", ""), ("[", "]"), ("4 ", ""), ("x = ", "4"), ("B. ", ")")):
+    for before, after in (("", ""), ("[", "]"), ("x = ", "4")):
         for length in LENGTHS:
             timed_score(sample, wrap(before + (piece * length)[: length - len(before + after)] + after))
 
 
 @each_reader
 @given(st.lists(st.sampled_from(PIECES), min_size=2, max_size=4), st.sampled_from(LENGTHS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_mixture_takes_long(sample: Sample, pieces: list[str], length: int) -> None:
     timed_score(sample, wrap(("".join(pieces) * length)[:length]))
 

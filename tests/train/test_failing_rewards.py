@@ -29,7 +29,7 @@ def flaky(completions, id, **kwargs):
     number = int(id[0].split("-")[-1])
     if number % 6 == 1:
         time.sleep(60)
-    if number % 6 == 2:
+    if number % 6 == 2 and not completions[0][0]["content"].endswith("</answer>"):  # none of a random model
         raise KeyError(id[0])
     return [sum(map(ord, messages[0]["content"])) % 97 / 97 for messages in completions]
 """

@@ -17,6 +17,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.recipes import load_recipe
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
+from tests.support.messages import lines_naming, naming
 from tests.support.scripted_rewards import noise, score_by
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import sampled
@@ -116,3 +117,26 @@ def test_step_follows_the_reward(make_recipe: MakeRecipe, monkeypatch: pytest.Mo
     train(make_recipe(run__steps=25, rollout__prompts_per_step=8, rollout__group_size=8, update__learning_rate=3e-3))
     rewards = [row["reward"] for row in read_metrics(tmp_path / "run")]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e20])
+def test_weights_that_overflow_end_the_run_and_are_not_saved(
+    make_recipe: MakeRecipe, noisy_rewards: None, tmp_path: Path, rate: float
+) -> None:
+    """What the model computes from weights of that size is not finite."""
+    with pytest.raises(ValueError, match=naming("not finite", "update.learning_rate")):
+        train(make_recipe(update__learning_rate=rate, run__save_every=1))
+    for folder in (tmp_path / "run").glob("checkpoint-*"):
+        weights = load_file(folder / "model.safetensors").values()
+        assert all(weight.isfinite().all() for weight in weights)
+    assert not (tmp_path / "run/checkpoint-3").exists()
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_a_longer_run_says_what_becomes_of_the_schedule(
+    make_recipe: MakeRecipe, noisy_rewards: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(make_recipe(run__steps=2))
+    train(make_recipe(run__steps=4))
+    [line] = lines_naming(capfd.readouterr().err, "note", "run.steps", 2, 4, "0.0005", 0)
+    assert line.startswith("note: ")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
+from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
@@ -122,3 +123,46 @@ def test_a_moved_run_goes_on(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewa
     train(make_recipe(run__steps=1))
     shutil.move(tmp_path / "run", tmp_path / "moved")
     assert train(make_recipe(run__steps=2, run__output_dir=str(tmp_path / "moved"))).name == "checkpoint-2"
+
+
+def test_another_model_under_an_adapter_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, model_folders: dict[str, Path], noisy_rewards: None
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model_folders["qwen2_vl"], base)
+    keys = {"model.path": str(base), "model.lora": {"r": 4}}
+    train(make_recipe(**keys, run__steps=1))
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1e-3 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=naming("model.path", "base model", "run.output_dir")):
+        train(make_recipe(**keys, run__steps=2))
+    assert len(read_metrics(tmp_path / "run")) == 1
+
+
+def test_other_code_that_scores_is_refused(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    code = tmp_path / "own.py"
+    code.write_text("def short(completions, **columns):\n    return [0.5] * len(completions)\n")
+    keys = {"rewards.functions": [f"{code}:short"]}
+    train(make_recipe(**keys, run__steps=1))
+    train(make_recipe(**keys, run__steps=2))
+    code.write_text(code.read_text().replace("0.5", "0.6"))
+    with pytest.raises(ValueError, match=naming("rewards.functions", "own.py", "run.output_dir")):
+        train(make_recipe(**keys, run__steps=3))
+    assert len(read_metrics(tmp_path / "run")) == 2
+
+
+def test_a_recipe_and_its_saved_one_are_one_run(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noisy_rewards: None
+) -> None:
+    """Relative paths, then the absolute ones that the run has saved, then the relative ones in a moved folder."""
+    (tmp_path / "here").mkdir()
+    write_parquet(draw_samples("counting", 24, seed=0), tmp_path / "here/rows.parquet")
+    relative = {"data.train": ["rows.parquet"], "run.output_dir": "run"}
+    monkeypatch.chdir(tmp_path / "here")
+    assert train(make_recipe(**relative, run__steps=1)).name == "checkpoint-1"
+    saved = load_recipe("run/recipe.yaml", ["--run.steps", "2"])
+    monkeypatch.chdir(tmp_path)
+    assert train(saved) == tmp_path / "here/run/checkpoint-2"
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert train(make_recipe(**relative, run__steps=3)).name == "checkpoint-3"

@@ -11,10 +11,10 @@ outcome and takes along what it started: nothing of one call, whatever it did, r
 
 Each worker and each fork has a pipe of its own, and a message carries the unit's number and its sender's pid: what
 anybody else writes there costs that unit. A worker reports every unit, so a deadline is that of a single unit, and what
-was finished before a kill is kept. If a worker dies or is stopped under a unit, another worker does that unit once
-more. A unit's time stands still while its process waits for a processor, so that a busy machine costs nobody a reward.
-Nothing is shared between workers that a killed one could leave locked. When this process ends, however it ends, the
-others end too.
+was finished before a kill is kept. If a worker dies or is stopped under a unit, another worker does that unit again, at
+most twice. A unit's time stands still while its process waits for a processor, so that a busy machine costs nobody a
+reward. Nothing is shared between workers that a killed one could leave locked. When this process ends, however it ends,
+the others end too.
 """
 
 from gpg_vl.rewards.pool.client import ScoringPool

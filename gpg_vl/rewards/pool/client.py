@@ -105,7 +105,7 @@ class ScoringPool:
         try:
             return self._ask(batch)
         except (EOFError, OSError) as error:
-            raise PoolError("the process that supervises scoring ended twice; its last words are above") from error
+            raise PoolError("the process that supervises scoring ended twice; its output is above") from error
 
     def close(self) -> None:
         """Ends every process of the pool. The pool can be used again; it then starts new ones."""

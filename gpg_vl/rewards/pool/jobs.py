@@ -147,7 +147,7 @@ def read_outcome(job: Job, payload: bytes) -> Outcome:
         value, status, message, is_mistake = json.loads(payload)
         return Outcome(job.read_value(value) if status == "ok" else None, status, message, is_mistake)
     except (ValueError, TypeError, RecursionError):
-        return Outcome(None, "error", "its process sent something that is not an outcome")
+        return Outcome(None, "error", "its process sent an invalid message")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """This process is killed when its parent ends; immediately if ``parent`` is no longer its parent."""
+    """This process is killed when its parent ends; or at once if that has already happened."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -89,7 +89,7 @@ def memory_bytes(pid: int) -> int:
 def is_stopped(pid: int) -> bool:
     """Whether a signal has stopped the process; False where it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in ("T", "t")
     except OSError:
         return False
 

@@ -56,6 +56,9 @@ START_SECONDS = 5.0
 GRACE_SECONDS = 1.0
 """What a worker may take to say that its fork is gone, before it is killed too."""
 
+MAX_LOSSES = 2
+"""Workers that may be lost over a unit before the unit is blamed."""
+
 PAUSE_SECONDS = 0.3
 """A loop that took longer was stopped from outside: the deadlines move by as much."""
 
@@ -227,9 +230,9 @@ class Supervisor:
             self._end_unit(worker, work, worker.verdict or Outcome(None, "error", "the worker process died"))
 
     def _starts_again(self, worker: Worker, work: _Work) -> bool:
-        """Gives the rest of a lost worker's span to another worker, once: another call may have sent it a signal."""
+        """Gives the rest of a lost worker's span to another worker: a neighbour's call may have sent it a signal."""
         span = worker.span
-        if span is None or span.num_lost or worker.verdict:
+        if span is None or span.num_lost == MAX_LOSSES or worker.verdict:
             return False
         span.num_lost += 1
         work.queue.append(span)

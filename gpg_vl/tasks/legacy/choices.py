@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gpg_vl.records import ImageView, Sample
+from gpg_vl.records import THINK_OPENING, ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
 from gpg_vl.verifiers.options import LETTERS, row_options
 from gpg_vl.verifiers.published_maths import published_candidates, published_match
@@ -15,7 +15,6 @@ from gpg_vl.verifiers.published_text import (
     has_published_format,
 )
 
-THINK_OPENING = "<think>"
 NUM_LETTERS = 6  # of CV-Bench's options
 
 _LETTER = re.compile(r"(?:^|\s|\[|\()([A-H])(?:\s|\]|\)|$)")

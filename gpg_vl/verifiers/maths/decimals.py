@@ -9,7 +9,7 @@ from fractions import Fraction
 from gpg_vl.verifiers.maths.exact import PI, Exact, require
 
 PRECISION = 60
-FEWEST_DIGITS = 9  # that a decimal must have to stand for a number which no decimal equals
+FEWEST_DIGITS = 9  # of a decimal that stands for a number which no decimal equals
 FLOAT_DIGITS = 15  # of a double precision number that are always right
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 _CONTEXT = Context(prec=PRECISION, Emax=10**6, Emin=-(10**6))

@@ -46,10 +46,10 @@ class Number:
 
 
 def read_expression(text: str) -> Number:
-    """The number that cleaned text is.
+    """The number that a cleaned text stands for.
 
     Raises:
-        UnreadableError: it is not a number, or one beyond the limits
+        UnreadableError: it is not a number, or exceeds the limits
     """
     return _Parser(text).read()
 

@@ -57,7 +57,7 @@ _POINT = re.compile(
     r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
 )
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
-_NAMED = re.compile(r"(?:.*\b(?:is|are|get|have)\s)?\s?([A-Za-zα-ω])")
+_NAMED = re.compile(r"(?:.*(?:\b(?:is|are|get|have)\s|[是为得]))?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
 _ABOUT = re.compile(r"\\approx|≈|≒|≅")

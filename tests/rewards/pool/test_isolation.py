@@ -18,6 +18,8 @@ from tests.support import hostile_jobs, invasive_rewards
 
 FILE = Path(invasive_rewards.__file__)
 INVASIVE = f"{FILE}:Invasive"
+STOPS_ITSELF = {"stop itself", "stop the parent"}
+"""What starts again for that reason, and then may be hit by a neighbour once too often."""
 HARMFUL = [name for name in invasive_rewards.ACTIONS if name != "clean"]
 TIMEOUT_S = 2.0
 
@@ -74,6 +76,10 @@ def test_nothing_reaches_the_next_call(pool: ScoringPool, mark: str, action: str
     assert len(marked(mark)) <= 3, "the supervisor and its workers"
 
 
+def may_be(action: str, status: str) -> bool:
+    return status in invasive_rewards.ACTIONS[action][1] or (status == "error" and action in STOPS_ITSELF)
+
+
 def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
     """Among them innocent calls of the same file and of the kit's, each with a value of its own."""
     actions = [HARMFUL[n % len(HARMFUL)] for n in range(100)]
@@ -86,7 +92,7 @@ def test_a_hundred_of_them_in_one_batch(pool: ScoringPool, mark: str) -> None:
         assert totals([own[0], own[-1]]) == [1.2, 1.2]
         for action, outcome in zip(actions[n : n + 4], own[1:-1], strict=True):
             assert outcome is not None
-            assert outcome.status in invasive_rewards.ACTIONS[action][1], (action, outcome.message)
+            assert may_be(action, outcome.status), (action, outcome.message)
     assert len(marked(mark)) <= 5, "the supervisor and its workers of either kind"
 
 
@@ -101,7 +107,7 @@ def test_a_hundred_reward_functions_in_one_batch(pool: ScoringPool, mark: str) -
     for n, name in enumerate(names):
         [harmed], [innocent], kit = outcomes[3 * n : 3 * n + 3]
         assert harmed is not None
-        assert harmed.status in invasive_rewards.ACTIONS[name][1], (name, harmed.message)
+        assert may_be(name, harmed.status), (name, harmed.message)
         assert harmed.status != "ok" or harmed.value.rewards == [n, n + 0.5], name
         assert innocent is not None
         assert (innocent.status, innocent.message) == ("ok", ""), (names[n - 1 : n + 2], innocent)

@@ -299,7 +299,7 @@ def test_close_and_interrupts_leave_nothing() -> None:
 
 RUN_IN_THE_BACKGROUND = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from tests.support.hostile_jobs import job, run
 from gpg_vl.rewards.pool import ScoringPool
 pool = ScoringPool(60.0, 512, 2)

@@ -1,0 +1,16 @@
+"""Model families by ``config.model_type``.
+
+A new family is one line in ``FAMILIES``, plus a file of its own if its processor or positions differ.
+"""
+
+from __future__ import annotations
+
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+from gpg_vl.models.base import Family
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
+    "qwen2_5_vl": Family(QwenVLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
+}

@@ -1,0 +1,34 @@
+"""Whether weights are numbers: one NaN makes every output NaN, and every reward a matter of chance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NotFinite(ValueError):
+    """A weight or a logit is NaN or infinite."""
+
+
+def refuse_not_finite(model: nn.Module, what: str, way_out: str) -> None:
+    """
+    Args:
+        what: what messages call the weights, as "model.path: the weights in models/a"
+
+    Raises:
+        NotFinite: names the first weight that holds a NaN or an infinity
+    """
+    weights = model.state_dict()
+    bad = [name for name, weight in weights.items() if not _is_finite(weight)]
+    if bad:
+        raise NotFinite(
+            f"{what}: {len(bad)} of {len(weights)} tensors are not finite (NaN or infinite), the first is {bad[0]}; "
+            f"{way_out}"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Makes no copy: a NaN and an infinity show in the smallest and the largest number."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())

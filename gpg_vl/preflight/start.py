@@ -1,0 +1,63 @@
+"""What is checked before torch is imported: the recipe, every row, and whether the model's folder is there.
+
+A mistake in them is said within a second or two. Several ranks check the same once they are connected, so that all end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.paths import find_checkpoints, resolve_model_path
+from gpg_vl.objectives import build_objective
+from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.rewards import fit_rewards
+from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
+from gpg_vl.rollout import check_engine
+
+
+def check_run(recipe: Recipe) -> list[CheckedSources] | None:
+    """The sources of a training run; None with several ranks.
+
+    Raises:
+        ValueError: the recipe or a row cannot be used, or there is no model; one line
+    """
+    if _has_several_ranks():
+        return None
+    objective = check_recipe(recipe)
+    if not find_checkpoints(Path(recipe.run.output_dir)):  # a resumed run has its weights there
+        resolve_model_path(recipe.model.path)
+    checked = load_all_sources(recipe)
+    fit_rewards(recipe, objective, checked[0].tasks.values())
+    return checked
+
+
+def check_evaluation(recipe: Recipe) -> CheckedSources | None:
+    """The sources of an evaluation; None with several ranks.
+
+    Raises:
+        ValueError: the recipe or a row cannot be used; one line
+    """
+    if _has_several_ranks():
+        return None
+    check_engine(recipe.rollout)
+    return load_evaluation(recipe)
+
+
+def load_evaluation(recipe: Recipe) -> CheckedSources:
+    """The sources of ``data.eval``. A row whose image is missing counts as wrong and is no error."""
+    return load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False)
+
+
+def check_recipe(recipe: Recipe) -> Objective:
+    """The objective; refuses keys of engine, objective and rollout that do not fit together."""
+    check_engine(recipe.rollout)
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
+    check_refresh(recipe, objective)
+    check_group_size(recipe, objective)
+    return objective
+
+
+def _has_several_ranks() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

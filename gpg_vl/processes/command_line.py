@@ -1,0 +1,13 @@
+"""The parser of the commands that end in one line where their options are wrong."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import NoReturn
+
+
+class OneLineParser(ArgumentParser):
+    """Reports a mistake as a one-line ``ValueError``, which ``run_command`` prints."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
