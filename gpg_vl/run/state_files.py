@@ -35,7 +35,7 @@ def build_record(kind: type[Record], plain: Mapping[str, Any], path: Path) -> Re
     hints = get_type_hints(kind)
     optional = {
         each.name
-        for each in fields(kind)  # type: ignore[arg-type]  every record is a dataclass
+        for each in fields(kind)  # type: ignore[arg-type]
         if each.default is not MISSING or each.default_factory is not MISSING
     }
     for name, hint in hints.items():
