@@ -70,6 +70,7 @@ class EvaluationFolder:
     def __init__(self, folder: Path, file: IO[str]):
         self._folder = folder
         self._file = file
+        self._claimed = os.fstat(file.fileno())
         self._settings: dict[str, Any] = {}
 
     def resume(self, settings: Mapping[str, Any], rows: Sequence[EvaluationRow], num_samples: int) -> list[Prediction]:
@@ -156,7 +157,7 @@ class EvaluationFolder:
         Raises:
             ValueError: the folder was renamed, or the file removed
         """
-        path, own = self._folder / PREDICTIONS_FILE, os.fstat(self._file.fileno())
+        path, own = self._folder / PREDICTIONS_FILE, self._claimed
         there = path.stat() if path.exists() else None
         if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
             raise ValueError(f"--out: {path} was renamed or removed meanwhile; nothing more is written, start again")
