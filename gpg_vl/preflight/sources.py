@@ -43,13 +43,7 @@ def load_sources(
     if not entries:
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
-    data = recipe.data
-    if recipe.task is not None:
-        _load_task_of_recipe(recipe.task)
-    sources = [
-        load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
-        for entry in entries
-    ]
+    sources = _open_sources(entries, recipe, limit)
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     _show_readings(sources)
@@ -75,6 +69,16 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def _open_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, limit: int | None) -> list[Source]:
+    if recipe.task is not None:
+        _load_task_of_recipe(recipe.task)
+    data = recipe.data
+    return [
+        load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
+        for entry in entries
+    ]
 
 
 def _show_readings(sources: Sequence[Source]) -> None:
