@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code := train_and_score(run, held_out, options.samples):
             return code
         report(runs[:number], options.out)
-    print((options.out / "comparison.md").read_text())
+    print((options.out / "comparison.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -157,7 +157,7 @@ def run_child(words: Sequence[str]) -> int:
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         path = Path(words[1]).parent / MEMORY_FILE
-        path.write_text(json.dumps({"host_bytes": host, "device_bytes": device}))
+        path.write_text(json.dumps({"host_bytes": host, "device_bytes": device}), encoding="utf-8")
     return code
 
 
@@ -202,8 +202,8 @@ def report(runs: Sequence[Run], out: Path) -> None:
     names = list(dict.fromkeys(run.objective for run in runs))
     of_each = {name: [run for run in runs if run.objective == name] for name in names}
     rows = [summarise(of_each[name], of_each[names[0]]) for name in names]
-    (out / "comparison.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    (out / "comparison.md").write_text(write_table(rows))
+    (out / "comparison.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    (out / "comparison.md").write_text(write_table(rows), encoding="utf-8")
     draw_figure(rows, of_each, out / "comparison.png")
 
 
@@ -227,7 +227,7 @@ def summarise(runs: Sequence[Run], first: Sequence[Run]) -> Row:
 
 
 def read_scores(run: Run) -> dict[str, float]:
-    tasks = json.loads(run.results.read_text())["tasks"]
+    tasks = json.loads(run.results.read_text(encoding="utf-8"))["tasks"]
     scores = {task: float(score["value"]) for task, score in tasks.items()}
     return {**scores, "mean": statistics.fmean(scores.values())}
 
@@ -247,7 +247,7 @@ def read_memory(run: Run) -> float | None:
     path = run.folder / MEMORY_FILE
     if not path.is_file():
         return None
-    memory = json.loads(path.read_text())
+    memory = json.loads(path.read_text(encoding="utf-8"))
     return (memory["device_bytes"] or memory["host_bytes"]) / 2**30
 
 

@@ -23,7 +23,9 @@ def test_a_locale_without_utf8(tmp_path: Path, module: str) -> None:
     folder.mkdir()
     row = kit_row(question="Wie groß ist 😀?", answer="vier")
     (folder / "Zeilen.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
-    (folder / "recipe.yaml").write_text("data: {train: ['Straße 😀/Zeilen.jsonl']}\n", encoding="utf-8")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    recipe = "model: {path: Straße 😀}\ndata: {train: ['Straße 😀/Zeilen.jsonl']}\n"
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     words = ["train", "Straße 😀/recipe.yaml"] if module == "gpg_vl" else ["Straße 😀/Zeilen.jsonl"]
     env = {**os.environ, **ASCII, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
