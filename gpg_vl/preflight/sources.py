@@ -43,13 +43,9 @@ def load_sources(
     if not entries:
         raise ValueError(f"{key} is empty; give at least one file, as --{key} '[data/rows.parquet]'")
     limit = recipe.evaluation.limit if key == "data.eval" else None
-    data = recipe.data
     if recipe.task is not None:
         _load_task_of_recipe(recipe.task)
-    sources = [
-        load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
-        for entry in entries
-    ]
+    sources = [_open(entry, recipe, limit) for entry in entries]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     _show_readings(sources)
@@ -75,6 +71,11 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def _open(entry: str | dict[str, Any], recipe: Recipe, limit: int | None) -> Source:
+    data = recipe.data
+    return load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
 
 
 def _show_readings(sources: Sequence[Source]) -> None:
