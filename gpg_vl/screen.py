@@ -84,7 +84,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 def _let_go(stream: TextIO) -> None:
     """Sends the stream nowhere from now on: what it still holds would fail again when Python ends."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # a stream of somebody's own may have no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -44,8 +44,7 @@ class Progress:
             ValueError: the state counts what this version does not
         """
         counters: dict[str, Any] = {**state.counters}
-        known = {"shrunk_rows", "silent_steps", "skipped_steps", "skips_in_a_row"}
-        if unknown := sorted(counters.keys() - known):
+        if unknown := sorted(counters.keys() - cls(run, []).state().counters.keys()):
             raise ValueError(f"the checkpoint counts {unknown[0]!r}; go on with the version of the kit that wrote it")
         return cls(
             run,
