@@ -75,7 +75,7 @@ SHAPES = {shape.name: shape for shape in (SMALL, LARGE_VOCABULARY, QWEN2_VL_2B, 
 def write_processor(folder: Path, shape: ModelShape) -> Any:
     """A processor for ``shape``; the model's config takes its special token ids from it."""
     write_tiny_model(folder, family=shape.family, max_position_embeddings=32768)  # type: ignore[arg-type]
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     processor.image_processor.size = {"shortest_edge": 784, "longest_edge": 10**7}  # no image is shrunk, on any side
     return processor
 

@@ -25,7 +25,6 @@ from data_tools.command_line import (
     add_model_options,
     add_row_options,
     count,
-    printable,
     read_data_file,
     read_model,
     run_command,
@@ -35,6 +34,7 @@ from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
 from gpg_vl.data.markers import IMAGE_MARKER
 from gpg_vl.processes.command_line import OneLineParser
+from gpg_vl.screen import printable, tell
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import Lengths, PromptMeter
@@ -80,12 +80,12 @@ def _run(options: Namespace) -> int:
     train, test = ([read_data_file(path, options) for path in paths] for paths in (options.data, options.test))
     copies = plan_copies([*train, *test], options.out) if options.fix else {}
     report = check_files(train, test, _make_meter(options), options.workers)
-    print("\n".join(_describe(report)))
+    tell("\n".join(_describe(report)))
     for file, target in copies.items():
         num_kept = write_copy(file, report.bad_rows(file.path), target)
-        print(f"{target}: {num_kept} rows written")
+        tell(f"{target}: {num_kept} rows written")
     if report.num_bad and not copies:
-        print("correct them, or write a copy without them: --fix drop --out DIR")
+        tell("correct them, or write a copy without them: --fix drop --out DIR")
     return 1 if report.num_bad and not copies else 0
 
 

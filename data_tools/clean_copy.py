@@ -9,6 +9,7 @@ from pathlib import Path
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.data.images import fetch_image
 from gpg_vl.data.sources import write_parquet
+from gpg_vl.files import lies_in, same_place
 from gpg_vl.records import Sample
 
 
@@ -23,8 +24,11 @@ def plan_copies(files: Sequence[DataFile], folder: str) -> dict[DataFile, Path]:
         target = Path(folder) / f"{Path(file.path).stem}.parquet"
         if target in copies.values():
             raise ValueError(f"--out {folder}: two files are named {target.stem}; clean them one at a time")
-        if target.resolve() == Path(file.path).resolve():
-            raise ValueError(f"--out {folder}: the copy would replace {file.path}; give another folder")
+        for other in files:
+            if same_place(target, Path(other.path)):
+                raise ValueError(f"--out {folder}: the copy would replace {other.path}; give another folder")
+            if Path(other.path).is_dir() and lies_in(target, Path(other.path)):
+                raise ValueError(f"--out {folder}: it is inside of {other.path}; give another folder")
         copies[file] = target
     return copies
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.files import lies_in, same_place
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.screen import printable, say, tell
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
@@ -39,6 +42,9 @@ def add_row_options(parser: ArgumentParser) -> None:
     """Options for reading the rows of a data file, like ``data`` and ``task`` of a recipe."""
     parser.add_argument("--task", help="task of every row; default: each row's own")
     parser.add_argument(
+        "--allow-task", nargs="+", default=[], metavar="FILE.py:CLASS", help="tasks in files that rows may name"
+    )
+    parser.add_argument(
         "--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="which column of the file holds a field"
     )
     parser.add_argument(
@@ -59,8 +65,9 @@ def read_data_file(path: str, options: Namespace) -> DataFile:
         ValueError: ``--columns`` or ``--image-hosts`` is invalid
     """
     columns = tuple(read_columns(options.columns).items())
-    hosts, shrinks_large = read_hosts(options.image_hosts), options.on_large_image == "shrink"
-    return DataFile(path, columns, options.task, options.image_root, hosts, shrinks_large)
+    hosts, own_tasks = read_hosts(options.image_hosts), tuple(options.allow_task)
+    shrinks_large = options.on_large_image == "shrink"
+    return DataFile(path, columns, options.task, options.image_root, hosts, own_tasks, shrinks_large)
 
 
 def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
@@ -127,11 +134,26 @@ def run_command(command: Callable[[], int]) -> int:
         with INTERRUPTS.raising():
             return command()
     except (ValueError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        say(f"error: {printable(str(error))}")
         return 2
     except Interrupted as error:
-        print("interrupted; no incomplete file was left; run the same command again", file=sys.stderr)
+        say("interrupted; no incomplete file was left; run the same command again")
         return error.exit_code
+
+
+def refuse_inputs(options: Namespace, *outputs: Path) -> None:
+    """
+    Raises:
+        ValueError: one of the files to write is a file that another option names, or in the folder of the source
+    """
+    for option, value in vars(options).items():
+        for word in value if isinstance(value, list) else [value]:
+            if option == "out" or not isinstance(word, str) or not word or not Path(word).exists():
+                continue
+            for path in outputs:
+                is_in = option in ("source", "data") and Path(word).is_dir() and lies_in(path, Path(word))
+                if same_place(path, Path(word)) or is_in:
+                    raise ValueError(f"--out: {path} would replace {word}, or be a part of it; give another name")
 
 
 def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None) -> int:
@@ -139,16 +161,12 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
 
     def command() -> int:
         options = parser.parse_args(argv)
+        refuse_inputs(options, Path(options.out), Path(options.out).with_suffix(".counts.json"))
         rows, make_samples = plan(options)
         hosts = read_hosts(options.image_hosts)
         shrinks_large = options.on_large_image == "shrink"
         counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large)
-        print("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
+        tell("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 
     return run_command(command)
-
-
-def printable(text: str) -> str:
-    """One line without control characters: rows come from anywhere, and a terminal would obey them."""
-    return "".join(char if char.isprintable() else " " for char in text)

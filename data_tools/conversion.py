@@ -7,7 +7,6 @@ progress is shown, and the file appears once it is complete. The same source giv
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from gpg_vl.data.schema import SCHEMA_VERSION
 from gpg_vl.data.sources import write_jsonl, write_parquet
 from gpg_vl.data.writing import replace_when_done
 from gpg_vl.records import Sample
+from gpg_vl.screen import say
 
 SAMPLES_AT_ONCE = 64
 EXAMPLES = 3  # examples of each reason in the counts
@@ -129,7 +129,7 @@ def _make_all(rows: Iterable[SourceRow], make_samples: MakeSamples, counts: Coun
 
 def _show(counts: Counts, seconds: float) -> None:
     rate = f"{counts.rows_read / seconds:.0f} rows/s"
-    print(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}", file=sys.stderr, flush=True)
+    say(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}")
 
 
 def _keep_good(

@@ -29,7 +29,7 @@ import datasets
 import pyarrow.parquet
 from PIL import Image
 
-from data_tools.command_line import run_command
+from data_tools.command_line import refuse_inputs, run_command
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
 from gpg_vl.data.images import open_image
@@ -37,6 +37,7 @@ from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
 from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.records import Sample
+from gpg_vl.screen import tell
 
 PUBLISHED_COLUMNS = {"images": "image", "question": "problem", "answer": "solution"}
 """Kit field -> column of the published data sets, as in ``columns`` of a recipe's ``data.train`` entry."""
@@ -170,10 +171,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     write = _choose_writer(options.format, options.out)
+    refuse_inputs(options, Path(options.out))
     exclude = {digest for path in options.exclude for digest in read_hashes(path)}
     knobs = _read_knobs(options)
     write(stream_samples(options.task, options.num, options.seed, options.size, exclude, knobs), options.out)
-    print(f"{options.out}: {options.num} rows of {options.task}")
+    tell(f"{options.out}: {options.num} rows of {options.task}")
     return 0
 
 

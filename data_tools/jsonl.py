@@ -25,7 +25,9 @@ from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, rea
 from gpg_vl.data.rows import GivenColumns, Matched, find_image_root, make_sample, match_columns
 from gpg_vl.data.shapes import find_shape
 from gpg_vl.data.tables import Table, open_table
+from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
+from gpg_vl.screen import tell
 from gpg_vl.tasks import load_task
 
 _READERS = {".jsonl": read_json_lines, ".json": read_json_list, ".parquet": read_all_parquet}
@@ -38,10 +40,12 @@ def plan(options: Namespace) -> tuple[Iterable[SourceRow], MakeSamples]:
     root = find_image_root(options.source, options.image_root)
     hosts = read_hosts(options.image_hosts)
     name = Path(options.source).stem
+    own_tasks = frozenset(map(absolute_spec, options.allow_task))
     matcher = _Matcher(columns, options.task)
 
     def make(row: SourceRow) -> Iterator[Sample]:
-        yield make_sample(row.values, matcher.match(row), root, options.task, f"{name}:{row.number}", hosts)
+        default_id = f"{name}:{row.number}"
+        yield make_sample(row.values, matcher.match(row), root, options.task, default_id, hosts, own_tasks)
 
     return _READERS.get(Path(options.source).suffix, _read_table)(options.source), make
 
@@ -61,7 +65,7 @@ class _Matcher:
             self._first = available
             matched = self._match(available)
             if matched.reading:
-                print(f"{row.place.partition(',')[0]}: {matched.reading}")
+                tell(f"{row.place.partition(',')[0]}: {matched.reading}")
             return matched
         if find_shape(available) != find_shape(self._first):
             raise ValueError(f"the row has the columns {available}, and the first row {self._first}; write them alike")

@@ -24,6 +24,7 @@ from data_tools.command_line import (
     count,
     read_data_file,
     read_model,
+    refuse_inputs,
     run_command,
 )
 from data_tools.preview_cards import make_card
@@ -31,6 +32,7 @@ from data_tools.row_checks import DataFile, open_file
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.writing import replace_when_done
 from gpg_vl.processes.command_line import OneLineParser
+from gpg_vl.screen import tell
 
 if TYPE_CHECKING:
     from data_tools.prompt_reader import PromptReader
@@ -76,9 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
+    if Path(options.out).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {options.out}: the page is HTML; give a name that ends in .html")
+    refuse_inputs(options, Path(options.out))
     file = read_data_file(options.data, options)
     num_shown = write_page(file, options.out, options.rows, options.seed, read_model(options))
-    print(f"{options.out}: {num_shown} rows of {options.data}")
+    tell(f"{options.out}: {num_shown} rows of {options.data}")
     return 0
 
 

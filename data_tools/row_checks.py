@@ -32,6 +32,7 @@ class DataFile:
     task: str | None = None
     image_root: str | None = None
     image_hosts: tuple[str, ...] = ()
+    own_tasks: tuple[str, ...] = ()
     shrinks_large: bool = False  # as with data.on_large_image: shrink
 
 
@@ -65,7 +66,9 @@ def open_file(file: DataFile) -> Source:
         ValueError: the file cannot be read at all; names it
     """
     entry: Mapping[str, object] = {"path": file.path, "columns": dict(file.columns) if file.columns else None}
-    return load_source(entry, file.image_root, file.task, image_hosts=file.image_hosts, check_ids=False)
+    return load_source(
+        entry, file.image_root, file.task, image_hosts=file.image_hosts, check_ids=False, own_tasks=file.own_tasks
+    )
 
 
 def check_range(file: DataFile, start: int, stop: int) -> list[CheckedRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,13 @@ import ijson
 import pyarrow
 import pyarrow.parquet
 
+from gpg_vl.data.footers import check_sizes
 from gpg_vl.data.json_text import read_object
 from gpg_vl.errors import first_line
+from gpg_vl.files import may_be_on_hub
+from gpg_vl.screen import say_once
 
 ROWS_AT_ONCE = 16
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ def find_files(source: str, pattern: str) -> list[Path]:
 
 
 def _download(name: str, pattern: str) -> Path:
-    if not _HUB_NAME.fullmatch(name):
+    if "/" not in name or not may_be_on_hub(name):
         raise ValueError(f"no such file or folder: {name}")
+    say_once(f"loading {name} from the hub")
     try:
         return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", allow_patterns=[f"*{pattern}"]))
     except (OSError, ValueError) as error:
@@ -93,6 +95,7 @@ def _column_names(file: Path) -> list[str]:
 def _iterate_parquet(files: Sequence[Path], columns: Sequence[str]) -> Iterator[SourceRow]:
     number = 0
     for file in files:
+        check_sizes(file)
         for row, values in enumerate(_read_values(file, columns), start=1):
             number += 1
             yield SourceRow(number, f"{file.name}, row {row}", values)

@@ -28,6 +28,7 @@ from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.recipes import as_word
 from gpg_vl.run.saved_recipe import recipe_of_model
+from gpg_vl.screen import say, tell
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
@@ -123,7 +124,7 @@ def _report(
         if _count_rows(evaluation, split)
     }
     scores = summarise_scores(evaluation.counted, evaluation.tasks)
-    print("".join(f"note: {line}\n" for line in _notes(counts, scores)), end="", file=sys.stderr)
+    say("".join(f"note: {line}\n" for line in _notes(counts, scores)), end="")
     evaluation.write(
         {
             "benchmark": benchmark.name,
@@ -134,7 +135,7 @@ def _report(
             "rows_dropped": [line for of_split in dropped.values() for line in of_split.listed],
         }
     )
-    print("\n".join(_describe(figures)))
+    tell("\n".join(_describe(figures)))
 
 
 def _notes(counts: Mapping[str, Mapping[str, int]], scores: Mapping[str, TaskScore]) -> list[str]:

@@ -6,13 +6,13 @@ A converter counts and lists what it drops in ``NAME.counts.json`` next to its r
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpg_vl.evaluation.predictions import DROPPED, Prediction
+from gpg_vl.screen import say
 
 _PRINTED = 20  # maximum number of rows printed
 
@@ -49,13 +49,13 @@ def read_dropped(rows: Path, num_rows: int) -> Dropped:
 def say_dropped(split: str, dropped: Dropped) -> None:
     """Prints to standard error how many were dropped, and the first ones."""
     if dropped.note:
-        print(f"note: {dropped.note}", file=sys.stderr)
+        say(f"note: {dropped.note}")
     if dropped.num == 0:
         return
-    print(f"{dropped.num} rows of {split} count as wrong because the conversion dropped them:", file=sys.stderr)
-    print("\n".join(f"  {line}" for line in dropped.listed[:_PRINTED]), file=sys.stderr)
+    say(f"{dropped.num} rows of {split} count as wrong because the conversion dropped them:")
+    say("\n".join(f"  {line}" for line in dropped.listed[:_PRINTED]))
     if dropped.num > _PRINTED:
-        print(f"  and {dropped.num - _PRINTED} more, listed in results.json", file=sys.stderr)
+        say(f"  and {dropped.num - _PRINTED} more, listed in results.json")
 
 
 def wrong_predictions(num: int, like: Prediction, present: Counter[str], sizes: Mapping[str, int]) -> list[Prediction]:

@@ -18,6 +18,7 @@ from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.scores import Estimate, estimate
 from gpg_vl.records import Box
+from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.grounding import published_box
 from gpg_vl.verifiers.answers import find_answer
@@ -35,7 +36,7 @@ def make_figures(evaluation: Evaluation, options: Namespace) -> Figures:
     try:
         segmenter = _load_segmenter(evaluation, options)
     except ValueError as error:
-        print(f"gIoU and cIoU are not measured: {error}", file=sys.stderr)
+        say(f"gIoU and cIoU are not measured: {error}")
         return figures
     for split in dict.fromkeys(row.split for row in evaluation.rows):
         figures |= _mask_figures(evaluation, split, segmenter)

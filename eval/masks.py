@@ -28,8 +28,8 @@ class BoxSegmenter:
         from transformers import SamModel, SamProcessor
 
         try:
-            self._processor: Any = SamProcessor.from_pretrained(path)
-            model: Any = SamModel.from_pretrained(path)
+            self._processor: Any = SamProcessor.from_pretrained(path, trust_remote_code=False)
+            model: Any = SamModel.from_pretrained(path, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"--sam: {path} holds no SAM model ({first_line(error)})") from error
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

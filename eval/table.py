@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 
 from gpg_vl.evaluation.scores import Estimate, mean_of
+from gpg_vl.files import replace_file
 from gpg_vl.processes.exit_codes import run_command
+from gpg_vl.screen import tell
 
 PAPER = Path(__file__).with_name("paper_results.yaml")
 METHODS = ("base", "sft", "grpo", "gpg", "gpg-official")
@@ -176,11 +178,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def print_tables(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping[str, Any]) -> None:
     for name, rows in tables.items():
-        print(f"\n{name}: {_source(name, paper)}")
+        tell(f"\n{name}: {_source(name, paper)}")
         widths = [max(len(row[n]) for row in [HEADER, *rows]) for n in range(len(HEADER))]
         for row in [HEADER, *rows]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\n{textwrap.fill(LEGEND, 120)}")
+            tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    tell(f"\n{textwrap.fill(LEGEND, 120)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
             raise ValueError(f"--benchmark: unknown benchmark {options.benchmark!r}; there are {', '.join(tables)}")
         tables = {options.benchmark: tables[options.benchmark]}
     if options.out is not None:
-        options.out.write_text(write_markdown(tables, paper), encoding="utf-8")
+        replace_file(options.out, write_markdown(tables, paper))
     print_tables(tables, paper)
 
 

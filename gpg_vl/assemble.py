@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from gpg_vl.run.checkpoint import (
     load_random_state,
     load_state,
 )
+from gpg_vl.run.claim import check_claim
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
 from gpg_vl.run.random_state import seed_everything
@@ -48,6 +48,7 @@ from gpg_vl.run.run_log import RunLog
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import read_rollout
 from gpg_vl.run.schedule import describe_extension
+from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
@@ -97,10 +98,15 @@ def assemble(
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
-    run_on_main(lambda: write_recipe(recipe, Path(recipe.run.output_dir) / RECIPE_FILE))
+    run_on_main(lambda: _write_recipe(recipe, Path(recipe.run.output_dir)))
     if checkpoint is not None:
         _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
     return stages
+
+
+def _write_recipe(recipe: Recipe, output_dir: Path) -> None:
+    check_claim(output_dir)
+    write_recipe(recipe, output_dir / RECIPE_FILE)
 
 
 class _Parts:
@@ -253,4 +259,4 @@ def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> R
 
 def _restore_random_state(checkpoint: Path, rank: int) -> None:
     if not load_random_state(checkpoint, rank):
-        print(f"note: rank {rank} starts with fresh random states: the run had fewer ranks", file=sys.stderr)
+        say(f"note: rank {rank} starts with fresh random states: the run had fewer ranks")

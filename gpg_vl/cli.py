@@ -23,15 +23,16 @@ from gpg_vl.config import Recipe
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.records import AnswerIn, Rule
+from gpg_vl.screen import printable, say, tell
 
 
 def _train(words: list[str]) -> None:
     from gpg_vl.recipes import describe_keys, load_recipe
 
     if not words or words[0] in ("-h", "--help"):
-        print("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--print_config] [--debug]\n")
-        print("Keys of a later recipe override those of the earlier ones. --print_config only prints the result.\n")
-        print(describe_keys())
+        tell("usage: gpg-vl train RECIPE [RECIPE ...] [--section.key VALUE ...] [--print_config] [--debug]\n")
+        tell("Keys of a later recipe override those of the earlier ones. --print_config only prints the result.\n")
+        tell(describe_keys())
         return
     if words[0].startswith("--"):
         raise ValueError("the recipe comes first: gpg-vl train RECIPE [--section.key VALUE ...]")
@@ -50,7 +51,7 @@ def _train(words: list[str]) -> None:
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        print(f"done: {folder}")
+        tell(f"done: {folder}")
 
 
 PRINT_CONFIG = "--print_config"
@@ -62,7 +63,7 @@ def _take(option: str, words: list[str]) -> tuple[bool, list[str]]:
 
 
 def _print_config(recipe: Recipe) -> None:
-    print(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True), end="")
+    tell(yaml.safe_dump(recipe.to_plain(), sort_keys=False, allow_unicode=True).rstrip("\n"))
 
 
 def _eval(words: list[str]) -> None:
@@ -85,12 +86,12 @@ def _eval(words: list[str]) -> None:
     )
     asks_config, words = _take(PRINT_CONFIG, words)
     options, overrides = parser.parse_known_args(words)
-    from gpg_vl.recipes import as_word
+    from gpg_vl.recipes import as_word, parse_yaml
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     if any(word.split("=")[0] == "--data.eval" for word in overrides):
         raise ValueError("name the rows with --data, not with --data.eval")
-    entries = [yaml.safe_load(word) if word.startswith("{") else word for word in options.data]
+    entries = [parse_yaml(word) if word.startswith("{") else word for word in options.data]
     recipe = recipe_of_model(options.model, options.recipe, [*overrides, "--data.eval", as_word(entries)])
     if asks_config:
         _print_config(recipe)
@@ -105,7 +106,7 @@ def _eval(words: list[str]) -> None:
     scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by, checked)
     if PartialState().is_main_process:
         for task, score in scores.items():
-            print("\n".join(_describe_score(task, score)))
+            tell("\n".join(_describe_score(task, score)))
 
 
 def _describe_score(task: str, score: Any) -> list[str]:
@@ -117,7 +118,7 @@ def _describe_score(task: str, score: Any) -> list[str]:
 
     lines = [f"{task}: {score.metric} {write(score)}{legacy(score.legacy)}  reward {score.reward:.3f}  n {score.n}"]
     for name, each in score.categories.items():
-        lines.append(f"  {name}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
+        lines.append(f"  {printable(name)}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
     lines += [f"  pass@{k}: {write(estimate)}" for k, estimate in score.pass_at.items()]
     return lines if score.majority is None else [*lines, f"  maj@{score.num_samples}: {write(score.majority)}"]
 
@@ -146,7 +147,7 @@ def _score(words: list[str]) -> None:
 
     out = Path(options.out) if options.out else None
     summary = score_file(options.task, Path(options.predictions), options.scorer, out, options.answer_in)
-    print(json.dumps(summary, ensure_ascii=False))
+    tell(json.dumps(summary, ensure_ascii=False))
 
 
 def _ask(words: list[str]) -> None:
@@ -179,12 +180,12 @@ def _ask(words: list[str]) -> None:
     from gpg_vl.commands.ask import ask
 
     prompt, answers = ask(recipe, options.image, options.question, task, options.answer, options.n, temperature)
-    print(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
+    tell(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
-        print(f"{number}. {answered.completion.text}")
+        tell(f"{number}. {answered.completion.text}")
         reward = answered.reward
         scored = "" if reward is None else f"   reward {reward.total:.3f} {_parts(reward.parts)} {reward.status}"
-        print(f"   answer: {answered.answer!r}{scored}")
+        tell(f"   answer: {answered.answer!r}{scored}")
 
 
 def _parts(parts: dict[str, float]) -> str:
@@ -199,7 +200,7 @@ def _new_task(words: list[str]) -> None:
 
     path, class_name = write_new_task(name, Path())
     spec = f"{path}:{class_name}"
-    print(
+    tell(
         f"wrote {path} and test_{path}\n\n"
         f"test it:   python -m pytest test_{path}\n"
         f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
@@ -219,7 +220,7 @@ def _merge(words: list[str]) -> None:
     from gpg_vl.commands.merge import merge
 
     merge(recipe, Path(options.out))
-    print(f"wrote {options.out}")
+    tell(f"wrote {options.out}")
 
 
 def _prefer(words: list[str]) -> None:
@@ -250,7 +251,7 @@ def _prefer(words: list[str]) -> None:
     chosen = Options(options.source, options.prompts, options.labels, options.held_out, options.pairs)
     info = prefer(recipe, chosen, Path(options.out))
     measured = "" if info["accuracy"] is None else f", accuracy {info['accuracy']:.3f} on {info['held_out']} others"
-    print(f"{info['labels']} labels{measured}: {options.out}")
+    tell(f"{info['labels']} labels{measured}: {options.out}")
 
 
 def _doctor(words: list[str]) -> None:
@@ -261,7 +262,7 @@ def _doctor(words: list[str]) -> None:
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
-        print(line, flush=True)
+        tell(line)
 
 
 def _tiny_model(words: list[str]) -> None:
@@ -273,7 +274,7 @@ def _tiny_model(words: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
-    print(f"wrote {options.folder}")
+    tell(f"wrote {options.folder}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,14 +303,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help"):
-        print(_describe_commands())
+        tell(_describe_commands())
         return 0 if words else 2
     if words[0] == "--version":
-        print(gpg_vl.__version__)
+        tell(gpg_vl.__version__)
         return 0
     command = COMMANDS.get(words[0])
     if command is None:
-        print(f"gpg-vl: no command {words[0]!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"gpg-vl: no command {words[0]!r}; the commands are {', '.join(COMMANDS)}")
         return 2
     return run_command(f"gpg-vl {words[0]}", lambda: command.run(words[1:]), debug)
 

@@ -7,7 +7,6 @@ group removed from the step: it is logged, but not counted anywhere, including i
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -37,6 +36,7 @@ from gpg_vl.records import (
 from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.screen import say
 
 Seed = tuple[object, ...]
 
@@ -133,7 +133,7 @@ class Collector:
             except BadImage as error:
                 if self._recipe.data.on_bad_image == "fail":
                     raise BadImage(f"{error}; replace it, or set data.on_bad_image to skip") from error
-                print(f"left out from now on: {error}", file=sys.stderr, flush=True)
+                say(f"left out from now on: {error}")
         return built
 
     def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:

@@ -492,7 +492,8 @@ class Recipe:
     update: UpdateConfig = field(default_factory=UpdateConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    task: str | None = None
+    task: str | None = None  # of every row
+    tasks: list[str] = field(default_factory=list)  # of the user's own, FILE.py:CLASS, those that rows may name
 
     def __post_init__(self) -> None:
         trained = self.model.trained_parts

@@ -6,9 +6,13 @@ the others are ended.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
+
+from gpg_vl.processes.interrupts import INSISTING, WARNINGS
+from gpg_vl.screen import say
 
 
 def main(words: Sequence[str]) -> int:
@@ -16,6 +20,7 @@ def main(words: Sequence[str]) -> int:
     Returns:
         the exit code of the first process that failed, or 128 plus the signal number if a signal ended it or this one
     """
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(_passed_on()))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun handles signals: no traceback from its imports
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,11 +33,17 @@ def main(words: Sequence[str]) -> int:
         if failure.exitcode >= 0:
             return int(failure.exitcode)
         name = signal.Signals(-failure.exitcode).name
-        print(f"rank {rank} (process {failure.pid}) was ended by {name}; the run has ended", file=sys.stderr)
+        say(f"rank {rank} (process {failure.pid}) was ended by {name}; the run has ended")
         return 128 - int(failure.exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _passed_on() -> list[str]:
+    """Signals that torchrun sends on to its processes. What the caller ignores, as ``nohup`` does, stays ignored."""
+    ends = (*INSISTING, *WARNINGS, signal.SIGQUIT)
+    return [each.name for each in ends if signal.getsignal(each) != signal.SIG_IGN]
 
 
 if __name__ == "__main__":

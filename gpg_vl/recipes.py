@@ -23,13 +23,19 @@ from gpg_vl.recipe_words import SAME_VALUES, key_of, leaves
 _SECTIONS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)
 }
-KNOWN_KEYS = ["task", *(f"{name}.{field.name}" for name, c in _SECTIONS.items() for field in dataclasses.fields(c))]
+KNOWN_KEYS = [
+    "task",
+    "tasks",
+    *(f"{name}.{field.name}" for name, c in _SECTIONS.items() for field in dataclasses.fields(c)),
+]
+
+MAX_RECIPE_BYTES = 2**18
 
 _TYPES: dict[str, Any] = {
     f"{name}.{key}": hint
     for name, section in [*_SECTIONS.items(), ("model.lora", LoraConfig)]
     for key, hint in get_type_hints(section).items()
-} | {"task": str | None}
+} | {key: get_type_hints(Recipe)[key] for key in ("task", "tasks")}
 _LISTS = {key for key, hint in _TYPES.items() if get_origin(hint) is list}
 _UNIONS = (Union, UnionType)
 _WANTED: dict[Any, str] = {
@@ -53,20 +59,35 @@ _NESTED = (
 )
 
 
-def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | Sequence[str] | None, overrides: Sequence[str] = (), saved: Mapping[str, Any] | None = None
+) -> Recipe:
     """The recipe in ``path``, with ``overrides`` such as ``["--run.steps", "6"]`` on top.
 
     Given several paths, keys of a later file override those of the earlier ones.
 
+    Args:
+        saved: sections and keys below all of them, from a recipe that was saved with a model
+
     Raises:
         ValueError: no such file, an unknown key, or a value of the wrong type; one line
     """
-    files = {file: _read_file(file) for file in ([path] if isinstance(path, str) else path or ())}
-    arguments = [word for file, keys in files.items() for word in ("--config", _config_word(file, keys))]
+    arguments: list[str] = []
+    recipes: list[Mapping[str, Any]] = []
+    if saved is not None:
+        _check_keys(saved, "the recipe saved with the model")
+        arguments += ["--config", yaml.safe_dump(dict(saved))]
+        recipes.append(saved)
+    for file in [path] if isinstance(path, str) else path or ():
+        keys = read_yaml(file)
+        _check_keys(keys, f"recipe {file}")
+        arguments += ["--config", _config_word(file, keys)]
+        recipes.append(keys)
     for word in overrides:
         if word.startswith("--"):
             _check_key(word[2:].split("=")[0].rstrip("+"), f"option {word.split('=')[0]}")
-    words, recipes = _read_words(overrides), [*files.values(), *_as_recipes(overrides)]
+    words = _read_words(overrides)
+    recipes += _as_recipes(overrides)
     _refuse_null(recipes)
     try:
         namespace = _build_parser().parse_args([*arguments, *words])
@@ -77,7 +98,8 @@ def load_recipe(path: str | Sequence[str] | None, overrides: Sequence[str] = ())
     sections = {name: values[name] for name in _SECTIONS}
     # the recipe is saved, and later read from other folders
     sections["objective"] = replace(sections["objective"], name=absolute_spec(sections["objective"].name))
-    return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]))
+    own_tasks = list(map(absolute_spec, values["tasks"]))
+    return Recipe(**sections, task=values["task"] and absolute_spec(values["task"]), tasks=own_tasks)
 
 
 def as_word(value: Any) -> str:
@@ -96,36 +118,20 @@ def _build_parser() -> ArgumentParser:
     for name, section in _SECTIONS.items():
         parser.add_class_arguments(section, name)
     parser.add_argument("--task", type=str | None, default=None, help="task of every row: a name or FILE.py:CLASS")
+    own_tasks = "tasks in files of your own that rows may name, [FILE.py:CLASS, ...]; a row can name no other file"
+    parser.add_argument("--tasks", type=list[str], default=[], help=own_tasks)
     return parser
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    """The keys of a recipe, each known."""
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"recipe {path}: no such file in {Path.cwd()}; the recipe comes first") from error
-    except OSError as error:
-        raise ValueError(f"recipe {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {path} is not UTF-8; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path} has no keys; it needs sections such as model: and data:")
-    _check_sections(path, recipe)
-    return recipe
-
-
-def _check_sections(path: str, recipe: Mapping[str, Any]) -> None:
+def _check_keys(recipe: Mapping[str, Any], where: str) -> None:
     for section, keys in recipe.items():
         if section in _SECTIONS and isinstance(keys, dict):
             for key in keys:
-                _check_key(f"{section}.{key}", f"recipe {path}")
+                _check_key(f"{section}.{key}", where)
         elif section in _SECTIONS:
-            raise ValueError(f"recipe {path}: section {section} is empty; fill it in or remove it")
-        elif section != "task":
-            _refuse_section(str(section), keys, f"recipe {path}")
+            raise ValueError(f"{where}: section {section} is empty; fill it in or remove it")
+        elif section not in ("task", "tasks"):
+            _refuse_section(str(section), keys, where)
 
 
 def _refuse_section(section: str, keys: Any, where: str) -> None:
@@ -134,7 +140,51 @@ def _refuse_section(section: str, keys: Any, where: str) -> None:
         ValueError: names the section, or the first key in it that another kit has and this one too
     """
     foreign = (leaf for leaf in leaves(section, keys) if key_of(leaf, KNOWN_KEYS) is not None)
-    _check_key(next(foreign, section), where, [*_SECTIONS, "task"])
+    _check_key(next(foreign, section), where, [*_SECTIONS, "task", "tasks"])
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The keys of a recipe file, which may come from anybody: it is small, plain data, without aliases.
+
+    Raises:
+        ValueError: it is missing, too large, no YAML or has no keys; one line
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_RECIPE_BYTES + 1)
+        recipe = None if len(content) > MAX_RECIPE_BYTES else parse_yaml(content.decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ValueError(f"recipe {path}: no such file in {Path.cwd()}; the recipe comes first") from error
+    except OSError as error:
+        raise ValueError(f"recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path} is not UTF-8; save it as UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"recipe {path} is not valid YAML: {error}") from error
+    if len(content) > MAX_RECIPE_BYTES:
+        raise ValueError(f"recipe {path} has over {MAX_RECIPE_BYTES} bytes; a recipe has a few thousand")
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path} has no keys; it needs sections such as model: and data:")
+    return recipe
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of YAML without aliases, whose nesting could make gigabytes of a few lines.
+
+    Raises:
+        ValueError: it is not that; one line
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value itself there")
+        return super().compose_node(parent, index)
 
 
 def _check_key(key: str, where: str, known: Sequence[str] = KNOWN_KEYS) -> None:
@@ -186,8 +236,8 @@ def _said_word(name: str, word: str) -> str:
 
 def _parse_word(word: str) -> Any:
     try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError:
+        return parse_yaml(word)
+    except ValueError:
         return word
 
 

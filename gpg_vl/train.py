@@ -31,6 +31,7 @@ from gpg_vl.records import CollectedGroups, LoggedStep, UpdateStats
 from gpg_vl.rewards.health import RewardWatch
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
+from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
@@ -51,7 +52,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Pa
         ValueError: the recipe, the data, the model or the output directory is unusable; one line says what to do
         RewardError: a completion could not be scored and ``rewards.on_error`` is abort
         OSError: the disk is full or gone; the last checkpoint is intact
-        Interrupted: SIGINT or SIGTERM
+        Interrupted: a signal that asks the run to stop (processes.interrupts)
 
     If the run ends early, the state of the last finished step is saved first.
     """
@@ -90,7 +91,8 @@ class Loop:
                     return checkpoint_folder(self._output_dir, self._progress.step)
                 self._step()
         except BaseException as error:
-            self._save_after(error)
+            with INTERRUPTS.deferred():  # a signal that comes on top must not cost the steps
+                self._save_after(error)
             raise
         finally:
             self._stages.log.close()
@@ -230,6 +232,8 @@ class Loop:
 
         Several ranks save together, so nothing is saved if a single rank fails alone.
         """
+        if isinstance(error, LostFolder):
+            return
         progress = self._progress
         alone = self._accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
         if isinstance(error, OSError) or alone:

@@ -18,7 +18,7 @@ from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
 from gpg_vl import cli
 from gpg_vl.data.sources import write_parquet
 from tests.support.builders import png
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 RunCli = Callable[..., tuple[int, str]]
 
@@ -318,10 +318,13 @@ class Letters(Task):
         "/colour.py:Letters"
     )
     monkeypatch.chdir(tmp_path.parent)
-    assert run("eval", tmp_path / "run", "--data", rows)[0] == 0
+    code, err = run("eval", tmp_path / "run", "--data", rows)
+    assert code == 2 and lines_naming(err, "task", "--recipe", "recipe.yaml"), "a model brings no code along"
+    own = ["--recipe", tmp_path / "run/recipe.yaml"]
+    assert run("eval", tmp_path / "run", "--data", rows, *own)[0] == 0
     (tmp_path / "picture.png").write_bytes(png(84, 84))
     words = ["--image", tmp_path / "picture.png", "--question", "Which?", "--answer", "red"]
-    assert run("ask", tmp_path / "run", *words)[0] == 0
+    assert run("ask", tmp_path / "run", *words, *own)[0] == 0
     functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
     code, err = run("train", recipe, *functions)
     assert (code, bool(re.search(naming("Letters"), last_line(err)))) == (2, True), err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gpg_vl import cli
 from gpg_vl.config import Recipe
 from gpg_vl.recipe_words import OTHER_NAMES
 from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
+from gpg_vl.run.saved_recipe import read_recipe
 from tests.support.messages import lines_naming, naming
 
 
@@ -186,3 +188,44 @@ def test_a_recipe_that_is_not_there_is_told_where_it_was_looked_for(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=naming("none.yaml", tmp_path)):
         load_recipe("none.yaml")
+
+
+def bomb(depth: int = 9) -> str:
+    """Some hundred bytes whose aliases would make a thousand million values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, depth)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb(),
+        "run: &a {steps: 5}\nrollout: *a\n",
+        "run: &a\n  <<: *a\n",
+        "run: " + "[" * 3000,
+        "run: " + "{a: " * 3000,
+        "run: {steps: 5}\n#" + "x" * 2**18,
+        "run: !!python/object/apply:os.system ['true']\n",
+        "run: {steps: 5}\n---\nrun: {steps: 6}\n",
+        "\x00",
+        "2001-99-99",
+    ],
+    ids=["bomb", "alias", "merge", "brackets", "braces", "large", "python", "two", "zero", "date"],
+)
+def test_a_recipe_is_small_and_plain_data(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    start = time.monotonic()
+    for read in (lambda: load_recipe(str(path)), lambda: read_recipe(path)):
+        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 10
+
+
+def test_tasks_of_ones_own_are_lasting_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("tasks: [a.py:A, sub/b.py:B]\n")
+    assert load_recipe("recipe.yaml").tasks == [f"{tmp_path}/a.py:A", f"{tmp_path}/sub/b.py:B"]
+    assert load_recipe(None, ["--tasks", "[c.py:C]"]).tasks == [f"{tmp_path}/c.py:C"]

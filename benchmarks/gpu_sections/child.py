@@ -16,13 +16,11 @@ from pathlib import Path
 
 from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import Setting
+from gpg_vl.errors import is_out_of_memory
 
 FAILED = 1
 SECONDS_BEFORE_END = 3.0
 """The log then gets the stack of what is still running: where it hangs."""
-MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "status_alloc_failed", "cudaerrormemoryallocation")
-"""torch's allocator for the host, CUDA itself (AcceleratorError), cuBLAS, cuDNN and cuSPARSE."""
 
 
 def main() -> int:
@@ -49,12 +47,6 @@ def describe(error: BaseException) -> str:
     """Kind and first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """On the card or the host: torch's allocator has an error class of its own, other places only say so."""
-    said = str(error).lower()
-    return type(error).__name__ in MEMORY_ERRORS or any(words in said for words in MEMORY_WORDS)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks.gpu_sections.child import describe, is_out_of_memory
+from benchmarks.gpu_sections.child import describe
 from benchmarks.gpu_sections.progress import JOURNAL
 from benchmarks.gpu_sections.records import OK, OUT_OF_MEMORY, Row, Setting
+from gpg_vl.errors import is_out_of_memory
 
 R = TypeVar("R", bound=Row)
 

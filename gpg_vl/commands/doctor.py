@@ -15,14 +15,15 @@ from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.device import choose_device
 from gpg_vl.models.lora import find_base
+from gpg_vl.models.manifest import MANIFEST_FILE
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import check_model_folder
+from gpg_vl.own_code import describe_error
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.run.checkpoint import library_versions
-from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
 
 
 def describe_machine() -> Iterator[str]:
@@ -45,16 +46,22 @@ def check_checkpoint(recipe: Recipe) -> Iterator[str]:
         ValueError: says what is wrong with the checkpoint
     """
     folder = Path(resolve_model_path(recipe.model.path))
-    if (folder / MANIFEST_FILE).is_file():
-        damage = find_damage(folder)
-        if damage is not None:
-            raise ValueError(f"{folder}: {damage}; use an earlier checkpoint")
+    try:
+        yield from _check_folder(folder, recipe.model)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a folder can be wrong in more ways than anybody foresees
+        raise ValueError(f"{folder} cannot be used: {describe_error(error)}") from error
+
+
+def _check_folder(folder: Path, model: ModelConfig) -> Iterator[str]:
+    if (folder / MANIFEST_FILE).is_file():  # it was looked at when the folder was found
         yield f"{MANIFEST_FILE}: every file is unchanged since it was written"
     base = find_base(str(folder))
     check_model_folder(folder)
     kind = "weights" if base is None else f"adapter of {base}"
     yield f"{kind}: names, shapes and types match the config; processor and chat template are present"
-    yield f"completion: {_complete(replace(recipe.model, path=str(folder)))!r}"
+    yield f"completion: {_complete(replace(model, path=str(folder)))!r}"
 
 
 def _complete(model: ModelConfig) -> str:

@@ -83,5 +83,6 @@ def write_new_task(name: str, folder: Path) -> tuple[Path, str]:
     if importlib.util.find_spec(name) is not None:
         raise ValueError(f"{name!r} is already a Python module, and {name}.py would hide it; choose another name")
     for path, template in texts.items():
-        path.write_text(template.substitute(name=name, class_name=class_name), encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:  # a link that leads nowhere yet does not count as existing
+            file.write(template.substitute(name=name, class_name=class_name))
     return folder / f"{name}.py", class_name

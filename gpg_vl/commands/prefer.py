@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,6 +37,7 @@ from gpg_vl.records import Completion, Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
+from gpg_vl.screen import say
 
 LABELS_FILE = "preferences.jsonl"
 HELD_OUT_SHARE = 0.2  # of the prompts
@@ -208,7 +208,7 @@ def _learn(
     """The head and the number of labels that it was learned from."""
     count = min(options.num_labels, len(asked))
     if count < options.num_labels:
-        print(f"note: there are {count} pairs to label, not {options.num_labels}", file=sys.stderr)
+        say(f"note: there are {count} pairs to label, not {options.num_labels}")
     at_random = chooser.sample(range(len(asked)), count)
     w = torch.zeros(differences.shape[1], dtype=torch.float64)
     labelled: list[int] = []

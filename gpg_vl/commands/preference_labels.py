@@ -13,6 +13,7 @@ from typing import Literal, Protocol, get_args
 from gpg_vl.data.images import open_image
 from gpg_vl.data.json_text import read_object
 from gpg_vl.records import ScoredGroup
+from gpg_vl.screen import tell
 
 Preferred = Literal["first", "second", "same"]
 VALUES: dict[Preferred, float] = {"first": 1.0, "second": 0.0, "same": 0.5}
@@ -71,12 +72,12 @@ class TerminalLabels:
             ValueError: the input has ended; what was answered before is kept
         """
         sample = group.prompt.sample
-        print(f"\nquestion: {sample.question}")
+        tell(f"\nquestion: {sample.question}")
         for number, image in enumerate(sample.images):
-            print(f"image: {image if isinstance(image, str) else self._write(sample.id, number, image)}")
-        print(f"1: {group.completions[first].text}\n2: {group.completions[second].text}")
+            tell(f"image: {image if isinstance(image, str) else self._write(sample.id, number, image)}")
+        tell(f"1: {group.completions[first].text}\n2: {group.completions[second].text}")
         while True:
-            print("better: 1, 2, or 0 for the same: ", end="", flush=True)
+            tell("better: 1, 2, or 0 for the same: ", end="")
             line = sys.stdin.readline()
             if not line:
                 raise ValueError("the input has ended before all pairs were labelled; the same command goes on")

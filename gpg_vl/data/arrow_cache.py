@@ -21,6 +21,7 @@ import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
 
+from gpg_vl.data.footers import TooLarge, check_sizes
 from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 
@@ -36,8 +37,7 @@ def open_parquet(path: str) -> datasets.Dataset:
         ValueError: it is not Parquet, is damaged, or has a column that ``datasets`` does not know
     """
     try:
-        num_rows = pyarrow.parquet.read_metadata(path).num_rows
-        if num_rows == 0:  # datasets cannot read a file without rows
+        if check_sizes(path, Path(datasets.config.HF_DATASETS_CACHE)) == 0:  # datasets cannot read a file without rows
             return datasets.Dataset.from_dict({})
         folder = _folder_of(path)
         with _locked(folder):
@@ -50,6 +50,8 @@ def open_parquet(path: str) -> datasets.Dataset:
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+    except TooLarge:
+        raise
     except ValueError as error:  # a map, an interval: datasets has no such type
         message = f"{path} has a column that cannot be read; remove it or write it as text: {first_line(error)}"
         raise ValueError(message) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import queue
 import socket
 import ssl
 import threading
@@ -103,6 +104,30 @@ def _follow(target: _Target, location: str) -> _Target:
     return redirected
 
 
+def _look_up(target: _Target, deadline: float) -> list[str]:
+    """``_public_addresses`` in a thread: a system's resolver has no time limit that a caller can set.
+
+    Raises:
+        TimeoutError: no answer by the deadline
+    """
+    answers: queue.SimpleQueue[list[str] | ValueError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_public_addresses(target.host, target.port))
+        except ValueError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True, name="name_lookup").start()
+    try:
+        answer = answers.get(timeout=max(0.001, deadline - time.monotonic()))
+    except queue.Empty as error:
+        raise TimeoutError from error
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
+
+
 def _public_addresses(host: str, port: int) -> list[str]:
     """The addresses of a host, all of them public.
 
@@ -146,7 +171,7 @@ def _request(target: _Target, max_bytes: int, deadline: float) -> bytes | str:
 def _connect(target: _Target, deadline: float) -> socket.socket:
     """Connects to an address that was checked; a second DNS query could give another one."""
     failure: OSError = TimeoutError()
-    for address in _public_addresses(target.host, target.port):
+    for address in _look_up(target, deadline):
         try:
             return socket.create_connection((address, target.port), max(0.001, deadline - time.monotonic()))
         except OSError as error:

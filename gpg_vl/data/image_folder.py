@@ -5,11 +5,15 @@ Either all of them appear or none. Rows never name a path outside the file's fol
 
 from __future__ import annotations
 
+import glob
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gpg_vl.data.images import read_image_file
 
 _SUFFIXES = {
     b"\x89PNG": ".png",
@@ -24,13 +28,13 @@ _OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|bmp|gif|tif|img)")
 
 
 class ImageFolder:
-    """The future ``NAME_images``; it has a hidden name until the rows are complete."""
+    """The future ``NAME_images``; until the rows are complete it has a hidden name that cannot be foreseen."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._parent = file.parent.resolve()
         self._final = self._parent / f"{file.stem}_images"
-        self._partial = self._parent / f".{self._final.name}.partial"
+        self._partial = self._parent / f".{self._final.name}.{secrets.token_hex(4)}.partial"
         self._is_needed = False  # whether rows name images in it
 
     def save(self, source: str | bytes, name: str) -> str:
@@ -41,10 +45,10 @@ class ImageFolder:
         """
         if isinstance(source, bytes):
             return self._write(source, name)
-        path = Path(source).resolve()
+        path = Path(source)
         self._is_needed |= path.is_relative_to(self._final)
         is_here = path.is_relative_to(self._parent)
-        return str(path.relative_to(self._parent)) if is_here else self._write(path.read_bytes(), name)
+        return str(path.relative_to(self._parent)) if is_here else self._write(read_image_file(source), name)
 
     def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():
@@ -74,8 +78,9 @@ class ImageFolder:
         self._partial.rename(self._final)
 
     def remove(self) -> None:
-        """Removes the hidden folder."""
-        shutil.rmtree(self._partial, ignore_errors=True)
+        """Removes the hidden folder, and those of processes that were killed: only one at a time writes the file."""
+        for folder in self._parent.glob(f".{glob.escape(self._final.name)}.{'[0-9a-f]' * 8}.partial"):
+            shutil.rmtree(folder, ignore_errors=True)  # follows no link
 
 
 @contextmanager

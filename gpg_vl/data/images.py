@@ -10,10 +10,9 @@ import errno
 import os
 import warnings
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -21,7 +20,9 @@ from PIL.Image import Transpose
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from gpg_vl.data.containers import CostlyFile, refuse_costly
 from gpg_vl.data.downloads import check_url, download
+from gpg_vl.data.plain_files import read_plain_file
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 20_000_000
@@ -168,7 +169,7 @@ def _read(
     source: str | bytes, hosts: Collection[str], action: Callable[[Image.Image], _Result], max_pixels: int
 ) -> _Result:
     try:
-        with _open_stream(source, hosts) as stream, Image.open(stream, formats=_FORMATS) as image:
+        with Image.open(BytesIO(_read_bytes(source, hosts)), formats=_FORMATS) as image:
             _refuse_size(*image.size, max_pixels)
             return action(image)
     except Exception as error:  # decoders raise nearly anything on broken bytes
@@ -176,17 +177,38 @@ def _read(
         raise BadImage(f"cannot open image {name}: {_reason(error)}") from error
 
 
-def _open_stream(source: str | bytes, hosts: Collection[str]) -> AbstractContextManager[IO[bytes]]:
-    if isinstance(source, str) and _is_url(source):
-        source = _fetch(source, hosts)
-    if isinstance(source, str) and not Path(source).is_file():
-        raise _RefusedError("no such file")
-    num_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-    if num_bytes == 0:
+def read_image_file(path: str) -> bytes:
+    """The bytes of an image that ``find_image`` found.
+
+    Raises:
+        BadImage: ``cannot open image NAME: REASON``
+    """
+    try:
+        return _read_path(path)
+    except (OSError, _RefusedError) as error:
+        raise BadImage(f"cannot open image {path[:200]}: {_reason(error)}") from error
+
+
+def _read_path(path: str) -> bytes:
+    try:
+        data = read_plain_file(path, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise _RefusedError("no such file") from error
+    if len(data) > MAX_BYTES:
+        raise _RefusedError(f"the file has more than {MAX_BYTES} bytes")
+    return data
+
+
+def _read_bytes(source: str | bytes, hosts: Collection[str]) -> bytes:
+    """The whole file, small enough and of few enough parts."""
+    if isinstance(source, str):
+        source = _fetch(source, hosts) if _is_url(source) else _read_path(source)
+    if not source:
         raise _RefusedError("the file is empty")
-    if num_bytes > MAX_BYTES:
-        raise _RefusedError(f"the file has {num_bytes} bytes, more than {MAX_BYTES}")
-    return BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+    if len(source) > MAX_BYTES:
+        raise _RefusedError(f"the file has {len(source)} bytes, more than {MAX_BYTES}")
+    refuse_costly(source)
+    return source
 
 
 def _fetch(url: str, hosts: Collection[str]) -> bytes:
@@ -208,7 +230,7 @@ def _refuse_size(width: int, height: int, max_pixels: int) -> None:
 
 def _reason(error: Exception) -> str:
     """The reason in our own words: the library's message may contain bytes of the file."""
-    if isinstance(error, _RefusedError):
+    if isinstance(error, _RefusedError | CostlyFile):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return f"it is not a {FORMATS} image"

@@ -20,6 +20,7 @@ from gpg_vl.data.shapes import (
     shape_columns,
 )
 from gpg_vl.data.tables import Table, TableRow
+from gpg_vl.own_code import absolute_spec, own_file
 from gpg_vl.records import Sample
 from gpg_vl.verifiers.answers import strip_answer_tags
 from gpg_vl.verifiers.box_text import parse_detections
@@ -106,6 +107,7 @@ class LazySamples(Sequence[Sample]):
     root: Path | None  # resolved folder that image paths must stay in; None allows no paths
     task: str | None
     hosts: Collection[str] = ()  # hosts that images may be fetched from
+    own_tasks: Collection[str] = ()  # tasks in files that a row may name, with absolute paths
 
     def __len__(self) -> int:
         return len(self.table)
@@ -123,7 +125,8 @@ class LazySamples(Sequence[Sample]):
         try:
             number = position + 1
             default_id = None if "id" in self.matched.columns else f"{shown_path(self.path)}:{number}"
-            return make_sample(self.table.row(position), self.matched, self.root, self.task, default_id, self.hosts)
+            row = self.table.row(position)
+            return make_sample(row, self.matched, self.root, self.task, default_id, self.hosts, self.own_tasks)
         except ValueError as error:
             raise ValueError(f"{self.path}, row {position + 1}: {error}") from error
 
@@ -141,6 +144,7 @@ def make_sample(
     task: str | None,
     default_id: str | None,
     hosts: Collection[str] = (),
+    own_tasks: Collection[str] = (),
 ) -> Sample:
     """The sample of one row.
 
@@ -150,9 +154,10 @@ def make_sample(
         task: replaces the row's own task
         default_id: id if the row has none
         hosts: hosts that images may be fetched from
+        own_tasks: tasks in files that the row may name, with absolute paths
 
     Raises:
-        ValueError: a field is missing, too long or of the wrong type; names it
+        ValueError: a field is missing, too long or of the wrong type, or names code; names the field
     """
     check_version(row.get(VERSION_FIELD))
     columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
@@ -163,7 +168,7 @@ def make_sample(
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
         id=read_text("id", fields.get("id", default_id)),
-        task=task or read_text("task", fields.get("task")),
+        task=task or _read_task(fields.get("task"), own_tasks),
         images=images,
         question=read_text("question", chat.question),
         answer=strip_answer_tags(read_answer(fields.get("answer", chat.answer))),
@@ -174,6 +179,17 @@ def make_sample(
             if column != field and field in _TEXTS and column in row and not is_conversation(row[column])
         },
     )
+
+
+def _read_task(value: Any, own_tasks: Collection[str]) -> str:
+    """A row is data: the file of a task that it names would run, so the user has to name that file too."""
+    task = read_text("task", value)
+    if own_file(task) and absolute_spec(task) not in own_tasks:
+        raise ValueError(
+            f"the task {task[:80]!r} is a file of code, which a row cannot choose; if you trust it, list it in tasks "
+            "(--tasks '[FILE.py:CLASS]' of gpg-vl, --allow-task of data_tools)"
+        )
+    return task
 
 
 _TEXTS = ("question", "answer", "task")

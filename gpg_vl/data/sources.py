@@ -16,6 +16,7 @@ from gpg_vl.data.rows import GivenColumns, LazySamples, find_image_root, match_c
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.data.tables import HubPart, open_table
 from gpg_vl.data.writing import write_jsonl, write_parquet
+from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
 
 __all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
@@ -43,6 +44,7 @@ def load_source(
     limit: int | None = None,
     image_hosts: Collection[str] = (),
     check_ids: bool = True,
+    own_tasks: Collection[str] = (),
 ) -> Source:
     """Opens a source and matches its columns; rows are read on access.
 
@@ -54,6 +56,7 @@ def load_source(
         limit: use only the first N rows; None: all
         image_hosts: hosts that images may be fetched from; empty: every URL is refused
         check_ids: whether a repeated id is an error
+        own_tasks: tasks in files that rows may name, as FILE.py:CLASS; empty: a row that names a file is refused
 
     Raises:
         ValueError: names the entry, the column or row, and the way out
@@ -64,7 +67,8 @@ def load_source(
         raise ValueError(f"{path} has no rows; fill it or remove it")
     matched = match_columns(path, table.column_names, columns, task, table.kind)
     root = find_image_root(path, image_root)
-    samples = LazySamples(path, table, matched, root, task, image_hosts)
+    allowed = frozenset(map(absolute_spec, own_tasks))
+    samples = LazySamples(path, table, matched, root, task, image_hosts, allowed)
     id_column = matched.columns.get("id")
     if check_ids and isinstance(id_column, str) and id_column in table.column_names:
         _refuse_repeated_ids(path, table.column(id_column))

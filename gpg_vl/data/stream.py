@@ -59,12 +59,16 @@ class SampleStream:
         return {"drawn": self._drawn, "cursors": list(self._cursors), "left_out": dict(self._left_out)}
 
     def restore(self, state: dict[str, object]) -> None:
-        cursors = state["cursors"]
-        assert isinstance(cursors, list) and len(cursors) == len(self._sources), state
-        self._drawn = int(str(state["drawn"]))
-        self._cursors = [int(cursor) for cursor in cursors]
-        left_out = state["left_out"]
-        assert isinstance(left_out, dict), state
+        """
+        Raises:
+            ValueError: it is not the state of a stream over as many sources
+        """
+        cursors, left_out = state.get("cursors"), state.get("left_out")
+        numbers = [state.get("drawn"), *(cursors if isinstance(cursors, list) else [])]
+        counts = [number for number in numbers if type(number) is int and number >= 0]
+        if len(counts) != len(numbers) or len(counts) != len(self._sources) + 1 or not isinstance(left_out, dict):
+            raise ValueError("the checkpoint's position in data.train does not fit its sources; restore the checkpoint")
+        self._drawn, *self._cursors = counts
         self._left_out = dict(left_out)
 
     def _pick_source(self) -> int:

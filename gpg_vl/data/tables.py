@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +15,13 @@ from gpg_vl.data.shards import ShardTable, find_shards
 from gpg_vl.data.text_tables import TEXT_SUFFIXES, TableRow, open_text
 from gpg_vl.data.unpacking import name_without_packing
 from gpg_vl.errors import first_line
+from gpg_vl.files import is_inside, may_be_on_hub, stays_inside
+from gpg_vl.screen import say_once
 
 __all__ = ["HubPart", "Table", "TableRow", "open_table"]
 
+SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"
+"""Of a folder saved by ``datasets``: its splits, and the files of one."""
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Of a folder of pictures, as ``datasets`` names the file that describes them."""
 
@@ -109,8 +114,7 @@ def _refuse_part(location: Path, part: HubPart | None) -> None:
 
 def _looks_local(path: str) -> bool:
     suffix = Path(name_without_packing(Path(path))).suffix
-    known = (*TEXT_SUFFIXES, ".parquet", ".tar")
-    return suffix in known or path.count("/") > 1 or path.startswith((".", "/", "~"))
+    return suffix in (*TEXT_SUFFIXES, ".parquet", ".tar") or not may_be_on_hub(path)
 
 
 def _open_file(path: str, limit: int | None) -> Table:
@@ -138,9 +142,10 @@ def _open_folder(folder: Path, limit: int | None, part: HubPart) -> Table:
 
 
 def _open_saved(path: str, split: str | None) -> datasets.Dataset:
+    _refuse_files_outside(Path(path))
     try:
         data = datasets.load_from_disk(path)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         files = ", ".join(METADATA_FILES)
         message = (
             f"{path} is not a folder saved by datasets, or is damaged; to use a .parquet or .jsonl file, name it; "
@@ -156,7 +161,32 @@ def _open_saved(path: str, split: str | None) -> datasets.Dataset:
     return data[split or "train"]
 
 
+def _refuse_files_outside(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: the folder, or that of a split, names a file or split outside of itself
+    """
+    splits = _names(folder / SPLITS_FILE, "splits")
+    named = [(folder / SPLITS_FILE, split) for split in splits]
+    for each in [folder, *(folder / split for split in splits if stays_inside(split))]:
+        files = [file.get("filename") for file in _names(each / STATE_FILE, "_data_files") if isinstance(file, dict)]
+        named += [(each / STATE_FILE, file) for file in files]
+    for file, name in named:
+        if not is_inside(file.parent, name):
+            raise ValueError(f"{file} names {name!r}, which is not in its folder; correct it")
+
+
+def _names(path: Path, key: str) -> list[Any]:
+    """A list of a JSON file; empty where there is none: ``datasets`` then says what is missing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
+
+
 def _open_hub(name: str, part: HubPart) -> datasets.Dataset:
+    say_once(f"loading {name} from the hub")
     try:
         with without_progress_bars():
             data = datasets.load_dataset(name, part.config, split=part.split or "train", revision=part.revision)

@@ -12,8 +12,10 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from gpg_vl.data.image_folder import images_when_done
+from gpg_vl.data.images import read_image_file
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
+from gpg_vl.files import unfinished
 from gpg_vl.records import Sample
 
 ROWS_PER_GROUP = 100
@@ -31,7 +33,7 @@ def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
     """Writes kit rows as JSON lines; images from elsewhere go into the folder ``NAME_images`` next to the file."""
     with (
-        replace_when_done(path) as partial,
+        replace_when_done(path, alone=True) as partial,
         images_when_done(Path(path)) as folder,
         partial.open("w", encoding="utf-8") as file,
     ):
@@ -42,24 +44,24 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
 
 
 @contextmanager
-def replace_when_done(path: str | Path) -> Iterator[Path]:
-    """A temporary file next to ``path`` that replaces it when the block ends and is removed when the block fails.
+def replace_when_done(path: str | Path, alone: bool = False) -> Iterator[Path]:
+    """A file of its own next to ``path`` that replaces it when the block ends and is removed when the block fails.
 
-    What a killed process leaves behind is overwritten by the next attempt.
+    What a killed process leaves behind is removed by the next attempt.
+
+    Args:
+        alone: whether a second process is refused, which also has images to replace
 
     Raises:
-        ValueError: ``path`` is a folder
+        ValueError: ``path`` is a folder; or another process is writing it, and ``alone``
     """
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder; give the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with unfinished(target, alone) as partial:
         yield partial
         os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
@@ -91,4 +93,4 @@ def _plain_fields(sample: Sample) -> dict[str, Any]:
 def _embed_image(source: str | bytes) -> dict[str, Any]:
     if isinstance(source, bytes):
         return {"bytes": source, "path": None}
-    return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
+    return {"bytes": read_image_file(source), "path": Path(source).name}

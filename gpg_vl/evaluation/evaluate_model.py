@@ -5,7 +5,6 @@ If started on several ranks (``accelerate launch``, ``torchrun``), each evaluate
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from gpg_vl.evaluation.settings import Settings, add_model, settings_without_mod
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.device import choose_device, describe_device
+from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.preflight.start import load_evaluation
@@ -38,6 +38,7 @@ from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, r
 from gpg_vl.prompts.room import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
+from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 
 
@@ -110,6 +111,7 @@ def run_evaluation(
     with ranks_end_together(), ExitStack() as stack:
         folders: list[EvaluationFolder] = []  # on the first rank only
         if out is not None:
+            run_on_main(lambda: refuse_inputs("--out", out, recipe))
             run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         sources = checked or run_together(lambda: load_evaluation(recipe))
@@ -195,7 +197,7 @@ class _Run:
             return []
         done = self._folder.resume(settings, rows, self._recipe.evaluation.num_samples)
         if done:
-            print(f"resuming after {len(done)} of {len(rows)} predictions", file=sys.stderr)
+            say(f"resuming after {len(done)} of {len(rows)} predictions")
         return done
 
     def _keep(self, part: Sequence[Prediction]) -> None:

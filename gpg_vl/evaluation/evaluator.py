@@ -24,6 +24,7 @@ from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sa
 from gpg_vl.rewards.health import describe_failures
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.engine import RolloutEngine
+from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
 
@@ -114,7 +115,7 @@ def score_groups(
     """The completions of rows, scored strictly and, if requested and available, also by the published metric."""
     scored = scorer.score(groups, "strict")
     if failures := describe_failures(scored):
-        _log.warning(failures)
+        _log.warning("%s", printable(failures))
     has_legacy = [with_legacy and tasks[row.sample.task].legacy is not None for row in rows]
     published = [group for group, wanted in zip(scored, has_legacy, strict=True) if wanted]
     values = iter(scorer.measure_published(published) if published else [])

@@ -47,7 +47,8 @@ def claim_evaluation(folder: Path) -> Iterator[EvaluationFolder]:
 def _open_alone(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ValueError(f"--out: cannot write to {path.parent} ({error.strerror}); choose another folder") from error
     try:
@@ -138,6 +139,7 @@ class EvaluationFolder:
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions to the file; they are on disk when this returns. Settings are written before the first."""
+        self._check_claim()
         if not (self._folder / SETTINGS_FILE).is_file():
             self._write(SETTINGS_FILE, self._settings)
         self._file.writelines(prediction.to_line() for prediction in predictions)
@@ -145,7 +147,19 @@ class EvaluationFolder:
         os.fsync(self._file.fileno())
 
     def write_results(self, results: Mapping[str, Any]) -> None:
+        self._check_claim()
         self._write(RESULTS_FILE, results)
+
+    def _check_claim(self) -> None:
+        """The lock is that of a file: under its name there may be another by now, of another evaluation.
+
+        Raises:
+            ValueError: the folder was renamed, or the file removed
+        """
+        path, own = self._folder / PREDICTIONS_FILE, os.fstat(self._file.fileno())
+        there = path.stat() if path.exists() else None
+        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise ValueError(f"--out: {path} was renamed or removed meanwhile; nothing more is written, start again")
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         replace_file(self._folder / name, json.dumps(content, indent=1, ensure_ascii=False))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
+
+from gpg_vl.screen import is_terminal, say
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -29,7 +30,7 @@ class ProgressLine:
         self._total, self._done_before = total, done
         self._seconds_between_lines = seconds_between_lines
         self._start = self._shown = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = is_terminal()
         self._is_open = False
 
     def show(self, done: int) -> None:
@@ -48,10 +49,10 @@ class ProgressLine:
 
     def _write(self, text: str, is_last: bool) -> None:
         if not self._is_terminal:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
             return
         self._is_open = not is_last
-        print(f"\r{text}   ", end="\n" if is_last else "", file=sys.stderr, flush=True)
+        say(f"{text}   ", start="\r", end="\n" if is_last else "")
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -61,4 +62,4 @@ class ProgressLine:
     ) -> None:
         """Ends the line, so that what is printed next starts on a new one."""
         if self._is_open:
-            print(file=sys.stderr, flush=True)
+            say()

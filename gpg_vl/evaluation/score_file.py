@@ -20,9 +20,11 @@ from typing import Any
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
-from gpg_vl.own_code import absolute_spec, describe_error
+from gpg_vl.files import replace_file, same_place
+from gpg_vl.own_code import absolute_spec, describe_error, own_file
 from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
+from gpg_vl.screen import printable, say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, legacy_scorer
 from gpg_vl.verifiers.answers import strip_answer_tags
@@ -67,7 +69,7 @@ def score_file(
     if scorer == "legacy" and answer_in == "boxed":
         raise ValueError("--answer-in boxed: the published scorers read answer tags only; leave --scorer strict")
     if out is not None:
-        _check_out(out, predictions)
+        _check_out(out, predictions, own_file(task_name))
     with redirect_stdout(sys.stderr):  # what a user's task prints is not part of the output
         task = load_task(task_name)
         if scorer == "legacy":
@@ -78,14 +80,16 @@ def score_file(
         scored = score_completions(pool, task, task_name, read, scorer, answer_in)
     if out is not None:
         text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
-        out.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair is escaped as in JSON
+        replace_file(out, text)
     return _summarise(task_name, task, scorer, scored)
 
 
-def _check_out(out: Path, predictions: Path) -> None:
+def _check_out(out: Path, predictions: Path, code: str) -> None:
     """Before the work, refuses a file that cannot be written; leaves no file."""
-    if out.resolve() == predictions.resolve() or (out.exists() and predictions.exists() and out.samefile(predictions)):
+    if same_place(out, predictions):
         raise ValueError(f"--out: {out} is the file of --predictions; choose another")
+    if code and same_place(out, Path(code)):
+        raise ValueError(f"--out: {out} is the file of --task; choose another")
     is_new = not out.exists()
     try:
         out.open("a", encoding="utf-8").close()
@@ -204,13 +208,13 @@ def _size(row: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | 
 
 
 def _image_size(image: str | bytes) -> tuple[int, int] | None:
-    return read_size(image) if image and Path(str(image)).is_file() else None
+    return read_size(str(Path(str(image)).resolve())) if image and Path(str(image)).is_file() else None
 
 
 def _warn_of_missing_images(predictions: Iterable[StoredCompletion]) -> None:
     missing = sum(1 for p in predictions if p.row.get("image") and p.view.width == UNKNOWN_SIDE)
     if missing:
-        print(f"{missing} rows name a missing image: their boxes are not checked against its edges", file=sys.stderr)
+        say(f"{missing} rows name a missing image: their boxes are not checked against its edges")
 
 
 def score_completions(
@@ -244,9 +248,8 @@ def score_completions(
         scored.append(ScoredCompletion(prediction, reward, metric))
     if failures:
         (first, failure), num = failures[0], len(failures)
-        _log.warning(
-            "scoring failed on %d rows; first: row %s: %s: %s", num, first.sample.id, failure.status, failure.message
-        )
+        said = (num, printable(first.sample.id), failure.status, printable(failure.message))
+        _log.warning("scoring failed on %d rows; first: row %s: %s: %s", *said)
     return scored
 
 

@@ -6,7 +6,6 @@ import difflib
 from typing import TYPE_CHECKING
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import first_line
 from gpg_vl.models.paths import resolve_model_path
 
 if TYPE_CHECKING:
@@ -25,20 +24,16 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
         ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families.
             Or a weight is not finite, or the model is large and there is no GPU
     """
-    from transformers import AutoConfig  # late: a mistake in a recipe or a row is said before torch is imported
-
+    # late: a mistake in a recipe or a row is said before torch is imported
     from gpg_vl.models.device import refuse_slow
     from gpg_vl.models.families import FAMILIES
     from gpg_vl.models.finite import refuse_not_finite
+    from gpg_vl.models.loading import read_config
     from gpg_vl.models.lora import find_base
 
     path = resolve_model_path(config.path)
     base = find_base(path) or path
-    try:
-        model_config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise ValueError(f"model.path: {base} has no readable config.json ({reason})") from error
+    model_config = read_config(base)
     model_type = model_config.model_type
     if model_type not in FAMILIES:
         near = difflib.get_close_matches(model_type, FAMILIES, n=1)

@@ -5,6 +5,7 @@ A family's own file says how its images become text and tensors, and where its p
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,11 +21,15 @@ from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import ModelMistake, first_line
+from gpg_vl.files import follow_umask
+from gpg_vl.models.deadline import Deadline
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
+
+_TEMPLATE_DEADLINE = Deadline(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class BaseAdapter(ABC):
         Raises:
             ValueError: the folder is incomplete, or its tokenizer does not match its config
         """
-        processor = load_processor(path)
+        processor = load_processor(path, model_config)
         base = find_base(path)
         model = load_weights(base or path, family.model, config)
         if config.lora is not None and base is not None:
@@ -90,7 +95,7 @@ class BaseAdapter(ABC):
         """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
-        return cls(model, load_processor(path), config, family.frame)
+        return cls(model, load_processor(path, model_config), config, family.frame)
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:
@@ -127,12 +132,21 @@ class BaseAdapter(ABC):
         return self._render(messages) != self._render(messages, opens_answer=False)
 
     def _render(self, messages: list[dict[str, Any]], *, opens_answer: bool = True) -> str:
+        """
+        Raises:
+            ModelMistake: the chat template fails, or takes too long
+        """
+        render = self.processor.apply_chat_template
         try:
-            return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer))
-        except Exception as error:  # the template is a program of its own
+            with _TEMPLATE_DEADLINE.within():
+                return str(render(messages, tokenize=False, add_generation_prompt=opens_answer))
+        except TimeoutError as error:
+            lack = f"takes over {_TEMPLATE_DEADLINE.seconds:g} s for one prompt"
+            raise ModelMistake(f"model.path: the chat template of {self.config.path} {lack}; correct it") from error
+        except Exception as error:  # a template is a program
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelMistake(
-                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); take another template, "
+                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); correct it, "
                 "leave prompt.system out, or set prompt.style to base"
             ) from error
 
@@ -304,5 +318,10 @@ class BaseAdapter(ABC):
         self.model.to(device)
 
     def save(self, folder: Path) -> None:
+        """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        generation = copy.deepcopy(self.model.generation_config)
+        generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
+        generation.save_pretrained(folder)
+        follow_umask(folder)

@@ -1,15 +1,62 @@
-"""Loads the weights and the processor of a model folder, or says in one line what is missing in it."""
+"""Loads what a model folder holds, as data alone: no code of the folder runs, nothing is unpickled.
+
+A class follows from ``model_type``, never from a name in the folder. Attention and precision are the kit's, whatever
+the folder asks for. Where something is missing or cannot be used, one line says what.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import first_line
+from gpg_vl.errors import first_line, is_out_of_memory
+from gpg_vl.files import stays_inside
+
+WEIGHTS_INDEX = "model.safetensors.index.json"
+AS_DATA: dict[str, Any] = {"trust_remote_code": False}
+
+
+def read_config(path: str) -> PreTrainedConfig:
+    """The model's config, with the kit's attention in place of one that it names.
+
+    Raises:
+        ValueError: there is none, it is unreadable, or the weights are quantised
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, **AS_DATA)
+    except Exception as error:  # the file is anybody's, and transformers raises nearly anything on it
+        raise ValueError(f"model.path: {path} has no readable config.json ({first_line(error)})") from error
+    for part in _parts(config):
+        _refuse_quantised(path, part)
+    config._attn_implementation = "sdpa"  # one that the folder names may be code on the hub
+    config._experts_implementation = None
+    return config
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from _parts(part)
+
+
+def _refuse_quantised(path: str, config: PreTrainedConfig) -> None:
+    found = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    raise ValueError(
+        f"model.path: {path} is quantised ({method or 'quantization_config'}); the kit trains float32 weights: give "
+        "the unquantised model"
+    )
 
 
 def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrainedModel:
@@ -18,11 +65,16 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
         ValueError: a weight is missing or does not match the config
     """
     attention = {f"{name}_config": dense_attention(config, name) for name in ("text", "vision")}
+    model_config = read_config(path)
+    check_names(path)
     try:
         model, info = model_class.from_pretrained(
-            path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            path, config=model_config, dtype=torch.float32, attn_implementation=attention, output_loading_info=True,
+            use_safetensors=True, **AS_DATA,
+        )  # fmt: skip
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
     if info["missing_keys"]:
@@ -44,15 +96,64 @@ def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -
     return "eager" if attention == "eager" else "sdpa"
 
 
-def load_processor(path: str) -> Any:
-    """
+def load_processor(path: str, config: PreTrainedConfig) -> Any:
+    """The processor of the model's family with the files in ``path``.
+
     Raises:
         ValueError: the folder has no complete processor
     """
+    check_names(path)
     try:
-        return AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        processor_class: Any = PROCESSOR_MAPPING[type(config)]
+        return processor_class.from_pretrained(path, **AS_DATA)
+    except Exception as error:
         reason = first_line(error)
         raise ValueError(
             f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
         ) from error
+
+
+def check_names(path: str) -> None:
+    """Refuses a local folder whose files name others outside of it.
+
+    Raises:
+        ValueError: names the file and the name
+    """
+    folder = Path(path)
+    for file, name in [*_named_shards(folder), *_named_files(folder)]:
+        if not stays_inside(name):
+            raise ValueError(f"model.path: {folder / file} names {name!r}, which is no file in the folder; correct it")
+    for file in ("processor_config.json", "preprocessor_config.json", "audio_tokenizer_config.json"):
+        if {"audio_tokenizer", "audio_tokenizer_class"} & read_object(folder / file).keys():
+            raise ValueError(f"model.path: {folder / file} names another model to load; remove audio_tokenizer")
+
+
+def _named_shards(folder: Path) -> Iterator[tuple[str, object]]:
+    weight_map = read_object(folder / WEIGHTS_INDEX).get("weight_map", {})
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"model.path: {folder / WEIGHTS_INDEX} has no weight_map; restore it")
+    yield from ((WEIGHTS_INDEX, name) for name in weight_map.values())
+
+
+def _named_files(folder: Path) -> Iterator[tuple[str, object]]:
+    """Files that the tokenizer names and that exist: published ones name places of the machine that wrote them."""
+    for key, value in read_object(folder / "tokenizer_config.json").items():
+        if key.endswith("_file") and isinstance(value, str) and "\0" not in value and (folder / value).exists():
+            yield "tokenizer_config.json", value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file.
+
+    Raises:
+        ValueError: it is something else
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"model.path: {path} is not readable JSON ({type(error).__name__}); restore it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"model.path: {path} holds no JSON object; restore it")
+    return content

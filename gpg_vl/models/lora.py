@@ -7,16 +7,42 @@ The adapter sits inside the model, under the model's own module names, and is sa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from gpg_vl.config import LoraConfig
+from gpg_vl.errors import first_line
+from gpg_vl.files import may_be_on_hub
+from gpg_vl.models.loading import AS_DATA, read_config, read_object
 from gpg_vl.models.paths import ADAPTER_CONFIG
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_READ = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias", "fan_in_fan_out", "use_rslora",
+    "use_dora", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+"""Keys of an adapter's config that the kit passes on."""
+_IDLE = (
+    "base_model_name_or_path", "revision", "peft_type", "task_type", "peft_version", "inference_mode", "auto_mapping",
+    "init_lora_weights", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "ensure_weight_tying",
+)  # fmt: skip
+"""Keys that say how an adapter was made, and do not change what it computes."""
+_SECONDS_TO_MATCH = 5.0
+_MATCH = """
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+for pattern in map(re.compile, patterns):
+    for name in names:
+        pattern.match(name)
+"""
 
 
 def find_base(folder: str) -> str | None:
@@ -28,15 +54,20 @@ def find_base(folder: str) -> str | None:
     path = Path(folder) / ADAPTER_CONFIG
     if not path.is_file():
         return None
-    base = _read_config(path).get("base_model_name_or_path")
-    if not base:
+    base = read_object(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or "\0" in base:
         raise ValueError(f"model.path: {path} does not name the model that it adapts (base_model_name_or_path)")
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    is_there = Path(base).is_dir() and ".." not in Path(base).parts
+    if not is_there and not may_be_on_hub(base):
         raise ValueError(
-            f"model.path: {folder} is an adapter of {base}, which no longer exists; restore it, or set "
+            f"model.path: {folder} is an adapter of {base}, which does not exist here; restore it, or set "
             f"base_model_name_or_path in {path} to its new path"
         )
-    return str(base)
+    if (Path(base) / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"model.path: {folder} is an adapter of {base}, another adapter; merge that one (gpg-vl merge)"
+        )
+    return base
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
@@ -57,7 +88,7 @@ def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers
     Raises:
         ValueError: the adapter does not match ``config``, or its weights do not match its own config
     """
-    saved, wanted = _read_config(Path(folder) / ADAPTER_CONFIG), _peft_config(config, layers, base)
+    saved, wanted = _read_adapter(folder), _peft_config(config, layers, base)
     for key in ("r", "lora_alpha", "target_modules", "lora_dropout"):
         if saved.get(key) != getattr(wanted, key):
             raise ValueError(
@@ -75,16 +106,24 @@ def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers
 
 
 def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """``model`` with the adapter in ``folder`` merged into its weights."""
-    merged: PreTrainedModel = peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+    """``model`` with the adapter in ``folder`` merged into its weights.
+
+    Raises:
+        ValueError: the adapter's config asks for what the kit does not do, or its weights do not fit
+    """
+    config = _config_in(folder, model)
+    try:
+        merged: PreTrainedModel = peft.PeftModel.from_pretrained(model, folder, config=config).merge_and_unload()
+    except Exception as error:
+        raise ValueError(f"model.path: the adapter in {folder} does not fit its model: {first_line(error)}") from error
     return merged
 
 
 def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that the adapter should have according to its config in ``folder``."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
-        wrapped = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder))
+        model = AutoModelForImageTextToText.from_config(read_config(base), **AS_DATA)
+        wrapped = peft.get_peft_model(model, _config_in(folder, model))
     return {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(wrapped).items()}
 
 
@@ -102,9 +141,51 @@ def _lasting_name(base: str) -> str:
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_adapter(folder: str) -> dict[str, Any]:
+    """The config of the adapter in ``folder``.
+
+    Raises:
+        ValueError: it is not an ordinary LoRA adapter, or its weights are not there as safetensors
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    saved = read_object(path)
+    if saved.get("peft_type") != "LORA":
+        raise ValueError(f"model.path: {path} is of the type {saved.get('peft_type')!r}; the kit reads LORA")
+    others = [key for key, value in saved.items() if value and key not in _READ and key not in _IDLE]
+    if saved.get("init_lora_weights", "gaussian") not in (True, False, "gaussian"):
+        others.append("init_lora_weights")
+    if others:
+        raise ValueError(
+            f"model.path: {path} sets {others[0]}, which the kit does not know; merge it where it was made"
+        )
+    if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"model.path: {folder} has no {ADAPTER_WEIGHTS}; the kit reads no pickled weights")
+    return saved
+
+
+def _config_in(folder: str, model: PreTrainedModel) -> Any:
+    saved = _read_adapter(folder)
+    _refuse_slow_patterns(folder, saved, [name for name, _ in model.named_modules()])
+    return peft.LoraConfig(**{key: saved[key] for key in _READ if key in saved})
+
+
+def _refuse_slow_patterns(folder: str, saved: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Tries the config's regular expressions on all names in a process that can be killed: one may take years.
+
+    Raises:
+        ValueError: they take too long, or are none
+    """
+    whole = [saved.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
+    keys = [key for name in ("rank_pattern", "alpha_pattern") for key in saved.get(name) or ()]
+    patterns = [f"(?:{each})$" for each in whole if isinstance(each, str)]
+    patterns += [rf"(.*\.)?({key})$" for key in [*keys, *patterns]]
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model.path: {path} is not readable JSON; restore it") from error
-    return config
+        subprocess.run(
+            [sys.executable, "-I", "-c", _MATCH], input=json.dumps([patterns, list(names)]), text=True,
+            capture_output=True, timeout=_SECONDS_TO_MATCH, check=True,
+        )  # fmt: skip
+    except subprocess.SubprocessError as error:
+        path = Path(folder) / ADAPTER_CONFIG
+        raise ValueError(
+            f"model.path: a pattern in {path} is no regular expression, or takes over {_SECONDS_TO_MATCH:g} s"
+        ) from error

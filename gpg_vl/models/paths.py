@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import shutil
 from pathlib import Path
+
+from gpg_vl.files import may_be_on_hub
+from gpg_vl.models.manifest import MANIFEST_FILE, find_damage_once
+from gpg_vl.screen import say_once
 
 ADAPTER_CONFIG = "adapter_config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -28,27 +32,52 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
 def set_aside(folder: Path) -> Path:
     """Renames a checkpoint that is damaged or should no longer be found; returns its new path."""
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder.rename(aside)
+    ends = itertools.chain([".damaged"], (f".damaged-{n}" for n in itertools.count(2)))
+    paths = (folder.with_name(folder.name + end) for end in ends)
+    return folder.rename(next(path for path in paths if not path.exists()))
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether it holds a model, or an adapter of one."""
+    return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
 def resolve_model_path(path: str) -> str:
-    """The folder that holds the model: ``path`` itself, or the newest checkpoint in it if it is a run folder.
+    """The folder that holds the model: ``path`` itself, or the newest whole checkpoint in it if it is a run folder.
 
     Anything that is not a local folder is returned unchanged, as the name of a model on the hub.
 
     Raises:
-        ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint
+        ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint, or what it holds
+            is not what was written there
     """
     folder = Path(path)
     if not folder.is_dir():
-        if not path or path.startswith((".", "/", "~", "runs/")) or path.count("/") > 1:
+        if not may_be_on_hub(path):
             raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
+        say_once(f"loading {path} from the hub")
         return path
-    if (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file():
+    if is_model_folder(folder):
+        if damage := _damage(folder):
+            raise ValueError(f"model.path: {path} is damaged ({damage}); use an earlier checkpoint")
         return path
-    checkpoints = find_checkpoints(folder)
-    if not checkpoints:
-        raise ValueError(f"model.path: {path} has neither a config.json nor a checkpoint-N folder")
-    return str(checkpoints[-1])
+    return str(_newest_whole(folder))
+
+
+def _damage(folder: Path) -> str | None:
+    """None also where there is no manifest, as in a model from elsewhere."""
+    return find_damage_once(folder) if (folder / MANIFEST_FILE).is_file() else None
+
+
+def _newest_whole(run: Path) -> Path:
+    """The checkpoint to use of a run, said in a line; one without a manifest counts as whole."""
+    damaged: list[str] = []
+    for checkpoint in reversed(find_checkpoints(run)):
+        damage = _damage(checkpoint)
+        if damage is None:
+            say_once("; ".join([f"using {checkpoint}", *damaged]))
+            return checkpoint
+        damaged.append(f"{checkpoint.name} is damaged ({damage})")
+    if damaged:
+        raise ValueError(f"model.path: no checkpoint of {run} is whole: {'; '.join(damaged)}; restore one")
+    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +97,12 @@ class QwenVLAdapter(BaseAdapter):
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         position_ids, _ = self.model.model.get_rope_index(ids, token_types, image_grid_thw=vision.get("image_grid_thw"))
         return {"mm_token_type_ids": token_types, "position_ids": position_ids, **vision}
+
+    def save(self, folder: Path) -> None:
+        """See ``Adapter.save``: with the run's pixel limits, which the kit applies itself."""
+        limits = {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_pixels}
+        self.processor.image_processor.size = limits
+        super().save(folder)
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))

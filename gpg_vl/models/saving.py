@@ -14,12 +14,13 @@ import torch
 import yaml
 from huggingface_hub import ModelCardData
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.utils import logging
 
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
 
 CARD_FILE = "README.md"
@@ -35,7 +36,8 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
     Raises:
         ValueError: what was written does not match the model
     """
-    adapter.save(folder)
+    with _quiet_loading():  # also of the bar of the writing: a screen that is gone must not end a save
+        adapter.save(folder)
     (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
     check_model_folder(folder)
 
@@ -48,9 +50,9 @@ def check_model_folder(folder: Path) -> None:
     base = find_base(str(folder))
     with _quiet_loading(), torch.random.fork_rng(devices=[]):
         try:
-            processor = AutoProcessor.from_pretrained(folder)
+            processor = load_processor(str(folder), read_config(base or str(folder)))
             GenerationConfig.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             raise ValueError(f"{folder}: {first_line(error)}") from error
         if processor.chat_template is None:
             raise ValueError(f"{folder} has no chat template")
@@ -63,11 +65,12 @@ def check_model_folder(folder: Path) -> None:
 def _check_weights(folder: Path) -> None:
     model_class: Any = AutoModelForImageTextToText
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(str(folder))
         _, info = model_class.from_pretrained(
-            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError, KeyError) as error:
+            folder, config=config, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
+            use_safetensors=True, **AS_DATA,
+        )  # fmt: skip
+    except Exception as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
     for what in ("missing", "unexpected", "mismatched"):
         if info[f"{what}_keys"]:

@@ -31,6 +31,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from gpg_vl.files import follow_umask
+
 Family = Literal["qwen2_vl", "qwen2_5_vl"]
 DEFAULT_FAMILY: Family = "qwen2_vl"
 
@@ -126,6 +128,7 @@ def write_tiny_model(
     model = _build_model(family, config, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
+    follow_umask(folder)
     return folder
 
 

@@ -27,8 +27,10 @@ def read_question(images: Sequence[str], question: str, task: str | None, answer
     for image in images:
         if not Path(image).is_file():
             raise ValueError(f"--image: no file {image} in {Path.cwd()}")
+    found = tuple(str(Path(image).resolve()) for image in images)  # the user may name a link
+    for image in found:
         open_image(image)
-    sample = Sample("ask", task or ANY_TASK, tuple(images), question, answer or "")
+    sample = Sample("ask", task or ANY_TASK, found, question, answer or "")
     if task is not None:
         loaded = load_task(task)
         if answer is not None:

@@ -6,7 +6,6 @@ If a row's image cannot be opened or its prompt is too long, the recipe says whe
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.errors import ModelMistake
+from gpg_vl.files import replace_file
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import find_objective
 from gpg_vl.preflight.gold_marks import GoldMarks
@@ -31,6 +31,7 @@ from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
 from gpg_vl.records import Sample
+from gpg_vl.screen import say
 
 Cause = Literal["bad_image", "long_prompt"]
 """Why a row is left out."""
@@ -142,7 +143,7 @@ def _check_share(
                 raise ValueError(text + _hint(error)) from error
             left_out[position] = LeftOut(sample.id, cause, text)
         if (done + 1) % 5000 == 0 and share.start == 0:
-            print(f"{source.name}: checked {position + 1}/{len(source.samples)} rows", file=sys.stderr, flush=True)
+            say(f"{source.name}: checked {position + 1}/{len(source.samples)} rows")
     return left_out, num_shrunk
 
 
@@ -172,14 +173,13 @@ def show_rows(reports: Sequence[SourceReport], output_dir: Path) -> None:
     """Prints a line per source and the first left-out rows to standard error; writes all left-out rows to a file."""
     left_out = [row.text for report in reports for row in report.left_out]
     if left_out:
-        (output_dir / LEFT_OUT_FILE).write_text("".join(f"{text}\n" for text in left_out), encoding="utf-8")
-    print(
+        replace_file(output_dir / LEFT_OUT_FILE, "".join(f"{text}\n" for text in left_out))
+    lines = [
         f"{'rows':<22} {'all':>8} {'used':>8} {'bad image':>10} {'long prompt':>12} {'scaled down':>12}",
         *(report.line() for report in reports),
         *list_rows(left_out, LEFT_OUT_FILE),
-        sep="\n",
-        file=sys.stderr,
-    )
+    ]
+    say("\n".join(lines))
 
 
 def list_rows(texts: Sequence[str], rest: str) -> list[str]:

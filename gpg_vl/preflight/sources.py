@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from gpg_vl.own_code import describe_error
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.rewards.functions import function_name, load_function
+from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
 
@@ -46,7 +46,10 @@ def load_sources(
     data = recipe.data
     if recipe.task is not None:
         _load_task_of_recipe(recipe.task)
-    sources = [load_source(entry, data.image_root, recipe.task, limit, data.image_hosts) for entry in entries]
+    sources = [
+        load_source(entry, data.image_root, recipe.task, limit, data.image_hosts, own_tasks=recipe.tasks)
+        for entry in entries
+    ]
     tasks: dict[str, Task] = {}
     sources_of_ids: dict[str, str] = {}
     _show_readings(sources)
@@ -78,7 +81,7 @@ def _show_readings(sources: Sequence[Source]) -> None:
     """Says once, of the first rank, how rows are read that are in another shape than the kit's."""
     if os.environ.get("RANK", "0") == "0":
         for source in sources:
-            print(source.reading, end="\n" if source.reading else "", file=sys.stderr)
+            say(source.reading, end="\n" if source.reading else "")
 
 
 def _load_task_of_recipe(spec: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 
+from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.noise import quiet_libraries
 from gpg_vl.processes.interrupts import Interrupted
+from gpg_vl.screen import open_closed_streams, printable, say
 
 
 def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int:
@@ -17,6 +18,7 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
         name: start of the line
         debug: raise the error instead of printing the line, and let the libraries say all they say
     """
+    open_closed_streams()
     if not debug:
         quiet_libraries()
     try:
@@ -24,8 +26,14 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone
         if debug:
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        say(f"{name}: {printable(str(error))}")
         return 2 if isinstance(error, ValueError) else 1
+    except (RuntimeError, MemoryError) as error:
+        if debug or not is_out_of_memory(error):
+            raise
+        keys = "rollout.tokens_per_batch, update.tokens_per_micro_batch or model.max_pixels"
+        say(f"{name}: out of memory ({printable(first_line(error))}); lower {keys}")
+        return 1
     except Interrupted as error:
         return error.exit_code
     except KeyboardInterrupt:  # before or after the part that handles signals itself

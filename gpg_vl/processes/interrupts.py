@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an exception that is never raised in the middle of an optimizer step or a save.
+"""Signals that ask a run to stop, as an exception that is never raised in the middle of an optimizer step or a save.
 
 With several ranks, each holds a signal back, except during work that it does on its own (``ranks.run_together``): there
 all ranks learn of it and stop at the same point.
@@ -31,11 +31,18 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
+INSISTING = (signal.SIGINT, signal.SIGTERM)
+"""The second of these ends the process at once."""
+
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""A terminal that closed, a cluster's notice that time runs out, a limit on processor time. A repeated one is ignored,
+since they come in numbers and what ends the process follows."""
+
 _LAG_SECONDS = 2.0  # maximum, from a signal until the listening thread notices it
 
 
 class Interrupts:
-    """How a process handles SIGINT and SIGTERM. One instance, ``INTERRUPTS``: a signal has one handler per process."""
+    """How a process handles them. One instance, ``INTERRUPTS``: a signal has one handler per process."""
 
     def __init__(self) -> None:
         self._num_deferring = 0
@@ -47,9 +54,13 @@ class Interrupts:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM raises ``Interrupted``; a second one ends the process at once."""
+        """Inside, the first signal raises ``Interrupted``; a second SIGINT or SIGTERM ends the process at once.
+
+        What the caller has ignored stays ignored, as ``nohup`` does with SIGHUP.
+        """
         self.clear()
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        wanted = [each for each in (*INSISTING, *WARNINGS) if signal.getsignal(each) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._handle) for number in wanted}
         try:
             yield
         finally:
@@ -122,7 +133,7 @@ class Interrupts:
 
     def _waiting_signal(self, end: int) -> WaitingSignal | None:
         try:
-            numbers = [n for n in os.read(end, 4096) if n in (signal.SIGINT, signal.SIGTERM)]
+            numbers = [n for n in os.read(end, 4096) if n in (*INSISTING, *WARNINGS)]
         except BlockingIOError:  # no signal came
             numbers = []
         if numbers:
@@ -137,8 +148,8 @@ class Interrupts:
             self._pending = number, self._handled_at
         if self._is_relayed:
             self._is_relayed = False
-        else:
-            for each in (signal.SIGINT, signal.SIGTERM):
+        elif number in INSISTING:
+            for each in INSISTING:
                 signal.signal(each, signal.SIG_DFL)
         self._raise_pending()
 

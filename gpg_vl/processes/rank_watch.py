@@ -7,7 +7,6 @@ ends itself if a signal has waited for ``PATIENCE_SECONDS``, or if its own launc
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from torch.distributed import TCPStore
 
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted, WaitingSignal
 from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
+from gpg_vl.screen import say
 
 PATIENCE_SECONDS = 20.0
 """Time for all ranks to reach a point where they handle a signal together; restarts while one writes a checkpoint."""
@@ -29,7 +29,7 @@ _WORK_KEY = "gpg_vl/deferred_work"
 
 @contextmanager
 def ranks_end_together() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise ``Interrupted``; with several ranks, at the same point of ``run_together``.
+    """Inside, a signal to stop raises ``Interrupted``; with several ranks, at the same point of ``run_together``.
 
     If all ranks raise, their connections are closed, the first rank re-raises, and the others exit with its code.
     """
@@ -111,6 +111,5 @@ class _Watch:
 
 
 def _end(exit_code: int, cause: str) -> NoReturn:
-    sys.stderr.write(f"rank {os.environ['RANK']} ends: {cause}\n")
-    sys.stderr.flush()
+    say(f"rank {os.environ['RANK']} ends: {cause}")
     os._exit(exit_code)

@@ -7,7 +7,6 @@ generation) runs in ``run_together``: if one rank fails, all fail, instead of wa
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.screen import say
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ def is_main_rank() -> bool:
 def note(text: str) -> None:
     """Prints a line to standard error, once for all ranks."""
     if is_main_rank():
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def run_on_main(work: Callable[[], T]) -> T:

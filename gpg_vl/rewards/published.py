@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool
+from gpg_vl.screen import printable
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def measure_published(pool: ScoringPool, jobs: Sequence[MetricJob]) -> list[list
             "the published metric failed %d times and counts as 0; first: %s: %s",
             len(failures),
             failures[0].status,
-            failures[0].message,
+            printable(failures[0].message),
         )
     return [[_value_if_ok(outcome) for outcome in outcomes] for outcomes in by_job]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.models.vision import move_vision, split_features
@@ -24,6 +25,7 @@ from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGr
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.kv_cache import GrowingCache
 from gpg_vl.rollout.token_choice import TokenChooser
+from gpg_vl.screen import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,43 @@ class _Prefilled:
     visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None if all are
     positions: Tensor  # [A, R] int64, of the next token
     features: list[ImageFeatures | None]  # by prompt, if the vision tower is fully frozen
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What is sampled together."""
+
+    prompts: list[Prompt]
+    seeds: list[tuple[object, ...]]  # one per prompt
+    numbers: range  # of the completions, in the group of each prompt
+
+    def num_tokens(self, sampling: Sampling) -> int:
+        """Room that it takes, by the longest prompt."""
+        longest = max(len(prompt.encoded.token_ids) for prompt in self.prompts)
+        return len(self.prompts) * len(self.numbers) * (longest + sampling.max_new_tokens)
+
+    def halves(self) -> list[_Draw]:
+        """First of the prompts, then of the completions of one.
+
+        Raises:
+            ValueError: it is a single completion
+        """
+        num, size = len(self.prompts) // 2, len(self.numbers) // 2
+        if num:
+            parts = (slice(num), slice(num, None))
+            return [_Draw(self.prompts[part], self.seeds[part], self.numbers) for part in parts]
+        if size:
+            return [_Draw(self.prompts, self.seeds, part) for part in (self.numbers[:size], self.numbers[size:])]
+        raise ValueError(
+            "out of memory in the rollout of a single completion; lower rollout.max_new_tokens or model.max_pixels"
+        )
+
+    def join(self, parts: Sequence[list[RolloutGroup]]) -> list[RolloutGroup]:
+        """The groups of the halves, as those of the whole."""
+        first, second = parts
+        if len(self.prompts) > 1:
+            return [*first, *second]
+        return [replace(first[0], completions=first[0].completions + second[0].completions)]
 
 
 class HfEngine:
@@ -67,17 +106,41 @@ class HfEngine:
         model.eval()
         try:
             for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
-                keys = [(*seeds[i], g) for i in batch for g in range(group_size)]
-                with torch.no_grad(), self._adapter.autocast():
-                    state = self._prefill([prompts[i] for i in batch], group_size)
-                    features = state.features
-                    rows = self._decode(state, sampling, keys, keep_log_probs)
-                for n, i in enumerate(batch):
-                    completions = tuple(rows[n * group_size : (n + 1) * group_size])
-                    groups[i] = RolloutGroup(prompts[i], completions, features[n])
+                draw = _Draw([prompts[i] for i in batch], [seeds[i] for i in batch], range(group_size))
+                groups |= zip(batch, self._sample(draw, sampling, keep_log_probs), strict=True)
         finally:
             model.train(was_training)
         return [groups[i] for i in range(len(prompts))]
+
+    def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
+        """The groups of a draw; where memory runs out, in halves, which changes none: each has noise of its own.
+
+        Raises:
+            ValueError: it runs out for a single completion
+        """
+        try:
+            return self._sample_at_once(draw, sampling, keep_log_probs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        halves = draw.halves()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._tokens_per_batch = max(1, min(self._tokens_per_batch, draw.num_tokens(sampling)) // 2)
+        say(f"out of memory in the rollout: going on with rollout.tokens_per_batch {self._tokens_per_batch}")
+        return draw.join([self._sample(half, sampling, keep_log_probs) for half in halves])
+
+    def _sample_at_once(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
+        size = len(draw.numbers)
+        keys = [(*seed, g) for seed in draw.seeds for g in draw.numbers]
+        with torch.no_grad(), self._adapter.autocast():
+            state = self._prefill(draw.prompts, size)
+            features = state.features
+            rows = self._decode(state, sampling, keys, keep_log_probs)
+        return [
+            RolloutGroup(prompt, tuple(rows[n * size : (n + 1) * size]), features[n])
+            for n, prompt in enumerate(draw.prompts)
+        ]
 
     def _batches(self, prompts: Sequence[Prompt], group_size: int, max_new_tokens: int) -> Iterator[list[int]]:
         """Indices of the prompts to decode together; prompts of similar length share a batch."""

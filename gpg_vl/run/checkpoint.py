@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
 from pathlib import Path
@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
+from gpg_vl.errors import first_line
+from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.finite import refuse_not_finite
 from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
@@ -32,16 +34,22 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
+from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
 from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
+from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
 STATE_FOLDER = "training_state"
+STATE_VERSION = 1
+"""Incremented when an older kit would misread a checkpoint's state."""
 LEARNED_FILE = "discriminator.safetensors"
+_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ def save_checkpoint(
         NotFinite: a weight is NaN or infinite; with several ranks, RankError on all of them
     """
     final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
-    partial = final.with_name(f"{final.name}.partial")
+    partial = partial_folder(final)
     training_state = partial / STATE_FOLDER
     random_states = gather_object([random_state])
     packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
@@ -105,7 +113,7 @@ def save_checkpoint(
         _on_main(lambda: _replace(partial, final))
     except OSError as error:
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # free the space again if the disk is full
+            _free_space(partial)
         raise type(error)(f"{final} could not be written: {error}") from error
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
@@ -131,9 +139,17 @@ def _on_main(write: Callable[[], None]) -> None:
 def _start(adapter: Adapter, partial: Path, step: int) -> None:
     way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
     refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
-    shutil.rmtree(partial, ignore_errors=True)
+    check_claim(partial.parent)
+    make_room_for(partial)
     partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
     (partial / STATE_FOLDER).mkdir()
+
+
+def _free_space(partial: Path) -> None:
+    """Where the disk is full, an incomplete save must not stay; in a folder that is lost, it may be another run's."""
+    with suppress(LostFolder):
+        check_claim(partial.parent)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
@@ -142,21 +158,26 @@ def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: 
     write_recipe(recipe, partial / RECIPE_FILE)
     for rank, random_state in enumerate(random_states):
         _write_json(random_state, folder / _random_file(rank))
-    _write_json(asdict(state), folder / "state.json")
+    _write_json({"version": STATE_VERSION, **asdict(state)}, folder / "state.json")
     _write_json(library_versions(), folder / "versions.json")
+    follow_umask(partial)
     seal_folder(partial)
+    check_claim(partial.parent)
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest ``limit`` checkpoints, the one with the best validation score, and those saved without limit."""
+    """Keeps the newest ``limit`` checkpoints, the one with the best validation score, and those saved without limit.
+
+    Removes what earlier removals left.
+    """
+    remove_leftovers(output_dir)
     if limit is None:
         return
     checkpoints = removable_checkpoints(output_dir)
     best = find_best_checkpoint(output_dir)
     for folder in checkpoints[:-limit]:
         if folder != best:
-            # under this name it must be either complete or gone, whatever interrupts the removal
-            shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.partial")))
+            remove_folder(folder)
 
 
 def find_best_checkpoint(output_dir: Path) -> Path | None:
@@ -175,26 +196,35 @@ def find_best_checkpoint(output_dir: Path) -> Path | None:
 def load_state(folder: Path) -> TrainingState:
     """
     Raises:
-        ValueError: the folder has no training state, e.g. because it is an exported model
+        ValueError: the folder has no training state, e.g. because it is an exported model, or one that this version
+            cannot read
     """
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
-    return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+    plain = read_json(path)
+    version = plain.pop("version", 1)  # what the first versions wrote has none
+    if version != STATE_VERSION:
+        raise ValueError(
+            f"{path} has version {version!r}, and this kit reads {STATE_VERSION}; use the kit that wrote it"
+        )
+    return build_record(TrainingState, plain, path)
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
     """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
     path = folder / STATE_FOLDER / _random_file(rank)
     if path.is_file():
-        restore_random_state(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            restore_random_state(read_json(path))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} holds no random states ({first_line(error)}); restore it") from error
     return path.is_file()
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
     """Libraries whose version has changed since the checkpoint was written, with both versions."""
-    now = library_versions()
-    then: dict[str, str] = json.loads((folder / STATE_FOLDER / "versions.json").read_text(encoding="utf-8"))
+    now, then = library_versions(), read_json(folder / STATE_FOLDER / "versions.json")
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
 
 
@@ -203,7 +233,18 @@ def library_versions() -> dict[str, str]:
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
-    """Restores the optimizer's state parameter by parameter, whatever layout it was saved with."""
+    """Restores the optimizer's state parameter by parameter, whatever layout it was saved with.
+
+    Raises:
+        ValueError: its files are not safetensors
+    """
+    try:
+        _load_optimizer(folder, adapter, optimizer, accelerator)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / STATE_FOLDER} holds no state of an optimizer ({first_line(error)})") from error
+
+
+def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
     with ExitStack() as stack:
         places: dict[str, dict[str, Any]] = {}
         for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):

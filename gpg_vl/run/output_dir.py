@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import ObjectiveConfig, Recipe
+from gpg_vl.models.manifest import find_damage_once
 from gpg_vl.models.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
+from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
+from gpg_vl.run.claim import LOCK_FILE, claim_folder
+from gpg_vl.run.leftovers import remove_leftovers
 from gpg_vl.run.limits import count_checkpoints, removable_checkpoints
-from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.run_log import METRICS_FILE, ROLLOUTS_FOLDER
 from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
+from gpg_vl.screen import say
 
-LOCK_FILE = ".lock"
 MAY_CHANGE_ON_RESUME = {
     "model.device",
     "run.steps",
@@ -49,31 +49,21 @@ def claim_output_dir(recipe: Recipe) -> Iterator[None]:
     """Inside the context, no other run writes to ``run.output_dir``; a killed run also releases it.
 
     Raises:
-        ValueError: another run is using it, or it cannot be written
+        ValueError: another run is using it, it cannot be written, or it holds what the recipe reads
     """
     folder = Path(recipe.run.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); choose another") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise ValueError(f"run.output_dir: {owner} is writing to {folder}; end it, or choose another") from error
-        except OSError as error:
-            cause = f"{folder} is on a file system without file locks ({error.strerror})"
-            raise ValueError(f"run.output_dir: {cause}; choose another") from error
-        try:
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-        except OSError as error:
-            raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); free space") from error
+    if not find_checkpoints(folder):  # a run that is resumed has been there before
+        refuse_inputs("run.output_dir", folder, recipe)
+        _refuse_other_files(folder)
+    with claim_folder(folder):
         yield
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuses a folder where no run has been, but files of the names that a run writes to."""
+    found = [name for name in (RECIPE_FILE, METRICS_FILE, ROLLOUTS_FOLDER) if (folder / name).exists()]
+    if found and not (folder / LOCK_FILE).exists():
+        raise ValueError(f"run.output_dir: {folder} holds a {found[0]} that no run wrote; choose another folder")
 
 
 def find_resume_point(recipe: Recipe) -> Path | None:
@@ -85,8 +75,7 @@ def find_resume_point(recipe: Recipe) -> Path | None:
         ValueError: there are checkpoints, but none is intact; or they belong to another recipe
     """
     folder = Path(recipe.run.output_dir)
-    for leftover in folder.glob("checkpoint-*.partial"):
-        shutil.rmtree(leftover)
+    remove_leftovers(folder)
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         return None  # nothing to lose or to resume
@@ -95,8 +84,15 @@ def find_resume_point(recipe: Recipe) -> Path | None:
     checkpoint, damaged = _newest_whole(checkpoints)
     _refuse_another_recipe(recipe, checkpoint)
     for path, damage in damaged.items():
-        print(f"skipping {path.name}: {damage}; it is now {set_aside(path).name}", file=sys.stderr)
+        say(f"skipping {path.name}: {damage}; {_set_aside(path)}")
     return checkpoint
+
+
+def _set_aside(path: Path) -> str:
+    try:
+        return f"it is now {set_aside(path).name}"
+    except OSError as error:
+        return f"it cannot be renamed ({error.strerror})"
 
 
 def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0) -> None:
@@ -122,7 +118,7 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
     """The newest undamaged checkpoint, and the damage of newer ones."""
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints):
-        damage = find_damage(path)
+        damage = find_damage_once(path)
         if damage is None:
             return path, damaged
         damaged[path] = damage

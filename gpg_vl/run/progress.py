@@ -39,7 +39,14 @@ class Progress:
 
     @classmethod
     def after(cls, state: TrainingState, run: RunConfig) -> Progress:
+        """
+        Raises:
+            ValueError: the state counts what this version does not
+        """
         counters: dict[str, Any] = {**state.counters}
+        known = {"shrunk_rows", "silent_steps", "skipped_steps", "skips_in_a_row"}
+        if unknown := sorted(counters.keys() - known):
+            raise ValueError(f"the checkpoint counts {unknown[0]!r}; go on with the version of the kit that wrote it")
         return cls(
             run,
             state.data,

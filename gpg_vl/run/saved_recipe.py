@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import yaml
 from gpg_vl.config import Recipe
 from gpg_vl.files import replace_file
 from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.recipes import load_recipe
+from gpg_vl.own_code import own_file
+from gpg_vl.recipes import load_recipe, read_yaml
+from gpg_vl.rewards.functions import function_name
 from gpg_vl.run.saved_paths import with_absolute_paths
+from gpg_vl.screen import say
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -28,16 +31,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: the file is not one that ``write_recipe`` wrote
     """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML; restore it, or choose another run.output_dir") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} has no keys; restore it, or choose another run.output_dir")
-    return recipe
+        return read_yaml(str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it, or choose another run.output_dir") from error
 
 
 def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe to use a model with: ``recipe``, else the one saved with the model, else the defaults.
+    """The recipe to use a model with: ``recipe``, else the settings saved with the model, else the defaults.
 
     Args:
         model: a model folder, a run folder (its newest checkpoint is used), or a name on the hub
@@ -45,6 +45,46 @@ def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[s
     """
     path = resolve_model_path(model)
     saved = Path(path) / RECIPE_FILE
-    if recipe is None and saved.is_file():
-        recipe = str(saved)
-    return load_recipe(recipe, [*overrides, "--model.path", path])
+    if recipe is not None or not saved.is_file():
+        return load_recipe(recipe, [*overrides, "--model.path", path])
+    plain = read_yaml(str(saved))
+    if left_out := _what_names_code_or_places(plain):
+        say(f"note: {', '.join(left_out)} of {saved} is used only where you name it: --recipe {saved}")
+    return load_recipe(None, [*overrides, "--model.path", path], saved=_settings(plain))
+
+
+_SETTINGS = ("model", "prompt", "rollout", "evaluation")
+"""Sections that a model brings along. It may be anybody's: what runs code or opens places is the user's to name."""
+
+
+def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {section: plain[section] for section in _SETTINGS if section in plain}
+    rewards = _section(plain, "rewards")
+    functions = {function_name(spec) for spec in _specs(rewards.get("functions"))}
+    weights = {name: each for name, each in _section(rewards, "weights").items() if name not in functions}
+    kept["rewards"] = {"weights": weights, **({"scorer": rewards["scorer"]} if "scorer" in rewards else {})}
+    task = plain.get("task")
+    return {**kept, "task": task} if isinstance(task, str) and not own_file(task) else kept
+
+
+def _what_names_code_or_places(plain: Mapping[str, Any]) -> list[str]:
+    """The keys that are set and are not taken along, as an evaluation would use them."""
+    rewards, data = _section(plain, "rewards"), _section(plain, "data")
+    task = plain.get("task")
+    named = {
+        "task": isinstance(task, str) and own_file(task),
+        "tasks": plain.get("tasks"),
+        "rewards.functions": rewards.get("functions"),
+        "data.image_root": data.get("image_root"),
+        "data.image_hosts": data.get("image_hosts"),
+    }
+    return [key for key, is_set in named.items() if is_set]
+
+
+def _section(plain: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = plain.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _specs(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

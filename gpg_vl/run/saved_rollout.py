@@ -12,11 +12,13 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.data.sources import Source
 from gpg_vl.models.vision import features_to_tensors, tensors_to_features
+from gpg_vl.own_code import describe_error
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import (
@@ -30,6 +32,7 @@ from gpg_vl.records import (
     ScoredGroup,
     StepTotals,
 )
+from gpg_vl.run.state_files import read_json
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch
 
 ROLLOUT_FILE = "rollout.json"
@@ -79,11 +82,21 @@ def read_rollout(
     On the same number of ranks, each gets its own groups.
 
     Raises:
-        ValueError: a row or an image is gone
+        ValueError: a row or an image is gone, or the file is not one that was written here
     """
     if not (folder / ROLLOUT_FILE).is_file():
         return None
-    plain = json.loads((folder / ROLLOUT_FILE).read_text(encoding="utf-8"))
+    plain = read_json(folder / ROLLOUT_FILE)
+    try:
+        return _unpack_rollout(folder, plain, sources, prompts, rank, num_ranks)
+    except (KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
+        cause = describe_error(error)
+        raise ValueError(f"{folder / ROLLOUT_FILE} holds no rollout of this kit ({cause}); restore it") from error
+
+
+def _unpack_rollout(
+    folder: Path, plain: Plain, sources: Sequence[Source], prompts: PromptBuilder, rank: int, num_ranks: int
+) -> Rollout:
     features = load_file(folder / FEATURES_FILE) if (folder / FEATURES_FILE).is_file() else {}
     samples = _find_samples({each["prompt"]["id"] for each in plain["groups"]}, sources)
     batches = [UpdateBatch([], StepTotals(*totals)) for totals in plain["totals"]]

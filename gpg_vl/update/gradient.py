@@ -7,7 +7,6 @@ backward pass. So the gradient does not depend on micro-batches, ranks or accumu
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +17,12 @@ from accelerate import Accelerator
 from PIL import Image
 
 from gpg_vl.config import UpdateConfig
+from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
+from gpg_vl.screen import say
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, shortest_budget
@@ -73,7 +74,9 @@ def accumulate_gradient(
     if layout.needs_equal_passes:
         try:
             return run(config)
-        except torch.OutOfMemoryError as error:  # the others are already in a pass that needs this rank
+        except RuntimeError as error:  # the others are already in a pass that needs this rank
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemory(_describe_lack(config, "the ranks run it together and end")) from error
     while True:
         stats = run_together(partial(_none_without_memory, run, config))
@@ -87,7 +90,9 @@ def accumulate_gradient(
 def _none_without_memory(run: Callable[[UpdateConfig], PassStats], config: UpdateConfig) -> PassStats | None:
     try:
         return run(config)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # torch's own class, or CUDA's and cuBLAS's, which only say so
+        if not is_out_of_memory(error):
+            raise
         return None
 
 
@@ -159,7 +164,7 @@ def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], acceler
     longest = max_over_ranks(accelerator, max(map(shortest_budget, groups), default=0))
     if tokens < longest:
         raise UpdateError(_describe_lack(config, f"a prompt with one completion takes {longest} tokens"))
-    print(f"out of memory: restarting the update with update.tokens_per_micro_batch {tokens}", file=sys.stderr)
+    say(f"out of memory: restarting the update with update.tokens_per_micro_batch {tokens}")
     return replace(
         config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, config.patches_per_micro_batch // 2)
     )

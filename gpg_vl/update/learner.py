@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from gpg_vl.processes.collectives import sum_losses
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
+from gpg_vl.screen import say
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
@@ -181,4 +181,4 @@ class Learner:
         for rows in [*with_image, *plan][:1]:
             difference = check_packing(self._adapter, rows, self._recipe.rollout.temperature)
             if self._accelerator.is_main_process:
-                print(f"self-check: packed and plain log-probs agree to {difference:.1e}", file=sys.stderr, flush=True)
+                say(f"self-check: packed and plain log-probs agree to {difference:.1e}")

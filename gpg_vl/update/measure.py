@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import nn
 
 from gpg_vl.config import UpdateConfig
+from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import GroupLogProbs, ScoredGroup, TrainingGroup
-from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches, shortest_budget
 from gpg_vl.update.policy import move_to
 
 
@@ -19,7 +21,7 @@ from gpg_vl.update.policy import move_to
 def measure_log_probs(
     forward: nn.Module, groups: Sequence[ScoredGroup], config: UpdateConfig, adapter: Adapter
 ) -> list[GroupLogProbs]:
-    """Of every completion token, by group, in the same micro-batches as the update.
+    """Of every completion token, by group, in the same micro-batches as the update, or smaller where memory runs out.
 
     Args:
         forward: a ``PolicyForward``, on the adapter's device
@@ -27,6 +29,26 @@ def measure_log_probs(
     """
     forward.eval()
     unweighted = [_without_weights(group) for group in groups]
+    shortest = max(map(shortest_budget, unweighted), default=0)
+    while True:
+        try:
+            return _measure(forward, groups, unweighted, config, adapter)
+        except RuntimeError as error:
+            tokens = config.tokens_per_micro_batch // 2
+            if not is_out_of_memory(error) or tokens < shortest:
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        config = replace(config, tokens_per_micro_batch=tokens)
+
+
+def _measure(
+    forward: nn.Module,
+    groups: Sequence[ScoredGroup],
+    unweighted: Sequence[TrainingGroup],
+    config: UpdateConfig,
+    adapter: Adapter,
+) -> list[GroupLogProbs]:
     found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
     for rows in plan_micro_batches(unweighted, config.tokens_per_micro_batch, config.patches_per_micro_batch):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)

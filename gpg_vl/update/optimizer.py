@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from transformers import get_scheduler
 
 from gpg_vl.config import PARTS, ModelConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.screen import say
 
 
 def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optimizer:
@@ -104,8 +104,8 @@ def show_trained_parts(adapter: Adapter, model: ModelConfig, update: UpdateConfi
         count = counts[adapter.part_of(name)]
         count[0] += parameter.numel()
         count[1] += parameter.numel() if parameter.requires_grad else 0
-    print(f"{'part':<10} {'parameters':>15} {'trained':>15}  peak learning rate", file=sys.stderr)
+    say(f"{'part':<10} {'parameters':>15} {'trained':>15}  peak learning rate")
     for part, (total, trained) in counts.items():
         rate = f"{update.learning_rates.get(part, update.learning_rate):g}" if trained else "-"
         lora = f" (LoRA, r {model.lora.r})" if trained and model.lora is not None else ""
-        print(f"{part:<10} {total:>15,} {trained:>15,}  {rate}{lora}", file=sys.stderr)
+        say(f"{part:<10} {total:>15,} {trained:>15,}  {rate}{lora}")

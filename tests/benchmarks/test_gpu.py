@@ -27,7 +27,6 @@ from torch import nn
 from benchmarks import gpu, update_step
 from benchmarks.flops import Lengths
 from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, ranks
-from benchmarks.gpu_sections.child import is_out_of_memory
 from benchmarks.gpu_sections.progress import append, read_rows
 from benchmarks.gpu_sections.records import Section, SectionResult, Setting
 from benchmarks.gpu_sections.table import render
@@ -285,20 +284,6 @@ def test_bad_input_is_one_line(
 
 
 # --- what the sections stand on ---------------------------------------------------------------------------------------
-
-
-def test_memory_errors_of_card_and_host_are_told_apart_from_others() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60, dtype=torch.uint8)
-    assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    for text in (
-        "CUDA error: out of memory", "CUDA driver error: out of memory",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-    ):  # fmt: skip
-        assert is_out_of_memory(RuntimeError(text))
-    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
-    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_a_measurement_that_fails_is_a_row() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoProcessor, GenerationConfig
 
 from gpg_vl.cli import main
-from gpg_vl.config import LoraConfig, ModelConfig, Recipe
+from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
+from gpg_vl.run.saved_recipe import recipe_of_model, write_recipe
 from tests.support.builders import SMALL_IMAGES
 from tests.support.messages import lines_naming, naming
 
@@ -50,3 +54,75 @@ def test_doctor_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert f"torch {torch.__version__.split('+')[0]}" in out
     assert "device c" in out
+
+
+@pytest.fixture
+def adapter_folder(load: LoadModel, model_folders: dict[str, Path], tmp_path: Path) -> Path:
+    config = ModelConfig(path=str(model_folders["qwen2_vl"]), lora=LoraConfig(r=4), **SMALL_IMAGES)  # type: ignore[arg-type]
+    recipe = Recipe(model=config, prompt=PromptConfig(template="{question} Now."))
+    save_model(load(lora=config.lora), tmp_path / "a", recipe, {})
+    write_recipe(recipe, tmp_path / "a/recipe.yaml")
+    return tmp_path / "a"
+
+
+def test_a_merged_model_holds_nothing_that_an_earlier_merge_left(
+    adapter_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.partial").mkdir()
+    (tmp_path / "m.partial/pytorch_model.bin").write_bytes(b"left")
+    before = os.umask(0o022)
+    try:
+        assert main(["merge", str(adapter_folder), str(tmp_path / "m")]) == 0
+    finally:
+        os.umask(before)
+    names = {path.name for path in (tmp_path / "m").iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "recipe.yaml", "README.md"} <= names
+    assert "pytorch_model.bin" not in names
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o644}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "m", "m.partial"}
+
+
+def test_what_the_run_bounded_and_asked_is_in_the_merged_folder(
+    adapter_folder: Path, tmp_path: Path, load: LoadModel
+) -> None:
+    """For whoever opens it with transformers alone, and for the kit."""
+    assert main(["merge", str(adapter_folder), str(tmp_path / "m")]) == 0
+    for folder in (adapter_folder, tmp_path / "m"):
+        size = AutoProcessor.from_pretrained(folder).image_processor.size
+        assert (size["shortest_edge"], size["longest_edge"]) == (784, 50176)
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        assert tuple(ends if isinstance(ends, list) else [ends]) == load().end_token_ids
+        recipe = recipe_of_model(str(folder))
+        assert recipe.prompt.template == "{question} Now." and recipe.model.max_pixels == 50176
+    assert recipe_of_model(str(tmp_path / "m")).model.lora is None
+
+
+@pytest.mark.parametrize("out", ["a", "a/merged", "file", "link"])
+def test_merge_writes_nowhere_that_is_taken(
+    adapter_folder: Path, tmp_path: Path, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["merge", str(adapter_folder), str(tmp_path / out)]) == 2
+    assert lines_naming(capsys.readouterr().err, tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_doctor_shows_no_traceback(
+    model_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with a folder."""
+    for number, (name, content) in enumerate(
+        (file, text)
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json",
+                     "generation_config.json", "model.safetensors")
+        for text in ("", "[]", "{}", '{"model_type": "qwen2_vl", "text_config": {"hidden_size": "x"}}')
+    ):  # fmt: skip
+        folder = shutil.copytree(model_folders["qwen2_vl"], tmp_path / str(number))
+        (folder / name).write_text(content)
+        code = main(["doctor", "--checkpoint", str(folder)])
+        said = capsys.readouterr().err
+        assert code in (0, 2), (name, content)
+        assert code == 0 or len([line for line in said.splitlines() if line.startswith("gpg-vl doctor")]) == 1
+        assert "Traceback" not in said

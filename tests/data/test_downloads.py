@@ -263,3 +263,13 @@ def test_host_without_an_address_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(ValueError, match=naming("pictures.test", "resolved")):
         download("http://pictures.test/a.png", HOSTS, 10**6)
+
+
+def test_a_name_server_has_no_more_time_than_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=naming("0.3", "s")):
+        download("http://pictures.test/a.png", HOSTS, 10**6, timeout_s=0.3)
+    assert time.monotonic() - start < 5
+    over.set()

@@ -195,3 +195,50 @@ def test_refused_image_paths(tmp_path: Path, image: Any, named: list[str]) -> No
 def test_image_root_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=naming("data.image_root", tmp_path / "nowhere")):
         read_images(tmp_path / "rows.jsonl", [], tmp_path / "nowhere")
+
+
+# --- tasks in files ---
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of a task beside a data file, which leaves a trace when it runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dl").mkdir()
+    path = tmp_path / "dl/notes.py"
+    path.write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom gpg_vl.tasks.counting import Counting\nclass T(Counting): pass\n"
+    )
+    return path
+
+
+def write_rows(folder: Path, kind: str, task: str) -> str:
+    if kind == "jsonl":
+        return write_lines(folder / "rows.jsonl", kit_row(task=task))
+    data = datasets.Dataset.from_list([kit_row(task=task, images=["a.png"])])
+    if kind == "parquet":
+        data.to_parquet(str(folder / "rows.parquet"))
+        return str(folder / "rows.parquet")
+    data.save_to_disk(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+@pytest.mark.parametrize("name", ["dl/notes.py:T", "./dl/../dl/notes.py:T", "ABSOLUTE:T", "dl/notes.py:", "none.py:T"])
+def test_a_row_cannot_choose_a_file_of_code(code: Path, tmp_path: Path, kind: str, name: str) -> None:
+    task = name.replace("ABSOLUTE", str(code))
+    rows = write_rows(code.parent, kind, task)
+    samples = load_source(rows).samples
+    with pytest.raises(ValueError, match=naming(rows, "row 1", "tasks", "--allow-task")):
+        samples[0]
+    assert load_source(rows, task="counting").samples[0].task == "counting", "the user's own word goes before the row's"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("listed", ["dl/notes.py:T", "ABSOLUTE:T"])
+def test_a_row_may_name_a_file_that_the_user_lists(code: Path, listed: str) -> None:
+    rows = write_rows(code.parent, "jsonl", "dl/notes.py:T")
+    allowed = [listed.replace("ABSOLUTE", str(code)), "other.py:T"]
+    assert load_source(rows, own_tasks=allowed).samples[0].task == "dl/notes.py:T"
+    with pytest.raises(ValueError, match=naming("dl/notes.py:T")):
+        load_source(rows, own_tasks=["dl/notes.py:Other", "notes.py:T"]).samples[0]

@@ -180,3 +180,63 @@ def test_empty_sources(tmp_path: Path) -> None:
         load_source(str(tmp_path / "rows.parquet"))
     with pytest.raises(ValueError, match=naming(tmp_path / "folder", ".parquet", ".jsonl")):
         load_source(str(tmp_path / "folder"))
+
+
+# --- a folder names what is in it ---
+
+
+def saved(folder: Path, split: str | None = None) -> Path:
+    data = datasets.Dataset.from_dict({name: [value] for name, value in kit_row(images=["a.png"]).items()})
+    if split is None:
+        data.save_to_disk(str(folder))
+    else:
+        datasets.DatasetDict({split: data}).save_to_disk(str(folder))
+    return folder
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("name", ["../outside.arrow", "ABSOLUTE", "link.arrow", "sub/../../outside.arrow", 7, None])
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_saved_folder_names_no_file_outside(tmp_path: Path, split: str | None, name: object) -> None:
+    folder = saved(tmp_path / "s", split)
+    inner = folder / (split or "")
+    outside = folder / "outside.arrow" if split else tmp_path / "outside.arrow"
+    [arrow] = inner.glob("*.arrow")
+    arrow.rename(outside)
+    (inner / "link.arrow").symlink_to(outside)
+    found = str(outside) if name == "ABSOLUTE" else name
+    change(inner / "state.json", _data_files=[{"filename": found}])
+    with pytest.raises(ValueError, match=naming(inner / "state.json", repr(found))):
+        load_source(str(folder))
+
+
+def test_a_saved_folder_names_no_split_outside(tmp_path: Path) -> None:
+    saved(tmp_path / "other")
+    folder = saved(tmp_path / "s", "train")
+    change(folder / "dataset_dict.json", splits=["../other"])
+    with pytest.raises(ValueError, match=naming(folder / "dataset_dict.json", "'../other'")):
+        load_source(str(folder))
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"_data_files": 3}', '{"_data_files": [3]}'])
+def test_a_saved_folder_that_is_damaged_is_one_line(tmp_path: Path, name: str, content: str) -> None:
+    folder = saved(tmp_path / "s")
+    (folder / name).write_text(content)
+    try:
+        load_source(str(folder))
+    except ValueError as error:
+        said = str(error)
+        assert str(folder) in said and "\n" not in said
+
+
+def test_a_missing_folder_is_not_looked_for_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    for name in ("data/train", "mine/rows", "runs/x", "./x", "me/rows.parquet", "me/rows.JSONL"):
+        with pytest.raises(ValueError, match=naming(name)):
+            load_source(name)

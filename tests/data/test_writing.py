@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pytest
 
+from gpg_vl.data.images import open_image
 from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
 from gpg_vl.records import Sample
 from tests.support.kit_rows import demo_samples, png, save_png
@@ -56,3 +57,32 @@ def test_a_file_is_complete_or_the_earlier_one(tmp_path: Path, name: str) -> Non
     with pytest.raises(ValueError, match="broke off"):
         write(broken(), path)
     assert path.read_bytes() == before
+
+
+def test_two_writers_leave_a_whole_file(tmp_path: Path) -> None:
+    """Parquet holds all that a row has; beside JSON lines there are images, so that a second writer is refused."""
+
+    def rows(name: str, path: Path, then: Callable[[], object]) -> Iterator[Sample]:
+        for number in range(250):
+            yield Sample(f"{name}{number}", "counting", (png(),), name, "4")
+            if number == 120:
+                then()
+
+    def nothing() -> None:
+        pass
+
+    path = tmp_path / "rows.parquet"
+    write_parquet(rows("first", path, lambda: write_parquet(rows("second", path, nothing), path)), path)
+    samples = load_source(str(path)).samples
+    assert [sample.question for sample in samples] == ["first"] * 250
+    path = tmp_path / "rows.jsonl"
+
+    def second() -> None:
+        with pytest.raises(ValueError, match=naming(path, "process")):
+            write_jsonl(rows("second", path, nothing), path)
+
+    write_jsonl(rows("first", path, second), path)
+    samples = load_source(str(path)).samples
+    assert [sample.question for sample in samples] == ["first"] * 250
+    assert open_image(samples[249].images[0]).size == (8, 8)
+    assert {each.name for each in tmp_path.iterdir()} == {"rows.parquet", "rows.jsonl", "rows_images"}

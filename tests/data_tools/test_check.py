@@ -328,11 +328,17 @@ def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
     )
     good = row(0, task=f"{folder}/own.py:Upper", answer="blue")
     broken = row(1, task=f"{folder}/own.py:Broken", answer="blue")
-    code, lines = check(write_lines(folder / "rows.jsonl", [good, broken]))
+    rows = write_lines(folder / "rows.jsonl", [good, broken])
+    code, lines = check(rows)
+    assert code == 1 and all("--allow-task" in line and "| task |" in line for line in lines[2:4]), (
+        "rows choose no code"
+    )
+    allowed = ["--allow-task", *(f"{folder}/own.py:{name}" for name in ("Upper", "Broken", "Dying"))]
+    code, lines = check(rows, *allowed)
     assert code == 1 and len(lines) == 4
     assert lines[2].startswith("2 | r1 | task | ") and "ZeroDivisionError: division by zero" in lines[2]
     write_lines(folder / "rows.jsonl", [good, row(1, task=f"{folder}/own.py:Dying")])
-    assert check(folder / "rows.jsonl")[0] == 2
+    assert check(folder / "rows.jsonl", *allowed)[0] == 2
 
 
 @pytest.mark.parametrize(

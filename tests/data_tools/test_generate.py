@@ -168,3 +168,13 @@ def test_rows_are_written_as_they_are_drawn(tmp_path: Path, monkeypatch: pytest.
 
 def test_geometry_does_not_run_out() -> None:
     assert len(set(hashes(draw_samples("geometry", 3000, seed=0)))) == 3000
+
+
+def test_excluded_rows_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.parquet"
+    words = ["--task", "counting", "--num", "3", "--seed"]
+    assert main([*words, "0", "--out", str(rows)]) == 0
+    before = rows.read_bytes()
+    assert main([*words, "1", "--out", str(rows), "--exclude", str(rows)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert rows.read_bytes() == before

@@ -20,6 +20,7 @@ from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 from tests.support.builders import png
+from tests.support.kit_rows import kit_row
 from tests.support.messages import lines_naming, naming
 from tests.support.pictures import encode
 
@@ -239,3 +240,28 @@ CONTRASTS = """
   });
 }
 """
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "./sub/../rows.jsonl", "link.html", "page.png", "page", "page.jsonl"])
+def test_the_page_replaces_nothing_that_is_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    write_lines(tmp_path / "rows.jsonl", [kit_row()])
+    (tmp_path / "link.html").symlink_to(tmp_path / "rows.jsonl")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert main(["rows.jsonl", "--out", name]) == 2
+    assert lines_naming(capsys.readouterr().err, "--out")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_the_page_is_not_written_through_a_link(tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", [kit_row()])
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".page.html.partial", "page.html"):
+        (tmp_path / name).symlink_to(victim)
+    assert main([str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "page.html")]) == 0
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")

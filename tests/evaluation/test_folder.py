@@ -165,3 +165,32 @@ def test_a_prediction_of_another_row_is_named(tmp_path: Path, other: dict[str, A
     with pytest.raises(ValueError, match=naming("predictions.jsonl", f"row {stranger.row}", "--out")):
         write(tmp_path)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "gone"])
+def test_two_writers_are_told_apart_when_the_folder_was_renamed(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    with claim_evaluation(out) as first:
+        first.resume(SETTINGS, ROWS, num_samples=1)
+        first.append([prediction(0)])
+        if what == "file":
+            (out / "predictions.jsonl").unlink()
+        else:
+            out.rename(tmp_path / "moved")
+        if what != "gone":
+            write(out, prediction(5))
+        before = contents(out)
+        for action in (lambda: first.append([prediction(1)]), lambda: first.write_results({})):
+            with pytest.raises(ValueError, match=naming("--out", out / "predictions.jsonl")):
+                action()
+        assert contents(out) == before
+
+
+def test_predictions_are_not_written_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/predictions.jsonl").symlink_to(victim)
+    with pytest.raises(ValueError, match=naming("--out", tmp_path / "out")), claim_evaluation(tmp_path / "out"):
+        pass
+    assert victim.read_text() == "precious"

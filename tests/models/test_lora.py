@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.saving import check_model_folder
 from gpg_vl.records import TrainingGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -211,3 +214,82 @@ def test_dropout_and_freeze_are_refused() -> None:
         LoraConfig(dropout=0.1)
     with pytest.raises(ValueError, match=naming("model.lora", "model.freeze")):
         ModelConfig(lora=LoraConfig(), freeze=["vision"])
+
+
+# --- an adapter from elsewhere is data ---
+
+
+@pytest.fixture
+def adapter_folder(load: LoadModel, tmp_path: Path) -> Path:
+    load(lora=LoraConfig(r=4)).save(tmp_path / "a")
+    return tmp_path / "a"
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"megatron_config": {"a": 1}, "megatron_core": "evil"}, "megatron_config"),
+        ({"auto_mapping": None, "layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"peft_type": "VERA"}, "VERA"),
+        ({"peft_type": None}, "None"),
+        ({"a_key_of_tomorrow": True}, "a_key_of_tomorrow"),
+        ({"target_modules": "(a*)*b|" + "(.*" * 30 + ")" * 30 + "x"}, "pattern"),
+        ({"target_modules": r"((\\w|\\.)+)+!"}, "pattern"),
+        ({"target_modules": "("}, "pattern"),
+        ({"rank_pattern": {"((a|b|.)+)+!": 4}}, "pattern"),
+    ],
+    ids=str,
+)
+def test_an_adapters_config_asks_for_nothing_that_the_kit_does_not_do(
+    load: LoadModel, adapter_folder: Path, values: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpg_vl.models.lora._SECONDS_TO_MATCH", 1.0)
+    change(adapter_folder, **values)
+    for read in (lambda: load(path=str(adapter_folder)), lambda: check_model_folder(adapter_folder)):
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=naming(adapter_folder / "adapter_config.json", named)) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert time.monotonic() - start < 60
+
+
+def test_an_adapters_weights_are_not_unpickled(load: LoadModel, adapter_folder: Path) -> None:
+    weights = adapter_folder / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter_folder / "adapter_model.bin")
+    weights.unlink()
+    for config in (None, LoraConfig(r=4)):
+        with pytest.raises(ValueError, match=naming("model.path", "adapter_model.safetensors")):
+            load(path=str(adapter_folder), lora=config)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "[" * 100_000, '{"base_model_name_or_path": 7}'], ids=["a", "b", "c", "d"]
+)
+def test_an_adapters_config_that_cannot_be_read_is_named(load: LoadModel, adapter_folder: Path, content: str) -> None:
+    (adapter_folder / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=naming("model.path", adapter_folder / "adapter_config.json")):
+        load(path=str(adapter_folder))
+
+
+def test_an_adapters_base_is_a_folder_that_exists_or_a_name_on_the_hub(
+    load: LoadModel, adapter_folder: Path, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(adapter_folder.parent)
+    (adapter_folder.parent / "models").mkdir()
+    (adapter_folder.parent / "models/base").symlink_to(model_folders["qwen2_vl"])
+    change(adapter_folder, base_model_name_or_path="models/base")
+    load(path=str(adapter_folder))
+    for base in ("models/gone", "../models/base", "a/b/c", "models/../models/base"):
+        change(adapter_folder, base_model_name_or_path=base)
+        with pytest.raises(ValueError, match=naming("model.path", base)):
+            load(path=str(adapter_folder))
+    change(adapter_folder, base_model_name_or_path=str(adapter_folder))
+    with pytest.raises(ValueError, match=naming("model.path", "an adapter")):
+        load(path=str(adapter_folder))

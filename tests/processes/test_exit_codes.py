@@ -8,6 +8,7 @@ import pytest
 
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.interrupts import Interrupted
+from tests.support.messages import lines_naming
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from gpg_vl.processes.interrupts import Interrupted
         (Interrupted(signal.SIGTERM), 143, ""),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(2), 2, ""),
+        (ValueError("row \x1b[2J\u202e3"), 2, "name: row  [2J 3\n"),
         (SystemExit(None), 0, ""),
     ],
 )
@@ -38,3 +40,25 @@ def test_other_errors_and_those_to_look_into_are_raised() -> None:
         run_command("name", fail, debug=True)
     with pytest.raises(ZeroDivisionError):
         run_command("name", lambda: print(1 / 0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory\nCompile with ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_memory_that_runs_out_is_one_line_with_the_keys(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run_command("name", fail) == 1
+    said = capsys.readouterr().err
+    assert lines_naming(said, "rollout.tokens_per_batch", "model.max_pixels") == said.splitlines()
+    with pytest.raises(type(error)):
+        run_command("name", fail, debug=True)

@@ -55,3 +55,53 @@ with INTERRUPTS.raising(), INTERRUPTS.deferred():
 """
     process = subprocess.run([sys.executable, "-c", script], check=False)
     assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGINT])
+def test_other_signals_that_ask_to_stop_do_the_same(number: signal.Signals) -> None:
+    previous = signal.getsignal(number)
+    with INTERRUPTS.raising(), pytest.raises(Interrupted, match=number.name) as caught:
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == previous
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    """As under ``nohup``."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with INTERRUPTS.raising():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+SAVE = """
+import os, signal
+from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+try:
+    with INTERRUPTS.raising():
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            with INTERRUPTS.deferred():
+                for name in {names}:
+                    os.kill(os.getpid(), getattr(signal, name))
+                print("saved", flush=True)
+except Interrupted as error:
+    raise SystemExit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["SIGUSR1", "SIGUSR1", "SIGXCPU"], 128 + signal.SIGUSR1),
+        (["SIGHUP", "SIGTERM"], 128 + signal.SIGHUP),
+        (["SIGTERM"], 128 + signal.SIGTERM),
+    ],
+)
+def test_a_notice_is_followed_by_others_while_the_run_saves(names: list[str], code: int) -> None:
+    """A cluster sends the notice again, or SIGTERM after it: neither may end the save that the first began."""
+    ran = subprocess.run([sys.executable, "-c", SAVE.format(names=names)], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.returncode) == ("saved\n", code), ran.stderr

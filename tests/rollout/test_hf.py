@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
@@ -225,3 +227,73 @@ def test_the_image_is_encoded_once_and_the_prompt_runs_once_per_group(load: Load
     assert patches == [sum(p.encoded.vision.num_patches for p in prompts if p.encoded.vision is not None)]
     assert rows[0] == (len(prompts), max(len(p.encoded.token_ids) for p in prompts))
     assert all(length == 1 for _, length in rows[1:])
+
+
+# --- memory that runs out ---
+
+
+def out_of_memory_above(adapter: QwenVLAdapter, monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> None:
+    """As if no more than ``rows`` rows fitted."""
+    run_body = type(adapter).run_body
+
+    def limited(self: QwenVLAdapter, *, input_ids: torch.Tensor, **more: Any) -> torch.Tensor:
+        if len(input_ids) > rows:
+            raise error
+        return run_body(self, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(type(adapter), "run_body", limited)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_memory_that_runs_out_halves_and_changes_nothing(
+    load: LoadModel,
+    family: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Down to a part of a group: which completions are sampled does not depend on it."""
+    adapter = load(family)
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    seeds = [("test", n) for n in range(len(prompts))]
+    expected = HfEngine(adapter, MANY).generate(prompts, 4, SAMPLED, seeds, keep_log_probs=True)
+    out_of_memory_above(adapter, monkeypatch, 3, error)
+    capsys.readouterr()
+    engine = HfEngine(adapter, MANY)
+    found = engine.generate(prompts, 4, SAMPLED, seeds, keep_log_probs=True)
+    assert [[c.token_ids for c in group.completions] for group in found] == [
+        [c.token_ids for c in group.completions] for group in expected
+    ]
+    assert [group.prompt for group in found] == prompts
+    said = capsys.readouterr().err.splitlines()
+    assert said and all("rollout.tokens_per_batch" in line for line in said)
+    engine.generate(prompts[:2], 2, SAMPLED, seeds[:2])
+    assert capsys.readouterr().err == "", "the next rollout begins with what fits"
+
+
+def test_memory_that_does_not_do_for_one_completion_is_one_line(
+    load: LoadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = load()
+    out_of_memory_above(adapter, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    adapter.model.train()
+    with pytest.raises(ValueError, match=naming("rollout.max_new_tokens", "model.max_pixels")):
+        HfEngine(adapter, MANY).generate(make_prompts(adapter)[:2], 3, SAMPLED, [("a",), ("b",)])
+    assert adapter.model.training
+
+
+def test_other_errors_of_a_rollout_are_raised(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = load()
+    out_of_memory_above(adapter, monkeypatch, 0, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        HfEngine(adapter, MANY).generate(make_prompts(adapter)[:1], 1, SAMPLED, [("a",)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,16 +13,16 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RunConfig
-from gpg_vl.models.paths import find_checkpoints, resolve_model_path
+from gpg_vl.models.paths import find_checkpoints, resolve_model_path, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.recipes import changed_keys
 from gpg_vl.run.checkpoint import TrainingState, changed_versions, load_state, remove_old_checkpoints, save_checkpoint
-from gpg_vl.run.manifest import find_damage
+from gpg_vl.run.manifest import find_damage, seal_folder
 from gpg_vl.run.output_dir import find_resume_point
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.update.optimizer import build_optimizer
 from tests.support.file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 
 
 def test_changed_keys_are_dotted() -> None:
@@ -41,6 +42,29 @@ def test_newest_checkpoint_of_a_run_is_its_model(tmp_path: Path) -> None:
     assert resolve_model_path(str(tmp_path)) == str(tmp_path / "checkpoint-100")
     with pytest.raises(ValueError, match=naming(tmp_path / "checkpoint-9", "config.json", "checkpoint-N")):
         resolve_model_path(str(tmp_path / "checkpoint-9"))
+
+
+def test_the_newest_whole_checkpoint_of_a_run_is_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever asks for it: it is said which one, and what is wrong with the newer ones."""
+    for step in (2, 4, 6):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        seal_folder(folder)
+    (tmp_path / "checkpoint-6/config.json").write_text("[]")
+    (tmp_path / "checkpoint-4/config.json").unlink()
+    assert resolve_model_path(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    said = capsys.readouterr().err
+    assert (
+        lines_naming(said, tmp_path / "checkpoint-2", "checkpoint-4", "checkpoint-6", "config.json")
+        == said.splitlines()
+    )
+    for step in (4, 6):
+        with pytest.raises(ValueError, match=naming("model.path")):
+            resolve_model_path(str(tmp_path / f"checkpoint-{step}"))
+    (tmp_path / "checkpoint-2/config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=naming(tmp_path, "checkpoint-2", "checkpoint-4", "checkpoint-6")):
+        resolve_model_path(str(tmp_path))
 
 
 def test_exported_model_is_no_checkpoint(tmp_path: Path) -> None:
@@ -141,7 +165,8 @@ def test_a_full_disk_at_every_file_operation_of_a_save(saves: Saves, tmp_path: P
         code, _ = saves.save_in_child(number, full_disk)
         step = assert_resumes(saves, name)
         if code == 0:  # transformers makes the folder that is there, and is content with it whatever mkdir says
-            assert name.startswith("os.mkdir") and step == 2, name
+            is_tidying = f"{saves.output_dir}/checkpoint-1" in name  # what cannot be removed ends no run
+            assert (name.startswith("os.mkdir") or is_tidying) and step == 2, name
         else:
             assert code == errno.ENOSPC, name
 
@@ -184,3 +209,30 @@ def test_other_versions_are_named(saves: Saves) -> None:
     path = folder / "training_state/versions.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "2.0.0"}))
     assert changed_versions(folder) == {"torch": ("2.0.0", torch.__version__.split("+")[0])}
+
+
+def test_a_checkpoint_has_the_permissions_of_the_umask(saves: Saves) -> None:
+    """The weights, too: safetensors makes its files readable by their owner alone."""
+    before = os.umask(0o022)
+    try:
+        folder = saves.save(2)
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    assert modes == {0o644}
+
+
+def test_a_file_of_the_name_of_a_save_ends_nothing(saves: Saves) -> None:
+    (saves.output_dir / "checkpoint-2.partial").write_text("mine")
+    assert find_damage(saves.save(2)) is None
+    assert (saves.output_dir / "checkpoint-2.partial.moved").read_text() == "mine"
+
+
+def test_an_earlier_damaged_checkpoint_is_not_replaced(saves: Saves) -> None:
+    for content in ("one", "two", "three"):
+        folder = saves.output_dir / "checkpoint-5"
+        folder.mkdir()
+        (folder / "weights").write_text(content)
+        set_aside(folder)
+    found = {path.name: (path / "weights").read_text() for path in saves.output_dir.glob("checkpoint-5*")}
+    assert found == {f"checkpoint-5.damaged{end}": text for end, text in (("", "one"), ("-2", "two"), ("-3", "three"))}

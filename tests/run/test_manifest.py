@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -57,3 +58,24 @@ def test_manifest_names_every_file(sealed: Path) -> None:
     files = json.loads((sealed / MANIFEST_FILE).read_text())["files"]
     assert set(files) == {"weights.bin", "inner/state.json"}
     assert files["weights.bin"]["bytes"] == 10240
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../outside", "inner/../../outside", "link", "a\0b", ""])
+def test_a_manifest_names_files_of_its_folder(sealed: Path, name: str) -> None:
+    """A name that leads elsewhere is damage like any other, and nothing there is read."""
+    outside = sealed.with_name("outside")
+    outside.write_text("")
+    (sealed / "link").symlink_to(outside)
+    files = json.loads((sealed / MANIFEST_FILE).read_text())["files"]
+    files[name] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (sealed / MANIFEST_FILE).write_text(json.dumps({"files": files}))
+    found = find_damage(sealed)
+    assert found is not None and found.startswith(repr(name))
+
+
+@pytest.mark.parametrize(
+    "entry", [{"bytes": "0", "sha256": 7}, {"bytes": None, "sha256": None}, {"bytes": [], "sha256": {}}]
+)
+def test_entries_of_other_types_are_damage(sealed: Path, entry: dict[str, object]) -> None:
+    (sealed / MANIFEST_FILE).write_text(json.dumps({"files": {"weights.bin": entry}}))
+    assert find_damage(sealed) is not None

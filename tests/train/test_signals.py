@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in every phase of a step."""
+"""Signals that ask a run to stop, in every phase of a step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ from tests.support.scripted_rewards import noise, score_by
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import assert_equal_checkpoints, sampled, without_seconds
 
+MOMENTS = ("rollout", "scoring", "backward", "optimizer step", "validation", "save")
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["rollout", "scoring", "backward", "optimizer step", "validation", "save"])
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        *((number, moment) for number in (signal.SIGINT, signal.SIGTERM) for moment in MOMENTS),
+        (signal.SIGHUP, "rollout"),
+        (signal.SIGUSR1, "backward"),
+        (signal.SIGXCPU, "save"),
+    ],
+)
 def test_a_signal_at_any_moment_costs_nothing(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:

@@ -178,3 +178,44 @@ def test_bfloat16_computes_in_bfloat16(load: LoadModel) -> None:
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     run_updates(adapter, make_groups(adapter), UpdateConfig())
     assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_memory_that_runs_out_halves_the_budget(
+    load: LoadModel, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However torch says it: the gradient is the same."""
+    expected = load()
+    [(_, norm)] = run_updates(expected, make_groups(expected), UpdateConfig(learning_rate=1e-3))
+    original = PolicyForward.forward
+
+    def forward(module: Any, batch: Any) -> Tensor:
+        if batch.input_ids.numel() > 60:
+            raise error
+        return original(module, batch)
+
+    monkeypatch.setattr(PolicyForward, "forward", forward)
+    adapter = load()
+    config = UpdateConfig(learning_rate=1e-3, tokens_per_micro_batch=256)
+    [(stats, halved_norm)] = run_updates(adapter, make_groups(adapter), config)
+    assert stats.tokens_per_micro_batch < 256 and stats.num_micro_batches > 1
+    assert halved_norm == pytest.approx(norm, rel=1e-5)
+    assert "update.tokens_per_micro_batch" in capsys.readouterr().err
+
+
+def test_other_errors_of_the_update_are_raised(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(module: Any, batch: Any) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(PolicyForward, "forward", forward)
+    adapter = load()
+    with pytest.raises(RuntimeError, match="illegal"):
+        run_updates(adapter, make_groups(adapter), UpdateConfig())

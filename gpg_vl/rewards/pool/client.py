@@ -23,6 +23,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 """A process with threads must not fork; numpy starts none then."""
 
 
+class PoolError(RuntimeError, ValueError):
+    """The processes of the pool cannot be kept up."""
+
+
 class ScoringPool:
     """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
 
@@ -70,7 +74,7 @@ class ScoringPool:
             timeout_s: limit for these jobs; None takes the pool's
 
         Raises:
-            RuntimeError: the pool's own process ended, and so did its replacement
+            PoolError: the pool's own process ended, and so did its replacement
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         sent = [JobBytes(pickle.dumps(job), job.own_file, job.num_units, seconds) for job in jobs]
@@ -101,7 +105,7 @@ class ScoringPool:
         try:
             return self._ask(batch)
         except (EOFError, OSError) as error:
-            raise RuntimeError("the process that supervises scoring ended twice; its output is above") from error
+            raise PoolError("the process that supervises scoring ended twice; its output is above") from error
 
     def close(self) -> None:
         """Ends every process of the pool. The pool can be used again; it then starts new ones."""

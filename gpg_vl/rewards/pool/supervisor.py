@@ -11,6 +11,7 @@ import gc
 import os
 import pickle
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -31,9 +32,11 @@ from gpg_vl.rewards.pool.process_trees import (
     is_stopped,
     kill_family,
     memory_bytes,
+    seconds_in_queue,
 )
 from gpg_vl.rewards.pool.state import Span, Worker
 from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
+from gpg_vl.screen import say
 
 LOAD_SECONDS = 60.0
 """Longest import of a user's file in a worker; it does not count for the completion that waits for it."""
@@ -56,7 +59,7 @@ GRACE_SECONDS = 1.0
 MAX_LOSSES = 2
 """Workers that may be lost over a unit before the unit is blamed."""
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.3
 """A loop that took longer was stopped from outside: the deadlines move by as much."""
 
 
@@ -79,6 +82,7 @@ class Supervisor:
     workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     looked_at: float = 0.0  # time.monotonic, of the last loop
+    queued: float = 0.0  # seconds that this process had waited for a processor by then
     watched_at: float = 0.0
 
     def serve(self) -> None:
@@ -101,7 +105,7 @@ class Supervisor:
     def _run(self, batch: Batch) -> list[list[bytes | None]]:
         spans = deque(Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
         work = _Work(batch.jobs, [[None] * job.num_units for job in batch.jobs], spans)
-        self.looked_at = time.monotonic()
+        self._look_at_clock()
         while work.queue or any(worker.span for worker in self.workers):
             self._hand_out(work)
             self._listen(work)
@@ -125,12 +129,18 @@ class Supervisor:
                 self._send(key.data)
             if events & selectors.EVENT_READ:
                 self._take_in(key.data, work)
-        now = time.monotonic()
-        pause = now - self.looked_at
-        self.looked_at = now
+        pause = self._seconds_stopped()
+        self._look_at_clock()
         if pause > PAUSE_SECONDS:
             for worker in self.workers:
                 worker.deadline += pause
+
+    def _look_at_clock(self) -> None:
+        self.looked_at, self.queued = time.monotonic(), seconds_in_queue(os.getpid())
+
+    def _seconds_stopped(self) -> float:
+        """Since the last look, without what this process waited for a processor: that moves no deadline by itself."""
+        return time.monotonic() - self.looked_at - (seconds_in_queue(os.getpid()) - self.queued)
 
     # --- to the workers ---
 
@@ -230,6 +240,8 @@ class Supervisor:
         return True
 
     def _kill_overdue(self, work: _Work) -> None:
+        if self._seconds_stopped() > PAUSE_SECONDS:  # just now: the deadlines are moved first
+            return
         for worker in [worker for worker in self.workers if worker.span and worker.is_overdue()]:
             assert worker.span is not None
             seconds = LOAD_SECONDS if worker.is_loading else work.jobs[worker.span.job].unit_seconds
@@ -279,9 +291,13 @@ class Supervisor:
     # --- the workers themselves ---
 
     def _fork(self, own_file: str) -> Worker:
-        ours, theirs = socket.socketpair()
         own = os.getpid()
-        pid = os.fork()
+        try:
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            say(f"scoring cannot start a process ({error.strerror}); raise the limits of the shell (ulimit -u, -n, -v)")
+            raise
         if pid == 0:
             self._be_worker(own, ours, theirs, own_file)
         theirs.close()
@@ -318,6 +334,8 @@ class Supervisor:
 
 def main(arguments: Sequence[str]) -> None:
     fd, num_workers, memory_mb = (int(word) for word in arguments)
+    for notice in (signal.SIGHUP, signal.SIGUSR1):  # for the run, which may still score; a cluster sends them to all
+        signal.signal(notice, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # a worker's collector then copies no page of it
     Supervisor(Connection(fd), num_workers, memory_mb).serve()

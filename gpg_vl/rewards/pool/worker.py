@@ -82,7 +82,12 @@ def _serve_own(own: _OwnFile, payload: bytes, units: Sequence[int], connection: 
         if own.failure is not None:
             yield _frame(own.failure, unit, pid)
             continue
-        fork = _Fork(own, payload, unit, connection)
+        try:
+            fork = _Fork(own, payload, unit, connection)
+        except OSError as error:  # the pool's lack and not the completion's
+            text = f"no process can be started ({error.strerror}); raise the limits of the shell (ulimit -u, -n, -v)"
+            yield _frame(Outcome(None, "error", text, is_mistake=True), unit, pid)
+            continue
         yield Frame(STARTED, unit, pid, str(fork.pid).encode())
         kind, outcome = fork.outcome()
         yield Frame(kind, unit, pid, outcome)
@@ -244,7 +249,14 @@ def _run(run_unit: Callable[[int], Any], unit: int, own_file: str) -> Outcome:
         return Outcome(run_unit(unit))
     except BaseException as error:  # noqa: BLE001  also exit(): what a task raises is one completion's fault
         message = describe_failure(error, own_file, MAX_MESSAGE_CHARS)
+        if isinstance(error, MemoryError) and not own_file and _is_limited():
+            return Outcome(None, "error", "out of memory under the shell's limit; raise ulimit -v", is_mistake=True)
         return Outcome(None, "error", message, isinstance(error, CodeMistake))
+
+
+def _is_limited() -> bool:
+    """Whether the caller has limited the address space: the kit's own tasks take little, so it is the limit's fault."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _frame(outcome: Outcome, unit: int, pid: int) -> Frame:

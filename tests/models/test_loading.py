@@ -1,0 +1,195 @@
+"""A model folder is data: no code of it runs, nothing is unpickled, no name in it leads out of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.loading import check_names, read_config
+from gpg_vl.models.saving import check_model_folder
+from tests.support.builders import SMALL_IMAGES
+from tests.support.messages import naming
+
+
+@pytest.fixture
+def folder(model_folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a tiny model, with Python files that leave a trace when they run."""
+    copy = shutil.copytree(model_folders["qwen2_vl"], tmp_path / "m")
+    (copy / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass P: pass\n")
+    return copy
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def without(path: Path, *keys: str) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in keys}))
+
+
+def load(folder: Path, **config: Any) -> Any:
+    return load_adapter(ModelConfig(**{"path": str(folder), **SMALL_IMAGES, **config}))
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """What a ``ValueError`` says; "" where there is none."""
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def name_processor(folder: Path) -> None:
+    values = {"processor_class": "EvilP", "auto_map": {"AutoProcessor": "evil.P"}}
+    change(folder / "processor_config.json", **values)
+
+
+def name_tokenizer(folder: Path) -> None:
+    """No other file names a class, so that only the model's type says which processor it is."""
+    without(folder / "processor_config.json", "processor_class")
+    without(folder / "tokenizer_config.json", "processor_class")
+    values = {"tokenizer_class": "EvilT", "auto_map": {"AutoTokenizer": ["evil.P", "evil.P"]}}
+    change(folder / "tokenizer_config.json", **values)
+
+
+def name_config(folder: Path) -> None:
+    change(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.P"})
+
+
+@pytest.mark.parametrize("name", [name_processor, name_tokenizer, name_config])
+def test_no_code_of_the_folder_runs(
+    folder: Path, tmp_path: Path, name: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the outcome, nobody is asked and nothing runs."""
+    name(folder)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    for action in (lambda: load(folder), lambda: check_model_folder(folder)):
+        assert "\n" not in refusal(action)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_attention_is_the_kits_whatever_the_config_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = "kernels-community/anything"
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(
+        folder / "config.json",
+        _attn_implementation=kernel,
+        attn_implementation=kernel,
+        _attn_implementation_internal=kernel,
+        text_config={**text, "_attn_implementation": kernel},
+    )
+    config = read_config(str(folder))
+    assert {config._attn_implementation, config.get_text_config()._attn_implementation} == {"sdpa"}
+    for with_weights in (True, False):
+        model = load_adapter(ModelConfig(path=str(folder), **SMALL_IMAGES), with_weights).model  # type: ignore[arg-type]
+        assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {
+            "sdpa"
+        }
+    check_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "fp8"},
+        {"quant_method": "never heard of"},
+        {"bits": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("part", [None, "text_config"])
+def test_a_quantised_model_is_refused(folder: Path, found: dict[str, Any], part: str | None) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config if part is None else config[part])["quantization_config"] = found
+    (folder / "config.json").write_text(json.dumps(config))
+    for with_weights in (True, False):
+        with pytest.raises(ValueError, match=naming("model.path", folder, found.get("quant_method", ""))):
+            load_adapter(ModelConfig(path=str(folder)), with_weights)
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ValueError, match=naming("model.path", folder)):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/dev/zero", "", 7, "a\0b", "sub/../../outside"])
+def test_an_index_names_files_of_its_folder(folder: Path, name: object) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match=naming("model.path", index)):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "[" * 100_000, '{"weight_map": []}'], ids=["list", "cut", "deep", "map"]
+)
+def test_an_index_that_cannot_be_read_is_named(folder: Path, content: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(ValueError, match=naming("model.path", index)):
+        check_names(str(folder))
+
+
+def test_the_tokenizer_names_no_file_outside(folder: Path) -> None:
+    """One that is there; published tokenizers name files of the machine that made them."""
+    tokenizer = folder / "tokenizer_config.json"
+    change(tokenizer, special_tokens_map_file="/no/such/place/special_tokens_map.json")
+    load(folder)
+    (folder / "tokenizer.json").rename(folder.parent / "outside.json")
+    change(tokenizer, tokenizer_file=str(folder.parent / "outside.json"))
+    with pytest.raises(ValueError, match=naming("model.path", tokenizer, folder.parent / "outside.json")):
+        load(folder)
+
+
+def test_no_second_model_is_loaded_for_a_processor(folder: Path) -> None:
+    change(folder / "processor_config.json", audio_tokenizer={"audio_tokenizer_name_or_path": "someone/model"})
+    with pytest.raises(ValueError, match=naming("model.path", folder / "processor_config.json")):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": "x"}, {"text_config": 3}, {"vision_config": []}, {"dtype": {}}], ids=str
+)
+def test_a_config_of_wrong_types_is_one_line(folder: Path, values: dict[str, Any]) -> None:
+    change(folder / "config.json", **values)
+    said = refusal(lambda: load(folder))
+    assert "\n" not in said and "model.path" in (said or "model.path")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for m in messages %}{{ m.nothing.at.all }}{% endfor %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% if %}",
+    ],
+    ids=["endless", "undefined", "class", "globals", "syntax"],
+)
+def test_a_chat_template_is_a_program_with_limits(folder: Path, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpg_vl.models.base._TEMPLATE_DEADLINE.seconds", 0.3)
+    adapter = load(folder)
+    adapter.processor.chat_template = template
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=naming("model.path", folder, "chat template")):
+        adapter.render_chat([None, "How many?"], None)
+    assert time.monotonic() - start < 5

@@ -1,0 +1,77 @@
+"""A pool that is stopped and goes on, and one under the limits that its caller has."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gpg_vl.rewards.pool import ScoringPool
+from gpg_vl.rewards.pool.process_trees import family
+from tests.support.hostile_jobs import job, run
+
+
+@pytest.mark.parametrize("part", ["all", "supervisor"])
+def test_a_pool_that_was_stopped_and_goes_on_loses_nothing_to_the_clock(part: str) -> None:
+    """As by a cluster that suspends a job, or Ctrl-Z: several times, each for less than a completion may take."""
+    with ScoringPool(1.0, 512, 2) as pool:
+        run(pool, "right")
+        assert pool.process is not None
+        supervisor = pool.process.pid
+
+        def stop_and_go() -> None:
+            for _ in range(3):
+                time.sleep(0.1)
+                members = [supervisor] if part == "supervisor" else list(family(supervisor))
+                for number in (signal.SIGSTOP, signal.SIGCONT):
+                    for pid in members:
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, number)
+                    time.sleep(0.8 if number == signal.SIGSTOP else 0)
+
+        thread = threading.Thread(target=stop_and_go)
+        thread.start()
+        outcomes = [outcome for each in pool.run([job(*["doze"] * 12)] * 2) for outcome in each if outcome]
+        thread.join()
+        assert Counter(outcome.status for outcome in outcomes) == {"ok": 24}, outcomes
+
+
+LIMITED = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.support.hostile_jobs import job
+from gpg_vl.rewards.pool import ScoringPool
+limit, num = getattr(resource, sys.argv[1]), int(sys.argv[2])
+with ScoringPool(20.0, 512, 2) as pool:
+    resource.setrlimit(limit, (num, num))
+    try:
+        outcomes = [outcome for each in pool.run([job(*["4"] * 3, task="counting"), job("right")]) for outcome in each]
+        print(*(outcome.status for outcome in outcomes))
+    except ValueError as error:
+        print("ValueError", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "num"), [("RLIMIT_AS", 8 << 30), ("RLIMIT_NOFILE", 64), ("RLIMIT_FSIZE", 1 << 20), ("RLIMIT_CPU", 300)]
+)
+def test_limits_that_the_caller_has_cost_no_reward(limit: str, num: int) -> None:
+    command = [sys.executable, "-c", LIMITED, limit, str(num)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.stdout == "ok ok ok ok\n", ran.stderr
+
+
+@pytest.mark.parametrize(("limit", "num"), [("RLIMIT_NOFILE", 5), ("RLIMIT_AS", 40 << 20)])
+def test_limits_that_leave_no_room_are_an_error_and_no_reward(limit: str, num: int) -> None:
+    command = [sys.executable, "-c", LIMITED, limit, str(num)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.stdout.startswith("ValueError") or ran.returncode != 0, (ran.stdout, ran.stderr)
+    assert "ok" not in ran.stdout.split()

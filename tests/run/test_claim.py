@@ -1,0 +1,52 @@
+"""The lock of a run's folder, also after somebody renamed the folder or removed the lock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpg_vl.run.claim import LOCK_FILE, LostFolder, check_claim, claim_folder
+from gpg_vl.run.run_log import RunLog
+from tests.support.messages import naming
+
+
+def test_a_claim_holds_until_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with claim_folder(folder):
+        check_claim(folder)
+        check_claim(tmp_path / "another")
+    check_claim(folder)
+
+
+@pytest.mark.parametrize("what", ["folder", "lock", "both", "gone"])
+def test_two_writers_are_told_apart(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "run"
+    with claim_folder(folder):
+        log = RunLog(folder, [], 0, 10)
+        log.write(1, {"loss": 1.0})
+        if what in ("folder", "gone"):
+            folder.rename(tmp_path / "moved")
+        if what in ("lock", "both"):
+            (folder / LOCK_FILE).unlink()
+        if what in ("folder", "both"):
+            with claim_folder(tmp_path / "other"):  # another process would claim the same name
+                pass
+            (tmp_path / "other").rename(folder) if what == "folder" else (folder / LOCK_FILE).write_text("")
+        for write in (lambda: check_claim(folder), lambda: log.write(2, {}), lambda: log.write_rollouts(2, [])):
+            with pytest.raises(LostFolder, match=naming(folder)) as caught:
+                write()
+            assert "\n" not in str(caught.value)
+    written = list(tmp_path.rglob("metrics.jsonl"))
+    assert [json.loads(line)["step"] for path in written for line in path.read_text().splitlines()] == [1]
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).symlink_to(victim)
+    with pytest.raises(ValueError, match=naming("run.output_dir", tmp_path / "run")), claim_folder(tmp_path / "run"):
+        pass
+    assert victim.read_text() == "precious"
