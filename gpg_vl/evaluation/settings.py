@@ -102,8 +102,9 @@ def hash_rows(rows: Iterable[EvaluationRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         sample = row.sample
-        told = (row.split, row.category, sample.task, sample.question, sample.answer, sample.meta)
-        digest.update(repr(told).encode(errors="surrogatepass"))
+        told = (row.split, row.category, sample.task, sample.question, sample.answer)
+        others = (sample.meta,) if sample.meta else ()  # an earlier version left them out
+        digest.update(repr((*told, *others)).encode(errors="surrogatepass"))
         for image in sample.images:
             digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
     return digest.hexdigest()

@@ -23,7 +23,7 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     tasks = list(tasks)
     if not objective.imitates_gold:
         for task in tasks:
-            _refuse_no_weight(task, recipe.rewards)
+            _refuse_no_weight(task, recipe)
     declared = declared_range(recipe, tasks)
     if objective.needs_reward_range and recipe.objective.reward_range is None:
         if declared is None:
@@ -43,8 +43,10 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
     return objective
 
 
-def _refuse_no_weight(task: Task, config: RewardsConfig) -> None:
-    parts = {**task_weights(task, config.scorer), **{function_name(spec): 1.0 for spec in config.functions}}
+def _refuse_no_weight(task: Task, recipe: Recipe) -> None:
+    config = recipe.rewards
+    others = [*map(function_name, config.functions), *learned_names(recipe)]
+    parts = {**task_weights(task, config.scorer), **dict.fromkeys(others, 1.0)}
     if not any(config.weights.get(name, weight) for name, weight in parts.items()):
         raise ValueError(
             f"rewards.weights: every part of task {task.name} has weight 0 ({', '.join(parts)}), so all its rewards "

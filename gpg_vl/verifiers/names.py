@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpg_vl.verifiers.aircraft import may_have_made, was_built, without_maker
-from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
+from gpg_vl.verifiers.sentences import changes_value, is_bare, is_in_doubt, readings
 
 MAX_CHARS = 256
 MAX_WORDS = 32
@@ -40,6 +40,7 @@ _KINDS = frozenset(_KINDS_TEXT.split())
 class _Class:
     name: str
     words: tuple[str, ...]
+    counts: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,22 @@ class _ClassList:
     by_spelling: Mapping[str, _Class | None]
     """By the words without spaces; None where several classes share one."""
     names: frozenset[str]
-    by_longest_word: Mapping[str, tuple[_Class, ...]]
+    by_rarest_word: Mapping[str, tuple[_Class, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that was read: its words without spaces, and its words sorted unless their order matters."""
+    """A name that was read: its words, and these without spaces."""
 
     spelling: str
-    words: tuple[str, ...]
+    said: tuple[str, ...]
     is_several: bool = False
     """Whether a comma, a slash or the like sets words apart that could each be a name."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Sorted, unless their order matters."""
+        return _sorted(self.said)
 
     def __str__(self) -> str:
         return " ".join(self.words)
@@ -92,13 +98,17 @@ def is_same_name(answer: Name | None, gold: Name | None) -> bool:
     """
     if answer is None or gold is None or (answer.is_several and not gold.is_several):
         return False
-    return answer.spelling == gold.spelling or answer.words == gold.words
+    is_as_long = len(answer.spelling) == len(gold.spelling)  # the same words in any order are
+    return answer.spelling == gold.spelling or (is_as_long and answer.words == gold.words)
+
+
+def _as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
+    return Name("".join(words), words, is_several)
 
 
 @functools.lru_cache(maxsize=8192)
-def _as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
-    in_order = words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words))
-    return Name("".join(words), in_order, is_several)
+def _sorted(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words))
 
 
 def _is_free(word: str) -> bool:
@@ -119,16 +129,19 @@ def _is_code(words: tuple[str, ...]) -> bool:
 def _read_alone(answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
-    for text in reversed(list(readings(answer))):
+    for text in (answer,) if is_bare(answer) else reversed(list(readings(answer))):
         words = _words_of(_without_brackets(text))
         if words:
             named = words if words[1:2] and words[1].isdigit() else _without_article(words)
-            return _as_name(named, _PARTS.search(text) is not None and _are_several(text))
+            return _as_name(named, _are_several(text))
     return None
 
 
 def _are_several(text: str) -> bool:
     """Whether each part between commas and the like could be a name: it has a word of letters and no number."""
+    lower = text.casefold()
+    if not ("and" in lower or "or" in lower or "vs" in lower or _MARKS.search(text)) or not _PARTS.search(text):
+        return False
     parts = [_words_of(part) for part in _PARTS.split(text)]
     return all(any(map(_is_free, words)) and not any(map(str.isdigit, words)) for words in parts)
 
@@ -217,8 +230,8 @@ def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
         return []
     counts = Counter(words)
     for word in counts:
-        for each in listed.by_longest_word.get(word, ()):
-            if not _is_code(each.words) and not Counter(each.words) - counts and _in_order(each.words, words):
+        for each in listed.by_rarest_word.get(word, ()):
+            if not _is_code(each.words) and _holds(counts, each.counts) and _in_order(each.words, words):
                 found[each.name] = each
     for start in range(len(words)):
         spelling = ""
@@ -242,8 +255,11 @@ def _largest(named: Sequence[_Class]) -> list[_Class]:
 
 
 def _is_part(each: _Class, other: _Class) -> bool:
-    left, right = Counter(each.words), Counter(other.words)
-    return left != right and not left - right
+    return each.counts != other.counts and _holds(other.counts, each.counts)
+
+
+def _holds(counts: Counter[str], part: Counter[str]) -> bool:
+    return all(counts[word] >= num for word, num in part.items())
 
 
 def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: _ClassList) -> bool:
@@ -261,7 +277,7 @@ def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: 
     inner = [word for word in words[first : last + 1] if word not in name]
     after = words[last + 1 :]
     is_variant = len(after) == 1 and after[0].isdigit() and _may_have_variant(found.words, after[0], listed)
-    once = all(count <= Counter(found.words)[word] for word, count in Counter(words).items() if word in name)
+    once = all(count <= found.counts[word] for word, count in Counter(words).items() if word in name)
     return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
 
 
@@ -276,17 +292,25 @@ def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -
 def _tabulate(classes: tuple[str, ...]) -> _ClassList:
     by_spelling: dict[str, _Class | None] = {}
     codes: dict[str, _Class | None] = {}
-    by_word: defaultdict[str, list[_Class]] = defaultdict(list)
+    listed: list[_Class] = []
     for name in classes:
         words = _words_of(str(name))
         if not words:
             continue
-        each = _Class(name, words)
+        each = _Class(name, words, Counter(words))
+        listed.append(each)
         spelling = "".join(words)
         by_spelling[spelling] = None if spelling in by_spelling else each
         code = without_maker(words)
         if code != words and sum(map(str.isdigit, code)) > 1:  # 146-200 alone is the BAE 146-200
             codes["".join(code)] = None if "".join(code) in codes else each
-        by_word[max(words, key=len)].append(each)
-    by_longest_word = {word: tuple(found) for word, found in by_word.items()}
-    return _ClassList({**codes, **by_spelling}, frozenset(classes), by_longest_word)
+    return _ClassList({**codes, **by_spelling}, frozenset(classes), _by_rarest_word(listed))
+
+
+def _by_rarest_word(listed: Sequence[_Class]) -> dict[str, tuple[_Class, ...]]:
+    """Each class by the one of its words that the fewest classes have: a word of an answer then leads to few."""
+    frequency = Counter(word for each in listed for word in each.counts)
+    by_word: defaultdict[str, list[_Class]] = defaultdict(list)
+    for each in listed:
+        by_word[min(each.words, key=lambda word: (frequency[word], -len(word)))].append(each)
+    return {word: tuple(found) for word, found in by_word.items()}

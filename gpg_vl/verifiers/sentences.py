@@ -65,12 +65,14 @@ _CHINESE = re.compile(
 )
 
 
-_SIGN_OF_LEAD = re.compile(
-    r"[:=\u4e00-\u9fff]|'s|'re|\b(?:is|are|was|were|be|has|have|equals?|measures|shows|depicts|see|count|get|found|choose|pick"
-    r"|select|go|say|so|thus|hence|therefore|then|finally|well|ok|okay|in)\b",
-    re.IGNORECASE,
-)
+_LEAD_WORDS_TEXT = """
+is are was were be has have equal equals measures shows depicts see count get found choose pick select go say so thus
+hence therefore then finally well ok okay in
+"""
+_LEAD_WORDS = frozenset(_LEAD_WORDS_TEXT.split())
+_SIGN_OF_LEAD = re.compile(rf"[:=\u4e00-\u9fff]|'s|'re|\b(?:{'|'.join(_LEAD_WORDS_TEXT.split())})\b", re.IGNORECASE)
 """Every beginning contains one of these; without any, the other patterns are not tried."""
+_BARE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,80}[A-Za-z0-9])?")
 _CONDITION = re.compile(
     r"^(?:when|where|since|because|assuming|suppose|given|let|for)\b|当|设|若|如果|已知|令|因为", re.IGNORECASE
 )
@@ -94,6 +96,11 @@ def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
             return
         text = unwrap(rest)
         yield text
+
+
+def is_bare(text: str) -> bool:
+    """Whether the text is its own and only reading, told at once for plain words without a sentence around them."""
+    return _BARE.fullmatch(text) is not None and _LEAD_WORDS.isdisjoint(text.casefold().replace("-", " ").split())
 
 
 def drop_lead(text: str, values: Collection[str] = ()) -> str | None:

@@ -72,8 +72,8 @@ def normalise_glyphs(text: str) -> str:
 def unwrap(text: str) -> str:
     r"""The content of the wrappers, without a final mark; at most 8 wrappers are removed.
 
-    >>> unwrap(r"$\\boxed{30^\\circ}$."), unwrap("**Right**."), unwrap('"a" or "b"')
-    ('30^\\\\circ', 'Right', '"a" or "b"')
+    >>> unwrap(r"$\boxed{30^\circ}$."), unwrap("**Right**."), unwrap('"a" or "b"')
+    ('30^\\circ', 'Right', '"a" or "b"')
     """
     text = normalise_glyphs(text).strip()
     for _ in range(MAX_WRAPPERS):

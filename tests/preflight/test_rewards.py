@@ -69,3 +69,28 @@ def test_an_open_range_is_that_of_the_tasks() -> None:
     assert fit(COUNTING, RewardsConfig(), name="reinforce_rej").reward_range == pytest.approx((0, 1.2))
     assert fit(SIGNED, RewardsConfig(), name="agpo", form="v1").reward_range == pytest.approx((-1, 2.2))
     assert fit(COUNTING, RewardsConfig(functions=["f.py:f"]), name="gpg").reward_range is None
+
+
+NOTHING = {"correct": 0.0, "format": 0.0}
+
+
+def test_a_task_without_any_weight_is_refused() -> None:
+    """By the task: another one of the recipe may have parts of its own."""
+    with pytest.raises(ValueError, match=naming("rewards.weights", "counting", "correct", "format")):
+        fit(COUNTING, RewardsConfig(weights=NOTHING))
+    with pytest.raises(ValueError, match=naming("rewards.weights", "f")):
+        fit(COUNTING, RewardsConfig(functions=["f.py:f"], weights={**NOTHING, "f": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "objective"),
+    [
+        (RewardsConfig(weights={"correct": 0.0}), {}),
+        (RewardsConfig(weights={**NOTHING, "format": -0.1}), {}),
+        (RewardsConfig(functions=["f.py:f"], weights=NOTHING), {}),
+        (RewardsConfig(preference="learned", weights=NOTHING), {}),
+        (RewardsConfig(weights=NOTHING), {"name": "supervised"}),
+    ],
+)
+def test_any_part_with_a_weight_is_enough(rewards: RewardsConfig, objective: dict[str, Any]) -> None:
+    fit(COUNTING, rewards, **objective)
