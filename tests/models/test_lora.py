@@ -241,7 +241,7 @@ def change(folder: Path, **values: Any) -> None:
         ({"peft_type": None}, "None"),
         ({"a_key_of_tomorrow": True}, "a_key_of_tomorrow"),
         ({"target_modules": "(a*)*b|" + "(.*" * 30 + ")" * 30 + "x"}, "pattern"),
-        ({"target_modules": r"((\\w|\\.)+)+!"}, "pattern"),
+        ({"target_modules": r"((\w|\.)+)+!"}, "pattern"),
         ({"target_modules": "("}, "pattern"),
         ({"rank_pattern": {"((a|b|.)+)+!": 4}}, "pattern"),
     ],
