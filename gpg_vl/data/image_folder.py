@@ -45,10 +45,10 @@ class ImageFolder:
         """
         if isinstance(source, bytes):
             return self._write(source, name)
-        path = Path(source)
+        path = Path(source).resolve() if Path(source).is_symlink() else Path(source)
         self._is_needed |= path.is_relative_to(self._final)
-        is_here = path.is_relative_to(self._parent)
-        return str(path.relative_to(self._parent)) if is_here else self._write(read_image_file(source), name)
+        is_here = path.is_relative_to(self._parent) and path.resolve().is_relative_to(self._parent)
+        return str(path.relative_to(self._parent)) if is_here else self._write(read_image_file(str(path)), name)
 
     def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():

@@ -68,6 +68,7 @@ def try_out(load: LoadModel, folder: Path, task: str, functions: tuple[str, ...]
         data=DataConfig(train=[str(folder / "rows.jsonl")]),
         rewards=RewardsConfig(functions=[f"{folder}/{spec}" for spec in functions]),
         rollout=RolloutConfig(group_size=4, max_new_tokens=8),
+        tasks=[task] if task.endswith(":Own") else [],
     )
     with Scorer(recipe.rewards) as scorer:
         try_rewards(recipe, load_all_sources(recipe), load(), scorer)
