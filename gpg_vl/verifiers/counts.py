@@ -130,9 +130,12 @@ def _agrees(value: int, rest: str) -> bool:
     before, opening, inner = rest.rpartition("(")
     if not opening or not inner.endswith(")") or not is_what_is_counted(value, before.rstrip()):
         return False
-    numbers = _numbers_in(inner[:-1])
+    comment = inner[:-1].strip()
+    total = _last_of_sum(comment)
+    if total is not None or "=" in comment:  # it names its own sum
+        return total == value
+    numbers = _numbers_in(comment)
     if not numbers:
-        comment = inner[:-1].strip()
         return numbers is not None and (is_what_is_counted(value, f" {comment}") or are_names(comment, value))
     return numbers == [value] or (len(numbers) > 1 and sum(numbers) == value)
 

@@ -65,6 +65,8 @@ COUNTS = {
         ),
         *(
             "4 (2 red, 2 blue)",
+            "4 (2 + 2 = 4)",
+            "4 (1 red, 3 blue, 4 in total)",
             "2+2=4",
             "2 + 2 = 4",
             "2 red and 2 blue, 4 in total",
@@ -118,6 +120,8 @@ def test_one_count_in_several_ways(text: str, value: int) -> None:
     [
         *(
             "4.5",
+            "4 (1 + 1 = 2)",
+            "4 (1 red and 1 blue, 2 in total)",
             "3-4",
             "3 to 4",
             "4 or 5",
