@@ -85,8 +85,10 @@ def is_what_is_counted(number: int, rest: str) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def _is_plain(rest: str, is_one: bool) -> bool:
+    if not rest.isascii() and _CHINESE_CHANGES.search(rest):
+        return False
     if not rest.isascii() and _CHINESE.fullmatch(rest):
-        return _CHINESE_CHANGES.search(rest) is None
+        return True
     if _WORDS.fullmatch(rest) is None:
         return False
     lower = rest.casefold()

@@ -33,13 +33,16 @@ _NUMBER_OF = re.compile(
 )
 _SINGLE = re.compile(r"an?\s+single(?=\s+[^\W\d_])", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[0-9],[0-9]")
-_NO_ADDING = frozenset(["of", "or", "times", "percent", "per", "by", "to", "out", "dozen", "pairs", "half"])
+_NO_ADDING = frozenset("of or times percent per by to out dozen pairs half not but rather instead".split())
 _NONE_OF_IT = re.compile(
     r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
 )
 _NONE = frozenset(["none", "nothing", "zero"])
 _NONE_IN_CHINESE = re.compile(f"(?:没有|无)[^0-9{CHINESE_NUMERALS}\\W]{{0,12}}")
 _TOTAL = re.compile(r"(?:=|total|altogether|in all|sum|makes|making|一共|总共|共)[^0-9=]{0,24}$", re.IGNORECASE)
+_EARLIER_TOTAL = re.compile(
+    rf"=.|(?:[0-9]|\b(?:{_WORDS}))\s{{1,4}}(?:in\s+total|total|altogether|in\s+all)\b", re.I | re.DOTALL
+)
 _ARITHMETIC = re.compile(r"([0-9]{1,9})\s?([-/÷])\s?([0-9]{1,9})\s?=\s?([0-9]{1,9})")
 _ADDS = re.compile(r"(?:[^-*/^%.×÷~]|(?<=[A-Za-z])-(?=[A-Za-z]))*")
 
@@ -170,7 +173,8 @@ def _last_of_sum(text: str) -> int | None:
         number = _number_at(text, start)
         if number is None or not (_TOTAL.search(text, max(0, start - 40), start) or "total" in text[number[1] :]):
             continue
-        parts = _numbers_in(text[:start])
+        before = text[:start].rstrip()
+        parts = None if _EARLIER_TOTAL.search(before) else _numbers_in(before)
         fits = parts is not None and len(parts) > 1 and sum(parts) == number[0]
         if fits and is_what_is_counted(number[0], text[number[1] :]):
             return number[0]
