@@ -33,7 +33,8 @@ _NUMBER_OF = re.compile(
 )
 _SINGLE = re.compile(r"an?\s+single(?=\s+[^\W\d_])", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[0-9],[0-9]")
-_NO_ADDING = frozenset("of or times percent per by to out dozen pairs half not but rather instead".split())
+_NO_ADDING_TEXT = "of or times percent per by to out dozen pairs half not but rather instead"
+_NO_ADDING = frozenset(_NO_ADDING_TEXT.split())
 _NONE_OF_IT = re.compile(
     r"(?:(?:there\s+(?:are|is)|i\s+(?:can\s+)?see|it\s+has)\s+)?no\s+([^\W\d_][\w' -]{1,80})", re.IGNORECASE
 )
