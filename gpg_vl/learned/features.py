@@ -14,7 +14,7 @@ from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import Completion, MicroBatch, RolloutGroup, ScoredGroup, TrainingGroup
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, shortest_budget
-from gpg_vl.update.policy import move_to
+from gpg_vl.update.policy import move_to, packed_states
 
 Group = RolloutGroup | ScoredGroup
 
@@ -65,15 +65,4 @@ def _run(
     for rows in plan_micro_batches(groups, budget, config.patches_per_micro_batch):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         with adapter.autocast():
-            yield (
-                rows,
-                batch,
-                adapter.run_body(
-                    input_ids=batch.input_ids,
-                    token_types=batch.token_types,
-                    position_ids=batch.position_ids,
-                    segment_ids=batch.segment_ids,
-                    vision=batch.vision,
-                    features=batch.features,
-                ),
-            )
+            yield rows, batch, packed_states(adapter, batch)

@@ -23,7 +23,7 @@ from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches
-from gpg_vl.update.policy import move_to
+from gpg_vl.update.policy import move_to, source_states
 
 
 class RelaxedGradient:
@@ -74,15 +74,7 @@ class RelaxedGradient:
     def _run(self, batch: MicroBatch, rows: Sequence[PackedRow]) -> tuple[Tensor, ...]:
         """The states [T, H] from which the tokens of each completion are predicted."""
         with self._adapter.autocast():
-            hidden = self._adapter.run_body(
-                input_ids=batch.input_ids,
-                token_types=batch.token_types,
-                position_ids=batch.position_ids,
-                segment_ids=batch.segment_ids,
-                vision=batch.vision,
-                features=batch.features,
-            )
-        sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
+            sources = source_states(self._adapter, batch)
         return sources.split([len(completion.token_ids) for row in rows for completion in row.completions])
 
     def _embed(self, hidden: Tensor, completion: Completion, embedding: Tensor, key: tuple[object, ...]) -> Tensor:

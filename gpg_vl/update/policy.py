@@ -11,9 +11,9 @@ from gpg_vl.models.vision import move_features, move_vision
 from gpg_vl.records import MicroBatch
 
 
-def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) -> Tensor:
-    """Log-probs [M] of the completion tokens of a micro-batch, float32."""
-    hidden = adapter.run_body(
+def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
+    """Hidden states [R, S, H] of a micro-batch's rows."""
+    return adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
@@ -21,8 +21,17 @@ def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) ->
         vision=batch.vision,
         features=batch.features,
     )
+
+
+def source_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
+    """Hidden states [M, H] from which the completion tokens of a micro-batch are predicted."""
     # index_select, not [...]: for repeated indices, the summation order in the backward of [...] depends on threads
-    sources = hidden.flatten(0, 1).index_select(0, batch.source_index)
+    return packed_states(adapter, batch).flatten(0, 1).index_select(0, batch.source_index)
+
+
+def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) -> Tensor:
+    """Log-probs [M] of the completion tokens of a micro-batch, float32."""
+    sources = source_states(adapter, batch)
     return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
 
 
