@@ -41,14 +41,18 @@ class ImageFolder:
         """The image's path for the row, relative to the file's folder; an image from elsewhere is copied.
 
         Raises:
-            ValueError: the folder holds files that were not written here before
+            ValueError: a part of the image's path is a link, which no row has once it is read; or the folder holds
+                files that were not written here before
         """
         if isinstance(source, bytes):
             return self._write(source, name)
-        path = Path(source).resolve() if Path(source).is_symlink() else Path(source)
+        path = Path(source)
         self._is_needed |= path.is_relative_to(self._final)
-        is_here = path.is_relative_to(self._parent) and path.resolve().is_relative_to(self._parent)
-        return str(path.relative_to(self._parent)) if is_here else self._write(read_image_file(str(path)), name)
+        if not path.is_relative_to(self._parent):
+            return self._write(read_image_file(source), name)
+        if path.resolve() != path:
+            raise ValueError(f"image {path}: a part of its path is a link; give the path that it leads to")
+        return str(path.relative_to(self._parent))
 
     def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():

@@ -28,15 +28,24 @@ def test_jsonl_keeps_image_paths(tmp_path: Path) -> None:
 
 
 def test_jsonl_copies_images_from_outside_of_its_folder(tmp_path: Path) -> None:
-    """The rows could not be read otherwise: a path never leaves the data's folder, by a link neither."""
-    picture = save_png(tmp_path / "elsewhere" / "7.png")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "link.png").symlink_to(picture)
-    for source in (picture, out / "link.png"):
-        write_jsonl(demo_samples(str(source)), out / "rows.jsonl")
-        image = load_source(str(out / "rows.jsonl")).samples[0].images[0]
-        assert image == str((out / "rows_images/1-0.png").resolve()) and Path(image).read_bytes() == png()
+    """The rows could not be read otherwise: a path never leaves the data's folder."""
+    picture, out = save_png(tmp_path / "elsewhere" / "7.png"), tmp_path / "out"
+    write_jsonl(demo_samples(str(picture)), out / "rows.jsonl")
+    image = load_source(str(out / "rows.jsonl")).samples[0].images[0]
+    assert image == str((out / "rows_images/1-0.png").resolve()) and Path(image).read_bytes() == png()
+
+
+@pytest.mark.parametrize("place", ["out", "elsewhere"])
+def test_an_image_named_by_a_link_is_not_written(tmp_path: Path, place: str) -> None:
+    """Reading a row resolves its paths, so the link came afterwards and may lead anywhere."""
+    link = tmp_path / place / "sub" / "link.png"
+    save_png(link.with_name("real.png"))
+    link.symlink_to("real.png")
+    (tmp_path / place / "inner").symlink_to("sub")
+    for source in (link, tmp_path / place / "inner" / "real.png"):
+        with pytest.raises(ValueError, match=naming(source)):
+            write_jsonl(demo_samples(str(source)), tmp_path / "out" / "rows.jsonl")
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
 
 
 def test_images_of_a_file_that_is_written_again_are_its_own(tmp_path: Path) -> None:
