@@ -30,7 +30,7 @@ class TokenChooser:
             self._warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._block = max(1, NOISE_PER_DRAW // vocab_size)
+        self._block = min(sampling.max_new_tokens, max(1, NOISE_PER_DRAW // vocab_size))
         self._vocab_size = vocab_size
         self._device = device
         self._generators = [] if sampling.temperature == 0 else [_generator(key, device) for key in keys]
