@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -37,6 +36,8 @@ from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
 from gpg_vl.run.step_metrics import describe_step, describe_use
 from gpg_vl.update.gradient import UpdateError
+from gpg_vl.update.reuse import Reuse
+from gpg_vl.update.rollouts import Rollout
 
 
 def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Path:
@@ -77,7 +78,7 @@ class Loop:
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
-        self._rollout = stages.rollout
+        self._reuse = Reuse(stages.learner, recipe.rollout.refresh, stages.rollout)
 
     def run(self) -> Path:
         """Takes steps until the run is over; returns the folder of the last checkpoint."""
@@ -103,60 +104,48 @@ class Loop:
         An objective that corrects for it may follow one rollout for several steps.
         """
         start = time.perf_counter()
-        progress, learner = self._progress, self._stages.learner
-        number = progress.step + 1
-        shift = self._measure_shift()
-        is_used_again = self._is_small(shift)
-        collected = None if is_used_again or self._has_updates_left() else self._collect(number)
+        number, learner = self._progress.step + 1, self._stages.learner
+        rollout = self._reuse.next_rollout(has_skipped=self._progress.skips_in_a_row > 0)
+        collected = self._collect(number) if rollout is None else None
         collected_at = time.perf_counter()
         lesson = None if collected is None else self._learn_gold(number, collected)
-        rollout = self._rollout if collected is None else learner.open_rollout(number, collected)
+        if collected is not None:
+            rollout = learner.open_rollout(number, collected)
         assert rollout is not None
-        rate = progress.learning_rate(self._recipe.update)
         stats = learner.accumulate_gradient(rollout)
         with INTERRUPTS.deferred():  # weights, position and log change together
+            rate = self._progress.learning_rate(self._recipe.update)
             grad_norm = None if stats is None else learner.take_step(rate)
-            if is_used_again:
-                rollout.use_again()
+            self._reuse.finish_update(rollout)
             if lesson is not None:
                 lesson()
-            progress.finish_step(number, self._stages.stream.state(), read_random_state(), grad_norm, is_used_again)
-            rollout.num_done += 1
-            is_over = rollout.is_used_up and self._recipe.rollout.refresh is None
-            self._rollout = None if is_over else rollout
+            self._finish_step(number, grad_norm)
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
             logged = None if collected is None else gather_collected(collected)
-            use = describe_use(rollout, shift, progress.saved_rollouts, self._recipe.rollout.refresh is not None)
-            run_together(lambda: self._write_log(use, logged, stats, grad_norm, rate, seconds))
-        if logged is not None:
-            for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
-                note(line)
-        if progress.skips_in_a_row:
-            self._report_skip()
+            run_together(partial(self._write_log, rollout, logged, stats, grad_norm, rate, seconds))
+        self._report(logged)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
         part = self._stages.gold_part
         return None if part is None else partial(part.commit, part.learn(step, collected.groups))
 
-    def _has_updates_left(self) -> bool:
-        return self._rollout is not None and not self._rollout.is_used_up
+    def _finish_step(self, number: int, grad_norm: float | None) -> None:
+        position = self._stages.stream.state()
+        self._progress.finish_step(number, position, read_random_state(), grad_norm, self._reuse.is_used_again)
 
-    def _measure_shift(self) -> float | None:
-        """The policy's shift since the last rollout; None where ``rollout.refresh`` has nothing to decide.
+    def _report(self, logged: LoggedStep | None) -> None:
+        """What the user should know of a step that is logged.
 
-        After a skipped step the weights are the same, and so would be the gradient: the rollout is not used again.
+        Raises:
+            UpdateError: too many steps in a row were skipped
         """
-        rollout, refresh = self._rollout, self._recipe.rollout.refresh
-        if rollout is None or refresh is None or not rollout.is_used_up:
-            return None
-        may_go_on = rollout.is_trained and rollout.num_uses < refresh.max_uses and not self._progress.skips_in_a_row
-        return self._stages.learner.measure_shift(rollout) if may_go_on else None
-
-    def _is_small(self, shift: float | None) -> bool:
-        refresh = self._recipe.rollout.refresh
-        return shift is not None and refresh is not None and shift < refresh.threshold
+        if logged is not None:
+            for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
+                note(line)
+        if self._progress.skips_in_a_row:
+            self._report_skip()
 
     def _collect(self, step: int) -> CollectedGroups:
         progress = self._progress
@@ -164,7 +153,7 @@ class Loop:
 
     def _write_log(
         self,
-        use: Mapping[str, Any],
+        rollout: Rollout,
         logged: LoggedStep | None,
         stats: UpdateStats | None,
         grad_norm: float | None,
@@ -172,9 +161,10 @@ class Loop:
         seconds: Mapping[str, float],
     ) -> None:
         progress, log = self._progress, self._stages.log
+        is_refreshed = self._recipe.rollout.refresh is not None
         metrics = {
             **describe_step(logged, stats, grad_norm, seconds),
-            **use,
+            **describe_use(rollout, self._reuse.shift, progress.saved_rollouts, is_refreshed),
             "left_out": dict(Counter(self._stages.stream.left_out.values())),
             "shrunk_rows": progress.shrunk_rows,
             "silent_steps": progress.silent_steps,
@@ -221,7 +211,7 @@ class Loop:
         with INTERRUPTS.deferred():
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
-                stages.log.latest, self._accelerator, self._rollout,
+                stages.log.latest, self._accelerator, self._reuse.rollout,
                 None if stages.gold_part is None else stages.gold_part.state(),
             )  # fmt: skip
             progress.saved_step = progress.step

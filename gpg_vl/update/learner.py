@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -108,11 +107,12 @@ class Learner:
             loss += run_together(further)
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
-            **asdict(passes)
-            | {
-                "loss": sum_losses(self._accelerator, loss),
-                "kl": None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
-            }
+            loss=sum_losses(self._accelerator, loss),
+            num_micro_batches=passes.num_micro_batches,
+            num_split_rows=passes.num_split_rows,
+            num_padded_tokens=passes.num_padded_tokens,
+            tokens_per_micro_batch=passes.tokens_per_micro_batch,
+            kl=None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
         )
 
     def measure_shift(self, rollout: Rollout) -> float:
