@@ -21,10 +21,9 @@ from gpg_vl.verifiers.options import row_options
 class _Row:
     """What the completions of a row share, prepared once: how to read an answer, and the gold answer's names."""
 
-    given: Any  # the row's list of classes, or the task's
-    answer: str
+    sample: Sample
     read: NameReader
-    golds: tuple[Name | None, Name | None]
+    golds: tuple[Name, ...]  # by its words, and by its class
 
 
 class Classification(Task):
@@ -41,22 +40,21 @@ class Classification(Task):
         return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        by_words, by_class = self._row_of(sample).golds
-        return {"correct": float(is_same_name(answer, by_words) or is_same_name(answer, by_class))}
+        return {"correct": float(any([is_same_name(answer, gold) for gold in self._row_of(sample).golds]))}
 
     def check(self, sample: Sample) -> None:
-        if self._row_of(sample).golds[1] is None:
+        if not self._row_of(sample).golds:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is not a name; write one such as rose or Boeing 737-200"
             )
 
     def _row_of(self, sample: Sample) -> _Row:
-        """Completions of one row come one after the other: the last row is kept, by the identity of its list."""
-        given = _given_in(sample.meta) or self.classes
+        """Completions of one row come one after the other: the last row is kept."""
         last = self._last
-        if last is None or last.given is not given or last.answer != sample.answer:
-            read = _reader(_listed(given), sample.answer)
-            last = self._last = _Row(given, sample.answer, read, (read_name(sample.answer), read(sample.answer)))
+        if last is None or last.sample is not sample:
+            read = _reader(_listed(_given_in(sample.meta) or self.classes), sample.answer)
+            names = (read_name(sample.answer), read(sample.answer))
+            last = self._last = _Row(sample, read, tuple(dict.fromkeys(name for name in names if name is not None)))
         return last
 
 

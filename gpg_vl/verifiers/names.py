@@ -10,16 +10,19 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpg_vl.verifiers.aircraft import may_have_made, was_built, without_maker
-from gpg_vl.verifiers.sentences import changes_value, is_bare, is_in_doubt, readings
+from gpg_vl.verifiers.sentences import BARE, LEAD_WORDS, changes_value, is_bare, is_in_doubt, readings
 
 MAX_CHARS = 256
 MAX_WORDS = 32
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("'’‘`´\""))
 _WORD = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s,./:;·-]")
+_PLAIN_WORD = re.compile(r"[a-z]+|[0-9]+")
 _ARTICLES = frozenset(["a", "an", "the"])
+_NOT_PLAIN = frozenset([*LEAD_WORDS, *_ARTICLES, "or", "and", "vs"])
 _PARTS = re.compile(r"[,;/|+&]|\bor\b|\band\b|\bvs\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}")
 _KIND = re.compile(
@@ -40,19 +43,22 @@ _KINDS = frozenset(_KINDS_TEXT.split())
 class _Class:
     name: str
     words: tuple[str, ...]
-    counts: Counter[str]
+    distinct: frozenset[str]
+    codes: tuple[str, ...]  # those of its words that keep their order
+    is_code: bool  # all of them do
 
 
 @dataclass(frozen=True, slots=True)
 class _ClassList:
     by_spelling: Mapping[str, _Class | None]
     """By the words without spaces; None where several classes share one."""
+    by_text: Mapping[str, Name]
+    """What the class is read as where the answer is its plain text, letter by letter."""
     names: frozenset[str]
     by_rarest_word: Mapping[str, tuple[_Class, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """A name that was read: its words, and these without spaces."""
 
     spelling: str
@@ -74,7 +80,7 @@ NameReader = Callable[[str], Name | None]
 
 def read_name(answer: str) -> Name | None:
     """The words of an answer; None where it has none or more than 256 characters."""
-    return _read_alone(answer)
+    return _read_plain(answer) or _read_alone(answer)
 
 
 @functools.lru_cache(maxsize=64)
@@ -85,7 +91,9 @@ def name_reader(classes: tuple[str, ...]) -> NameReader:
     >>> [name and name.spelling for name in map(read, ("A rose.", "desert rose", "primrose", "rose or tulip"))]
     ['rose', 'desertrose', None, None]
     """
-    return functools.lru_cache(maxsize=8192)(functools.partial(_read_in, _tabulate(classes)))
+    listed = _tabulate(classes)
+    by_text, read_other = listed.by_text, functools.lru_cache(maxsize=8192)(functools.partial(_read_in, listed))
+    return lambda answer: by_text.get(answer) or read_other(answer)
 
 
 def is_same_name(answer: Name | None, gold: Name | None) -> bool:
@@ -98,15 +106,16 @@ def is_same_name(answer: Name | None, gold: Name | None) -> bool:
     """
     if answer is None or gold is None or (answer.is_several and not gold.is_several):
         return False
-    is_as_long = len(answer.spelling) == len(gold.spelling)  # the same words in any order are
-    return answer.spelling == gold.spelling or (is_as_long and answer.words == gold.words)
+    if answer.spelling == gold.spelling:
+        return True
+    has_its_words = len(answer.spelling) == len(gold.spelling) and set(answer.said) == set(gold.said)
+    return has_its_words and answer.words == gold.words
 
 
 def _as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
     return Name("".join(words), words, is_several)
 
 
-@functools.lru_cache(maxsize=8192)
 def _sorted(words: tuple[str, ...]) -> tuple[str, ...]:
     return words if _is_code(words) else (*sorted(filter(_is_free, words)), *_codes(words))
 
@@ -123,6 +132,17 @@ def _codes(words: Sequence[str]) -> tuple[str, ...]:
 def _is_code(words: tuple[str, ...]) -> bool:
     """Whether the order of the words matters: codes such as 737-800."""
     return not any(len(word) > 2 and word.isalpha() for word in words)
+
+
+def _read_plain(answer: str) -> Name | None:
+    """A name of plain words alone, as most answers are: what ``_read_alone`` reads too, sooner."""
+    if BARE.fullmatch(answer) is None:
+        return None
+    words = _PLAIN_WORD.findall(answer.lower())
+    if len(words) > MAX_WORDS or not _NOT_PLAIN.isdisjoint(words):
+        return None
+    said = _singulars(words)
+    return Name("".join(said), said)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -150,7 +170,7 @@ def _read_in(listed: _ClassList, answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
     whole = None
-    for text in readings(answer):
+    for text in (answer,) if is_bare(answer) else readings(answer):
         whole = text if whole is None else whole
         found = _read_one(text, listed)
         if found is None and ":" in text and _KIND.match(text):
@@ -167,7 +187,7 @@ def _begins_with_none(whole: str, text: str, listed: _ClassList) -> bool:
 
 def _read_one(text: str, listed: _ClassList) -> _Class | None:
     text = _without_brackets(text)
-    comment = _COMMENT.fullmatch(text)
+    comment = _COMMENT.fullmatch(text) if text.endswith((")", "]")) else None
     if comment is not None and _YEAR.fullmatch(comment[2]):
         return _read_one(f"{comment[1]} {comment[2]}", listed)
     if comment is not None and not is_in_doubt(comment[2]) and not _named(_words_of(comment[2]), listed):
@@ -208,7 +228,11 @@ def _words_of(text: str) -> tuple[str, ...]:
         if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
             return ()
     found = _WORD.findall(text.translate(_APOSTROPHES).casefold())
-    return tuple(map(_singular, found)) if len(found) <= MAX_WORDS else ()
+    return _singulars(found) if len(found) <= MAX_WORDS else ()
+
+
+def _singulars(words: list[str]) -> tuple[str, ...]:
+    return tuple([_singular(word) if word[-1] in "st" else word for word in words])
 
 
 def _singular(word: str) -> str:
@@ -226,12 +250,10 @@ def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
 def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
     """Every class whose words all stand in the answer, or whose spelling a run of its words has."""
     found: dict[str, _Class] = {}
-    if not words:
-        return []
-    counts = Counter(words)
-    for word in counts:
+    said = set(words)
+    for word in said:
         for each in listed.by_rarest_word.get(word, ()):
-            if not _is_code(each.words) and _holds(counts, each.counts) and _in_order(each.words, words):
+            if each.distinct <= said and not each.is_code and _holds(words, each) and _in_order(each.codes, words):
                 found[each.name] = each
     for start in range(len(words)):
         spelling = ""
@@ -243,42 +265,52 @@ def _named(words: tuple[str, ...], listed: _ClassList) -> list[_Class]:
     return list(found.values())
 
 
-def _in_order(name: tuple[str, ...], words: tuple[str, ...]) -> bool:
+def _in_order(codes: tuple[str, ...], words: tuple[str, ...]) -> bool:
     """Whether the codes of a name stand in its order: no ``5A`` for ``A5``."""
-    codes = _codes(name)
-    return len(codes) < 2 or codes == tuple(word for word in words if word in codes)
+    return len(codes) < 2 or codes == tuple([word for word in words if word in codes])
 
 
 def _largest(named: Sequence[_Class]) -> list[_Class]:
     """The classes that are not part of another one found: ``lenten rose`` does not name a rose."""
+    if len(named) < 2:
+        return list(named)
     return [each for each in named if not any(other is not each and _is_part(each, other) for other in named)]
 
 
 def _is_part(each: _Class, other: _Class) -> bool:
-    return each.counts != other.counts and _holds(other.counts, each.counts)
+    return sorted(each.words) != sorted(other.words) and _holds(other.words, each)
 
 
-def _holds(counts: Counter[str], part: Counter[str]) -> bool:
-    return all(counts[word] >= num for word, num in part.items())
+def _holds(words: Sequence[str], part: _Class) -> bool:
+    """Whether each word of a class stands among the words, as often as in its name."""
+    if not part.distinct.issubset(words):
+        return False
+    return len(part.distinct) == len(part.words) or all(words.count(word) >= part.words.count(word) for word in part.distinct)
 
 
 def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: _ClassList) -> bool:
     """Whether the words beside the class's are its maker before it, or after it the kind of thing or a sub-variant."""
-    name = set(found.words)
-    spelled = "".join(found.words)
-    for part in _PARTS.split(text):
-        inside = _words_of(part)
-        if inside and not any(word in name or word in spelled for word in inside):
-            return False
+    name = found.distinct
     first = next((n for n, word in enumerate(words) if word in name), 0)
     last = max((n for n, word in enumerate(words) if word in name), default=len(words) - 1)
     has_number = any(word.isdigit() for word in found.words)
-    before = may_have_made(words[:first], found.words, has_number)
-    inner = [word for word in words[first : last + 1] if word not in name]
     after = words[last + 1 :]
     is_variant = len(after) == 1 and after[0].isdigit() and _may_have_variant(found.words, after[0], listed)
-    once = all(count <= found.counts[word] for word, count in Counter(words).items() if word in name)
-    return before and first <= 4 and not inner and once and (is_variant or all(word in _KINDS for word in after))
+    if first > 4 or not (is_variant or _KINDS.issuperset(after)):
+        return False
+    inside = words[first : last + 1]
+    once = all(words.count(word) <= found.words.count(word) for word in name)
+    may_begin = may_have_made(words[:first], found.words, has_number)
+    return once and name.issuperset(inside) and may_begin and _have_part_of(found, _PARTS.split(text))
+
+
+def _have_part_of(found: _Class, parts: Sequence[str]) -> bool:
+    """Whether each part of an answer has a word of the class: none names something else."""
+    if len(parts) == 1:
+        return True
+    spelled = "".join(found.words)
+    words = map(_words_of, parts)
+    return all(not inside or any(word in found.distinct or word in spelled for word in inside) for inside in words)
 
 
 def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList) -> bool:
@@ -297,19 +329,26 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
         words = _words_of(str(name))
         if not words:
             continue
-        each = _Class(name, words, Counter(words))
+        each = _Class(str(name), words, frozenset(words), _codes(words), _is_code(words))
         listed.append(each)
         spelling = "".join(words)
         by_spelling[spelling] = None if spelling in by_spelling else each
         code = without_maker(words)
         if code != words and sum(map(str.isdigit, code)) > 1:  # 146-200 alone is the BAE 146-200
             codes["".join(code)] = None if "".join(code) in codes else each
-    return _ClassList({**codes, **by_spelling}, frozenset(classes), _by_rarest_word(listed))
+    by_text = {each.name: _as_name(each.words) for each in listed if by_spelling["".join(each.words)] is each}
+    plain = {text: name for text, name in by_text.items() if _is_plain(text)}
+    return _ClassList({**codes, **by_spelling}, plain, frozenset(classes), _by_rarest_word(listed))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing is unwrapped or set apart in a text: it is its own first reading."""
+    return text[:1].isalnum() and text[-1:].isalnum() and text.isascii() and "\\" not in text and len(text) <= MAX_CHARS
 
 
 def _by_rarest_word(listed: Sequence[_Class]) -> dict[str, tuple[_Class, ...]]:
     """Each class by the one of its words that the fewest classes have: a word of an answer then leads to few."""
-    frequency = Counter(word for each in listed for word in each.counts)
+    frequency = Counter(word for each in listed for word in each.distinct)
     by_word: defaultdict[str, list[_Class]] = defaultdict(list)
     for each in listed:
         by_word[min(each.words, key=lambda word: (frequency[word], -len(word)))].append(each)

@@ -280,8 +280,8 @@ class _Parser:
         if name in FUNCTIONS:
             return self._function(name)
         bare = word.removeprefix("\\")
-        require(bare in _GREEK or _SYMBOL.fullmatch(bare))
-        return symbol(_GREEK.get(bare, bare))
+        require(bare in GREEK or _SYMBOL.fullmatch(bare))
+        return symbol(GREEK.get(bare, bare))
 
     def _function(self, name: str) -> Exact:
         """A sine, cosine or tangent of an angle in degrees, or of a multiple of pi."""
@@ -320,7 +320,7 @@ def _proper(above: Fraction | None, below: Fraction | None) -> Fraction:
 
 _SYMBOL = re.compile(r"[A-Za-zα-ωΑ-Ω]")
 _GREEK_TEXT = "alpha beta gamma delta theta lambda mu phi omega rho sigma tau"
-_GREEK = dict(
+GREEK = dict(
     zip(
         _GREEK_TEXT.split(),
         "αβγδθλμφωρστ",

@@ -13,11 +13,13 @@ from fractions import Fraction
 from gpg_vl.verifiers.maths import exact
 from gpg_vl.verifiers.maths.decimals import Literal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, require, symbols_of
-from gpg_vl.verifiers.maths.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
+from gpg_vl.verifiers.maths.expressions import GREEK, SYMBOLS_AFTER_NUMBERS, Number, read_expression
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
+from gpg_vl.verifiers.maths.sines import FUNCTIONS
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.maths.units import DEGREE, agree, read_unit
 from gpg_vl.verifiers.maths.worded import read_worded
+from gpg_vl.verifiers.number_words import NUMBER_WORDS
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -60,6 +62,9 @@ _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _NAMED = re.compile(r"(?:.*(?:\b(?:is|are|get|have)\s|[是为得]))?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
+_PROSE = re.compile(r"([A-Za-z]{2,})[A-Za-z0-9 '.-]*")
+FIRST_WORDS = NUMBER_WORDS | FUNCTIONS | GREEK.keys() | {"an", "minus", "negative", "pi", "sqrt", "frac", "infinity"}
+_ENDS_OF_SYMBOLS = ("root", "cube", "square", "the")
 _ABOUT = re.compile(r"\\approx|≈|≒|≅")
 
 
@@ -147,6 +152,21 @@ def _plain_text(text: str) -> Value | None:
 
 
 def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
+    return None if _is_prose(text) else _read_in_full(text)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text begins with a word that no number begins with: most are told at once, ``_read_in_full`` tells all.
+
+    An expression begins with a number, a sign, a symbol or a function; a number in words with one of them. What ends in
+    ``root`` may be a root without a space before it.
+    """
+    match = _PROSE.fullmatch(text)
+    word = match[1].lower() if match is not None else ""
+    return bool(word) and word not in FIRST_WORDS and not word.endswith(_ENDS_OF_SYMBOLS)
+
+
+def _read_in_full(text: str) -> Number | Items | TwoReadings | None:
     if text.endswith(")"):
         said_again = _said_again(text)
         if said_again is not None:
