@@ -40,7 +40,7 @@ class Classification(Task):
         return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(any([is_same_name(answer, gold) for gold in self._row_of(sample).golds]))}
+        return {"correct": float(any(is_same_name(answer, gold) for gold in self._row_of(sample).golds))}
 
     def check(self, sample: Sample) -> None:
         if not self._row_of(sample).golds:

@@ -285,7 +285,9 @@ def _holds(words: Sequence[str], part: _Class) -> bool:
     """Whether each word of a class stands among the words, as often as in its name."""
     if not part.distinct.issubset(words):
         return False
-    return len(part.distinct) == len(part.words) or all(words.count(word) >= part.words.count(word) for word in part.distinct)
+    return len(part.distinct) == len(part.words) or all(
+        words.count(word) >= part.words.count(word) for word in part.distinct
+    )
 
 
 def _others_may_stand(text: str, words: tuple[str, ...], found: _Class, listed: _ClassList) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from gpg_vl.verifiers.unwrap import unwrap
+from gpg_vl.verifiers.unwrap import normalise_glyphs, without_wrappers
 
 MAX_LEADS = 3
 
@@ -87,13 +87,13 @@ def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
     >>> list(readings("The answer is **30°**.")), list(readings("The answer is not 30"))
     (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
     """
-    text = unwrap(answer)
+    text = without_wrappers(normalise_glyphs(answer))
     yield text
     for _ in range(MAX_LEADS):
         rest = drop_lead(text, values)
         if rest is None:
             return
-        text = unwrap(rest)
+        text = without_wrappers(rest)
         yield text
 
 

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpg_vl.verifiers import names
 from gpg_vl.verifiers.names import is_same_name, name_reader, read_name
 from tests.support.shared_data import shared_file
 
@@ -277,3 +278,38 @@ def test_a_mark_between_its_words_makes_two_names(answer: str) -> None:
 )
 def test_brackets_and_labels_of_another_name(answer: str) -> None:
     assert name_reader(CODES)(answer) is None
+
+
+PLAIN_WORDS = ["rose", "Lenten", "a", "The", "is", "or", "737", "800", "A5", "st", "lilies", "Roses", "S6", "2012"]
+MARKS = [" ", " ", "-", "_", ".", ", ", "/", "'s ", ": ", ""]
+AROUND = ["{}", "{}", "{}", "{}.", "**{}**", "({})", "{} (x)", "{}\\quad", "{}\u00e9"]
+NEARLY_PLAIN = st.builds(
+    lambda words, mark, around: around.format(mark.join(words)),
+    st.lists(st.sampled_from(PLAIN_WORDS), min_size=1, max_size=3),
+    st.sampled_from(MARKS),
+    st.sampled_from(AROUND),
+)
+
+
+@given(NEARLY_PLAIN)
+@settings(max_examples=150)
+def test_a_plain_name_is_read_sooner_as_the_same(text: str) -> None:
+    """Mutations that must fail: an article or a sentence's word counts as plain, a plural keeps its s."""
+    plain = names._read_plain(text)
+    assert plain is None or plain == names._read_alone(text)
+
+
+@given(st.lists(NEARLY_PLAIN, min_size=1, max_size=4), NEARLY_PLAIN)
+@settings(max_examples=150)
+def test_a_class_in_its_own_words_is_read_sooner_as_the_same(classes: list[str], other: str) -> None:
+    """Mutations that must fail: a class counts that another one is spelled like; one that ends in a mark or bracket."""
+    listed = names._tabulate(tuple(classes))
+    for answer in [*classes, other]:
+        plain = listed.by_text.get(answer)
+        assert plain is None or plain == names._read_in(listed, answer)
+
+
+@pytest.mark.parametrize("file", CLASS_FILES)
+def test_nearly_every_published_class_is_read_at_once(file: str) -> None:
+    classes = tuple(shared_file(f"classes_{file}.txt").read_text(encoding="utf-8").split("\n"))
+    assert len(names._tabulate(classes).by_text) > 0.9 * CLASS_FILES[file]

@@ -279,7 +279,7 @@ def _equation(text: str) -> Number:
     if not names and len(sides) == 1 and not sides[0].strip():
         sides.pop()
     numbers = [_ratio_or_number(side.strip()) for side in (*sides, last)]
-    require(all(same_number(number, numbers[-1]) for number in numbers))
+    require(all(same_number(number, numbers[-1]) for number in numbers[:-1]))
     found = numbers[-1] if numbers[-1].unit.kind else numbers[0]
     if roundings:
         found = _with_rounding(found, roundings[0].strip())
