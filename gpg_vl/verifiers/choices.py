@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpg_vl.verifiers.maths.same_values import Value, same_value
+from gpg_vl.verifiers.maths.same_values import TwoReadings, Value, same_value
 from gpg_vl.verifiers.maths.values import read_number
-from gpg_vl.verifiers.options import LETTERS
+from gpg_vl.verifiers.options import LETTERS, without_bold_letter
 from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
 
@@ -69,7 +69,7 @@ class _Table:
         value = _value_of(text) if any(values) else None
         if value is None:
             return None
-        same = [index for index, other in enumerate(values) if other is not None and same_value(value, other)]
+        same = [index for index, other in enumerate(values) if other is not None and _is_same(value, other)]
         return same[0] if len(same) == 1 else None
 
 
@@ -139,6 +139,7 @@ def _read_one(text: str, table: _Table) -> Chosen | None:
 
 def _letter_with_text(text: str, table: _Table) -> int | None:
     """A letter with the text of its own option, before it or after it in brackets."""
+    text = without_bold_letter(text)
     before = _LETTERED.fullmatch(text)
     after = _LETTER_AFTER.fullmatch(text) if text.endswith((")", "]")) else None
     pairs = [(before[1] or before[2], before[4])] if before is not None else []
@@ -223,6 +224,11 @@ def _plain_answers(table: _Table) -> dict[str, Chosen]:
         if index >= 0 and table.texts[index] == text and _is_plain(text):
             found[text] = Chosen(index)
     return found
+
+
+def _is_same(answer: Value, option: Value) -> bool:
+    """By value; ``1,000`` as an option may be a thousand or a one and a nought."""
+    return same_value(answer, option) or (isinstance(option, TwoReadings) and same_value(answer, option.number))
 
 
 def _is_plain(text: str) -> bool:

@@ -13,13 +13,14 @@ from fractions import Fraction
 from gpg_vl.verifiers.maths import exact
 from gpg_vl.verifiers.maths.decimals import Literal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, require, symbols_of
-from gpg_vl.verifiers.maths.expressions import GREEK, SYMBOLS_AFTER_NUMBERS, Number, read_expression
+from gpg_vl.verifiers.maths.expressions import GREEK, PRODUCT, SYMBOLS_AFTER_NUMBERS, Number, read_expression
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.maths.sines import FUNCTIONS
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.maths.units import DEGREE, agree, read_unit
 from gpg_vl.verifiers.maths.worded import read_worded
 from gpg_vl.verifiers.number_words import NUMBER_WORDS
+from gpg_vl.verifiers.options import without_bold_letter
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -56,7 +57,8 @@ _NAME = re.compile(
     r"|theta|phi|omega)(?![a-z])|[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
 )
 _POINT = re.compile(
-    r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
+    r"\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
+    r"|(?:(?:[Tt]he )?(?:[Pp]oint|vertex|cent(?:er|re)|midpoint) )?(?:[A-Z]'?\s?(?:=\s?)?)?(?=\()"
 )
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _NAMED = re.compile(r"(?:.*(?:\b(?:is|are|get|have)\s|[是为得]))?\s?([A-Za-zα-ω])")
@@ -135,7 +137,7 @@ def _read_letter(text: str) -> Letter | None:
     if last is not None and any(map(str.isdigit, last[1])):
         content = _read_numbers(unwrap(last[1]))
         return Letter(last[2], content) if content is not None else None
-    match = _LETTERED.fullmatch(text)
+    match = _LETTERED.fullmatch(without_bold_letter(text))
     if match is None:
         return None
     text_of_choice = unwrap(match[4])
@@ -163,7 +165,8 @@ def _is_prose(text: str) -> bool:
     """
     match = _PROSE.fullmatch(text)
     word = match[1].lower() if match is not None else ""
-    return bool(word) and word not in FIRST_WORDS and not word.endswith(_ENDS_OF_SYMBOLS)
+    may_begin = word in FIRST_WORDS or word.endswith(_ENDS_OF_SYMBOLS) or PRODUCT.fullmatch(word) is not None
+    return bool(word) and not may_begin
 
 
 def _read_in_full(text: str) -> Number | Items | TwoReadings | None:
