@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.names import CLASSIFICATION
-from gpg_vl.verifiers.names import Name, NameReader, is_same_name, name_reader, read_name
+from gpg_vl.verifiers.class_lists import name_reader
+from gpg_vl.verifiers.names import Name, NameReader, is_same_name, read_name
 from gpg_vl.verifiers.options import row_options
 
 
