@@ -166,6 +166,18 @@ def test_a_question_mark_belongs_to_the_option_that_ends_a_question() -> None:
     assert index_of("above it?", options) is None
 
 
+def test_a_bold_letter_before_its_text() -> None:
+    for answer in ("**B**. right", "**B.** right", "**(B)** right", "**B** right"):
+        assert index_of(answer, SIDES) == 1
+    assert index_of("**A**. right", SIDES) is None
+
+
+def test_a_separator_of_thousands_in_an_option() -> None:
+    options = ["100", "1,000", "10,000"]
+    assert index_of("1000", options) == index_of("1,000", options) == 1
+    assert index_of("1.000", options) is index_of("10", options) is None
+
+
 def test_braces_and_a_short_yes() -> None:
     assert index_of("{B}", SIDES) == 1
     assert index_of("Yes, it is.", ["Yes", "No"]) == index_of("yes, they are", ["Yes", "No"]) == 0

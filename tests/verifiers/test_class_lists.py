@@ -18,6 +18,9 @@ ALL = (*FLOWERS, *AIRCRAFT, *PETS, *CARS)
     ("answer", "name"),
     [
         ("a rose", "rose"),
+        ("ColtsFoot", "colts foot"),
+        ("A320", "A320"),
+        ("A 737-800", "737-800"),
         ("The Roses.", "rose"),
         ("This is a rose.", "rose"),
         ("The flower in the image is a desert rose", "desert-rose"),
@@ -182,6 +185,7 @@ def test_makers_left_out_and_variants_that_were_built(answer: str, name: str) ->
     "answer",
     [
         *("146", "146-100", "Boeing 146-200", "Avro 146-200", "146-200-300", "200", "1900", "340", "737-800-146-200"),
+        *("A737-800", "MD 737-800", "B A320", "A320-2012"),
         *("MD-11-900", "MD-80-200", "MD-90-300", "A320-20", "A320-2000", "DC-10-300", "Cessna 172-5", "ATR 72-111"),
         *("Boeing Cessna 172", "Airbus Saab 340", "Boeing BAE-125", "Fokker 70-100", "717-300", "E-190-300"),
     ],

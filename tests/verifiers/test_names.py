@@ -25,6 +25,7 @@ def same(left: str, right: str) -> bool:
         ("Boeing, 737-800", "Boeing 737-800"),
         ("F-16 A/B", "F-16A/B"),
         ("Audi A5 Coupé, 2012", "2012 Audi A5 Coupe"),
+        ("Audi A5 Coupe (2012)", "2012 Audi A5 Coupe"),
     ],
 )
 def test_same_names_without_a_list(left: str, right: str) -> None:
