@@ -14,7 +14,7 @@ from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.names import CLASSIFICATION
 from gpg_vl.verifiers.class_lists import name_reader
-from gpg_vl.verifiers.names import Name, NameReader, is_same_name, read_name
+from gpg_vl.verifiers.names import Name, NameReader, is_one_of, read_name
 from gpg_vl.verifiers.options import row_options
 
 
@@ -41,7 +41,7 @@ class Classification(Task):
         return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(any(is_same_name(answer, gold) for gold in self._row_of(sample).golds))}
+        return {"correct": float(is_one_of(answer, self._row_of(sample).golds))}
 
     def check(self, sample: Sample) -> None:
         if not self._row_of(sample).golds:
@@ -53,16 +53,16 @@ class Classification(Task):
         """Completions of one row come one after the other: the last row is kept."""
         last = self._last
         if last is None or last.sample is not sample:
-            read = _reader(_listed(_given_in(sample.meta) or self.classes), sample.answer)
-            names = (read_name(sample.answer), read(sample.answer))
-            last = self._last = _Row(sample, read, tuple(dict.fromkeys(name for name in names if name is not None)))
+            last = self._last = _prepare(sample, _listed(_given_in(sample.meta) or self.classes))
         return last
 
 
-def _reader(classes: tuple[str, ...], answer: str) -> NameReader:
-    """What reads with the list of classes, where there is one and the gold answer is in it."""
-    reader = name_reader(classes) if classes else read_name
-    return reader if reader(answer) is not None else read_name
+def _prepare(sample: Sample, classes: tuple[str, ...]) -> _Row:
+    """Answers are read with the list of classes, where there is one and the gold answer is in it."""
+    by_words = read_name(sample.answer)
+    by_class = name_reader(classes)(sample.answer) if classes else None
+    golds = tuple(name for name in (by_words, by_class) if name is not None)
+    return _Row(sample, read_name if by_class is None else name_reader(classes), golds)
 
 
 def _given_in(meta: Mapping[str, Any]) -> Any:

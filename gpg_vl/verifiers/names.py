@@ -45,8 +45,16 @@ NameReader = Callable[[str], Name | None]
 
 
 def read_name(answer: str) -> Name | None:
-    """The words of an answer; None where it has none or more than 256 characters."""
-    return _read_plain(answer) or _read_alone(answer)
+    """The words of an answer; None where it has none or more than 256 characters.
+
+    Most answers are plain words: they are read at once, as ``_read_alone`` reads them too.
+    """
+    if BARE.fullmatch(answer) is not None:
+        words = _PLAIN_WORD.findall(answer.lower())
+        if _NOT_PLAIN.isdisjoint(words) and len(words) <= MAX_WORDS:
+            said = _singulars(words)
+            return Name("".join(said), said)
+    return _read_alone(answer)
 
 
 def is_same_name(answer: Name | None, gold: Name | None) -> bool:
@@ -63,6 +71,13 @@ def is_same_name(answer: Name | None, gold: Name | None) -> bool:
         return True
     has_its_words = len(answer.spelling) == len(gold.spelling) and set(answer.said) == set(gold.said)
     return has_its_words and answer.words == gold.words
+
+
+def is_one_of(answer: Name, golds: Sequence[Name]) -> bool:
+    for gold in golds:  # a loop, for speed
+        if is_same_name(answer, gold):
+            return True
+    return False
 
 
 def as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
@@ -85,17 +100,6 @@ def codes_of(words: Sequence[str]) -> tuple[str, ...]:
 def is_code(words: tuple[str, ...]) -> bool:
     """Whether the order of the words matters: codes such as 737-800."""
     return not any(len(word) > 2 and word.isalpha() for word in words)
-
-
-def _read_plain(answer: str) -> Name | None:
-    """A name of plain words alone, as most answers are: what ``_read_alone`` reads too, sooner."""
-    if BARE.fullmatch(answer) is None:
-        return None
-    words = _PLAIN_WORD.findall(answer.lower())
-    if len(words) > MAX_WORDS or not _NOT_PLAIN.isdisjoint(words):
-        return None
-    said = _singulars(words)
-    return Name("".join(said), said)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -141,7 +145,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def _singulars(words: list[str]) -> tuple[str, ...]:
-    return tuple([_singular(word) if word[-1] in "st" else word for word in words])
+    return tuple([_singular(word) if word[-1] == "s" or word == "st" else word for word in words])
 
 
 def _singular(word: str) -> str:
