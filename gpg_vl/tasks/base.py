@@ -138,8 +138,8 @@ def score_completion(
     else:
         parts = _checked_parts(task, task.score(answer, sample, views))
     parts["format"] = float(has_format(text, answer_in))
-    all_weights = {**task_weights(task, scorer), **(weights or {})}
-    return _weigh(task, parts, all_weights, "unparsable" if answer is None else "ok")
+    of_task = task_weights(task, scorer)
+    return _weigh(task, parts, {**of_task, **weights} if weights else of_task, "unparsable" if answer is None else "ok")
 
 
 def task_weights(task: Task, scorer: Rule) -> Mapping[str, float]:
@@ -163,14 +163,18 @@ def legacy_scorer(task: Task) -> LegacyScorer:
 
 
 def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], status: Status) -> Reward:
-    if not set(parts) <= set(weights) or not all(map(math.isfinite, parts.values())):
+    try:
+        total = sum([weights[name] * value for name, value in parts.items()])
+    except KeyError:
+        total = math.nan
+    if not math.isfinite(total):
         text = f"task {task.name} gave {parts}; each part must be finite and named in the task's weights"
         raise CodeMistake(text, task.score)
-    return Reward(sum(weights[name] * value for name, value in parts.items()), parts, status)
+    return Reward(total, parts, status)
 
 
 def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
-    if not isinstance(parts, Mapping):
+    if type(parts) is not dict and not isinstance(parts, Mapping):
         example = {task.main_part: 1.0}
         text = f"score of task {task.name} returned {type(parts).__name__}; return a dict, as {example}"
         raise CodeMistake(text, task.score)
@@ -182,7 +186,7 @@ def _checked_parts(task: Task, parts: Any) -> dict[str, float]:
 
 def _checked(task: Task, name: str, value: Any) -> float:
     """A part as a plain number within its range; NaN is within no range."""
-    number = as_number(value)
+    number = value if type(value) is float else as_number(value)
     if number is None:
         text = f"part {name!r} of task {task.name} is {type(value).__name__}; make it a number"
         raise CodeMistake(text, task.score)

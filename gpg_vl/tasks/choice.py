@@ -6,28 +6,38 @@ without either is answered by text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.choices import CHOICE
-from gpg_vl.verifiers.choices import Chosen, read_choice, read_gold
+from gpg_vl.verifiers.choices import Chosen, choice_reader, read_gold
 from gpg_vl.verifiers.options import row_options
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What the completions of a row share, prepared once: how to read an answer, and the gold answer."""
+
+    sample: Sample
+    read: Callable[[str], Chosen | str | None]
+    gold: Chosen | str | None
 
 
 class Choice(Task):
     name = "choice"
     legacy = CHOICE
+    _last: _Row | None = None
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is one of the choices."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Chosen | str | None:
-        return read_choice(answer, row_options(sample.meta, sample.question))
+        return self._row_of(sample).read(answer)
 
     def score(self, answer: Chosen | str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        gold = read_gold(sample.answer, row_options(sample.meta, sample.question))
-        return {"correct": float(is_same_choice(answer, gold))}
+        return {"correct": float(is_same_choice(answer, self._row_of(sample).gold))}
 
     def check(self, sample: Sample) -> None:
         options = row_options(sample.meta, sample.question)
@@ -44,6 +54,14 @@ class Choice(Task):
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is not one of the choices {shown}; write its letter or text"
             )
+
+    def _row_of(self, sample: Sample) -> _Row:
+        """Completions of one row come one after the other: the last row is kept."""
+        last = self._last
+        if last is None or last.sample is not sample:
+            options = row_options(sample.meta, sample.question)
+            last = self._last = _Row(sample, choice_reader(tuple(options)), read_gold(sample.answer, options))
+        return last
 
 
 def is_same_choice(answer: Chosen | str, gold: Chosen | str | None) -> bool:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.names import CLASSIFICATION
-from gpg_vl.verifiers.names import Name, NameReader, is_same_name, name_reader, read_name
+from gpg_vl.verifiers.class_lists import name_reader
+from gpg_vl.verifiers.names import Name, NameReader, is_one_of, read_name
 from gpg_vl.verifiers.options import row_options
 
 
@@ -21,10 +22,9 @@ from gpg_vl.verifiers.options import row_options
 class _Row:
     """What the completions of a row share, prepared once: how to read an answer, and the gold answer's names."""
 
-    given: Any  # the row's list of classes, or the task's
-    answer: str
+    sample: Sample
     read: NameReader
-    golds: tuple[Name | None, Name | None]
+    golds: tuple[Name, ...]  # by its words, and by its class
 
 
 class Classification(Task):
@@ -41,29 +41,28 @@ class Classification(Task):
         return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        by_words, by_class = self._row_of(sample).golds
-        return {"correct": float(is_same_name(answer, by_words) or is_same_name(answer, by_class))}
+        return {"correct": float(is_one_of(answer, self._row_of(sample).golds))}
 
     def check(self, sample: Sample) -> None:
-        if self._row_of(sample).golds[1] is None:
+        if not self._row_of(sample).golds:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is not a name; write one such as rose or Boeing 737-200"
             )
 
     def _row_of(self, sample: Sample) -> _Row:
-        """Completions of one row come one after the other: the last row is kept, by the identity of its list."""
-        given = _given_in(sample.meta) or self.classes
+        """Completions of one row come one after the other: the last row is kept."""
         last = self._last
-        if last is None or last.given is not given or last.answer != sample.answer:
-            read = _reader(_listed(given), sample.answer)
-            last = self._last = _Row(given, sample.answer, read, (read_name(sample.answer), read(sample.answer)))
+        if last is None or last.sample is not sample:
+            last = self._last = _prepare(sample, _listed(_given_in(sample.meta) or self.classes))
         return last
 
 
-def _reader(classes: tuple[str, ...], answer: str) -> NameReader:
-    """What reads with the list of classes, where there is one and the gold answer is in it."""
-    reader = name_reader(classes) if classes else read_name
-    return reader if reader(answer) is not None else read_name
+def _prepare(sample: Sample, classes: tuple[str, ...]) -> _Row:
+    """Answers are read with the list of classes, where there is one and the gold answer is in it."""
+    by_words = read_name(sample.answer)
+    by_class = name_reader(classes)(sample.answer) if classes else None
+    golds = tuple(name for name in (by_words, by_class) if name is not None)
+    return _Row(sample, read_name if by_class is None else name_reader(classes), golds)
 
 
 def _given_in(meta: Mapping[str, Any]) -> Any:

@@ -37,6 +37,14 @@ tu: tupolev
 yak: yakovlev
 pa: piper
 falcon: dassault
+spitfire: supermarine
+tornado: panavia
+typhoon: eurofighter
+hawk: british aerospace bae hawker siddeley
+metroliner: fairchild swearingen
+sr: cirrus
+dr: robin
+model: beech beechcraft hawker raytheon
 challenger global: bombardier canadair
 """
 _MAKERS_OF = {
@@ -68,8 +76,10 @@ def may_have_made(words: tuple[str, ...], name: tuple[str, ...], has_number: boo
     >>> [may_have_made((maker,), ("737", "800"), has_number=True) for maker in ("boeing", "airbus")]
     [True, False]
     """
+    if any(word in _MAKERS_OF for word in words):  # the beginning of another name
+        return False
     if _MAKERS.isdisjoint(words):
-        return not words or (has_number and all(map(str.isalpha, words)))
+        return not words or (has_number and all(word.isalpha() and len(word) > 1 for word in words))
     makers = _makers_of(name)
     if makers and any(word in _MAKERS and word not in makers for word in words):
         return False

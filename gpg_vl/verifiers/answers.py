@@ -15,6 +15,9 @@ MAX_CHARS = 65_536
 """Longer completions have no answer and no format."""
 
 
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
 def find_answer(text: str, answer_in: AnswerIn = "tags") -> str | None:
     """The answer of a completion, stripped; None where it has none or more than one.
 
@@ -72,8 +75,9 @@ def has_think_answer_format(text: str) -> bool:
     if not (thought and opened and body.startswith("<think>") and answer.endswith("</answer>")) or gap.strip():
         return False
     content = answer[: -len("</answer>")]
-    once = body.count("<think>") == 1 and "</think>" not in conclusion and "<answer>" not in answer
-    return once and "<answer>" not in reasoning and body.count("</answer>") == 1 and bool(content.strip())
+    if "<" in content or reasoning.rfind("<"):  # what may be a tag, beside the one that opens the reasoning
+        return bool(content.strip()) and not any(tag in part for tag in _TAGS for part in (reasoning[1:], content))
+    return bool(content.strip())
 
 
 _COMMANDS = ("\\boxed", "\\fbox")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpg_vl.verifiers.maths.same_values import Value, same_value
+from gpg_vl.verifiers.maths.same_values import TwoReadings, Value, same_value
 from gpg_vl.verifiers.maths.values import read_number
-from gpg_vl.verifiers.options import LETTERS
+from gpg_vl.verifiers.options import LETTERS, without_bold_letter
 from gpg_vl.verifiers.sentences import changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
 
@@ -51,9 +50,9 @@ class Chosen:
 class _Table:
     """The options by their spellings, strictest first; a spelling that several options share names none of them."""
 
+    texts: tuple[str, ...]
     spellings: tuple[Mapping[str, int], ...]
     folded: tuple[str, ...]
-    values: tuple[Value | None, ...]
 
     def find(self, text: str) -> int | None:
         """The option whose text this is, in the strictest spelling that identifies one."""
@@ -66,12 +65,11 @@ class _Table:
         return self._by_value(text)
 
     def _by_value(self, text: str) -> int | None:
-        if not any(value is not None for value in self.values):
-            return None
-        value = _value_of(text)
+        values = _values_of(self.texts)
+        value = _value_of(text) if any(values) else None
         if value is None:
             return None
-        same = [index for index, other in enumerate(self.values) if other is not None and same_value(value, other)]
+        same = [index for index, other in enumerate(values) if other is not None and _is_same(value, other)]
         return same[0] if len(same) == 1 else None
 
 
@@ -83,9 +81,17 @@ def read_choice(answer: str, options: Sequence[str]) -> Chosen | str | None:
     >>> [read_choice(answer, ["left", "right"]) for answer in ("The right.", "(b)", "B. right", "A. right")]
     [Chosen(index=1, letter=''), Chosen(index=1, letter='B'), Chosen(index=1, letter=''), None]
     """
-    if len(answer) > MAX_CHARS:
-        return None
-    return _read_among(answer, tuple(options)) if options else _read_alone(answer)
+    return choice_reader(tuple(options))(answer)
+
+
+@functools.lru_cache(maxsize=2048)
+def choice_reader(options: tuple[str, ...]) -> Callable[[str], Chosen | str | None]:
+    """A function that reads what an answer chooses, as ``read_choice`` does."""
+    if not options:
+        return _read_alone
+    table = _tabulate(options)
+    plain = _plain_answers(table)
+    return lambda answer: plain.get(answer) or _read_among(table, answer)
 
 
 def normalise_choice(text: str) -> str:
@@ -95,6 +101,8 @@ def normalise_choice(text: str) -> str:
 
 @functools.lru_cache(maxsize=8192)
 def _read_alone(answer: str) -> str | None:
+    if len(answer) > MAX_CHARS:
+        return None
     *_, text = readings(answer)
     letter = _LETTER.fullmatch(text)
     if letter is not None:
@@ -105,9 +113,9 @@ def _read_alone(answer: str) -> str | None:
     return _drop_article(_fold(text)) or None
 
 
-@functools.lru_cache(maxsize=8192)
-def _read_among(answer: str, options: tuple[str, ...]) -> Chosen | None:
-    table = _tabulate(options)
+def _read_among(table: _Table, answer: str) -> Chosen | None:
+    if len(answer) > MAX_CHARS:
+        return None
     for text in readings(answer, table.folded):
         chosen = _read_one(text, table)
         if chosen is not None:
@@ -131,7 +139,9 @@ def _read_one(text: str, table: _Table) -> Chosen | None:
 
 def _letter_with_text(text: str, table: _Table) -> int | None:
     """A letter with the text of its own option, before it or after it in brackets."""
-    before, after = _LETTERED.fullmatch(text), _LETTER_AFTER.fullmatch(text)
+    text = without_bold_letter(text)
+    before = _LETTERED.fullmatch(text)
+    after = _LETTER_AFTER.fullmatch(text) if text.endswith((")", "]")) else None
     pairs = [(before[1] or before[2], before[4])] if before is not None else []
     pairs += [(after[2], after[1])] if after is not None else []
     for letter, content in pairs:
@@ -143,6 +153,8 @@ def _letter_with_text(text: str, table: _Table) -> int | None:
 
 def _with_clause(text: str, table: _Table) -> int | None:
     """An option and a clause with a verb that names no other option: ``yes, the chair is closer``."""
+    if "," not in text and ";" not in text and "." not in text:
+        return None
     agreed = _YES.fullmatch(text)
     if agreed is not None:
         return table.find(agreed[1])
@@ -167,7 +179,7 @@ def _drop_article(text: str) -> str:
 
 
 def _join(text: str) -> str:
-    return _JOINED.sub(",", text)
+    return _JOINED.sub(",", text) if "," in text or ";" in text or "&" in text or "and" in text else text
 
 
 def _spell(text: str) -> str:
@@ -178,23 +190,56 @@ _SPELLINGS = (_spell, _fold, _drop_article, _join)
 """Each of what the one before it made."""
 
 
-@functools.lru_cache(maxsize=2048)
 def _tabulate(options: tuple[str, ...]) -> _Table:
     texts = [unwrap(option) for option in options]
-    spellings = [_positions(map(_spell, texts))]
     asked = [text.rstrip(" ?") or text for text in texts]  # the mark of the question that an option ends
-    spelled = [_spell(each) for each in asked]
-    for spell in _SPELLINGS[1:]:
-        spelled = [spell(each) for each in spelled]
-        spellings.append(_positions(spelled))
-    return _Table(tuple(spellings), tuple(map(_fold, asked)), tuple(map(_value_of, texts)))
+    spelled = [[_spell(each) for each in texts], [_fold(each) for each in asked]]
+    for spell in _SPELLINGS[2:]:
+        spelled.append([spell(each) for each in spelled[-1]])
+    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    found: dict[str, int] = {}
     for index, spelling in enumerate(spellings):
-        found[spelling].append(index)
-    return {spelling: indices[0] if len(indices) == 1 else -1 for spelling, indices in found.items() if spelling}
+        found[spelling] = -1 if spelling in found else index
+    found.pop("", None)
+    return found
+
+
+_LETTER_FORMS = [
+    dict.fromkeys((letter, letter.lower(), f"({letter})", f"({letter.lower()})", f"{letter}."), Chosen(index, letter))
+    for index, letter in enumerate(LETTERS)
+]
+
+
+def _plain_answers(table: _Table) -> dict[str, Chosen]:
+    """Letters that no option has as its text, and the plain texts of options: ``_read_among`` reads them so too."""
+    spelled = {text for spelling in table.spellings for text in spelling}
+    found = {}
+    for forms in _LETTER_FORMS[: len(table.texts)]:
+        if spelled.isdisjoint(forms):
+            found |= forms
+    for text, index in table.spellings[0].items():
+        if index >= 0 and table.texts[index] == text and _is_plain(text):
+            found[text] = Chosen(index)
+    return found
+
+
+def _is_same(answer: Value, option: Value) -> bool:
+    """By value; ``1,000`` as an option may be a thousand or a one and a nought."""
+    return same_value(answer, option) or (isinstance(option, TwoReadings) and same_value(answer, option.number))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing is unwrapped in a text, and it is not a letter in words such as ``option B``."""
+    is_plain = text.isascii() and text[0].isalnum() and text[-1].isalnum() and "\\" not in text
+    return is_plain and len(text) <= MAX_CHARS and _LETTER.fullmatch(text) is None
+
+
+@functools.lru_cache(maxsize=2048)
+def _values_of(texts: tuple[str, ...]) -> tuple[Value | None, ...]:
+    return tuple(map(_value_of, texts))
 
 
 def _value_of(text: str) -> Value | None:

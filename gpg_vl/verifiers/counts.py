@@ -25,7 +25,8 @@ _ENGLISH = re.compile(
 )
 _CHINESE = re.compile(f"[{CHINESE_NUMERALS}]{{1,12}}|[{FORMAL_NUMERALS}]{{1,12}}")
 _BEGINNING = re.compile(
-    r"(?:exactly|only|just|(?:(?:in|a|the)\s+)?total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+", re.IGNORECASE
+    r"=\s*(?=\S)|(?:exactly|only|just|(?:(?:in|a|the)\s+)?total(?:\s+of|\s+number\s+of|:|,)?|altogether)[,:]?\s+",
+    re.IGNORECASE,
 )
 _NUMBER_OF = re.compile(
     r"(?:total\s+)?(?:number|count)\s+of\s+((?:[^\W\d_][\w'-]{0,30}\s{1,2}){0,5}[^\W\d_][\w'-]{0,30})\s?[:=]\s{0,4}",

@@ -13,19 +13,25 @@ from gpg_vl.verifiers.unwrap import normalise_glyphs
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _OWN_LETTER = re.compile(r"\s{0,8}(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[.):、])\s{0,8}(?=\S)")
+_BOLD_LETTER = re.compile(r"\*\*([(\[]?[A-Za-z][)\]]?[.:)、]?)\*\*(?=[\s.:)、])")
 _SENTENCE_END = re.compile(r"(\w*)[.?!]\s{1,8}(?=[A-Z])")
 _LAST_WORD = re.compile(r"[,;、]?\s{0,4}\b(?:or|and)$|[或和,;、]$")
 # One letter with its mark, by layout: in brackets, with a mark at the start of a line, with a mark anywhere, bare.
 _LAYOUTS = (
     re.compile(r"(?<!\w)[(\[]\s?([A-Z])\s?[)\][]\s{0,8}[.:]?\s{0,8}"),
     re.compile(r"(?<!\w)[(\[]\s?([a-z])\s?[)\]]\s{0,8}[.:]?\s{0,8}"),
-    re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([A-Z])[.):、][ \t]{0,8}(?=\S)"),
+    re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([A-Z])(?:[.):、]| -[ \t])[ \t]{0,8}(?=\S)"),
     re.compile(r"(?<!\w)\*\*[(\[]?([A-Z])[)\]]?[.):、]?\*\*[.):、]?\s{0,8}(?=\S)"),
     re.compile(r"(?<![\w<{])[<{]([A-Z])[>}]\s{0,8}(?=[^\s<{])"),
     re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([a-z])[.)、][ \t]{0,8}(?=\S)"),
-    re.compile(r"(?<![^\s)°])([A-Z])[.):、]\s{0,8}"),
+    re.compile(r"(?<![^\s)°?:。])([A-Z])[.):、]\s{0,8}"),
     re.compile(r"(?:^|(?<=\n))[ \t]{0,8}([A-Z])[ \t]{1,8}(?=\S)"),
 )
+
+
+def without_bold_letter(text: str) -> str:
+    """``**B.** right`` as ``B. right``."""
+    return _BOLD_LETTER.sub(r"\1", text, count=1) if text.startswith("**") else text
 
 
 @functools.lru_cache(maxsize=2048)

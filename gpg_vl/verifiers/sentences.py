@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from gpg_vl.verifiers.unwrap import unwrap
+from gpg_vl.verifiers.unwrap import normalise_glyphs, without_wrappers
 
 MAX_LEADS = 3
 
@@ -69,13 +69,12 @@ _LEAD_WORDS_TEXT = """
 is are was were be has have equal equals measures shows depicts see count get found choose pick select go say so thus
 hence therefore then finally well ok okay in
 """
-_LEAD_WORDS = frozenset(_LEAD_WORDS_TEXT.split())
-_SIGN_OF_LEAD = re.compile(rf"[:=\u4e00-\u9fff]|'s|'re|\b(?:{'|'.join(_LEAD_WORDS_TEXT.split())})\b", re.IGNORECASE)
-"""Every beginning contains one of these; without any, the other patterns are not tried."""
-_BARE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,80}[A-Za-z0-9])?")
-_CONDITION = re.compile(
-    r"^(?:when|where|since|because|assuming|suppose|given|let|for)\b|当|设|若|如果|已知|令|因为", re.IGNORECASE
-)
+LEAD_WORDS = frozenset(_LEAD_WORDS_TEXT.split())
+"""Every beginning contains one of these or a sign; without any, the other patterns are not tried."""
+_SIGN_OF_LEAD = re.compile(r"[:=\u4e00-\u9fff]|'s|'re")
+BARE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _-]{0,80}[A-Za-z0-9])?")
+_CONDITION = re.compile(r"(?:when|where|since|because|assuming|suppose|given|let|for)\b", re.IGNORECASE)
+_CHINESE_CONDITION = re.compile("当|设|若|如果|已知|令|因为")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -88,24 +87,25 @@ def readings(answer: str, values: Collection[str] = ()) -> Iterator[str]:
     >>> list(readings("The answer is **30°**.")), list(readings("The answer is not 30"))
     (['The answer is **30°**', '30°'], ['The answer is not 30', 'not 30'])
     """
-    text = unwrap(answer)
+    text = without_wrappers(normalise_glyphs(answer))
     yield text
     for _ in range(MAX_LEADS):
         rest = drop_lead(text, values)
         if rest is None:
             return
-        text = unwrap(rest)
+        text = without_wrappers(rest)
         yield text
 
 
 def is_bare(text: str) -> bool:
     """Whether the text is its own and only reading, told at once for plain words without a sentence around them."""
-    return _BARE.fullmatch(text) is not None and _LEAD_WORDS.isdisjoint(text.casefold().replace("-", " ").split())
+    return BARE.fullmatch(text) is not None and LEAD_WORDS.isdisjoint(text.casefold().replace("-", " ").split())
 
 
 def drop_lead(text: str, values: Collection[str] = ()) -> str | None:
     """What follows a label or the beginning of a sentence; None if there is no such beginning or nothing follows."""
-    if _SIGN_OF_LEAD.search(text) is None:
+    lower = text.lower()
+    if LEAD_WORDS.isdisjoint(_WORD.findall(lower)) and _SIGN_OF_LEAD.search(lower) is None:
         return None
     match = _LABEL.match(text) or _IT_IS.match(text) or _I_CHOOSE.match(text)
     if match is None:
@@ -125,9 +125,11 @@ def _names_one(words: str, values: Collection[str]) -> bool:
 
 def is_in_doubt(words: str) -> bool:
     """Whether some word withdraws a value or adds another: not, or, maybe."""
-    return any(word.lower() in _DOUBTS for word in _WORD.findall(words))
+    return not _DOUBTS.isdisjoint(_WORD.findall(words.lower()))
 
 
 def changes_value(words: str) -> bool:
     """Whether some word changes the value that the sentence ends in, or is a value itself."""
-    return any(word.lower() in CHANGES for word in _WORD.findall(words)) or _CONDITION.search(words) is not None
+    if not CHANGES.isdisjoint(_WORD.findall(words.lower())) or _CONDITION.match(words) is not None:
+        return True
+    return not words.isascii() and _CHINESE_CONDITION.search(words) is not None

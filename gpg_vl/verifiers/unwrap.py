@@ -75,7 +75,12 @@ def unwrap(text: str) -> str:
     >>> unwrap(r"$\boxed{30^\circ}$."), unwrap("**Right**."), unwrap('"a" or "b"')
     ('30^\\circ', 'Right', '"a" or "b"')
     """
-    text = normalise_glyphs(text).strip()
+    return without_wrappers(normalise_glyphs(text))
+
+
+def without_wrappers(text: str) -> str:
+    """As ``unwrap``, of text with one spelling for each glyph."""
+    text = text.strip()
     for _ in range(MAX_WRAPPERS):
         bare = drop_final_mark(text)
         inner = _unwrap_once(bare)

@@ -1,8 +1,11 @@
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpg_vl.tasks.choice import is_same_choice
+from gpg_vl.verifiers import choices
 from gpg_vl.verifiers.choices import Chosen, read_choice, read_gold
 
 SIDES = ["left", "right"]
@@ -163,6 +166,18 @@ def test_a_question_mark_belongs_to_the_option_that_ends_a_question() -> None:
     assert index_of("above it?", options) is None
 
 
+def test_a_bold_letter_before_its_text() -> None:
+    for answer in ("**B**. right", "**B.** right", "**(B)** right", "**B** right"):
+        assert index_of(answer, SIDES) == 1
+    assert index_of("**A**. right", SIDES) is None
+
+
+def test_a_separator_of_thousands_in_an_option() -> None:
+    options = ["100", "1,000", "10,000"]
+    assert index_of("1000", options) == index_of("1,000", options) == 1
+    assert index_of("1.000", options) is index_of("10", options) is None
+
+
 def test_braces_and_a_short_yes() -> None:
     assert index_of("{B}", SIDES) == 1
     assert index_of("Yes, it is.", ["Yes", "No"]) == index_of("yes, they are", ["Yes", "No"]) == 0
@@ -178,3 +193,36 @@ def test_without_options_an_article_tells_nothing() -> None:
     assert read_choice("the right", []) == read_choice("Right.", [])
     assert read_choice("right?", []) != read_choice("right", [])
     assert is_same_choice(read_choice("B. right", []) or "", read_gold("B. right", []))
+
+
+OPTIONS = [
+    "left",
+    "Right.",
+    "B",
+    "(a)",
+    "the c",
+    "a",
+    "30°",
+    "45",
+    "$6$",
+    "two words",
+    "b, c",
+    "option B",
+    "St. John",
+    "",
+]
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.sampled_from(OPTIONS) | st.text("ABab(). 1", max_size=4), min_size=1, max_size=5),
+    st.text("ABab(). ", max_size=4),
+)
+def test_a_letter_and_an_options_text_are_read_sooner_as_the_same(options: list[str], other: str) -> None:
+    """Mutations that must fail: letters count where an option is one, texts that two options share, texts in marks."""
+    table = choices._tabulate(tuple(options))
+    plain = choices._plain_answers(table)
+    letters = [form.format(letter) for letter in "ABCDEFabcdef" for form in ("{}", "({})", "{}.")]
+    for answer in [*letters, *options, other]:
+        assert plain.get(answer) in (None, choices._read_among(table, answer))
+    assert {"A", "b", "(B)"} <= choices._plain_answers(choices._tabulate(("left", "right"))).keys()

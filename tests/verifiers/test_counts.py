@@ -67,6 +67,7 @@ COUNTS = {
             "4 (2 red, 2 blue)",
             "4 (2 + 2 = 4)",
             "4 (1 red, 3 blue, 4 in total)",
+            "= 4",
             "2+2=4",
             "2 + 2 = 4",
             "2 red and 2 blue, 4 in total",

@@ -41,6 +41,9 @@ from tests.support.messages import naming
         ("Where? **A** left\n**B** right", ("left", "right")),
         ("Where? <A> left <B> right", ("left", "right")),
         ("Where? {A} left\n{B} right", ("left", "right")),
+        ("Where?\nA - left\nB - right", ("left", "right")),
+        ("在哪里？A. 左 B. 右", ("左", "右")),
+        ("已知点A、点B、点C在圆上", ()),
         (" ".join(f"({letter}) o{letter}" for letter in LETTERS), tuple(f"o{letter}" for letter in LETTERS)),
     ],
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd, lcm
+from math import gcd, lcm, prod
 
 MAX_BITS = 320  # of a numerator or denominator
 MAX_TERMS = 32
@@ -92,6 +92,9 @@ def negate(value: Exact) -> Exact:
 
 
 def multiply(left: Exact, right: Exact) -> Exact:
+    if len(left.terms) == len(right.terms) == 1:
+        (powers, factor), (other_powers, other_factor) = left.terms[0], right.terms[0]
+        return _product(powers, other_powers, factor * other_factor)
     require(len(left.terms) * len(right.terms) <= 4 * MAX_TERMS)
     simple, rest = [], ZERO
     for powers, factor in left.terms:
@@ -107,7 +110,7 @@ def multiply(left: Exact, right: Exact) -> Exact:
 def _collect(terms: Iterable[tuple[tuple[Power, ...], Fraction]]) -> Exact:
     total: dict[tuple[Power, ...], Fraction] = {}
     for powers, factor in terms:
-        total[powers] = total.get(powers, Fraction(0)) + factor
+        total[powers] = total[powers] + factor if powers in total else factor
     kept = [(powers, _bounded(factor)) for powers, factor in total.items() if factor]
     require(len(kept) <= MAX_TERMS)
     return Exact(tuple(sorted(kept, key=_term_order) if len(kept) > 1 else kept))
@@ -132,10 +135,17 @@ def _product(left: tuple[Power, ...], right: tuple[Power, ...], factor: Fraction
     """A term times a term: whole powers of primes go to the factor, those of nested sums are multiplied out."""
     if not left or not right:
         return Exact(((left or right, _bounded(factor)),))
+    if all(power is HALF and isinstance(base, int) for base, power in (*left, *right)):
+        return _product_of_roots({base for base, _ in left}, {base for base, _ in right}, factor)
     merged = dict(left)
     for base, power in right:
-        merged[base] = merged.get(base, Fraction(0)) + power
+        merged[base] = merged[base] + power if base in merged else power
     return one_term(merged, factor)
+
+
+def _product_of_roots(left: set, right: set, factor: Fraction) -> Exact:
+    """Of square roots of primes, as ``one_term`` gives it too: a prime that stands in both goes to the factor."""
+    return Exact(((tuple([(prime, HALF) for prime in sorted(left ^ right)]), _bounded(factor * prod(left & right))),))
 
 
 def one_term(powers: dict[int | str | Exact, Fraction], factor: Fraction) -> Exact:

@@ -7,6 +7,7 @@ number needs a proper fraction after a whole number.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,16 +103,16 @@ class _Parser:
         whole = degrees.fraction
         shares = []
         if whole is not None and self._accept_degree():
-            for marks in _MINUTES, _SECONDS:
+            for marks, size in (_MINUTES, 60), (_SECONDS, 3600):
                 token, sign = self._peek(), self._peek(1).text.lower()
-                if token.kind == "number" and token.value is not None and sign in marks:
-                    shares.append(token.value)
+                if token.kind == "number" and token.value is not None and token.value < 60 and sign in marks:
+                    shares.append(token.value / size)
                     self.index += 2
-        if not shares or self.index < len(self.tokens) or not all(0 <= share < 60 for share in shares):
+        if not shares or self.index < len(self.tokens):
             self.index = start
             return None
         assert whole is not None
-        return rational(whole + sum((share / 60 ** (n + 1) for n, share in enumerate(shares)), Fraction(0)))
+        return rational(whole + sum(shares))
 
     def _sum(self) -> Exact:
         self.depth += 1
@@ -280,8 +281,10 @@ class _Parser:
         if name in FUNCTIONS:
             return self._function(name)
         bare = word.removeprefix("\\")
-        require(bare in _GREEK or _SYMBOL.fullmatch(bare))
-        return symbol(_GREEK.get(bare, bare))
+        if PRODUCT.fullmatch(bare) and _ARITHMETIC.search(self.text):
+            return functools.reduce(exact.multiply, map(symbol, bare))
+        require(bare in GREEK or _SYMBOL.fullmatch(bare))
+        return symbol(GREEK.get(bare, bare))
 
     def _function(self, name: str) -> Exact:
         """A sine, cosine or tangent of an angle in degrees, or of a multiple of pi."""
@@ -319,8 +322,11 @@ def _proper(above: Fraction | None, below: Fraction | None) -> Fraction:
 
 
 _SYMBOL = re.compile(r"[A-Za-zα-ωΑ-Ω]")
+PRODUCT = re.compile("[a-d]{2,3}|[x-z]{2,3}|[abr]h|mn|pq")
+"""Letters that are variables side by side where something is computed; any other letters are a word."""
+_ARITHMETIC = re.compile(r"[0-9+*/^√\\]")
 _GREEK_TEXT = "alpha beta gamma delta theta lambda mu phi omega rho sigma tau"
-_GREEK = dict(
+GREEK = dict(
     zip(
         _GREEK_TEXT.split(),
         "αβγδθλμφωρστ",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 
 from gpg_vl.verifiers.maths.decimals import to_decimal
 from gpg_vl.verifiers.maths.exact import (
@@ -47,9 +47,18 @@ def root(value: Exact, degree: int) -> Exact:
     """The real root; an odd one of a negative fraction too."""
     require(2 <= degree <= MAX_DEGREE)
     fraction = value.fraction
+    if fraction is not None and fraction.denominator == 1 and fraction > 0 and degree == 2:
+        return _root_of_whole(fraction.numerator)
     if fraction is not None and fraction < 0 and degree % 2:
         return negate(root(negate(value), degree))
     return raise_to(value, Fraction(1, degree))
+
+
+def _root_of_whole(number: int) -> Exact:
+    """The square root of a whole number above 0, as ``raise_to`` gives it too: most roots are of one."""
+    factors = _factors(number)
+    outside = prod([prime ** (power // 2) for prime, power in factors])
+    return Exact(((tuple([(prime, HALF) for prime, power in factors if power % 2]), Fraction(outside)),))
 
 
 def _root_of_sum(value: Exact, degree: int) -> Exact:

@@ -158,22 +158,21 @@ def _lengths() -> dict[str, Unit]:
     return units
 
 
-def _speeds(lengths: dict[str, Unit]) -> dict[str, Unit]:
+def _speeds() -> dict[str, Unit]:
     named = {"mph": 63360 * _INCH / 3600, "kmh": Fraction(10**6, 3600), "kph": Fraction(10**6, 3600)}
     named |= {"knot": Fraction(1_852_000, 3600), "节": Fraction(1_852_000, 3600)}
     units = _sized("speed", named)
-    for length, unit in lengths.items():
-        for time, size in _TIMES.items():
-            if unit.kind == "length" and unit.size is not None and size:
-                for link in ("/", "per", "每"):
-                    units[f"{length}{link}{time}"] = Unit("speed", divide(unit.size, rational(Fraction(size))))
-                    units[f"{length}s{link}{time}"] = units[f"{length}{link}{time}"]
+    for length, way in _LENGTHS.items():
+        for time, duration in _TIMES.items():
+            if duration:
+                speed = Unit("speed", rational(Fraction(way) / duration))
+                units |= {f"{name}{link}{time}": speed for name in (length, f"{length}s") for link in ("/", "per", "每")}
     return units
 
 
 def _all_units() -> dict[str, Unit]:
     lengths = _lengths()
-    units = {**lengths, **_speeds(lengths)}
+    units = {**lengths, **_speeds()}
     units |= {
         **_sized("time", _TIMES),
         **_sized("mass", _MASSES),

@@ -13,11 +13,14 @@ from fractions import Fraction
 from gpg_vl.verifiers.maths import exact
 from gpg_vl.verifiers.maths.decimals import Literal, is_rounded_from
 from gpg_vl.verifiers.maths.exact import PI, UnreadableError, divide, rational, require, symbols_of
-from gpg_vl.verifiers.maths.expressions import SYMBOLS_AFTER_NUMBERS, Number, read_expression
+from gpg_vl.verifiers.maths.expressions import GREEK, PRODUCT, SYMBOLS_AFTER_NUMBERS, Number, read_expression
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
+from gpg_vl.verifiers.maths.sines import FUNCTIONS
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
 from gpg_vl.verifiers.maths.units import DEGREE, agree, read_unit
 from gpg_vl.verifiers.maths.worded import read_worded
+from gpg_vl.verifiers.number_words import NUMBER_WORDS
+from gpg_vl.verifiers.options import without_bold_letter
 from gpg_vl.verifiers.sentences import changes_value, is_in_doubt, readings
 from gpg_vl.verifiers.unwrap import unwrap
 
@@ -54,12 +57,16 @@ _NAME = re.compile(
     r"|theta|phi|omega)(?![a-z])|[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
 )
 _POINT = re.compile(
-    r"(?:[A-Z]'?\s?(?:=\s?)?|\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?)(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
+    r"\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
+    r"|(?:(?:[Tt]he )?(?:[Pp]oint|vertex|cent(?:er|re)|midpoint) )?(?:[A-Z]'?\s?(?:=\s?)?)?(?=\()"
 )
 _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _NAMED = re.compile(r"(?:.*(?:\b(?:is|are|get|have)\s|[是为得]))?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
+_PROSE = re.compile(r"([A-Za-z]{2,})[A-Za-z0-9 '.-]*")
+FIRST_WORDS = NUMBER_WORDS | FUNCTIONS | GREEK.keys() | {"an", "minus", "negative", "pi", "sqrt", "frac", "infinity"}
+_ENDS_OF_SYMBOLS = ("root", "cube", "square", "the")
 _ABOUT = re.compile(r"\\approx|≈|≒|≅")
 
 
@@ -130,7 +137,7 @@ def _read_letter(text: str) -> Letter | None:
     if last is not None and any(map(str.isdigit, last[1])):
         content = _read_numbers(unwrap(last[1]))
         return Letter(last[2], content) if content is not None else None
-    match = _LETTERED.fullmatch(text)
+    match = _LETTERED.fullmatch(without_bold_letter(text))
     if match is None:
         return None
     text_of_choice = unwrap(match[4])
@@ -147,6 +154,22 @@ def _plain_text(text: str) -> Value | None:
 
 
 def _read_numbers(text: str) -> Number | Items | TwoReadings | None:
+    return None if _is_prose(text) else _read_in_full(text)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text begins with a word that no number begins with: most are told at once, ``_read_in_full`` tells all.
+
+    An expression begins with a number, a sign, a symbol or a function; a number in words with one of them. What ends in
+    ``root`` may be a root without a space before it.
+    """
+    match = _PROSE.fullmatch(text)
+    word = match[1].lower() if match is not None else ""
+    may_begin = word in FIRST_WORDS or word.endswith(_ENDS_OF_SYMBOLS) or PRODUCT.fullmatch(word) is not None
+    return bool(word) and not may_begin
+
+
+def _read_in_full(text: str) -> Number | Items | TwoReadings | None:
     if text.endswith(")"):
         said_again = _said_again(text)
         if said_again is not None:
@@ -259,7 +282,7 @@ def _equation(text: str) -> Number:
     if not names and len(sides) == 1 and not sides[0].strip():
         sides.pop()
     numbers = [_ratio_or_number(side.strip()) for side in (*sides, last)]
-    require(all(same_number(number, numbers[-1]) for number in numbers))
+    require(all(same_number(number, numbers[-1]) for number in numbers[:-1]))
     found = numbers[-1] if numbers[-1].unit.kind else numbers[0]
     if roundings:
         found = _with_rounding(found, roundings[0].strip())

@@ -16,6 +16,7 @@ import pytest
 
 from gpg_vl.records import Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
+from gpg_vl.rewards.pool.process_trees import children, seconds_in_queue
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
 
@@ -321,7 +322,10 @@ def test_no_orphans_when_the_run_is_killed() -> None:
 
 
 def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
-    """Measured from nothing, the interpreter's own start included; a good second is allowed for a busy machine."""
+    """Measured from nothing, the interpreter's own start included, without what its processes waited for a processor:
+    other work on the machine does not count, and what the pool itself waits for does. Mutations that must fail: the
+    supervisor imports torch; it sleeps for a second.
+    """
     check = "import sys, gpg_vl.rewards.pool.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     seconds = []
@@ -329,8 +333,11 @@ def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
         with ScoringPool(5.0, 512, 2) as pool:
             start = time.monotonic()
             pool.run([job("right", task="counting")])
-            seconds.append(time.monotonic() - start)
-    assert min(seconds) < 1.0
+            passed = time.monotonic() - start
+            assert pool.process is not None
+            pids = [pool.process.pid, *children(pool.process.pid)]
+            seconds.append(passed - sum(map(seconds_in_queue, pids)))
+    assert min(seconds) < 1.0, seconds
 
 
 def test_throughput() -> None:

@@ -159,3 +159,16 @@ def test_finite_decimals() -> None:
     assert is_finite_decimal(rational(Fraction(3, 40)))
     assert not is_finite_decimal(rational(Fraction(1, 3)))
     assert not is_finite_decimal(symbol("π"))
+
+
+@given(st.integers(1, 10**7))
+def test_the_root_of_a_whole_number_is_the_power_one_half(number: int) -> None:
+    """Mutation that must fail: the prime of an even power stays below the root."""
+    assert root(rational(number), 2) == raise_to(rational(number), Fraction(1, 2))
+
+
+@given(st.sets(st.sampled_from([2, 3, 5, 7, 11])), st.sets(st.sampled_from([2, 3, 5, 7, 11])), st.fractions())
+def test_roots_of_primes_are_multiplied_as_any_powers(left: set[int], right: set[int], factor: Fraction) -> None:
+    """Mutation that must fail: a prime that stands in both is dropped."""
+    powers = {prime: Fraction(1, 2) * (prime in left) + Fraction(1, 2) * (prime in right) for prime in left | right}
+    assert exact._product_of_roots(left, right, factor) == exact.one_term(powers, factor)

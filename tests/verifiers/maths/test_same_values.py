@@ -162,6 +162,10 @@ ALIKE = {
         r"\boxed{\text{B}}",
     ],
     "1:2:3": ["2:4:6", "1 : 2 : 3"],
+    "12°0'15\"": ["12°15\"", "12.0041\\overline{6}°"],
+    r"\frac{1}{2}ab": ["ab/2", "0.5ab", r"\frac{ab}{2}", "ba/2", "a·b/2"],
+    "(3, -2)": ["the point (3, -2)", "The point P(3, -2)", "vertex (3, -2)", "P = (3, -2)"],
+    "C": ["**C.** 30°", "**C**. 30°"],
 }
 PAIRS = [(answer, gold) for gold, answers in ALIKE.items() for answer in answers]
 
@@ -259,6 +263,8 @@ UNLIKE = {
     "B": ["A", "A, B", "B, C", "not B", "A. 30° B. 40°", "8", "BB", "B or C", "AB", "A. 30°", "B B"],
     "A": ["a lot", "an A", "A B C D"],
     "sin 40°": ["sin 40", "cos 40°", "40"],
+    "12°15'": ['12°15"', "12.15°"],
+    r"\frac{1}{2}ab": ["ab", "2ab", "abc/2", "ac/2"],
 }
 DIFFERENT = [(answer, gold) for gold, answers in UNLIKE.items() for answer in answers]
 

@@ -3,7 +3,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers.maths import values
@@ -140,3 +140,32 @@ def test_the_quick_way_reads_what_the_grammar_reads(whole: int, places: str, uni
     if found is not None:
         assert found == values._read_sentence(f"{whole}{places}{unit}")
     assert values._read_quantity("30 cm") == values._read_sentence("30 cm") == read_value("30 cm")
+
+
+FIRST_WORDS = [
+    *sorted(values.FIRST_WORDS),
+    *["a", "half", "the cube root of", "xroot of", "xcube root of", "beet", "the"],
+]
+LAST_WORDS = [
+    "",
+    " x",
+    " 3",
+    " degrees",
+    " thirds",
+    " and a half",
+    " of y",
+    "-one",
+    " percent",
+    " squared",
+    " root of x",
+]
+
+
+@given(st.sampled_from(FIRST_WORDS), st.sampled_from(LAST_WORDS))
+@example("thirty", "")
+@example("xroot of", " x")
+def test_what_is_told_to_be_prose_is_no_number(first: str, last: str) -> None:
+    """Mutations that must fail: a number's word, minus, alpha or sqrt counts as prose, or what ends in root."""
+    text = first + last
+    assert not values._is_prose(text) or values._read_in_full(text) is None
+    assert values._is_prose("left of the table") and values._is_prose("Boeing 737-800")
