@@ -102,7 +102,9 @@ def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers
     wrong = sorted(set(plain) ^ set(expected)) or [n for n in plain if plain[n].shape != expected[n].shape]
     if wrong:
         raise ValueError(f"model.path: the adapter in {folder} does not fit its model; the first weight is {wrong[0]}")
-    peft.set_peft_model_state_dict(model, plain)
+    with torch.no_grad():  # peft's own function renames what transformers has renamed, and may then set nothing
+        for name, weight in expected.items():
+            weight.copy_(plain[name])
 
 
 def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
