@@ -32,12 +32,12 @@ def write_report(folders: Sequence[Path], evaluations: Sequence[Path], out: Path
     """Writes the page; returns its path: ``out``, or ``report.html`` in the first run's folder.
 
     Raises:
-        ValueError: a folder holds no run, or ``out`` cannot be written
+        ValueError: a folder holds no run, or ``out`` is no HTML file
     """
-    page = make_page(folders, evaluations)
     path = out or folders[0] / PAGE
-    if path.is_dir():
-        raise ValueError(f"--out: {path} is a folder; give the name of a file")
+    if path.suffix != ".html" or path.is_dir():  # nothing else in a run's folder is replaced
+        raise ValueError(f"--out: {path} is not the name of an HTML file; write one, as report.html")
+    page = make_page(folders, evaluations)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, page)
     return path

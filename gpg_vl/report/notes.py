@@ -40,7 +40,7 @@ def _notes_on_completions(run: RunData) -> Iterator[str]:
     if cut > _MOST:
         yield f"{cut:.0%} of the last completions were cut off: raise rollout.max_new_tokens."
     if unreadable > _MOST:
-        yield f"{unreadable:.0%} of the last completions have no readable answer: see prompt.template, prompt.answer_in."
+        yield f"{unreadable:.0%} of the last completions have no readable answer: see prompt.template."
 
 
 def _notes_on_groups(run: RunData) -> Iterator[str]:

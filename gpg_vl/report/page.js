@@ -73,7 +73,7 @@
   function ticks(low, high, count) {
     const raw = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= raw);
+    const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((each) => each >= raw);
     const found = [];
     for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Math.abs(value) < step * 1e-9 ? 0 : value);
     return found;
@@ -210,6 +210,7 @@
       if (!uri) return make("p", { class: "hint" }, `image ${n + 1} is not in the record`);
       const frame = make("div", { class: "frame" }, make("img", { src: uri, alt: `image ${n + 1} of ${group.images.length}, ${image.width} by ${image.height} pixels` }));
       const scale = Math.min(360 / image.width, 360 / image.height);
+      if (scale > 2) frame.classList.add("enlarged");
       frame.style.width = `${image.width * scale}px`;
       frame.style.height = `${image.height * scale}px`;
       if (n === 0) frame.append(draw("svg", { viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
@@ -250,11 +251,12 @@
     open(matching.indexOf(group));
   }
   function detail(group) {
-    return [make("h3", {}, `${group.task} · sample ${group.id} · step ${group.step}`), overSteps(group), pictures(group),
-      make("pre", {}, group.question || group.prompt),
-      make("p", {}, "gold: ", make("strong", { class: "good" }, group.answer),
-        group.boxes.length ? make("span", { class: "dim" }, "  (gold boxes are solid green, answers dashed)") : null),
-      make("details", {}, make("summary", {}, "prompt as the model read it"), make("pre", {}, group.prompt)),
+    const words = make("div", { class: "words" }, make("pre", {}, group.question || group.prompt),
+      make("p", {}, "gold: ", make("strong", { class: "good" }, group.answer)),
+      group.boxes.length ? make("p", { class: "dim" }, "Gold boxes are solid green, those of answers dashed. Point at an answer to find its own.") : null,
+      make("details", {}, make("summary", {}, "prompt as the model read it"), make("pre", {}, group.prompt)));
+    return [make("h3", {}, `${group.task} · sample ${group.id} · step ${group.step}`), overSteps(group),
+      make("div", { class: "asked" }, pictures(group), words),
       make("div", { class: "answers" }, ...group.completions.map(answerCard))].filter((each) => each !== null);
   }
 

@@ -21,7 +21,7 @@ from gpg_vl.report.notes import make_notes
 from gpg_vl.report.run_data import RunData
 
 _UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufff9-\uffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufff9-\uffff]"
 )
 MAX_TEXT = 20_000
 """Characters of one text on the page; of a longer one, its beginning and its end."""

@@ -41,5 +41,6 @@ def make_server(render: Callable[[], str], port: int) -> ThreadingHTTPServer:
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
-    except OSError as error:
-        raise ValueError(f"--port {port} cannot be used ({error.strerror}); give another") from error
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is above 65535"
+        raise ValueError(f"--port {port} cannot be used ({reason}); give another") from error

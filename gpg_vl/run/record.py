@@ -26,7 +26,7 @@ from gpg_vl.files import unfinished
 from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.records import Box, CollectedGroups, Completion, Prompt, Reward, ScoredGroup, completion_text
-from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.claim import check_claim
 from gpg_vl.screen import say
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import parse_detections
@@ -111,23 +111,21 @@ class Record:
                 steps.pop(step).unlink()
 
     def is_due(self, step: int) -> bool:
-        return self._config.every > 0 and (step == 1 or step % self._config.every == 0)
+        return self._every > 0 and (step == 1 or step % self._every == 0)
 
     def write(self, step: int, collected: CollectedGroups) -> None:
         """The groups of a step that is due. All ranks together; pictures are written by the rank that has them."""
         trained = {id(group) for group in collected.trained}
         mine = [self._row(step, group, id(group) in trained) for group in [*collected.groups, *collected.dropped]]
         rows = gather_object(mine)
-        if not self._is_main or (step != 1 and step % self._every):
-            return
-        check_claim(self._folder.parent)
-        try:
-            _write_rows(rows, self._folder / f"{step:06d}.parquet")
-            self._bound_size()
-        except LostFolder:
-            raise
-        except OSError as error:
-            self._say_lack(error)
+        if self._is_main:
+            check_claim(self._folder.parent)
+            try:
+                _write_rows(rows, self._folder / f"{step:06d}.parquet")
+                self._bound_size()
+            except OSError as error:
+                self._say_lack(error)
+        self._every = max(gather_object([self._every]))
 
     def _row(self, step: int, group: ScoredGroup, is_trained: bool) -> dict[str, Any]:
         prompt = group.prompt
