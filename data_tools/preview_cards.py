@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from data_tools.faults import find_answer_fault
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.data.images import open_image, original_size
+from gpg_vl.data.thumbnails import make_thumbnail
 from gpg_vl.own_code import describe_error
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks import load_task
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MAX_SIDE = 720  # pixels of a picture on the page
 ENLARGED_SIDE = 340  # smaller pictures are enlarged to this longer side
 MAX_HEIGHT = 520
-MAX_LOSSLESS_PIXELS = 100_000  # drawings stay sharp; photos become JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +138,7 @@ def _gold_boxes(sample: Sample) -> tuple[Box, ...]:
 
 
 def _show(number: int, image: Image.Image, boxes: tuple[Box, ...]) -> Shown:
-    small = image.copy()
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    is_drawing = small.width * small.height <= MAX_LOSSLESS_PIXELS
-    stream = BytesIO()
-    small.save(stream, "PNG" if is_drawing else "JPEG", quality=85)
-    uri = f"data:image/{'png' if is_drawing else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    kind, content = make_thumbnail(image, MAX_SIDE)
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     width, height = original_size(image)  # what boxes are in
     return Shown(uri, width, height, f"image {number}: {width} x {height}", boxes)

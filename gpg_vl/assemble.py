@@ -44,6 +44,7 @@ from gpg_vl.run.claim import check_claim
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress
 from gpg_vl.run.random_state import seed_everything
+from gpg_vl.run.record import Record
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import read_rollout
@@ -70,6 +71,7 @@ class Stages:
     rollout: Rollout | None  # which the run stopped in the middle of
     progress: Progress
     log: RunLog
+    record: Record
 
 
 def assemble(
@@ -207,8 +209,9 @@ def _build_stages(
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
     return Stages(
-        adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, learned.gold, rollout, progress, log
-    )
+        adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, learned.gold, rollout, progress, log,
+        Record(recipe, parts.objective, progress.step, parts.accelerator.is_main_process),
+    )  # fmt: skip
 
 
 def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:

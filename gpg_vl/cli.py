@@ -254,6 +254,36 @@ def _prefer(words: list[str]) -> None:
     tell(f"{info['labels']} labels{measured}: {options.out}")
 
 
+def _report(words: list[str]) -> None:
+    parser = _make_parser("report")
+    parser.add_argument("run", nargs="+", help="output folder of a run; several are compared")
+    parser.add_argument("--out", help="the page to write (default: report.html in the first run's folder)")
+    parser.add_argument(
+        "--eval", nargs="+", default=[], metavar="FOLDER", help="evaluations to show, besides those in the run's folder"
+    )
+    parser.add_argument("--png", metavar="FOLDER", help="also write each chart as a PNG file")
+    parser.add_argument(
+        "--serve", action="store_true", help="show the page on this machine, made anew while a run goes on"
+    )
+    parser.add_argument("--port", type=int, default=8321, help="of --serve (default 8321)")
+    options = parser.parse_args(words)
+    from gpg_vl.commands.report import make_page, write_pngs, write_report
+
+    runs, evaluations = [Path(run) for run in options.run], [Path(folder) for folder in options.eval]
+    if options.png:
+        for path in write_pngs(runs, Path(options.png)):
+            tell(f"wrote {path}")
+    if not options.serve:
+        tell(f"wrote {write_report(runs, evaluations, Path(options.out) if options.out else None)}")
+        return
+    from gpg_vl.report.serve import HOST, make_server
+
+    make_page(runs, evaluations)  # what is wrong is said before anything is served
+    server = make_server(lambda: make_page(runs, evaluations), options.port)
+    say(f"http://{HOST}:{server.server_port}/  (Ctrl-C ends it)")
+    server.serve_forever()
+
+
 def _doctor(words: list[str]) -> None:
     parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
@@ -289,6 +319,7 @@ COMMANDS = {
     "score": Command("Scores completions you already have; prints one JSON object.", _score),
     "ask": Command("Asks a model one question about images.", _ask),
     "prefer": Command("Learns a reward part from pairs of answers; experimental.", _prefer),
+    "report": Command("Shows runs as a page: curves, pictures, answers, rewards.", _report),
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
     "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
     "new-task": Command("Writes an example task and its test to the current folder.", _new_task),

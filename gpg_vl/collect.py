@@ -64,8 +64,13 @@ class Collector:
         self._accelerator = accelerator
         self._parts = parts
 
-    def collect(self, step: int, without_tasks: Collection[str] = ()) -> CollectedGroups:
-        """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws."""
+    def collect(self, step: int, without_tasks: Collection[str] = (), keep_log_probs: bool = False) -> CollectedGroups:
+        """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws.
+
+        Args:
+            without_tasks: tasks that are not drawn
+            keep_log_probs: keep those under the policy that samples
+        """
         config, num_wanted = self._objective.config, self._recipe.rollout.prompts_per_step
         groups: list[ScoredGroup] = []
         numbers: list[int] = []
@@ -76,7 +81,7 @@ class Collector:
             start = time.perf_counter()
             prompts, seeds, places = self._draw(step, draw, without_tasks)
             with self._engine.sync_weights():
-                rolled = run_together(partial(self._roll_out, prompts, seeds))
+                rolled = run_together(partial(self._roll_out, prompts, seeds, keep_log_probs))
             generated = time.perf_counter()
             scored = self._score(rolled)
             self._refuse_failed_draw(scored)
@@ -136,13 +141,13 @@ class Collector:
                 say(f"left out from now on: {error}")
         return built
 
-    def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed]) -> list[RolloutGroup]:
+    def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed], keep_log_probs: bool) -> list[RolloutGroup]:
         if self._objective.imitates_gold:
             written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         rollout = self._recipe.rollout
         sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
-        return self._engine.generate(prompts, rollout.group_size, sampling, seeds)
+        return self._engine.generate(prompts, rollout.group_size, sampling, seeds, keep_log_probs)
 
     def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         """

@@ -438,6 +438,23 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class RecordConfig:
+    """The groups that a run keeps for ``gpg-vl report``: pictures, completions, boxes, rewards, advantages.
+
+    Args:
+        every: steps between two that are recorded, besides the first one; 0: none
+        max_megabytes: size of the record; beyond it, every second recorded step is given up
+    """
+
+    every: int = 10
+    max_megabytes: int = 200
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "run.record.every must not be negative")
+        _require(self.max_megabytes >= 1, "run.record.max_megabytes must be at least 1")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The run.
 
@@ -451,6 +468,7 @@ class RunConfig:
         seed: determines the prompts, the samples and the initial state of the run
         resume: auto: continue the run found in output_dir; never: refuse to touch it
         trackers: trackers to write to in addition to metrics.jsonl: tensorboard
+        record: the groups that are kept for the report
         stop_when: validation score per task; a task that reaches it leaves the mixture, and the run ends when all have
         cooldown_steps: number of final steps on all tasks, in which the learning rate falls to 0
     """
@@ -463,6 +481,7 @@ class RunConfig:
     seed: int = 42
     resume: Literal["auto", "never"] = "auto"
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    record: RecordConfig = field(default_factory=RecordConfig)
     stop_when: dict[str, float] = field(default_factory=dict)
     cooldown_steps: int = 0
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
-from gpg_vl.config import LoraConfig, Recipe
+from gpg_vl.config import LoraConfig, Recipe, RecordConfig
 from gpg_vl.own_code import absolute_spec
 from gpg_vl.recipe_words import SAME_VALUES, key_of, leaves
 
@@ -33,7 +33,7 @@ MAX_RECIPE_BYTES = 2**18
 
 _TYPES: dict[str, Any] = {
     f"{name}.{key}": hint
-    for name, section in [*_SECTIONS.items(), ("model.lora", LoraConfig)]
+    for name, section in [*_SECTIONS.items(), ("model.lora", LoraConfig), ("run.record", RecordConfig)]
     for key, hint in get_type_hints(section).items()
 } | {key: get_type_hints(Recipe)[key] for key in ("task", "tasks")}
 _LISTS = {key for key, hint in _TYPES.items() if get_origin(hint) is list}
@@ -54,6 +54,7 @@ _NESTED = (
     "run.stop_when",
     "model.lora",
     "rollout.refresh",
+    "run.record",
     "update.learning_rates",
     "update.schedule_options",
 )

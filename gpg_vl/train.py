@@ -124,6 +124,8 @@ class Loop:
             seconds = {"update": now - collected_at, "step": now - start}
             logged = None if collected is None else gather_collected(collected)
             run_together(partial(self._write_log, rollout, logged, stats, grad_norm, rate, seconds))
+            if collected is not None and self._stages.record.is_due(number):
+                self._stages.record.write(number, collected)
         self._report(logged)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
@@ -148,8 +150,8 @@ class Loop:
             self._report_skip()
 
     def _collect(self, step: int) -> CollectedGroups:
-        progress = self._progress
-        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done)
+        progress, is_recorded = self._progress, self._stages.record.is_due(step)
+        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
 
     def _write_log(
         self,

@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     draw_data(options.out / "data")
     train_model(options.out, options.seed)
+    words = ["report", options.out / "gpg", "--eval", options.out / "before-sampled", options.out / "after-sampled"]
+    run("gpg-vl", cli.main, words)
     summary = summarise(options.out, time.perf_counter() - start)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     show(summary, options.out)
@@ -166,7 +168,7 @@ def show(summary: dict[str, Any], out: Path) -> None:
 {row["n"]} images per task, not trained on. sampled: mean of {row["samples_per_image"]} answers at temperature 1,
 the number that GPG optimises, with its 95 % interval. greedy: the most likely answer.
 {summary["seconds"]:.0f} s in total. The run is {out}/gpg, the numbers are in {out}/summary.json.
-Curves: .venv/bin/tensorboard --logdir {out}
+What it learned, with pictures and answers: open {out}/gpg/report.html in a browser.
 Ask it about a new picture:
   .venv/bin/python -m data_tools.generate --task counting --num 3 --seed 9 --out {out}/new/rows.jsonl
   .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \\

@@ -85,13 +85,14 @@ train() {
         --run.output_dir "$folder" ${train_words[@]+"${train_words[@]}"}
 }
 
-# evaluate RECIPE BENCHMARK FOLDER WORDS...: $out/FOLDER/VARIANT/eval
+# evaluate RECIPE BENCHMARK FOLDER WORDS...: $out/FOLDER/VARIANT/eval, and report.html of the run
 evaluate() {
     local recipe=$1 benchmark=$2 folder=$out/$3$variant subject=()
     shift 3
     subject=(--model "$folder")
     [[ $variant != base ]] || subject=(--model "$model" --recipe "$home/scripts/recipes/$recipe.yaml")
     run "$PYTHON" -m "eval.$benchmark" "${subject[@]}" --out "$folder/eval" "$@" ${eval_words[@]+"${eval_words[@]}"}
+    [[ $variant == base ]] || run "$PYTHON" -m gpg_vl report "$folder"
 }
 
 # show_table BENCHMARK: every variant evaluated so far, next to the paper

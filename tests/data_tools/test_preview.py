@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +17,7 @@ from data_tools.published_files import write_lines
 from gpg_vl.data import images
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
+from tests.support.browsers import CONTRASTS, open_browser
 from tests.support.builders import png
 from tests.support.kit_rows import kit_row
 from tests.support.messages import lines_naming, naming
@@ -179,17 +178,7 @@ def test_mistakes_are_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e .[dev]")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as p:
-        try:
-            opened = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no browser ({str(error).splitlines()[0]}): playwright install chromium, or Debian's chromium")
-        yield opened
-        opened.close()
+browser = pytest.fixture(scope="module")(open_browser)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,27 +208,6 @@ def test_a_browser_shows_it(tmp_path: Path, browser: Any, width: int, scheme: st
     assert (box["x"] - picture["x"]) / picture["width"] == pytest.approx(10 / 60, abs=0.02)
     assert box["height"] / picture["height"] == pytest.approx(25 / 40, abs=0.05)
     page.close()
-
-
-CONTRASTS = """
-() => {
-  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  return [...document.querySelectorAll("h1, h2, h2 span, h3, p, pre, pre span, figcaption, summary")].map(element => {
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  });
-}
-"""
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "./sub/../rows.jsonl", "link.html", "page.png", "page", "page.jsonl"])
