@@ -90,7 +90,7 @@ def assemble(
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     path = recipe.model.path if checkpoint is None else str(checkpoint)
-    run_on_main(lambda: try_model(recipe, path, sources, scorer))
+    run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)

@@ -124,7 +124,7 @@ def check_rows(runs: Sequence[Run], held_out: Sequence[str]) -> None:
 
 
 def with_objective(base: Recipe, name: str, seed: int, folder: Path) -> Recipe:
-    """The recipe of one run, without what its objective has no use for: rollouts used again, a discriminator's weight."""
+    """The recipe of one run, without what its objective does not use: rollouts once more, a discriminator's weight."""
     objective = base.objective if name == base.objective.name else ObjectiveConfig(name=name)
     update, rollout, weights = base.update, base.rollout, dict(base.rewards.weights)
     if not build_objective(objective, 1).has_discriminator:

@@ -123,13 +123,19 @@ def test_intervals_are_student_s() -> None:
     assert comparison.estimate([0.5]).half_width is None
 
 
-def test_a_seed_that_the_first_objective_lacks_is_in_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = {("gpg", 0): 0.5, ("gvpo", 0): 0.6, ("gvpo", 1): 0.9}
-    monkeypatch.setattr(comparison, "read_scores", lambda run: {"mean": scores[run.objective, run.seed]})
+def finished_run(folder: Path, name: str, seed: int, score: float) -> comparison.Run:
+    run = comparison.Run(name, seed, folder / f"{name}-{seed}", compare.Recipe())
+    run.held_out.mkdir(parents=True)
+    run.results.write_text(json.dumps({"tasks": {"counting": {"value": score}}}))
     row = {"groups": 4, "trained_groups": 2, "draws": 1, "reward": 0.1, "seconds": {"step": 1.0}}
-    monkeypatch.setattr(comparison, "read_metrics", lambda folder: [row])
-    runs = [comparison.Run(name, seed, Path("none"), compare.Recipe()) for name, seed in scores]
-    found = comparison.summarise(runs[1:], runs[:1])
+    (run.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return run
+
+
+def test_a_seed_that_the_first_objective_lacks_is_in_no_difference(tmp_path: Path) -> None:
+    scores = [("gpg", 0, 0.5), ("gvpo", 0, 0.6), ("gvpo", 1, 0.9)]
+    [first, *others] = [finished_run(tmp_path, *each) for each in scores]
+    found = comparison.summarise(others, [first])
     assert found.difference is not None and found.difference.mean == pytest.approx(0.1)
     assert found.scores["mean"].mean == pytest.approx(0.75)
 
@@ -163,7 +169,10 @@ def test_an_own_objective_by_path(folder: Path) -> None:
         (["--objectives", "gpg", "--run.stepz", "3"], ("--run.stepz",)),
         (["--objectives", "gpg"], ("--held-out",)),
         (["--objectives", "gpg", "--held-out", "gone.parquet"], ("gone.parquet",)),
-        (["--objectives", "gpg,grpo", "--rollout.group_size", "1", "--held-out", "rows.parquet"], ("group_size",)),
+        (
+            ["--objectives", "gpg,grpo", "--rollout.group_size", "1", "--held-out", "rows.parquet"],
+            ("rollout.group_size",),
+        ),
         (["--objectives", "gpg,reinforce_rej", "--held-out", "rows.parquet"], ("objective.reward_range",)),
         (["--objectives", "a/mine.py:Mine,b/mine.py:Mine"], ("--objectives",)),
     ],
