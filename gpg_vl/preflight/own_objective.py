@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import CodeMistake, as_number, describe_failure, own_file
-from gpg_vl.records import LogProbs, Reward, RolloutGroup, ScoredGroup
+from gpg_vl.records import LogProbs, ScoredGroup
 
 
-def try_objective(objective: Objective, rolled: RolloutGroup) -> None:
-    """On a group with signal and on two without; one of the kit's is not tried.
+def try_objective(objective: Objective, group: ScoredGroup) -> None:
+    """With signal in the totals of the group and without.
+
+    Args:
+        group: whose rewards have the parts that a run's have
 
     Raises:
         ValueError: it fails or returns something wrong; names its file and line
@@ -19,16 +23,14 @@ def try_objective(objective: Objective, rolled: RolloutGroup) -> None:
     file = own_file(objective.config.name)
     low, high = objective.reward_range or (0.0, 1.0)
     low, high = max(low, -1.0), min(high, 1.0)
-    size = len(rolled.completions)
-    for rewards in ([(low, high)[number % 2] for number in range(size)], [low] * size, [high] * size) if file else ():
-        scored = tuple(Reward(reward, {}, "ok") for reward in rewards)
+    for pair in ((low, high), (low, low), (high, high)):
+        rewards = tuple(replace(each, total=pair[number % 2]) for number, each in enumerate(group.rewards))
         try:
-            _try(objective, ScoredGroup(rolled.prompt, rolled.completions, scored, rolled.features))
+            _try(objective, replace(group, rewards=rewards))
         except Exception as error:  # the code is the user's
             cause = describe_failure(error, file, 160)
-            raise ValueError(
-                f"objective.name: {objective.config.name} was tried on made-up rewards: {cause}"
-            ) from error
+            name = objective.config.name
+            raise ValueError(f"objective.name: {name} was tried on made-up rewards: {cause}") from error
 
 
 def _try(objective: Objective, group: ScoredGroup) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.own_objective import try_objective
+from gpg_vl.records import Reward, ScoredGroup
 from tests.support.hostile_groups import group
 from tests.support.messages import naming
 
@@ -38,11 +39,13 @@ def try_own(folder: Path, **changes: str) -> None:
         text = text.replace(name, code)
     (folder / "mine.py").write_text(text)
     objective = build_objective(ObjectiveConfig(name=f"{folder}/mine.py:Mine"), 8, is_reused=True)
-    try_objective(objective, group("a", "b", "c"))
+    rolled = group("a", "b", "c")
+    rewards = (Reward(0.0, {"correct": 0.0}, "ok"),) * 3
+    try_objective(objective, ScoredGroup(rolled.prompt, rolled.completions, rewards))
 
 
 def test_a_sound_one_passes(tmp_path: Path) -> None:
-    try_own(tmp_path)
+    try_own(tmp_path, TRAINS="all('correct' in reward.parts for reward in group.rewards)")
 
 
 @pytest.mark.parametrize(
