@@ -215,7 +215,7 @@ def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient, learned.initial)
     if accelerator.num_processes > 1:
         stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")

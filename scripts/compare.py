@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
     try:
         runs = plan_runs(options.recipe, overrides, options.objectives.split(","), options.seeds, options.out)
+        if options.samples < 1:
+            raise ValueError("--samples must be at least 1")
         held_out = options.held_out or [_word(entry) for entry in runs[0].recipe.data.eval]
         check_rows(runs, held_out)
     except ValueError as error:

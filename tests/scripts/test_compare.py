@@ -175,6 +175,7 @@ def test_an_own_objective_by_path(folder: Path) -> None:
         ),
         (["--objectives", "gpg,reinforce_rej", "--held-out", "rows.parquet"], ("objective.reward_range",)),
         (["--objectives", "a/mine.py:Mine,b/mine.py:Mine"], ("--objectives",)),
+        (["--objectives", "gpg", "--samples", "0", "--held-out", "rows.parquet"], ("--samples",)),
     ],
 )
 def test_mistakes_are_one_line(
