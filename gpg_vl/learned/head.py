@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.config import HEAD_FILE, ModelConfig
+from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 from gpg_vl.learned.preferences import Scale
-from gpg_vl.preflight.preference import INFO_FILE, check_head, describe_no_head, describe_reading
+from gpg_vl.preflight.preference import INFO_FILE, check_head, describe_reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +65,8 @@ def load_head(folder: Path, model: ModelConfig) -> PreferenceHead:
     try:
         tensors = load_file(folder / HEAD_FILE)
     except (OSError, SafetensorError) as error:
-        raise ValueError(describe_no_head(folder, error)) from error
+        reason = first_line(error)
+        raise ValueError(
+            f"rewards.preference: {folder / HEAD_FILE} cannot be read ({reason}); write it again with gpg-vl prefer"
+        ) from error
     return PreferenceHead(tensors["weight"], float(tensors["offset"]))

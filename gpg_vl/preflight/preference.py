@@ -25,7 +25,10 @@ def check_head(folder: Path, model: ModelConfig) -> None:
     try:
         then = dict(json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(describe_no_head(folder, error)) from error
+        reason = first_line(error)
+        raise ValueError(
+            f"rewards.preference: {folder} has no preference head ({reason}); write one with gpg-vl prefer"
+        ) from error
     now = describe_reading(model)
     if different := [key for key in now if key != "path" and now[key] != then.get(key)]:
         key = "path" if different[0] == "digest" else different[0]
@@ -33,11 +36,6 @@ def check_head(folder: Path, model: ModelConfig) -> None:
             f"rewards.preference: {folder} was fitted with model.{key} {then.get(key)}, and the recipe has {now[key]}; "
             "fit it again with gpg-vl prefer and this recipe"
         )
-
-
-def describe_no_head(folder: Path, error: BaseException) -> str:
-    reason = first_line(error)
-    return f"rewards.preference: {folder} has no preference head ({reason}); write one with gpg-vl prefer"
 
 
 def describe_reading(model: ModelConfig) -> dict[str, Any]:
