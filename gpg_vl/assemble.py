@@ -92,7 +92,7 @@ def assemble(
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     path = recipe.model.path if checkpoint is None else str(checkpoint)
-    run_on_main(lambda: try_model(recipe, path, sources, scorer))
+    run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)
@@ -218,7 +218,7 @@ def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient)
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient, learned.initial)
     if accelerator.num_processes > 1:
         stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")

@@ -282,7 +282,7 @@ class ObjectiveConfig:
         kl_coefficient: weight of the KL to the initial policy; above 0, that model is also run
         clip_low: the ratio of new to old policy is clipped below 1 - clip_low
         clip_high: the ratio is clipped above 1 + clip_high
-        max_ratio: upper bound of the ratio; for cispo on every token, for reinforce_rej where the reward is negative
+        max_ratio: upper bound of the ratio; for cispo on every token, for reinforce_rej (code) on negative rewards
         gate_temperatures: of sapo's gate, for positive and for negative advantages
         beta: how strongly gvpo, copg and apa hold the policy near their anchor
         eta: scale of the reward differences that rebel regresses on; 1 / beta

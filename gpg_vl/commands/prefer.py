@@ -35,7 +35,7 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.room import build_prompts, training_room
 from gpg_vl.records import Completion, Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engine, check_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.screen import say
 
@@ -87,6 +87,7 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     Raises:
         ValueError: the recipe, a file of preferences or the options cannot be used; too few pairs
     """
+    _check_sampling(recipe, options)
     checked = load_sources(recipe.data.train, recipe, "data.train")
     given = None if options.source in ("score", "ask") else read_preferences(Path(options.source))
     adapter = load_adapter(recipe.model)
@@ -106,6 +107,16 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     info = {"labels": num_labels, "accuracy": measured, "held_out": int((labels != 0.5).sum()), "pairs": options.pairs}
     save_head(PreferenceHead.of(scale, w), out, recipe.model, info)
     return info
+
+
+def _check_sampling(recipe: Recipe, options: Options) -> None:
+    """
+    Raises:
+        ValueError: prompts would get one answer each, or the recipe's engine is not known
+    """
+    check_engine(recipe.rollout)
+    if options.source in ("score", "ask") and recipe.rollout.group_size < 2:
+        raise ValueError("rollout.group_size is 1, but a pair is two answers to a prompt; set it to at least 2")
 
 
 def _make_pool(

@@ -47,8 +47,10 @@ class FileLabels:
     """Preferences that are there already."""
 
     def __init__(self, preferences: list[Preference]):
-        self._found = {(each.id, each.first, each.second): each.preferred for each in preferences}
-        self._found |= {(each.id, each.second, each.first): _SWAPPED[each.preferred] for each in preferences}
+        self._found: dict[tuple[str, str, str], Preferred] = {}
+        for each in preferences:  # the last word counts, in whichever order it names the two
+            self._found[each.id, each.first, each.second] = each.preferred
+            self._found[each.id, each.second, each.first] = _SWAPPED[each.preferred]
 
     def get(self, group: ScoredGroup, first: int, second: int) -> Preferred | None:
         texts = group.completions[first].text, group.completions[second].text

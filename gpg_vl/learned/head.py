@@ -17,10 +17,7 @@ from gpg_vl.config import HEAD_FILE, ModelConfig
 from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 from gpg_vl.learned.preferences import Scale
-from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.preflight.pins import digest_model
-
-INFO_FILE = "preference.json"
+from gpg_vl.preflight.preference import INFO_FILE, check_head, describe_reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ def save_head(head: PreferenceHead, folder: Path, model: ModelConfig, info: Mapp
     """
     tensors = {"weight": head.weight, "offset": torch.tensor(head.offset, dtype=torch.float64)}
     save_file(tensors, folder / HEAD_FILE)
-    replace_file(folder / INFO_FILE, json.dumps({"model": _reading(model), **info}, indent=1))
+    replace_file(folder / INFO_FILE, json.dumps({"model": describe_reading(model), **info}, indent=1))
 
 
 def load_head(folder: Path, model: ModelConfig) -> PreferenceHead:
@@ -64,26 +61,12 @@ def load_head(folder: Path, model: ModelConfig) -> PreferenceHead:
     Raises:
         ValueError: there is no head, or it reads the hidden states of another model, or of images at another size
     """
+    check_head(folder, model)
     try:
-        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / HEAD_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         reason = first_line(error)
         raise ValueError(
-            f"rewards.preference: {folder} has no preference head ({reason}); write one with gpg-vl prefer"
+            f"rewards.preference: {folder / HEAD_FILE} cannot be read ({reason}); write it again with gpg-vl prefer"
         ) from error
-    now, then = _reading(model), info["model"]
-    if different := [key for key in now if key != "path" and now[key] != then.get(key)]:
-        key = "path" if different[0] == "digest" else different[0]
-        raise ValueError(
-            f"rewards.preference: {folder} was fitted with model.{key} {then.get(key)}, and the recipe has {now[key]}; "
-            "fit it again with gpg-vl prefer and this recipe"
-        )
     return PreferenceHead(tensors["weight"], float(tensors["offset"]))
-
-
-def _reading(model: ModelConfig) -> dict[str, Any]:
-    """What hidden states depend on; the path is only what the model is called."""
-    path = resolve_model_path(model.path)
-    digest = digest_model(Path(path))
-    return {"path": path, "digest": digest, "min_pixels": model.min_pixels, "max_pixels": model.max_pixels}

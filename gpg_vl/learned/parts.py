@@ -64,6 +64,7 @@ class LearnedParts:
     fixed: tuple[LearnedPart, ...] = ()
     gold: GoldLikeness | None = None  # which learns on
     gradient: RelaxedGradient | None = None  # of ``gold``, where that is followed through relaxed samples
+    initial: InitialModel | None = None  # which they read
 
     @property
     def all(self) -> tuple[LearnedPart, ...]:
@@ -84,12 +85,12 @@ def build_parts(
     initial = InitialModel(recipe, adapter, accelerator)
     fixed = (Preference(recipe, initial, accelerator),) if has_preference else ()
     if not objective.has_discriminator:
-        return LearnedParts(fixed)
+        return LearnedParts(fixed, initial=initial)
     learning = GoldLikeness(recipe, objective, initial, gold, accelerator)
     if learning.is_in_total:
-        return LearnedParts(fixed, learning)
+        return LearnedParts(fixed, learning, initial=initial)
     temperature = given(objective.config.relaxed_temperature)
-    return LearnedParts(fixed, learning, RelaxedGradient(recipe, learning, adapter, temperature))
+    return LearnedParts(fixed, learning, RelaxedGradient(recipe, learning, adapter, temperature), initial)
 
 
 def add_parts(

@@ -106,7 +106,19 @@ def find_objective(spec: str) -> type[Objective]:
     missing = sorted(objective.__abstractmethods__) + ([] if hasattr(objective, "keys") else ["keys"])
     if missing:
         raise ValueError(f"{class_name} in {path} does not define {', '.join(missing)}; see docs/add-an-objective.md")
+    _check_names(objective, f"{class_name} in {path}")
     return objective
+
+
+def _check_names(objective: type[Objective], where: str) -> None:
+    """
+    Raises:
+        ValueError: its keys or defaults name something that no recipe can have
+    """
+    objective.keys = frozenset(objective.keys)  # also where it is a list
+    known = {key.name for key in fields(ObjectiveConfig)}
+    if unknown := sorted((objective.keys | set(defaults_of(objective))) - known):
+        raise ValueError(f"{where}: objective has no key {unknown[0]!r}, which its keys or defaults name; take it out")
 
 
 def resolve_config(config: ObjectiveConfig, max_new_tokens: int | None = None) -> ObjectiveConfig:
@@ -124,12 +136,9 @@ def read_values(config: ObjectiveConfig) -> dict[str, Any]:
 
 
 def _refuse_idle_keys(config: ObjectiveConfig, objective: type[Objective]) -> None:
-    """A key at GPG's value passes: recipes are written for GPG, and then run with another name."""
-    usual = defaults_of(Objective)
+    """A key that is set has an effect, or is refused."""
     for key in fields(config):
-        value = getattr(config, key.name)
-        is_set = value != key.default and value != usual.get(key.name)
-        if is_set and key.name not in objective.keys | KEYS_OF_ALL:
+        if getattr(config, key.name) != key.default and key.name not in objective.keys | KEYS_OF_ALL:
             readers = [name for name, each in OBJECTIVES.items() if key.name in each.keys]
             raise ValueError(
                 f"objective.{key.name}: objective {config.name} does not read it; leave it out, or choose an "

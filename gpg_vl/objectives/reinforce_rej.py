@@ -5,8 +5,9 @@
                   mean over the completion's tokens of           -min(w R_i, clip(w) R_i)                   Eq. 5
 
 R_i is the reward scaled from ``reward_range`` to [-1, 1]: with rewards of 0 and 1 as they stand, wrong answers would
-count nothing, as they do in the released code. Groups whose rewards are all equal are left out. Where R_i < 0, w counts
-``max_ratio`` at most (dual clip). Sources: RLHFlow/Minimal-RL, core_algos.py; the paper's equation from another source.
+count nothing, as they do in the released code. Groups whose rewards are all equal are left out. In ``code``, where
+R_i < 0, w counts ``max_ratio`` at most (dual clip); Eq. 5 has no such bound. Sources: RLHFlow/Minimal-RL,
+core_algos.py; the paper's equation from another source.
 """
 
 from __future__ import annotations
@@ -50,6 +51,6 @@ class ReinforceRej(RatioObjective):
 
     def term(self, now: float, before: float, advantage: float) -> Term:
         max_ratio = given(self.config.max_ratio)
-        if advantage < 0 and exp(now - before) > max_ratio:
+        if self.config.form == "code" and advantage < 0 and exp(now - before) > max_ratio:
             return -max_ratio * advantage, 0.0
         return super().term(now, before, advantage)

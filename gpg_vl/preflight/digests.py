@@ -1,6 +1,6 @@
-"""What a resumed run must find again: a digest of each source's rows, and one of their images.
+"""What a resumed run must find again: a digest of each source's rows, one of their images, one of a model.
 
-The two are apart because an image may be lost while a run goes on, which ``data.on_bad_image: skip`` allows for.
+Rows and images are apart because an image may be lost while a run goes on: ``data.on_bad_image: skip`` allows for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gpg_vl.data.sources import Source
 from gpg_vl.records import Sample
 
 _FORMAT = "2"
+_BLOCKS = 64  # of each weight file
 
 
 class SourceDigest:
@@ -58,6 +59,12 @@ def find_change(now: str, then: str) -> str | None:
     if rows != rows_then:
         return "rows"
     return "images" if images and images_then and images != images_then else None
+
+
+def digest_model(folder: Path) -> str:
+    """A digest of the weight files and the config; not of their names, which do not matter."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
+    return hashlib.sha256("".join(digest_file(file, _BLOCKS) for file in files).encode()).hexdigest()
 
 
 def _name(image: str | bytes, root: Path | None) -> str:

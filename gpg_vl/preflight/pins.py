@@ -1,4 +1,4 @@
-"""What a resumed run must find again besides its rows: code that scores, a preference head, the initial model."""
+"""What a resumed run must find again besides its rows: the user's own code, a preference head, the initial model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gpg_vl.config import HEAD_FILE, Recipe
-from gpg_vl.data.file_digests import digest_file
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.objectives import build_objective
+from gpg_vl.preflight.digests import digest_model
 from gpg_vl.preflight.rewards import learned_names
 
-_BLOCKS = 64  # of each weight file
 _CODE = "code of "
 _BASE = "base model"
 _HEAD = "preference head"
+_CODE_KEYS = "task, rewards.functions or objective.name"
 
 
 def take_pins(recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None) -> dict[str, str]:
@@ -26,7 +26,7 @@ def take_pins(recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None) -> 
         tasks: names of the rows' tasks
         checkpoint: what the run resumes from, if it does; an adapter in it names its model
     """
-    specs = [*tasks, *recipe.rewards.functions]
+    specs = [*tasks, *recipe.rewards.functions, recipe.objective.name]
     files = {Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py")}
     pins = {f"{_CODE}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
     if recipe.rewards.preference is not None and (head := Path(recipe.rewards.preference) / HEAD_FILE).is_file():
@@ -45,7 +45,7 @@ def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
     """
     for name, digest in then.items():
         if name in now and now[name] != digest:
-            key = {_BASE: "model.path", _HEAD: "rewards.preference"}.get(name, "task or rewards.functions")
+            key = {_BASE: "model.path", _HEAD: "rewards.preference"}.get(name, _CODE_KEYS)
             raise ValueError(
                 f"{key}: the {name} is not that which the run in run.output_dir has trained with; "
                 "restore it, or choose another run.output_dir"
@@ -63,9 +63,3 @@ def _find_base(recipe: Recipe, checkpoint: Path | None) -> Path | None:
         path = resolve_model_path(recipe.model.path)
         path = find_base(path) or path
     return Path(path) if path is not None and Path(path).is_dir() else None
-
-
-def digest_model(folder: Path) -> str:
-    """A digest of the weight files and the config; not of their names, which do not matter."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
-    return hashlib.sha256("".join(digest_file(file, _BLOCKS) for file in files).encode()).hexdigest()

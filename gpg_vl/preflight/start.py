@@ -12,6 +12,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.models.paths import find_checkpoints, resolve_model_path
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.preference import check_head
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
 from gpg_vl.rollout import check_engine
@@ -51,11 +52,13 @@ def load_evaluation(recipe: Recipe) -> CheckedSources:
 
 
 def check_recipe(recipe: Recipe) -> Objective:
-    """The objective; refuses keys of engine, objective and rollout that do not fit together."""
+    """The objective; refuses keys of engine, objective, rollout and rewards that do not fit together."""
     check_engine(recipe.rollout)
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
     check_refresh(recipe, objective)
     check_group_size(recipe, objective)
+    if recipe.rewards.preference is not None:
+        check_head(Path(recipe.rewards.preference), recipe.model)
     return objective
 
 

@@ -17,12 +17,15 @@ from gpg_vl.data.sources import Source
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.objectives.base import Objective
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
+from gpg_vl.preflight.own_objective import try_objective
+from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, training_room
-from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, continue_prompt
+from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup, continue_prompt
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.verifiers.answers import write_answer
 
@@ -31,19 +34,32 @@ _TRIED = 2  # rows of each task of a source
 _WRONG = "none of these"
 
 
-def try_model(recipe: Recipe, path: str, checked: Sequence[CheckedSources], scorer: Scorer) -> None:
-    """Tries template and rewards with the model's processor alone: its weights can take minutes to load.
+def try_model(
+    recipe: Recipe, path: str, checked: Sequence[CheckedSources], scorer: Scorer, objective: Objective | None = None
+) -> None:
+    """Tries template, rewards and objective with the model's processor alone: its weights can take minutes to load.
 
     Args:
         path: of the model, or of the checkpoint that the run goes on from
+        objective: of a training run
 
     Raises:
-        ValueError: the model's folder, a task or a reward function is wrong
+        ValueError: the model's folder, a task, a reward function or an objective of the user's own is wrong
     """
     adapter = load_adapter(replace(recipe.model, path=path), with_weights=False)
     try_rewards(recipe, checked, adapter, scorer)
+    if objective is not None and own_file(objective.config.name):
+        first = list(itertools.islice(_Trial(recipe, checked, adapter).groups(checked[0].sources[0]), 1))
+        for group in scorer.score(first):
+            try_objective(objective, _with_parts(group, learned_names(recipe)))
     if adapter.has_chat_template() and not adapter.opens_answer():
         note(f"note: the chat template of {path} ignores add_generation_prompt: the model is not told to answer")
+
+
+def _with_parts(group: ScoredGroup, names: Sequence[str]) -> ScoredGroup:
+    """With the parts that a model gives, which is not loaded yet."""
+    parts = dict.fromkeys(names, 0.5)
+    return replace(group, rewards=tuple(replace(each, parts={**each.parts, **parts}) for each in group.rewards))
 
 
 def try_rewards(recipe: Recipe, checked: Sequence[CheckedSources], adapter: Adapter, scorer: Scorer) -> None:

@@ -23,7 +23,7 @@ from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
-from gpg_vl.update.reference import Reference, sum_kl
+from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing
 from gpg_vl.update.shift import completion_shifts
@@ -48,10 +48,12 @@ class Learner:
         adapter: Adapter,
         accelerator: Accelerator,
         beside: FurtherGradient | None = None,
+        initial: InitialModel | None = None,
     ):
         """
         Args:
             beside: a loss that is followed together with the objective's
+            initial: where it is loaded already
 
         Raises:
             ValueError: the layout does not let each rank add gradients of its own
@@ -62,7 +64,8 @@ class Learner:
         self._accelerator = accelerator
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         optimizer = build_optimizer(adapter, recipe.update)
-        self._reference = Reference(recipe, adapter, accelerator) if "reference" in objective.needs else None
+        has_reference = "reference" in objective.needs
+        self._reference = Reference(recipe, adapter, accelerator, initial) if has_reference else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient

@@ -63,10 +63,14 @@ class InitialModel:
 class Reference:
     """Log-probs under the initial model."""
 
-    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator, initial: InitialModel | None = None):
+        """
+        Args:
+            initial: where it is loaded already
+        """
         self._recipe = recipe
         self._adapter = adapter
-        self._initial = InitialModel(recipe, adapter, accelerator)
+        self._initial = initial or InitialModel(recipe, adapter, accelerator)
 
     def measure(self, groups: Sequence[ScoredGroup]) -> list[GroupLogProbs]:
         """Of each group."""

@@ -158,7 +158,7 @@ def test_chosen_pairs_are_others_than_random_ones(keys: dict[str, Any]) -> None:
         (["--held-out", -1], ("--held-out", "0")),
         (["--from", "gone.jsonl"], ("--from", "gone.jsonl")),
         (["--prompts", 1, "--held-out", 2], ("--held-out", "--prompts")),
-        (["--rollout.group_size", 1], ("answers",)),
+        (["--rollout.group_size", 1], ("rollout.group_size", "2")),
     ],
 )
 def test_mistakes_are_one_line(

@@ -40,6 +40,14 @@ def test_labels_from_a_file_in_either_order() -> None:
     assert (labels.ask(group, 0, 1), labels.ask(group, 1, 0), labels.get(group, 0, 2)) == ("first", "second", None)
 
 
+def test_the_last_of_several_labels_of_a_pair_counts_in_either_order() -> None:
+    labels = FileLabels(
+        [Preference("row 1", "answer 0", "answer 1", "first"), Preference("row 1", "answer 1", "answer 0", "first")]
+    )
+    group = scored(0, 0)
+    assert (labels.ask(group, 0, 1), labels.ask(group, 1, 0)) == ("second", "first")
+
+
 def test_labels_from_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

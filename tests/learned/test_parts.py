@@ -20,6 +20,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Reward, ScoredGroup
 from gpg_vl.tasks import load_task
+from gpg_vl.update.learner import Learner
 from tests.support.builders import SMALL_IMAGES, make_prompt, make_sample, random_completions
 
 LoadModel = Callable[..., QwenVLAdapter]
@@ -86,6 +87,9 @@ def test_the_preference_is_of_the_initial_model(
         assert found == pytest.approx(head.values(expected), abs=1e-4)
         assert max(abs(a - b) for a, b in zip(found, head.values(not_expected), strict=True)) > 1e-3
     assert part.measure([]) == []
+    recipe = Recipe(model=model, objective=ObjectiveConfig(name="apa"))
+    learner = Learner(recipe, build_objective(recipe.objective, 8), policy, Accelerator(), initial=built.initial)
+    assert learner._reference is not None and learner._reference._initial is built.initial, "one copy for both"
 
 
 def test_without_a_learned_part_no_model_is_loaded(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:

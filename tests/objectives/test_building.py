@@ -115,13 +115,20 @@ def test_defaults_are_of_keys_that_there_are(name: str) -> None:
     assert set(defaults_of(OBJECTIVES[name])) <= {field.name for field in dataclasses.fields(ObjectiveConfig)}
 
 
-def test_a_recipe_written_for_gpg_runs_with_another_name() -> None:
-    """Keys at GPG's own values stand in recipes; they are let pass where they are not read."""
-    gpg = {"f_norm": "one", "f_norm_eps": 0.0, "alpha": True, "reduction": "group", "beta_th": 0.6, "max_draws": 20}
-    for name, objective in OBJECTIVES.items():
-        read = read_values(config_of(name, **gpg))
-        assert read["beta_th"] == 0.6
-        assert set(read) == objective.keys | KEYS_OF_ALL
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gpg_s_own_value_of_a_key_is_refused_where_it_would_have_no_effect(name: str) -> None:
+    """``f_norm: one`` would not make DAPO leave its std out."""
+    for key, value in {"f_norm": "one", "f_norm_eps": 0.0, "alpha": True, "reduction": "group"}.items():
+        if key not in OBJECTIVES[name].keys:
+            with pytest.raises(ValueError, match=naming(f"objective.{key}", name)):
+                build_objective(config_of(name, **{key: value}), 8)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_read_has_a_value(name: str) -> None:
+    read = read_values(config_of(name, beta_th=0.6))
+    assert read["beta_th"] == 0.6
+    assert set(read) == OBJECTIVES[name].keys | KEYS_OF_ALL
 
 
 def test_dr_grpo_divides_by_the_longest_completion_that_may_be_sampled() -> None:
@@ -243,6 +250,12 @@ class Sign(Objective):
 class Unfinished(Objective):
     keys = frozenset()
 
+class Listed(Sign):
+    keys = ["f_norm", "reduction"]
+
+class Mistaken(Sign):
+    keys = ["f_norm", "temprature"]
+
 class Keyless(Objective):
     def trains(self, group):
         return True
@@ -262,6 +275,7 @@ def own(tmp_path: Path) -> Path:
 def test_own_objective_by_path(own: Path) -> None:
     objective = build_objective(ObjectiveConfig(name=f"{own}:Sign"))
     assert isinstance(objective, Objective)
+    assert build_objective(ObjectiveConfig(name=f"{own}:Listed", f_norm="std")).config.f_norm == "std"
     group = Numbers((1.0, 0.0, 0.4), ((-1.0, -2.0), (-1.0,), (-3.0,)), ((), (), ()), ((), (), ())).group
     assert objective.training_group(group).coefficients == ((-0.5, -0.5), (1.0,), (1.0,))
     with pytest.raises(ValueError, match=naming("objective.beta", f"{own}:Sign")):
@@ -285,6 +299,7 @@ def test_the_path_of_an_own_objective_is_made_absolute(own: Path, monkeypatch: p
         ("mine.py:math", ("mine.py", "math", "gpg_vl.objectives.base.Objective")),
         ("mine.py:Unfinished", ("mine.py", "Unfinished", "advantages", "trains")),
         ("mine.py:Keyless", ("mine.py", "Keyless", "keys")),
+        ("mine.py:Mistaken", ("mine.py", "Mistaken", "'temprature'")),
         ("mine.py", ("objective.name", "mine.py")),
     ],
 )

@@ -67,14 +67,26 @@ def test_a_preference_head_is_pinned(tmp_path: Path) -> None:
         check_pins(take_pins(learned, [], None), then)
 
 
-@pytest.mark.parametrize("changed", ["task.py", "rewards.py"])
-def test_the_code_that_scores_is_pinned(tmp_path: Path, changed: str) -> None:
+OBJECTIVE = """
+from gpg_vl.objectives.gpg import Gpg
+
+class Mine(Gpg):
+    pass
+"""
+
+
+@pytest.mark.parametrize("changed", ["objective.py", "task.py", "rewards.py"])
+def test_the_user_s_own_code_is_pinned(tmp_path: Path, changed: str) -> None:
     for name in ("task.py", "rewards.py"):
         (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
-    own = Recipe(rewards=RewardsConfig(functions=[f"{tmp_path}/rewards.py:f", f"{tmp_path}/rewards.py:g"]))
+    (tmp_path / "objective.py").write_text(OBJECTIVE, encoding="utf-8")
+    own = Recipe(
+        rewards=RewardsConfig(functions=[f"{tmp_path}/rewards.py:f", f"{tmp_path}/rewards.py:g"]),
+        objective=ObjectiveConfig(name=f"{tmp_path}/objective.py:Mine"),
+    )
     tasks = ["counting", f"{tmp_path}/task.py:Mine"]
     then = take_pins(own, tasks, None)
-    assert list(then) == ["code of rewards.py", "code of task.py"]
+    assert list(then) == ["code of objective.py", "code of rewards.py", "code of task.py"]
     check_pins(take_pins(own, tasks, None), then)
     check_pins(take_pins(own, tasks, None), {})
     (tmp_path / changed).write_text("x = 2\n", encoding="utf-8")

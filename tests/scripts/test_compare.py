@@ -14,7 +14,7 @@ import yaml
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.run.run_log import read_metrics
-from scripts import compare
+from scripts import compare, comparison
 from tests.support.messages import lines_naming
 
 ROOT = Path(__file__).parents[2]
@@ -88,30 +88,76 @@ def test_runs_differ_in_the_objective_alone(folder: Path) -> None:
     assert (out / "comparison.png").stat().st_size > 10_000
 
 
-def test_a_second_start_does_what_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in the second run: the first is not repeated, the second goes on."""
-    calls: list[tuple[str, ...]] = []
+def test_a_second_start_does_what_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """RLOO fails at first and the others go on; then somebody stops it; then it is all that is run."""
+    calls: list[str] = []
 
-    def record(*words: str, fails: bool = False) -> int:
-        calls.append(words)
-        return 130 if fails and len(calls) == 3 else compare.run_child(words)
+    def start(code: int, *words: str) -> tuple[int, list[str]]:
+        """With this exit code of RLOO's training, if it is not 0."""
 
-    monkeypatch.setattr(compare, "_in_process", lambda *words: record(*words, fails=True))
-    assert run(seeds="0") == 130
-    assert [words[0] for words in calls] == ["train", "eval", "train"]
-    calls.clear()
-    monkeypatch.setattr(compare, "_in_process", record)
-    assert run(seeds="0") == 0
-    assert [words[0] for words in calls] == ["train", "eval"] * 2
-    calls.clear()
-    assert run(seeds="0") == 0
-    assert calls == [], "all is there"
+        def in_process(*words: str) -> int:
+            calls.append(words[0])
+            return code if code and words[0] == "train" and "rloo" in words[1] else compare.run_child(words)
+
+        calls.clear()
+        monkeypatch.setattr(compare, "_in_process", in_process)
+        return run(*words, seeds="0"), calls
+
+    assert start(2) == (2, ["train", "eval", "train", "train", "eval"])
+    assert lines_naming(capfd.readouterr().err, "scripts/compare.sh", "rloo", "seed 0")
+    rows = json.loads(Path("runs/compare/comparison.json").read_text())
+    assert [row["objective"] for row in rows] == ["gpg", "gvpo"]
+    assert start(130) == (130, ["train"]), "nothing more where somebody stops it"
+    assert start(0) == (0, ["train", "eval"])
+    assert start(0) == (0, []), "all is there"
+    capfd.readouterr()
+    assert start(0, "--update.learning_rate", "0.5") == (2, ["train"] * 3)
+    assert lines_naming(capfd.readouterr().err, "update.learning_rate", "0.5"), "what is there is of another recipe"
 
 
 def test_intervals_are_student_s() -> None:
-    found = compare.estimate([0.5, 0.6, 0.7])
+    found = comparison.estimate([0.5, 0.6, 0.7])
     assert (found.mean, found.half_width) == pytest.approx((0.6, 4.302653 * 0.1 / 3**0.5))
-    assert compare.estimate([0.5]).half_width is None
+    assert comparison.estimate([0.5]).half_width is None
+
+
+def finished_run(folder: Path, name: str, seed: int, score: float) -> comparison.Run:
+    run = comparison.Run(name, seed, folder / f"{name}-{seed}", compare.Recipe())
+    run.held_out.mkdir(parents=True)
+    run.results.write_text(json.dumps({"tasks": {"counting": {"value": score}}}))
+    row = {"groups": 4, "trained_groups": 2, "draws": 1, "reward": 0.1, "seconds": {"step": 1.0}}
+    (run.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return run
+
+
+def test_a_seed_that_the_first_objective_lacks_is_in_no_difference(tmp_path: Path) -> None:
+    scores = [("gpg", 0, 0.5), ("gvpo", 0, 0.6), ("gvpo", 1, 0.9)]
+    [first, *others] = [finished_run(tmp_path, *each) for each in scores]
+    found = comparison.summarise(others, [first])
+    assert found.difference is not None and found.difference.mean == pytest.approx(0.1)
+    assert found.scores["mean"].mean == pytest.approx(0.75)
+
+
+OWN = """
+from gpg_vl.objectives.gpg import Gpg
+
+class Mine(Gpg):
+    pass
+"""
+
+
+def test_an_own_objective_by_path(folder: Path) -> None:
+    (folder / "mine.py").write_text(OWN)
+    [first, own] = compare.plan_runs(["recipe.yaml"], [], ["gpg", " mine.py:Mine"], "0", Path("runs"))
+    assert (first.objective, own.objective) == ("gpg", "mine.py:Mine")
+    assert own.recipe.objective.name == f"{folder}/mine.py:Mine"
+    assert own.folder == Path("runs/mine-py-Mine/seed-0")
+    [named] = compare.plan_runs(
+        ["recipe.yaml"], ["--objective.name", "mine.py:Mine"], ["mine.py:Mine"], "0", Path("runs")
+    )
+    assert named.recipe.objective.reduction == "sequence", "the recipe's keys are for the objective it names"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +168,14 @@ def test_intervals_are_student_s() -> None:
         (["--objectives", "gpg", "--seeds", "0,x"], ("--seeds", "'0,x'")),
         (["--objectives", "gpg", "--run.stepz", "3"], ("--run.stepz",)),
         (["--objectives", "gpg"], ("--held-out",)),
+        (["--objectives", "gpg", "--held-out", "gone.parquet"], ("gone.parquet",)),
+        (
+            ["--objectives", "gpg,grpo", "--rollout.group_size", "1", "--held-out", "rows.parquet"],
+            ("rollout.group_size",),
+        ),
+        (["--objectives", "gpg,reinforce_rej", "--held-out", "rows.parquet"], ("objective.reward_range",)),
+        (["--objectives", "a/mine.py:Mine,b/mine.py:Mine"], ("--objectives",)),
+        (["--objectives", "gpg", "--samples", "0", "--held-out", "rows.parquet"], ("--samples",)),
     ],
 )
 def test_mistakes_are_one_line(
@@ -146,6 +200,12 @@ def test_a_refresh_is_for_those_that_read_log_probs(folder: Path) -> None:
     assert {name: rollout.refresh is not None for name, rollout in rollouts.items()} == {
         "gpg": False, "raft": False, "grpo": True, "apa": True
     }  # fmt: skip
+
+
+def test_the_weight_of_a_discriminator_is_for_those_that_have_one(folder: Path) -> None:
+    base = compare.load_recipe("recipe.yaml", ["--rewards.weights.discriminator", "0.5"])
+    weights = {name: compare.with_objective(base, name, 0, folder).rewards.weights for name in ("gpg", "gapo")}
+    assert weights == {"gpg": {}, "gapo": {"discriminator": 0.5}}
 
 
 def test_the_launcher_finds_the_script_from_anywhere(folder: Path) -> None:

@@ -232,7 +232,7 @@ def reinforce_rej(groups: Sequence[Leaves], o: Any) -> Tensor:
         for reward, w in zip((g.rewards - low) / (high - low) * 2 - 1, ratios(g), strict=True):
             if not g.is_mixed:
                 rows.append(0 * w.detach())
-            elif reward < 0:
+            elif reward < 0 and o.form == "code":
                 rows.append(torch.min(clip_loss(w, reward), -3.0 * reward * torch.ones_like(w)))
             else:
                 rows.append(clip_loss(w, reward))
