@@ -42,6 +42,15 @@ class Family:
     """None where the family documents none: ``model.frame`` says it then."""
 
 
+def refuse_dropout(text_config: Any) -> None:
+    """
+    Raises:
+        ValueError: attention forgets at random
+    """
+    if text_config.attention_dropout:
+        raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
+
+
 class BaseAdapter(ABC):
     """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
@@ -110,8 +119,7 @@ class BaseAdapter(ABC):
             raise ValueError(
                 "model.path: the config uses sliding-window attention; set use_sliding_window to false in it"
             )
-        if text.attention_dropout:
-            raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
+        refuse_dropout(text)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
