@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 
@@ -21,7 +20,8 @@ class Gemma3Adapter(LayerMasksAdapter):
     part_prefixes = (("model.vision_tower.", "vision"), ("model.multi_modal_projector.", "projector"))
     lora_layers: ClassVar[Mapping[str, str]] = {
         "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
-        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+        "vision": r"model\.vision_tower\.(vision_model\.)?encoder\.layers\.\d+\."
+        r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
     }
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig, frame: Frame | None):

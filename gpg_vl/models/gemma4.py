@@ -43,7 +43,7 @@ class Gemma4Adapter(LayerMasksAdapter):
         super().__init__(model, processor, config, frame)
         for name, parameter in model.named_parameters():
             if name.startswith(("model.audio_tower.", "model.embed_audio.")):
-                parameter.requires_grad_(False)
+                parameter.requires_grad = False
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:

@@ -94,8 +94,8 @@ class LayerMasksAdapter(BaseAdapter):
         attention = config.attention_of("text")
         if attention in PACKED_ATTENTION:
             raise ValueError(
-                f"model.attention: {attention} lets every layer see all earlier tokens and no others, and the layers of "
-                "this model see others; use auto, sdpa or eager"
+                f"model.attention: {attention} lets every layer see all earlier tokens and no others; the layers of "
+                "this model see others: use auto, sdpa or eager"
             )
         super().__init__(model, processor, config, frame)
 

@@ -3,7 +3,6 @@ import sys
 import time
 from typing import get_args
 
-
 import numpy
 import pytest
 from hypothesis import given

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gpg_vl.models.tiny.family import INITIALIZER_RANGE, TinyFamily, text_config
+from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, build_tokenizer, token_id
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -19,9 +21,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
-
-from gpg_vl.models.tiny.family import INITIALIZER_RANGE, TinyFamily, text_config
-from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, build_tokenizer, token_id
 
 _WINDOW = 16
 
