@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
+from gpg_vl.models.loading import has_capped_scores
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 CAPPED_SINCE = "5.23"
@@ -30,12 +31,12 @@ class PaliGemmaAdapter(LayerMasksAdapter):
     }
 
     def __init__(self, model: Any, processor: Any, config: ModelConfig, frame: Frame | None):
-        """PaliGemma 2 caps the scores of its attention, which eager alone does."""
-        text = model.config.text_config
-        if getattr(text, "attn_logit_softcapping", None) is not None:
-            if config.attention_of("text") == "sdpa":
-                raise ValueError("model.attention: sdpa leaves out this model's cap on the scores; use auto or eager")
-            text._attn_implementation = "eager"
+        """
+        Raises:
+            ValueError: ``model.attention`` is sdpa for PaliGemma 2
+        """
+        if has_capped_scores(model.config.text_config) and config.attention_of("text") == "sdpa":
+            raise ValueError("model.attention: sdpa leaves out this model's cap on the scores; use auto or eager")
         super().__init__(model, processor, config, frame)
 
     @staticmethod
