@@ -45,9 +45,9 @@ class Gemma4Adapter(LayerMasksAdapter):
             if name.startswith(("model.audio_tower.", "model.embed_audio.")):
                 parameter.requires_grad = False
 
-    @staticmethod
-    def refuse_inexact(config: PreTrainedConfig) -> None:
-        LayerMasksAdapter.refuse_inexact(config)
+    @classmethod
+    def refuse_inexact(cls, config: PreTrainedConfig) -> None:
+        super().refuse_inexact(config)
         if config.get_text_config().use_bidirectional_attention == "all":
             raise ValueError(
                 "model.path: with use_bidirectional_attention: all a token sees later ones, so the model writes no "

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import PACKED_ATTENTION, ModelConfig
 from gpg_vl.models.attention import visible_keys
-from gpg_vl.models.base import BaseAdapter, refuse_dropout
+from gpg_vl.models.base import BaseAdapter
 from gpg_vl.records import Frame
 
 
@@ -86,6 +86,8 @@ def _number_images(token_types: Tensor) -> Tensor:
 class LayerMasksAdapter(BaseAdapter):
     """A family whose text model takes masks of its own: one, or one for each type of layer. They are dense."""
 
+    knows_windows = True
+
     def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
         """
         Raises:
@@ -98,10 +100,6 @@ class LayerMasksAdapter(BaseAdapter):
                 "this model see others: use auto, sdpa or eager"
             )
         super().__init__(model, processor, config, frame)
-
-    @staticmethod
-    def refuse_inexact(config: PreTrainedConfig) -> None:
-        refuse_dropout(config.get_text_config())
 
     @abstractmethod
     def layer_masks(self, sight: Sight) -> Tensor | Mapping[str, Tensor]:

@@ -39,9 +39,9 @@ class PaliGemmaAdapter(LayerMasksAdapter):
             raise ValueError("model.attention: sdpa leaves out this model's cap on the scores; use auto or eager")
         super().__init__(model, processor, config, frame)
 
-    @staticmethod
-    def refuse_inexact(config: PreTrainedConfig) -> None:
-        LayerMasksAdapter.refuse_inexact(config)
+    @classmethod
+    def refuse_inexact(cls, config: PreTrainedConfig) -> None:
+        super().refuse_inexact(config)
         if _logit_cap(config) is not None and Version(transformers.__version__) < Version(CAPPED_SINCE):
             raise ValueError(
                 f"model.path: PaliGemma 2 needs transformers {CAPPED_SINCE}, and {transformers.__version__} is "
