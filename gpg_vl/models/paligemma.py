@@ -80,7 +80,7 @@ class PaliGemmaAdapter(LayerMasksAdapter):
         return _logit_cap(self.model.config)
 
     def layer_masks(self, sight: Sight) -> Tensor | dict[str, Tensor]:
-        """The prompt sees itself whole, however far; in PaliGemma 2 a completion sees a window in half of the layers."""
+        """The prompt sees itself whole, however far; in PaliGemma 2 completions have a window in half of the layers."""
         prompt = sight.same_prompt()
         window = getattr(self.model.config.text_config, "sliding_window", None)
         if window is None:

@@ -10,6 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gpg_vl.config import LoraConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.tiny import TINY_FAMILIES
 from gpg_vl.rollout.engine import Sampling
@@ -18,6 +21,7 @@ from gpg_vl.update.packing import PackedRow, split_into_rows
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import whole
 from tests.support.families import CASES, TOKEN_TYPES, Bench, gradients, make_bench, worst_gradient
+from tests.support.groups import packed_gradients, plain_gradients
 
 MANY = 10**6
 NUM_NEW = 10
@@ -39,8 +43,8 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
         assert encoded.token_ids == tuple(expected.pop("input_ids")[0].tolist())
         del expected["attention_mask"]
         for name in TOKEN_TYPES:
-            types = expected.pop(name, torch.tensor([encoded.token_types]))[0]
-            assert types.tolist() == ([0] * len(types) if bench.case.completion_type else list(encoded.token_types))
+            types = [0] * len(encoded.token_ids) if bench.case.completion_type else encoded.token_types
+            assert expected.pop(name, torch.tensor([types])).tolist() == [list(types)]
         vision = {} if encoded.vision is None else encoded.vision.tensors
         assert vision.keys() == expected.keys()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in vision.items())
@@ -79,6 +83,21 @@ def test_features_stand_for_their_images(bench: Bench) -> None:
     assert one is not None and other is not None
     cut = [level.roll(1, 0) for level in one.levels]
     assert bench.difference([rows[0], replace(rows[1], features=replace(one, levels=tuple(cut))), *rows[2:]]) > 1e-3
+
+
+def test_lora_under_gradient_checkpointing(bench: Bench) -> None:
+    """Both sides run the adapted model; the plain one without shared prompts and masks of the kit's."""
+    lora = LoraConfig(r=4, parts=["text", "vision"])
+    config = replace(bench.adapter.config, path=str(bench.folder), lora=lora, gradient_checkpointing=True)
+    adapter = load_adapter(config)
+    assert isinstance(adapter, BaseAdapter)
+    adapted = {adapter.part_of(name) for name, _ in adapter.trainable_parameters()}
+    assert adapted == {"text", "vision"}
+    for name, parameter in adapter.trainable_parameters():
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    groups = bench.groups[1:3]
+    error, name = worst_gradient(packed_gradients(adapter, groups), plain_gradients(adapter, groups))
+    assert error < bench.case.tolerance, name
 
 
 def test_mutations_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

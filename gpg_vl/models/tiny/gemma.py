@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gpg_vl.models.tiny.family import INITIALIZER_RANGE, TinyFamily, text_config
-from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, build_tokenizer, token_id
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -21,6 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
+
+from gpg_vl.models.tiny.family import INITIALIZER_RANGE, TinyFamily, text_config
+from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, build_tokenizer, token_id
 
 _WINDOW = 16
 
