@@ -5,6 +5,7 @@ A new family is one line in ``FAMILIES``, plus a file of its own if its processo
 
 from __future__ import annotations
 
+import transformers
 from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma4ForConditionalGeneration,
@@ -13,10 +14,12 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.models.base import Family
 from gpg_vl.models.gemma3 import Gemma3Adapter
 from gpg_vl.models.gemma4 import Gemma4Adapter
+from gpg_vl.models.molmo2 import Molmo2Adapter
 from gpg_vl.models.paligemma import PaliGemmaAdapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -29,3 +32,6 @@ FAMILIES: dict[str, Family] = {
     "gemma4": Family(Gemma4Adapter, Gemma4ForConditionalGeneration, "grid_1000_y_first"),
     "paligemma": Family(PaliGemmaAdapter, PaliGemmaForConditionalGeneration, "loc_1024"),
 }
+
+if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
+    FAMILIES["molmo2"] = Family(Molmo2Adapter, transformers.Molmo2ForConditionalGeneration, None)

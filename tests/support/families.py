@@ -20,6 +20,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.gemma3 import Gemma3Adapter
 from gpg_vl.models.gemma4 import Gemma4Adapter
 from gpg_vl.models.paligemma import PaliGemmaAdapter
@@ -28,7 +29,7 @@ from gpg_vl.records import Completion, Prompt, TrainingGroup
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import packed_log_probs
 from tests.support.builders import make_prompt, make_sample, whole
-from tests.support.mask_mutations import mask_mutations, no_cap
+from tests.support.mask_mutations import count_patches_by_prompt, mask_mutations, no_cap, see_no_later_token
 
 Sizes = Sequence[tuple[int, int]]
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -49,6 +50,8 @@ class FamilyCase:
     """Of log-probs in nats and of gradients, relative; more where plain rows differ from themselves by more."""
     completion_type: int = 0
     """Token type of a completion, where the model takes types; its prompts are all of type 0 where this is 1."""
+    since: str = "5.17"
+    """Version of transformers from which the family is exact."""
     is_tied: bool = True
     """Whether the head is the embedding matrix. Gemma scales its embeddings: a tiny tied one only says its last token
     again, whatever it sees."""
@@ -128,7 +131,7 @@ class Bench:
                 types = torch.full_like(tokens, self.case.completion_type)
                 inputs[name] = torch.cat([inputs[name], types], dim=1)
         logits = self.model(**inputs, use_cache=False).logits[0, length - 1 : -1].float()
-        logits = logits.index_fill(-1, torch.tensor(self.adapter.banned_token_ids), -torch.inf)
+        logits = logits.index_fill(-1, torch.tensor(self.adapter.banned_token_ids, dtype=torch.long), -torch.inf)
         return logits.log_softmax(-1).gather(-1, tokens[0, :, None])[:, 0]
 
     def generate(self, prompt: Prompt, num_tokens: int) -> list[int]:
@@ -269,6 +272,16 @@ CASES: dict[str, FamilyCase] = {
         ([(28, 28)], *ONE_SIZE[1:]),
         completion_type=1,
         is_tied=False,
+        since="5.23",
         mutations={**LATE, **mask_mutations(PaliGemmaAdapter), "no cap": no_cap},
     ),
+    "molmo2": FamilyCase(
+        ([], [(120, 50)], [(30, 40), (200, 90), (84, 84)], [(70, 160)]),
+        mutations={
+            **LATE,
+            "nothing sees a later token": see_no_later_token,
+            "patches counted by prompt": count_patches_by_prompt,
+        },
+    ),
 }
+CASES = {name: case for name, case in CASES.items() if name in FAMILIES}

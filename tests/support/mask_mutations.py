@@ -29,18 +29,26 @@ def mask_mutations(adapter: type[LayerMasksAdapter]) -> dict[str, Callable[[Any]
     return {
         "masks of the layer types swapped": lambda patch: patch.setattr(adapter, "layer_masks", swap),
         "window in the packed row": lambda patch: patch.setattr(layer_masks, "packed_sight", count_in_packed_row),
-        "nothing sees a later token": _see_no_later_token,
+        "nothing sees a later token": see_no_later_token,
     }
 
 
-def _see_no_later_token(patch: Any) -> None:
+def see_no_later_token(patch: Any) -> None:
     """Neither an image nor a prompt sees itself whole."""
 
     def none(self: Sight) -> Tensor:
         return torch.zeros_like(self.earlier)
 
-    patch.setattr(Sight, "same_image", none)
-    patch.setattr(Sight, "same_prompt", none)
+    for name in ("same_image", "any_images", "same_prompt"):
+        patch.setattr(Sight, name, none)
+
+
+def count_patches_by_prompt(patch: Any) -> None:
+    """The patches that a token pools are counted from the start of its own image."""
+    from gpg_vl.models.base import BaseAdapter
+    from gpg_vl.models.molmo2 import Molmo2Adapter
+
+    patch.setattr(Molmo2Adapter, "join_vision", BaseAdapter.join_vision)
 
 
 def no_cap(patch: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.files import follow_umask
 from gpg_vl.models.tiny.family import TinyFamily
@@ -38,6 +39,10 @@ Family = str
 DEFAULT_FAMILY: Family = "qwen2_vl"
 
 TINY_FAMILIES: dict[Family, TinyFamily] = {**QWEN_FAMILIES, **GEMMA_FAMILIES, **PALIGEMMA_FAMILIES}
+if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
+    from gpg_vl.models.tiny.molmo2 import MOLMO_FAMILIES
+
+    TINY_FAMILIES |= MOLMO_FAMILIES
 
 
 def write_tiny_model(
