@@ -55,6 +55,8 @@ class BaseAdapter(ABC):
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
     knows_windows: ClassVar[bool] = False
     """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
+    has_tiles: ClassVar[bool] = False
+    """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
@@ -64,6 +66,10 @@ class BaseAdapter(ABC):
         self.tokenizer = processor.tokenizer
         self.config = config
         self.frame = config.frame or frame
+        if config.max_tiles is not None and not self.has_tiles:
+            raise ValueError(
+                f"model.max_tiles: a {model.config.model_type} model cuts no image into tiles; use model.max_pixels"
+            )
         self.refuse_inexact(model.config)
         if config.lora is None:
             for name, parameter in model.named_parameters():

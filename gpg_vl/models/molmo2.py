@@ -20,6 +20,7 @@ class Molmo2Adapter(LayerMasksAdapter):
     image_token = "<im_patch>"
     placeholder = "<|image|>"
     vision_tokens = ("<|image|>", "<|video|>")
+    has_tiles = True
     part_prefixes = (("model.vision_tower.", "vision"), ("model.multi_modal_projector.", "projector"))
     lora_layers: ClassVar[Mapping[str, str]] = {
         "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
@@ -52,7 +53,7 @@ class Molmo2Adapter(LayerMasksAdapter):
     def _most_crops(self) -> int:
         images = self.processor.image_processor
         pixels = images.size["height"] * images.size["width"]
-        return max(1, min(images.max_crops, self.config.max_pixels // pixels))
+        return min(images.max_crops, self.config.max_tiles or max(1, self.config.max_pixels // pixels))
 
     def _view(self, width: int, height: int, max_crops: int) -> ImageView:
         images = self.processor.image_processor
