@@ -239,14 +239,16 @@ def gradients(model: Any, log_probs: Tensor, coefficients: Tensor) -> dict[str, 
 def worst_gradient(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
     """The largest relative error of a parameter's gradient, and its name.
 
-    A gradient far smaller than all others is rounding, such as that of a key's bias, which moves all scores alike.
+    A gradient far smaller than all others is rounding, such as that of a key's bias in a tower, which moves all scores
+    alike: one of less than a millionth of the largest has no error of its own.
     """
-    floor = 1e-3 * max(float(each.norm()) for each in expected.values())
+    largest = max(float(each.norm()) for each in expected.values())
     none = torch.zeros(())
     errors = []
     for name in {*found, *expected}:
         one, other = found.get(name, none), expected.get(name, none)
-        errors.append((float((one - other).norm() / other.norm().clamp(floor)), name))
+        if max(float(one.norm()), float(other.norm())) > 1e-6 * largest:
+            errors.append((float((one - other).norm() / other.norm().clamp(1e-3 * largest)), name))
     return max(errors)
 
 
