@@ -25,7 +25,7 @@ from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, build_tokenizer, token_id
 
 _WINDOW = 16
 
-# The released template without its checks: a system message stands before the first user's.
+# The released templates without their checks: a system message stands before the first user's.
 _TEMPLATE = """\
 {{- bos_token -}}
 {%- if messages[0]['role'] == 'system' -%}
@@ -36,45 +36,41 @@ _TEMPLATE = """\
 {%- set turns = messages -%}
 {%- endif -%}
 {%- for message in turns -%}
-{{- '<start_of_turn>' + message['role'] | replace('assistant', 'model') + '\\n' -}}
+{{- 'TURN' + message['role'] | replace('assistant', 'model') + '\\n' -}}
 {{- prefix if loop.first else '' -}}
 {%- if message['content'] is string -%}
 {{- message['content'] | trim -}}
 {%- else -%}
 {%- for item in message['content'] -%}
-{{- '<start_of_image>' if item['type'] == 'image' else item['text'] | trim -}}
+{{- 'IMAGE' if item['type'] == 'image' else item['text'] | trim -}}
 {%- endfor -%}
 {%- endif -%}
-{{- '<end_of_turn>\\n' -}}
+{{- 'END\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{- '<start_of_turn>model\\n' -}}
+{{- 'TURNmodel\\n' -}}
 {%- endif -%}
 """
 
-_SPECIAL = (
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_of_image>",
-    "<end_of_image>",
-    "<image_soft_token>",
-)
 
-
-def _tokenizer(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) -> PreTrainedTokenizerFast:
-    named = {
-        "image_token": "<image_soft_token>",
-        "boi_token": "<start_of_image>",
-        "eoi_token": "<end_of_image>",
-    }
-    tokenizer = build_tokenizer(
-        [*text, "model"], model_max_length, _SPECIAL, "<end_of_turn>", "<pad>", _TEMPLATE, named
-    )
+def _build(
+    text: Sequence[str], length: int, turn: str, end: str, image: str, named: dict[str, str], *more: str
+) -> PreTrainedTokenizerFast:
+    """A tokenizer whose turns begin with ``turn`` and end in ``end``, and whose template writes ``image`` for one."""
+    special = ("<pad>", "<eos>", "<bos>", turn, end, *named.values(), *more)
+    template = _TEMPLATE.replace("TURN", turn).replace("END", end).replace("IMAGE", image)
+    tokenizer = build_tokenizer([*text, "model"], length, special, end, "<pad>", template, named)
     tokenizer.bos_token = "<bos>"
     return tokenizer
+
+
+# --- Gemma 3 ---
+
+_NAMED_3 = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+
+
+def _tokenizer_3(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) -> PreTrainedTokenizerFast:
+    return _build(text, model_max_length, "<start_of_turn>", "<end_of_turn>", "<start_of_image>", _NAMED_3)
 
 
 def siglip(size: int, patch_size: int) -> dict[str, Any]:
@@ -118,14 +114,6 @@ def _gemma3_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 
 # --- Gemma 4 ---
 
-_TEMPLATE_4 = _TEMPLATE
-for _old, _new in (
-    ("<start_of_turn>", "<|turn>"),
-    ("<end_of_turn>", "<turn|>"),
-    ("<start_of_image>", "<|image|>"),
-):
-    _TEMPLATE_4 = _TEMPLATE_4.replace(_old, _new)
-
 _NAMED_4 = {
     "image_token": "<|image|>",
     "boi_token": "<|image>",
@@ -134,15 +122,10 @@ _NAMED_4 = {
     "boa_token": "<|audio>",
     "eoa_token": "<audio|>",
 }
-_SPECIAL_4 = ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", *_NAMED_4.values(), "<|video|>")
 
 
 def _tokenizer_4(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) -> PreTrainedTokenizerFast:
-    tokenizer = build_tokenizer(
-        [*text, "model"], model_max_length, _SPECIAL_4, "<turn|>", "<pad>", _TEMPLATE_4, _NAMED_4
-    )
-    tokenizer.bos_token = "<bos>"
-    return tokenizer
+    return _build(text, model_max_length, "<|turn>", "<turn|>", "<|image|>", _NAMED_4, "<|video|>")
 
 
 def _gemma4_config(tokenizer: PreTrainedTokenizerFast) -> Gemma4Config:
@@ -189,6 +172,6 @@ def _gemma4_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 
 
 GEMMA_FAMILIES = {
-    "gemma3": TinyFamily(Gemma3ForConditionalGeneration, _gemma3_config, _gemma3_processor, _tokenizer),
+    "gemma3": TinyFamily(Gemma3ForConditionalGeneration, _gemma3_config, _gemma3_processor, _tokenizer_3),
     "gemma4": TinyFamily(Gemma4ForConditionalGeneration, _gemma4_config, _gemma4_processor, _tokenizer_4),
 }
