@@ -82,8 +82,8 @@ class ModelConfig:
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         max_tiles: most tiles that an image is cut into, in families that do so; null: as many as max_pixels hold
-        frame: how the model writes boxes: grid_1000 (0 to 1000 over the image) or resized_pixels (of the image that it
-            sees); null: as its family is documented to
+        frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
+            its family documents
         freeze: parts to leave untrained: any of vision, projector, text
         lora: {r, alpha, parts}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time

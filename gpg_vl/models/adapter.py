@@ -27,7 +27,7 @@ class Adapter(Protocol):
     """The transformers model, head included."""
     config: ModelConfig
     frame: Frame | None
-    """How the model writes coordinates; None if it is not known."""
+    """How the model writes coordinates; None if neither its family nor the recipe says it."""
     autocast_dtype: torch.dtype | None
     """None if everything is computed in the precision of the weights."""
 
@@ -100,6 +100,10 @@ class Adapter(Protocol):
     @property
     def head_weight(self) -> Tensor:
         """[V, H] weight of the language head."""
+
+    @property
+    def logit_cap(self) -> float | None:
+        """c of the cap c * tanh(logit / c) behind the head, before temperature and bans; None: there is none."""
 
     def autocast(self) -> AbstractContextManager[Any]: ...
 

@@ -39,7 +39,7 @@ class Family:
     adapter: type[BaseAdapter]
     model: type[PreTrainedModel]
     frame: Frame | None
-    """None: it is not documented, and the recipe has to say it."""
+    """None where the family documents none: ``model.frame`` says it then."""
 
 
 class BaseAdapter(ABC):
@@ -53,6 +53,8 @@ class BaseAdapter(ABC):
     """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
+    knows_windows: ClassVar[bool] = False
+    """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
     has_tiles: ClassVar[bool] = False
     """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
     lora_layers: ClassVar[Mapping[str, str]]
@@ -108,15 +110,15 @@ class BaseAdapter(ABC):
             model = family.model(model_config)
         return cls(model, load_processor(path, model_config), config, family.frame)
 
-    @staticmethod
-    def refuse_inexact(config: PreTrainedConfig) -> None:
+    @classmethod
+    def refuse_inexact(cls, config: PreTrainedConfig) -> None:
         """Refuses configs under which packed and plain log-probs would differ.
 
         Raises:
-            ValueError: the config has sliding windows or dropout
+            ValueError: the config has dropout, or windows that the family's masks do not have
         """
         text: Any = config.get_text_config()
-        if "sliding_attention" in (getattr(text, "layer_types", None) or []):
+        if not cls.knows_windows and "sliding_attention" in (getattr(text, "layer_types", None) or []):
             raise ValueError(
                 "model.path: the config uses sliding-window attention; set use_sliding_window to false in it"
             )
@@ -276,6 +278,11 @@ class BaseAdapter(ABC):
     def head_weight(self) -> Tensor:
         return self.model.lm_head.weight  # type: ignore[no-any-return]
 
+    @property
+    def logit_cap(self) -> float | None:
+        """See ``Adapter.logit_cap``."""
+        return None
+
     def autocast(self) -> AbstractContextManager[Any]:
         if self.autocast_dtype is None:
             return nullcontext()
@@ -300,10 +307,7 @@ class BaseAdapter(ABC):
         """See ``Adapter.run_body``."""
         # with gradient checkpointing, transformers drops the cache in training mode: tokens would not see their prompt
         assert cache is None or not (self.model.training and self.model.is_gradient_checkpointing)
-        if features is None:
-            body, tokens = self.model.model, {"input_ids": input_ids, **self._forward_arguments(token_types, vision)}
-        else:
-            body, tokens = self._text_model, self._embed(input_ids, token_types, features)
+        body, tokens = self._inputs(input_ids, token_types, vision, features)
         mask = self._attention_mask(
             token_types=token_types, position_ids=position_ids, visible=visible, segment_ids=segment_ids, real=real,
             cache=cache,
@@ -316,6 +320,14 @@ class BaseAdapter(ABC):
             use_cache=cache is not None,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _inputs(
+        self, input_ids: Tensor, token_types: Tensor, vision: VisionInputs | None, features: ImageFeatures | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """What runs, with its tokens and images: the text model where the features are known, or else the whole."""
+        if features is None:
+            return self.model.model, {"input_ids": input_ids, **self._forward_arguments(token_types, vision)}
+        return self._text_model, self._embed(input_ids, token_types, features)
 
     @property
     def _text_model(self) -> Any:
@@ -348,7 +360,7 @@ class BaseAdapter(ABC):
         """See ``Adapter.run_plain``."""
         device = self.device
         ids = torch.tensor([[*encoded.token_ids, *completion_ids]], device=device)
-        types = torch.tensor([[*encoded.token_types, *(0 for _ in completion_ids)]], device=device)
+        types = torch.tensor([self._plain_types(encoded, len(completion_ids))], device=device)
         vision = {} if encoded.vision is None else {n: t.to(device) for n, t in encoded.vision.tensors.items()}
         output = self.model.model(
             input_ids=ids,
@@ -357,6 +369,10 @@ class BaseAdapter(ABC):
             **self._plain_arguments(ids, types, vision),
         )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def _plain_types(self, encoded: Encoded, num_completion: int) -> list[int]:
+        """Types of the tokens of an ordinary row, in the words of the model's own processor."""
+        return [*encoded.token_types, *[0] * num_completion]
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         """Arguments of the forward for an ordinary row [1, S], as ``generate`` passes them."""

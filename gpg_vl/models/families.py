@@ -5,25 +5,34 @@ A new family is one line in ``FAMILIES``, plus a file of its own if its processo
 
 from __future__ import annotations
 
+import transformers
 from transformers import (
+    Gemma3ForConditionalGeneration,
+    Gemma4ForConditionalGeneration,
     Glm4vForConditionalGeneration,
     Glm46VForConditionalGeneration,
     Idefics3ForConditionalGeneration,
     InternVLForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
     Mistral3ForConditionalGeneration,
+    PaliGemmaForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.models.base import Family
+from gpg_vl.models.gemma3 import Gemma3Adapter
+from gpg_vl.models.gemma4 import Gemma4Adapter
 from gpg_vl.models.glm4v import Glm4vAdapter
 from gpg_vl.models.internvl import InternVLAdapter
 from gpg_vl.models.llava_onevision import LlavaOnevisionAdapter
 from gpg_vl.models.mistral3 import Mistral3Adapter
+from gpg_vl.models.molmo2 import Molmo2Adapter
+from gpg_vl.models.paligemma import PaliGemmaAdapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.smolvlm import SmolVLMAdapter
@@ -40,4 +49,10 @@ FAMILIES: dict[str, Family] = {
     "glm46v": Family(Glm4vAdapter, Glm46VForConditionalGeneration, "grid_1000"),
     "mistral3": Family(Mistral3Adapter, Mistral3ForConditionalGeneration, None),
     "llava_onevision": Family(LlavaOnevisionAdapter, LlavaOnevisionForConditionalGeneration, None),
+    "gemma3": Family(Gemma3Adapter, Gemma3ForConditionalGeneration, None),
+    "gemma4": Family(Gemma4Adapter, Gemma4ForConditionalGeneration, "grid_1000_y_first"),
+    "paligemma": Family(PaliGemmaAdapter, PaliGemmaForConditionalGeneration, "loc_1024"),
 }
+
+if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
+    FAMILIES["molmo2"] = Family(Molmo2Adapter, transformers.Molmo2ForConditionalGeneration, None)

@@ -36,8 +36,16 @@ def read_config(path: str) -> PreTrainedConfig:
     for part in _parts(config):
         _refuse_quantised(path, part)
     config._attn_implementation = "sdpa"  # one that the folder names may be code on the hub
+    for part in _parts(config):
+        if has_capped_scores(part):
+            part._attn_implementation = "eager"
     config._experts_implementation = None
     return config
+
+
+def has_capped_scores(config: PreTrainedConfig) -> bool:
+    """Whether the model caps the scores of its attention, which eager alone does."""
+    return getattr(config, "attn_logit_softcapping", None) is not None
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -66,6 +74,8 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
     """
     attention = {f"{name}_config": dense_attention(config, name) for name in ("text", "vision")}
     model_config = read_config(path)
+    if has_capped_scores(model_config.get_text_config()):
+        attention["text_config"] = "eager"
     check_names(path)
     try:
         model, info = model_class.from_pretrained(

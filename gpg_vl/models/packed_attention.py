@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,13 @@ class PackedAttention:
         if segment_ids is not None:
             visible = visible_keys(segment_ids)
         return None if visible is None else self._dense_mask(visible, dtype)
+
+    def dense(self, visible: Tensor | Mapping[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+        """The mask argument for keys that a family says itself: one mask, or one for each type of layer."""
+        self._text_config._attn_implementation = self._dense
+        if isinstance(visible, Tensor):
+            return self._dense_mask(visible, dtype)
+        return {layer_type: self._dense_mask(each, dtype) for layer_type, each in visible.items()}
 
     def _packed(self, segment_ids: Tensor) -> str:
         """The attention implementation for packed rows [R, S]."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import mask_banned
+from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.models.vision import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
@@ -208,7 +208,7 @@ class HfEngine:
             token_types[r, start:] = torch.tensor(each.token_types)
             position_ids[:, r, start:] = each.position_ids
             real[r, start:] = True
-        visible = None if real.all() else _visible_behind_padding(real).to(device)
+        padded = not real.all()
         cache = GrowingCache()
         vision, features = self._images(encoded)
         hidden = adapter.run_body(
@@ -217,7 +217,8 @@ class HfEngine:
             position_ids=position_ids.to(device),
             vision=vision,
             features=features,
-            visible=visible,
+            visible=_visible_behind_padding(real).to(device) if padded else None,
+            real=real.to(device) if padded else None,
             cache=cache,
         )
         cache.batch_repeat_interleave(group_size)
@@ -226,7 +227,7 @@ class HfEngine:
         return _Prefilled(
             logits=self._logits(hidden)[repeat],
             cache=cache,
-            visible=None if visible is None else real.to(device)[repeat],
+            visible=real.to(device)[repeat] if padded else None,
             positions=next_positions[repeat].expand(len(position_ids), -1),
             features=_by_prompt(encoded, features),
         )
@@ -254,8 +255,7 @@ class HfEngine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """[R, V] float32 logits at the last position."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+        return head_logits(hidden[:, -1], self._adapter.head_weight, self._adapter.logit_cap)
 
 
 def _by_prompt(prompts: Sequence[Encoded], features: ImageFeatures | None) -> list[ImageFeatures | None]:

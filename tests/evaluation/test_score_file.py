@@ -155,6 +155,13 @@ def test_boxes_are_original_pixels_unless_the_row_says_otherwise(tmp_path: Path)
             "model_width": 100,
             "model_height": 100,
         },
+        {
+            **gold,
+            "completion": "<answer><loc0102><loc0102><loc0512><loc0512></answer>",
+            "frame": "loc_1024",
+            "width": 200,
+            "height": 100,
+        },
     ]
     assert score_file("grounding", write_rows(tmp_path, *rows))["miou"] == pytest.approx(1)
     outside = {**gold, "completion": "<answer>[20, 10, 300, 50]</answer>", "image": str(tmp_path / "a.png")}

@@ -33,6 +33,16 @@ def test_chunks_equal_one_softmax(monkeypatch: pytest.MonkeyPatch, logits_per_ch
     assert not found_grads[1][list(BANNED)].any()
 
 
+def test_a_cap_comes_before_temperature_and_bans() -> None:
+    hidden, weight = 3 * torch.randn(5, 16), torch.randn(50, 16)
+    targets = torch.arange(20, 25)
+    logits = 4 * torch.tanh(hidden @ weight.T / 4) / 0.7
+    logits[:, list(BANNED)] = -torch.inf
+    expected = logits.log_softmax(-1)[torch.arange(5), targets]
+    torch.testing.assert_close(token_log_probs(hidden, weight, targets, 0.7, BANNED, logit_cap=4.0), expected)
+    assert not torch.allclose(token_log_probs(hidden, weight, targets, 0.7, BANNED), expected, atol=0.1)
+
+
 def test_bfloat16_input_is_scored_in_float32() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 16), torch.randn(50, 16)

@@ -20,11 +20,16 @@ from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.families import FAMILIES
+from gpg_vl.models.gemma3 import Gemma3Adapter
+from gpg_vl.models.gemma4 import Gemma4Adapter
+from gpg_vl.models.paligemma import PaliGemmaAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Completion, Prompt, TrainingGroup
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import packed_log_probs
 from tests.support.builders import make_prompt, make_sample, whole
+from tests.support.mask_mutations import count_patches_by_prompt, mask_mutations, no_cap, see_no_later_token
 
 Sizes = Sequence[tuple[int, int]]
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -44,7 +49,12 @@ class FamilyCase:
     tolerance: float = 1e-5
     """Of log-probs in nats and of gradients, relative; more where plain rows differ from themselves by more."""
     completion_type: int = 0
-    """Token type of a completion, where the model takes types."""
+    """Token type of a completion, where the model takes types; its prompts are all of type 0 where this is 1."""
+    since: str = "5.17"
+    """Version of transformers from which the family is exact."""
+    is_tied: bool = True
+    """Whether the head is the embedding matrix. Gemma scales its embeddings: a tiny tied one only says its last token
+    again, whatever it sees."""
     needs: str | None = None
     """A package that the family's processor needs and the kit does not install."""
     attentions: tuple[str, ...] = ("grouped_sdpa", "sdpa", "eager")
@@ -94,7 +104,9 @@ class Bench:
         return Completion(tokens, self.adapter.decode(tokens), finished=False)
 
     def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
-        """The processor's own tensors for the conversation that the kit's prompt was made from."""
+        """The processor's own tensors for what the kit's prompt was made from."""
+        if self.processor.chat_template is None:
+            return self._plain_inputs(prompt)
         pictures = [{"type": "image", "image": open_image(source)} for source in prompt.sample.images]
         content = [*pictures, {"type": "text", "text": prompt.sample.question}]
         return dict(
@@ -103,6 +115,14 @@ class Bench:
                 tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
             )
         )  # fmt: skip
+
+    def _plain_inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        """For a processor that knows no conversations: it puts the beginning of the text and its end in itself."""
+        text = prompt.text.replace(self.processor.tokenizer.bos_token, "").removesuffix("\n")
+        pictures = [open_image(source) for source in prompt.sample.images]
+        inputs = dict(self.processor(text=[text], images=[pictures], return_tensors="pt"))
+        del inputs["labels"]
+        return inputs
 
     def plain_log_probs(self, prompt: Prompt, completion: Completion) -> Tensor:
         """[T], from one ordinary row."""
@@ -115,7 +135,7 @@ class Bench:
                 types = torch.full_like(tokens, self.case.completion_type)
                 inputs[name] = torch.cat([inputs[name], types], dim=1)
         logits = self.model(**inputs, use_cache=False).logits[0, length - 1 : -1].float()
-        logits = logits.index_fill(-1, torch.tensor(self.adapter.banned_token_ids), -torch.inf)
+        logits = logits.index_fill(-1, torch.tensor(self.adapter.banned_token_ids, dtype=torch.long), -torch.inf)
         return logits.log_softmax(-1).gather(-1, tokens[0, :, None])[:, 0]
 
     def generate(self, prompt: Prompt, num_tokens: int) -> list[int]:
@@ -163,7 +183,10 @@ class Bench:
 
 
 def make_bench(family: str, case: FamilyCase, root: Path) -> Bench:
-    tiny = write_tiny_model(root / "tiny", family, seed=1)
+    return open_bench(write_tiny_model(root / "tiny", family, 1, tie_word_embeddings=case.is_tied), case, root)
+
+
+def open_bench(tiny: Path, case: FamilyCase, root: Path) -> Bench:
     adapter = load_case(case, tiny)
     shake(adapter)
     adapter.save(root / "saved")
@@ -216,14 +239,16 @@ def gradients(model: Any, log_probs: Tensor, coefficients: Tensor) -> dict[str, 
 def worst_gradient(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
     """The largest relative error of a parameter's gradient, and its name.
 
-    A gradient far smaller than all others is rounding, such as that of a key's bias, which moves all scores alike.
+    A gradient far smaller than all others is rounding, such as that of a key's bias in a tower, which moves all scores
+    alike: one of less than a millionth of the largest has no error of its own.
     """
-    floor = 1e-3 * max(float(each.norm()) for each in expected.values())
+    largest = max(float(each.norm()) for each in expected.values())
     none = torch.zeros(())
     errors = []
     for name in {*found, *expected}:
         one, other = found.get(name, none), expected.get(name, none)
-        errors.append((float((one - other).norm() / other.norm().clamp(floor)), name))
+        if max(float(one.norm()), float(other.norm())) > 1e-6 * largest:
+            errors.append((float((one - other).norm() / other.norm().clamp(1e-3 * largest)), name))
     return max(errors)
 
 
@@ -277,16 +302,19 @@ def _images_swapped(patch: Any) -> None:
     patch.setattr(packing, "_join_vision", swapped)
 
 
-PLAIN_MUTATIONS = {
-    "positions start late": _positions_start_late,
-    "completions see each other": _one_mask,
-    "images swapped": _images_swapped,
-}
-
+SHARED_MUTATIONS = {"positions start late": _positions_start_late, "images swapped": _images_swapped}
+PLAIN_MUTATIONS = {**SHARED_MUTATIONS, "completions see each other": _one_mask}
 QWEN3_MUTATIONS = {**PLAIN_MUTATIONS, "no depths": _no_depths}
 OF_28 = {"min_pixels": 784, "max_pixels": 50176}
 OF_32 = {"min_pixels": 1024, "max_pixels": 65536}
 TILES: tuple[Sizes, ...] = ([], [(120, 50)], [(30, 40), (200, 90), (84, 84)], [(70, 160)])
+ONE_SIZE: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)], [(56, 112)])
+WITH_IMAGES: tuple[Sizes, ...] = ([(28, 28)], *ONE_SIZE[1:])
+DENSE = ("sdpa", "eager")
+GEMMA3_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma3Adapter)}
+GEMMA4_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma4Adapter), "no cap": no_cap}
+PALI_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(PaliGemmaAdapter), "no cap": no_cap}
+MOLMO_MUTATIONS = {**SHARED_MUTATIONS, "no later token": see_no_later_token, "patches": count_patches_by_prompt}
 
 CASES: dict[str, FamilyCase] = {
     "qwen2_vl": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
@@ -300,4 +328,11 @@ CASES: dict[str, FamilyCase] = {
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=PLAIN_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),
+    "gemma3": FamilyCase(ONE_SIZE, is_tied=False, attentions=DENSE, mutations=GEMMA3_MUTATIONS),
+    "gemma4": FamilyCase(ONE_SIZE, tolerance=5e-5, is_tied=False, attentions=DENSE, mutations=GEMMA4_MUTATIONS),
+    "paligemma": FamilyCase(
+        WITH_IMAGES, completion_type=1, since="5.23", is_tied=False, attentions=("eager",), mutations=PALI_MUTATIONS
+    ),
+    "molmo2": FamilyCase(TILES, {"max_tiles": 4}, attentions=DENSE, mutations=MOLMO_MUTATIONS),
 }
+CASES = {name: case for name, case in CASES.items() if name in FAMILIES}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_vl.records import ImageView
+from gpg_vl.records import Frame, ImageView, Sample
+from gpg_vl.tasks import TASKS
+from gpg_vl.tasks.base import gold_completion, score_completion
 from gpg_vl.tasks.box_answers import boxes_in_image
 from gpg_vl.verifiers.box_text import parse_answered
 
@@ -34,6 +36,45 @@ def test_one_pixel_of_the_model_past_the_edge(scale: float) -> None:
     assert boxes_in_image([(0.0, 0.0, right + 1, bottom + 1)], view) == [(0, 0, 600, 400)]
     assert boxes_in_image([(0.0, 0.0, right + 2, bottom)], view) is None
     assert boxes_in_image([(-2.0, 0.0, right, bottom)], view) is None
+
+
+ONE_GOLD, TWO_GOLD = "[100, 60, 640, 480]", "[[100, 60, 640, 480], [638, 0, 640, 3]]"
+WRITTEN: dict[Frame, tuple[str, str]] = {
+    "grid_1000": ("[x1, y1, x2, y2]", "[156, 125, 1000, 1000]"),
+    "grid_1000_y_first": ("[y1, x1, y2, x2]", "[125, 156, 1000, 1000]"),
+    "loc_1024": ("<locY1><locX1><locY2><locX2>", "<loc0128><loc0160><loc1023><loc1023>"),
+    "resized_pixels": ("[x1, y1, x2, y2]", "[50, 30, 320, 240]"),
+}
+
+
+@pytest.mark.parametrize("frame", WRITTEN)
+@pytest.mark.parametrize(("task", "gold"), [("grounding", ONE_GOLD), ("grounding", TWO_GOLD), ("detection", TWO_GOLD)])
+def test_boxes_are_asked_for_written_and_read_as_the_model_writes_them(frame: Frame, task: str, gold: str) -> None:
+    views = [ImageView(640, 480, 320, 240, frame)]
+    sample = Sample("row-1", task, ("image.png",), "Where?", gold)
+    shape, written = WRITTEN[frame]
+    assert shape in TASKS[task].ask(sample, views)
+    assert written in TASKS[task].gold(sample, views)
+    reward = score_completion(TASKS[task], sample, gold_completion(TASKS[task], sample, views), views)
+    assert reward.parts["iou"] == 1.0
+    if frame != "grid_1000_y_first":
+        other = [ImageView(640, 480, 320, 240, "grid_1000_y_first")]
+        swapped = score_completion(TASKS[task], sample, gold_completion(TASKS[task], sample, views), other)
+        assert swapped.parts["iou"] < 0.95
+
+
+@pytest.mark.parametrize("task", ["grounding", "detection"])
+def test_no_box_is_asked_for_in_a_frame_that_is_not_known(task: str) -> None:
+    sample = Sample("row-1", task, ("image.png",), "Where?", TWO_GOLD)
+    with pytest.raises(ValueError, match=r"model\.frame"):
+        TASKS[task].ask(sample, [ImageView(640, 480, 896, 896, None)])
+
+
+def test_location_tokens_are_no_boxes_where_the_model_writes_numbers() -> None:
+    sample = Sample("row-1", "grounding", ("image.png",), "Where?", ONE_GOLD)
+    written = WRITTEN["loc_1024"][1]
+    assert TASKS["grounding"].read(written, sample, [ImageView(640, 480, 224, 224, "loc_1024")])
+    assert TASKS["grounding"].read(written, sample, [ImageView(640, 480, 224, 224, "grid_1000")]) is None
 
 
 BOX, TWO = "[10, 10, 50, 50]", "[[10, 10, 50, 50], [1, 1, 9, 9]]"

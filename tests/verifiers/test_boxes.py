@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy
 import pytest
@@ -202,7 +203,7 @@ def test_hits_of_average_precision() -> None:
 sides = st.integers(20, 4000)
 
 
-@given(st.tuples(*[st.integers(0, 1000)] * 4), sides, sides, st.sampled_from(["grid_1000", "resized_pixels"]))
+@given(st.tuples(*[st.integers(0, 1000)] * 4), sides, sides, st.sampled_from(get_args(Frame)))
 def test_overlap_does_not_depend_on_the_frame(box: Box, width: int, height: int, frame: Frame) -> None:
     view = ImageView(width, height, 448, 336, frame)
     gold = (0.2 * width, 0.1 * height, 0.9 * width, 0.7 * height)

@@ -19,10 +19,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.tiny.family import TinyFamily
+from gpg_vl.models.tiny.gemma import GEMMA_FAMILIES
+from gpg_vl.models.tiny.paligemma import PALIGEMMA_FAMILIES
 from gpg_vl.models.tiny.patched import PATCHED_FAMILIES
 from gpg_vl.models.tiny.qwen import QWEN_FAMILIES
 from gpg_vl.models.tiny.tiled import TILED_FAMILIES
@@ -44,7 +47,17 @@ Family = str
 """The ``model_type`` of a model's config."""
 DEFAULT_FAMILY: Family = "qwen2_vl"
 
-TINY_FAMILIES: dict[Family, TinyFamily] = {**QWEN_FAMILIES, **TILED_FAMILIES, **PATCHED_FAMILIES}
+TINY_FAMILIES: dict[Family, TinyFamily] = {
+    **QWEN_FAMILIES,
+    **TILED_FAMILIES,
+    **PATCHED_FAMILIES,
+    **GEMMA_FAMILIES,
+    **PALIGEMMA_FAMILIES,
+}
+if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
+    from gpg_vl.models.tiny.molmo2 import MOLMO_FAMILIES
+
+    TINY_FAMILIES |= MOLMO_FAMILIES
 
 
 def write_tiny_model(
