@@ -279,33 +279,3 @@ class LoggedStep:
 
 def count_tokens(completions: Sequence[Completion]) -> int:
     return sum(len(completion.token_ids) for completion in completions)
-
-
-THINK_OPENING = "<think>"
-
-
-_THINK_CLOSING = "</think>"
-
-
-def completion_text(prompt: Prompt, text: str) -> str:
-    """A completion as the tasks read it: with the reasoning that the prompt ends in, open or empty, before it.
-
-    Chat templates of thinking models end in ``<think>`` and a newline, or in an empty block where they are not to
-    think. A model that opens its reasoning again needs no other opening.
-    """
-    return text if text.lstrip().startswith(THINK_OPENING) else _reasoning_at_end(prompt.text) + text
-
-
-def continue_prompt(prompt_text: str, text: str) -> str:
-    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    given = "".join(_reasoning_at_end(prompt_text).split())
-    return text.removeprefix(given)
-
-
-def _reasoning_at_end(prompt_text: str) -> str:
-    """The ``<think>`` that a prompt ends in, with white space after it or closed at once; empty for none."""
-    bare = prompt_text.rstrip()
-    if bare.endswith(_THINK_CLOSING):
-        bare = bare.removesuffix(_THINK_CLOSING).rstrip()
-    start = bare.rfind(THINK_OPENING)
-    return prompt_text[start:] if start >= 0 and start + len(THINK_OPENING) == len(bare) else ""

@@ -18,8 +18,9 @@ from gpg_vl.data.markers import IMAGE_MARKER, check_markers
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
-from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
+from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task, ask_for_answer
+from gpg_vl.verifiers.reasoning import THINK_OPENING
 
 _MAX_CHARS = 160  # of what a user's code raised
 
