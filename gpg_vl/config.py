@@ -160,6 +160,7 @@ class PromptConfig:
             marks roles, else base
         template: wording that replaces the task's; {question} stands for the row's question; null: the task's own
         system: system message of a chat prompt; null: whatever the model's template does by default
+        thinking: whether a chat template that knows enable_thinking asks for reasoning; auto: what it does by default
         answer_in: where the prompt asks for the answer and scoring looks for it; tags: <answer></answer>; boxed: the
             last \\boxed{} outside the reasoning
     """
@@ -167,6 +168,7 @@ class PromptConfig:
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
     answer_in: AnswerIn = "tags"
 
     def __post_init__(self) -> None:

@@ -20,16 +20,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.files import follow_umask
-from gpg_vl.models.deadline import Deadline
+from gpg_vl.models.chat import ChatTemplate
+from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
-
-_TEMPLATE_DEADLINE = Deadline(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,9 @@ class BaseAdapter(ABC):
         self.config = config
         self.frame = frame
         self.refuse_inexact(model.config)
+        self._chat = ChatTemplate(processor, config.path, self.image_token)
+        self._num_logits = len(self.head_weight)
+        refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
         if config.lora is None:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(self.part_of(name) not in config.freeze)
@@ -95,6 +96,7 @@ class BaseAdapter(ABC):
         """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
+        model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
         return cls(model, load_processor(path, model_config), config, family.frame)
 
     @staticmethod
@@ -119,50 +121,19 @@ class BaseAdapter(ABC):
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     def has_chat_template(self) -> bool:
-        return self.processor.chat_template is not None
+        return self._chat.exists
 
     def is_chat(self) -> bool:
-        if not self.has_chat_template():
-            return False
-        content = [{"type": "text", "text": "probe"}]
-        return bool(self._render([{"role": "user", "content": content}]).strip() != "probe")
+        return self._chat.marks_roles()
 
     def opens_answer(self) -> bool:
-        messages = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
-        return self._render(messages) != self._render(messages, opens_answer=False)
+        return self._chat.opens_answer()
 
-    def _render(self, messages: list[dict[str, Any]], *, opens_answer: bool = True) -> str:
-        """
-        Raises:
-            ModelMistake: the chat template fails, or takes too long
-        """
-        render = self.processor.apply_chat_template
-        try:
-            with _TEMPLATE_DEADLINE.within():
-                return str(render(messages, tokenize=False, add_generation_prompt=opens_answer))
-        except TimeoutError as error:
-            lack = f"takes over {_TEMPLATE_DEADLINE.seconds:g} s for one prompt"
-            raise ModelMistake(f"model.path: the chat template of {self.config.path} {lack}; correct it") from error
-        except Exception as error:  # a template is a program
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelMistake(
-                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); correct it, "
-                "leave prompt.system out, or set prompt.style to base"
-            ) from error
+    def check_chat(self, thinking: bool | None) -> None:
+        self._chat.check(thinking, self.end_token_ids)
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
-        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        text = self._render(messages)
-        wanted, found = parts.count(None), text.count(self.image_token)
-        if found != wanted:
-            raise ModelMistake(
-                f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
-                "template, or set prompt.style to base"
-            )
-        return text
+    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+        return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens]
@@ -190,15 +161,11 @@ class BaseAdapter(ABC):
 
     @property
     def pad_token_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+        return find_pad_token(self.model, self.tokenizer, self.end_token_ids, self._num_logits)
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """From the model's generation config, or else from the tokenizer."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = self.tokenizer.eos_token_id
-        return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+        return find_end_tokens(self.model, self.tokenizer)
 
     @property
     @abstractmethod

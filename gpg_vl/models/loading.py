@@ -106,6 +106,10 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     try:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
         return processor_class.from_pretrained(path, **AS_DATA)
+    except ImportError as error:
+        raise ValueError(
+            f"model.path: the processor of {path} needs a library that is not installed: {first_line(error)}"
+        ) from error
     except Exception as error:
         reason = first_line(error)
         raise ValueError(
@@ -123,6 +127,7 @@ def check_names(path: str) -> None:
     for file, name in [*_named_shards(folder), *_named_files(folder)]:
         if not stays_inside(name):
             raise ValueError(f"model.path: {folder / file} names {name!r}, which is no file in the folder; correct it")
+    read_object(folder / "generation_config.json")
     for file in ("processor_config.json", "preprocessor_config.json", "audio_tokenizer_config.json"):
         if {"audio_tokenizer", "audio_tokenizer_class"} & read_object(folder / file).keys():
             raise ValueError(f"model.path: {folder / file} names another model to load; remove audio_tokenizer")

@@ -33,6 +33,16 @@ def test_chunks_equal_one_softmax(monkeypatch: pytest.MonkeyPatch, logits_per_ch
     assert not found_grads[1][list(BANNED)].any()
 
 
+def test_banned_tokens_above_the_rows_of_the_head_are_none_of_its() -> None:
+    """A model may have fewer rows in its head than tokens: those above cannot be sampled anyway."""
+    hidden, weight, targets = torch.randn(5, 16), torch.randn(50, 16), torch.arange(5, 10)
+    expected = token_log_probs(hidden, weight, targets, 1.0, BANNED)
+    assert torch.equal(token_log_probs(hidden, weight, targets, 1.0, (*BANNED, 50, 99)), expected)
+    assert torch.equal(
+        token_log_probs(hidden, weight, targets, 1.0, (50,)), token_log_probs(hidden, weight, targets, 1.0, ())
+    )
+
+
 def test_bfloat16_input_is_scored_in_float32() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 16), torch.randn(50, 16)
