@@ -368,6 +368,8 @@ class UpdateConfig:
         max_skips: the run stops after this many skipped steps in a row; a step is skipped if its gradient is not finite
         epochs_per_rollout: how often each sampled group is trained
         groups_per_update: groups per optimizer step, over all ranks; null: all groups of the rollout
+        pack: one row for a group, its prompt once; false: one row per completion, each with the prompt, as a way out
+            where the self-check of packed rows fails
         tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass
         patches_per_micro_batch: speed knob; maximum number of vision patches per forward pass
     """
@@ -385,6 +387,7 @@ class UpdateConfig:
     max_skips: int = 3
     epochs_per_rollout: int = 1
     groups_per_update: int | None = None
+    pack: bool = True
     tokens_per_micro_batch: int = 8192
     patches_per_micro_batch: int = 65536
 

@@ -193,7 +193,8 @@ class TrainingGroup:
 class MicroBatch:
     """The inputs of one forward, and where the log-probs of the completion tokens are.
 
-    A row is one prompt followed by completions of its group, padded on the right. Token m of the M completion tokens
+    A row is one prompt followed by completions of its group, or by one of them where nothing is packed; it is padded on
+    the right. Token m of the M completion tokens
     is ``target_ids[m]``; it is predicted at flat position ``source_index[m]`` of the [R, S] grid.
     """
 
@@ -206,6 +207,8 @@ class MicroBatch:
     source_index: Tensor  # [M] int64
     target_ids: Tensor  # [M] int64
     coefficients: Tensor  # [M] float32
+    is_packed: bool = True  # False: ordinary rows, for which the model makes its own masks
+    feature_index: Tensor | None = None  # [I] of ordinary rows: the place of each image token in the features of vision
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
-from gpg_vl.update.packing import plan_micro_batches
+from gpg_vl.update.packing import plan_update
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
@@ -175,8 +175,7 @@ class Learner:
 
     def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
-        update = self._recipe.update
-        plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
+        plan = plan_update(groups, self._recipe.update)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             difference = check_packing(self._adapter, rows, self._recipe.rollout.temperature)
