@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 with the origin at the image's top left."""
+"""x1, y1, x2, y2 with the origin at the image's top left; as a model writes it, in the order of its frame."""
 
-Frame = Literal["grid_1000", "resized_pixels"]
-"""How a model writes coordinates: on a 0-1000 grid over the image, or in pixels of the resized image that it sees."""
+Frame = Literal["grid_1000", "grid_1000_y_first", "loc_1024", "resized_pixels"]
+"""How a model writes coordinates: on a 0-1000 grid over the image, also with y before x; as location tokens, y before
+x, on a grid of 1024; or in pixels of the resized image that it sees."""
+
+_GRIDS: dict[Frame, float] = {"grid_1000": 1000.0, "grid_1000_y_first": 1000.0, "loc_1024": 1024.0}
 
 AnswerIn = Literal["tags", "boxed"]
 """Where the answer of a completion stands: between ``<answer>`` and ``</answer>``, or in the last ``\\boxed{}``."""
@@ -62,22 +65,45 @@ class ImageView:
     height: int
     model_width: int
     model_height: int
-    frame: Frame
+    frame: Frame | None  # None: the family documents none, and the recipe sets none
+
+    @property
+    def is_y_first(self) -> bool:
+        """Whether the model writes y before x."""
+        return self.known_frame() in ("grid_1000_y_first", "loc_1024")
+
+    def known_frame(self) -> Frame:
+        """
+        Raises:
+            ValueError: the frame is not known
+        """
+        if self.frame is None:
+            raise ValueError(
+                "the model's family documents no way to write coordinates; set model.frame to the one that the model "
+                f"was trained with: {', '.join(get_args(Frame))}"
+            )
+        return self.frame
 
     def _frame_size(self) -> tuple[float, float]:
-        return (1000.0, 1000.0) if self.frame == "grid_1000" else (self.model_width, self.model_height)
+        grid = _GRIDS.get(self.known_frame())
+        return (self.model_width, self.model_height) if grid is None else (grid, grid)
+
+    def _in_order(self, box: Box) -> Box:
+        """From x first to the order in which the model writes, and back."""
+        x1, y1, x2, y2 = box
+        return (y1, x1, y2, x2) if self.is_y_first else box
 
     def to_original(self, box: Box) -> Box:
-        """Converts a box from the model's frame to original pixels."""
+        """Converts a box as the model writes it to one of original pixels."""
         w, h = self._frame_size()
-        x1, y1, x2, y2 = box
+        x1, y1, x2, y2 = self._in_order(box)
         return (x1 * self.width / w, y1 * self.height / h, x2 * self.width / w, y2 * self.height / h)
 
     def to_model(self, box: Box) -> Box:
-        """Converts a box from original pixels to the model's frame."""
+        """Converts a box of original pixels to one as the model writes it."""
         w, h = self._frame_size()
         x1, y1, x2, y2 = box
-        return (x1 * w / self.width, y1 * h / self.height, x2 * w / self.width, y2 * h / self.height)
+        return self._in_order((x1 * w / self.width, y1 * h / self.height, x2 * w / self.width, y2 * h / self.height))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
 from gpg_vl.files import replace_file, same_place
 from gpg_vl.own_code import absolute_spec, describe_error, own_file
-from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
+from gpg_vl.records import AnswerIn, Frame, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.screen import printable, say
 from gpg_vl.tasks import load_task
@@ -189,8 +189,8 @@ def _view(row: Mapping[str, Any], image: str | bytes) -> ImageView:
     frame = row.get("frame", "original_pixels")
     if frame == "original_pixels":
         return ImageView(width, height, width, height, "resized_pixels")
-    if frame not in ("grid_1000", "resized_pixels"):
-        raise ValueError(f"frame is {frame!r}; the frames are original_pixels, grid_1000 and resized_pixels")
+    if frame not in get_args(Frame):
+        raise ValueError(f"frame is {frame!r}; the frames are original_pixels, {', '.join(get_args(Frame))}")
     model_size = _size(row, "model_width", "model_height")
     if width == UNKNOWN_SIDE or (frame == "resized_pixels" and model_size is None):
         more = " and model_width, model_height" if frame == "resized_pixels" else ""

@@ -22,7 +22,7 @@ from gpg_vl.models.versions import read_versions
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 
-_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels")
+_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels", "frame")
 
 
 Settings = dict[str, Any]

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +18,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.relaxed import relax
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import mask_banned
+from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_update
@@ -84,7 +83,8 @@ class RelaxedGradient:
 
         def embed(states: Tensor) -> Tensor:
             with torch.autocast(states.device.type, enabled=False):
-                logits = F.linear(states.float(), self._adapter.head_weight.float()) / self._recipe.rollout.temperature
+                logits = head_logits(states, self._adapter.head_weight, self._adapter.logit_cap)
+                logits = logits / self._recipe.rollout.temperature
                 log_probs = mask_banned(logits, self._adapter.banned_token_ids).log_softmax(-1)
                 generator = torch.Generator(states.device).manual_seed(seed)
                 return relax(log_probs, targets, self._temperature, generator) @ embedding

@@ -26,8 +26,8 @@ class Adapter(Protocol):
     model: Any
     """The transformers model, head included."""
     config: ModelConfig
-    frame: Frame
-    """How the family writes coordinates."""
+    frame: Frame | None
+    """How the model writes coordinates; None if neither its family nor the recipe says it."""
     autocast_dtype: torch.dtype | None
     """None if everything is computed in the precision of the weights."""
 
@@ -114,6 +114,10 @@ class Adapter(Protocol):
     @property
     def head_weight(self) -> Tensor:
         """[V, H] weight of the language head."""
+
+    @property
+    def logit_cap(self) -> float | None:
+        """c of the cap c * tanh(logit / c) behind the head, before temperature and bans; None: there is none."""
 
     def autocast(self) -> AbstractContextManager[Any]: ...
 

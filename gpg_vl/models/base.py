@@ -36,7 +36,8 @@ class Family:
 
     adapter: type[BaseAdapter]
     model: type[PreTrainedModel]
-    frame: Frame
+    frame: Frame | None
+    """None where the family documents none: ``model.frame`` says it then."""
 
 
 class BaseAdapter(ABC):
@@ -49,12 +50,12 @@ class BaseAdapter(ABC):
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
-    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame):
+    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
         self.model: Any = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.config = config
-        self.frame = frame
+        self.frame = config.frame or frame
         self.refuse_inexact(model.config)
         self._chat = ChatTemplate(processor, config.path, self.image_token)
         self._num_logits = len(self.head_weight)
@@ -187,6 +188,11 @@ class BaseAdapter(ABC):
     @property
     def head_weight(self) -> Tensor:
         return self.model.lm_head.weight  # type: ignore[no-any-return]
+
+    @property
+    def logit_cap(self) -> float | None:
+        """See ``Adapter.logit_cap``."""
+        return None
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.autocast_dtype is None:

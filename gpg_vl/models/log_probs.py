@@ -16,6 +16,13 @@ LOGITS_PER_CHUNK = 2**24
 """Number of logits in one chunk: 64 MiB in float32."""
 
 
+def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tensor:
+    """The head's logits [..., V] in float32, capped at c * tanh(logit / c) where the model has a cap c."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = F.linear(hidden.float(), head_weight.float())
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 def mask_banned(logits: Tensor, banned_token_ids: Sequence[int]) -> Tensor:
     """Logits [..., V] with the banned tokens at minus infinity: sampler and update share this distribution."""
     below = [token for token in banned_token_ids if token < logits.shape[-1]]  # a head may have fewer rows than tokens
@@ -31,6 +38,7 @@ def token_log_probs(
     target_ids: Tensor,
     temperature: float,
     banned_token_ids: Sequence[int],
+    logit_cap: float | None = None,
 ) -> Tensor:
     """Log-prob of each target under the distribution that the rollout samples from.
 
@@ -40,14 +48,14 @@ def token_log_probs(
         target_ids: [M]
         temperature: divides the logits
         banned_token_ids: tokens with probability zero
+        logit_cap: see ``Adapter.logit_cap``
 
     Returns:
         [M] float32
     """
 
     def score(hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
-        with torch.autocast(hidden_chunk.device.type, enabled=False):
-            logits = F.linear(hidden_chunk.float(), head_weight.float()) / temperature
+        logits = head_logits(hidden_chunk, head_weight, logit_cap) / temperature
         logits = mask_banned(logits, banned_token_ids)
         chosen = logits.gather(-1, target_chunk[:, None])[:, 0]
         return chosen - torch.logsumexp(logits, dim=-1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import mask_banned
+from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.models.vision import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
@@ -254,8 +254,7 @@ class HfEngine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """[R, V] float32 logits at the last position."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden[:, -1].float(), self._adapter.head_weight.float())
+        return head_logits(hidden[:, -1], self._adapter.head_weight, self._adapter.logit_cap)
 
 
 def _by_prompt(prompts: Sequence[Encoded], features: ImageFeatures | None) -> list[ImageFeatures | None]:

@@ -1,4 +1,4 @@
-"""What tasks with boxes share: the frame in words, conversion to original pixels and back, and overlaps."""
+"""What tasks with boxes share: boxes in the model's way of writing, in original pixels, and their overlaps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy
 
-from gpg_vl.records import Box, ImageView, Sample
+from gpg_vl.records import Box, Frame, ImageView, Sample
 from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
+from gpg_vl.verifiers.location_tokens import LAST_LOCATION, locations_to_numbers, numbers_to_locations
 
 EDGE_PIXELS = 1.0
 """Original pixels that a gold corner may lie outside of the image; it is moved back to the edge."""
-EDGE_UNITS = {"grid_1000": 2.0, "resized_pixels": 1.0}
+EDGE_UNITS: dict[Frame, float] = {"grid_1000": 2.0, "grid_1000_y_first": 2.0, "loc_1024": 0.0, "resized_pixels": 1.0}
 """Units of the model's frame that an answered corner may lie outside: on the grid a gold pixel past the edge of a
 picture of 640 is 1002."""
 _ROUNDING = 1e-6
@@ -28,9 +29,29 @@ def describe_frame(views: Sequence[ImageView]) -> str:
     if not views:
         raise ValueError("the row has no image to find a box in")
     view = views[0]
-    if view.frame == "grid_1000":
-        return "on a grid from 0 to 1000 over the image"
-    return f"in pixels of the {view.model_width} x {view.model_height} image"
+    if view.known_frame() == "resized_pixels":
+        return f"in pixels of the {view.model_width} x {view.model_height} image"
+    if view.frame == "loc_1024":
+        return f"in location tokens from <loc0000> to <loc{LAST_LOCATION}> over the image"
+    return "on a grid from 0 to 1000 over the image"
+
+
+def describe_box(views: Sequence[ImageView]) -> str:
+    """How the model writes a box of the first image, with names in place of numbers.
+
+    Raises:
+        ValueError: there is no image
+    """
+    if not views:
+        raise ValueError("the row has no image to find a box in")
+    if views[0].known_frame() == "loc_1024":
+        return "<locY1><locX1><locY2><locX2>"
+    return "[y1, x1, y2, x2]" if views[0].is_y_first else "[x1, y1, x2, y2]"
+
+
+def answer_in_numbers(answer: str, view: ImageView) -> str:
+    """An answer with its location tokens as lists of numbers, where the model writes such tokens."""
+    return locations_to_numbers(answer) if view.known_frame() == "loc_1024" else answer
 
 
 def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
@@ -51,7 +72,7 @@ def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
 def _is_near(box: Box, view: ImageView) -> bool:
     """Whether a box of original pixels lies in the image, or beyond its edges by no more than is allowed."""
     x1, y1, x2, y2 = box
-    units = EDGE_UNITS[view.frame] + _ROUNDING
+    units = EDGE_UNITS[view.known_frame()] + _ROUNDING
     _, _, beyond_x, beyond_y = view.to_original((0.0, 0.0, units, units))
     return -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
 
@@ -101,16 +122,23 @@ def _as_written(box: Box, view: ImageView) -> Box | None:
 
 def write_box(box: Box, view: ImageView) -> list[int]:
     """A box of original pixels in whole units of the model's frame; a side shorter than that becomes one unit long."""
-    x1, y1, x2, y2 = view.to_model(box)
-    (left, right), (top, bottom) = _round_side(x1, x2), _round_side(y1, y2)
-    return [left, top, right, bottom]
+    first, second, third, fourth = view.to_model(box)
+    most = LAST_LOCATION if view.frame == "loc_1024" else None
+    (low, high), (start, end) = _round_side(first, third, most), _round_side(second, fourth, most)
+    return [low, start, high, end]
 
 
-def _round_side(low: float, high: float) -> tuple[int, int]:
-    """Both ends to the nearest unit, but never to the same: the box keeps an area."""
-    if round(low) < round(high):
-        return round(low), round(high)
-    return floor(low), ceil(high)
+def box_to_text(box: Box, view: ImageView) -> str:
+    """A box of original pixels as the model writes it."""
+    numbers = write_box(box, view)
+    return numbers_to_locations(numbers) if view.frame == "loc_1024" else str(numbers)
+
+
+def _round_side(low: float, high: float, most: int | None) -> tuple[int, int]:
+    """Both ends to the nearest unit, up to ``most``, but never to the same: the box keeps an area."""
+    start, end = (round(low), round(high)) if round(low) < round(high) else (floor(low), ceil(high))
+    end = end if most is None else min(end, most)
+    return min(start, end - 1), end
 
 
 def check_boxes(sample: Sample, boxes: Sequence[Box] | None) -> None:

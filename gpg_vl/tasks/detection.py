@@ -11,7 +11,16 @@ from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
+from gpg_vl.tasks.box_answers import (
+    answer_in_numbers,
+    box_to_text,
+    boxes_in_image,
+    check_boxes,
+    describe_box,
+    describe_frame,
+    gold_in_image,
+    pair_boxes,
+)
 from gpg_vl.tasks.legacy.detection import DETECTION
 from gpg_vl.verifiers.box_text import NO_OBJECTS, Detection, parse_detections
 from gpg_vl.verifiers.boxes import LATE_IMPORTS
@@ -31,13 +40,13 @@ class DetectionTask(Task):
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return (
             f"{sample.question}\n{FORMAT_REQUEST} The final answer is a list with every object, "
-            f"[{{'Position': [x1, y1, x2, y2], 'Confidence': c}}, ...], coordinates {describe_frame(views)} and "
+            f"[{{'Position': {describe_box(views)}, 'Confidence': c}}, ...], coordinates {describe_frame(views)} and "
             f"confidence from 0 to 1, or {NO_OBJECTS} where there is none."
         )
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Detection] | None:
         """The detections in original pixels, [] for none; None unless each box has an area and lies in the image."""
-        found = parse_detections(answer)
+        found = parse_detections(answer_in_numbers(answer, views[0]))
         boxes = None if found is None else boxes_in_image([detection.box for detection in found], views[0])
         if found is None or boxes is None:
             return None
@@ -64,8 +73,8 @@ class DetectionTask(Task):
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
         boxes = gold_in_image(_gold_boxes(sample.answer), views[0])
-        entries = [{"Position": write_box(box, views[0]), "Confidence": 1} for box in boxes]
-        return str(entries) if entries else NO_OBJECTS
+        entries = [f"{{'Position': {box_to_text(box, views[0])}, 'Confidence': 1}}" for box in boxes]
+        return f"[{', '.join(entries)}]" if entries else NO_OBJECTS
 
     def check(self, sample: Sample) -> None:
         found = parse_detections(sample.answer)

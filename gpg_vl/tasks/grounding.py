@@ -7,13 +7,21 @@ its own frame.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
-from gpg_vl.tasks.box_answers import boxes_in_image, check_boxes, describe_frame, gold_in_image, pair_boxes, write_box
+from gpg_vl.tasks.box_answers import (
+    answer_in_numbers,
+    box_to_text,
+    boxes_in_image,
+    check_boxes,
+    describe_box,
+    describe_frame,
+    gold_in_image,
+    pair_boxes,
+)
 from gpg_vl.tasks.legacy.grounding import GROUNDING
 from gpg_vl.verifiers.box_text import parse_answered, parse_boxes
 from gpg_vl.verifiers.box_values import parse_box
@@ -30,9 +38,8 @@ class Grounding(Task):
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
-        wanted = (
-            "one box [x1, y1, x2, y2]" if _asks_for_one(sample.answer) else "a list of boxes [[x1, y1, x2, y2], ...]"
-        )
+        box = describe_box(views)
+        wanted = f"one box {box}" if _asks_for_one(sample.answer) else f"a list of boxes [{box}, ...]"
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views)}."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:
@@ -40,7 +47,7 @@ class Grounding(Task):
 
         Where one box is asked for, several without a list around them are several answers.
         """
-        found = parse_answered(answer)
+        found = parse_answered(answer_in_numbers(answer, views[0]))
         if found is None or not found.boxes:
             return None
         if len(found.boxes) > 1 and not found.is_list and _asks_for_one(sample.answer):
@@ -53,8 +60,8 @@ class Grounding(Task):
         return {"iou": sum(pair.iou for pair in pair_boxes(answer, gold, views[0])) / max(len(answer), len(gold))}
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
-        boxes = [write_box(box, views[0]) for box in gold_in_image(_gold_boxes(sample.answer), views[0])]
-        return json.dumps(boxes[0] if _asks_for_one(sample.answer) else boxes)
+        boxes = [box_to_text(box, views[0]) for box in gold_in_image(_gold_boxes(sample.answer), views[0])]
+        return boxes[0] if _asks_for_one(sample.answer) else f"[{', '.join(boxes)}]"
 
     def check(self, sample: Sample) -> None:
         check_boxes(sample, parse_boxes(sample.answer))

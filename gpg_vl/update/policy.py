@@ -37,7 +37,9 @@ def source_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
 def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) -> Tensor:
     """Log-probs [M] of the completion tokens of a micro-batch, float32."""
     sources = source_states(adapter, batch)
-    return token_log_probs(sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids)
+    return token_log_probs(
+        sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids, adapter.logit_cap
+    )
 
 
 class PolicyForward(nn.Module):

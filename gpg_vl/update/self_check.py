@@ -33,7 +33,9 @@ def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, 
     hidden = adapter.run_plain(encoded, completion.token_ids)
     sources = hidden[len(encoded.token_ids) - 1 : -1]
     targets = torch.tensor(completion.token_ids, device=adapter.device)
-    return token_log_probs(sources, adapter.head_weight, targets, temperature, adapter.banned_token_ids)
+    return token_log_probs(
+        sources, adapter.head_weight, targets, temperature, adapter.banned_token_ids, adapter.logit_cap
+    )
 
 
 @torch.no_grad()
