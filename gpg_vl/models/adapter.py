@@ -81,8 +81,8 @@ class Adapter(Protocol):
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         """Tokens of each image of one prompt, [N]; a family may give an image fewer where there are several."""
 
-    def count_text_tokens(self, text: str) -> int:
-        """Number of tokens of a rendered prompt; each image counts as its one placeholder."""
+    def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
+        """Number of tokens of a rendered prompt with its images."""
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
         """A rendered prompt and its images, as inputs of the model's forward."""
@@ -134,6 +134,7 @@ class Adapter(Protocol):
         features: ImageFeatures | None = None,
         visible: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        real: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """The transformer without its head.
@@ -146,6 +147,7 @@ class Adapter(Protocol):
             features: the result of ``encode_images``, in place of ``vision``
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
             segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
+            real: [R, keys] bool, which tokens of a padded prefill are real
             cache: earlier keys and values, extended in place
 
         Returns:
