@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.files import follow_umask
+from gpg_vl.models.carried import CarriedWeights
 from gpg_vl.models.chat import ChatTemplate
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.loading import load_processor, load_weights
@@ -62,6 +63,7 @@ class BaseAdapter(ABC):
         self.frame = config.frame or frame
         self.refuse_inexact(model.config)
         self._chat = ChatTemplate(processor, config.path, self._placeholder)
+        self._carried: CarriedWeights | None = None
         self._num_logits = len(self.head_weight)
         refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
         if config.lora is None:
@@ -83,7 +85,8 @@ class BaseAdapter(ABC):
         """
         processor = load_processor(path, model_config)
         base = find_base(path)
-        model = load_weights(base or path, family.model, config)
+        model, unexpected = load_weights(base or path, family.model, config)
+        carried = CarriedWeights(base or path, model, unexpected)
         if config.lora is not None and base is not None:
             attach_saved(model, path, config.lora, cls.lora_layers, base)
         elif config.lora is not None:
@@ -92,7 +95,9 @@ class BaseAdapter(ABC):
             model = merge_saved(model, path)
         if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != model_config.image_token_id:
             raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
-        return cls(model, processor, config, family.frame)
+        adapter = cls(model, processor, config, family.frame)
+        adapter._carried = carried
+        return adapter
 
     @classmethod
     def load_without_weights(
@@ -367,4 +372,6 @@ class BaseAdapter(ABC):
         generation = copy.deepcopy(self.model.generation_config)
         generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
         generation.save_pretrained(folder)
+        if self._carried is not None and self.config.lora is None:
+            self._carried.write(folder)
         follow_umask(folder)

@@ -59,8 +59,9 @@ def _refuse_quantised(path: str, config: PreTrainedConfig) -> None:
     )
 
 
-def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrainedModel:
-    """
+def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of weights in the folder that it has no place for.
+
     Raises:
         ValueError: a weight is missing or does not match the config
     """
@@ -80,8 +81,7 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
-    loaded: PreTrainedModel = model
-    return loaded
+    return model, set(info["unexpected_keys"])
 
 
 def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
