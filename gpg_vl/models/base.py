@@ -52,6 +52,8 @@ class BaseAdapter(ABC):
     """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
+    has_tiles: ClassVar[bool] = False
+    """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
@@ -61,6 +63,10 @@ class BaseAdapter(ABC):
         self.tokenizer = processor.tokenizer
         self.config = config
         self.frame = config.frame or frame
+        if config.max_tiles is not None and not self.has_tiles:
+            raise ValueError(
+                f"model.max_tiles: a {model.config.model_type} model cuts no image into tiles; use model.max_pixels"
+            )
         self.refuse_inexact(model.config)
         self._chat = ChatTemplate(processor, config.path, self._placeholder)
         self._carried: CarriedWeights | None = None

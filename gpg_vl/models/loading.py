@@ -100,7 +100,7 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """The processor of the model's family with the files in ``path``.
 
     Raises:
-        ValueError: the folder has no complete processor
+        ValueError: the folder has no complete processor, or the processor needs a package that is not installed
     """
     check_names(path)
     try:
