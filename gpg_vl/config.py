@@ -75,6 +75,8 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
+        family: auto: the kit's adapter for its model_type; generic: any image-text-to-text model of transformers, on
+            ordinary rows (update.pack: false), if the self-check passes
         dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
@@ -90,6 +92,7 @@ class ModelConfig:
     """
 
     path: str = ""
+    family: Literal["auto", "generic"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Literal["auto", "cpu"] = "auto"
     attention: Attention | dict[str, Attention] = "auto"

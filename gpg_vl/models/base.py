@@ -99,8 +99,7 @@ class BaseAdapter(ABC):
             attach(model, config.lora, cls.lora_layers, path)
         elif base is not None:
             model = merge_saved(model, path)
-        if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != model_config.image_token_id:
-            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
+        cls.refuse_other_tokenizer(path, processor, model_config)
         adapter = cls(model, processor, config, family.frame)
         adapter._carried = carried
         return adapter
@@ -114,6 +113,15 @@ class BaseAdapter(ABC):
             model = family.model(model_config)
         model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
         return cls(model, load_processor(path, model_config), config, family.frame)
+
+    @classmethod
+    def refuse_other_tokenizer(cls, path: str, processor: Any, config: PreTrainedConfig) -> None:
+        """
+        Raises:
+            ValueError: the tokenizer is not the one that the config counts on
+        """
+        if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != config.image_token_id:
+            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:
