@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ _PARTS = (
     ("projector", re.compile(r"projector|connector|merger|embed_vision|image_newline")),
     ("vision", re.compile(r"vision|visual|image_tower")),
 )
+_PROBE = "probe"
 _PIXELS_PER_PATCH = 3 * 14 * 14
 
 
@@ -87,6 +89,14 @@ class GenericAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         raise AssertionError("the processor reads images and text together")
+
+    @cached_property
+    def plain_image(self) -> str:  # type: ignore[override]
+        """What the chat template writes for an image, with whatever stands around its placeholder."""
+        if not self.is_chat():
+            return self._placeholder
+        shown, bare = (self.render_chat(parts, None).partition(_PROBE)[0] for parts in ([None, _PROBE], [_PROBE]))
+        return shown.removeprefix(bare)
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         """Of all images together, in equal parts: which image a token belongs to is not known."""
