@@ -75,6 +75,8 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
+        family: auto: the kit's adapter for its model_type; generic: any image-text-to-text model of transformers, on
+            ordinary rows (update.pack: false), if the self-check passes
         dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
@@ -90,6 +92,7 @@ class ModelConfig:
     """
 
     path: str = ""
+    family: Literal["auto", "generic"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Literal["auto", "cpu"] = "auto"
     attention: Attention | dict[str, Attention] = "auto"
@@ -166,6 +169,7 @@ class PromptConfig:
             marks roles, else base
         template: wording that replaces the task's; {question} stands for the row's question; null: the task's own
         system: system message of a chat prompt; null: whatever the model's template does by default
+        thinking: whether a chat template that knows enable_thinking asks for reasoning; auto: what it does by default
         answer_in: where the prompt asks for the answer and scoring looks for it; tags: <answer></answer>; boxed: the
             last \\boxed{} outside the reasoning
     """
@@ -173,6 +177,7 @@ class PromptConfig:
     style: Literal["auto", "chat", "base"] = "auto"
     template: str | None = None
     system: str | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
     answer_in: AnswerIn = "tags"
 
     def __post_init__(self) -> None:
@@ -372,6 +377,8 @@ class UpdateConfig:
         max_skips: the run stops after this many skipped steps in a row; a step is skipped if its gradient is not finite
         epochs_per_rollout: how often each sampled group is trained
         groups_per_update: groups per optimizer step, over all ranks; null: all groups of the rollout
+        pack: one row for a group, its prompt once; false: one row per completion, each with the prompt, as a way out
+            where the self-check of packed rows fails
         tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass
         patches_per_micro_batch: speed knob; maximum number of vision patches per forward pass
     """
@@ -389,6 +396,7 @@ class UpdateConfig:
     max_skips: int = 3
     epochs_per_rollout: int = 1
     groups_per_update: int | None = None
+    pack: bool = True
     tokens_per_micro_batch: int = 8192
     patches_per_micro_batch: int = 65536
 

@@ -7,6 +7,7 @@ from typing import Any
 
 SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {
     "model.dtype": {"bf16": "bfloat16", "fp32": "float32", "f32": "float32", "float": "float32"},
+    "prompt.thinking": {True: "on", False: "off"},  # as YAML reads on and off
 }
 """Other spellings of a key's values."""
 

@@ -212,7 +212,7 @@ def _said(name: str, value: Any) -> Any:
         return {key: _said(f"{name}.{key}", each) for key, each in value.items()}
     if name in _LISTS and isinstance(value, str | dict):
         return [value]
-    return SAME_VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+    return SAME_VALUES.get(name, {}).get(value, value) if isinstance(value, str | bool) else value
 
 
 def _read_words(words: Sequence[str]) -> list[str]:

@@ -219,7 +219,8 @@ class TrainingGroup:
 class MicroBatch:
     """The inputs of one forward, and where the log-probs of the completion tokens are.
 
-    A row is one prompt followed by completions of its group, padded on the right. Token m of the M completion tokens
+    A row is one prompt followed by completions of its group, or by one of them where nothing is packed; it is padded on
+    the right. Token m of the M completion tokens
     is ``target_ids[m]``; it is predicted at flat position ``source_index[m]`` of the [R, S] grid.
     """
 
@@ -232,6 +233,8 @@ class MicroBatch:
     source_index: Tensor  # [M] int64
     target_ids: Tensor  # [M] int64
     coefficients: Tensor  # [M] float32
+    is_packed: bool = True  # False: ordinary rows, for which the model makes its own masks
+    feature_index: Tensor | None = None  # [I] of ordinary rows: the place of each image token in the features of vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,33 +308,3 @@ class LoggedStep:
 
 def count_tokens(completions: Sequence[Completion]) -> int:
     return sum(len(completion.token_ids) for completion in completions)
-
-
-THINK_OPENING = "<think>"
-
-
-_THINK_CLOSING = "</think>"
-
-
-def completion_text(prompt: Prompt, text: str) -> str:
-    """A completion as the tasks read it: with the reasoning that the prompt ends in, open or empty, before it.
-
-    Chat templates of thinking models end in ``<think>`` and a newline, or in an empty block where they are not to
-    think. A model that opens its reasoning again needs no other opening.
-    """
-    return text if text.lstrip().startswith(THINK_OPENING) else _reasoning_at_end(prompt.text) + text
-
-
-def continue_prompt(prompt_text: str, text: str) -> str:
-    """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    given = "".join(_reasoning_at_end(prompt_text).split())
-    return text.removeprefix(given)
-
-
-def _reasoning_at_end(prompt_text: str) -> str:
-    """The ``<think>`` that a prompt ends in, with white space after it or closed at once; empty for none."""
-    bare = prompt_text.rstrip()
-    if bare.endswith(_THINK_CLOSING):
-        bare = bare.removesuffix(_THINK_CLOSING).rstrip()
-    start = bare.rfind(THINK_OPENING)
-    return prompt_text[start:] if start >= 0 and start + len(THINK_OPENING) == len(bare) else ""

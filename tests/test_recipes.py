@@ -120,6 +120,19 @@ def test_short_forms_and_one_where_a_list_is_meant(tmp_path: Path) -> None:
     assert recipe.model.lora is not None and recipe.model.lora.parts == ["text"]
 
 
+@pytest.mark.parametrize("said", ["on", "off", "auto"])
+def test_on_and_off_are_words_whatever_yaml_reads(tmp_path: Path, said: str) -> None:
+    for recipe in (
+        load_text(tmp_path, f"prompt: {{thinking: {said}}}"),
+        load_text(tmp_path, f"prompt: {{thinking: '{said}'}}"),
+        load_text(tmp_path, "{}", "--prompt.thinking", said),
+        load_text(tmp_path, "{}", f"--prompt.thinking={said}"),
+    ):
+        assert recipe.prompt.thinking == said
+        (tmp_path / "saved.yaml").write_text(yaml.safe_dump(recipe.to_plain()))
+        assert load_recipe(str(tmp_path / "saved.yaml")) == recipe
+
+
 def test_other_words_change_no_recipe_of_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe in other words reaches the parser as text, which must mean the same as the file."""
     paths = sorted((Path(__file__).parents[1] / "scripts/recipes").rglob("*.yaml"))

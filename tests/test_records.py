@@ -4,8 +4,7 @@ from typing import get_args
 
 import pytest
 
-from gpg_vl.records import Frame, ImageView, Prompt, Sample, completion_text, continue_prompt
-from tests.support.builders import make_encoded
+from gpg_vl.records import Frame, ImageView
 
 
 @pytest.mark.parametrize("frame", get_args(Frame))
@@ -27,35 +26,3 @@ def test_a_frame_that_is_not_known_is_asked_for() -> None:
     for convert in (view.to_original, view.to_model):
         with pytest.raises(ValueError, match=r"model\.frame.*grid_1000_y_first"):
             convert((0, 0, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("ending", "text", "read"),
-    [
-        ("", "<think>a</think>4", "<think>a</think>4"),
-        ("<think>", "a</think>4", "<think>a</think>4"),
-        ("<think>\n", "a</think>4", "<think>\na</think>4"),
-        ("<think>\n", "<think>a</think>4", "<think>a</think>4"),
-        ("<think>\n\n</think>\n\n", "4", "<think>\n\n</think>\n\n4"),
-        ("<think>\n\n</think>\n\n", "\n<think>a</think>4", "\n<think>a</think>4"),
-        ("<think> is a tag\n", "4", "4"),
-        ("</think>\n", "4", "4"),
-    ],
-)
-def test_a_completion_has_the_reasoning_that_its_prompt_opened(ending: str, text: str, read: str) -> None:
-    prompt = Prompt(Sample("a", "t", (), "q", "4"), f"assistant\n{ending}", make_encoded(), ())
-    assert completion_text(prompt, text) == read
-
-
-@pytest.mark.parametrize(
-    ("ending", "written", "rest"),
-    [
-        ("", "<think>a</think>4", "<think>a</think>4"),
-        ("<think>", "<think>a</think>4", "a</think>4"),
-        ("<think>\n", "<think>a</think>4", "a</think>4"),
-        ("<think>\n\n</think>\n\n", "<think></think>4", "4"),
-        ("<think>\n\n</think>\n\n", "<think>a</think>4", "<think>a</think>4"),
-    ],
-)
-def test_a_written_completion_goes_on_from_its_prompt(ending: str, written: str, rest: str) -> None:
-    assert continue_prompt(f"assistant\n{ending}", written) == rest

@@ -11,13 +11,14 @@ from gpg_vl.models.device import choose_device, describe_device
 from gpg_vl.preflight.question import read_question
 from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, completion_text
+from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import BOXED_REQUEST, FORMAT_REQUEST
 from gpg_vl.verifiers.answers import find_answer
+from gpg_vl.verifiers.reasoning import completion_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,14 @@ from gpg_vl.evaluation.settings import evaluation_sampling
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup, completion_text
+from gpg_vl.records import AnswerIn, ImageView, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.health import describe_failures
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout.engine import RolloutEngine
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task
 from gpg_vl.verifiers.answers import find_answer
+from gpg_vl.verifiers.reasoning import completion_text
 
 _log = logging.getLogger(__name__)
 

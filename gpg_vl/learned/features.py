@@ -62,7 +62,7 @@ def _run(
     """The hidden states [R, S, H] of each micro-batch."""
     adapter.model.eval()
     budget = max([config.tokens_per_micro_batch, *map(shortest_budget, groups)])  # of a longest row, the token more
-    for rows in plan_micro_batches(groups, budget, config.patches_per_micro_batch):
+    for rows in plan_micro_batches(groups, budget, config.patches_per_micro_batch, config.pack):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         with adapter.autocast():
             yield rows, batch, packed_states(adapter, batch)

@@ -21,7 +21,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.update.layouts import Layout
-from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches
+from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_update
 from gpg_vl.update.policy import move_to, source_states
 
 
@@ -49,7 +49,7 @@ class RelaxedGradient:
         update, loss = self._recipe.update, 0.0
         states = {id(group.prompt.encoded): self._gold.prompt_state(group.prompt) for group in groups}
         layout.forward.train()
-        for rows in plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch):
+        for rows in plan_update(groups, update):
             values = self._values(rows, states, step)
             part = -self._weight / num_sequences * values.sum()
             layout.backward(part, is_last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpg_vl.config import ModelConfig
@@ -28,22 +29,51 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
     from gpg_vl.models.device import refuse_slow
     from gpg_vl.models.families import FAMILIES
     from gpg_vl.models.finite import refuse_not_finite
+    from gpg_vl.models.generic import generic_family
     from gpg_vl.models.loading import read_config
     from gpg_vl.models.lora import find_base
 
     path = resolve_model_path(config.path)
     base = find_base(path) or path
+    _refuse_new(base)
     model_config = read_config(base)
-    model_type = model_config.model_type
-    if model_type not in FAMILIES:
-        near = difflib.get_close_matches(model_type, FAMILIES, n=1)
-        hint = f"; nearest: {near[0]}" if near else ""
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"model.path: {path} is a {model_type!r} model; the kit knows {known}{hint}")
-    family = FAMILIES[model_type]
+    generic = generic_family(model_config)
+    family = generic if config.family == "generic" else FAMILIES.get(model_config.model_type)
+    if family is None:
+        raise _unknown(base, model_config.model_type, is_generic=generic is not None)
     if not with_weights:
         return family.adapter.load_without_weights(path, model_config, config, family)
     refuse_slow(config, family.model, model_config)
     adapter = family.adapter.load(path, model_config, config, family)
     refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")
     return adapter
+
+
+def _refuse_new(path: str) -> None:
+    """
+    Raises:
+        ValueError: the installed transformers does not know the model type of a folder
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from gpg_vl.models.loading import read_object
+
+    model_type = read_object(Path(path) / "config.json").get("model_type")
+    if isinstance(model_type, str) and model_type not in CONFIG_MAPPING:
+        raise _unknown(path, model_type, is_generic=False)
+
+
+def _unknown(path: str, model_type: str, is_generic: bool) -> ValueError:
+    from gpg_vl.models.families import FAMILIES
+    from gpg_vl.models.versions import read_versions
+
+    near = difflib.get_close_matches(model_type, FAMILIES, n=1, cutoff=0.4)
+    nearest = f"; nearest: {near[0]}" if near else ""
+    if is_generic:
+        way_out = "model.family: generic runs it on ordinary rows, if the self-check passes"
+    else:
+        version = read_versions()["transformers"]
+        way_out = f"model.family: generic cannot run it: transformers {version} has no image-text-to-text class for it"
+    return ValueError(
+        f"model.path: {path} is a {model_type!r} model; the kit knows {', '.join(FAMILIES)}{nearest}; {way_out}"
+    )

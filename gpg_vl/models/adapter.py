@@ -45,8 +45,22 @@ class Adapter(Protocol):
     def opens_answer(self) -> bool:
         """Whether the chat template ends a prompt with the beginning of the model's own turn."""
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
-        """One user turn as prompt text; None in ``parts`` stands for an image."""
+    def check_chat(self, thinking: bool | None) -> None:
+        """Tries the chat template before the first prompt.
+
+        Args:
+            thinking: as in ``render_chat``
+
+        Raises:
+            ValueError: it shows no image, cannot set ``thinking``, or writes none of the end tokens; one line
+        """
+
+    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+        """One user turn as prompt text; None in ``parts`` stands for an image.
+
+        Args:
+            thinking: whether a template that can ask for reasoning does; None: what it does by default
+        """
 
     def render_plain(self, parts: Sequence[str | None]) -> str:
         """Prompt text without a template; None in ``parts`` stands for an image."""

@@ -20,16 +20,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.files import follow_umask
-from gpg_vl.models.deadline import Deadline
+from gpg_vl.models.carried import CarriedWeights
+from gpg_vl.models.chat import ChatTemplate
+from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
-
-_TEMPLATE_DEADLINE = Deadline(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,10 @@ class BaseAdapter(ABC):
                 f"model.max_tiles: a {model.config.model_type} model cuts no image into tiles; use model.max_pixels"
             )
         self.refuse_inexact(model.config)
+        self._chat = ChatTemplate(processor, config.path, self._placeholder)
+        self._carried: CarriedWeights | None = None
+        self._num_logits = len(self.head_weight)
+        refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
         if config.lora is None:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(self.part_of(name) not in config.freeze)
@@ -90,16 +93,18 @@ class BaseAdapter(ABC):
         """
         processor = load_processor(path, model_config)
         base = find_base(path)
-        model = load_weights(base or path, family.model, config)
+        model, unexpected = load_weights(base or path, family.model, config)
+        carried = CarriedWeights(base or path, model, unexpected)
         if config.lora is not None and base is not None:
             attach_saved(model, path, config.lora, cls.lora_layers, base)
         elif config.lora is not None:
             attach(model, config.lora, cls.lora_layers, path)
         elif base is not None:
             model = merge_saved(model, path)
-        if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != model_config.image_token_id:
-            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
-        return cls(model, processor, config, family.frame)
+        cls.refuse_other_tokenizer(path, processor, model_config)
+        adapter = cls(model, processor, config, family.frame)
+        adapter._carried = carried
+        return adapter
 
     @classmethod
     def load_without_weights(
@@ -108,7 +113,17 @@ class BaseAdapter(ABC):
         """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
+        model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
         return cls(model, load_processor(path, model_config), config, family.frame)
+
+    @classmethod
+    def refuse_other_tokenizer(cls, path: str, processor: Any, config: PreTrainedConfig) -> None:
+        """
+        Raises:
+            ValueError: the tokenizer is not the one that the config counts on
+        """
+        if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != config.image_token_id:
+            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
 
     @classmethod
     def refuse_inexact(cls, config: PreTrainedConfig) -> None:
@@ -132,50 +147,19 @@ class BaseAdapter(ABC):
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     def has_chat_template(self) -> bool:
-        return self.processor.chat_template is not None
+        return self._chat.exists
 
     def is_chat(self) -> bool:
-        if not self.has_chat_template():
-            return False
-        content = [{"type": "text", "text": "probe"}]
-        return bool(self._render([{"role": "user", "content": content}]).strip() != "probe")
+        return self._chat.marks_roles()
 
     def opens_answer(self) -> bool:
-        messages = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
-        return self._render(messages) != self._render(messages, opens_answer=False)
+        return self._chat.opens_answer()
 
-    def _render(self, messages: list[dict[str, Any]], *, opens_answer: bool = True) -> str:
-        """
-        Raises:
-            ModelMistake: the chat template fails, or takes too long
-        """
-        render = self.processor.apply_chat_template
-        try:
-            with _TEMPLATE_DEADLINE.within():
-                return str(render(messages, tokenize=False, add_generation_prompt=opens_answer))
-        except TimeoutError as error:
-            lack = f"takes over {_TEMPLATE_DEADLINE.seconds:g} s for one prompt"
-            raise ModelMistake(f"model.path: the chat template of {self.config.path} {lack}; correct it") from error
-        except Exception as error:  # a template is a program
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelMistake(
-                f"model.path: the chat template of {self.config.path} fails ({reason[:160]}); correct it, "
-                "leave prompt.system out, or set prompt.style to base"
-            ) from error
+    def check_chat(self, thinking: bool | None) -> None:
+        self._chat.check(thinking, self.end_token_ids)
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
-        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        text = self._render(messages)
-        wanted, found = parts.count(None), text.count(self._placeholder)
-        if found != wanted:
-            raise ModelMistake(
-                f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
-                "template, or set prompt.style to base"
-            )
-        return text
+    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+        return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens]
@@ -239,15 +223,11 @@ class BaseAdapter(ABC):
 
     @property
     def pad_token_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+        return find_pad_token(self.model, self.tokenizer, self.end_token_ids, self._num_logits)
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """From the model's generation config, or else from the tokenizer."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = self.tokenizer.eos_token_id
-        return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
+        return find_end_tokens(self.model, self.tokenizer)
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
@@ -259,7 +239,7 @@ class BaseAdapter(ABC):
         named = {getattr(self.model.config, name, None) for name in names}
         ids: set[int | None] = named | {self.tokenizer.convert_tokens_to_ids(token) for token in self.vision_tokens}
         ids -= {self.tokenizer.unk_token_id, *self.end_token_ids}
-        return tuple(sorted(i for i in ids if i is not None and i < len(self.head_weight)))
+        return tuple(sorted(i for i in ids if i is not None and i < self._num_logits))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         body = token_ids[:-1] if token_ids and token_ids[-1] in self.end_token_ids else token_ids
@@ -417,4 +397,6 @@ class BaseAdapter(ABC):
         generation = copy.deepcopy(self.model.generation_config)
         generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
         generation.save_pretrained(folder)
+        if self._carried is not None and self.config.lora is None:
+            self._carried.write(folder)
         follow_umask(folder)

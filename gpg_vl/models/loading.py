@@ -67,8 +67,9 @@ def _refuse_quantised(path: str, config: PreTrainedConfig) -> None:
     )
 
 
-def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrainedModel:
-    """
+def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of weights in the folder that it has no place for.
+
     Raises:
         ValueError: a weight is missing or does not match the config
     """
@@ -90,8 +91,7 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
-    loaded: PreTrainedModel = model
-    return loaded
+    return model, set(info["unexpected_keys"])
 
 
 def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:
@@ -117,7 +117,9 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
         return processor_class.from_pretrained(path, **AS_DATA)
     except ImportError as error:
-        raise ValueError(f"model.path: the processor of {path} lacks a package: {first_line(error)}") from error
+        raise ValueError(
+            f"model.path: the processor of {path} needs a library that is not installed: {first_line(error)}"
+        ) from error
     except Exception as error:
         reason = first_line(error)
         raise ValueError(
@@ -135,6 +137,7 @@ def check_names(path: str) -> None:
     for file, name in [*_named_shards(folder), *_named_files(folder)]:
         if not stays_inside(name):
             raise ValueError(f"model.path: {folder / file} names {name!r}, which is no file in the folder; correct it")
+    read_object(folder / "generation_config.json")
     for file in ("processor_config.json", "preprocessor_config.json", "audio_tokenizer_config.json"):
         if {"audio_tokenizer", "audio_tokenizer_class"} & read_object(folder / file).keys():
             raise ValueError(f"model.path: {folder / file} names another model to load; remove audio_tokenizer")

@@ -25,9 +25,10 @@ def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tenso
 
 def mask_banned(logits: Tensor, banned_token_ids: Sequence[int]) -> Tensor:
     """Logits [..., V] with the banned tokens at minus infinity: sampler and update share this distribution."""
-    if not banned_token_ids:
+    below = [token for token in banned_token_ids if token < logits.shape[-1]]  # a head may have fewer rows than tokens
+    if not below:
         return logits
-    banned = torch.tensor(banned_token_ids, device=logits.device)
+    banned = torch.tensor(below, device=logits.device)
     return logits.index_fill(-1, banned, -torch.inf)
 
 

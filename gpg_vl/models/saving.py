@@ -20,6 +20,7 @@ from transformers.utils import logging
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.carried import carried_names
 from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
 
@@ -72,12 +73,14 @@ def _check_weights(folder: Path) -> None:
         )  # fmt: skip
     except Exception as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
+    carried = carried_names(folder)
     for what in ("missing", "unexpected", "mismatched"):
-        if info[f"{what}_keys"]:
-            raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(info[f'{what}_keys'])}")
+        wrong = set(info[f"{what}_keys"]) - carried
+        if wrong:
+            raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(wrong)}")
     expected = str(config.dtype).removeprefix("torch.")
     for name, _, dtype in _stored_tensors(folder):
-        if dtype != expected:
+        if name not in carried and dtype != expected:
             raise ValueError(f"{folder}: {name} is {dtype}, but config.json says {expected}")
 
 

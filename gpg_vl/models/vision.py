@@ -37,6 +37,16 @@ def split_features(features: ImageFeatures, counts: Sequence[int]) -> list[Image
     return [ImageFeatures(part) for part in zip(*levels, strict=True)]
 
 
+def select_features(features: ImageFeatures, index: Tensor) -> ImageFeatures:
+    """The features of some image tokens, which may be taken several times.
+
+    Args:
+        index: [I] places in ``features``
+    """
+    # index_select, not [...]: see update.policy.source_states
+    return ImageFeatures(tuple(level.index_select(0, index) for level in features.levels))
+
+
 def move_features(features: ImageFeatures, device: torch.device) -> ImageFeatures:
     return ImageFeatures(tuple(level.to(device, non_blocking=True) for level in features.levels))
 

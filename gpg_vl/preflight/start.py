@@ -54,6 +54,8 @@ def load_evaluation(recipe: Recipe) -> CheckedSources:
 def check_recipe(recipe: Recipe) -> Objective:
     """The objective; refuses keys of engine, objective, rollout and rewards that do not fit together."""
     check_engine(recipe.rollout)
+    if recipe.model.family == "generic" and recipe.update.pack:
+        raise ValueError("model.family: generic trains on ordinary rows; set update.pack to false")
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
     check_refresh(recipe, objective)
     check_group_size(recipe, objective)

@@ -25,9 +25,10 @@ from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, training_room
-from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup, continue_prompt
+from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.verifiers.answers import write_answer
+from gpg_vl.verifiers.reasoning import continue_prompt
 
 _LOOKED_AT = 32  # rows of a source
 _TRIED = 2  # rows of each task of a source

@@ -18,8 +18,9 @@ from gpg_vl.data.markers import IMAGE_MARKER, check_markers
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
-from gpg_vl.records import THINK_OPENING, ImageView, Prompt, Sample
+from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.tasks.base import Task, ask_for_answer
+from gpg_vl.verifiers.reasoning import THINK_OPENING
 
 _MAX_CHARS = 160  # of what a user's code raised
 
@@ -68,6 +69,11 @@ class PromptBuilder:
             raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
         if config.system is not None and not self._is_chat:
             raise ValueError("prompt.system needs a chat prompt; set prompt.style to chat or leave prompt.system out")
+        self._thinking = {"auto": None, "on": True, "off": False}[config.thinking]
+        if self._thinking is not None and not self._is_chat:
+            raise ValueError("prompt.thinking needs a chat prompt; set prompt.style to chat or prompt.thinking to auto")
+        if self._is_chat:
+            adapter.check_chat(self._thinking)
 
     def build(self, sample: Sample) -> Prompt:
         """Opens the images and encodes the prompt.
@@ -184,7 +190,7 @@ class PromptBuilder:
     def _render(self, request: str, system: str | None, views: Sequence[ImageView]) -> str:
         parts = _place_images(request, len(views))
         if self._is_chat:
-            return self._adapter.render_chat(parts, system)
+            return self._adapter.render_chat(parts, system, self._thinking)
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
     def _refuse_control_tokens(self, text: str, has_images: bool, where: str = "question") -> None:

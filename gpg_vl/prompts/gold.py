@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.records import AnswerIn, Completion, ImageView, Sample, continue_prompt
+from gpg_vl.records import AnswerIn, Completion, ImageView, Sample
 from gpg_vl.tasks.base import Task, gold_completion
+from gpg_vl.verifiers.reasoning import continue_prompt
 
 
 class GoldCompletions:
@@ -26,6 +27,6 @@ class GoldCompletions:
         written = gold_completion(self._tasks[sample.task], sample, views, self._answer_in)
         text = continue_prompt(prompt_text, written)
         for token in self._adapter.control_tokens():
-            if token in text:
+            if token in written:
                 raise ValueError(f"the gold completion contains the control token {token}; remove it from the row")
         return Completion(self._adapter.encode_completion(text), text, finished=True)

@@ -112,6 +112,16 @@ class HfEngine:
             model.train(was_training)
         return [groups[i] for i in range(len(prompts))]
 
+    def two_steps(self, prompts: Sequence[Encoded], tokens: Tensor) -> Tensor:
+        """Logits [2, R, V] of R prompts that are prefilled together, and after one more token of each; on no autocast.
+
+        Args:
+            tokens: [R], one for each prompt
+        """
+        state = self._prefill(prompts, 1)
+        visible = None if state.visible is None else F.pad(state.visible, (0, 1), value=True)
+        return torch.stack([state.logits, self._next_logits(tokens, visible, state.positions, state.cache)])
+
     def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
         """The groups of a draw; where memory runs out, in halves, which changes none: each has noise of its own.
 
@@ -134,7 +144,7 @@ class HfEngine:
         size = len(draw.numbers)
         keys = [(*seed, g) for seed in draw.seeds for g in draw.numbers]
         with torch.no_grad(), self._adapter.autocast():
-            state = self._prefill(draw.prompts, size)
+            state = self._prefill([prompt.encoded for prompt in draw.prompts], size)
             features = state.features
             rows = self._decode(state, sampling, keys, keep_log_probs)
         return [
@@ -192,12 +202,11 @@ class HfEngine:
             for ids, row in zip(completions, log_probs, strict=True)
         ]
 
-    def _prefill(self, prompts: Sequence[Prompt], group_size: int) -> _Prefilled:
+    def _prefill(self, encoded: Sequence[Encoded], group_size: int) -> _Prefilled:
         """Runs each prompt once, padded on the left, and expands the results to the group."""
         adapter, device = self._adapter, self._adapter.device
-        encoded = [prompt.encoded for prompt in prompts]
         length = max(len(each.token_ids) for each in encoded)
-        shape = (len(prompts), length)
+        shape = (len(encoded), length)
         input_ids = torch.full(shape, adapter.pad_token_id)
         token_types = torch.zeros(shape, dtype=torch.long)
         real = torch.zeros(shape, dtype=torch.bool)
@@ -223,7 +232,7 @@ class HfEngine:
         )
         cache.batch_repeat_interleave(group_size)
         next_positions = torch.tensor([each.next_position for each in encoded], device=device)
-        repeat = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
+        repeat = torch.arange(len(encoded), device=device).repeat_interleave(group_size)
         return _Prefilled(
             logits=self._logits(hidden)[repeat],
             cache=cache,

@@ -25,11 +25,12 @@ from gpg_vl.errors import first_line
 from gpg_vl.files import unfinished
 from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.records import Box, CollectedGroups, Completion, Prompt, Reward, ScoredGroup, completion_text
+from gpg_vl.records import Box, CollectedGroups, Completion, Prompt, Reward, ScoredGroup
 from gpg_vl.run.claim import check_claim
 from gpg_vl.screen import say
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import parse_detections
+from gpg_vl.verifiers.reasoning import completion_text
 
 RECORD_FOLDER = "record"
 IMAGES_FOLDER = "images"

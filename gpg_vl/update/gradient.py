@@ -25,7 +25,7 @@ from gpg_vl.records import Completion, MicroBatch, TrainingGroup
 from gpg_vl.screen import say
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
-from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.packing import PackedRow, build_micro_batch, num_patches, plan_update, shortest_budget
 from gpg_vl.update.policy import move_to
 
 T = TypeVar("T")
@@ -107,9 +107,9 @@ def _run_passes(
     layout.forward.train()
     # where passes are collectives, the ranks agree before each one; in the other layouts, once for all of them
     prepare = run_together if layout.needs_equal_passes else _at_once
-    plan = prepare(lambda: plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch))
+    plan = prepare(lambda: plan_update(groups, config))
     num_rows = sum(len(rows) for rows in plan)
-    passes = level_passes(plan, adapter, accelerator) if layout.needs_equal_passes else plan
+    passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
     loss = 0.0
     padded_tokens = 0
     for number, rows in enumerate(passes, start=1):
@@ -131,17 +131,15 @@ def _build_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
     return move_to(build_micro_batch(rows, adapter), adapter.device)
 
 
-def level_passes(plan: Sequence[list[PackedRow]], adapter: Adapter, accelerator: Accelerator) -> list[list[PackedRow]]:
+def level_passes(
+    plan: Sequence[list[PackedRow]], adapter: Adapter, accelerator: Accelerator, pack: bool = True
+) -> list[list[PackedRow]]:
     """The same number of passes on every rank, through the same modules; a rank with fewer gets zero-weight rows."""
     count = max_over_ranks(accelerator, len(plan))
-    runs_tower = bool(max_over_ranks(accelerator, max((_num_patches(rows) for rows in plan), default=0)))
-    filler = build_filler_row(adapter, runs_tower)
-    passes = [[*rows, filler] if runs_tower and not _num_patches(rows) else rows for rows in plan]
+    runs_tower = bool(max_over_ranks(accelerator, max((num_patches(rows) for rows in plan), default=0)))
+    filler = replace(build_filler_row(adapter, runs_tower), is_packed=pack)
+    passes = [[*rows, filler] if runs_tower and not num_patches(rows) else rows for rows in plan]
     return passes + [[filler]] * (count - len(plan))
-
-
-def _num_patches(rows: Sequence[PackedRow]) -> int:
-    return sum(row.num_patches for row in rows)
 
 
 def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:

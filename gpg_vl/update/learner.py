@@ -21,11 +21,11 @@ from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
-from gpg_vl.update.packing import plan_micro_batches
+from gpg_vl.update.packing import plan_update
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
-from gpg_vl.update.self_check import check_packing
+from gpg_vl.update.self_check import check_packing, check_prefill
 from gpg_vl.update.shift import completion_shifts
 
 
@@ -158,7 +158,7 @@ class Learner:
             log_probs = [each.beside(now) for each, now in zip(batch.groups, self._current(rollout), strict=True)]
             training = list(map(self._objective.training_group, groups, log_probs))
         if not self._is_checked:
-            self._check_packing(training)
+            self._check_forwards(training)
             self._is_checked = True
         return log_probs, training
 
@@ -176,12 +176,14 @@ class Learner:
         pairs = zip(batch.groups, log_probs, strict=True)
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
-    def _check_packing(self, groups: Sequence[TrainingGroup]) -> None:
+    def _check_forwards(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
-        update = self._recipe.update
-        plan = plan_micro_batches(groups, update.tokens_per_micro_batch, update.patches_per_micro_batch)
+        plan = plan_update(groups, self._recipe.update)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
-            difference = check_packing(self._adapter, rows, self._recipe.rollout.temperature)
+            temperature = self._recipe.rollout.temperature
+            packed = check_packing(self._adapter, rows, temperature)
+            rolled = check_prefill(self._adapter, rows, temperature)
             if self._accelerator.is_main_process:
-                say(f"self-check: packed and plain log-probs agree to {difference:.1e}")
+                kind = "packed" if self._recipe.update.pack else "repeated prompts (update.pack: false)"
+                say(f"self-check: {kind} and plain log-probs agree to {packed:.1e}, those of a rollout to {rolled:.1e}")

@@ -13,7 +13,7 @@ from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import GroupLogProbs, ScoredGroup, TrainingGroup
-from gpg_vl.update.packing import build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.packing import build_micro_batch, plan_update, shortest_budget
 from gpg_vl.update.policy import move_to
 
 
@@ -50,7 +50,7 @@ def _measure(
     adapter: Adapter,
 ) -> list[GroupLogProbs]:
     found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
-    for rows in plan_micro_batches(unweighted, config.tokens_per_micro_batch, config.patches_per_micro_batch):
+    for rows in plan_update(unweighted, config):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         log_probs = iter(forward(batch).tolist())
         for completion in (completion for row in rows for completion in row.completions):

@@ -3,6 +3,9 @@
 Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue from
 the end of the prompt, so the log-probs and gradients equal those of G separate rows. The last token of a completion is
 predicted but never read, so it is left out of the input. A group too long for the budget is split between completions.
+
+With ``update.pack: false`` a group is G ordinary rows ``[prompt, c_g]``: the prompt is repeated, its images are encoded
+once per micro-batch, and no mask is the kit's own.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.vision import join_features
 from gpg_vl.records import Completion, Encoded, ImageFeatures, MicroBatch, TrainingGroup, VisionInputs
@@ -27,6 +31,7 @@ class PackedRow:
     completions: tuple[Completion, ...]
     coefficients: tuple[tuple[float, ...], ...]
     features: ImageFeatures | None = None
+    is_packed: bool = True  # False: an ordinary row, one of several that repeat the prompt
 
     @property
     def num_tokens(self) -> int:
@@ -48,8 +53,11 @@ def shortest_budget(group: TrainingGroup) -> int:
     return len(group.prompt.encoded.token_ids) + max(_input_length(completion) for completion in group.completions)
 
 
-def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[PackedRow]:
+def split_into_rows(group: TrainingGroup, max_tokens: int, pack: bool = True) -> list[PackedRow]:
     """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
+
+    Args:
+        pack: False: one ordinary row per completion
 
     Raises:
         ValueError: the prompt and one completion alone exceed ``max_tokens``
@@ -64,7 +72,7 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[PackedRow]:
                 f"sample {group.prompt.sample.id}: prompt and completion take {prompt_length + length} tokens, over "
                 f"update.tokens_per_micro_batch={max_tokens}; raise it"
             )
-        if parts[-1] and used + length > max_tokens:
+        if parts[-1] and (not pack or used + length > max_tokens):
             parts.append([])
             used = prompt_length
         parts[-1].append(index)
@@ -76,36 +84,52 @@ def split_into_rows(group: TrainingGroup, max_tokens: int) -> list[PackedRow]:
             tuple(group.completions[i] for i in part),
             tuple(group.coefficients[i] for i in part),
             group.features,
+            pack,
         )
         for part in parts
     ]
 
 
-def plan_micro_batches(groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int) -> list[list[PackedRow]]:
+def plan_micro_batches(
+    groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int, pack: bool = True
+) -> list[list[PackedRow]]:
     """Batches rows of similar length, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
     A single row may exceed ``max_patches``, since an image cannot be split. The largest micro-batch comes first, so
-    that a budget that is too large fails at once.
+    that a budget that is too large fails at once. Ordinary rows of one prompt stay together, as they share its images.
     """
-    rows = [row for group in groups for row in split_into_rows(group, max_tokens)]
-    rows.sort(key=lambda row: row.num_tokens, reverse=True)
+    by_group = [split_into_rows(group, max_tokens, pack) for group in groups]
+    if not pack:
+        by_group.sort(key=lambda rows: max(row.num_tokens for row in rows), reverse=True)
+    rows = [row for of_group in by_group for row in of_group]
+    if pack:
+        rows.sort(key=lambda row: row.num_tokens, reverse=True)
     batches: list[list[PackedRow]] = []
-    patches = 0
     for row in rows:
-        longest = batches[-1][0].num_tokens if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * longest > max_tokens or patches + row.num_patches > max_patches
-        if full:
+        if not batches or not _fits([*batches[-1], row], max_tokens, max_patches):
             batches.append([])
-            patches = 0
         batches[-1].append(row)
-        patches += row.num_patches
     batches.sort(key=_size, reverse=True)
     return batches
 
 
+def plan_update(groups: Sequence[TrainingGroup], config: UpdateConfig) -> list[list[PackedRow]]:
+    """The micro-batches of a recipe's update."""
+    return plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch, config.pack)
+
+
+def _fits(rows: Sequence[PackedRow], max_tokens: int, max_patches: int) -> bool:
+    return len(rows) * max(row.num_tokens for row in rows) <= max_tokens and num_patches(rows) <= max_patches
+
+
+def num_patches(rows: Sequence[PackedRow]) -> int:
+    """Patches that the tower processes: once per row, or per prompt where rows repeat it."""
+    return sum({id(row if row.is_packed else row.encoded): row.num_patches for row in rows}.values())
+
+
 def _size(rows: Sequence[PackedRow]) -> int:
     """Padded tokens and patches of a micro-batch: roughly proportional to its memory."""
-    return len(rows) * max(row.num_tokens for row in rows) + sum(row.num_patches for row in rows)
+    return len(rows) * max(row.num_tokens for row in rows) + num_patches(rows)
 
 
 def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
@@ -132,9 +156,11 @@ def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch
         segment_ids=segment_ids,
         vision=_join_vision(rows, adapter),
         features=_join_features(rows),
+        feature_index=_index_features(rows),
         source_index=torch.tensor(sources),
         target_ids=torch.tensor([t for row in rows for c in row.completions for t in c.token_ids]),
         coefficients=torch.tensor([x for row in rows for c in row.coefficients for x in c], dtype=torch.float32),
+        is_packed=all(row.is_packed for row in rows),
     )
 
 
@@ -167,11 +193,34 @@ def _source_positions(row: PackedRow) -> list[int]:
     return sources
 
 
+def _encoded_once(rows: Sequence[PackedRow]) -> list[tuple[int, VisionInputs]]:
+    """The vision inputs that the tower reads: of each row, or of each prompt where rows repeat it."""
+    seen = {
+        id(row if row.is_packed else row.encoded): row.encoded.vision
+        for row in rows
+        if row.features is None and row.encoded.vision is not None
+    }
+    return [(key, vision) for key, vision in seen.items() if vision is not None]
+
+
 def _join_vision(rows: Sequence[PackedRow], adapter: Adapter) -> VisionInputs | None:
-    parts = [row.encoded.vision for row in rows if row.features is None and row.encoded.vision is not None]
+    parts = [vision for _, vision in _encoded_once(rows)]
     return adapter.join_vision(parts) if parts else None
 
 
 def _join_features(rows: Sequence[PackedRow]) -> ImageFeatures | None:
     parts = [row.features for row in rows if row.features is not None]
     return join_features(parts) if parts else None
+
+
+def _index_features(rows: Sequence[PackedRow]) -> Tensor | None:
+    """For every image token of ordinary rows, which feature of the images that are encoded once it takes."""
+    encoded = _encoded_once(rows)
+    if all(row.is_packed for row in rows) or not encoded:
+        return None
+    places, start = {}, 0
+    for key, vision in encoded:
+        places[key] = torch.arange(start, start + vision.num_tokens)
+        start += vision.num_tokens
+    keys = [id(row if row.is_packed else row.encoded) for row in rows]
+    return torch.cat([places[key] for key in keys if key in places])

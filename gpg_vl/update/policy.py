@@ -7,19 +7,24 @@ from torch import Tensor, nn
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import token_log_probs
-from gpg_vl.models.vision import move_features, move_vision
+from gpg_vl.models.vision import move_features, move_vision, select_features
 from gpg_vl.records import MicroBatch
 
 
 def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
     """Hidden states [R, S, H] of a micro-batch's rows."""
+    vision, features = batch.vision, batch.features
+    if vision is not None and batch.feature_index is not None:
+        vision, features = None, select_features(adapter.encode_images(vision), batch.feature_index)
     return adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        segment_ids=batch.segment_ids,
-        vision=batch.vision,
-        features=batch.features,
+        segment_ids=batch.segment_ids
+        if batch.is_packed
+        else None,  # what pads a row on the right is after all it reads
+        vision=vision,
+        features=features,
     )
 
 
@@ -70,4 +75,6 @@ def move_to(batch: MicroBatch, device: torch.device) -> MicroBatch:
         source_index=move(batch.source_index),
         target_ids=move(batch.target_ids),
         coefficients=move(batch.coefficients),
+        is_packed=batch.is_packed,
+        feature_index=None if batch.feature_index is None else move(batch.feature_index),
     )

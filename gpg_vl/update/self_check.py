@@ -1,29 +1,36 @@
-"""Checks in the first batch of every run that the packed log-probs equal those of plain rows.
+"""Checks in the first batch of every run that update and rollout compute what plain rows of the model compute.
 
 With a wrong mask or wrong positions, training would silently go wrong. So before the first step, a micro-batch runs
-both packed and as separate rows with the model's own masks and positions, in the precision of the weights. In
-float32 the largest difference counts; in bfloat16, where rounding alone can move single tokens far apart, a row's mean.
+both as the update runs it and as separate rows with the model's own masks and positions, in the precision of the
+weights; so do two prompts of different length that are prefilled together, with one more token each. In float32 the
+largest difference counts; in bfloat16, where rounding alone can move single tokens far apart, a row's mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import token_log_probs
+from gpg_vl.models.log_probs import head_logits, mask_banned, token_log_probs
 from gpg_vl.models.vision import feature_distance, move_vision
 from gpg_vl.records import Completion, Encoded
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import move_to, packed_log_probs
+from gpg_vl.update.routers import changed_share, recording_choices
 
 TOLERANCE = 1e-4
 """Tolerance with float32 weights: largest difference of a token's log-probs, in nats."""
 BFLOAT16_TOLERANCE = 0.02
 """Tolerance with bfloat16 weights: mean difference over the tokens of a row, in nats."""
+CHANGED_CHOICES = 0.01
+"""Tolerance for the routers of a mixture: share of the tokens and layers with other experts."""
 FEATURE_TOLERANCE = 0.25
 """Tolerance for image features rounded by bfloat16 autocast: difference as a fraction of their norm."""
 
@@ -42,40 +49,147 @@ def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, 
 def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> float:
     """Difference between packed and plain log-probs of a micro-batch, in nats: the largest, or in bfloat16 the mean.
 
+    Features of images that are encoded beforehand are compared with the images themselves, and the experts that the
+    routers of a mixture choose in packed and in plain rows.
+
     Raises:
         RuntimeError: it exceeds the tolerance; training would follow a wrong gradient
     """
-    was_training = adapter.model.training
-    precision = torch.get_float32_matmul_precision()
-    adapter.model.eval()
-    torch.set_float32_matmul_precision("highest")  # no TF32: its rounding would hide a difference
-    try:
-        by_row = _differences(adapter, [_with_exact_features(adapter, row) for row in rows], temperature)
-    finally:
-        adapter.model.train(was_training)
-        torch.set_float32_matmul_precision(precision)
-    is_rounded = adapter.head_weight.dtype == torch.bfloat16
-    found = [float(each.mean() if is_rounded else each.max()) for each in by_row]
-    tolerance = BFLOAT16_TOLERANCE if is_rounded else TOLERANCE
-    for row, difference in zip(rows, found, strict=True):
-        if not difference <= tolerance:
-            raise RuntimeError(
-                f"self-check failed on sample {row.sample_id}: packed and plain log-probs differ by "
-                f"{difference:.2e}, more than {tolerance:.0e}; try model.attention: eager, and report the versions"
-            )
+    with _exactly(adapter):
+        exact = [_with_exact_features(adapter, row) for row in rows]
+        batch = move_to(build_micro_batch(exact, adapter), adapter.device)
+        with recording_choices(adapter.model) as chosen:
+            packed = packed_log_probs(adapter, batch, temperature)
+        with recording_choices(adapter.model) as chosen_plainly:
+            plain = [_plain_of_row(adapter, row, temperature) for row in exact]
+        changed = changed_share(chosen, chosen_plainly, _places(exact, batch.input_ids.shape[1]))
+        reused = _from_features(adapter, exact, temperature)
+    if not changed <= CHANGED_CHOICES:
+        raise RuntimeError(
+            f"self-check failed: routers choose other experts for {changed:.1%} of the tokens in packed rows than in "
+            "plain ones; set update.pack to false, and report the versions in use"
+        )
+    found = [_compare(adapter, rows, packed, plain)]
+    if reused is not None:
+        found.append(_compare(adapter, rows, reused, plain))
     return max(found)
 
 
-def _differences(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> list[Tensor]:
-    """Absolute differences of the log-probs of all tokens, by row."""
-    batch = move_to(build_micro_batch(rows, adapter), adapter.device)
-    packed = packed_log_probs(adapter, batch, temperature)
-    plain = [
-        torch.cat([plain_log_probs(adapter, row.encoded, completion, temperature) for completion in row.completions])
+@torch.no_grad()
+def check_prefill(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> float:
+    """Difference between plain rows and a rollout of two prompts, the shorter one padded, in nats.
+
+    It is the mean over all tokens that may be sampled, of the token after the prompt and of the next one.
+
+    Raises:
+        RuntimeError: it exceeds the tolerance; completions would not be those of the model
+    """
+    prompts = _two_prompts(adapter, rows)
+    token = torch.tensor([rows[0].completions[0].token_ids[0]] * 2, device=adapter.device)
+    with _exactly(adapter):
+        rolled = HfEngine(adapter, sys.maxsize).two_steps(prompts, token)
+        plain = torch.stack([_plain_steps(adapter, prompt, int(token[0])) for prompt in prompts], dim=1)
+    one, other = (_distribution(adapter, logits, temperature) for logits in (rolled, plain))
+    found = float((one - other).abs().masked_fill(other == -torch.inf, 0).mean(-1).max())
+    tolerance = _tolerance(adapter)
+    if not found <= tolerance:
+        lengths = " and ".join(str(len(prompt.token_ids)) for prompt in prompts)
+        raise RuntimeError(
+            f"self-check failed on sample {rows[0].sample_id}: in a rollout of two prompts of {lengths} tokens, "
+            f"log-probs differ from those of plain rows by {found:.2e}, more than {tolerance:.0e}; report the versions "
+            "in use"
+        )
+    return found
+
+
+@contextmanager
+def _exactly(adapter: Adapter) -> Iterator[None]:
+    """Within, nothing is random and no TF32 is used: its rounding would hide a difference."""
+    was_training = adapter.model.training
+    precision = torch.get_float32_matmul_precision()
+    adapter.model.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        adapter.model.train(was_training)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _tolerance(adapter: Adapter) -> float:
+    return BFLOAT16_TOLERANCE if adapter.head_weight.dtype == torch.bfloat16 else TOLERANCE
+
+
+def _compare(adapter: Adapter, rows: Sequence[PackedRow], found: Tensor, plain: Sequence[Tensor]) -> float:
+    """
+    Args:
+        found: log-probs [M] of the rows' completions
+        plain: the same of each row, by plain rows
+
+    Raises:
+        RuntimeError: they differ by more than the tolerance in some row
+    """
+    tolerance, is_rounded = _tolerance(adapter), adapter.head_weight.dtype == torch.bfloat16
+    worst = 0.0
+    for row, of_row, expected in zip(rows, found.split([len(each) for each in plain]), plain, strict=True):
+        gaps = (of_row - expected).abs()
+        difference = float(gaps.mean() if is_rounded else gaps.max())
+        if not difference <= tolerance:
+            way_out = " or update.pack: false" if row.is_packed else ""
+            raise RuntimeError(
+                f"self-check failed on sample {row.sample_id}: packed and plain log-probs differ by "
+                f"{difference:.2e}, more than {tolerance:.0e}; try model.attention: eager{way_out}, and report the "
+                "versions"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _plain_of_row(adapter: Adapter, row: PackedRow, temperature: float) -> Tensor:
+    """Log-probs of all completion tokens of a row."""
+    return torch.cat([plain_log_probs(adapter, row.encoded, each, temperature) for each in row.completions])
+
+
+def _places(rows: Sequence[PackedRow], length: int) -> list[Tensor]:
+    """For each completion, where the tokens of its prompt and its own are in a micro-batch of that length."""
+    places = []
+    for r, row in enumerate(rows):
+        start = r * length + len(row.encoded.token_ids)
+        prompt, end = torch.arange(r * length, start), start
+        for completion in row.completions:
+            end += len(completion.token_ids) - 1
+            places.append(torch.cat([prompt, torch.arange(end - len(completion.token_ids) + 1, end)]))
+    return places
+
+
+def _from_features(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> Tensor | None:
+    """Log-probs of packed rows from features of their images; None if no image of theirs was read as pixels."""
+    images = [row.encoded.vision for row in rows if row.encoded.vision is not None]
+    if not images or not rows[0].is_packed or any(row.features is not None for row in rows):
+        return None
+    encoded = [
+        None if row.encoded.vision is None else adapter.encode_images(move_vision(row.encoded.vision, adapter.device))
         for row in rows
     ]
-    parts = packed.split([len(of_row) for of_row in plain])
-    return [(p - q).abs() for p, q in zip(parts, plain, strict=True)]
+    known = [replace(row, features=features) for row, features in zip(rows, encoded, strict=True)]
+    return packed_log_probs(adapter, move_to(build_micro_batch(known, adapter), adapter.device), temperature)
+
+
+def _two_prompts(adapter: Adapter, rows: Sequence[PackedRow]) -> list[Encoded]:
+    """The longest prompt of the rows and a shorter one, of them or made up."""
+    prompts = sorted((row.encoded for row in rows), key=lambda encoded: len(encoded.token_ids))
+    if len(prompts[0].token_ids) < len(prompts[-1].token_ids):
+        return [prompts[-1], prompts[0]]
+    return [prompts[-1], adapter.encode(adapter.render_plain(["."]), [], [])]
+
+
+def _plain_steps(adapter: Adapter, prompt: Encoded, token: int) -> Tensor:
+    """Logits [2, V] after a prompt, and after one token more, of one ordinary row."""
+    return head_logits(adapter.run_plain(prompt, [token])[-2:], adapter.head_weight, adapter.logit_cap)
+
+
+def _distribution(adapter: Adapter, logits: Tensor, temperature: float) -> Tensor:
+    return mask_banned(logits / temperature, adapter.banned_token_ids).log_softmax(-1)
 
 
 def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:

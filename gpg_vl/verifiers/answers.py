@@ -10,6 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpg_vl.records import AnswerIn
+from gpg_vl.verifiers.reasoning import (
+    ANSWER_CLOSING,
+    ANSWER_OPENING,
+    BOX_CLOSING,
+    BOX_OPENING,
+    THINK_CLOSING,
+    in_plain_tags,
+)
 
 MAX_CHARS = 65_536
 """Longer completions have no answer and no format."""
@@ -24,12 +32,12 @@ def find_answer(text: str, answer_in: AnswerIn = "tags") -> str | None:
     >>> find_answer("<think>3 or 4?</think> <answer> 4 </answer>"), find_answer("</think>So \\\\boxed{4}.", "boxed")
     ('4', '4')
     """
-    return _WAYS[answer_in].find(text)
+    return None if len(text) > MAX_CHARS else _WAYS[answer_in].find(in_plain_tags(text))
 
 
 def has_format(text: str, answer_in: AnswerIn = "tags") -> bool:
     """Whether a completion is reasoning in its tags and an answer where it was asked for."""
-    return _WAYS[answer_in].has_format(text)
+    return len(text) <= MAX_CHARS and _WAYS[answer_in].has_format(in_plain_tags(text))
 
 
 def write_answer(reasoning: str, answer: str, answer_in: AnswerIn = "tags") -> str:
@@ -53,13 +61,32 @@ def _find_tagged(text: str) -> str | None:
     that is never closed is not an answer. The rest must hold exactly one ``<answer>`` and exactly one
     ``</answer>``, in this order, with something between them.
     """
-    if len(text) > MAX_CHARS:
-        return None
-    conclusion = text.rpartition("</think>")[2]
+    conclusion = _asked_for(text, ANSWER_OPENING, ANSWER_CLOSING).rpartition("</think>")[2]
     if "<think>" in conclusion or conclusion.count("<answer>") != 1 or conclusion.count("</answer>") != 1:
         return None
     content, closing, _ = conclusion.partition("<answer>")[2].partition("</answer>")
-    return (content.strip() or None) if closing else None
+    return _unboxed(content, conclusion) if closing else None
+
+
+def _asked_for(text: str, opening: str, closing: str) -> str:
+    """A text whose model boxes its final answer in its own way, with what was asked for instead, unless it is there."""
+    reasoning, thought, conclusion = text.rpartition(THINK_CLOSING)
+    if opening not in conclusion:
+        conclusion = conclusion.replace(BOX_OPENING, opening).replace(BOX_CLOSING, closing)
+    return reasoning + thought + conclusion
+
+
+def _unboxed(content: str, conclusion: str) -> str | None:
+    """The content, or what is in the one box of it; None if it is empty, or if another box stands beside it."""
+    if BOX_OPENING in conclusion or BOX_CLOSING in conclusion:
+        content, closed, _ = content.partition(BOX_OPENING)[2].partition(BOX_CLOSING)
+        if not closed or conclusion.count(BOX_OPENING) != 1 or conclusion.count(BOX_CLOSING) != 1:
+            return None
+    return content.strip() or None
+
+
+def _has_tagged_format(text: str) -> bool:
+    return has_think_answer_format(_asked_for(text, ANSWER_OPENING, ANSWER_CLOSING))
 
 
 def has_think_answer_format(text: str) -> bool:
@@ -88,9 +115,7 @@ _BRACE = re.compile(r"[{}]")
 
 def _find_boxed(text: str) -> str | None:
     """The content of the last ``\\boxed{}`` after the reasoning, or anywhere where no reasoning was opened."""
-    if len(text) > MAX_CHARS:
-        return None
-    conclusion = text.rpartition("</think>")[2]
+    conclusion = _asked_for(text, "\\boxed{", "}").rpartition("</think>")[2]
     opened = _OPENED.match(conclusion, max(0, *map(conclusion.rfind, _COMMANDS)))
     if opened is None or "<think>" in conclusion:
         return None
@@ -100,13 +125,14 @@ def _find_boxed(text: str) -> str | None:
     for brace in _BRACE.finditer(conclusion, first):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return conclusion[first : brace.start()].strip() or None
+            content = conclusion[first : brace.start()]
+            return _unboxed(content, content)
     return None
 
 
 def _has_boxed_format(text: str) -> bool:
     """Whether the text is ``<think>...</think>``, each tag once, and then a sentence or none with a ``\\boxed{}``."""
-    body = text.strip() if len(text) <= MAX_CHARS else ""
+    body = text.strip()
     if not body.startswith("<think>") or body.count("<think>") != 1 or body.count("</think>") != 1:
         return False
     return _find_boxed(body) is not None
@@ -117,7 +143,7 @@ class _Way(NamedTuple):
     has_format: Callable[[str], bool]
 
 
-_WAYS = {"tags": _Way(_find_tagged, has_think_answer_format), "boxed": _Way(_find_boxed, _has_boxed_format)}
+_WAYS = {"tags": _Way(_find_tagged, _has_tagged_format), "boxed": _Way(_find_boxed, _has_boxed_format)}
 
 
 def strip_answer_tags(text: str) -> str:

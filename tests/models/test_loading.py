@@ -186,7 +186,7 @@ def test_a_config_of_wrong_types_is_one_line(folder: Path, values: dict[str, Any
     ids=["endless", "undefined", "class", "globals", "syntax"],
 )
 def test_a_chat_template_is_a_program_with_limits(folder: Path, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpg_vl.models.base._TEMPLATE_DEADLINE.seconds", 0.3)
+    monkeypatch.setattr("gpg_vl.models.chat.TEMPLATE_DEADLINE.seconds", 0.3)
     adapter = load(folder)
     adapter.processor.chat_template = template
     start = time.monotonic()

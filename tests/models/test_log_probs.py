@@ -43,6 +43,16 @@ def test_a_cap_comes_before_temperature_and_bans() -> None:
     assert not torch.allclose(token_log_probs(hidden, weight, targets, 0.7, BANNED), expected, atol=0.1)
 
 
+def test_banned_tokens_above_the_rows_of_the_head_are_none_of_its() -> None:
+    """A model may have fewer rows in its head than tokens: those above cannot be sampled anyway."""
+    hidden, weight, targets = torch.randn(5, 16), torch.randn(50, 16), torch.arange(5, 10)
+    expected = token_log_probs(hidden, weight, targets, 1.0, BANNED)
+    assert torch.equal(token_log_probs(hidden, weight, targets, 1.0, (*BANNED, 50, 99)), expected)
+    assert torch.equal(
+        token_log_probs(hidden, weight, targets, 1.0, (50,)), token_log_probs(hidden, weight, targets, 1.0, ())
+    )
+
+
 def test_bfloat16_input_is_scored_in_float32() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 16), torch.randn(50, 16)

@@ -16,9 +16,10 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.records import Sample, completion_text
+from gpg_vl.records import Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
+from gpg_vl.verifiers.reasoning import completion_text
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_sample
 from tests.support.messages import lines_naming, naming
 from tests.support.pictures import encode

@@ -33,12 +33,12 @@ def plain_gradients(adapter: BaseAdapter, groups: Sequence[TrainingGroup]) -> di
 
 
 def packed_gradients(
-    adapter: BaseAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192
+    adapter: BaseAdapter, groups: Sequence[TrainingGroup], max_tokens: int = 8192, pack: bool = True
 ) -> dict[str, Tensor]:
     adapter.model.zero_grad()
     adapter.model.train()
     forward = PolicyForward(adapter, 1.0)
-    for rows in plan_micro_batches(groups, max_tokens, 10_000):
+    for rows in plan_micro_batches(groups, max_tokens, 10_000, pack):
         batch = build_micro_batch(rows, adapter)
         (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)

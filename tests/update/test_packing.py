@@ -213,3 +213,66 @@ def test_completions_of_other_rows_do_not_matter(load: LoadModel) -> None:
         a = policy.packed_log_probs(adapter, alone, 1.0)
         b = policy.packed_log_probs(adapter, together, 1.0)[: len(a)]
     assert float((a - b).abs().max()) < 1e-5
+
+
+# --- ordinary rows, with the prompt repeated -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_tokens", [8192, 150])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_ordinary_rows_equal_those_of_plain_ones(load: LoadModel, family: str, max_tokens: int) -> None:
+    """In one micro-batch and in several; the second does not hold a whole group."""
+    adapter = load(family)
+    groups = make_groups(adapter)
+    plan = plan_micro_batches(groups, max_tokens, 10_000, pack=False)
+    assert (len(plan) == 1) == (max_tokens == 8192)
+    assert all(len(row.completions) == 1 and not row.is_packed for rows in plan for row in rows)
+    found = packed_gradients(adapter, groups, max_tokens, pack=False)
+    assert worst_relative_error(found, plain_gradients(adapter, groups)) < 1e-5
+
+
+def test_ordinary_rows_encode_the_images_of_a_prompt_once_and_take_no_mask(
+    load: LoadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = load()
+    groups = make_groups(adapter)
+    patches: list[int] = []
+    adapter.model.model.visual.register_forward_hook(lambda module, inputs, output: patches.append(len(inputs[0])))
+    masks: list[Tensor | None] = []
+    mask = adapter._attention.mask
+    monkeypatch.setattr(adapter._attention, "mask", lambda *given: masks.append(mask(*given)))
+    packed_gradients(adapter, groups, pack=False)
+    visions = [group.prompt.encoded.vision for group in groups]
+    assert patches == [sum(vision.num_patches for vision in visions if vision is not None)]
+    assert masks == [None]
+
+
+def test_ordinary_rows_reuse_the_features_of_a_frozen_tower(load: LoadModel) -> None:
+    adapter = load(freeze=["vision", "projector"], gradient_checkpointing=True)
+    groups = make_groups(adapter)[:4]
+    keys = [(number,) for number in range(len(groups))]
+    rolled = HfEngine(adapter, 10**6).generate([g.prompt for g in groups], 2, Sampling(3, 1.0), keys)
+    reused = [replace(g, features=r.features) for g, r in zip(groups, rolled, strict=True)]
+    expected = plain_gradients(adapter, groups)
+    adapter.model.model.visual.register_forward_hook(lambda *_: pytest.fail("the tower ran"))
+    assert worst_relative_error(packed_gradients(adapter, reused, pack=False), expected) < 1e-5
+
+
+@pytest.mark.parametrize("fault", ["features of another image", "one feature for all", "no positions"])
+def test_what_is_wrong_with_ordinary_rows_shows(load: LoadModel, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    adapter = load()
+    groups = make_groups(adapter)
+    index = packing._index_features
+
+    def wrong(rows: Sequence[PackedRow]) -> Tensor | None:
+        right = index(rows)
+        return right if right is None else right.flip(0) if fault == "features of another image" else 0 * right
+
+    if fault == "no positions":
+        monkeypatch.setattr(packing, "_positions", lambda row: torch.zeros(3, row.num_tokens, dtype=torch.long))
+    else:
+        monkeypatch.setattr(packing, "_index_features", wrong)
+    expected = plain_gradients(adapter, groups)
+    assert worst_relative_error(packed_gradients(adapter, groups, pack=False), expected) > 1e-3
+    with pytest.raises(RuntimeError, match=naming("self-check")):
+        check_packing(adapter, plan_micro_batches(groups, 8192, 10_000, pack=False)[0], 1.0)

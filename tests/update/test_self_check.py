@@ -13,11 +13,12 @@ from torch import Tensor
 from gpg_vl.config import LoraConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import ImageFeatures
+from gpg_vl.rollout import hf
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing
 from gpg_vl.update.packing import split_into_rows
-from gpg_vl.update.self_check import BFLOAT16_TOLERANCE, check_packing
+from gpg_vl.update.self_check import BFLOAT16_TOLERANCE, check_packing, check_prefill
 from tests.support.builders import FAMILIES, make_lively, make_sample, make_training_group, whole
 from tests.support.messages import naming
 
@@ -103,3 +104,76 @@ def test_mode_and_precision_are_restored(load: LoadModel) -> None:
     assert torch.get_float32_matmul_precision() == "high"
     load()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trained_tower_is_compared_with_its_features(
+    load: LoadModel, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the update reads pixels: whoever freezes the tower next trusts the features."""
+    adapter = load(family)
+    rows = whole(make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4]))
+    assert rows[0].features is None and not adapter.has_frozen_tower()
+    assert check_packing(adapter, rows, 1.0) < 1e-5
+    encode = QwenVLAdapter.encode_images
+    monkeypatch.setattr(
+        QwenVLAdapter, "encode_images", lambda *given: ImageFeatures((encode(*given).levels[0].flip(0),))
+    )
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-0")):
+        check_packing(adapter, rows, 1.0)
+
+
+# --- a rollout of two prompts ----------------------------------------------------------------------------------------
+
+
+def prefilled(adapter: QwenVLAdapter, *sizes: list[tuple[int, int]]) -> list[packing.PackedRow]:
+    """A row each; the pad token has an embedding of its own, as in published models."""
+    with torch.no_grad():
+        adapter.model.get_input_embeddings().weight[adapter.pad_token_id].normal_(std=0.1)
+    return whole(*(make_training_group(adapter, make_sample(each, n), [3, 4], n) for n, each in enumerate(sizes)))
+
+
+@pytest.mark.parametrize("config", [{}, {"freeze": ["vision", "projector"]}, {"attention": "eager"}], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_prefill_is_compared_with_plain_rows(load: LoadModel, family: str, config: dict[str, Any]) -> None:
+    adapter = load(family, **config)
+    make_lively(adapter)
+    for sizes in ([[(84, 84)]], [[(84, 84)], [(140, 84), (56, 56)]], [[]]):
+        assert check_prefill(adapter, prefilled(adapter, *sizes), 0.7) < 1e-5
+
+
+def padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    length = torch.ones(99, 99, dtype=torch.bool).tril()
+    monkeypatch.setattr(hf, "_visible_behind_padding", lambda real: length[: real.shape[1], : real.shape[1]][None])
+
+
+def positions_count_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = HfEngine._next_logits
+    monkeypatch.setattr(
+        HfEngine, "_next_logits", lambda self, tokens, visible, positions, cache: step(
+            self, tokens, visible, positions.max().expand_as(positions), cache
+        )
+    )  # fmt: skip
+
+
+def a_step_forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = HfEngine._next_logits
+    monkeypatch.setattr(
+        HfEngine, "_next_logits", lambda self, tokens, visible, positions, cache: step(
+            self, tokens, None, positions, cache
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", [padding_is_seen, positions_count_padding, a_step_forgets_the_mask])
+def test_a_rollout_that_reads_padding_is_noticed(
+    load: LoadModel, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of packed rows sees none of these."""
+    adapter = load()
+    make_lively(adapter)
+    rows = prefilled(adapter, [(84, 84)])
+    fault(monkeypatch)
+    assert check_packing(adapter, rows, 1.0) < 1e-5
+    with pytest.raises(RuntimeError, match=naming("self-check", "counting-0", "rollout")):
+        check_prefill(adapter, rows, 1.0)

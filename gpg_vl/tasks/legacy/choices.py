@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gpg_vl.records import THINK_OPENING, ImageView, Sample
+from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
 from gpg_vl.verifiers.options import LETTERS, row_options
 from gpg_vl.verifiers.published_maths import published_candidates, published_match
@@ -14,6 +14,7 @@ from gpg_vl.verifiers.published_text import (
     first_answer_within_spaces,
     has_published_format,
 )
+from gpg_vl.verifiers.reasoning import THINK_OPENING
 
 NUM_LETTERS = 6  # of CV-Bench's options
 

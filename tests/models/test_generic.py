@@ -1,0 +1,109 @@
+"""Models that the kit has no adapter for, on ordinary rows: exact where the self-check says so, refused elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpg_vl import cli
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.packing import PackedRow, plan_micro_batches
+from gpg_vl.update.self_check import check_packing, check_prefill
+from tests.support.builders import SMALL_IMAGES, whole
+from tests.support.families import CASES, Bench, shake, worst_gradient
+from tests.support.messages import lines_naming, naming
+
+LIMITS = {**SMALL_IMAGES, "family": "generic"}
+
+
+@pytest.fixture(scope="module")
+def open_generic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    """A tiny model of a family that the kit knows, as if it did not, beside plain transformers."""
+
+    def open_it(family: str) -> Bench:
+        root = tmp_path_factory.mktemp(family)
+        adapter = load_adapter(ModelConfig(path=str(write_tiny_model(root / "tiny", family, seed=1)), **LIMITS))  # type: ignore[arg-type]
+        shake(adapter)  # type: ignore[arg-type]
+        adapter.save(root / "saved")
+        return Bench(CASES[family], adapter, root / "saved")  # type: ignore[arg-type]
+
+    return open_it
+
+
+def ordinary(bench: Bench) -> list[PackedRow]:
+    """One row per completion, in the order of the groups."""
+    [rows] = plan_micro_batches(bench.groups, 10**6, 10**6, pack=False)
+    place = {id(group.prompt.encoded): number for number, group in enumerate(bench.groups)}
+    return sorted(rows, key=lambda row: place[id(row.encoded)])
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_vl"])
+def test_ordinary_rows_of_any_model_are_plain_ones(open_generic: Callable[[str], Bench], family: str) -> None:
+    """Tiles and positions on one axis; patches and positions on three."""
+    bench = open_generic(family)
+    rows = ordinary(bench)
+    assert check_packing(bench.adapter, rows, 0.7) < 1e-5
+    assert check_prefill(bench.adapter, rows, 0.7) < 1e-5
+    assert bench.difference(rows) < 1e-5
+    assert worst_gradient(bench.packed_gradients(rows), bench.plain_gradients) < (1e-5, "")
+    rolled = HfEngine(bench.adapter, 10**6).generate(bench.prompts, 1, Sampling(6, 0.0), [(n,) for n in range(4)])
+    for prompt, group in zip(bench.prompts, rolled, strict=True):
+        assert list(group.completions[0].token_ids) == bench.generate(prompt, 6)
+    with pytest.raises(ValueError, match=naming("model.family", "update.pack")):
+        check_packing(bench.adapter, whole(*bench.groups), 1.0)
+
+
+def test_a_model_that_is_not_exact_this_way_is_refused(open_generic: Callable[[str], Bench]) -> None:
+    """Features that enter at several depths are more than is known of any model."""
+    bench = open_generic("qwen3_vl")
+    with pytest.raises(RuntimeError, match=naming("self-check")):
+        check_packing(bench.adapter, ordinary(bench), 1.0)
+
+
+def test_a_run_trains_and_its_log_says_that_prompts_are_repeated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", "internvl", seed=1)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": "r", "task": "counting", "images": [], "question": "How many?", "answer": "4"}))
+    (tmp_path / "length.py").write_text(
+        "def length(completions, **_): return [len(str(c)) % 7 / 7 for c in completions]"
+    )
+    recipe = {
+        "model": {"path": str(folder), **LIMITS}, "data": {"train": [str(rows)]},
+        "rewards": {"functions": [str(tmp_path / "length.py:length")]}, "objective": {"beta_th": 0},
+        "rollout": {"prompts_per_step": 1, "group_size": 4, "max_new_tokens": 4},
+        "run": {"steps": 1, "trackers": [], "output_dir": str(tmp_path / "run")},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    assert cli.main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    assert lines_naming(capfd.readouterr().err, "model.family", "update.pack")
+    assert cli.main(["train", str(tmp_path / "recipe.yaml"), "--update.pack", "false"]) == 0
+    assert lines_naming(capfd.readouterr().err, "self-check", "update.pack: false")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "told"),
+    [
+        ("qwen2_vll", ["nearest: qwen2_vl", "transformers", "cannot"]),
+        ("llava", ["nearest: llava_onevision", "self-check"]),
+        ("bert", ["transformers", "cannot"]),
+    ],
+)
+def test_an_unknown_type_is_told_the_nearest_and_what_generic_would_do(
+    tmp_path: Path, model_folders: dict[str, Path], model_type: str, told: list[str]
+) -> None:
+    folder = shutil.copytree(model_folders["qwen2_vl"], tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type}))
+    with pytest.raises(ValueError, match=naming("model.path", folder, model_type, "model.family", *told)) as raised:
+        load_adapter(ModelConfig(path=str(folder)))
+    assert "\n" not in str(raised.value)
