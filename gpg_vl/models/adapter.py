@@ -116,6 +116,7 @@ class Adapter(Protocol):
         features: ImageFeatures | None = None,
         visible: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        real: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """The transformer without its head.
@@ -128,11 +129,15 @@ class Adapter(Protocol):
             features: the result of ``encode_images``, in place of ``vision``
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
             segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
-            cache: earlier keys and values, extended in place
+            real: [R, S] bool, the tokens that are no padding, where ``visible`` hides padding on the left
+            cache: earlier keys, values and states, extended in place
 
         Returns:
             hidden states [R, S, H] after the last norm
         """
+
+    def new_cache(self) -> Cache:
+        """An empty cache for a rollout, whose rows can be repeated and selected in every layer."""
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """Hidden states [P + T, H] of one ordinary row, with the model's own masks and positions."""

@@ -23,6 +23,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.deadline import Deadline
+from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
@@ -239,6 +240,7 @@ class BaseAdapter(ABC):
         features: ImageFeatures | None = None,
         visible: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        real: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """See ``Adapter.run_body``."""
@@ -251,11 +253,29 @@ class BaseAdapter(ABC):
             **tokens,
             **self._forward_arguments(token_types, vision),
             position_ids=position_ids if len(position_ids) > 1 else position_ids[0],
-            attention_mask=self._attention.mask(visible, segment_ids, self.autocast_dtype or self.model.dtype),
+            attention_mask=self._attention_mask(
+                token_types=token_types,
+                position_ids=position_ids,
+                visible=visible,
+                segment_ids=segment_ids,
+                real=real,
+                cache=cache,
+            ),
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def new_cache(self) -> Cache:
+        """See ``Adapter.new_cache``."""
+        return GrowingCache()
+
+    def _attention_mask(
+        self, *, token_types: Tensor, position_ids: Tensor, visible: Tensor | None, segment_ids: Tensor | None,
+        real: Tensor | None, cache: Cache | None,
+    ) -> Any:  # fmt: skip
+        """The mask argument of the model; a family with masks of its own takes more of the arguments into account."""
+        return self._attention.mask(visible, segment_ids, self.autocast_dtype or self.model.dtype)
 
     def _forward_arguments(self, token_types: Tensor, vision: VisionInputs | None) -> dict[str, Any]:
         """Arguments of the forward other than tokens, positions and mask."""
