@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from gpg_vl.records import AnswerIn, Rule
+from gpg_vl.records import AnswerIn, Frame, Rule
 
 PARTS = ("vision", "projector", "text")
 Attention = Literal["auto", "sdpa", "grouped_sdpa", "flex_attention", "eager"]
@@ -81,6 +81,8 @@ class ModelConfig:
             flex_attention for long packed rows, otherwise sdpa with a dense mask
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
+        frame: how the model writes boxes: grid_1000 (0 to 1000 over the image) or resized_pixels (of the image that it
+            sees); null: as its family is documented to
         freeze: parts to leave untrained: any of vision, projector, text
         lora: {r, alpha, parts}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
@@ -92,6 +94,7 @@ class ModelConfig:
     attention: Attention | dict[str, Attention] = "auto"
     min_pixels: int = 3136
     max_pixels: int = 401408
+    frame: Frame | None = None
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False

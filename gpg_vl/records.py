@@ -62,10 +62,23 @@ class ImageView:
     height: int
     model_width: int
     model_height: int
-    frame: Frame
+    frame: Frame | None  # None: it is not known, and no box can be asked for
+
+    @property
+    def known_frame(self) -> Frame:
+        """
+        Raises:
+            ValueError: it is not known
+        """
+        if self.frame is None:
+            raise ValueError(
+                "the row asks for a box, but how this model's family writes boxes is not documented; say it with "
+                "model.frame: grid_1000 or resized_pixels"
+            )
+        return self.frame
 
     def _frame_size(self) -> tuple[float, float]:
-        return (1000.0, 1000.0) if self.frame == "grid_1000" else (self.model_width, self.model_height)
+        return (1000.0, 1000.0) if self.known_frame == "grid_1000" else (self.model_width, self.model_height)
 
     def to_original(self, box: Box) -> Box:
         """Converts a box from the model's frame to original pixels."""

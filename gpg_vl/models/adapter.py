@@ -26,8 +26,8 @@ class Adapter(Protocol):
     model: Any
     """The transformers model, head included."""
     config: ModelConfig
-    frame: Frame
-    """How the family writes coordinates."""
+    frame: Frame | None
+    """How the model writes coordinates; None if it is not known."""
     autocast_dtype: torch.dtype | None
     """None if everything is computed in the precision of the weights."""
 
@@ -67,8 +67,8 @@ class Adapter(Protocol):
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         """Tokens of each image of one prompt, [N]; a family may give an image fewer where there are several."""
 
-    def count_text_tokens(self, text: str) -> int:
-        """Number of tokens of a rendered prompt; each image counts as its one placeholder."""
+    def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
+        """Number of tokens of a rendered prompt with its images."""
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
         """A rendered prompt and its images, as inputs of the model's forward."""
@@ -129,7 +129,7 @@ class Adapter(Protocol):
             features: the result of ``encode_images``, in place of ``vision``
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
             segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
-            real: [R, S] bool, the tokens that are no padding, where ``visible`` hides padding on the left
+            real: [R, keys] bool, which tokens of a padded prefill are real
             cache: earlier keys, values and states, extended in place
 
         Returns:

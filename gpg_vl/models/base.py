@@ -39,25 +39,30 @@ class Family:
 
     adapter: type[BaseAdapter]
     model: type[PreTrainedModel]
-    frame: Frame
+    frame: Frame | None
+    """None: it is not documented, and the recipe has to say it."""
 
 
 class BaseAdapter(ABC):
     """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
     image_token: ClassVar[str]
-    """The token that stands for an image in the tokenizer; its id is the config's ``image_token_id``."""
+    """The token in whose places the features of an image go; its id is the config's ``image_token_id``."""
+    placeholder: ClassVar[str | None] = None
+    """Text of an image in a rendered prompt, before the image's own text replaces it; None: the image token."""
+    vision_tokens: ClassVar[Sequence[str]] = ()
+    """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
-    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame):
+    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
         self.model: Any = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.config = config
-        self.frame = frame
+        self.frame = config.frame or frame
         self.refuse_inexact(model.config)
         if config.lora is None:
             for name, parameter in model.named_parameters():
@@ -157,7 +162,7 @@ class BaseAdapter(ABC):
         if system is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         text = self._render(messages)
-        wanted, found = parts.count(None), text.count(self.image_token)
+        wanted, found = parts.count(None), text.count(self._placeholder)
         if found != wanted:
             raise ModelMistake(
                 f"model.path: the chat template of {self.config.path} shows {found} of {wanted} images; take another "
@@ -168,24 +173,60 @@ class BaseAdapter(ABC):
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens]
 
-    def count_text_tokens(self, text: str) -> int:
-        return len(self._token_ids(text))
+    @property
+    def _placeholder(self) -> str:
+        return self.placeholder or self.image_token
+
+    def render_plain(self, parts: Sequence[str | None]) -> str:
+        return "".join(self.plain_image if part is None else part for part in parts)
+
+    @property
+    def plain_image(self) -> str:
+        """Text of an image in a prompt without a template."""
+        return self._placeholder
+
+    def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
+        return len(self._token_ids(self._with_images(text, views)))
+
+    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
+        return [len(self._token_ids(text)) for text in self.image_texts(views)]
+
+    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
+        """See ``Adapter.encode``."""
+        token_ids = tuple(self._token_ids(self._with_images(text, views)))
+        image_token = self.model.config.image_token_id
+        token_types = tuple(int(token == image_token) for token in token_ids)
+        vision = self._encode_vision(images, views) if images else None
+        position_ids = self._positions(token_ids, token_types, vision)
+        return Encoded(token_ids, token_types, position_ids, int(position_ids.max()) + 1, vision)
+
+    def _with_images(self, text: str, views: Sequence[ImageView]) -> str:
+        """The prompt with the text of each image in the place of its placeholder.
+
+        This is done before the text is split into tokens, as the processors do it: tokens at the seams can differ.
+        """
+        first, *rest = text.split(self._placeholder)
+        assert len(rest) == len(views), f"{len(rest)} placeholders for {len(views)} images"
+        pieces = zip(self.image_texts(views), rest, strict=True)
+        return first + "".join(image + piece for image, piece in pieces)
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    @abstractmethod
-    def render_plain(self, parts: Sequence[str | None]) -> str: ...
+    def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
+        """Positions of a prompt [A, P]."""
+        return torch.arange(len(token_ids))[None]
 
     @abstractmethod
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView: ...
 
     @abstractmethod
-    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]: ...
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        """What stands in a prompt for each of its images, in the words of the family's processor: ``<img><img>``."""
 
     @abstractmethod
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded: ...
+    def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs: ...
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -202,8 +243,16 @@ class BaseAdapter(ABC):
         return tuple(ends) if isinstance(ends, list | tuple) else (int(ends),)
 
     @property
-    @abstractmethod
-    def banned_token_ids(self) -> tuple[int, ...]: ...
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Vision tokens: with one in a completion, the next forward would expect an image that does not exist.
+
+        A head may have fewer rows than the tokenizer has tokens; what lies above them is never sampled.
+        """
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        named = {getattr(self.model.config, name, None) for name in names}
+        ids: set[int | None] = named | {self.tokenizer.convert_tokens_to_ids(token) for token in self.vision_tokens}
+        ids -= {self.tokenizer.unk_token_id, *self.end_token_ids}
+        return tuple(sorted(i for i in ids if i is not None and i < len(self.head_weight)))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         body = token_ids[:-1] if token_ids and token_ids[-1] in self.end_token_ids else token_ids
@@ -246,43 +295,49 @@ class BaseAdapter(ABC):
         """See ``Adapter.run_body``."""
         # with gradient checkpointing, transformers drops the cache in training mode: tokens would not see their prompt
         assert cache is None or not (self.model.training and self.model.is_gradient_checkpointing)
-        tokens: dict[str, Any] = {"input_ids": input_ids}
-        if features is not None:
-            tokens = self._embed(input_ids, token_types, features)
-        output = self.model.model(
+        if features is None:
+            body, tokens = self.model.model, {"input_ids": input_ids, **self._forward_arguments(token_types, vision)}
+        else:
+            body, tokens = self._text_model, self._embed(input_ids, token_types, features)
+        mask = self._attention_mask(
+            token_types=token_types, position_ids=position_ids, visible=visible, segment_ids=segment_ids, real=real,
+            cache=cache,
+        )  # fmt: skip
+        output = body(
             **tokens,
-            **self._forward_arguments(token_types, vision),
             position_ids=position_ids if len(position_ids) > 1 else position_ids[0],
-            attention_mask=self._attention_mask(
-                token_types=token_types,
-                position_ids=position_ids,
-                visible=visible,
-                segment_ids=segment_ids,
-                real=real,
-                cache=cache,
-            ),
+            attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def new_cache(self) -> Cache:
-        """See ``Adapter.new_cache``."""
         return GrowingCache()
 
+    @property
+    def _text_model(self) -> Any:
+        return self.model.model.language_model
+
     def _attention_mask(
-        self, *, token_types: Tensor, position_ids: Tensor, visible: Tensor | None, segment_ids: Tensor | None,
-        real: Tensor | None, cache: Cache | None,
-    ) -> Any:  # fmt: skip
-        """The mask argument of the model; a family with masks of its own takes more of the arguments into account."""
+        self,
+        *,
+        token_types: Tensor,
+        position_ids: Tensor,
+        visible: Tensor | None,
+        segment_ids: Tensor | None,
+        real: Tensor | None,
+        cache: Cache | None,
+    ) -> Any:
+        """The mask argument of the forward: one for all layers, or a dict by the type of layer."""
         return self._attention.mask(visible, segment_ids, self.autocast_dtype or self.model.dtype)
 
     def _forward_arguments(self, token_types: Tensor, vision: VisionInputs | None) -> dict[str, Any]:
         """Arguments of the forward other than tokens, positions and mask."""
         return {} if vision is None else dict(vision.tensors)
 
-    def _embed(self, input_ids: Tensor, token_types: Tensor, features: ImageFeatures) -> dict[str, Tensor]:
-        """``inputs_embeds`` [R, S, H] with the features at the image tokens."""
+    def _embed(self, input_ids: Tensor, token_types: Tensor, features: ImageFeatures) -> dict[str, Any]:
+        """Tokens as arguments of the text model: ``inputs_embeds`` [R, S, H] with the features at the image tokens."""
         embedded = self.model.get_input_embeddings()(input_ids)
         is_image = token_types.bool()[..., None].expand_as(embedded)
         return {"inputs_embeds": embedded.masked_scatter(is_image, features.levels[0].to(embedded.dtype))}

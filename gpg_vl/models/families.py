@@ -5,12 +5,23 @@ A new family is one line in ``FAMILIES``, plus a file of its own if its processo
 
 from __future__ import annotations
 
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 
 from gpg_vl.models.base import Family
+from gpg_vl.models.qwen3_5 import Qwen35Adapter
+from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
     "qwen2_5_vl": Family(QwenVLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
+    "qwen3_vl": Family(Qwen3VLAdapter, Qwen3VLForConditionalGeneration, "grid_1000"),
+    "qwen3_5": Family(Qwen35Adapter, Qwen3_5ForConditionalGeneration, "grid_1000"),
+    "qwen3_5_moe": Family(Qwen35Adapter, Qwen3_5MoeForConditionalGeneration, "grid_1000"),
 }

@@ -12,14 +12,18 @@ from qwen_vl_utils import smart_resize
 from torch import Tensor
 
 from gpg_vl.models.base import BaseAdapter
-from gpg_vl.records import Encoded, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
 class QwenVLAdapter(BaseAdapter):
     """A Qwen2-VL or Qwen2.5-VL model with its processor."""
 
     image_token = "<|image_pad|>"
-    part_prefixes = (("model.visual.merger.", "projector"), ("model.visual.", "vision"))
+    vision_tokens = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
+    part_prefixes: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("model.visual.merger.", "projector"),
+        ("model.visual.", "vision"),
+    )
     lora_layers: ClassVar[Mapping[str, str]] = {
         "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|(gate|up|down)_proj))",
@@ -27,9 +31,9 @@ class QwenVLAdapter(BaseAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
-        placeholder = f"<|vision_start|>{self.image_token}<|vision_end|>"
-        return "".join(placeholder if part is None else part for part in parts)
+    @property
+    def plain_image(self) -> str:
+        return f"<|vision_start|>{self.image_token}<|vision_end|>"
 
     @property
     def _resize_factor(self) -> int:
@@ -50,44 +54,23 @@ class QwenVLAdapter(BaseAdapter):
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         return [view.model_width * view.model_height // self._resize_factor**2 for view in views]
 
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """See ``Adapter.encode``: ``pixel_values`` [K, D] for K patches, ``image_grid_thw`` [N, 3], A = 3 axes."""
-        vision = self._encode_vision(images, views) if images else None
-        token_ids, token_types = self._expand(self._token_ids(text), views)
-        position_ids, _ = self.model.model.get_rope_index(
-            torch.tensor([token_ids]),
-            torch.tensor([token_types]),
-            image_grid_thw=None if vision is None else vision.tensors["image_grid_thw"],
-        )
-        return Encoded(token_ids, token_types, position_ids[:, 0], int(position_ids.max()) + 1, vision)
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        return [self.image_token * count for count in self.count_image_tokens(views)]
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
+        """``pixel_values`` [K, D] for K patches, ``image_grid_thw`` [N, 3]."""
         sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
         vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
         tensors = {name: vision[name] for name in ("pixel_values", "image_grid_thw")}
         return VisionInputs(tensors, len(tensors["pixel_values"]), sum(self.count_image_tokens(views)))
 
-    def _expand(self, ids: list[int], views: Sequence[ImageView]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids and types, each image placeholder repeated once per token of its image."""
-        image_token = self.model.config.image_token_id
-        counts = self.count_image_tokens(views)
-        placeholders = ids.count(image_token)
-        assert placeholders == len(counts), f"{placeholders} placeholders for {len(counts)} images"
-        remaining = iter(counts)
-        token_ids: list[int] = []
-        for token in ids:
-            token_ids.extend([token] * (next(remaining) if token == image_token else 1))
-        return tuple(token_ids), tuple(int(token == image_token) for token in token_ids)
-
-    # --- tokens ---
-
-    @property
-    def banned_token_ids(self) -> tuple[int, ...]:
-        """Vision tokens: with one in a completion, the next forward would expect an image that does not exist."""
-        config = self.model.config
-        ids = {config.vision_start_token_id, config.vision_end_token_id, config.image_token_id, config.video_token_id}
-        ids.add(self.tokenizer.convert_tokens_to_ids("<|vision_pad|>"))
-        return tuple(sorted(i for i in ids if i is not None and i not in self.end_token_ids))
+    def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
+        """On three axes: time, height and width."""
+        grids = None if vision is None else vision.tensors["image_grid_thw"]
+        position_ids, _ = self.model.model.get_rope_index(
+            torch.tensor([token_ids]), torch.tensor([token_types]), image_grid_thw=grids
+        )
+        return position_ids[:, 0]  # type: ignore[no-any-return]
 
     # --- running ---
 

@@ -121,9 +121,8 @@ class PromptBuilder:
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request, system = self._request(sample, views), self._system(sample)
         text = self._render(request, system, views)
-        expanded = sum(self._adapter.count_image_tokens(views)) - len(views)
         text.encode()  # a ValueError for half a surrogate pair, which no tokenizer reads
-        return PromptLayout(request, system, text, tuple(views), self._adapter.count_text_tokens(text) + expanded)
+        return PromptLayout(request, system, text, tuple(views), self._adapter.count_tokens(text, views))
 
     def _request(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Text of the user's turn, including the row's own image markers if there are any."""

@@ -23,12 +23,12 @@ def describe_frame(views: Sequence[ImageView]) -> str:
     """The frame in which the model must give coordinates of the first image, for the end of a sentence.
 
     Raises:
-        ValueError: there is no image
+        ValueError: there is no image, or the frame is not known
     """
     if not views:
         raise ValueError("the row has no image to find a box in")
     view = views[0]
-    if view.frame == "grid_1000":
+    if view.known_frame == "grid_1000":
         return "on a grid from 0 to 1000 over the image"
     return f"in pixels of the {view.model_width} x {view.model_height} image"
 
@@ -51,7 +51,7 @@ def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
 def _is_near(box: Box, view: ImageView) -> bool:
     """Whether a box of original pixels lies in the image, or beyond its edges by no more than is allowed."""
     x1, y1, x2, y2 = box
-    units = EDGE_UNITS[view.frame] + _ROUNDING
+    units = EDGE_UNITS[view.known_frame] + _ROUNDING
     _, _, beyond_x, beyond_y = view.to_original((0.0, 0.0, units, units))
     return -beyond_x <= x1 and x2 <= view.width + beyond_x and -beyond_y <= y1 and y2 <= view.height + beyond_y
 

@@ -51,7 +51,7 @@ def test_a_large_model_on_a_cpu_has_to_be_asked_for(
     with pytest.raises(ValueError, match=naming("model.path", folder, "0.0 B", "model.device", "cpu")):
         load_adapter(config_of(folder))
     assert load_adapter(config_of(folder, device="cpu")).device.type == "cpu"
-    assert load_adapter(config_of(folder), with_weights=False).count_text_tokens("How many?") > 0
+    assert load_adapter(config_of(folder), with_weights=False).count_tokens("How many?", ()) > 0
     monkeypatch.setattr(device, "MOST_WEIGHTS_ON_CPU", 1_377_280)
     load_adapter(config_of(folder))
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from PIL.Image import Image
 
 from gpg_vl.models.base import BaseAdapter
-from gpg_vl.records import Encoded, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
 class LlavaOnevisionAdapter(BaseAdapter):
     image_token = "<image>"
+    vision_tokens = ("<video>",)
     part_prefixes = (
         ("model.vision_tower.", "vision"),
         ("model.multi_modal_projector.", "projector"),
@@ -28,9 +29,6 @@ class LlavaOnevisionAdapter(BaseAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
-        return "".join(self.image_token if part is None else part for part in parts)
-
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """The image within the pixel limits; smaller still where that alone takes it below ``max_tokens``."""
         floor = self.config.min_pixels
@@ -42,30 +40,22 @@ class LlavaOnevisionAdapter(BaseAdapter):
                 return view
             pixels = max(floor, int(pixels * 0.9))
 
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        return [self.image_token * count for count in self.count_image_tokens(views)]
+
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         if len(views) > 1:
             return [self.processor.num_image_tokens + 1] * len(views)  # one tile and the end of its line
         sizes = [(view.model_height, view.model_width) for view in views]
         return list(self.processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
 
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]; A = 1 axis."""
+    def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
+        """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]."""
         sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
-        inputs = self.processor(text=[text], images=[sized] if sized else None, return_tensors="pt")
-        token_ids = tuple(inputs["input_ids"][0].tolist())
-        types = tuple(int(token == self.model.config.image_token_id) for token in token_ids)
-        vision = None
-        if sized:
-            tensors = {name: inputs[name] for name in ("pixel_values", "image_sizes", "batch_num_images")}
-            num_tiles = tensors["pixel_values"].shape[:2].numel()
-            vision = VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, sum(types))
-        return Encoded(token_ids, types, torch.arange(len(token_ids))[None], len(token_ids), vision)
-
-    # --- tokens ---
-
-    @property
-    def banned_token_ids(self) -> tuple[int, ...]:
-        return (self.model.config.image_token_id, self.model.config.video_token_id)
+        tensors = dict(self.processor.image_processor(images=[sized], return_tensors="pt"))
+        num_tiles = tensors["pixel_values"].shape[:2].numel()
+        num_tokens = sum(self.count_image_tokens(views))
+        return VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, num_tokens)
 
     # --- running ---
 

@@ -1,0 +1,278 @@
+"""A family's tiny model beside the truth: the folder that the kit saves, opened by plain transformers.
+
+The plain side is the family's own processor, from a conversation to tensors, and the model's own forward on one row.
+It knows nothing of the kit's encoding, positions, masks or packing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, SuppressTokensLogitsProcessor
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.data.images import open_image
+from gpg_vl.models import load_adapter
+from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.records import Completion, Prompt, TrainingGroup
+from gpg_vl.update.packing import PackedRow, build_micro_batch
+from gpg_vl.update.policy import packed_log_probs
+from tests.support.builders import make_prompt, make_sample, whole
+
+Sizes = Sequence[tuple[int, int]]
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+LENGTHS = ([6, 2, 1], [5, 1, 9, 3], [4, 7], [3, 8, 2])
+"""Of the completions of each prompt."""
+
+
+@dataclass(frozen=True)
+class FamilyCase:
+    """What is particular to the tests of a family; ``CASES`` lists them."""
+
+    pictures: tuple[Sizes, ...]
+    """Image sizes of four prompts: none, one, several of different sizes, one of another size."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of ``ModelConfig``."""
+    tolerance: float = 1e-5
+    """Of log-probs in nats and of gradients, relative; more where plain rows differ from themselves by more."""
+    completion_type: int = 0
+    """Token type of a completion, where the model takes types."""
+    mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
+    """Each gets a monkeypatch and breaks the family's adapter class; packed rows are then no longer plain ones."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A family's adapter and, beside it, the model and the processor of the folder that it saved."""
+
+    case: FamilyCase
+    adapter: BaseAdapter
+    folder: Path
+
+    @cached_property
+    def model(self) -> Any:
+        return AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
+
+    @cached_property
+    def processor(self) -> Any:
+        return AutoProcessor.from_pretrained(self.folder)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        return [make_prompt(self.adapter, make_sample(sizes, n)) for n, sizes in enumerate(self.case.pictures)]
+
+    @cached_property
+    def groups(self) -> list[TrainingGroup]:
+        draws = torch.Generator().manual_seed(7)
+        return [
+            TrainingGroup(
+                prompt,
+                tuple(self.random_completion(length, draws) for length in lengths),
+                tuple(tuple(torch.randn(length, generator=draws).tolist()) for length in lengths),
+            )
+            for prompt, lengths in zip(self.prompts, LENGTHS, strict=True)
+        ]
+
+    def random_completion(self, length: int, draws: torch.Generator) -> Completion:
+        """Of tokens that may be sampled."""
+        special = {*self.adapter.banned_token_ids, *self.adapter.tokenizer.all_special_ids}
+        allowed = [i for i in range(min(300, len(self.adapter.head_weight))) if i not in special]
+        ids = torch.randint(len(allowed), (length,), generator=draws).tolist()
+        tokens = tuple(allowed[i] for i in ids)
+        return Completion(tokens, self.adapter.decode(tokens), finished=False)
+
+    def inputs(self, prompt: Prompt) -> dict[str, Tensor]:
+        """The processor's own tensors for the conversation that the kit's prompt was made from."""
+        pictures = [{"type": "image", "image": open_image(source)} for source in prompt.sample.images]
+        content = [*pictures, {"type": "text", "text": prompt.sample.question}]
+        return dict(
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+            )
+        )  # fmt: skip
+
+    def plain_log_probs(self, prompt: Prompt, completion: Completion) -> Tensor:
+        """[T], from one ordinary row."""
+        inputs, tokens = self.inputs(prompt), torch.tensor([completion.token_ids])
+        length = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in TOKEN_TYPES:
+            if name in inputs:
+                types = torch.full_like(tokens, self.case.completion_type)
+                inputs[name] = torch.cat([inputs[name], types], dim=1)
+        logits = self.model(**inputs, use_cache=False).logits[0, length - 1 : -1].float()
+        logits = logits.index_fill(-1, torch.tensor(self.adapter.banned_token_ids), -torch.inf)
+        return logits.log_softmax(-1).gather(-1, tokens[0, :, None])[:, 0]
+
+    def generate(self, prompt: Prompt, num_tokens: int) -> list[int]:
+        """Greedy tokens of one prompt alone, with no end."""
+        inputs = self.inputs(prompt)
+        [row] = self.model.generate(
+            **inputs, max_new_tokens=num_tokens, do_sample=False, eos_token_id=None,
+            logits_processor=[SuppressTokensLogitsProcessor(list(self.adapter.banned_token_ids))],
+        )  # fmt: skip
+        tokens: list[int] = row[inputs["input_ids"].shape[1] :].tolist()
+        return tokens
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """Log-probs of all completions of all groups, one row each, with their graph."""
+        with torch.enable_grad():
+            return torch.cat([self.plain_log_probs(each.prompt, c) for each in self.groups for c in each.completions])
+
+    @cached_property
+    def plain_gradients(self) -> dict[str, Tensor]:
+        return gradients(self.model, self.plain, self.coefficients)
+
+    @cached_property
+    def coefficients(self) -> Tensor:
+        return torch.tensor([x for group in self.groups for of_one in group.coefficients for x in of_one])
+
+    def packed(self, rows: Sequence[PackedRow] | None = None) -> Tensor:
+        """The same log-probs from one packed micro-batch."""
+        return packed_log_probs(self.adapter, build_micro_batch(rows or whole(*self.groups), self.adapter), 1.0)
+
+    def difference(self, rows: Sequence[PackedRow] | None = None) -> float:
+        with torch.no_grad():
+            return float((self.packed(rows) - self.plain).abs().max())
+
+
+def make_bench(family: str, case: FamilyCase, root: Path, **config: Any) -> Bench:
+    tiny = write_tiny_model(root / "tiny", family, seed=1)
+    adapter = load_adapter(ModelConfig(path=str(tiny), **{"dtype": "float32", **case.config, **config}))
+    assert isinstance(adapter, BaseAdapter)
+    shake(adapter)
+    adapter.save(root / "saved")
+    return Bench(case, adapter, root / "saved")
+
+
+@torch.no_grad()
+def shake(adapter: BaseAdapter, seed: int = 1) -> None:
+    """Moves every weight from where a symmetric start would hide a mistake; the pad token, too, means something."""
+    draws = torch.Generator().manual_seed(seed)
+    for parameter in adapter.model.parameters():
+        if parameter.dim() > 1 and 0 < float(parameter.std()) < 0.1:
+            parameter.mul_(0.1 / float(parameter.std()))
+        if parameter.dim() <= 1 or bool((parameter == parameter.flatten()[0]).all()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
+    for name, parameter in adapter.model.named_parameters():
+        if name.endswith("A_log"):
+            parameter.sub_(math.log(16))  # a state that is kept for some tokens; in one step, its decay is rounded
+    pad = adapter.model.get_input_embeddings().weight[adapter.pad_token_id]
+    pad.add_(0.1 * torch.randn(pad.shape, generator=draws))
+
+
+def gradients(model: Any, log_probs: Tensor, coefficients: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    (log_probs * coefficients).sum().backward(retain_graph=True)
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def worst_gradient(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The largest relative error of a parameter's gradient, and its name.
+
+    A gradient far smaller than all others is rounding, such as that of a key's bias, which moves all scores alike.
+    """
+    floor = 1e-4 * max(float(each.norm()) for each in expected.values())
+    none = torch.zeros(())
+    errors = []
+    for name in {*found, *expected}:
+        one, other = found.get(name, none), expected.get(name, none)
+        errors.append((float((one - other).norm() / other.norm().clamp(floor)), name))
+    return max(errors)
+
+
+# --- the families ---
+
+PATCHES_28: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)], [(56, 112)])
+PATCHES_32: tuple[Sizes, ...] = ([], [(96, 64)], [(32, 64), (96, 32), (64, 64)], [(64, 128)])
+
+
+def _positions_start_late(patch: Any) -> None:
+    """One position after the prompt is left free."""
+    from gpg_vl.update import packing
+
+    right = packing._positions
+
+    def late(row: PackedRow) -> Tensor:
+        positions, length = right(row).clone(), len(row.encoded.token_ids)
+        positions[:, length:] += 1
+        return positions
+
+    patch.setattr(packing, "_positions", late)
+
+
+def _one_mask(patch: Any) -> None:
+    """Completions see the earlier ones."""
+    from gpg_vl.models import attention, packed_attention
+
+    def causal(segment_ids: Tensor) -> Tensor:
+        return attention.visible_keys(torch.zeros_like(segment_ids))
+
+    patch.setattr(packed_attention, "visible_keys", causal)
+    patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
+
+
+def _no_depths(patch: Any) -> None:
+    """The features of the deeper levels are dropped."""
+    from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
+    from gpg_vl.models.qwen_vl import QwenVLAdapter
+
+    patch.setattr(Qwen3VLAdapter, "_embed", QwenVLAdapter._embed)
+
+
+def _not_regrouped(patch: Any) -> None:
+    """Recurrent layers read the completions of a packed row one behind the other."""
+    from gpg_vl.models import recurrent
+
+    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: None)
+
+
+def _state_of_another(patch: Any) -> None:
+    """States are not expanded to the completions: all start from the first prompt's."""
+    from gpg_vl.models.regroup import StatesInGraph
+
+    expand = StatesInGraph.expand
+    patch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))
+
+
+def _padding_in_state(patch: Any) -> None:
+    """The padding of shorter prompts is read as tokens."""
+    from gpg_vl.models import recurrent
+
+    regroup_rows = recurrent.regroup_rows
+    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: replace(regroup_rows(segment_ids), real=None))
+
+
+PLAIN_MUTATIONS = {"positions start late": _positions_start_late, "completions see each other": _one_mask}
+RECURRENT_MUTATIONS = {
+    **PLAIN_MUTATIONS,
+    "not regrouped": _not_regrouped,
+    "state of another prompt": _state_of_another,
+    "padding in the state": _padding_in_state,
+}
+
+CASES: dict[str, FamilyCase] = {
+    "qwen2_vl": FamilyCase(PATCHES_28, {"min_pixels": 784, "max_pixels": 50176}, mutations=PLAIN_MUTATIONS),
+    "qwen2_5_vl": FamilyCase(PATCHES_28, {"min_pixels": 784, "max_pixels": 50176}, mutations=PLAIN_MUTATIONS),
+    "qwen3_vl": FamilyCase(
+        PATCHES_32, {"min_pixels": 1024, "max_pixels": 65536}, mutations={**PLAIN_MUTATIONS, "no depths": _no_depths}
+    ),
+    "qwen3_5": FamilyCase(
+        PATCHES_32, {"min_pixels": 1024, "max_pixels": 65536}, tolerance=5e-5, mutations=RECURRENT_MUTATIONS
+    ),
+    "qwen3_5_moe": FamilyCase(
+        PATCHES_32, {"min_pixels": 1024, "max_pixels": 65536}, tolerance=5e-5, mutations=RECURRENT_MUTATIONS
+    ),
+}
