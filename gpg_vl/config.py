@@ -81,6 +81,7 @@ class ModelConfig:
             flex_attention for long packed rows, otherwise sdpa with a dense mask
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
+        max_tiles: most tiles that an image is cut into, in families that do so; null: as many as max_pixels hold
         frame: how the model writes boxes: grid_1000 (0 to 1000 over the image) or resized_pixels (of the image that it
             sees); null: as its family is documented to
         freeze: parts to leave untrained: any of vision, projector, text
@@ -94,6 +95,7 @@ class ModelConfig:
     attention: Attention | dict[str, Attention] = "auto"
     min_pixels: int = 3136
     max_pixels: int = 401408
+    max_tiles: int | None = None
     frame: Frame | None = None
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig | None = None
@@ -103,6 +105,7 @@ class ModelConfig:
         _require(
             0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels"
         )
+        _require(self.max_tiles is None or self.max_tiles >= 1, "model.max_tiles must be at least 1")
         unknown = sorted(set(self.freeze) - set(PARTS))
         _require(not unknown, f"model.freeze: {unknown} is not part of the model; the parts are {list(PARTS)}")
         _require(set(self.freeze) != set(PARTS), "model.freeze freezes every part; leave at least one to train")

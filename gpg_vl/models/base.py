@@ -54,6 +54,8 @@ class BaseAdapter(ABC):
     """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
+    has_tiles: ClassVar[bool] = False
+    """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 
@@ -63,6 +65,10 @@ class BaseAdapter(ABC):
         self.tokenizer = processor.tokenizer
         self.config = config
         self.frame = config.frame or frame
+        if config.max_tiles is not None and not self.has_tiles:
+            raise ValueError(
+                f"model.max_tiles: a {model.config.model_type} model cuts no image into tiles; use model.max_pixels"
+            )
         self.refuse_inexact(model.config)
         if config.lora is None:
             for name, parameter in model.named_parameters():
@@ -115,7 +121,7 @@ class BaseAdapter(ABC):
             raise ValueError(
                 "model.path: the config uses sliding-window attention; set use_sliding_window to false in it"
             )
-        if text.attention_dropout:
+        if getattr(text, "attention_dropout", 0):
             raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
 
     # --- reading -----------------------------------------------------------------------------------------------------

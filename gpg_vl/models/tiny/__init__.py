@@ -18,6 +18,7 @@ from gpg_vl.files import follow_umask
 from gpg_vl.models.tiny.family import TinyFamily
 from gpg_vl.models.tiny.qwen import QWEN_FAMILIES
 from gpg_vl.models.tiny.qwen3_5 import QWEN3_5_FAMILIES
+from gpg_vl.models.tiny.sliced import SLICED_FAMILIES
 from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, SPECIAL_TOKENS, TAG_TOKENS, build_tokenizer
 
 __all__ = [
@@ -36,7 +37,7 @@ Family = str
 """The ``model_type`` of a model's config."""
 DEFAULT_FAMILY: Family = "qwen2_vl"
 
-TINY_FAMILIES: dict[Family, TinyFamily] = {**QWEN_FAMILIES, **QWEN3_5_FAMILIES}
+TINY_FAMILIES: dict[Family, TinyFamily] = {**QWEN_FAMILIES, **QWEN3_5_FAMILIES, **SLICED_FAMILIES}
 
 
 def write_tiny_model(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen3_5Config,
@@ -13,7 +15,7 @@ from transformers import (
 from gpg_vl.models.tiny.family import TinyFamily
 from gpg_vl.models.tiny.qwen import newer_config, patches_of_16
 
-_RECURRENT = {
+RECURRENT: dict[str, Any] = {
     "num_hidden_layers": 4,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -27,6 +29,7 @@ _RECURRENT = {
         "mrope_interleaved": True,
     },
 }
+"""Of the text model."""
 _EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
@@ -36,11 +39,11 @@ _EXPERTS = {
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen3_5Config:
-    return Qwen3_5Config(**newer_config(tokenizer, _RECURRENT, {}))
+    return Qwen3_5Config(**newer_config(tokenizer, RECURRENT, {}))
 
 
 def _moe_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3_5MoeConfig:
-    return Qwen3_5MoeConfig(**newer_config(tokenizer, {**_RECURRENT, **_EXPERTS}, {}))
+    return Qwen3_5MoeConfig(**newer_config(tokenizer, {**RECURRENT, **_EXPERTS}, {}))
 
 
 QWEN3_5_FAMILIES = {
