@@ -148,11 +148,14 @@ class Adapter(Protocol):
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
             segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
             real: [R, keys] bool, which tokens of a padded prefill are real
-            cache: earlier keys and values, extended in place
+            cache: earlier keys, values and states, extended in place
 
         Returns:
             hidden states [R, S, H] after the last norm
         """
+
+    def new_cache(self) -> Cache:
+        """An empty cache for a rollout, whose rows can be repeated and selected in every layer."""
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """Hidden states [P + T, H] of one ordinary row, with the model's own masks and positions."""

@@ -24,6 +24,7 @@ from gpg_vl.files import follow_umask
 from gpg_vl.models.carried import CarriedWeights
 from gpg_vl.models.chat import ChatTemplate
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
+from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
@@ -137,7 +138,7 @@ class BaseAdapter(ABC):
             raise ValueError(
                 "model.path: the config uses sliding-window attention; set use_sliding_window to false in it"
             )
-        if text.attention_dropout:
+        if getattr(text, "attention_dropout", 0):
             raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -300,6 +301,9 @@ class BaseAdapter(ABC):
             use_cache=cache is not None,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def new_cache(self) -> Cache:
+        return GrowingCache()
 
     def _inputs(
         self, input_ids: Tensor, token_types: Tensor, vision: VisionInputs | None, features: ImageFeatures | None

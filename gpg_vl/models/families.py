@@ -13,11 +13,15 @@ from transformers import (
     Glm46VForConditionalGeneration,
     Idefics3ForConditionalGeneration,
     InternVLForConditionalGeneration,
+    Lfm2VlForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    MiniCPMV4_6ForConditionalGeneration,
     Mistral3ForConditionalGeneration,
     PaliGemmaForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
     SmolVLMForConditionalGeneration,
@@ -29,10 +33,13 @@ from gpg_vl.models.gemma3 import Gemma3Adapter
 from gpg_vl.models.gemma4 import Gemma4Adapter
 from gpg_vl.models.glm4v import Glm4vAdapter
 from gpg_vl.models.internvl import InternVLAdapter
+from gpg_vl.models.lfm2_vl import Lfm2VLAdapter
 from gpg_vl.models.llava_onevision import LlavaOnevisionAdapter
+from gpg_vl.models.minicpm_v import MiniCPMVAdapter
 from gpg_vl.models.mistral3 import Mistral3Adapter
 from gpg_vl.models.molmo2 import Molmo2Adapter
 from gpg_vl.models.paligemma import PaliGemmaAdapter
+from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.smolvlm import SmolVLMAdapter
@@ -52,6 +59,10 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(Gemma3Adapter, Gemma3ForConditionalGeneration, None),
     "gemma4": Family(Gemma4Adapter, Gemma4ForConditionalGeneration, "grid_1000_y_first"),
     "paligemma": Family(PaliGemmaAdapter, PaliGemmaForConditionalGeneration, "loc_1024"),
+    "qwen3_5": Family(Qwen35Adapter, Qwen3_5ForConditionalGeneration, "grid_1000"),
+    "qwen3_5_moe": Family(Qwen35Adapter, Qwen3_5MoeForConditionalGeneration, "grid_1000"),
+    "lfm2_vl": Family(Lfm2VLAdapter, Lfm2VlForConditionalGeneration, None),
+    "minicpmv4_6": Family(MiniCPMVAdapter, MiniCPMV4_6ForConditionalGeneration, "grid_1000"),
 }
 
 if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
@@ -23,7 +24,6 @@ from gpg_vl.models.vision import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.kv_cache import GrowingCache
 from gpg_vl.rollout.token_choice import TokenChooser
 from gpg_vl.screen import say
 
@@ -33,7 +33,7 @@ class _Prefilled:
     """Prompts after the prefill, expanded to R rows, ``group_size`` per prompt."""
 
     logits: Tensor  # [R, V] float32, of the next token
-    cache: GrowingCache
+    cache: Cache
     visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None if all are
     positions: Tensor  # [A, R] int64, of the next token
     features: list[ImageFeatures | None]  # by prompt, if the vision tower is fully frozen
@@ -218,7 +218,7 @@ class HfEngine:
             position_ids[:, r, start:] = each.position_ids
             real[r, start:] = True
         padded = not real.all()
-        cache = GrowingCache()
+        cache = adapter.new_cache()
         vision, features = self._images(encoded)
         hidden = adapter.run_body(
             input_ids=input_ids.to(device),
@@ -252,7 +252,7 @@ class HfEngine:
         vision = move_vision(self._adapter.join_vision(parts), self._adapter.device)
         return (None, self._adapter.encode_images(vision)) if self._adapter.has_frozen_tower() else (vision, None)
 
-    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: GrowingCache) -> Tensor:
+    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
         hidden = self._adapter.run_body(
             input_ids=tokens[:, None],
             token_types=torch.zeros_like(tokens)[:, None],

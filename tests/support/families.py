@@ -6,6 +6,7 @@ It knows nothing of the kit's encoding, positions, masks or packing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -226,6 +227,9 @@ def shake(adapter: BaseAdapter, seed: int = 1) -> None:
             parameter.mul_(0.1 / float(parameter.std()))
         if parameter.dim() <= 1 or bool((parameter == parameter.flatten()[0]).all()):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
+    for name, parameter in adapter.model.named_parameters():
+        if name.endswith("A_log"):
+            parameter.sub_(math.log(16))  # a state that is kept for some tokens; in one step, its decay is rounded
     pad = adapter.model.get_input_embeddings().weight[adapter.pad_token_id]
     pad.add_(0.1 * torch.randn(pad.shape, generator=draws))
 
@@ -291,6 +295,29 @@ def _no_depths(patch: Any) -> None:
     patch.setattr(Qwen3VLAdapter, "_embed", QwenVLAdapter._embed)
 
 
+def _not_regrouped(patch: Any) -> None:
+    """Recurrent layers read the completions of a packed row one behind the other."""
+    from gpg_vl.models import recurrent
+
+    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: None)
+
+
+def _state_of_another(patch: Any) -> None:
+    """States are not expanded to the completions: all start from the first prompt's."""
+    from gpg_vl.models.regroup import StatesInGraph
+
+    expand = StatesInGraph.expand
+    patch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))
+
+
+def _padding_in_state(patch: Any) -> None:
+    """The padding of shorter prompts is read as tokens."""
+    from gpg_vl.models import recurrent
+
+    regroup_rows = recurrent.regroup_rows
+    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: replace(regroup_rows(segment_ids), real=None))
+
+
 def _images_swapped(patch: Any) -> None:
     """Each prompt has the images of another."""
     from gpg_vl.update import packing
@@ -315,6 +342,12 @@ GEMMA3_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma3Adapter)}
 GEMMA4_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma4Adapter), "no cap": no_cap}
 PALI_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(PaliGemmaAdapter), "no cap": no_cap}
 MOLMO_MUTATIONS = {**SHARED_MUTATIONS, "no later token": see_no_later_token, "patches": count_patches_by_prompt}
+RECURRENT_MUTATIONS = {
+    **PLAIN_MUTATIONS,
+    "not regrouped": _not_regrouped,
+    "state of another prompt": _state_of_another,
+    "padding in the state": _padding_in_state,
+}
 
 CASES: dict[str, FamilyCase] = {
     "qwen2_vl": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
@@ -334,5 +367,9 @@ CASES: dict[str, FamilyCase] = {
         WITH_IMAGES, completion_type=1, since="5.23", is_tied=False, attentions=("eager",), mutations=PALI_MUTATIONS
     ),
     "molmo2": FamilyCase(TILES, {"max_tiles": 4}, attentions=DENSE, mutations=MOLMO_MUTATIONS),
+    "qwen3_5": FamilyCase(PATCHES_32, OF_32, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
+    "qwen3_5_moe": FamilyCase(PATCHES_32, OF_32, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
+    "lfm2_vl": FamilyCase(TILES, {"max_tiles": 4, "frame": "grid_1000"}, tolerance=1e-5, mutations=RECURRENT_MUTATIONS),
+    "minicpmv4_6": FamilyCase(TILES, {"max_tiles": 4}, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
 }
 CASES = {name: case for name, case in CASES.items() if name in FAMILIES}

@@ -28,6 +28,8 @@ from gpg_vl.models.tiny.gemma import GEMMA_FAMILIES
 from gpg_vl.models.tiny.paligemma import PALIGEMMA_FAMILIES
 from gpg_vl.models.tiny.patched import PATCHED_FAMILIES
 from gpg_vl.models.tiny.qwen import QWEN_FAMILIES
+from gpg_vl.models.tiny.qwen3_5 import QWEN3_5_FAMILIES
+from gpg_vl.models.tiny.sliced import SLICED_FAMILIES
 from gpg_vl.models.tiny.tiled import TILED_FAMILIES
 from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, SPECIAL_TOKENS, TAG_TOKENS, build_tokenizer
 
@@ -53,6 +55,8 @@ TINY_FAMILIES: dict[Family, TinyFamily] = {
     **PATCHED_FAMILIES,
     **GEMMA_FAMILIES,
     **PALIGEMMA_FAMILIES,
+    **QWEN3_5_FAMILIES,
+    **SLICED_FAMILIES,
 }
 if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
     from gpg_vl.models.tiny.molmo2 import MOLMO_FAMILIES

@@ -103,7 +103,7 @@ def patches_of_16(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 def newer_config(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the newer families' configs."""
     return {
-        "text_config": text_config(tokenizer, **_rope(6, 5, 5), head_dim=32, **text),
+        "text_config": text_config(tokenizer, **{"head_dim": 32, **_rope(6, 5, 5), **text}),
         "vision_config": {
             **_PATCHES,
             "patch_size": 16,

@@ -1,22 +1,37 @@
-"""The rollout's cache of keys and values: a decode step adds its own and does not copy the earlier ones."""
+"""The rollout's cache: keys and values of attention layers, states of recurrent ones.
+
+A decode step adds its own keys and values and does not copy the earlier ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
 TOKENS_PER_ROOM = 64
 """Number of tokens that the cache grows by. transformers' cache copies all earlier tokens in every step, which takes a
 quarter of a step's time on a CPU."""
 
+RECURRENT_LAYERS = ("linear_attention", "conv")
+"""Types of layers that keep a state of fixed size instead of keys and values."""
+
 
 class GrowingCache(Cache):
     """``DynamicCache`` for a rollout: it can grow, expand to groups and drop rows, but not be cropped or reordered."""
 
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=GrowingLayer)
+    def __init__(self, layer_types: Sequence[str] = ()) -> None:
+        """
+        Args:
+            layer_types: the type of each layer; empty if all are attention
+        """
+        if layer_types:
+            super().__init__([StateLayer() if kind in RECURRENT_LAYERS else GrowingLayer() for kind in layer_types])
+        else:
+            super().__init__(layer_class_to_replicate=GrowingLayer)
 
 
 class GrowingLayer(DynamicLayer):
@@ -58,3 +73,14 @@ def _with_room(used: Tensor, length: int) -> Tensor:
     room = used.new_empty(*used.shape[:-2], length + TOKENS_PER_ROOM, used.shape[-1])
     room[..., : used.shape[-2], :] = used
     return room
+
+
+class StateLayer(LinearAttentionLayer):
+    """The states of a recurrent layer, one per row: they can be repeated and selected like keys."""
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        rows = torch.arange(len(self.conv_states[0]))  # type: ignore[arg-type]
+        self.reorder_cache(rows.repeat_interleave(repeats))  # type: ignore[arg-type]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)  # type: ignore[arg-type]

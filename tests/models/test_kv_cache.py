@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from gpg_vl.rollout import kv_cache
-from gpg_vl.rollout.kv_cache import GrowingCache
+from gpg_vl.models import kv_cache
+from gpg_vl.models.kv_cache import GrowingCache
 
 NUM_LAYERS = 2
 
@@ -60,3 +60,20 @@ def test_a_step_leaves_earlier_tokens_where_they_are() -> None:
     cache.update(*states(2, 9, 0), 0)
     places = {cache.update(*states(2, 1, n), 0)[0].data_ptr() for n in range(kv_cache.TOKENS_PER_ROOM)}
     assert len(places) == 1
+
+
+def test_states_of_recurrent_layers_are_repeated_and_selected_like_keys() -> None:
+    cache = GrowingCache(["linear_attention", "full_attention", "conv"])
+    tokens, state = torch.randn(2, 8, 9), torch.randn(2, 3, 4, 4)
+    for n in (0, 2):
+        cache.update_conv_state(tokens, n, conv_kernel_size=4)
+    cache.update_recurrent_state(state, 0)
+    cache.update(*states(2, 9, 0), 1)
+    assert cache.get_seq_length() == 9
+    cache.batch_repeat_interleave(3)
+    cache.batch_select_indices(torch.tensor([0, 2, 4]))
+    rows = torch.tensor([0, 0, 1])
+    assert torch.equal(cache.get_conv_state(0), tokens[rows, :, -4:])
+    assert torch.equal(cache.get_conv_state(2), tokens[rows, :, -4:])
+    assert torch.equal(cache.get_recurrent_state(0), state[rows])
+    assert torch.equal(cache.layers[1].keys, states(2, 9, 0)[0][rows])

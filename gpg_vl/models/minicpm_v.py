@@ -1,0 +1,85 @@
+"""MiniCPM-V 4.6: Qwen3.5's text model; an image whole, and in slices of one size if it is large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from PIL.Image import Image
+
+from gpg_vl.models.qwen3_5 import Qwen35Adapter
+from gpg_vl.models.recurrent import RecurrentAdapter
+from gpg_vl.models.sliced import Layout, Limits, SlicedAdapter
+from gpg_vl.records import ImageFeatures, VisionInputs
+
+
+class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
+    image_token = "<|image_pad|>"
+    vision_tokens = (
+        "<image>",
+        "</image>",
+        "<slice>",
+        "</slice>",
+        "<image_id>",
+        "</image_id>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    )
+    part_prefixes = (("model.vision_tower.", "vision"), ("model.merger.", "projector"))
+    lora_layers: ClassVar[Mapping[str, str]] = {
+        "text": Qwen35Adapter.lora_layers["text"],
+        "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    }
+
+    # --- reading ---
+
+    def _limits(self) -> Iterator[Limits]:
+        own = self.processor.image_processor
+        side = own.scale_resolution
+        most = self._most_tiles(side, own.max_slice_nums) if own.slice_mode else 1
+        for slices in range(most, 0, -1):
+            yield {"max_slice_nums": slices, "scale_resolution": side}
+        for smaller in range(side - own.patch_size, 0, -own.patch_size):
+            yield {"max_slice_nums": 1, "scale_resolution": smaller}
+
+    def _layout(self, width: int, height: int, limits: Limits) -> Layout:
+        own, side, size = self.processor.image_processor, limits["scale_resolution"], (height, width)
+        grid = own.get_sliced_grid(size, limits["max_slice_nums"], side)
+        scale = {"scale_resolution": side, "patch_size": own.patch_size, "downsample_mode": own.downsample_mode}
+        whole_height, whole_width = own.find_best_resize(size, allow_upscale=grid is None, **scale)
+        if grid is None:
+            return Layout((whole_width, whole_height))
+        rows, columns = grid
+        full_height, full_width = own.get_refine_size(size, grid, allow_upscale=True, **scale)
+        return Layout((whole_width, whole_height), columns, rows, (full_width // columns, full_height // rows))
+
+    def _image_text(self, layout: Layout, index: int) -> str:
+        own = self.processor.image_processor
+        sizes = [layout.whole, *([layout.tile] * layout.columns * layout.rows if layout.is_cut else [])]
+        found = {
+            "grids": [[layout.rows, layout.columns] if layout.is_cut else [0, 0]],
+            "num_patches_per_image": [len(sizes)],
+            "target_sizes": torch.tensor([[height, width] for width, height in sizes]) // own.patch_size,
+        }
+        text: str = self.processor.replace_image_token(found, 0, image_token_divisor=self.processor.image_token_divisor)
+        return f"<image_id>{index}</image_id>{text}" if own.use_image_id else text
+
+    def _process(self, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
+        """``pixel_values`` [1, 3, side, K * side] of K patches, ``target_sizes`` [images and slices, 2]."""
+        own = self.processor.image_processor
+        found = own(images=[image], return_tensors="pt", **limits)
+        tensors = {name: found[name] for name in ("pixel_values", "target_sizes")}
+        return VisionInputs(tensors, tensors["pixel_values"].shape[-1] // own.patch_size, num_tokens)
+
+    # --- running ---
+
+    def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
+        """The patches of all images stand in one row."""
+        pixels = torch.cat([part.tensors["pixel_values"] for part in parts], dim=-1)
+        sizes = torch.cat([part.tensors["target_sizes"] for part in parts])
+        patches, tokens = sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts)
+        return VisionInputs({"pixel_values": pixels, "target_sizes": sizes}, patches, tokens)
+
+    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
+        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))

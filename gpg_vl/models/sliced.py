@@ -1,0 +1,92 @@
+"""What families share whose image processor cuts an image by itself, within limits that it takes as arguments.
+
+The kit gives it the finest limits under which an image has few enough tokens, and lets it do the rest.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from PIL.Image import Image
+
+from gpg_vl.models.base import BaseAdapter
+from gpg_vl.records import ImageView, VisionInputs
+
+Limits = Mapping[str, Any]
+"""Arguments of the image processor."""
+
+
+class Layout(NamedTuple):
+    """What becomes of an image: the whole of it, made small, and rows and columns of tiles if it is large."""
+
+    whole: tuple[int, int]  # width and height
+    columns: int = 1
+    rows: int = 1
+    tile: tuple[int, int] = (0, 0)  # width and height
+
+    @property
+    def is_cut(self) -> bool:
+        return self.columns * self.rows > 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the finest that the model sees."""
+        return (self.columns * self.tile[0], self.rows * self.tile[1]) if self.is_cut else self.whole
+
+
+class SlicedAdapter(BaseAdapter):
+    has_tiles: ClassVar[bool] = True
+
+    @abstractmethod
+    def _limits(self) -> Iterator[Limits]:
+        """From the finest that the recipe allows to the coarsest."""
+
+    @abstractmethod
+    def _layout(self, width: int, height: int, limits: Limits) -> Layout:
+        """What the image processor does to a ``width`` x ``height`` image."""
+
+    @abstractmethod
+    def _image_text(self, layout: Layout, index: int) -> str:
+        """The processor's words for the image that is number ``index`` of its prompt."""
+
+    @abstractmethod
+    def _process(self, image: Image, limits: Limits, num_tokens: int) -> VisionInputs: ...
+
+    def _most_tiles(self, side: int, own: int) -> int:
+        """
+        Args:
+            side: pixels of a tile's side
+            own: the most tiles that the processor cuts by itself
+        """
+        return self.config.max_tiles or max(1, min(own, self.config.max_pixels // side**2))
+
+    def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
+        """See ``Adapter.view``; an image that has more tokens at the coarsest limits is seen at those."""
+        layout = Layout((0, 0))
+        for limits in self._limits():
+            layout = self._layout(width, height, limits)
+            if max_tokens is None or len(self._token_ids(self._image_text(layout, 0))) <= max_tokens:
+                break
+        return ImageView(width, height, *layout.size, self.frame)
+
+    def _choice(self, view: ImageView) -> tuple[Limits, Layout]:
+        """The limits that a view was made under, and what they lead to."""
+        layouts = ((limits, self._layout(view.width, view.height, limits)) for limits in self._limits())
+        return next(each for each in layouts if each[1].size == (view.model_width, view.model_height))
+
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        return [self._image_text(self._choice(view)[1], index) for index, view in enumerate(views)]
+
+    def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
+        counts = [text.count(self.image_token) for text in self.image_texts(views)]
+        limits = [self._choice(view)[0] for view in views]
+        return self.join_vision([self._process(*each) for each in zip(images, limits, counts, strict=True)])
+
+    def save(self, folder: Path) -> None:
+        """See ``Adapter.save``: with the run's limits."""
+        for name, value in next(self._limits()).items():
+            setattr(self.processor.image_processor, name, value)
+        super().save(folder)

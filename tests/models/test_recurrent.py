@@ -1,0 +1,81 @@
+"""Families with recurrent layers: what goes beyond the tests of every family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gpg_vl.config import LoraConfig, ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.recurrent import RecurrentAdapter
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.self_check import plain_log_probs
+from tests.support.families import CASES, Bench, make_bench, worst_gradient
+from tests.support.groups import packed_gradients, plain_gradients
+
+FAMILIES = [name for name, case in CASES.items() if "not regrouped" in case.mutations]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(request.param, CASES[request.param], tmp_path_factory.mktemp(request.param))
+
+
+def rollout_error(bench: Bench) -> float:
+    """How far the rollout's log-probs are from those of plain rows, in nats; the prompts differ in length."""
+    seeds = [(n,) for n in range(len(bench.prompts))]
+    groups = HfEngine(bench.adapter, 10**6).generate(bench.prompts, 2, Sampling(4, 1.0), seeds, keep_log_probs=True)
+    with torch.no_grad():
+        return max(
+            float((torch.tensor(c.log_probs) - plain_log_probs(bench.adapter, g.prompt.encoded, c, 1.0)).abs().max())
+            for g in groups
+            for c in g.completions
+        )
+
+
+def test_padding_of_a_prefill_stays_out_of_the_states(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: the recurrent layers get no mask of a padded prefill; the pad token's embedding is not zero."""
+    assert rollout_error(bench) < bench.case.tolerance
+    right = RecurrentAdapter._attention_mask
+
+    def without_mask(adapter: RecurrentAdapter, *, real: Any, **more: Any) -> Any:
+        return right(adapter, real=None, **more)
+
+    monkeypatch.setattr(RecurrentAdapter, "_attention_mask", without_mask)
+    assert rollout_error(bench) > 1e-2
+
+
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {"gradient_checkpointing": True, "freeze": ["vision", "projector"]},
+    {"lora": LoraConfig(r=4, parts=["text", "vision"]), "attention": "eager"},
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=" ".join)
+def test_gradients_are_those_of_plain_rows(bench: Bench, config: dict[str, Any]) -> None:
+    """Two prompts of different length in one micro-batch, with and without an image."""
+    adapter = load_adapter(ModelConfig(path=str(bench.folder), **{"dtype": "float32", **bench.case.config, **config}))
+    if "lora" in config:
+        for name, parameter in adapter.trainable_parameters():
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    groups = bench.groups[:2]
+    found, expected = packed_gradients(adapter, groups), plain_gradients(adapter, groups)
+    assert found.keys() == expected.keys() == dict(adapter.trainable_parameters()).keys()
+    error, name = worst_gradient(found, expected)
+    assert error < bench.case.tolerance, name
+
+
+def test_lora_adapts_the_linear_layers(bench: Bench) -> None:
+    """All of the layers of text and tower; no router, and nothing before, between and behind the tower's layers."""
+    others = ("shared_expert_gate", "patch_embedding", "lm_head")
+    config = LoraConfig(r=4, parts=["text", "vision"])
+    adapter = load_adapter(ModelConfig(path=str(bench.folder), **{**bench.case.config, "lora": config}))
+    linear = {
+        name for name, module in bench.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and adapter.part_of(name) != "projector"
+        and not name.endswith(others) and "vit_merger" not in name
+    }  # fmt: skip
+    assert {name.split(".lora_A")[0] for name, _ in adapter.trainable_parameters() if "lora_A" in name} == linear
