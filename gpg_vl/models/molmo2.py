@@ -29,8 +29,8 @@ class Molmo2Adapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None) -> str:
-        return self._with_start(super().render_chat(parts, system))
+    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+        return self._with_start(super().render_chat(parts, system, thinking))
 
     def render_plain(self, parts: Sequence[str | None]) -> str:
         return self._with_start(super().render_plain(parts))

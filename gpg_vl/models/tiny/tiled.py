@@ -163,7 +163,9 @@ def _llava_config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
 
 def _llava_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     return LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(size=_SQUARE, image_grid_pinpoints=_llava_grids()),
+        image_processor=LlavaOnevisionImageProcessor(
+            size=_SQUARE, image_grid_pinpoints=list(map(list, _llava_grids()))
+        ),
         tokenizer=tokenizer,
         video_processor=LlavaOnevisionVideoProcessor(size=_SQUARE),
         num_image_tokens=_TOKENS_PER_TILE,
