@@ -20,6 +20,7 @@ import yaml
 
 import gpg_vl
 from gpg_vl.config import Recipe
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.records import AnswerIn, Rule
@@ -323,4 +324,4 @@ def _describe_commands() -> str:
 
 
 def _make_parser(name: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"gpg-vl {name}", description=COMMANDS[name].summary, epilog=epilog)
+    return OneLineParser(prog=f"gpg-vl {name}", description=COMMANDS[name].summary, epilog=epilog)
