@@ -32,7 +32,8 @@ class BoxSegmenter:
             model: Any = SamModel.from_pretrained(path, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"--sam: {path} holds no SAM model ({first_line(error)})") from error
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(device).eval().requires_grad_(requires_grad=False)
 
     def segment(self, source: str | bytes, box: Box) -> Mask:
         """The mask for a box, in the size of the image; the box is in pixels of the image."""

@@ -38,7 +38,9 @@ def _open(path: Path) -> int:
         return os.open(path.name, _FILE, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise OSError(error.errno, "a part of its path is a link or no folder; give the path it leads to") from error
+            raise OSError(
+                error.errno, "a part of its path is a link or no folder; give the path it leads to"
+            ) from error
         raise
     finally:
         os.close(folder)

@@ -18,6 +18,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.files import stays_inside
+from gpg_vl.models.template_trial import try_template
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 AS_DATA: dict[str, Any] = {"trust_remote_code": False}
@@ -100,17 +101,19 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """The processor of the model's family with the files in ``path``.
 
     Raises:
-        ValueError: the folder has no complete processor
+        ValueError: the folder has no complete processor, or a chat template without end
     """
     check_names(path)
     try:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
-        return processor_class.from_pretrained(path, **AS_DATA)
+        processor = processor_class.from_pretrained(path, **AS_DATA)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(
             f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
         ) from error
+    try_template(processor, path)
+    return processor
 
 
 def check_names(path: str) -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from contextlib import suppress
 
-from gpg_vl.models.deadline import Deadline
+import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from gpg_vl.models.deadline import Deadline, run_within
 
 
 def spin(seconds: float) -> None:
@@ -50,3 +54,25 @@ def test_it_never_strikes_after_its_block() -> None:
         with suppress(TimeoutError), deadline.within():  # the watch looks every tenth of a second
             spin(0.05 + 0.005 * n)
         spin(0.01)
+
+
+def test_a_call_outside_python_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
+    """The thread that waits goes on; the call itself cannot be ended."""
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        run_within(0.2, lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 5_000_000))
+    assert time.monotonic() - start < 20
+    assert run_within(0.2, lambda: 7) == 7
+    with pytest.raises(KeyError):
+        run_within(0.2, lambda: {}["none"])
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    with pytest.raises(RuntimeError):  # Rust's panic is no Exception
+        run_within(20, lambda: tokenizer.encode_batch(["a" * 30 + "!"]))
+
+
+def test_waiting_does_not_count() -> None:
+    """As of a process that was stopped, or has no processor."""
+    with Deadline(0.1).within():
+        time.sleep(0.5)
+    assert run_within(0.1, lambda: time.sleep(0.5)) is None
