@@ -75,6 +75,7 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
+        revision: branch, tag or commit of a model on the hub; null: the newest
         dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
@@ -87,6 +88,7 @@ class ModelConfig:
     """
 
     path: str = ""
+    revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Literal["auto", "cpu"] = "auto"
     attention: Attention | dict[str, Attention] = "auto"

@@ -13,6 +13,7 @@ SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {
 OTHER_NAMES: Mapping[str, str] = {
     # TRL's GRPOConfig and ModelConfig
     "model_name_or_path": "model.path",
+    "model_revision": "model.revision",
     "torch_dtype": "model.dtype",
     "bf16": "model.dtype",
     "attn_implementation": "model.attention",

@@ -31,7 +31,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
     from gpg_vl.models.loading import read_config
     from gpg_vl.models.lora import find_base
 
-    path = resolve_model_path(config.path)
+    path = resolve_model_path(config.path, config.revision)
     base = find_base(path) or path
     model_config = read_config(base)
     model_type = model_config.model_type

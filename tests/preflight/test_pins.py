@@ -80,3 +80,15 @@ def test_the_code_that_scores_is_pinned(tmp_path: Path, changed: str) -> None:
     (tmp_path / changed).write_text("x = 2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=naming(changed, "run.output_dir")):
         check_pins(take_pins(own, tasks, None), then)
+
+
+def test_the_rows_of_the_validation_are_pinned() -> None:
+    """A validation that is switched on, or whose images may be lost, goes on."""
+    plain = Recipe(model=ModelConfig(path="someone/model"))
+    then = take_pins(plain, [], None, ["2:rows:images:a", "2:rows:images:b"])
+    check_pins(take_pins(plain, [], None, ["2:rows::a", "2:rows:images:b"]), then)
+    check_pins(then, {})
+    check_pins({}, then)
+    for other in ("2:other:images:b", "2:rows:others:b"):
+        with pytest.raises(ValueError, match=naming("data.eval", 2, "run.output_dir")):
+            check_pins(take_pins(plain, [], None, ["2:rows:images:a", other]), then)
