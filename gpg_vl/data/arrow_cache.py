@@ -49,7 +49,7 @@ def open_parquet(path: str) -> datasets.Dataset:
         return data
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = first_line(error.__cause__ or error)
-        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+        raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
     except TooLarge:
         raise
     except ValueError as error:  # a map, an interval: datasets has no such type

@@ -84,7 +84,7 @@ def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> st
     try:
         path = follow_links(root / entry)
     except (OSError, ValueError) as error:  # a link to itself, a zero byte
-        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__})") from error
+        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__}); correct it") from error
     if not path.is_relative_to(root):
         raise ValueError(f"image {entry[:80]!r} is outside {root}; set data.image_root to a folder that contains it")
     return str(path)

@@ -270,7 +270,7 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
     """The folder that image paths are relative to; None for a hub data set, whose images come as bytes."""
     if image_root is not None:
         if not Path(image_root).is_dir():
-            raise ValueError(f"data.image_root: no such folder: {image_root}")
+            raise ValueError(f"data.image_root: no such folder: {image_root}; name that of the images")
         return Path(image_root).resolve()
     location = Path(path)
     if location.is_dir():

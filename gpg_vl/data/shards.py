@@ -54,7 +54,7 @@ def find_shards(path: str) -> list[Path]:
     names = [path.replace(found[0], f"{n:0{len(found[1])}d}", 1) for n in range(int(found[1]), int(found[2]) + 1)]
     missing = [name for name in names[:_MOST_SHARDS] if not Path(name).is_file()]
     if missing or len(names) > _MOST_SHARDS:
-        raise ValueError(f"{path}: there is no file {(missing or names)[0]}")
+        raise ValueError(f"{path}: there is no file {(missing or names)[0]}; correct the range")
     return [Path(name) for name in names]
 
 

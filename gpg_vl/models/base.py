@@ -22,15 +22,15 @@ from transformers.cache_utils import Cache
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.files import follow_umask
-from gpg_vl.models.deadline import Deadline, run_within
+from gpg_vl.models.deadline import Deadline
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
+from gpg_vl.models.tokenizing import read_tokens
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 _TEMPLATE_DEADLINE = Deadline(5.0)
-_TOKENIZER_SECONDS = 20.0  # for one text
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class BaseAdapter(ABC):
         elif base is not None:
             model = merge_saved(model, path)
         if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != model_config.image_token_id:
-            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
+            raise ValueError(f"model.path: the tokenizer in {path} does not know the config's image token; restore it")
         return cls(model, processor, config, family.frame)
 
     @classmethod
@@ -172,21 +172,7 @@ class BaseAdapter(ABC):
         return len(self._token_ids(text))
 
     def _token_ids(self, text: str) -> list[int]:
-        """
-        Raises:
-            ModelMistake: the tokenizer fails, or takes too long, as with a slow pattern in its tokenizer.json
-        """
-        try:
-            ids: list[int] = run_within(
-                _TOKENIZER_SECONDS, lambda: self.tokenizer(text, add_special_tokens=False).input_ids
-            )
-        except TimeoutError as error:
-            lack = f"takes over {_TOKENIZER_SECONDS:g} s for one text"
-            raise ModelMistake(f"model.path: the tokenizer of {self.config.path} {lack}; restore it") from error
-        except Exception as error:  # a tokenizer.json is anybody's
-            lack = f"fails ({first_line(error)[:160]})"
-            raise ModelMistake(f"model.path: the tokenizer of {self.config.path} {lack}; restore it") from error
-        return ids
+        return read_tokens(self.tokenizer, text, self.config.path)
 
     @abstractmethod
     def render_plain(self, parts: Sequence[str | None]) -> str: ...

@@ -33,7 +33,9 @@ def read_config(path: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, **AS_DATA)
     except Exception as error:  # the file is anybody's, and transformers raises nearly anything on it
-        raise ValueError(f"model.path: {path} has no readable config.json ({first_line(error)})") from error
+        raise ValueError(
+            f"model.path: {path} has no readable config.json ({first_line(error)}); give a whole model folder"
+        ) from error
     for part in _parts(config):
         _refuse_quantised(path, part)
     config._attn_implementation = "sdpa"  # one that the folder names may be code on the hub
@@ -77,10 +79,12 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> PreTrained
         if is_out_of_memory(error):
             raise
         reason = first_line(error)
-        raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+        raise ValueError(f"model.path: the weights in {path} cannot be loaded ({reason}); copy them again") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+        raise ValueError(
+            f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}; copy them again"
+        )
     loaded: PreTrainedModel = model
     return loaded
 
@@ -110,7 +114,8 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     except Exception as error:
         reason = first_line(error)
         raise ValueError(
-            f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
+            f"model.path: {path} has no complete processor ({reason}); copy tokenizer and preprocessor_config.json "
+            "from the model"
         ) from error
     try_template(processor, path)
     return processor

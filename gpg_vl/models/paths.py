@@ -95,4 +95,4 @@ def _newest_whole(run: Path) -> Path:
         damaged.append(f"{checkpoint.name} is damaged ({damage})")
     if damaged:
         raise ValueError(f"model.path: no checkpoint of {run} is whole: {'; '.join(damaged)}; restore one")
-    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder")
+    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder; name the model's")
