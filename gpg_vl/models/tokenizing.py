@@ -1,4 +1,4 @@
-"""Text -> token ids, with a deadline: a tokenizer.json is anybody's, and a pattern in it may take years on some texts."""
+"""Text -> token ids, with a deadline: a pattern in a tokenizer.json may take years on some texts."""
 
 from __future__ import annotations
 
