@@ -290,6 +290,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # Pillow's own conversion would make values from 0 to 1 black
+        raise _RefusedError("its pixels are floating-point numbers; write 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip values at 255
         rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
         if "transparency" in image.info:  # the one grey value that is transparent

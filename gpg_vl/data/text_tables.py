@@ -124,6 +124,7 @@ def _read_cells(path: str, content: bytes, limit: int | None, separator: str = "
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         names = [name.strip() for name in next(rows, [])]
+        names[:1] = [names[0] or "index"] if names else []  # as pandas writes the numbers of rows
         if len(set(names)) < len(names) or "" in names:
             raise ValueError(f"{path}: its first line must name each column once; it has {names[:12]}")
         cells = ((number, row) for number, row in enumerate(_lines_of(rows), start=1) if row)
