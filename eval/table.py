@@ -204,6 +204,8 @@ def _run(options: argparse.Namespace) -> None:
             raise ValueError(f"--benchmark: unknown benchmark {options.benchmark!r}; there are {', '.join(tables)}")
         tables = {options.benchmark: tables[options.benchmark]}
     if options.out is not None:
+        if options.out.suffix != ".md":
+            raise ValueError(f"--out {options.out}: the table is Markdown; give a name that ends in .md")
         replace_file(options.out, write_markdown(tables, paper))
     print_tables(tables, paper)
 

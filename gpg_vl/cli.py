@@ -274,8 +274,22 @@ def _tiny_model(words: list[str]) -> None:
     parser.add_argument("--family", choices=list(TINY_FAMILIES), default=DEFAULT_FAMILY)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
+    _refuse_other_files(Path(options.folder))
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     tell(f"wrote {options.folder}")
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """An earlier tiny model is replaced, and nothing else."""
+    weights = folder / "model.safetensors"
+    is_tiny = (
+        weights.is_file() and weights.stat().st_size < _MAX_TINY_BYTES and not (folder / "training_state").exists()
+    )
+    if folder.is_dir() and any(folder.iterdir()) and not is_tiny:
+        raise ValueError(f"{folder} holds other files; name a new folder")
+
+
+_MAX_TINY_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True)
