@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from typing import Any, NoReturn
 
 from gpg_vl.errors import ModelMistake, is_out_of_memory
@@ -31,7 +32,9 @@ def try_template(processor: Any, path: str) -> None:
     """
     if processor.chat_template is None:
         return
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: the child takes no lock of another thread
+        child = os.fork()
     if child == 0:
         _render_and_end(processor)
     status = _wait(child)
