@@ -5,6 +5,7 @@ These are the rows of its validation, the code that scores, a preference head an
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,13 +36,36 @@ def take_pins(
         validation: digests of the sources of ``data.eval``
     """
     specs = [*tasks, *recipe.rewards.functions]
-    files = {Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py")}
+    files = _with_neighbours(Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py"))
     pins = {f"{_VALIDATION}{number}": digest for number, digest in enumerate(validation, start=1)}
     pins |= {f"{_CODE}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
     if recipe.rewards.preference is not None and (head := Path(recipe.rewards.preference) / HEAD_FILE).is_file():
         pins[_HEAD] = hashlib.sha256(head.read_bytes()).hexdigest()
     base = _find_base(recipe, checkpoint)
     return pins if base is None else {**pins, _BASE: digest_model(base)}
+
+
+def _with_neighbours(files: Iterable[Path]) -> set[Path]:
+    """The files, and those beside them that they import, and so on."""
+    found: set[Path] = set()
+    todo = list(files)
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.add(file)
+            todo += _imported_neighbours(file)
+    return found
+
+
+def _imported_neighbours(file: Path) -> list[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    beside = [file.with_name(f"{name.partition('.')[0]}.py") for name in sorted(names)]
+    return [path for path in beside if path.is_file()]
 
 
 def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:

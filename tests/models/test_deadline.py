@@ -12,8 +12,9 @@ from gpg_vl.models.deadline import Deadline, run_within
 
 
 def spin(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Seconds of a processor, as a deadline counts them."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
         pass
 
 
@@ -22,19 +23,19 @@ def test_what_takes_too_long_is_interrupted_in_any_thread() -> None:
     caught: list[float] = []
 
     def work() -> None:
-        start = time.monotonic()
+        start = time.thread_time()
         try:
             with deadline.within():
                 spin(20)
         except TimeoutError:
-            caught.append(time.monotonic() - start)
+            caught.append(time.thread_time() - start)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     work()
     for thread in threads:
-        thread.join(20)
+        thread.join(100)
     assert len(caught) == 4
     assert max(caught) < 10
 
@@ -58,10 +59,10 @@ def test_it_never_strikes_after_its_block() -> None:
 
 def test_a_call_outside_python_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
     """The thread that waits goes on; the call itself cannot be ended."""
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(TimeoutError):
         run_within(0.2, lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 5_000_000))
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 5
     assert run_within(0.2, lambda: 7) == 7
     with pytest.raises(KeyError):
         run_within(0.2, lambda: {}["none"])

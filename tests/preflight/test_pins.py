@@ -67,14 +67,20 @@ def test_a_preference_head_is_pinned(tmp_path: Path) -> None:
         check_pins(take_pins(learned, [], None), then)
 
 
-@pytest.mark.parametrize("changed", ["task.py", "rewards.py"])
+@pytest.mark.parametrize("changed", ["task.py", "rewards.py", "beside.py", "behind.py"])
 def test_the_code_that_scores_is_pinned(tmp_path: Path, changed: str) -> None:
-    for name in ("task.py", "rewards.py"):
-        (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
+    codes = {
+        "task": "import os, beside",
+        "beside": "from behind import x",
+        "behind": "import beside",
+        "rewards": "x = 1",
+    }
+    for name, code in codes.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     own = Recipe(rewards=RewardsConfig(functions=[f"{tmp_path}/rewards.py:f", f"{tmp_path}/rewards.py:g"]))
     tasks = ["counting", f"{tmp_path}/task.py:Mine"]
     then = take_pins(own, tasks, None)
-    assert list(then) == ["code of rewards.py", "code of task.py"]
+    assert list(then) == ["code of behind.py", "code of beside.py", "code of rewards.py", "code of task.py"]
     check_pins(take_pins(own, tasks, None), then)
     check_pins(take_pins(own, tasks, None), {})
     (tmp_path / changed).write_text("x = 2\n", encoding="utf-8")
