@@ -6,11 +6,14 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.predictions import DROPPED, NO_IMAGE, Prediction
 from gpg_vl.evaluation.scores import Estimate, count_legacy_failures, estimate_legacy, estimate_strict
 from gpg_vl.tasks import load_task
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 Figures = dict[str, "Figure"]
 

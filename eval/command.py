@@ -13,14 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from accelerate import PartialState
+from typing import TYPE_CHECKING
 
 from eval.benchmark import Benchmark, Figures, in_split
 from eval.dropped import Dropped, read_dropped, say_dropped, wrong_predictions
 from eval.rows import check_splits, check_task, find_rows, name_splits
-from eval.stored import evaluate_stored
-from gpg_vl.evaluation.evaluate_model import Evaluation, run_evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, TaskScore, summarise_scores
 from gpg_vl.processes.command_line import OneLineParser
@@ -29,6 +26,9 @@ from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.recipes import as_word
 from gpg_vl.run.saved_recipe import recipe_of_model
 from gpg_vl.screen import say, tell
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 
 def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
@@ -42,6 +42,8 @@ def run(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
 def _run(benchmark: Benchmark, words: Sequence[str]) -> None:
     options, overrides = _parser(benchmark).parse_known_args(words)
     evaluation, files = _evaluate(benchmark, options, overrides)
+    from accelerate import PartialState
+
     if PartialState().is_main_process:  # every rank has all predictions
         dropped = {split: read_dropped(path, _count_rows(evaluation, split)) for split, path in files.items()}
         _report(benchmark, evaluation, dropped, options)
@@ -81,6 +83,8 @@ def _evaluate(
             raise ValueError("--completions replaces --model, --data and the recipe; remove them")
         if len(splits) != 1:
             raise ValueError(f"--completions are those of one split; name it by --split: {name_splits(benchmark)}")
+        from eval.stored import evaluate_stored
+
         named = (benchmark.name, benchmark.task, splits[0])
         return evaluate_stored(options.completions, *named, options.out, benchmark.category), {}
     if not options.model or not options.data:
@@ -91,7 +95,12 @@ def _evaluate(
     words = ["--task", benchmark.task, "--data.eval", as_word([str(path) for path in files.values()])]
     words += ["--evaluation.max_new_tokens", str(benchmark.max_new_tokens), *overrides]
     recipe = recipe_of_model(options.model, options.recipe, words)
-    return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category), files
+    from gpg_vl.preflight.start import check_evaluation
+
+    checked = check_evaluation(recipe)  # before torch is imported
+    from gpg_vl.evaluation.evaluate_model import run_evaluation
+
+    return run_evaluation(recipe, options.out, benchmark.name, list(files), benchmark.category, checked), files
 
 
 def _count_rows(evaluation: Evaluation, split: str) -> int:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from eval.benchmark import Benchmark, Figures, figure_of, present
 from eval.command import run
-from gpg_vl.evaluation.evaluate_model import Evaluation
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 CATEGORIES = {"Count": 788, "Relation": 650, "Depth": 600, "Distance": 600}  # published rows
 

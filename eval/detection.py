@@ -17,14 +17,13 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 from faster_coco_eval import COCO, COCOeval_faster
 
 from eval.benchmark import Benchmark, Figure, Figures, RowCounts, count_rows, figure_of, in_split
 from eval.command import run
-from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate
 from gpg_vl.records import Box, Sample
@@ -32,6 +31,9 @@ from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.detection import published_boxes
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import Detection, parse_detections
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 MAX_DETECTIONS = {"coco": 100, "lvis": 300}  # per picture and category
 _THRESHOLDS = {"AP50": 0, "AP75": 5}  # index among the IoU thresholds 0.5, 0.55 ... 0.95

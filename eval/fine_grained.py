@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
-from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.scores import mean_of
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 NAMES = {"flowers": "Flower102", "pets": "Pets37", "aircraft": "FGVC", "cars": "Cars196"}
 

@@ -9,11 +9,11 @@ import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, figure_of, in_split, present
 from eval.command import run
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
-from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.scores import Estimate, estimate
@@ -22,6 +22,9 @@ from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.grounding import published_box
 from gpg_vl.verifiers.answers import find_answer
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 POLYGONS = "polygons"  # key of meta: the gold polygons, each a list of [x, y] in original pixels
 

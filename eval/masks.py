@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy
-import torch
 from PIL import Image, ImageDraw
 
 from gpg_vl.data.images import open_image
@@ -25,6 +24,7 @@ class BoxSegmenter:
         Raises:
             ValueError: ``path`` has no SAM model
         """
+        import torch
         from transformers import SamModel, SamProcessor
 
         try:
@@ -32,13 +32,13 @@ class BoxSegmenter:
             model: Any = SamModel.from_pretrained(path, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"--sam: {path} holds no SAM model ({first_line(error)})") from error
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(device).eval().requires_grad_(requires_grad=False)
 
     def segment(self, source: str | bytes, box: Box) -> Mask:
         """The mask for a box, in the size of the image; the box is in pixels of the image."""
         inputs = self._processor(open_image(source), input_boxes=[[list(box)]], return_tensors="pt")
-        with torch.no_grad():
-            output = self._model(**inputs.to(self._model.device), multimask_output=False)
+        output = self._model(**inputs.to(self._model.device), multimask_output=False)
         masks = self._processor.image_processor.post_process_masks(
             output.pred_masks.cpu(), inputs["original_sizes"].cpu(), inputs["reshaped_input_sizes"].cpu()
         )

@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from eval.benchmark import Benchmark, Figure, Figures, count_rows, in_split
 from eval.command import run
-from gpg_vl.evaluation.evaluate_model import Evaluation
 from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.scores import Estimate, estimate
+
+if TYPE_CHECKING:
+    from gpg_vl.evaluation.evaluate_model import Evaluation
 
 HIT_IOU = 0.5
 

@@ -21,6 +21,7 @@ import yaml
 
 from gpg_vl.evaluation.scores import Estimate, mean_of
 from gpg_vl.files import replace_file
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.screen import tell
 
@@ -186,7 +187,7 @@ def print_tables(tables: Mapping[str, Sequence[tuple[str, ...]]], paper: Mapping
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.table", description="Our numbers next to the paper's.")
+    parser = OneLineParser(prog="python -m eval.table", description="Our numbers next to the paper's.")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help=f"FOLDER or METHOD=FOLDER, METHOD one of {' '.join(METHODS)}"
     )
@@ -203,6 +204,8 @@ def _run(options: argparse.Namespace) -> None:
             raise ValueError(f"--benchmark: unknown benchmark {options.benchmark!r}; there are {', '.join(tables)}")
         tables = {options.benchmark: tables[options.benchmark]}
     if options.out is not None:
+        if options.out.suffix != ".md":
+            raise ValueError(f"--out {options.out}: the table is Markdown; give a name that ends in .md")
         replace_file(options.out, write_markdown(tables, paper))
     print_tables(tables, paper)
 

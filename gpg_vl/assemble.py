@@ -155,7 +155,9 @@ def _load_sources(
 
 
 def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[CheckedSources]) -> dict[str, str]:
-    pins = take_pins(recipe, checked[0].tasks, checkpoint)
+    tasks = {name for each in checked for name in each.tasks}
+    validation = [digest for each in checked[1:] for digest in each.digests]
+    pins = take_pins(recipe, tasks, checkpoint, validation)
     if checkpoint is not None:
         check_pins(pins, load_state(checkpoint).pins)
     return pins

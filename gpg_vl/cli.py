@@ -20,6 +20,7 @@ import yaml
 
 import gpg_vl
 from gpg_vl.config import Recipe
+from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.records import AnswerIn, Rule
@@ -303,8 +304,22 @@ def _tiny_model(words: list[str]) -> None:
     parser.add_argument("--family", choices=list(TINY_FAMILIES), default=DEFAULT_FAMILY)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
+    _refuse_other_files(Path(options.folder))
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     tell(f"wrote {options.folder}")
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """An earlier tiny model is replaced, and nothing else."""
+    weights = folder / "model.safetensors"
+    is_tiny = (
+        weights.is_file() and weights.stat().st_size < _MAX_TINY_BYTES and not (folder / "training_state").exists()
+    )
+    if folder.is_dir() and any(folder.iterdir()) and not is_tiny:
+        raise ValueError(f"{folder} holds other files; name a new folder")
+
+
+_MAX_TINY_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,4 +369,4 @@ def _describe_commands() -> str:
 
 
 def _make_parser(name: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"gpg-vl {name}", description=COMMANDS[name].summary, epilog=epilog)
+    return OneLineParser(prog=f"gpg-vl {name}", description=COMMANDS[name].summary, epilog=epilog)

@@ -75,6 +75,7 @@ class ModelConfig:
 
     Args:
         path: folder of the model, or its name on the hub
+        revision: branch, tag or commit of a model on the hub; null: the newest
         family: auto: the kit's adapter for its model_type; generic: any image-text-to-text model of transformers, on
             ordinary rows (update.pack: false), if the self-check passes
         dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
@@ -92,6 +93,7 @@ class ModelConfig:
     """
 
     path: str = ""
+    revision: str | None = None
     family: Literal["auto", "generic"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: Literal["auto", "cpu"] = "auto"

@@ -14,6 +14,7 @@ SAME_VALUES: Mapping[str, Mapping[Any, Any]] = {
 OTHER_NAMES: Mapping[str, str] = {
     # TRL's GRPOConfig and ModelConfig
     "model_name_or_path": "model.path",
+    "model_revision": "model.revision",
     "torch_dtype": "model.dtype",
     "bf16": "model.dtype",
     "attn_implementation": "model.attention",
@@ -100,6 +101,28 @@ OTHER_NAMES: Mapping[str, str] = {
     "default_local_dir": "run.output_dir",
     "save_checkpoint_path": "run.output_dir",
     "logger": "run.trackers",
+    "rollout.name": "rollout.engine",
+    "temperature": "rollout.temperature",
+    "warmup_ratio": "update.warmup_steps",
+    "grad_clip": "update.max_grad_norm",
+    "save_strategy": "run.save_every",
+    "eval_strategy": "run.eval_every",
+    "val_before_train": "run.eval_every",
+    "dataset_config": "data.train",
+    "dataset_test_split": "data.eval",
+    "fp16": "model.dtype",
+    "lora_dropout": "model.lora",
+    "freeze_vision_tower": "model.freeze",
+    "importance_sampling_level": "objective.name",
+    "use_kl_loss": "objective.kl_coefficient",
+    "use_kl_in_reward": "objective.kl_coefficient",
+    "disable_kl": "objective.kl_coefficient",
+    "norm_adv_by_std_in_grpo": "objective.f_norm",
+    "filter_groups.enable": "objective.beta_th",
+    "overwrite_output_dir": "run.resume",
+    "resume_mode": "run.resume",
+    "run_name": "run.output_dir",
+    "experiment_name": "run.output_dir",
 }
 """Names that TRL, verl and EasyR1 use, and the kit's key for each: the end of a dotted name is enough."""
 

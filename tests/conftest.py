@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have it from the process that starts them
     datasets_cache = tempfile.TemporaryDirectory(prefix="gpg-vl-datasets-")  # gone when the tests have ended
     os.environ["HF_DATASETS_CACHE"] = datasets_cache.name
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job of a shell: what the tests start would
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignore Ctrl-C, as it should there
 
 import pytest
 

@@ -328,3 +328,16 @@ class Letters(Task):
     functions = ["--rewards.functions", f"[{tmp_path / 'colour.py'}:Letters]", "--run.output_dir", tmp_path / "other"]
     code, err = run("train", recipe, *functions)
     assert (code, bool(re.search(naming("Letters"), last_line(err)))) == (2, True), err
+
+
+def test_a_tiny_model_replaces_nothing_else(run: RunCli, tmp_path: Path, data: Path) -> None:
+    code, err = run("tiny-model", tmp_path)
+    assert code == 2 and lines_naming(err, tmp_path), err
+    code, err = run("prefer", recipe_of(tmp_path, data), "--out", tmp_path)
+    assert code == 2 and lines_naming(err, "--out", tmp_path, "data.train"), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", data.name]
+
+
+def recipe_of(folder: Path, data: Path) -> Path:
+    (folder / "own.yaml").write_text(f"{{model: {{path: none}}, data: {{train: {data}}}}}")
+    return folder / "own.yaml"

@@ -30,6 +30,7 @@ from gpg_vl.learned.head import PreferenceHead, save_head
 from gpg_vl.learned.preferences import accuracy, choose_pairs, fit_head, fit_scale
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.sources import CheckedSources, load_sources
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.room import build_prompts, training_room
@@ -87,6 +88,7 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     Raises:
         ValueError: the recipe, a file of preferences or the options cannot be used; too few pairs
     """
+    refuse_inputs("--out", out, recipe)
     _check_sampling(recipe, options)
     checked = load_sources(recipe.data.train, recipe, "data.train")
     given = None if options.source in ("score", "ask") else read_preferences(Path(options.source))

@@ -37,11 +37,11 @@ def open_parquet(path: str) -> datasets.Dataset:
         ValueError: it is not Parquet, is damaged, or has a column that ``datasets`` does not know
     """
     try:
-        if check_sizes(path, Path(datasets.config.HF_DATASETS_CACHE)) == 0:  # datasets cannot read a file without rows
-            return datasets.Dataset.from_dict({})
         folder = _folder_of(path)
         with _locked(folder):
-            if _read_stamp(folder) != _take_stamp(folder):
+            if not _is_whole(folder):
+                if check_sizes(path, folder.parent) == 0:  # datasets cannot read a file without rows
+                    return datasets.Dataset.from_dict({})
                 shutil.rmtree(folder, ignore_errors=True)
             data = _read(path, folder)
             replace_file(folder / _STAMP, json.dumps(_take_stamp(folder)))
@@ -49,7 +49,7 @@ def open_parquet(path: str) -> datasets.Dataset:
         return data
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError) as error:
         reason = first_line(error.__cause__ or error)
-        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
+        raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
     except TooLarge:
         raise
     except ValueError as error:  # a map, an interval: datasets has no such type
@@ -78,6 +78,11 @@ def _locked(folder: Path) -> Iterator[None]:
     with folder.with_name(f"{folder.name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _is_whole(folder: Path) -> bool:
+    stamp = _take_stamp(folder)
+    return stamp is not None and stamp == _read_stamp(folder)
 
 
 def _take_stamp(folder: Path) -> dict[str, list[int]] | None:

@@ -6,6 +6,8 @@ is text or a list of parts. A row asks one question, so a conversation of severa
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from gpg_vl.data.markers import IMAGE_MARKER
 
 _ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -21,6 +24,7 @@ _ROLES = {
     "model": "assistant",
 }
 _FORMS = (("role", "content"), ("from", "value"))
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64")
 
 
@@ -47,6 +51,21 @@ def is_conversation(value: Any) -> bool:
     if not isinstance(messages, list) or not messages:
         return False
     return all(isinstance(each, Mapping) and _form(each) is not None for each in messages)
+
+
+def parse_conversation(text: str) -> Any:
+    """The messages that a text holds as JSON, as a column of a CSV file does; another text as it is.
+
+    Raises:
+        ValueError: it begins as messages do, and is not JSON
+    """
+    if not _MESSAGES.match(text):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("a text begins as a list of messages, but is not JSON; write it as JSON") from error
+    return value if is_conversation(value) else text
 
 
 def read_conversation(value: Any) -> Conversation:

@@ -84,7 +84,7 @@ def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> st
     try:
         path = follow_links(root / entry)
     except (OSError, ValueError) as error:  # a link to itself, a zero byte
-        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__})") from error
+        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__}); correct it") from error
     if not path.is_relative_to(root):
         raise ValueError(f"image {entry[:80]!r} is outside {root}; set data.image_root to a folder that contains it")
     return str(path)
@@ -290,6 +290,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # Pillow's own conversion would make values from 0 to 1 black
+        raise _RefusedError("its pixels are floating-point numbers; write 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip values at 255
         rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
         if "transparency" in image.info:  # the one grey value that is transparent

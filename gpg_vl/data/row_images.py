@@ -48,7 +48,7 @@ def read_image_columns(values: Mapping[str, Any], root: Path | None, hosts: Coll
     """
     filled = {name: value for name, value in values.items() if value is not None and value != ""}
     if not filled:
-        raise ValueError(f"images: {', '.join(values)} are all null: the pictures may be lost")
+        raise ValueError(f"images: {', '.join(values)} are all null: pictures may be lost; write [] if there are none")
     return tuple(image for value in filled.values() for image in read_images(value, root, hosts))
 
 

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from gpg_vl.data.conversations import Conversation, is_conversation, read_conversation, read_last_answer
+from gpg_vl.data.conversations import (
+    Conversation,
+    is_conversation,
+    parse_conversation,
+    read_conversation,
+    read_last_answer,
+)
 from gpg_vl.data.json_text import read_object, write_json
 from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.data.shapes import (
+    IMAGE_COLUMNS,
     MESSAGE_COLUMNS,
     Columns,
     describe_reading,
@@ -163,6 +170,7 @@ def make_sample(
     columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
     fields = {field: look_up(row, column) for field, column in columns.items()}
     chat = _read_chat(fields.get("question"))
+    _refuse_history(row)
     images = _find_images(row, matched, chat.images, root, hosts)
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
@@ -213,7 +221,14 @@ def look_up(row: Mapping[str, Any], column: str) -> Any:
 
 def _read_chat(question: Any) -> Conversation:
     """The question of a row, which is text or a list of messages."""
-    return read_conversation(question) if is_conversation(question) else Conversation(read_text("question", question))
+    found = parse_conversation(question) if isinstance(question, str) else question
+    return read_conversation(found) if is_conversation(found) else Conversation(read_text("question", found))
+
+
+def _refuse_history(row: TableRow) -> None:
+    """Refuses ms-swift's earlier turns of a conversation, which the question would be asked without."""
+    if row.get("history") and "query" in row:
+        raise ValueError("the question has earlier turns in history; write one question, and one answer")
 
 
 def read_answer(value: Any) -> str:
@@ -224,6 +239,8 @@ def read_answer(value: Any) -> str:
     """
     if isinstance(value, Mapping) and value.get("ground_truth") is not None:
         value = value["ground_truth"]
+    if isinstance(value, str):
+        value = parse_conversation(value)
     if is_conversation(value):
         return read_text("answer", read_last_answer(value))
     if isinstance(value, list | dict):
@@ -252,7 +269,7 @@ def _find_images(
     [column] = values or ["images"]
     if column not in row and values.get(column) is None:
         raise ValueError(f"the images are missing: there is no {column!r}; write [] if a row has no images")
-    refuse_lost_image(row, column, ["image"])
+    refuse_lost_image(row, column, IMAGE_COLUMNS)
     return read_images(values[column], root, hosts)
 
 
@@ -270,7 +287,7 @@ def find_image_root(path: str, image_root: str | None) -> Path | None:
     """The folder that image paths are relative to; None for a hub data set, whose images come as bytes."""
     if image_root is not None:
         if not Path(image_root).is_dir():
-            raise ValueError(f"data.image_root: no such folder: {image_root}")
+            raise ValueError(f"data.image_root: no such folder: {image_root}; name that of the images")
         return Path(image_root).resolve()
     location = Path(path)
     if location.is_dir():

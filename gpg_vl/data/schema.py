@@ -48,7 +48,7 @@ def read_text(field: str, value: Any) -> str:
         kind = "an object" if isinstance(value, dict) else "a list"
         raise ValueError(f"the {field} is {kind}; write text, or name what holds the text by columns.{field}, as a.b")
     if value is None or value == "" or value != value:  # the last is NaN, a missing number in a table
-        raise ValueError(f"the {field} is missing")
+        raise ValueError(f"the {field} is missing; fill it in")
     try:
         text = value if isinstance(value, str) else str(value) if isinstance(value, Decimal) else write_json(value)
         check_characters(text)

@@ -46,7 +46,8 @@ def find_shape(available: Sequence[str]) -> Shape | None:
     """The shape of rows with these columns; None for the kit's own columns, and for columns that tell nothing."""
     if {"question", "answer"} <= set(available):
         return None
-    fitting = (shape for shape in SHAPES if set(shape.told_by) <= set(available))
+    there = {*available, *(name.partition(".")[0] for name in available)}
+    fitting = (shape for shape in SHAPES if set(shape.told_by) <= there)
     return next((shape for shape in fitting if _first(shape.question, available)), None)
 
 

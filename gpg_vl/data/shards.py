@@ -23,7 +23,6 @@ from gpg_vl.errors import first_line
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _TEXTS = (".txt", ".text", ".cls")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_SHARDS = 100_000
 
 
 class _Member(NamedTuple):
@@ -51,11 +50,14 @@ def find_shards(path: str) -> list[Path]:
     found = _RANGE.search(path)
     if found is None:
         return [Path(name) for name in sorted(glob.glob(path))] if "*" in path else []
-    names = [path.replace(found[0], f"{n:0{len(found[1])}d}", 1) for n in range(int(found[1]), int(found[2]) + 1)]
-    missing = [name for name in names[:_MOST_SHARDS] if not Path(name).is_file()]
-    if missing or len(names) > _MOST_SHARDS:
-        raise ValueError(f"{path}: there is no file {(missing or names)[0]}")
-    return [Path(name) for name in names]
+    shards: list[Path] = []
+    for number in range(int(found[1]), int(found[2]) + 1):
+        shards.append(Path(path.replace(found[0], f"{number:0{len(found[1])}d}", 1)))
+        if not shards[-1].is_file():
+            raise ValueError(f"{path}: there is no file {shards[-1]}; correct the range")
+    if not shards:
+        raise ValueError(f"{path}: there is no file {found[0]}; correct the range")
+    return shards
 
 
 def is_shard(path: Path) -> bool:

@@ -89,7 +89,7 @@ def _read_entry(entry: str | Mapping[str, Any]) -> _Entry:
     _refuse_unknown("key", entry, ENTRY_KEYS, "an entry of data.train or data.eval")
     path, weight, columns = entry.get("path"), entry.get("weight", 1.0), entry.get("columns")
     if not isinstance(path, str) or not path:
-        raise ValueError(f"an entry of data.train or data.eval has no path: {dict(entry)}")
+        raise ValueError(f"an entry of data.train or data.eval has no path: {dict(entry)}; write {{path: FILE}}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise ValueError(f"{path}: weight is {weight!r}; make it a number above 0")
     if columns is not None:

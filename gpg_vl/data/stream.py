@@ -40,7 +40,7 @@ class SampleStream:
             if patience < 0:
                 other = f" of a task other than {sorted(without_tasks)}" if without_tasks else ""
                 left_out = f" besides the {len(self._left_out)} that are left out" if self._left_out else ""
-                raise ValueError(f"data.train has no row{other}{left_out}")
+                raise ValueError(f"data.train has no row{other}{left_out}; add one")
         return samples
 
     def leave_out(self, causes: Mapping[str, str]) -> None:

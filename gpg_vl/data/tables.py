@@ -99,7 +99,7 @@ def open_table(path: str, limit: int | None, part: HubPart | None = None) -> Tab
     if location.is_dir():
         return _open_folder(location, limit, part or HubPart())
     if _looks_local(path):
-        raise ValueError(f"no such file: {path}")
+        raise ValueError(f"no such file: {path}, in {Path.cwd()}; correct the path")
     return _arrow_rows(_open_hub(path, part or HubPart()), limit)
 
 

@@ -10,11 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gpg_vl.data.json_text import check_characters, read_object
-from gpg_vl.data.unpacking import name_without_packing, read_bytes
+from gpg_vl.data.unpacking import MAX_BYTES, name_without_packing, read_bytes
 
 TableRow = dict[str, Any]
 
+_COPIES = 4
+"""How often a file's content is in memory while it is read: as bytes, as lines, and as rows."""
 MAX_CELL_CHARS = 2**27
 """Of a CSV file: a picture as base64 fits."""
 
@@ -70,7 +74,7 @@ def open_text(path: str, limit: int | None) -> TextTable:
         ValueError: no row can be read, or the file cannot be unpacked; names the line
     """
     location = Path(path)
-    content = read_bytes(location)
+    content = read_bytes(location, min(MAX_BYTES, psutil.virtual_memory().available // _COPIES))
     return _READERS[Path(name_without_packing(location)).suffix](path, content, limit)
 
 
@@ -124,6 +128,7 @@ def _read_cells(path: str, content: bytes, limit: int | None, separator: str = "
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         names = [name.strip() for name in next(rows, [])]
+        names[:1] = [names[0] or "index"] if names else []  # as pandas writes the numbers of rows
         if len(set(names)) < len(names) or "" in names:
             raise ValueError(f"{path}: its first line must name each column once; it has {names[:12]}")
         cells = ((number, row) for number, row in enumerate(_lines_of(rows), start=1) if row)

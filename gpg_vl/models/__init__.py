@@ -33,7 +33,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
     from gpg_vl.models.loading import read_config
     from gpg_vl.models.lora import find_base
 
-    path = resolve_model_path(config.path)
+    path = resolve_model_path(config.path, config.revision)
     base = find_base(path) or path
     _refuse_new(base)
     model_config = read_config(base)

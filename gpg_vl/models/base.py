@@ -28,6 +28,7 @@ from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
+from gpg_vl.models.tokenizing import read_tokens
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
@@ -124,7 +125,7 @@ class BaseAdapter(ABC):
             ValueError: the tokenizer is not the one that the config counts on
         """
         if processor.tokenizer.convert_tokens_to_ids(cls.image_token) != config.image_token_id:
-            raise ValueError(f"model.path: the tokenizer in {path} does not know the image token of the config")
+            raise ValueError(f"model.path: the tokenizer in {path} does not know the config's image token; restore it")
 
     @classmethod
     def refuse_inexact(cls, config: PreTrainedConfig) -> None:
@@ -203,8 +204,7 @@ class BaseAdapter(ABC):
         return first + "".join(image + piece for image, piece in pieces)
 
     def _token_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return read_tokens(self.tokenizer, text, self.config.path)
 
     def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
         """Positions of a prompt [A, P]."""

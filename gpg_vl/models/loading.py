@@ -18,6 +18,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.files import stays_inside
+from gpg_vl.models.template_trial import try_template
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 AS_DATA: dict[str, Any] = {"trust_remote_code": False}
@@ -32,7 +33,9 @@ def read_config(path: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, **AS_DATA)
     except Exception as error:  # the file is anybody's, and transformers raises nearly anything on it
-        raise ValueError(f"model.path: {path} has no readable config.json ({first_line(error)})") from error
+        raise ValueError(
+            f"model.path: {path} has no readable config.json ({first_line(error)}); give a whole model folder"
+        ) from error
     for part in _parts(config):
         _refuse_quantised(path, part)
     config._attn_implementation = "sdpa"  # one that the folder names may be code on the hub
@@ -87,10 +90,12 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreT
         if is_out_of_memory(error):
             raise
         reason = first_line(error)
-        raise ValueError(f"model.path: the weights in {path} cannot be loaded: {reason}") from error
+        raise ValueError(f"model.path: the weights in {path} cannot be loaded ({reason}); copy them again") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise ValueError(f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}")
+        raise ValueError(
+            f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}; copy them again"
+        )
     return model, set(info["unexpected_keys"])
 
 
@@ -110,12 +115,13 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """The processor of the model's family with the files in ``path``.
 
     Raises:
-        ValueError: the folder has no complete processor, or the processor needs a package that is not installed
+        ValueError: the folder has no complete processor, or a chat template without end; or the processor needs a
+            package that is not installed
     """
     check_names(path)
     try:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
-        return processor_class.from_pretrained(path, **AS_DATA)
+        processor = processor_class.from_pretrained(path, **AS_DATA)
     except ImportError as error:
         raise ValueError(
             f"model.path: the processor of {path} needs a library that is not installed: {first_line(error)}"
@@ -123,8 +129,11 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     except Exception as error:
         reason = first_line(error)
         raise ValueError(
-            f"model.path: {path} has no complete processor (tokenizer and preprocessor_config.json): {reason}"
+            f"model.path: {path} has no complete processor ({reason}); copy tokenizer and preprocessor_config.json "
+            "from the model"
         ) from error
+    try_template(processor, path)
+    return processor
 
 
 def check_names(path: str) -> None:

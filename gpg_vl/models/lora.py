@@ -56,7 +56,7 @@ def find_base(folder: str) -> str | None:
         return None
     base = read_object(path).get("base_model_name_or_path")
     if not isinstance(base, str) or not base or "\0" in base:
-        raise ValueError(f"model.path: {path} does not name the model that it adapts (base_model_name_or_path)")
+        raise ValueError(f"model.path: {path} does not name the model that it adapts; add base_model_name_or_path")
     is_there = Path(base).is_dir() and ".." not in Path(base).parts
     if not is_there and not may_be_on_hub(base):
         raise ValueError(
@@ -101,7 +101,9 @@ def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers
     expected = peft.get_peft_model_state_dict(model)
     wrong = sorted(set(plain) ^ set(expected)) or [n for n in plain if plain[n].shape != expected[n].shape]
     if wrong:
-        raise ValueError(f"model.path: the adapter in {folder} does not fit its model; the first weight is {wrong[0]}")
+        raise ValueError(
+            f"model.path: the adapter in {folder} does not fit its model, the first weight is {wrong[0]}; restore one"
+        )
     with torch.no_grad():  # peft's own function renames what transformers has renamed, and may then set nothing
         for name, weight in expected.items():
             weight.copy_(plain[name])
@@ -117,7 +119,9 @@ def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     try:
         merged: PreTrainedModel = peft.PeftModel.from_pretrained(model, folder, config=config).merge_and_unload()
     except Exception as error:
-        raise ValueError(f"model.path: the adapter in {folder} does not fit its model: {first_line(error)}") from error
+        raise ValueError(
+            f"model.path: the adapter in {folder} does not fit its model ({first_line(error)}); restore one"
+        ) from error
     return merged
 
 
@@ -152,7 +156,9 @@ def _read_adapter(folder: str) -> dict[str, Any]:
     path = Path(folder) / ADAPTER_CONFIG
     saved = read_object(path)
     if saved.get("peft_type") != "LORA":
-        raise ValueError(f"model.path: {path} is of the type {saved.get('peft_type')!r}; the kit reads LORA")
+        raise ValueError(
+            f"model.path: {path} is of the type {saved.get('peft_type')!r}; the kit reads LORA: merge it first"
+        )
     others = [key for key, value in saved.items() if value and key not in _READ and key not in _IDLE]
     if saved.get("init_lora_weights", "gaussian") not in (True, False, "gaussian"):
         others.append("init_lora_weights")
@@ -161,7 +167,7 @@ def _read_adapter(folder: str) -> dict[str, Any]:
             f"model.path: {path} sets {others[0]}, which the kit does not know; merge it where it was made"
         )
     if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
-        raise ValueError(f"model.path: {folder} has no {ADAPTER_WEIGHTS}; the kit reads no pickled weights")
+        raise ValueError(f"model.path: {folder} has no {ADAPTER_WEIGHTS}, and pickles are not read; save it again")
     return saved
 
 
@@ -189,5 +195,6 @@ def _refuse_slow_patterns(folder: str, saved: Mapping[str, Any], names: Sequence
     except subprocess.SubprocessError as error:
         path = Path(folder) / ADAPTER_CONFIG
         raise ValueError(
-            f"model.path: a pattern in {path} is no regular expression, or takes over {_SECONDS_TO_MATCH:g} s"
+            f"model.path: a pattern in {path} is no regular expression, or takes over {_SECONDS_TO_MATCH:g} s; "
+            "correct it"
         ) from error

@@ -6,11 +6,13 @@ import itertools
 import re
 from pathlib import Path
 
+from gpg_vl.errors import first_line
 from gpg_vl.files import may_be_on_hub
 from gpg_vl.models.manifest import MANIFEST_FILE, find_damage_once
 from gpg_vl.screen import say_once
 
 ADAPTER_CONFIG = "adapter_config.json"
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -42,10 +44,11 @@ def is_model_folder(folder: Path) -> bool:
     return (folder / "config.json").is_file() or (folder / ADAPTER_CONFIG).is_file()
 
 
-def resolve_model_path(path: str) -> str:
+def resolve_model_path(path: str, revision: str | None = None) -> str:
     """The folder that holds the model: ``path`` itself, or the newest whole checkpoint in it if it is a run folder.
 
-    Anything that is not a local folder is returned unchanged, as the name of a model on the hub.
+    Anything that is not a local folder is returned unchanged, as the name of a model on the hub; with ``revision``, the
+    folder of that state of it, which is downloaded.
 
     Raises:
         ValueError: ``path`` looks like a local path but is not a folder with a model or a checkpoint, or what it holds
@@ -56,12 +59,24 @@ def resolve_model_path(path: str) -> str:
         if not may_be_on_hub(path):
             raise ValueError(f"model.path: no folder {path!r}; give a model folder, a run folder or a name on the hub")
         say_once(f"loading {path} from the hub")
-        return path
+        return path if revision is None else _download(path, revision)
     if is_model_folder(folder):
         if damage := _damage(folder):
             raise ValueError(f"model.path: {path} is damaged ({damage}); use an earlier checkpoint")
         return path
     return str(_newest_whole(folder))
+
+
+def _download(name: str, revision: str) -> str:
+    import huggingface_hub  # late: only this needs it
+
+    try:
+        return str(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES)))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.revision: {revision} of {name} cannot be loaded from the hub ({first_line(error)}); name a branch, "
+            "tag or commit of it"
+        ) from error
 
 
 def _damage(folder: Path) -> str | None:
@@ -80,4 +95,4 @@ def _newest_whole(run: Path) -> Path:
         damaged.append(f"{checkpoint.name} is damaged ({damage})")
     if damaged:
         raise ValueError(f"model.path: no checkpoint of {run} is whole: {'; '.join(damaged)}; restore one")
-    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder")
+    raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder; name the model's")

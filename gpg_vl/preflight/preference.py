@@ -40,6 +40,6 @@ def check_head(folder: Path, model: ModelConfig) -> None:
 
 def describe_reading(model: ModelConfig) -> dict[str, Any]:
     """What hidden states depend on; the path is only what the model is called."""
-    path = resolve_model_path(model.path)
+    path = resolve_model_path(model.path, model.revision)
     digest = digest_model(Path(path))
     return {"path": path, "digest": digest, "min_pixels": model.min_pixels, "max_pixels": model.max_pixels}

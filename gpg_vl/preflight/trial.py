@@ -109,7 +109,7 @@ class _Trial:
         sample = prompt.sample
         try:
             return [self._gold.write(sample, prompt.text, prompt.views)]
-        except Exception as error:  # the code may be the user's
+        except (Exception, SystemExit) as error:  # the code may be the user's
             file = own_file(absolute_spec(sample.task))
             if isinstance(error, ValueError) and not file:
                 return []

@@ -38,6 +38,9 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
         return error.exit_code
     except KeyboardInterrupt:  # before or after the part that handles signals itself
         return 128 + signal.SIGINT
-    except SystemExit as error:  # argparse: help, or an unknown word
-        return int(error.code or 0)
+    except SystemExit as error:  # argparse's help, or code of the user's
+        if not isinstance(error.code, str):
+            return int(error.code or 0)
+        say(f"{name}: {printable(error.code)}")
+        return 2
     return 0

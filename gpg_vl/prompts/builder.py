@@ -19,6 +19,7 @@ from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.records import ImageView, Prompt, Sample
+from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer
 from gpg_vl.verifiers.reasoning import THINK_OPENING
 
@@ -146,7 +147,7 @@ class PromptBuilder:
     def _ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         try:
             return ask_for_answer(self._tasks[sample.task], sample, views, self._config.answer_in)
-        except Exception as error:  # the task may be the user's code
+        except (Exception, SystemExit) as error:  # the task may be the user's code
             file = own_file(absolute_spec(sample.task))
             if isinstance(error, ValueError) and not file:
                 raise
@@ -179,7 +180,7 @@ class PromptBuilder:
     def _note(self, about: str, text: str, *values: str) -> None:
         if about not in self._noted:
             self._noted.add(about)
-            _log.warning(text, *values)
+            _log.warning(text, *map(printable, values))
 
     def _messages(self, layout: PromptLayout) -> tuple[tuple[str, str], ...]:
         if not self._is_chat:

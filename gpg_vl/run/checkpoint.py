@@ -201,7 +201,9 @@ def load_state(folder: Path) -> TrainingState:
     """
     path = folder / STATE_FOLDER / "state.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run")
+        raise ValueError(
+            f"{folder} has no {STATE_FOLDER}/state.json: it is a model, not a checkpoint of a run; choose another"
+        )
     plain = read_json(path)
     version = plain.pop("version", 1)  # what the first versions wrote has none
     if version != STATE_VERSION:
@@ -241,7 +243,9 @@ def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: 
     try:
         _load_optimizer(folder, adapter, optimizer, accelerator)
     except SafetensorError as error:
-        raise ValueError(f"{folder / STATE_FOLDER} holds no state of an optimizer ({first_line(error)})") from error
+        raise ValueError(
+            f"{folder / STATE_FOLDER} holds no state of an optimizer ({first_line(error)}); restore it"
+        ) from error
 
 
 def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:

@@ -74,5 +74,6 @@ def check_claim(folder: Path) -> None:
         there = None
     if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
         raise LostFolder(
-            f"{folder} was renamed or its {LOCK_FILE} removed while this run wrote to it; nothing more is written"
+            f"{folder} was renamed or its {LOCK_FILE} removed while this run wrote to it; nothing more is written: "
+            "start it again"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from gpg_vl.data.shapes import find_shape, image_columns
 from gpg_vl.data.sources import Source, load_source
+from gpg_vl.records import Sample
 from tests.support.kit_rows import kit_row, png, save_png, write_lines
 from tests.support.messages import naming
 
@@ -60,6 +62,48 @@ def test_shapes_are_told_by_their_columns(tmp_path: Path, name: str) -> None:
     assert (sample.question, sample.answer, sample.images) == (QUESTION, "3", (str(tmp_path / "1.png"),))
     assert sample.id == f"{tmp_path / 'rows.jsonl'}:2"
     assert shape in source.reading and "rows.jsonl" in source.reading and "\n" not in source.reading
+
+
+@pytest.mark.parametrize("name", ["verl", "swift", "llava", "trl-completion"])
+def test_messages_as_the_text_of_a_table(tmp_path: Path, name: str) -> None:
+    """As a CSV file has them, or a column that was written as JSON."""
+    _, row = SHAPES[name]
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
+    sample = read_table(tmp_path, texts)
+    assert (sample.question, sample.answer, sample.images) == (QUESTION, "3", (str(tmp_path / "1.png"),))
+    row = {"prompt": str(user(QUESTION)), "solution": "3", "images": ["1.png"]}  # Python's own way to write a list
+    with pytest.raises(ValueError, match=naming("row 1", "messages", "JSON")):
+        _ = read(tmp_path, row).samples[0]
+
+
+def test_a_table_as_pandas_writes_it(tmp_path: Path) -> None:
+    """With a first column without a name, and the keys of an object as columns."""
+    texts = {
+        "": "0",
+        "prompt": QUESTION,
+        "reward_model.style": "rule",
+        "reward_model.ground_truth": "3",
+        "image": "1.png",
+    }
+    sample = read_table(tmp_path, texts)
+    assert (sample.question, sample.answer, sample.images) == (QUESTION, "3", (str(tmp_path / "1.png"),))
+
+
+def read_table(folder: Path, texts: dict[str, str]) -> Sample:
+    save_png(folder / "1.png")
+    with (folder / "rows.csv").open("w", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(texts))
+        writer.writeheader()
+        writer.writerow(texts)
+    [sample] = load_source(str(folder / "rows.csv"), task="counting").samples
+    return sample
+
+
+def test_earlier_turns_are_never_left_out(tmp_path: Path) -> None:
+    _, row = SHAPES["swift-query"]
+    assert read(tmp_path, {**row, "history": []}).samples[0].question == QUESTION
+    with pytest.raises(ValueError, match=naming("row 1", "history")):
+        _ = read(tmp_path, {**row, "history": [["Hello?", "Hello."]]}).samples[0]
 
 
 @pytest.mark.parametrize("name", ["trl", "verl", "swift", "swift-grpo"])

@@ -106,6 +106,9 @@ def test_damaged_shards(tmp_path: Path) -> None:
             load_source(str(path), task="counting")
     with pytest.raises(ValueError, match=naming("train-001.tar")):
         find_shards(str(tmp_path / "shards/train-{000..001}.tar"))
+    for endless in ("{000..99999999999999999999}", "{002..001}"):
+        with pytest.raises(ValueError, match=naming("shards", "range")):
+            find_shards(str(tmp_path / f"shards/train-{endless}.tar"))
 
 
 def test_members_that_are_no_files_are_passed_over(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -103,3 +104,11 @@ def test_packed_files(tmp_path: Path, name: str, end: str) -> None:
     for damaged in (packed[: len(packed) // 2], b"no packing at all"):
         with pytest.raises(ValueError, match=naming(tmp_path / (name + end))):
             load_source(write(tmp_path / (name + end), damaged), task="counting")
+
+
+def test_a_packed_file_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(LINES * 1000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3 * 1000 * len(LINES)))
+    with pytest.raises(ValueError, match=naming(path, 750 * len(LINES))):
+        load_source(str(path))

@@ -101,6 +101,7 @@ def test_results_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_what_was_not_measured_says_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a run every figure of the paper stands alone; no cell is empty, in the terminal and in the Markdown."""
+    assert main(["--out", str(tmp_path / "results.json")]) == 2, "a file of an evaluation"
     assert main(["--out", str(tmp_path / "table.md")]) == 0
     printed = capsys.readouterr().out
     lines = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| ")]

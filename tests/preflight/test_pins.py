@@ -75,10 +75,16 @@ class Mine(Gpg):
 """
 
 
-@pytest.mark.parametrize("changed", ["objective.py", "task.py", "rewards.py"])
+@pytest.mark.parametrize("changed", ["task.py", "rewards.py", "beside.py", "behind.py", "objective.py"])
 def test_the_user_s_own_code_is_pinned(tmp_path: Path, changed: str) -> None:
-    for name in ("task.py", "rewards.py"):
-        (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
+    codes = {
+        "task": "import os, beside",
+        "beside": "from behind import x",
+        "behind": "import beside",
+        "rewards": "x = 1",
+    }
+    for name, code in codes.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     (tmp_path / "objective.py").write_text(OBJECTIVE, encoding="utf-8")
     own = Recipe(
         rewards=RewardsConfig(functions=[f"{tmp_path}/rewards.py:f", f"{tmp_path}/rewards.py:g"]),
@@ -86,9 +92,22 @@ def test_the_user_s_own_code_is_pinned(tmp_path: Path, changed: str) -> None:
     )
     tasks = ["counting", f"{tmp_path}/task.py:Mine"]
     then = take_pins(own, tasks, None)
-    assert list(then) == ["code of objective.py", "code of rewards.py", "code of task.py"]
+    names = ("behind", "beside", "objective", "rewards", "task")
+    assert list(then) == [f"code of {name}.py" for name in names]
     check_pins(take_pins(own, tasks, None), then)
     check_pins(take_pins(own, tasks, None), {})
     (tmp_path / changed).write_text("x = 2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=naming(changed, "run.output_dir")):
         check_pins(take_pins(own, tasks, None), then)
+
+
+def test_the_rows_of_the_validation_are_pinned() -> None:
+    """A validation that is switched on, or whose images may be lost, goes on."""
+    plain = Recipe(model=ModelConfig(path="someone/model"))
+    then = take_pins(plain, [], None, ["2:rows:images:a", "2:rows:images:b"])
+    check_pins(take_pins(plain, [], None, ["2:rows::a", "2:rows:images:b"]), then)
+    check_pins(then, {})
+    check_pins({}, then)
+    for other in ("2:other:images:b", "2:rows:others:b"):
+        with pytest.raises(ValueError, match=naming("data.eval", 2, "run.output_dir")):
+            check_pins(take_pins(plain, [], None, ["2:rows:images:a", other]), then)

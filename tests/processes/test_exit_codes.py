@@ -21,6 +21,7 @@ from tests.support.messages import lines_naming
         (SystemExit(2), 2, ""),
         (ValueError("row \x1b[2J\u202e3"), 2, "name: row  [2J 3\n"),
         (SystemExit(None), 0, ""),
+        (SystemExit("not today"), 2, "name: not today\n"),
     ],
 )
 def test_exit_code(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:

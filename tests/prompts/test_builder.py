@@ -291,10 +291,11 @@ def test_a_prompt_is_rebuilt_as_it_was(place: str, load: LoadModel) -> None:
 def test_a_question_that_asks_for_the_other_place_is_noted_once(
     load: LoadModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sample = replace(make_sample(), id="row-7", question="How many? Put the number in \\boxed{}.")
+    sample = replace(make_sample(), id="row-7 \x1b[31m", question="How many? Put the number in \\boxed{}.")
     prompts = builder(load())
     for _ in range(2):
         prompts.build(sample)
     assert len(lines_naming(caplog.text, "row-7", "prompt.answer_in")) == 1
+    assert "\x1b" not in caplog.text
     builder(load(), answer_in="boxed").build(sample)
     assert len(lines_naming(caplog.text, "row-7", "prompt.answer_in")) == 1
