@@ -166,7 +166,9 @@ def _speeds() -> dict[str, Unit]:
         for time, duration in _TIMES.items():
             if duration:
                 speed = Unit("speed", rational(Fraction(way) / duration))
-                units |= {f"{name}{link}{time}": speed for name in (length, f"{length}s") for link in ("/", "per", "每")}
+                units |= {
+                    f"{name}{link}{time}": speed for name in (length, f"{length}s") for link in ("/", "per", "每")
+                }
     return units
 
 
