@@ -14,7 +14,7 @@ from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks.base import FORMAT_REQUEST, Task
 from gpg_vl.tasks.legacy.names import CLASSIFICATION
 from gpg_vl.verifiers.class_lists import name_reader
-from gpg_vl.verifiers.names import Name, NameReader, is_one_of, read_name
+from gpg_vl.verifiers.names import Name, NameReader, is_same_name, read_name
 from gpg_vl.verifiers.options import row_options
 
 
@@ -24,7 +24,8 @@ class _Row:
 
     sample: Sample
     read: NameReader
-    golds: tuple[Name, ...]  # by its words, and by its class
+    by_words: Name | None  # of the gold answer
+    by_class: Name | None
 
 
 class Classification(Task):
@@ -41,10 +42,12 @@ class Classification(Task):
         return self._row_of(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(is_one_of(answer, self._row_of(sample).golds))}
+        row = self._row_of(sample)
+        return {"correct": float(is_same_name(answer, row.by_words) or is_same_name(answer, row.by_class))}
 
     def check(self, sample: Sample) -> None:
-        if not self._row_of(sample).golds:
+        row = self._row_of(sample)
+        if row.by_words is None and row.by_class is None:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is not a name; write one such as rose or Boeing 737-200"
             )
@@ -59,10 +62,8 @@ class Classification(Task):
 
 def _prepare(sample: Sample, classes: tuple[str, ...]) -> _Row:
     """Answers are read with the list of classes, where there is one and the gold answer is in it."""
-    by_words = read_name(sample.answer)
     by_class = name_reader(classes)(sample.answer) if classes else None
-    golds = tuple(name for name in (by_words, by_class) if name is not None)
-    return _Row(sample, read_name if by_class is None else name_reader(classes), golds)
+    return _Row(sample, read_name if by_class is None else name_reader(classes), read_name(sample.answer), by_class)
 
 
 def _given_in(meta: Mapping[str, Any]) -> Any:

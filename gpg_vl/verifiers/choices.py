@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gpg_vl.verifiers.maths.same_values import TwoReadings, Value, same_value
 from gpg_vl.verifiers.maths.values import read_number
 from gpg_vl.verifiers.options import LETTERS, without_bold_letter
-from gpg_vl.verifiers.sentences import changes_value, readings
+from gpg_vl.verifiers.sentences import BARE, changes_value, readings
 from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
 
 MAX_CHARS = 512
@@ -32,6 +32,7 @@ _VERB = re.compile(
 )
 _NAMES_LETTER = re.compile(r"\b[B-HJ-Z]\b|[(\[]\s?[A-Za-z]\s?[)\]]|\b(?:option|choice|answer)\b", re.ASCII)
 _YES = re.compile(r"(yes)[,;]\s(?:it|he|she|they|there|this|that)\s(?:is|are|was|were|does|do|has|have)", re.IGNORECASE)
+_SPLIT = re.compile(r"[\s,;&]+")
 _EDGES = " .,;:!`*"
 
 
@@ -53,6 +54,8 @@ class _Table:
     texts: tuple[str, ...]
     spellings: tuple[Mapping[str, int], ...]
     folded: tuple[str, ...]
+    words: frozenset[str]
+    """Of all options; a last word that is none of them ends none."""
 
     def find(self, text: str) -> int | None:
         """The option whose text this is, in the strictest spelling that identifies one."""
@@ -114,8 +117,18 @@ def _read_alone(answer: str) -> str | None:
 
 
 def _read_among(table: _Table, answer: str) -> Chosen | None:
-    if len(answer) > MAX_CHARS:
-        return None
+    return None if len(answer) > MAX_CHARS or _is_other(table, answer) else _read_in_full(table, answer)
+
+
+def _is_other(table: _Table, answer: str) -> bool:
+    """Whether an answer of plain words ends in one that ends neither option nor letter nor number: it is no option."""
+    last = answer.rpartition(" ")[2].casefold()
+    if len(last) < 2 or last in table.words or BARE.fullmatch(answer) is None:
+        return False
+    return not any(_values_of(table.texts))
+
+
+def _read_in_full(table: _Table, answer: str) -> Chosen | None:
     for text in readings(answer, table.folded):
         chosen = _read_one(text, table)
         if chosen is not None:
@@ -196,7 +209,8 @@ def _tabulate(options: tuple[str, ...]) -> _Table:
     spelled = [[_spell(each) for each in texts], [_fold(each) for each in asked]]
     for spell in _SPELLINGS[2:]:
         spelled.append([spell(each) for each in spelled[-1]])
-    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]))
+    words = frozenset(["and", *(word for each in spelled[1] for word in _SPLIT.split(each))])
+    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]), words)
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:

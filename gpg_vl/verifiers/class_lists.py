@@ -60,6 +60,10 @@ class _ClassList:
     by_text: Mapping[str, Name]
     """What the class is read as where the answer is its plain text, letter by letter."""
     names: frozenset[str]
+    last_words: frozenset[str]
+    """Words that an answer may end in: those of classes, and kinds."""
+    has_variants: bool
+    """Whether it may end in a number that is no word of a class."""
     by_rarest_word: Mapping[str, tuple[_Class, ...]]
 
 
@@ -107,7 +111,8 @@ def _read_one(text: str, listed: _ClassList) -> _Class | None:
     whole = listed.by_spelling.get("".join(said)) or listed.by_spelling.get("".join(words))
     if whole is not None:
         return whole
-    if changes_value(text):
+    may_end = words and (words[-1] in listed.last_words or (listed.has_variants and words[-1].isdigit()))
+    if not may_end or changes_value(text):
         return None
     named = _largest(_named(words, listed))
     if len(named) != 1:
@@ -200,10 +205,13 @@ def _may_have_variant(name: tuple[str, ...], variant: str, listed: _ClassList, i
     Args:
         is_joined: a hyphen joins it to the name, so that it is no year
     """
-    numbers = [word for word in name if word.isdigit()]
-    if name[-1:] != tuple(numbers) or "".join((*name[:-1], variant)) in listed.by_spelling:
+    if not _ends_in_its_number(name) or "".join((*name[:-1], variant)) in listed.by_spelling:
         return False
     return (YEAR.fullmatch(variant) is not None and not is_joined) or was_built(name, variant)
+
+
+def _ends_in_its_number(name: tuple[str, ...]) -> bool:
+    return name[-1:] == tuple([word for word in name if word.isdigit()])
 
 
 def _tabulate(classes: tuple[str, ...]) -> _ClassList:
@@ -226,7 +234,10 @@ def _tabulate(classes: tuple[str, ...]) -> _ClassList:
             codes[joined] = None if joined in codes else each
     by_text = {each.name: as_name(each.words) for each in listed if by_spelling["".join(each.words)] is each}
     plain = {text: name for text, name in by_text.items() if _is_plain(text)}
-    return _ClassList({**codes, **by_spelling}, plain, frozenset(classes), _by_rarest_word(listed))
+    last_words = _KINDS.union(*(each.distinct for each in listed))
+    has_variants = any(_ends_in_its_number(each.words) for each in listed)
+    spellings = {**codes, **by_spelling}
+    return _ClassList(spellings, plain, frozenset(classes), last_words, has_variants, _by_rarest_word(listed))
 
 
 def _is_plain(text: str) -> bool:

@@ -73,13 +73,6 @@ def is_same_name(answer: Name | None, gold: Name | None) -> bool:
     return has_its_words and answer.words == gold.words
 
 
-def is_one_of(answer: Name, golds: Sequence[Name]) -> bool:
-    for gold in golds:  # noqa: SIM110  a loop, for speed
-        if is_same_name(answer, gold):
-            return True
-    return False
-
-
 def as_name(words: tuple[str, ...], is_several: bool = False) -> Name:
     return Name("".join(words), words, is_several)
 

@@ -219,9 +219,13 @@ OPTIONS = [
     st.text("ABab(). ", max_size=4),
 )
 def test_a_letter_and_an_options_text_are_read_sooner_as_the_same(options: list[str], other: str) -> None:
-    """Mutations that must fail: letters count where an option is one, texts that two options share, texts in marks."""
+    """Mutations that must fail: letters count where an option is one, texts that two options share, texts in marks; a
+    number ends no option; the letter of "option b" ends none.
+    """
     table = choices._tabulate(tuple(options))
     plain = choices._plain_answers(table)
+    for answer in [other, *options, *(f"{first} {second}" for first in options for second in (*options, other))]:
+        assert not choices._is_other(table, answer) or choices._read_in_full(table, answer) is None
     letters = [form.format(letter) for letter in "ABCDEFabcdef" for form in ("{}", "({})", "{}.")]
     for answer in [*letters, *options, other]:
         assert plain.get(answer) in (None, choices._read_among(table, answer))

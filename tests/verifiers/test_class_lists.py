@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers import class_lists
 from gpg_vl.verifiers.class_lists import name_reader
-from gpg_vl.verifiers.names import is_same_name, read_name
+from gpg_vl.verifiers.names import is_same_name, read_name, words_of
 from tests.support.class_names import CLASS_FILES, NEARLY_PLAIN, read_classes
 
 FLOWERS = ("rose", "lenten rose", "desert-rose", "pink primrose", "mallow", "tree mallow", "sweet pea", "colts foot")
@@ -224,3 +226,16 @@ def test_a_class_in_its_own_words_is_read_sooner_as_the_same(classes: list[str],
 def test_nearly_every_published_class_is_read_at_once(file: str) -> None:
     classes = tuple(read_classes(file))
     assert len(class_lists._tabulate(classes).by_text) > 0.9 * CLASS_FILES[file]
+
+
+@given(
+    st.lists(NEARLY_PLAIN, min_size=1, max_size=4), NEARLY_PLAIN, st.sampled_from(["", " flower", " 737", "-300", " x"])
+)
+@settings(max_examples=150)
+def test_an_answer_that_ends_in_another_word_names_no_class(classes: list[str], name: str, last: str) -> None:
+    """Mutations that must fail: kinds, or the numbers of variants, are no words that an answer may end in."""
+    listed = class_lists._tabulate(tuple(classes))
+    answer = name + last
+    any_end = replace(listed, last_words=frozenset(words_of(answer)), has_variants=True)
+    assert class_lists._read_in(listed, answer) == class_lists._read_in(any_end, answer)
+    assert name_reader(("rose", "A320"))("rose flower") and name_reader(("rose", "A320"))("A320-200")
