@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+FAMILY ?= qwen2_vl
 
 # The tests need no network. Each of the two workers gets one thread.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -11,12 +12,14 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check clean
+.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
+	@echo "FAMILY=smolvlm make quickstart   the same with a model of another family"
 	@echo "make test         run the tests"
 	@echo "make test-slow    the demo on three seeds and a control, docs/add-a-task.md as written, large sets (about 40 minutes)"
+	@echo "make test-families   every model family in depth: attention, checkpointing, LoRA, two ranks (about 20 minutes)"
 	@echo "make test-faults  kills, signals, full disks, damaged files and failing ranks (docs/reliability.md)"
 	@echo "make test-faults-ci   the fault tests that every commit has to pass"
 	@echo "make smoke-reproduce   the paper's experiments end to end, on tiny models and rows in the published formats"
@@ -30,13 +33,16 @@ help:
 
 # Waiting threads sleep: on a busy machine the demo then takes longer, but not many times longer.
 quickstart: .venv/.installed
-	OMP_WAIT_POLICY=passive .venv/bin/python scripts/quickstart.py
+	OMP_WAIT_POLICY=passive .venv/bin/python scripts/quickstart.py --family $(FAMILY)
 
 test: .venv/.installed
 	$(TEST_ENV) .venv/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 test-slow: .venv/.installed
 	OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -m slow -s --timeout 3600
+
+test-families: .venv/.installed
+	$(TEST_ENV) .venv/bin/python -m pytest -m families $(PYTEST_ARGS)
 
 test-faults: .venv/.installed
 	$(TEST_ENV) .venv/bin/python -m pytest -m faults --durations 0 $(PYTEST_ARGS)

@@ -28,6 +28,7 @@ HOME = Path("runs/quickstart")
 RECIPES = Path(__file__).parent / "recipes"
 TASKS = ("counting", "geometry", "grounding")
 SPLITS = {"test": (256, 1), "validation": (96, 2), "train": (4000, 3)}  # rows and seed of each
+DEFAULT_FAMILY = "qwen2_vl"
 MARKER = ".quickstart"  # marks a folder that may be replaced
 SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the model, the prompts and the samples (default 0)"
     )
+    parser.add_argument("--family", default=DEFAULT_FAMILY, help=f"family of the model (default {DEFAULT_FAMILY})")
     parser.add_argument("--out", type=Path, default=HOME, help=f"output folder (default {HOME})")
     options = parser.parse_args(argv)
     if not make_folder(options.out):
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     start = time.perf_counter()
     draw_data(options.out / "data")
-    train_model(options.out, options.seed)
+    train_model(options.out, options.seed, options.family)
     summary = summarise(options.out, time.perf_counter() - start)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     show(summary, options.out)
@@ -75,9 +77,9 @@ def draw_data(folder: Path) -> None:
                 held_out.append(path)
 
 
-def train_model(out: Path, seed: int) -> None:
+def train_model(out: Path, seed: int, family: str) -> None:
     """Tiny model, warm start, evaluation, GPG, evaluation."""
-    run("gpg-vl", cli.main, ["tiny-model", out / "tiny-model", "--seed", seed])
+    run("gpg-vl", cli.main, ["tiny-model", out / "tiny-model", "--family", family, "--seed", seed])
     for recipe, name, state in (
         ("quickstart-warmup.yaml", "warm-start", "before"),
         ("quickstart.yaml", "gpg", "after"),

@@ -6,21 +6,35 @@ A new family is one line in ``FAMILIES``, plus a file of its own if its processo
 from __future__ import annotations
 
 from transformers import (
+    Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VForConditionalGeneration,
+    Idefics3ForConditionalGeneration,
+    InternVLForConditionalGeneration,
     Lfm2VlForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
     MiniCPMV4_6ForConditionalGeneration,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3_5ForConditionalGeneration,
     Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeForConditionalGeneration,
+    SmolVLMForConditionalGeneration,
 )
 
 from gpg_vl.models.base import Family
+from gpg_vl.models.glm4v import Glm4vAdapter
+from gpg_vl.models.internvl import InternVLAdapter
 from gpg_vl.models.lfm2_vl import Lfm2VLAdapter
+from gpg_vl.models.llava_onevision import LlavaOnevisionAdapter
 from gpg_vl.models.minicpm_v import MiniCPMVAdapter
+from gpg_vl.models.mistral3 import Mistral3Adapter
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.smolvlm import SmolVLMAdapter
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
@@ -30,4 +44,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe": Family(Qwen35Adapter, Qwen3_5MoeForConditionalGeneration, "grid_1000"),
     "lfm2_vl": Family(Lfm2VLAdapter, Lfm2VlForConditionalGeneration, None),
     "minicpmv4_6": Family(MiniCPMVAdapter, MiniCPMV4_6ForConditionalGeneration, "grid_1000"),
+    "qwen3_vl_moe": Family(Qwen3VLAdapter, Qwen3VLMoeForConditionalGeneration, "grid_1000"),
+    "internvl": Family(InternVLAdapter, InternVLForConditionalGeneration, "grid_1000"),
+    "smolvlm": Family(SmolVLMAdapter, SmolVLMForConditionalGeneration, None),
+    "idefics3": Family(SmolVLMAdapter, Idefics3ForConditionalGeneration, None),
+    "glm4v": Family(Glm4vAdapter, Glm4vForConditionalGeneration, "grid_1000"),
+    "glm4v_moe": Family(Glm4vAdapter, Glm4vMoeForConditionalGeneration, "grid_1000"),
+    "glm46v": Family(Glm4vAdapter, Glm46VForConditionalGeneration, "grid_1000"),
+    "mistral3": Family(Mistral3Adapter, Mistral3ForConditionalGeneration, None),
+    "llava_onevision": Family(LlavaOnevisionAdapter, LlavaOnevisionForConditionalGeneration, None),
 }

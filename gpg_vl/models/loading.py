@@ -100,12 +100,14 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """The processor of the model's family with the files in ``path``.
 
     Raises:
-        ValueError: the folder has no complete processor
+        ValueError: the folder has no complete processor, or the processor needs a package that is not installed
     """
     check_names(path)
     try:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
         return processor_class.from_pretrained(path, **AS_DATA)
+    except ImportError as error:
+        raise ValueError(f"model.path: the processor of {path} lacks a package: {first_line(error)}") from error
     except Exception as error:
         reason = first_line(error)
         raise ValueError(

@@ -83,9 +83,12 @@ class QwenVLAdapter(BaseAdapter):
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's pixel limits, which the kit applies itself."""
-        limits = {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_pixels}
-        self.processor.image_processor.size = limits
+        self.processor.image_processor.size = self._saved_limits()
         super().save(folder)
+
+    def _saved_limits(self) -> dict[str, int]:
+        """The run's limits in the processor's own words."""
+        return {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_pixels}
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))

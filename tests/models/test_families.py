@@ -6,18 +6,21 @@ What is slow runs with ``make test-families``: the fast tests here take a few se
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
 from gpg_vl.models.families import FAMILIES
-from gpg_vl.models.tiny import TINY_FAMILIES
+from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.packing import PackedRow, split_into_rows
+from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import whole
-from tests.support.families import CASES, TOKEN_TYPES, Bench, gradients, make_bench, worst_gradient
+from tests.support.families import CASES, TOKEN_TYPES, Bench, make_bench, reload, with_lora, worst_gradient
+from tests.support.rank_runs import measure_gradients
 
 MANY = 10**6
 NUM_NEW = 10
@@ -25,11 +28,17 @@ NUM_NEW = 10
 
 @pytest.fixture(scope="module", params=CASES)
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(request.param, CASES[request.param], tmp_path_factory.mktemp(request.param))
+    case = CASES[request.param]
+    if case.needs is not None:
+        pytest.importorskip(case.needs)
+    return make_bench(request.param, case, tmp_path_factory.mktemp(request.param))
 
 
 def test_every_family_is_tested_and_has_a_tiny_model() -> None:
     assert FAMILIES.keys() == CASES.keys() == TINY_FAMILIES.keys()
+
+
+# --- fast ---
 
 
 def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
@@ -49,10 +58,8 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
 
 def test_packed_rows_are_plain_ones(bench: Bench) -> None:
     assert bench.difference() < bench.case.tolerance
-    found = gradients(bench.adapter.model, bench.packed(), bench.coefficients)
-    error, name = worst_gradient(found, bench.plain_gradients)
+    error, name = worst_gradient(bench.packed_gradients(), bench.plain_gradients)
     assert error < bench.case.tolerance, name
-    assert check_packing(bench.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
 
 
 def test_split_groups_are_plain_ones(bench: Bench) -> None:
@@ -62,30 +69,23 @@ def test_split_groups_are_plain_ones(bench: Bench) -> None:
     assert bench.difference(rows) < bench.case.tolerance
 
 
-def with_features(bench: Bench) -> list[PackedRow]:
-    """Rows whose images were encoded before, as those of a frozen tower are in the rollout."""
-    return [
-        row if row.encoded.vision is None else replace(row, features=bench.adapter.encode_images(row.encoded.vision))
-        for row in whole(*bench.groups)
-    ]
+@torch.no_grad()
+def test_features_stand_for_their_images(bench: Bench) -> None:
+    rows = bench.with_features()
+    assert bench.difference(rows) < bench.case.tolerance
+    features = rows[1].features
+    assert features is not None
+    moved = replace(features, levels=tuple(level.roll(1, 0) for level in features.levels))
+    assert bench.difference([rows[0], replace(rows[1], features=moved), *rows[2:]]) > 1e-3
 
 
 @torch.no_grad()
-def test_features_stand_for_their_images(bench: Bench) -> None:
-    rows = with_features(bench)
-    assert bench.difference(rows) < bench.case.tolerance
-    one, other = rows[1].features, rows[3].features
-    assert one is not None and other is not None
-    cut = [level.roll(1, 0) for level in one.levels]
-    assert bench.difference([rows[0], replace(rows[1], features=replace(one, levels=tuple(cut))), *rows[2:]]) > 1e-3
-
-
 def test_mutations_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = bench.with_features()
     for name, mutation in bench.case.mutations.items():
         with monkeypatch.context() as patch:
             mutation(patch)
-            worst = max(bench.difference(), bench.difference(with_features(bench)))
-            assert worst > 1e-3, name
+            assert max(bench.difference(), bench.difference(features)) > 1e-3, name
 
 
 def test_greedy_rollout_is_that_of_generate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +94,7 @@ def test_greedy_rollout_is_that_of_generate(bench: Bench, monkeypatch: pytest.Mo
     ends = [bench.adapter.end_token_ids[0], endless[0][3], endless[1][6]]
     monkeypatch.setattr(bench.adapter.model.generation_config, "eos_token_id", ends)
     expected = [up_to_end(tokens, ends) for tokens in endless]
-    rolled = HfEngine(bench.adapter, MANY).generate(
-        bench.prompts, 2, Sampling(NUM_NEW, 0.0), [(n,) for n in range(len(bench.prompts))]
-    )
+    rolled = HfEngine(bench.adapter, MANY).generate(bench.prompts, 2, Sampling(NUM_NEW, 0.0), seeds(bench))
     assert [[c.token_ids for c in group.completions] for group in rolled] == [[tokens] * 2 for tokens in expected]
     assert len({len(tokens) for tokens in expected}) > 1
 
@@ -104,3 +102,86 @@ def test_greedy_rollout_is_that_of_generate(bench: Bench, monkeypatch: pytest.Mo
 def up_to_end(tokens: list[int], ends: list[int]) -> tuple[int, ...]:
     last = next((n for n, token in enumerate(tokens) if token in ends), len(tokens) - 1)
     return tuple(tokens[: last + 1])
+
+
+def seeds(bench: Bench) -> list[tuple[object, ...]]:
+    return [(n,) for n in range(len(bench.prompts))]
+
+
+# --- slow ---
+
+
+@pytest.mark.families
+def test_every_attention_is_exact(bench: Bench) -> None:
+    for attention in bench.case.attentions:
+        other = reload(bench, attention=attention)
+        assert check_packing(other.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
+        error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
+        assert error < bench.case.tolerance, (attention, name)
+
+
+@pytest.mark.families
+def test_gradient_checkpointing_changes_nothing(bench: Bench) -> None:
+    other = reload(bench, gradient_checkpointing=True)
+    other.adapter.model.train()
+    error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
+    assert error < bench.case.tolerance, name
+
+
+@pytest.mark.families
+def test_a_frozen_tower_runs_in_the_rollout_alone(bench: Bench) -> None:
+    other = reload(bench, freeze=["vision", "projector"])
+    rolled = HfEngine(other.adapter, MANY).generate(bench.prompts, 2, Sampling(2, 1.0), seeds(bench))
+    rows = [replace(row, features=each.features) for row, each in zip(whole(*bench.groups), rolled, strict=True)]
+    expected = {name: g for name, g in bench.plain_gradients.items() if other.adapter.part_of(name) == "text"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other.adapter, "encode_images", None)
+        error, name = worst_gradient(other.packed_gradients(rows), expected)
+    assert error < bench.case.tolerance, name
+
+
+@pytest.mark.families
+def test_lora_is_read_by_transformers(bench: Bench, tmp_path: Path) -> None:
+    adapted = with_lora(bench, tmp_path)
+    assert adapted.difference() < bench.case.tolerance
+    error, name = worst_gradient(adapted.packed_gradients(), adapted.plain_gradients)
+    assert error < bench.case.tolerance, name
+    assert float((adapted.plain - bench.plain).abs().max()) > 1e-3
+    assert {adapted.adapter.part_of(name) for name, _ in adapted.adapter.trainable_parameters()} == {"text", "vision"}
+
+
+@pytest.mark.families
+def test_kept_log_probs_are_those_of_plain_rows(bench: Bench) -> None:
+    rolled = HfEngine(bench.adapter, MANY).generate(bench.prompts, 2, Sampling(6, 1.0), seeds(bench), True)  # noqa: FBT003
+    for group in rolled:
+        for completion in group.completions:
+            expected = bench.plain_log_probs(group.prompt, completion)
+            assert torch.allclose(torch.tensor(completion.log_probs), expected, atol=bench.case.tolerance)
+
+
+@pytest.mark.families
+@torch.no_grad()
+def test_a_model_that_wants_to_draw_writes_no_vision_token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 tokens of a model whose head prefers the banned tokens by far."""
+    biased = reload(bench).adapter
+    banned = list(biased.banned_token_ids)
+    biased.head_weight[banned] *= 20
+    monkeypatch.setattr(biased.model.generation_config, "eos_token_id", [10**9])  # no row ends
+    wanted = [biased.run_plain(prompt.encoded, ())[-1] @ biased.head_weight.T for prompt in bench.prompts]
+    assert any(int(logits.argmax()) in banned for logits in wanted)
+    rolled = HfEngine(biased, MANY).generate(bench.prompts, 25, Sampling(100, 1.0), seeds(bench))
+    tokens = [token for group in rolled for completion in group.completions for token in completion.token_ids]
+    assert len(tokens) == 10_000
+    assert not set(tokens) & set(banned)
+
+
+@pytest.mark.families
+@pytest.mark.timeout(1800)
+def test_gradient_of_two_ranks_is_that_of_plain_rows(tmp_path: Path) -> None:
+    """Several deals of groups to the ranks, one without images, one without groups, one of split groups."""
+    families = [name for name, case in CASES.items() if case.needs is None or find_spec(case.needs)]
+    folders = [write_tiny_model(tmp_path / name, name, seed=1) for name in families]
+    right = [row for row in measure_gradients("zero0", folders, seconds=1700) if not row["mutation"]]
+    assert {row["model"] for row in right} == set(families)
+    for row in right:
+        assert max(row["errors"]) < CASES[row["model"]].tolerance, row

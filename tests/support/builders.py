@@ -60,9 +60,10 @@ def make_prompt(adapter: BaseAdapter, sample: Sample) -> Prompt:
 def random_completions(adapter: BaseAdapter, lengths: Sequence[int], seed: int = 0) -> tuple[Completion, ...]:
     """Completions of given lengths from tokens that may be sampled; every other one ends in an end token."""
     generator = torch.Generator().manual_seed(seed)
+    allowed = [token for token in range(8, 300) if token not in adapter.banned_token_ids]
     completions = []
     for number, length in enumerate(lengths):
-        tokens = torch.randint(8, 300, (length,), generator=generator).tolist()
+        tokens = [allowed[i] for i in torch.randint(len(allowed), (length,), generator=generator).tolist()]
         if number % 2 == 0:
             tokens[-1] = adapter.end_token_ids[0]
         completions.append(Completion(tuple(tokens), adapter.decode(tokens), number % 2 == 0))

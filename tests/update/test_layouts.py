@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gpg_vl.models.tiny import write_tiny_model
-
-TESTS = Path(__file__).parents[1]
-SECONDS = 280  # of a start that takes 30, on a busy machine
+from tests.support.rank_runs import SECONDS, measure_gradients
 
 
 @pytest.fixture(scope="session")
@@ -23,25 +16,6 @@ def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     untied = tmp_path_factory.mktemp("untied") / "untied"
     write_tiny_model(untied, family="qwen2_5_vl", seed=1, tie_word_embeddings=False)
     return [model_folders["qwen2_vl"], untied]
-
-
-def measure_gradients(deepspeed: str, folders: list[Path]) -> list[dict[str, Any]]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TESTS.parent),
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-    }
-    if deepspeed == "zero0":
-        environment["ACCELERATE_USE_CPU"] = "true"
-    else:
-        environment["ACCELERATE_USE_DEEPSPEED"] = "true"
-        environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(TESTS.parent / f"scripts/deepspeed/{deepspeed}.json")
-    command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2"]
-    command += [str(TESTS / "support/rank_gradients.py"), *map(str, folders)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.timeout(SECONDS + 20)

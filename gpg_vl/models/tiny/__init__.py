@@ -7,18 +7,28 @@ million parameters. Nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
+from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.tiny.family import TinyFamily
+from gpg_vl.models.tiny.patched import PATCHED_FAMILIES
 from gpg_vl.models.tiny.qwen import QWEN_FAMILIES
 from gpg_vl.models.tiny.qwen3_5 import QWEN3_5_FAMILIES
 from gpg_vl.models.tiny.sliced import SLICED_FAMILIES
+from gpg_vl.models.tiny.tiled import TILED_FAMILIES
 from gpg_vl.models.tiny.tokenizer import DEMO_TEXT, SPECIAL_TOKENS, TAG_TOKENS, build_tokenizer
 
 __all__ = [
@@ -37,7 +47,13 @@ Family = str
 """The ``model_type`` of a model's config."""
 DEFAULT_FAMILY: Family = "qwen2_vl"
 
-TINY_FAMILIES: dict[Family, TinyFamily] = {**QWEN_FAMILIES, **QWEN3_5_FAMILIES, **SLICED_FAMILIES}
+TINY_FAMILIES: dict[Family, TinyFamily] = {
+    **QWEN_FAMILIES,
+    **QWEN3_5_FAMILIES,
+    **TILED_FAMILIES,
+    **PATCHED_FAMILIES,
+    **SLICED_FAMILIES,
+}
 
 
 def write_tiny_model(
@@ -59,7 +75,8 @@ def write_tiny_model(
         max_position_embeddings: context length in tokens
 
     Raises:
-        ValueError: there are no tiny models of the family, or the folder cannot be created
+        ValueError: there are no tiny models of the family, its processor needs a package that is not installed, or the
+            folder cannot be created
     """
     if family not in TINY_FAMILIES:
         raise ValueError(f"{family!r} is not a family of tiny models; the families are {sorted(TINY_FAMILIES)}")
@@ -68,8 +85,7 @@ def write_tiny_model(
     tokenizer = maker.tokenizer(text, max_position_embeddings)
     config = maker.config(tokenizer)
     config.tie_word_embeddings = tie_word_embeddings
-    processor: ProcessorMixin = maker.processor(tokenizer)
-    processor.save_pretrained(folder)
+    _build_processor(maker, tokenizer).save_pretrained(folder)
     model = _build_model(maker.model, config, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
@@ -86,8 +102,15 @@ def _make_folder(folder: str | PathLike[str]) -> Path:
     return path
 
 
-def _build_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+def _build_processor(maker: TinyFamily, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
+    try:
+        return maker.processor(tokenizer)
+    except ImportError as error:
+        raise ValueError(first_line(error)) from error
+
+
+def _build_model(build: Callable[[Any], PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = build(config)
     return model.float()  # type: ignore[no-any-return]

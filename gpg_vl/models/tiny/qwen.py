@@ -17,6 +17,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -118,6 +120,11 @@ def _qwen3_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     return Qwen3VLConfig(**newer_config(tokenizer, {}, {"deepstack_visual_indexes": [0, 1]}))
 
 
+def _qwen3_moe_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLMoeConfig:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+    return Qwen3VLMoeConfig(**newer_config(tokenizer, experts, {"deepstack_visual_indexes": [0, 1]}))
+
+
 QWEN_FAMILIES = {
     "qwen2_vl": TinyFamily(
         Qwen2VLForConditionalGeneration, _qwen2_config, lambda tokenizer: _old_processor(Qwen2VLProcessor, tokenizer)
@@ -128,4 +135,5 @@ QWEN_FAMILIES = {
         lambda tokenizer: _old_processor(Qwen2_5_VLProcessor, tokenizer),
     ),
     "qwen3_vl": TinyFamily(Qwen3VLForConditionalGeneration, _qwen3_config, patches_of_16),
+    "qwen3_vl_moe": TinyFamily(Qwen3VLMoeForConditionalGeneration, _qwen3_moe_config, patches_of_16),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 class LlavaOnevisionAdapter(BaseAdapter):
     image_token = "<image>"
     vision_tokens = ("<video>",)
+    has_tiles = True
     part_prefixes = (
         ("model.vision_tower.", "vision"),
         ("model.multi_modal_projector.", "projector"),
@@ -27,21 +28,27 @@ class LlavaOnevisionAdapter(BaseAdapter):
         "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
     }
 
+    def __init__(self, *args: Any) -> None:
+        """Takes the grids of more tiles than the recipe allows out of the processor's choice and the model's."""
+        super().__init__(*args)
+        tile = min(self.processor.image_processor.size[side] for side in ("height", "width"))
+        most = self.config.max_tiles or max(1, self.config.max_pixels // tile**2)
+        grids = self.processor.image_processor.image_grid_pinpoints
+        kept = [grid for grid in grids if grid[0] * grid[1] <= most * tile**2] or [[tile, tile]]
+        self.processor.image_processor.image_grid_pinpoints = self.model.config.image_grid_pinpoints = kept
+
     # --- reading ---
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
-        """The image within the pixel limits; smaller still where that alone takes it below ``max_tokens``."""
-        floor = self.config.min_pixels
-        pixels = min(max(width * height, floor), self.config.max_pixels)
+        """The image as it is; smaller where that takes it below ``max_tokens``, but not below model.min_pixels."""
+        pixels = width * height
         while True:
             scale = (pixels / (width * height)) ** 0.5
             view = ImageView(width, height, max(1, round(width * scale)), max(1, round(height * scale)), self.frame)
-            if max_tokens is None or pixels <= floor or sum(self.count_image_tokens([view])) <= max_tokens:
+            too_small = pixels <= self.config.min_pixels
+            if max_tokens is None or too_small or sum(self.count_image_tokens([view])) <= max_tokens:
                 return view
-            pixels = max(floor, int(pixels * 0.9))
-
-    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
-        return [self.image_token * count for count in self.count_image_tokens(views)]
+            pixels = max(self.config.min_pixels, int(pixels * 0.9))
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         if len(views) > 1:
@@ -49,9 +56,12 @@ class LlavaOnevisionAdapter(BaseAdapter):
         sizes = [(view.model_height, view.model_width) for view in views]
         return list(self.processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
 
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        return [self.image_token * count for count in self.count_image_tokens(views)]
+
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]."""
-        sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
+        sized = [_resized(image, view) for image, view in zip(images, views, strict=True)]
         tensors = dict(self.processor.image_processor(images=[sized], return_tensors="pt"))
         num_tiles = tensors["pixel_values"].shape[:2].numel()
         num_tokens = sum(self.count_image_tokens(views))
@@ -66,6 +76,11 @@ class LlavaOnevisionAdapter(BaseAdapter):
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
+
+
+def _resized(image: Image, view: ImageView) -> Image:
+    size = (view.model_width, view.model_height)
+    return image if image.size == size else image.resize(size)
 
 
 def _with_tiles(vision: VisionInputs, num: int) -> VisionInputs:

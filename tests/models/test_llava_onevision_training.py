@@ -1,4 +1,4 @@
-"""A family of a file of its own trains: whole runs, whose checkpoints transformers reads."""
+"""A family without M-RoPE trains: whole runs, whose checkpoints transformers reads."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, LlavaOnevisionForConditionalGeneration
 
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
+from gpg_vl.models.llava_onevision import LlavaOnevisionAdapter
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.recipes import load_recipe
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
-from tests.support.llava_onevision import FAMILY, LLAVA_LIMITS
-from tests.support.llava_onevision_adapter import LlavaOnevisionAdapter
 
 LoadModel = Callable[..., LlavaOnevisionAdapter]
 
@@ -37,7 +36,7 @@ def run_two_steps(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     def run(model: dict[str, object], objective: dict[str, object]) -> Path:
         recipe: dict[str, object] = {
-            "model": {"path": str(llava_folder), **LLAVA_LIMITS, **model},
+            "model": {"path": str(llava_folder), "dtype": "float32", "max_tiles": 4, **model},
             "task": "counting",
             "data": {"train": ["rows.parquet"], "eval": ["rows.parquet"]},
             "rewards": {"functions": ["own.py:length"]},
@@ -64,7 +63,7 @@ def test_two_steps_leave_a_model_of_transformers(
     checkpoint = run_two_steps({"freeze": freeze}, {})
     model, loading = AutoModelForImageTextToText.from_pretrained(checkpoint, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
-    assert type(model) is FAMILY.model
+    assert type(model) is LlavaOnevisionForConditionalGeneration
     start = load_llava()
     before = start.model.state_dict()
     moved = {start.part_of(name) for name, w in model.state_dict().items() if not torch.equal(w, before[name])}

@@ -1,0 +1,89 @@
+"""SmolVLM2 and Idefics3: an image is enlarged to whole tiles along its longer side and cut into rows of tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isqrt
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Image
+
+from gpg_vl.models.tiled import TiledAdapter
+from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+
+_MOST_SIDES = range(1, 7)
+
+
+class SmolVLMAdapter(TiledAdapter):
+    image_token = "<image>"
+    vision_tokens = (
+        "<fake_token_around_image>",
+        "<global-img>",
+        "<video>",
+        *(f"<row_{row}_col_{column}>" for row in _MOST_SIDES for column in _MOST_SIDES),
+    )
+    part_prefixes = (("model.vision_model.", "vision"), ("model.connector.", "projector"))
+    lora_layers: ClassVar[Mapping[str, str]] = {
+        "text": r"model\.text_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
+        "vision": r"model\.vision_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    }
+
+    # --- reading ---
+
+    @property
+    def tile_size(self) -> int:
+        return int(self.processor.image_processor.max_image_size["longest_edge"])
+
+    @property
+    def tokens_per_tile(self) -> int:
+        return int(self.processor.image_seq_len)
+
+    def _tiles_along(self, most: int) -> int:
+        """Tiles along the longer side of every image: a square image then has at most ``most``."""
+        own = self.processor.image_processor.size["longest_edge"] // self.tile_size
+        return int(max(1, min(own, isqrt(most))))
+
+    def _longest_edge(self, tiles: int) -> dict[str, int]:
+        return {"longest_edge": tiles * self.tile_size}
+
+    def grid(self, width: int, height: int, most: int) -> tuple[int, int]:
+        size = self._longest_edge(self._tiles_along(most))
+        _, rows, columns = self.processor.image_processor.get_number_of_image_patches(height, width, {"size": size})
+        return max(1, columns), max(1, rows)
+
+    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
+        """An image of a single tile has no rows and no columns."""
+        grids = [self._columns_and_rows(view) for view in views]
+        columns, rows = zip(*((0, 0) if grid == (1, 1) else grid for grid in grids), strict=True) if grids else ((), ())
+        tiles = {"rows": [rows], "cols": [columns]}
+        return [self.processor.replace_image_token(tiles, index) for index in range(len(views))]
+
+    def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
+        """``pixel_values`` [1, tiles, 3, side, side], ``pixel_attention_mask`` [1, tiles, side, side]."""
+        parts = []
+        for image, view in zip(images, views, strict=True):
+            size = self._longest_edge(max(self._columns_and_rows(view)))
+            parts.append(self.processor.image_processor(images=[[image]], size=size, return_tensors="pt"))
+        names = ("pixel_values", "pixel_attention_mask")
+        return self._vision_inputs({name: torch.cat([part[name] for part in parts], dim=1) for name in names}, views)
+
+    # --- running and saving ---
+
+    def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
+        """All tiles of all prompts in one list."""
+        tensors = {name: torch.cat([part.tensors[name] for part in parts], dim=1) for name in parts[0].tensors}
+        return VisionInputs(tensors, sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts))
+
+    @property
+    def _text_model(self) -> Any:
+        return self.model.model.text_model
+
+    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
+        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))
+
+    def save(self, folder: Path) -> None:
+        """See ``Adapter.save``: with the run's limit, which the kit applies itself."""
+        self.processor.image_processor.size = self._longest_edge(self._tiles_along(self._most_tiles()))
+        super().save(folder)
