@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from transformers import (
     Lfm2VlConfig,
@@ -94,7 +95,7 @@ def _minicpm_config(tokenizer: PreTrainedTokenizerFast) -> MiniCPMV4_6Config:
 
 
 def _minicpm_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
-    size = {"scale_resolution": 112, "patch_size": 14}
+    size: dict[str, Any] = {"scale_resolution": 112, "patch_size": 14}
     images, videos = MiniCPMV4_6ImageProcessor(**size), MiniCPMV4_6VideoProcessor(**size)
     return MiniCPMV4_6Processor(images, videos, tokenizer, chat_template=str(tokenizer.chat_template))
 
