@@ -51,13 +51,16 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         for tokens in range(most, 0, -1):
             yield _limit(min(least, tokens), tokens, max_tiles=own.max_tiles, do_image_splitting=False)
 
-    def _layout(self, width: int, height: int, limits: Limits) -> Layout:
+    def _layout(self, width: int, height: int, limits: Limits) -> Layout | None:
         own = self.processor.image_processor
         units = {"downsample_factor": own.downsample_factor, "encoder_patch_size": own.encoder_patch_size}
         most = limits["max_image_tokens"]
         whole = own.smart_resize(
             height, width, min_image_tokens=limits["min_image_tokens"], max_image_tokens=most, **units
         )
+        side = own.downsample_factor * own.encoder_patch_size
+        if whole[0] * whole[1] > most * side**2:
+            return None  # one token high or wide, and still too long
         is_large = own._is_image_too_large(
             height, width, max_image_tokens=most, max_pixels_tolerance=own.max_pixels_tolerance, **units
         )

@@ -45,8 +45,8 @@ class SlicedAdapter(BaseAdapter):
         """From the finest that the recipe allows to the coarsest."""
 
     @abstractmethod
-    def _layout(self, width: int, height: int, limits: Limits) -> Layout:
-        """What the image processor does to a ``width`` x ``height`` image."""
+    def _layout(self, width: int, height: int, limits: Limits) -> Layout | None:
+        """What the image processor does to a ``width`` x ``height`` image; None where it fails on it."""
 
     @abstractmethod
     def _image_text(self, layout: Layout, index: int) -> str:
@@ -65,17 +65,25 @@ class SlicedAdapter(BaseAdapter):
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``; an image that has more tokens at the coarsest limits is seen at those."""
-        layout = Layout((0, 0))
-        for limits in self._limits():
-            layout = self._layout(width, height, limits)
+        chosen = None
+        for _, layout in self._layouts(width, height):
+            chosen = layout
             if max_tokens is None or len(self._token_ids(self._image_text(layout, 0))) <= max_tokens:
                 break
-        return ImageView(width, height, *layout.size, self.frame)
+        if chosen is None:
+            raise ValueError(f"a {width} x {height} image is too narrow for the model; crop it")
+        return ImageView(width, height, *chosen.size, self.frame)
+
+    def _layouts(self, width: int, height: int) -> Iterator[tuple[Limits, Layout]]:
+        for limits in self._limits():
+            layout = self._layout(width, height, limits)
+            if layout is not None:
+                yield limits, layout
 
     def _choice(self, view: ImageView) -> tuple[Limits, Layout]:
         """The limits that a view was made under, and what they lead to."""
-        layouts = ((limits, self._layout(view.width, view.height, limits)) for limits in self._limits())
-        return next(each for each in layouts if each[1].size == (view.model_width, view.model_height))
+        size = (view.model_width, view.model_height)
+        return next(each for each in self._layouts(view.width, view.height) if each[1].size == size)
 
     def image_texts(self, views: Sequence[ImageView]) -> list[str]:
         return [self._image_text(self._choice(view)[1], index) for index, view in enumerate(views)]

@@ -7,9 +7,10 @@ million parameters. Nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -117,8 +118,8 @@ def _build_processor(maker: TinyFamily, tokenizer: PreTrainedTokenizerFast) -> P
         raise ValueError(first_line(error)) from error
 
 
-def _build_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+def _build_model(build: Callable[[Any], PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = build(config)
     return model.float()  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from gpg_vl.models.tiny.tokenizer import build_tokenizer, token_id
 class TinyFamily:
     """How to make a model of the family, with a processor of the family's own class."""
 
-    model: type[PreTrainedModel]
+    model: Callable[[Any], PreTrainedModel]
     config: Callable[[PreTrainedTokenizerFast], PreTrainedConfig]
     processor: Callable[[PreTrainedTokenizerFast], ProcessorMixin]
     tokenizer: Callable[..., PreTrainedTokenizerFast] = build_tokenizer

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from math import log
 from typing import Any
 
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
@@ -38,6 +41,15 @@ _EXPERTS = {
 }
 
 
+def slow_to_forget(model_class: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    """A model whose states last for tens of tokens; those of transformers' start are gone after one or two."""
+    model = model_class(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):
+            parameter.data.sub_(log(16))
+    return model
+
+
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen3_5Config:
     return Qwen3_5Config(**newer_config(tokenizer, RECURRENT, {}))
 
@@ -47,6 +59,6 @@ def _moe_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3_5MoeConfig:
 
 
 QWEN3_5_FAMILIES = {
-    "qwen3_5": TinyFamily(Qwen3_5ForConditionalGeneration, _config, patches_of_16),
-    "qwen3_5_moe": TinyFamily(Qwen3_5MoeForConditionalGeneration, _moe_config, patches_of_16),
+    "qwen3_5": TinyFamily(partial(slow_to_forget, Qwen3_5ForConditionalGeneration), _config, patches_of_16),
+    "qwen3_5_moe": TinyFamily(partial(slow_to_forget, Qwen3_5MoeForConditionalGeneration), _moe_config, patches_of_16),
 }

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from gpg_vl.models.tiny.family import TinyFamily, text_config
-from gpg_vl.models.tiny.qwen3_5 import RECURRENT
+from gpg_vl.models.tiny.qwen3_5 import RECURRENT, slow_to_forget
 from gpg_vl.models.tiny.tokenizer import build_tokenizer, chat_template, token_id
 
 # --- LFM2-VL ---
@@ -103,6 +103,9 @@ def _minicpm_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 SLICED_FAMILIES = {
     "lfm2_vl": TinyFamily(Lfm2VlForConditionalGeneration, _lfm2_config, _lfm2_processor, _lfm2_tokenizer),
     "minicpmv4_6": TinyFamily(
-        MiniCPMV4_6ForConditionalGeneration, _minicpm_config, _minicpm_processor, _minicpm_tokenizer
+        partial(slow_to_forget, MiniCPMV4_6ForConditionalGeneration),
+        _minicpm_config,
+        _minicpm_processor,
+        _minicpm_tokenizer,
     ),
 }
