@@ -292,7 +292,7 @@ COMMANDS = {
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
     "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
     "new-task": Command("Writes an example task and its test to the current folder.", _new_task),
-    "tiny-model": Command("Writes a random model of 1.4 M weights as a model folder.", _tiny_model),
+    "tiny-model": Command("Writes a tiny random model of a family as a model folder.", _tiny_model),
 }
 
 
