@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import (
     AddedToken,
@@ -61,7 +62,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
         "intermediate_size": 256,
         "text_hidden_size": 128,
     }
-    ids = {name: token_id(tokenizer, token) for name, token in _OF_IMAGES.items()}
+    ids: dict[str, Any] = {name: token_id(tokenizer, token) for name, token in _OF_IMAGES.items()}
     return Molmo2Config(text_config=text, vision_config=vision, adapter_config=pooling, **ids)
 
 
