@@ -27,13 +27,14 @@ class Sight:
     """The keys of the queries of one forward."""
 
     earlier: Tensor  # [R, S, keys] bool: the key is an earlier token of the query's plain row, or the query itself
-    distance: Tensor  # [R, S, keys] int64: tokens of that row from the key on to the query; below 0 for a later key
+    place: Tensor  # [1 or R, S] int64: where the query stands in that row
+    key_place: Tensor  # [1 or R, keys] int64: where the key stands there
     is_prompt: Tensor  # [R, S] bool; False in a decode step
     image: Tensor  # [R, S] int64: number of the run of image tokens, -1 at other tokens
 
     def within(self, window: int) -> Tensor:
         """Whether the key is among the last ``window`` tokens up to the query."""
-        return self.distance < window
+        return self.key_place[:, None] > self.place[:, :, None] - window
 
     def same_image(self) -> Tensor:
         """Whether both are tokens of one image."""
@@ -52,8 +53,7 @@ class Sight:
 def packed_sight(token_types: Tensor, position_ids: Tensor, segment_ids: Tensor) -> Sight:
     """Of packed rows; positions [A, R, S] count the tokens of the plain row."""
     place = position_ids[0]
-    distance = place[:, :, None] - place[:, None]
-    return Sight(visible_keys(segment_ids), distance, segment_ids == 0, _number_images(token_types))
+    return Sight(visible_keys(segment_ids), place, place, segment_ids == 0, _number_images(token_types))
 
 
 def row_sight(token_types: Tensor, visible: Tensor | None, real: Tensor | None, num_earlier: int) -> Sight:
@@ -65,12 +65,13 @@ def row_sight(token_types: Tensor, visible: Tensor | None, real: Tensor | None, 
         real: [R, S] bool, which tokens of a padded prefill are real; None: all
         num_earlier: number of tokens in the cache; 0 in a prefill
     """
-    place = torch.arange(num_earlier + token_types.shape[1], device=token_types.device)
-    distance = (place[num_earlier:, None] - place)[None]
+    key_place = torch.arange(num_earlier + token_types.shape[1], device=token_types.device)[None]
+    place = key_place[:, num_earlier:]
     in_prefill = torch.full_like(token_types, num_earlier == 0, dtype=torch.bool)
     return Sight(
-        earlier=distance >= 0 if visible is None else visible,
-        distance=distance,
+        earlier=key_place[:, None] <= place[:, :, None] if visible is None else visible,
+        place=place,
+        key_place=key_place,
         is_prompt=in_prefill if real is None else in_prefill & real,
         image=_number_images(token_types),
     )

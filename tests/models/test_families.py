@@ -21,7 +21,7 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import whole
-from tests.support.families import CASES, TOKEN_TYPES, Bench, make_bench, reload, with_lora, worst_gradient
+from tests.support.families import CASES, TOKEN_TYPES, Bench, FamilyCase, make_bench, reload, with_lora, worst_gradient
 from tests.support.rank_runs import measure_gradients
 
 MANY = 10**6
@@ -31,11 +31,15 @@ NUM_NEW = 10
 @pytest.fixture(scope="module", params=CASES)
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     case = CASES[request.param]
-    if Version(transformers.__version__) < Version(case.since):
-        pytest.skip(f"is exact from transformers {case.since} on")
-    if case.needs is not None:
-        pytest.importorskip(case.needs)
+    if not is_installed(case):
+        pytest.skip(f"needs transformers {case.since}" + (f" and {case.needs}" if case.needs else ""))
     return make_bench(request.param, case, tmp_path_factory.mktemp(request.param))
+
+
+def is_installed(case: FamilyCase) -> bool:
+    """Whether the family is exact under this version of transformers, and its processor's packages are there."""
+    is_new = Version(transformers.__version__) >= Version(case.since)
+    return is_new and (case.needs is None or find_spec(case.needs) is not None)
 
 
 def test_every_family_is_tested_and_has_a_tiny_model() -> None:
@@ -188,7 +192,7 @@ def test_a_model_that_wants_to_draw_writes_no_vision_token(bench: Bench, monkeyp
 @pytest.mark.timeout(1800)
 def test_gradient_of_two_ranks_is_that_of_plain_rows(tmp_path: Path) -> None:
     """Several deals of groups to the ranks, one without images, one without groups, one of split groups."""
-    families = [name for name, case in CASES.items() if case.needs is None or find_spec(case.needs)]
+    families = [name for name, case in CASES.items() if is_installed(case)]
     folders = [write_tiny_model(tmp_path / name, name, seed=1) for name in families]
     right = [row for row in measure_gradients("zero0", folders, seconds=1700) if not row["mutation"]]
     assert {row["model"] for row in right} == set(families)

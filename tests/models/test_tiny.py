@@ -128,6 +128,8 @@ def test_chat_template(folder: Path) -> None:
 def test_tied_and_untied_embeddings(family: Family, tie: bool, tmp_path: Path) -> None:
     if family == "smolvlm":
         pytest.importorskip("num2words")
+    if family == "molmo2" and tie:
+        pytest.skip("its embedding has more rows than its head")
     model = AutoModelForImageTextToText.from_pretrained(write_tiny_model(tmp_path, family, tie_word_embeddings=tie))
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tie
 

@@ -148,9 +148,7 @@ def _gemma4_config(tokenizer: PreTrainedTokenizerFast) -> Gemma4Config:
         "position_embedding_size": 256,
         "initializer_range": INITIALIZER_RANGE,
     }
-    ids: dict[str, Any] = {
-        name.replace("_token", "_token_id"): token_id(tokenizer, token) for name, token in _NAMED_4.items()
-    }
+    ids: dict[str, Any] = {f"{name}_id": token_id(tokenizer, token) for name, token in _NAMED_4.items()}
     ids["eoa_token_index"] = ids.pop("eoa_token_id")
     return Gemma4Config(
         text_config=text,
