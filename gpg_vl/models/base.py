@@ -29,6 +29,7 @@ from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.verifiers.reasoning import TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class BaseAdapter(ABC):
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens]
+        return [str(token) for token in self.tokenizer.all_special_tokens if token not in TAGS]  # prompts ask for those
 
     @property
     def _placeholder(self) -> str:
