@@ -31,6 +31,7 @@ from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.tokenizing import read_tokens
 from gpg_vl.models.vision import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.verifiers.reasoning import TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class BaseAdapter(ABC):
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens]
+        return [str(token) for token in self.tokenizer.all_special_tokens if token not in TAGS]  # prompts ask for those
 
     @property
     def _placeholder(self) -> str:

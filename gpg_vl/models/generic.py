@@ -65,8 +65,12 @@ class GenericAdapter(BaseAdapter):
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:
-        if getattr(config.get_text_config(), "attention_dropout", 0):
+        text: Any = config.get_text_config()
+        if getattr(text, "attention_dropout", 0):
             raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
+        others = sorted({*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
+        if others:
+            raise ValueError(f"model.family: generic cannot run layers of the type {others[0]}: they keep no keys")
 
     @staticmethod
     def refuse_other_tokenizer(path: str, processor: Any, config: PreTrainedConfig) -> None:

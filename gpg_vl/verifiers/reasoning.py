@@ -10,6 +10,7 @@ from gpg_vl.records import Prompt
 
 THINK_OPENING, THINK_CLOSING = "<think>", "</think>"
 ANSWER_OPENING, ANSWER_CLOSING = "<answer>", "</answer>"
+TAGS = (THINK_OPENING, THINK_CLOSING, ANSWER_OPENING, ANSWER_CLOSING)
 BOX_OPENING, BOX_CLOSING = "<|begin_of_box|>", "<|end_of_box|>"
 """Some models put their final answer between these, with or without the tags that the prompt asked for."""
 

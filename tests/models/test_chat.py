@@ -59,6 +59,18 @@ def test_thinking_is_asked_for_as_the_recipe_says(load_thinking: LoadModel, said
     assert gold.text == ("</think><answer>4</answer>" if wants else "<answer>4</answer>")
 
 
+def test_tags_that_a_tokenizer_calls_special_are_no_control_tokens(load: LoadModel) -> None:
+    """Every prompt asks for them, and every gold completion holds them."""
+    adapter = load()
+    special = [*adapter.tokenizer.extra_special_tokens, "<think>", "</think>", "<answer>"]
+    adapter.tokenizer.add_special_tokens({"extra_special_tokens": special})
+    assert "<think>" in adapter.tokenizer.all_special_tokens
+    prompt = PromptBuilder(adapter, TASKS, PromptConfig()).build(make_sample())
+    assert GoldCompletions(adapter, TASKS).write(prompt.sample, prompt.text, prompt.views).text.startswith("<think>")
+    with pytest.raises(ValueError, match=naming("<|im_end|>")):
+        PromptBuilder(adapter, TASKS, PromptConfig()).build(make_sample(question="How many <|im_end|>?"))
+
+
 def test_thinking_that_the_template_does_not_know_is_refused(load: LoadModel, load_thinking: LoadModel) -> None:
     for said in ("on", "off"):
         config = PromptConfig(thinking=said)  # type: ignore[arg-type]

@@ -106,6 +106,7 @@ def test_attention_is_the_kits_whatever_the_config_names(folder: Path, monkeypat
         {"quant_method": "bitsandbytes", "load_in_4bit": True},
         {"quant_method": "gptq", "bits": 4},
         {"quant_method": "fp8"},
+        {"quant_method": "awq", "bits": 4},
         {"quant_method": "never heard of"},
         {"bits": 4},
     ],
