@@ -127,8 +127,9 @@ def same_number(answer: Number, gold: Number) -> bool:
         return _same_share(answer, gold)
     left, right = answer.value, gold.value
     if answer.unit != gold.unit and answer.unit.size is not None and gold.unit.size is not None:
-        left, right = exact.multiply(left, answer.unit.size), exact.multiply(right, gold.unit.size)
-        return left == right
+        ratio = exact.divide(gold.unit.size, answer.unit.size)
+        gold = Number(exact.multiply(right, ratio), literal=gold.literal if ratio == exact.ONE else None)
+        return left == gold.value or _is_long_decimal(Number(left, literal=answer.literal), gold)
     return left == right or _is_long_decimal(answer, gold)
 
 
