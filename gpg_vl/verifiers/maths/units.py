@@ -101,7 +101,7 @@ _MONEY_SIGNS = {
     **dict.fromkeys(("eur", "€"), "euros"),
     **dict.fromkeys(("gbp", "£"), "pounds"),
 }
-_MULTIPLES = ("次", "倍", "对", "组")
+MULTIPLES = ("次", "倍", "对", "组")
 _COUNTERS = (
     "个",
     "只",
@@ -197,7 +197,7 @@ def _all_units() -> dict[str, Unit]:
     for kind, sizes in {**_MONEY, **_OTHERS}.items():
         units |= _sized(kind, sizes)
     units |= {sign: Unit(kind, ONE, is_free=False) for sign, kind in _MONEY_SIGNS.items()}
-    units |= dict.fromkeys(_MULTIPLES, Unit("multiple", is_free=False))
+    units |= {name: Unit(name, is_free=False) for name in MULTIPLES}
     for scale, names in _TEMPERATURES.items():
         units |= dict.fromkeys(names, Unit(scale, is_free=False))
     units |= dict.fromkeys(_COUNTERS, NO_UNIT)
