@@ -148,7 +148,9 @@ def task_weights(task: Task, scorer: Rule) -> Mapping[str, float]:
     Raises:
         ValueError: the task has no published scorer
     """
-    return {"format": 0.0, **task.weights} if scorer == "strict" else legacy_scorer(task).weights
+    if scorer == "legacy":
+        return legacy_scorer(task).weights
+    return task.weights if "format" in task.weights else {"format": 0.0, **task.weights}
 
 
 def legacy_scorer(task: Task) -> LegacyScorer:

@@ -32,7 +32,6 @@ _VERB = re.compile(
 )
 _NAMES_LETTER = re.compile(r"\b[B-HJ-Z]\b|[(\[]\s?[A-Za-z]\s?[)\]]|\b(?:option|choice|answer)\b", re.ASCII)
 _YES = re.compile(r"(yes)[,;]\s(?:it|he|she|they|there|this|that)\s(?:is|are|was|were|does|do|has|have)", re.IGNORECASE)
-_SPLIT = re.compile(r"[\s,;&]+")
 _EDGES = " .,;:!`*"
 
 
@@ -54,8 +53,6 @@ class _Table:
     texts: tuple[str, ...]
     spellings: tuple[Mapping[str, int], ...]
     folded: tuple[str, ...]
-    words: frozenset[str]
-    """Of all options; a last word that is none of them ends none."""
 
     def find(self, text: str) -> int | None:
         """The option whose text this is, in the strictest spelling that identifies one."""
@@ -123,7 +120,7 @@ def _read_among(table: _Table, answer: str) -> Chosen | None:
 def _is_other(table: _Table, answer: str) -> bool:
     """Whether an answer of plain words ends in one that ends neither option nor letter nor number: it is no option."""
     last = answer.rpartition(" ")[2].casefold()
-    if len(last) < 2 or last in table.words or BARE.fullmatch(answer) is None:
+    if len(last) < 2 or last == "and" or BARE.fullmatch(answer) is None or any(last in each for each in table.folded):
         return False
     return not any(_values_of(table.texts))
 
@@ -209,8 +206,7 @@ def _tabulate(options: tuple[str, ...]) -> _Table:
     spelled = [[_spell(each) for each in texts], [_fold(each) for each in asked]]
     for spell in _SPELLINGS[2:]:
         spelled.append([spell(each) for each in spelled[-1]])
-    words = frozenset(["and", *(word for each in spelled[1] for word in _SPLIT.split(each))])
-    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]), words)
+    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:

@@ -133,7 +133,9 @@ def words_of(text: str) -> tuple[str, ...]:
         text = "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
         if any(unicodedata.category(char) in ("Cf", "Nd", "No") and not char.isascii() for char in text):
             return ()
-    found = _WORD.findall(text.translate(_APOSTROPHES).casefold())
+    if "'" in text or '"' in text or "`" in text or not text.isascii():
+        text = text.translate(_APOSTROPHES)
+    found = _WORD.findall(text.casefold())
     return _singulars(found) if len(found) <= MAX_WORDS else ()
 
 

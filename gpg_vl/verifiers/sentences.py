@@ -29,7 +29,10 @@ _DOUBTS = frozenset(_DOUBTS_TEXT.split())
 CHANGES = _DOUBTS | frozenset(_AMOUNTS_TEXT.split())
 """Words that turn a value beside them into another one."""
 
-_OPENING = r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total)\b[,:]?\s+){0,3}"
+_OPENING = (
+    r"(?:(?:so|thus|hence|therefore|then|finally|well|ok|okay|in conclusion|in total"
+    r"|(?:in|from|based on|looking at) the (?:image|picture|photo|figure|scene))\b[,:]?\s+){0,3}"
+)
 _CORE = (
     r"(?:the\s+|my\s+|our\s+|a\s+)?(?:(?:final|correct|right|best|only|most likely|overall)\s+){0,2}"
     r"(?:answer|result|solution|value|option|choice|total|count|number|output|response|prediction|class|category|name|"
@@ -67,7 +70,7 @@ _CHINESE = re.compile(
 
 _LEAD_WORDS_TEXT = """
 is are was were be has have equal equals measures shows depicts see count get found choose pick select go say so thus
-hence therefore then finally well ok okay in
+hence therefore then finally well ok okay in from based looking
 """
 LEAD_WORDS = frozenset(_LEAD_WORDS_TEXT.split())
 """Every beginning contains one of these or a sign; without any, the other patterns are not tried."""

@@ -97,6 +97,8 @@ ROWS = [
     Row("geometry", "6 ft", ["6'", '72"', "6 feet"], ['6"', "6 m", "72'"]),
     Row("geometry", "30°", ["1800'", "30°0'"], ["30'", "30°30'"]),
     Row("geometry", "5", ["5 dollars", "5 kg", r"5~\text{cm}"], ["$5", "5°C", "5 M", "5^", "5..", "~5", "when x = 5"]),
+    Row("geometry", "$5", ["5 dollars", "500 cents", "5"], ["€5", "5 cents", "5 cm"]),
+    Row("geometry", "2 years", ["24 months"], ["2 months", "2 days"]),
     Row("geometry", "50", ["50%"], ["5000%", "0.5"]),
     Row("geometry", "0.5", ["50%"], ["0.5%"]),
     Row("geometry", "(3,-2)", ["(3.0, −2)", "（3，-2）", "P = (3, -2)"], ["(-2, 3)", "[3, -2]", "3, -2"]),
@@ -105,7 +107,7 @@ ROWS = [
     Row(
         "choice",
         "B",
-        ["[B]", "B、", "B.right", "B, right", "Option B: right", "The right.", "right (B)"],
+        ["[B]", "B、", "B.right", "B, right", "Option B: right", "The right.", "right (B)", "**B.** right"],
         ["A. right", "A or B", "left or right", "rights", "not B"],
         SIDES,
     ),
@@ -127,7 +129,7 @@ ROWS = [
         "classification",
         "737-800",
         ["Boeing 737-800", "737–800", "B737-800"],
-        ["737", "737-900", "737-800-200", "Airbus 737-800", "Boeing 737-800 or A320"],
+        ["737", "A737-800", "737-900", "737-800-200", "Airbus 737-800", "Boeing 737-800 or A320"],
         AIRCRAFT,
     ),
     Row(

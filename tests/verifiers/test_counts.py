@@ -68,6 +68,7 @@ COUNTS = {
             "4 (2 + 2 = 4)",
             "4 (1 red, 3 blue, 4 in total)",
             "= 4",
+            "In the image, there are 4 cubes.",
             "2+2=4",
             "2 + 2 = 4",
             "2 red and 2 blue, 4 in total",

@@ -125,11 +125,16 @@ def same_number(answer: Number, gold: Number) -> bool:
         return False
     if PERCENT in (answer.unit, gold.unit) and answer.unit != gold.unit:
         return _same_share(answer, gold)
-    left, right = answer.value, gold.value
     if answer.unit != gold.unit and answer.unit.size is not None and gold.unit.size is not None:
-        left, right = exact.multiply(left, answer.unit.size), exact.multiply(right, gold.unit.size)
-        return left == right
-    return left == right or _is_long_decimal(answer, gold)
+        return _is_same_in_its_unit(answer, gold) or _is_same_in_its_unit(gold, answer)
+    return answer.value == gold.value or _is_long_decimal(answer, gold)
+
+
+def _is_same_in_its_unit(one: Number, other: Number) -> bool:
+    """Whether a number in a unit of another size is the first, or the first a long decimal of it."""
+    assert one.unit.size is not None and other.unit.size is not None
+    value = exact.multiply(other.value, exact.divide(other.unit.size, one.unit.size))
+    return one.value == value or (other.literal is None and _is_decimal_of(one, Number(value)))
 
 
 def _same_share(answer: Number, gold: Number) -> bool:

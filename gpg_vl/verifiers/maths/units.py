@@ -58,8 +58,10 @@ _TIMES: dict[str, Fraction | int] = {
     **dict.fromkeys(("h", "hr", "hour", "小时", "个小时", "时"), 3600),
     **dict.fromkeys(("day", "天", "日"), 86400),
     **dict.fromkeys(("week", "周", "星期"), 604_800),
-    **dict.fromkeys(("month", "月", "个月"), 0),
-    **dict.fromkeys(("year", "yr", "年"), 0),
+}
+_MONTHS: dict[str, Fraction | int] = {
+    **dict.fromkeys(("month", "月", "个月"), 1),
+    **dict.fromkeys(("year", "yr", "年"), 12),
 }
 _MASSES: dict[str, Fraction | int] = {
     **dict.fromkeys(("mg", "milligram", "毫克"), Fraction(1, 1000)),
@@ -75,20 +77,31 @@ _VOLUMES: dict[str, Fraction | int] = {
     **dict.fromkeys(("dl", "deciliter", "decilitre"), 100_000),
     **dict.fromkeys(("l", "liter", "litre", "升", "公升"), _LITRE),
     **dict.fromkeys(("gal", "gallon", "加仑"), 231 * _INCH**3),
-    **dict.fromkeys(("pint", "quart", "cup"), 0),
+    "quart": 231 * _INCH**3 / 4,
+    "pint": 231 * _INCH**3 / 8,
+    "cup": 231 * _INCH**3 / 16,
 }
 _AREAS: dict[str, Fraction | int] = {
     **dict.fromkeys(("ha", "hectare", "公顷"), 10**10),
     **dict.fromkeys(("acre", "英亩"), 4840 * (36 * _INCH) ** 2),
-    **dict.fromkeys(("亩",), 0),
+    "亩": Fraction(2 * 10**9, 3),
     "㎟": 1,
     "㎠": 100,
     "㎡": 10**6,
     "㎢": 10**12,
 }
-_MONEY = ("dollar", "元", "美元", "yuan", "euro", "欧元", "角", "cent")
-_MONEY_SIGNS = ("$", "usd", "us$", "rmb", "cny", "eur", "gbp", "€", "£", "¥", "￥")
-_MULTIPLES = ("次", "倍", "对", "组")
+_MONEY: dict[str, dict[str, Fraction | int]] = {
+    "dollars": {**dict.fromkeys(("dollar", "美元"), 1), "cent": Fraction(1, 100)},
+    "yuan": {**dict.fromkeys(("yuan", "元"), 1), "角": Fraction(1, 10)},
+    "euros": dict.fromkeys(("euro", "欧元"), 1),
+}
+_MONEY_SIGNS = {
+    **dict.fromkeys(("$", "usd", "us$"), "dollars"),
+    **dict.fromkeys(("rmb", "cny", "¥", "￥"), "yuan"),
+    **dict.fromkeys(("eur", "€"), "euros"),
+    **dict.fromkeys(("gbp", "£"), "pounds"),
+}
+MULTIPLES = ("次", "倍", "对", "组")
 _COUNTERS = (
     "个",
     "只",
@@ -106,15 +119,15 @@ _COUNTERS = (
     "支",
     "枚",
 )
-_OTHERS = {
-    "force": ("newton", "牛", "牛顿"),
-    "energy": ("joule", "焦", "焦耳", "kj"),
-    "power": ("watt", "瓦", "kw"),
-    "voltage": ("volt", "伏", "伏特"),
-    "current": ("amp", "ampere", "安", "安培"),
-    "resistance": ("ω", "Ω", "ohm", "欧", "欧姆"),
-    "pressure": ("pa", "pascal", "帕", "kpa"),
-    "frequency": ("hz", "hertz", "赫兹"),
+_OTHERS: dict[str, dict[str, Fraction | int]] = {
+    "force": dict.fromkeys(("newton", "牛", "牛顿"), 1),
+    "energy": {**dict.fromkeys(("joule", "焦", "焦耳"), 1), "kj": 1000},
+    "power": {**dict.fromkeys(("watt", "瓦"), 1), "kw": 1000},
+    "voltage": dict.fromkeys(("volt", "伏", "伏特"), 1),
+    "current": dict.fromkeys(("amp", "ampere", "安", "安培"), 1),
+    "resistance": dict.fromkeys(("ω", "Ω", "ohm", "欧", "欧姆"), 1),
+    "pressure": {**dict.fromkeys(("pa", "pascal", "帕"), 1), "kpa": 1000},
+    "frequency": dict.fromkeys(("hz", "hertz", "赫兹"), 1),
 }
 _TEMPERATURES = {
     "celsius": ("°c", "℃", "celsius", "celsiu", "degreecelsius", "degreescelsius", "摄氏度", "circc"),
@@ -144,7 +157,7 @@ def _kind_of_length(power: int) -> str:
 
 
 def _sized(kind: str, sizes: Mapping[str, Fraction | int]) -> dict[str, Unit]:
-    return {name: Unit(kind, rational(size) if size else None) for name, size in sizes.items()}
+    return {name: Unit(kind, rational(size)) for name, size in sizes.items()}
 
 
 def _lengths() -> dict[str, Unit]:
@@ -164,11 +177,8 @@ def _speeds() -> dict[str, Unit]:
     units = _sized("speed", named)
     for length, way in _LENGTHS.items():
         for time, duration in _TIMES.items():
-            if duration:
-                speed = Unit("speed", rational(Fraction(way) / duration))
-                units |= {
-                    f"{name}{link}{time}": speed for name in (length, f"{length}s") for link in ("/", "per", "每")
-                }
+            speed = Unit("speed", rational(Fraction(way) / duration))
+            units |= {f"{name}{link}{time}": speed for name in (length, f"{length}s") for link in ("/", "per", "每")}
     return units
 
 
@@ -177,23 +187,23 @@ def _all_units() -> dict[str, Unit]:
     units = {**lengths, **_speeds()}
     units |= {
         **_sized("time", _TIMES),
+        **_sized("months", _MONTHS),
         **_sized("mass", _MASSES),
         **_sized("volume", _VOLUMES),
         **_sized("area", _AREAS),
     }
     units |= dict.fromkeys(("°", "º", "˚", "∘", "゜", "circ", "degree", "deg", "度", "textdegree"), DEGREE)
     units |= dict.fromkeys(("rad", "radian", "弧度"), Unit("angle", divide(rational(180), symbol(PI))))
-    units |= dict.fromkeys(_MONEY, Unit("money"))
-    units |= dict.fromkeys(_MONEY_SIGNS, Unit("money", is_free=False))
-    units |= dict.fromkeys(_MULTIPLES, Unit("multiple", is_free=False))
+    for kind, sizes in {**_MONEY, **_OTHERS}.items():
+        units |= _sized(kind, sizes)
+    units |= {sign: Unit(kind, ONE, is_free=False) for sign, kind in _MONEY_SIGNS.items()}
+    units |= {name: Unit(name, is_free=False) for name in MULTIPLES}
     for scale, names in _TEMPERATURES.items():
         units |= dict.fromkeys(names, Unit(scale, is_free=False))
     units |= dict.fromkeys(_COUNTERS, NO_UNIT)
     units |= dict.fromkeys(("'", "′", "^′", "\\prime", "^\\prime", "^{\\prime}"), Unit("'", is_free=False))
     units |= dict.fromkeys(('"', "″", "''", "^{\\prime\\prime}"), Unit('"', is_free=False))
     units |= dict.fromkeys(("%", "percent", "percentage", "pct"), PERCENT)
-    for kind, names in _OTHERS.items():
-        units |= dict.fromkeys(names, Unit(kind))
     return units | {"": NO_UNIT}
 
 

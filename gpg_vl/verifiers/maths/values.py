@@ -17,7 +17,7 @@ from gpg_vl.verifiers.maths.expressions import GREEK, PRODUCT, SYMBOLS_AFTER_NUM
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, TwoReadings, Value, same_number
 from gpg_vl.verifiers.maths.sines import FUNCTIONS
 from gpg_vl.verifiers.maths.tokens import MAX_CHARS, clean
-from gpg_vl.verifiers.maths.units import DEGREE, agree, read_unit
+from gpg_vl.verifiers.maths.units import DEGREE, NO_UNIT, agree, read_unit
 from gpg_vl.verifiers.maths.worded import read_worded
 from gpg_vl.verifiers.number_words import NUMBER_WORDS
 from gpg_vl.verifiers.options import without_bold_letter
@@ -54,7 +54,7 @@ _AND_OR = re.compile(r"\s(?:or|and)\s|\\text\s?\{\s?(?:or|and)\s?\}|[或和与]"
 _OR = re.compile(r"\sor\s|\{\s?or\s?\}|或")
 _NAME = re.compile(
     r"(?:\\(?:angle|measuredangle|triangle|overline|widehat|odot|therefore|text|mathrm|sin|cos|tan|alpha|beta|gamma|delta"
-    r"|theta|phi|omega)(?![a-z])|[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
+    r"|theta|phi|omega)(?![a-z])|\|[A-Z]{2}\||[∠△▱⊙∴A-Za-zα-ωΑ-Ω'′_{}() 0-9\u4e00-\u9fff])+"
 )
 _POINT = re.compile(
     r"\(\s?[a-z]\s?,\s?[a-z]\s?\)\s?=\s?(?=\()|[a-z]\s?(?:∈|\\in(?![a-z]))\s?(?=[(\[])"
@@ -64,6 +64,7 @@ _SYMBOL = re.compile(r"[A-Za-zα-ω]")
 _NAMED = re.compile(r"(?:.*(?:\b(?:is|are|get|have)\s|[是为得]))?\s?([A-Za-zα-ω])")
 _RATIO = re.compile(r"(.{1,60}?)\s?:\s?(.{1,60}?)(?:\s?:\s?(.{1,60}))?|([0-9.]{1,18}) (?:is )?to ([0-9.]{1,18})")
 _RELATION = re.compile(r"<=|>=|\\leqslant|\\geqslant|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt|\\gt|[<>≤≥⩽⩾]")
+_MONEY = re.compile(r"(US\$|[$€£¥￥])\s?([0-9]{1,3}(?:,[0-9]{3}){0,4}(?:\.[0-9]{1,2})?|[0-9]{1,15}(?:\.[0-9]{1,2})?)")
 _PROSE = re.compile(r"([A-Za-z]{2,})[A-Za-z0-9 '.-]*")
 FIRST_WORDS = NUMBER_WORDS | FUNCTIONS | GREEK.keys() | {"an", "minus", "negative", "pi", "sqrt", "frac", "infinity"}
 _ENDS_OF_SYMBOLS = ("root", "cube", "square", "the")
@@ -174,6 +175,9 @@ def _read_in_full(text: str) -> Number | Items | TwoReadings | None:
         said_again = _said_again(text)
         if said_again is not None:
             return said_again
+    money = _MONEY.fullmatch(text)
+    if money is not None:
+        return Number(rational(Fraction(money[2].replace(",", ""))), read_unit(money[1]) or NO_UNIT)
     try:
         cleaned = clean(text)
         require(cleaned)

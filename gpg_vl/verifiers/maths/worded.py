@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from gpg_vl.verifiers.maths.exact import divide, rational
 from gpg_vl.verifiers.maths.expressions import Number
-from gpg_vl.verifiers.maths.units import FOOT, NO_UNIT, PERCENT, read_unit
+from gpg_vl.verifiers.maths.units import FOOT, MULTIPLES, NO_UNIT, PERCENT, read_unit
 from gpg_vl.verifiers.number_words import read_number_words
 
 MAX_WORDED = 80  # characters of a number in words
@@ -24,7 +24,7 @@ _PART_OF_ONE = re.compile(r"(?:(.{1,40}?) and )?(\S.{0,20}?)[ -](\w{4,8})", re.I
 _NUMERAL = r"[零一二三四五六七八九十百千两0-9]{1,12}"
 _CHINESE_SHARE = re.compile(rf"(?:({_NUMERAL})又)?({_NUMERAL})分之({_NUMERAL})")
 _CHINESE_WHOLE = re.compile(r"([零一二三四五六七八九十百千两]{1,12})([^零一二三四五六七八九十百千两]{1,6})")
-_HOMONYMS = ("money", "time", "multiple")
+_HOMONYMS = ("yuan", "time", "months", *MULTIPLES)
 """Kinds that are not read after a Chinese numeral: 三角 is also a triangle, 三分 three parts, 三时 three o'clock."""
 _SIZE = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?([^\W\d_]{1,12}\.?)"
 _TWO_UNITS = re.compile(rf"{_SIZE},?\s?(?:and\s)?{_SIZE}")

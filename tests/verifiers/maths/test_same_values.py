@@ -166,6 +166,8 @@ ALIKE = {
     r"\frac{1}{2}ab": ["ab/2", "0.5ab", r"\frac{ab}{2}", "ba/2", "a·b/2"],
     "(3, -2)": ["the point (3, -2)", "The point P(3, -2)", "vertex (3, -2)", "P = (3, -2)"],
     "C": ["**C.** 30°", "**C**. 30°"],
+    "45°": ["0.785398163397448 rad", "In the figure, ∠A is 45°", "Based on the figure, the angle is 45°"],
+    "10": ["|AB| = 10"],
 }
 PAIRS = [(answer, gold) for gold, answers in ALIKE.items() for answer in answers]
 
@@ -264,6 +266,8 @@ UNLIKE = {
     "A": ["a lot", "an A", "A B C D"],
     "sin 40°": ["sin 40", "cos 40°", "40"],
     "12°15'": ['12°15"', "12.15°"],
+    "45°": ["0.7854 rad", "0.785398163397448", "0.785398163398 cm"],
+    "10": ["|x| = 10"],
     r"\frac{1}{2}ab": ["ab", "2ab", "abc/2", "ac/2"],
 }
 DIFFERENT = [(answer, gold) for gold, answers in UNLIKE.items() for answer in answers]

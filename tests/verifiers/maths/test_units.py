@@ -39,6 +39,37 @@ def test_money_temperatures_and_multiples_are_asked_for(sign: str) -> None:
     assert same(f"5{sign}", f"5 {sign.strip()}")
 
 
+ALIKE = {
+    "5 years": ["60 months", "5年"],
+    "5 cups": ["2.5 pints"],
+    "5 kJ": ["5000 joules"],
+    "$5": ["5 dollars", "500 cents", "US$5", "$5.00", "5"],
+    "$1,200": ["1200 dollars", "$1200", "1,200"],
+    "5元": ["¥5", "50角"],
+}
+UNLIKE = {
+    "5 years": ["5 months", "5 days"],
+    "5 cups": ["5 pints", "5 quarts"],
+    "5 kJ": ["5 joules", "5 kW"],
+    "$5": ["5 cents", "5 euros", "€5", "5 yuan", "5 cm", "5%"],
+    "5元": ["5角", "$5"],
+    "5倍": ["5次"],
+    "2亩": ["2公顷", "2 m²"],
+    "5 km/year": ["5 km/month"],
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, answer) for gold in ALIKE for answer in ALIKE[gold]])
+def test_the_same_size_in_another_unit(gold: str, answer: str) -> None:
+    assert same(answer, gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, answer) for gold in UNLIKE for answer in UNLIKE[gold]])
+def test_two_units_of_one_kind_are_not_one(gold: str, answer: str) -> None:
+    """Mutation that must fail: units without a size."""
+    assert not same(answer, gold)
+
+
 def test_a_unit_of_the_gold_answer_may_be_left_out_and_another_scale_is_wrong() -> None:
     assert same("5", "5°C") and same("5℃", "5 °C") and same("5", "5倍") and same("5$", "5 dollars")
     assert not same("5°F", "5°C") and not same("5°", "5°C") and not same("5°C", "5°")
