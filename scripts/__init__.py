@@ -1,0 +1,1 @@
+"""Launchers, and objectives side by side (`compare`). Run as `scripts/NAME`."""
