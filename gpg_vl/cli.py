@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 
@@ -24,7 +24,7 @@ from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
 from gpg_vl.records import AnswerIn, Rule
-from gpg_vl.screen import printable, say, tell
+from gpg_vl.screen import say, tell
 
 
 def _train(words: list[str]) -> None:
@@ -103,25 +103,12 @@ def _eval(words: list[str]) -> None:
     from accelerate import PartialState
 
     from gpg_vl.evaluation.evaluate_model import evaluate_model
+    from gpg_vl.evaluation.scores import describe_score
 
     scores = evaluate_model(recipe, Path(options.out) if options.out else None, options.by, checked)
     if PartialState().is_main_process:
         for task, score in scores.items():
-            tell("\n".join(_describe_score(task, score)))
-
-
-def _describe_score(task: str, score: Any) -> list[str]:
-    def write(estimate: Any) -> str:
-        return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-    def legacy(estimate: Any) -> str:
-        return "" if estimate is None else f"  legacy {estimate.value:.3f}"
-
-    lines = [f"{task}: {score.metric} {write(score)}{legacy(score.legacy)}  reward {score.reward:.3f}  n {score.n}"]
-    for name, each in score.categories.items():
-        lines.append(f"  {printable(name)}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
-    lines += [f"  pass@{k}: {write(estimate)}" for k, estimate in score.pass_at.items()]
-    return lines if score.majority is None else [*lines, f"  maj@{score.num_samples}: {write(score.majority)}"]
+            tell("\n".join(describe_score(task, score)))
 
 
 def _score(words: list[str]) -> None:
@@ -297,29 +284,16 @@ def _doctor(words: list[str]) -> None:
 
 
 def _tiny_model(words: list[str]) -> None:
-    from gpg_vl.models.tiny import DEFAULT_FAMILY, TINY_FAMILIES, write_tiny_model
+    from gpg_vl.models.tiny import DEFAULT_FAMILY, TINY_FAMILIES, refuse_other_files, write_tiny_model
 
     parser = _make_parser("tiny-model")
     parser.add_argument("folder")
     parser.add_argument("--family", choices=list(TINY_FAMILIES), default=DEFAULT_FAMILY)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
-    _refuse_other_files(Path(options.folder))
+    refuse_other_files(Path(options.folder))
     write_tiny_model(options.folder, family=options.family, seed=options.seed)
     tell(f"wrote {options.folder}")
-
-
-def _refuse_other_files(folder: Path) -> None:
-    """An earlier tiny model is replaced, and nothing else."""
-    weights = folder / "model.safetensors"
-    is_tiny = (
-        weights.is_file() and weights.stat().st_size < _MAX_TINY_BYTES and not (folder / "training_state").exists()
-    )
-    if folder.is_dir() and any(folder.iterdir()) and not is_tiny:
-        raise ValueError(f"{folder} holds other files; name a new folder")
-
-
-_MAX_TINY_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from gpg_vl.evaluation.predictions import Prediction
+from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task
 
 
@@ -156,3 +157,19 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     below = math.hypot(*(each.value - (each.low or 0.0) for each in estimates)) / k
     above = math.hypot(*((each.high or 1.0) - each.value for each in estimates)) / k
     return Estimate(value, value - below, value + above, sum(each.n for each in estimates))
+
+
+def describe_score(task: str, score: TaskScore) -> list[str]:
+    """Lines for the screen."""
+
+    def write(estimate: Any) -> str:  # an ``Estimate``, or the score of a task
+        return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+    def legacy(estimate: Any) -> str:
+        return "" if estimate is None else f"  legacy {estimate.value:.3f}"
+
+    lines = [f"{task}: {score.metric} {write(score)}{legacy(score.legacy)}  reward {score.reward:.3f}  n {score.n}"]
+    for name, each in score.categories.items():
+        lines.append(f"  {printable(name)}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
+    lines += [f"  pass@{k}: {write(estimate)}" for k, estimate in score.pass_at.items()]
+    return lines if score.majority is None else [*lines, f"  maj@{score.num_samples}: {write(score.majority)}"]

@@ -59,44 +59,8 @@ def make_charts(rows: Rows) -> list[Chart]:
     steps = [row for row in rows if "seconds" in row]
     charts = [
         _chart("Reward", "Mean total reward of all completions, by task.", steps, "reward", "reward_by_task"),
-        _chart(
-            "Reward by part", "Mean of each part before weights; unscored completions count 0.", steps, None, "parts"
-        ),
-        _several(
-            "Groups with signal",
-            "Share of the sampled groups whose rewards differ: only these can teach anything.",
-            steps,
-            {"with signal": lambda row: _ratio(row.get("trained_groups"), row.get("groups"))},
-        ),
-        _several(
-            "Alpha and draws",
-            "Alpha = sampled / trained groups (paper, Eq. 7). Draws: how often prompts were drawn for a step.",
-            steps,
-            {"alpha": lambda row: row.get("alpha"), "draws": lambda row: row.get("draws")},
-        ),
-        _several("Length", "Mean tokens of a completion.", steps, {"tokens": lambda row: row.get("completion_tokens")}),
-        _several(
-            "Cut off and unreadable",
-            "Share of completions that reached rollout.max_new_tokens, and of those without a readable answer.",
-            steps,
-            {"cut off": _cut_off, "unreadable": lambda row: _status_share(row, "unparsable"), "failed": _failed},
-        ),
-        _several(
-            "Gradient norm", "Before clipping.", steps, {"norm": lambda row: (row["update"] or {}).get("grad_norm")}
-        ),
-        _several(
-            "KL",
-            "Mean k3 to the frozen reference, in nats.",
-            steps,
-            {"kl": lambda row: (row["update"] or {}).get("kl")},
-        ),
-        _several("Learning rate", "Of each step.", steps, {"rate": lambda row: row.get("learning_rate")}),
-        _several(
-            "Seconds by phase",
-            "Wall-clock time of a step.",
-            steps,
-            {name: _second(name) for name in ("step", "rollout", "scoring", "update")},
-        ),
+        _chart("Reward by part", "Mean of each part before weights; unscored ones count 0.", steps, None, "parts"),
+        *(_several(title, explanation, steps, getters) for title, explanation, getters in _SINGLE_CHARTS),
     ]
     return [chart for chart in charts if chart.curves]
 
@@ -123,6 +87,10 @@ def _second(name: str) -> _Getter:
     return lambda row: row["seconds"].get(name)
 
 
+def _of_update(row: Mapping[str, Any], name: str) -> Any:
+    return (row.get("update") or {}).get(name)
+
+
 def _cut_off(row: Mapping[str, Any]) -> float | None:
     return 1 - row["finished"] if "finished" in row else None
 
@@ -142,6 +110,34 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_SINGLE_CHARTS: tuple[tuple[str, str, dict[str, _Getter]], ...] = (
+    (
+        "Groups with signal",
+        "Share of the sampled groups whose rewards differ: only these can teach anything.",
+        {"with signal": lambda row: _ratio(row.get("trained_groups"), row.get("groups"))},
+    ),
+    (
+        "Alpha and draws",
+        "Alpha = sampled / trained groups (paper, Eq. 7). Draws: how often prompts were drawn for a step.",
+        {"alpha": lambda row: row.get("alpha"), "draws": lambda row: row.get("draws")},
+    ),
+    ("Length", "Mean tokens of a completion.", {"tokens": lambda row: row.get("completion_tokens")}),
+    (
+        "Cut off and unreadable",
+        "Share of completions that reached rollout.max_new_tokens, and of those without a readable answer.",
+        {"cut off": _cut_off, "unreadable": lambda row: _status_share(row, "unparsable"), "failed": _failed},
+    ),
+    ("Gradient norm", "Before clipping.", {"norm": lambda row: _of_update(row, "grad_norm")}),
+    ("KL", "Mean k3 to the frozen reference, in nats.", {"kl": lambda row: _of_update(row, "kl")}),
+    ("Learning rate", "Of each step.", {"rate": lambda row: row.get("learning_rate")}),
+    (
+        "Seconds by phase",
+        "Wall-clock time of a step.",
+        {name: _second(name) for name in ("step", "rollout", "scoring", "update")},
+    ),
+)
 
 
 def mean_of(values: Iterable[float]) -> float | None:

@@ -25,7 +25,7 @@ def count_with(model_folders: dict[str, Path], tmp_path: Path) -> Callable[[str,
         tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, tokenizer["pre_tokenizer"]]}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
         adapter = load_adapter(ModelConfig(path=str(folder), **SMALL_IMAGES), with_weights=False)  # type: ignore[arg-type]
-        return adapter.count_text_tokens(text)
+        return adapter.count_tokens(text, [])
 
     return count
 

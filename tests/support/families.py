@@ -29,6 +29,15 @@ from gpg_vl.records import Completion, Prompt, TrainingGroup
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import packed_log_probs
 from tests.support.builders import make_prompt, make_sample, whole
+from tests.support.family_mutations import (
+    images_swapped,
+    no_depths,
+    not_regrouped,
+    one_mask,
+    padding_in_state,
+    positions_start_late,
+    state_of_another,
+)
 from tests.support.mask_mutations import count_patches_by_prompt, mask_mutations, no_cap, see_no_later_token
 
 Sizes = Sequence[tuple[int, int]]
@@ -258,83 +267,16 @@ PATCHES_28: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)],
 PATCHES_32: tuple[Sizes, ...] = ([], [(96, 64)], [(32, 64), (96, 32), (64, 64)], [(64, 128)])
 
 
-def _positions_start_late(patch: Any) -> None:
-    """One position after the prompt is left free."""
-    from gpg_vl.update import packing
-
-    right = packing._positions
-
-    def late(row: PackedRow) -> Tensor:
-        positions, length = right(row).clone(), len(row.encoded.token_ids)
-        positions[:, length:] += 1
-        return positions
-
-    patch.setattr(packing, "_positions", late)
-
-
-def _one_mask(patch: Any) -> None:
-    """Completions see the earlier ones."""
-    from gpg_vl.models import attention, packed_attention
-
-    def causal(segment_ids: Tensor) -> Tensor:
-        return attention.visible_keys(torch.zeros_like(segment_ids))
-
-    patch.setattr(packed_attention, "visible_keys", causal)
-    patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
-
-
-def _no_depths(patch: Any) -> None:
-    """The features of the deeper levels are dropped."""
-    from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
-    from gpg_vl.models.qwen_vl import QwenVLAdapter
-
-    patch.setattr(Qwen3VLAdapter, "_embed", QwenVLAdapter._embed)
-
-
-def _not_regrouped(patch: Any) -> None:
-    """Recurrent layers read the completions of a packed row one behind the other."""
-    from gpg_vl.models import recurrent
-
-    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: None)
-
-
-def _state_of_another(patch: Any) -> None:
-    """States are not expanded to the completions: all start from the first prompt's."""
-    from gpg_vl.models.regroup import StatesInGraph
-
-    expand = StatesInGraph.expand
-    patch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))
-
-
-def _padding_in_state(patch: Any) -> None:
-    """The padding of shorter prompts is read as tokens."""
-    from gpg_vl.models import recurrent
-
-    regroup_rows = recurrent.regroup_rows
-    patch.setattr(recurrent, "regroup_rows", lambda segment_ids: replace(regroup_rows(segment_ids), real=None))
-
-
-def _images_swapped(patch: Any) -> None:
-    """Each prompt has the images of another."""
-    from gpg_vl.update import packing
-
-    def swapped(rows: Sequence[PackedRow], adapter: Any) -> Any:
-        parts = [row.encoded.vision for row in reversed(rows) if row.encoded.vision is not None]
-        return adapter.join_vision(parts)
-
-    patch.setattr(packing, "_join_vision", swapped)
-
-
-SHARED_MUTATIONS = {"positions start late": _positions_start_late, "images swapped": _images_swapped}
-PLAIN_MUTATIONS = {**SHARED_MUTATIONS, "completions see each other": _one_mask}
-QWEN3_MUTATIONS = {**PLAIN_MUTATIONS, "no depths": _no_depths}
+SHARED_MUTATIONS = {"positions start late": positions_start_late, "images swapped": images_swapped}
+PLAIN_MUTATIONS = {**SHARED_MUTATIONS, "completions see each other": one_mask}
+QWEN3_MUTATIONS = {**PLAIN_MUTATIONS, "no depths": no_depths}
 OF_28 = {"min_pixels": 784, "max_pixels": 50176}
 OF_32 = {"min_pixels": 1024, "max_pixels": 65536}
 RECURRENT_MUTATIONS = {
     **PLAIN_MUTATIONS,
-    "not regrouped": _not_regrouped,
-    "state of another prompt": _state_of_another,
-    "padding in the state": _padding_in_state,
+    "not regrouped": not_regrouped,
+    "state of another prompt": state_of_another,
+    "padding in the state": padding_in_state,
 }
 TILES: tuple[Sizes, ...] = ([], [(120, 50)], [(30, 40), (200, 90), (84, 84)], [(70, 160)])
 ONE_SIZE: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)], [(56, 112)])

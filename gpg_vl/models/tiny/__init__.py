@@ -43,6 +43,7 @@ __all__ = [
     "Family",
     "TinyFamily",
     "build_tokenizer",
+    "refuse_other_files",
     "write_tiny_model",
 ]
 
@@ -123,3 +124,18 @@ def _build_model(build: Callable[[Any], PreTrainedModel], config: PreTrainedConf
         torch.manual_seed(seed)
         model = build(config)
     return model.float()  # type: ignore[no-any-return]
+
+
+MAX_TINY_BYTES = 2**25
+
+
+def refuse_other_files(folder: Path) -> None:
+    """An earlier tiny model is replaced, and nothing else.
+
+    Raises:
+        ValueError: the folder holds other files
+    """
+    weights = folder / "model.safetensors"
+    is_tiny = weights.is_file() and weights.stat().st_size < MAX_TINY_BYTES and not (folder / "training_state").exists()
+    if folder.is_dir() and any(folder.iterdir()) and not is_tiny:
+        raise ValueError(f"{folder} holds other files; name a new folder")
