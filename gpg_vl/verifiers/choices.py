@@ -226,7 +226,7 @@ _LETTER_FORMS = [
 def _plain_answers(table: _Table) -> dict[str, Chosen]:
     """Letters that no option has as its text, and the plain texts of options: ``_read_among`` reads them so too."""
     spelled = {text for spelling in table.spellings for text in spelling}
-    found = {}
+    found: dict[str, Chosen] = {}
     for forms in _LETTER_FORMS[: len(table.texts)]:
         if spelled.isdisjoint(forms):
             found |= forms
