@@ -1,6 +1,7 @@
 """Completions per second of each task, in one process and through a pool of two: ``python -m benchmarks.scoring``.
 
-Answers are repeated, as the completions of a group repeat each other, or all distinct, so that no cache helps.
+Answers are repeated, as the completions of a group repeat each other, or all distinct, so that no cache helps; or every
+group has a row of its own, with answers in the commonest spellings.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ BOXES = [[10 * n, 20, 100 + 10 * n, 200] for n in range(6)]
 
 @dataclass(frozen=True)
 class Case:
-    """A row, and answers to it: the n-th of a few that repeat, or the n-th of many."""
+    """A row, and answers to it: a few that repeat, or the n-th of many; and the n-th of many rows, with its answers."""
 
     sample: Sample
     repeated: Sequence[str]
     distinct: Callable[[int], str]
+    new_row: Callable[[int], tuple[Sample, Sequence[str]]]
+
+
+Group = tuple[Sample, tuple[str, ...]]
+"""A row and completions of it."""
+KINDS = ("repeated", "distinct", "new rows")
 
 
 def detections(move: int) -> str:
@@ -43,56 +50,113 @@ def row(task: str, answer: str, question: str = "What is it?", **meta: object) -
     return Sample("row", task, ("picture.png",), question, answer, meta)
 
 
+WORDS = "left right near far red blue chair table window door lamp shelf above below inside behind front back"
+
+
+def words(n: int) -> str:
+    """Three words and a number, others for each n."""
+    known = WORDS.split()
+    return f"{known[n % 18]} {known[n // 18 % 18]} {known[n // 324 % 18]} {n}"
+
+
+def values(n: int) -> list[str]:
+    numbers = [f"{n + 1}√3", f"{n}°", f"{n + 2}", f"{n}.5", f"\\frac{{{n}}}{{7}}", f"{n + 3}\\sqrt{{3}}"]
+    return [*numbers, f"{n + 7}√2", f"{n} cm"]
+
+
+def boxes(n: int) -> list[str]:
+    return [f"[{n % 300}, {20 + k}, {400 + n // 300 % 200}, 300]" for k in range(GROUP)]
+
+
+def choices(n: int) -> tuple[Sample, Sequence[str]]:
+    a, b, c, d = (words(4 * n + k) for k in range(4))
+    sample = row("choice", "B", f"Which? (A) {a} (B) {b} (C) {c} (D) {d}", options=[a, b, c, d])
+    return sample, ["A", "B", "(C)", "D.", a, b, f"B. {b}", f"(D) {d}"]
+
+
+def classes(n: int) -> tuple[Sample, Sequence[str]]:
+    turned = CARS[n % 196 :] + CARS[: n % 196]
+    sample = row("classification", turned[0], options=list(CARS))
+    return sample, [turned[5 * k] if k % 2 else turned[k] for k in range(GROUP)]
+
+
 CASES = {
-    "counting": Case(row("counting", "4"), ["4", "5", "12", "no"], str),
-    "geometry": Case(row("geometry", "8√3"), ["8√3", "30°", "\\frac{1}{2}", "2\\sqrt{3}"], lambda n: f"{n + 1}√3"),
+    "counting": Case(
+        row("counting", "4"),
+        ["4", "5", "12", "no"],
+        str,
+        lambda n: (row("counting", str(n)), [str(n + k) for k in range(GROUP)]),
+    ),
+    "geometry": Case(
+        row("geometry", "8√3"),
+        ["8√3", "30°", "\\frac{1}{2}", "2\\sqrt{3}"],
+        lambda n: f"{n + 1}√3",
+        lambda n: (row("geometry", f"{n + 1}√3"), values(n)),
+    ),
     "grounding": Case(
         row("grounding", "[10, 20, 100, 200]"),
         ['[{"bbox_2d": [10, 20, 100, 200], "label": "dog"}]', "[11,22,99,190]", "(1,2),(3,4)"],
         lambda n: f"[{n % 300}, {n // 300 % 200}, {301 + n % 300}, 300]",
+        lambda n: (row("grounding", boxes(n)[0]), boxes(n)),
     ),
-    "detection": Case(row("detection", detections(0)), [detections(0)] * 2 + ["No Objects"], detections),
+    "detection": Case(
+        row("detection", detections(0)),
+        [detections(0)] * 2 + ["No Objects"],
+        detections,
+        lambda n: (row("detection", detections(n)), [detections(n + k) for k in range(GROUP)]),
+    ),
     "classification": Case(
-        row("classification", "pink primrose"), ["pink primrose", "rose", "Pink_Primrose"], lambda n: f"{n} primroses"
+        row("classification", "pink primrose"),
+        ["pink primrose", "rose", "Pink_Primrose"],
+        lambda n: f"{n} primroses",
+        lambda n: (row("classification", words(n)), [words(n + k) for k in range(GROUP)]),
     ),
     "classification of 196": Case(
         row("classification", CARS[0], options=CARS),
         [CARS[0], CARS[1], CARS[0].replace(" ", "_")],
         lambda n: f"{CARS[n % 196]} {n}",
+        classes,
     ),
     "choice": Case(
         row("choice", "A", "Which? (A) left (B) right", options=["left", "right"]),
         ["A", "(B)", "left", "right"],
         lambda n: f"{'AB'[n % 2]} {n}",
+        choices,
     ),
 }
 
 
-def completions(case: Case, num: int, are_distinct: bool, start: int = 0) -> list[str]:
-    answers = (
-        map(case.distinct, range(start, start + num))
-        if are_distinct
-        else (a for a, _ in zip(cycle(case.repeated), range(num)))
-    )
-    return [f"<think>{REASONING}</think><answer>{answer}</answer>" for answer in answers]
+def completion(answer: str) -> str:
+    return f"<think>{REASONING}</think><answer>{answer}</answer>"
 
 
-def rate_alone(case: Case, texts: Sequence[str]) -> float:
-    task = TASKS[case.sample.task]
+def groups(case: Case, num: int, kind: str, start: int = 0) -> list[Group]:
+    """Completions of a kind in groups of eight; the distinct ones and the rows from ``start`` on."""
+    if kind == "new rows":
+        rows = [case.new_row(start // GROUP + n) for n in range(num // GROUP)]
+        return [(sample, tuple(map(completion, answers))) for sample, answers in rows]
+    repeated = (answer for answer, _ in zip(cycle(case.repeated), range(num)))
+    answers = repeated if kind == "repeated" else map(case.distinct, range(start, start + num))
+    texts = [completion(answer) for answer in answers]
+    return [(case.sample, tuple(texts[n : n + GROUP])) for n in range(0, num, GROUP)]
+
+
+def rate_alone(of_case: Sequence[Group]) -> float:
     start = time.perf_counter()
-    for text in texts:
-        score_completion(task, case.sample, text, [VIEW])
-    return len(texts) / (time.perf_counter() - start)
+    for sample, texts in of_case:
+        task = TASKS[sample.task]
+        for text in texts:
+            score_completion(task, sample, text, [VIEW])
+    return sum(len(texts) for _, texts in of_case) / (time.perf_counter() - start)
 
 
-def rate_in_pool(pool: ScoringPool, case: Case, texts: Sequence[str]) -> float:
-    groups = [tuple(texts[n : n + GROUP]) for n in range(0, len(texts), GROUP)]
-    jobs = [TaskJob(case.sample.task, case.sample, (VIEW,), group, {}) for group in groups]
+def rate_in_pool(pool: ScoringPool, of_case: Sequence[Group]) -> float:
+    jobs = [TaskJob(sample.task, sample, (VIEW,), texts, {}) for sample, texts in of_case]
     start = time.perf_counter()
     outcomes = pool.run(jobs)
     seconds = time.perf_counter() - start
     assert all(outcome is not None and outcome.status == "ok" for each in outcomes for outcome in each)
-    return len(texts) / seconds
+    return sum(len(texts) for _, texts in of_case) / seconds
 
 
 def measure(num: int, rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -101,10 +165,10 @@ def measure(num: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     with ScoringPool(5.0, 2048, 2) as pool:
         for number in range(rounds + 1):
             for name, case in CASES.items():
-                for kind in ("repeated", "distinct"):
-                    texts = completions(case, num, kind == "distinct", 2 * number * num)
-                    rates[name].setdefault(f"{kind}, alone", []).append(rate_alone(case, texts))
-                    rates[name].setdefault(f"{kind}, pool", []).append(rate_in_pool(pool, case, texts))
+                for kind in KINDS:
+                    alone, in_pool = (groups(case, num, kind, (2 * number + half) * num) for half in range(2))
+                    rates[name].setdefault(f"{kind}, alone", []).append(rate_alone(alone))
+                    rates[name].setdefault(f"{kind}, pool", []).append(rate_in_pool(pool, in_pool))
     return {name: {way: each[1:] for way, each in ways.items()} for name, ways in rates.items()}  # the first warms up
 
 

@@ -322,10 +322,7 @@ def test_no_orphans_when_the_run_is_killed() -> None:
 
 
 def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
-    """Measured from nothing, the interpreter's own start included, without what its processes waited for a processor:
-    other work on the machine does not count, and what the pool itself waits for does. Mutations that must fail: the
-    supervisor imports torch; it sleeps for a second.
-    """
+    """From nothing, without what its processes waited for a processor. Mutations: it imports torch, or sleeps 1 s."""
     check = "import sys, gpg_vl.rewards.pool.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     seconds = []
@@ -333,10 +330,8 @@ def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
         with ScoringPool(5.0, 512, 2) as pool:
             start = time.monotonic()
             pool.run([job("right", task="counting")])
-            passed = time.monotonic() - start
-            assert pool.process is not None
-            pids = [pool.process.pid, *children(pool.process.pid)]
-            seconds.append(passed - sum(map(seconds_in_queue, pids)))
+            passed, pid = time.monotonic() - start, pool.process.pid if pool.process else 0
+            seconds.append(passed - sum(map(seconds_in_queue, [pid, *children(pid)])))
     assert min(seconds) < 1.0, seconds
 
 

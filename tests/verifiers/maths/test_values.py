@@ -164,6 +164,7 @@ LAST_WORDS = [
 @given(st.sampled_from(FIRST_WORDS), st.sampled_from(LAST_WORDS))
 @example("thirty", "")
 @example("xroot of", " x")
+@example("ab", " - 2")
 def test_what_is_told_to_be_prose_is_no_number(first: str, last: str) -> None:
     """Mutations that must fail: a number's word, minus, alpha or sqrt counts as prose, or what ends in root."""
     text = first + last
