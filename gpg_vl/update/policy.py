@@ -15,7 +15,8 @@ def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
     """Hidden states [R, S, H] of a micro-batch's rows."""
     vision, features = batch.vision, batch.features
     if vision is not None and batch.feature_index is not None:
-        vision, features = None, select_features(adapter.encode_images(vision), batch.feature_index)
+        features = select_features(adapter.encode_images(vision), batch.feature_index)
+        vision = None
     return adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
