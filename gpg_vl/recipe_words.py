@@ -43,6 +43,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "reward_weights": "rewards.weights",
     "reward_funcs": "rewards.functions",
     "system_prompt": "prompt.system",
+    "enable_thinking": "prompt.thinking",
     "lr_scheduler_type": "update.schedule",
     "lr_scheduler_kwargs": "update.schedule_options",
     "adam_beta1": "update.betas",

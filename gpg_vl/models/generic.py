@@ -36,8 +36,8 @@ def generic_family(model_config: PreTrainedConfig) -> Family | None:
     """None if transformers has no class of this kind for the config."""
     if type(model_config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return None
-    model: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(model_config)]
-    return Family(GenericAdapter, model, None)
+    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(model_config)]
+    return Family(GenericAdapter, model_class, None)
 
 
 class GenericAdapter(BaseAdapter):

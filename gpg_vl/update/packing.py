@@ -218,7 +218,8 @@ def _index_features(rows: Sequence[PackedRow]) -> Tensor | None:
     encoded = _encoded_once(rows)
     if all(row.is_packed for row in rows) or not encoded:
         return None
-    places, start = {}, 0
+    places: dict[int, Tensor] = {}
+    start = 0
     for key, vision in encoded:
         places[key] = torch.arange(start, start + vision.num_tokens)
         start += vision.num_tokens

@@ -15,12 +15,15 @@ def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
     """Hidden states [R, S, H] of a micro-batch's rows."""
     vision, features = batch.vision, batch.features
     if vision is not None and batch.feature_index is not None:
-        features, vision = select_features(adapter.encode_images(vision), batch.feature_index), None
+        features = select_features(adapter.encode_images(vision), batch.feature_index)
+        vision = None
     return adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        segment_ids=batch.segment_ids if batch.is_packed else None,  # padding on the right comes after all that is read
+        segment_ids=batch.segment_ids
+        if batch.is_packed
+        else None,  # what pads a row on the right is after all it reads
         vision=vision,
         features=features,
     )
