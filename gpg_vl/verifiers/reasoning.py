@@ -26,6 +26,8 @@ def in_plain_tags(text: str) -> str:
     >>> in_plain_tags("<|channel>thought\\n2 + 2<channel|><answer>4</answer>")
     '<think>\\n2 + 2</think><answer>4</answer>'
     """
+    if not any(opening in text for opening, _ in _NATIVE):
+        return text
     opened = [(text.find(opening), opening, closing) for opening, closing in _PAIRS if opening in text]
     if not opened or min(opened)[1] == THINK_OPENING:
         return text
