@@ -170,6 +170,7 @@ def describe_score(task: str, score: TaskScore) -> list[str]:
 
     lines = [f"{task}: {score.metric} {write(score)}{legacy(score.legacy)}  reward {score.reward:.3f}  n {score.n}"]
     for name, each in score.categories.items():
+        assert each["strict"] is not None
         lines.append(f"  {printable(name)}: {write(each['strict'])}{legacy(each['legacy'])}  n {each['strict'].n}")
     lines += [f"  pass@{k}: {write(estimate)}" for k, estimate in score.pass_at.items()]
     return lines if score.majority is None else [*lines, f"  maj@{score.num_samples}: {write(score.majority)}"]
