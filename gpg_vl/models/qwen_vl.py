@@ -19,11 +19,7 @@ class QwenVLAdapter(BaseAdapter):
     """A Qwen2-VL or Qwen2.5-VL model with its processor."""
 
     image_token = "<|image_pad|>"
-<<<<<<< HEAD
     vision_tokens: ClassVar[tuple[str, ...]] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
-=======
-    vision_tokens: ClassVar[Sequence[str]] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
->>>>>>> fam-plain
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]] = (
         ("model.visual.merger.", "projector"),
         ("model.visual.", "vision"),
