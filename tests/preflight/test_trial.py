@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.config import DataConfig, ModelConfig, Recipe, RewardsConfig, RolloutConfig
+from gpg_vl.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig
 from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
-from gpg_vl.preflight.trial import try_rewards
+from gpg_vl.preflight.trial import try_model, try_rewards
 from gpg_vl.records import Sample
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.tasks import load_task
@@ -164,3 +165,29 @@ def test_a_broken_image_is_passed_over(load: LoadModel, tmp_path: Path) -> None:
     checked = CheckedSources([Source("rows", 1.0, samples)], {"counting": load_task("counting")}, [""])
     with Scorer(recipe.rewards) as scorer, pytest.raises(ValueError, match=naming("RuntimeError: r2", "rew.py:1")):
         try_rewards(recipe, [checked], load(), scorer)
+
+
+OBJECTIVE = """
+from gpg_vl.objectives.gpg import Gpg
+
+class Own(Gpg):
+    def advantages(self, group):
+        return [reward.parts["correct"] / reward.parts[PART] for reward in group.rewards]
+"""
+
+
+def test_an_own_objective_is_tried_with_the_parts_of_a_run(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Those of the task, and those that a model gives, which is not loaded yet."""
+    samples = [Sample(f"r{n}", "counting", (png(84, 84),), "How many?", str(n)) for n in range(3)]
+    checked = CheckedSources([Source("rows", 1.0, samples)], {"counting": load_task("counting")}, [""])
+    model, rewards = ModelConfig(path=str(model_folders["qwen2_vl"])), RewardsConfig(preference="head")
+    with Scorer(rewards) as scorer:
+        for part in ("preference", "other"):
+            (tmp_path / f"{part}.py").write_text(OBJECTIVE.replace("PART", repr(part)))
+            recipe = Recipe(model=model, rewards=rewards, objective=ObjectiveConfig(name=f"{tmp_path}/{part}.py:Own"))
+            objective = build_objective(recipe.objective)
+            if part == "preference":
+                try_model(recipe, model.path, [checked], scorer, objective)
+            else:
+                with pytest.raises(ValueError, match=naming("objective.name", "KeyError", "other.py:6")):
+                    try_model(recipe, model.path, [checked], scorer, objective)
