@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from transformers import (
     Glm4vForConditionalGeneration,
+    Glm4vMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
     Idefics3ForConditionalGeneration,
     InternVLForConditionalGeneration,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": Family(SmolVLMAdapter, SmolVLMForConditionalGeneration, None),
     "idefics3": Family(SmolVLMAdapter, Idefics3ForConditionalGeneration, None),
     "glm4v": Family(Glm4vAdapter, Glm4vForConditionalGeneration, "grid_1000"),
+    "glm4v_moe": Family(Glm4vAdapter, Glm4vMoeForConditionalGeneration, "grid_1000"),
     "glm46v": Family(Glm4vAdapter, Glm46VForConditionalGeneration, "grid_1000"),
     "mistral3": Family(Mistral3Adapter, Mistral3ForConditionalGeneration, None),
     "llava_onevision": Family(LlavaOnevisionAdapter, LlavaOnevisionForConditionalGeneration, None),

@@ -18,7 +18,7 @@ class Glm4vAdapter(QwenVLAdapter):
         "<|video|>",
     )
     lora_layers: ClassVar[Mapping[str, str]] = {
-        "text": r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up|down)_proj)",
+        "text": r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate_up|gate|up|down)_proj)",
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)",
     }
 

@@ -19,7 +19,7 @@ class QwenVLAdapter(BaseAdapter):
     """A Qwen2-VL or Qwen2.5-VL model with its processor."""
 
     image_token = "<|image_pad|>"
-    vision_tokens = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
+    vision_tokens: ClassVar[Sequence[str]] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]] = (
         ("model.visual.merger.", "projector"),
         ("model.visual.", "vision"),

@@ -297,6 +297,7 @@ CASES: dict[str, FamilyCase] = {
     "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
+    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=PLAIN_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),

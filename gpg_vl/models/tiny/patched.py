@@ -9,6 +9,8 @@ from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm4vImageProcessor,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Glm4vProcessor,
     Glm4vVideoProcessor,
     Glm46VConfig,
@@ -47,19 +49,26 @@ _glm_tokenizer = partial(
 )
 
 
-def _glm_config(config: type[Any], tokenizer: PreTrainedTokenizerFast) -> Any:
+_GLM_EXPERTS = {
+    "model_type": "glm4v_moe_text", "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
+    "n_shared_experts": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
+
+
+def _glm_config(config: type[Any], text: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Any:
     rope = {
         "rope_type": "default", "rope_theta": 1.0e4, "partial_rotary_factor": 0.5, "mrope_section": [2, 3, 3],
     }  # fmt: skip
     vision = {
-        "model_type": "glm4v_vision", "depth": 2, "hidden_size": 128, "out_hidden_size": 128, "num_heads": 4,
+        "model_type": text["model_type"].replace("_text", "_vision"), "depth": 2,
+        "hidden_size": 128, "out_hidden_size": 128, "num_heads": 4,
         "intermediate_size": 256, "patch_size": 14, "image_size": 112, "spatial_merge_size": 2,
         "temporal_patch_size": 2, "initializer_range": INITIALIZER_RANGE,
     }  # fmt: skip
     starts = ("image_start", "image_end", "video_start", "video_end")
     ids = {f"{name}_token_id": token_id(tokenizer, token) for name, token in zip(starts, _GLM_BORDERS, strict=True)}
     return config(
-        text_config=text_config(tokenizer, model_type="glm4v_text", rope_parameters=rope),
+        text_config=text_config(tokenizer, rope_parameters=rope, **text),
         vision_config=vision,
         image_token_id=token_id(tokenizer, "<|image|>"),
         video_token_id=token_id(tokenizer, "<|video|>"),
@@ -118,13 +127,19 @@ def _mistral_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 PATCHED_FAMILIES = {
     "glm4v": TinyFamily(
         Glm4vForConditionalGeneration,
-        partial(_glm_config, Glm4vConfig),
+        partial(_glm_config, Glm4vConfig, {"model_type": "glm4v_text"}),
+        partial(_glm_processor, Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor),
+        _glm_tokenizer,
+    ),
+    "glm4v_moe": TinyFamily(
+        Glm4vMoeForConditionalGeneration,
+        partial(_glm_config, Glm4vMoeConfig, _GLM_EXPERTS),
         partial(_glm_processor, Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor),
         _glm_tokenizer,
     ),
     "glm46v": TinyFamily(
         Glm46VForConditionalGeneration,
-        partial(_glm_config, Glm46VConfig),
+        partial(_glm_config, Glm46VConfig, {"model_type": "glm4v_text"}),
         partial(_glm_processor, Glm46VProcessor, Glm46VImageProcessor, Glm46VVideoProcessor),
         _glm_tokenizer,
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -147,7 +146,7 @@ def _idefics3_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 _LLAVA_TOKENS = {"image_token": "<image>", "video_token": "<video>"}
 
 
-def _llava_grids() -> list[Sequence[int]]:
+def _llava_grids() -> list[list[int]]:
     return [[TILE * rows, TILE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
 
 
