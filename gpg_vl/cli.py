@@ -155,7 +155,8 @@ def _ask(words: list[str]) -> None:
 
     if options.n < 1:
         raise ValueError("--n must be at least 1")
-    recipe = recipe_of_model(options.model, options.recipe, overrides)
+    own = [] if options.task is None else ["--task", options.task]
+    recipe = recipe_of_model(options.model, options.recipe, [*overrides, *own])
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0

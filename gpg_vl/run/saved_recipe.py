@@ -48,7 +48,8 @@ def recipe_of_model(model: str, recipe: str | None = None, overrides: Sequence[s
     if recipe is not None or not saved.is_file():
         return load_recipe(recipe, [*overrides, "--model.path", path])
     plain = read_yaml(str(saved))
-    if left_out := _what_names_code_or_places(plain):
+    given = {word.partition("=")[0].removeprefix("--") for word in overrides}
+    if left_out := [key for key in _what_names_code_or_places(plain) if key not in given]:
         say(f"note: {', '.join(left_out)} of {saved} is used only where you name it: --recipe {saved}")
     return load_recipe(None, [*overrides, "--model.path", path], saved=_settings(plain))
 

@@ -54,6 +54,12 @@ def test_it_gives_settings_and_neither_code_nor_places(
         assert named in line
 
 
+def test_what_the_user_gives_is_not_asked_for(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe_of_model(str(model), None, ["--task", "counting"]).task == "counting"
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: tasks, rewards.functions")
+
+
 def test_the_user_may_name_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model)
     recipe = recipe_of_model(str(model), "recipe.yaml", ["--run.seed", "9"])
