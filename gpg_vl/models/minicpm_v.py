@@ -6,12 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
+import transformers
+from packaging.version import Version
 from PIL.Image import Image
+from transformers import PreTrainedConfig
 
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.models.sliced import Layout, Limits, SlicedAdapter
 from gpg_vl.records import ImageFeatures, VisionInputs
+
+CUT_SINCE = "5.23"
+"""Version of transformers whose image processor the kit's sizes are those of."""
 
 
 class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
@@ -31,6 +37,15 @@ class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
         "text": Qwen35Adapter.lora_layers["text"],
         "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
     }
+
+    @classmethod
+    def refuse_inexact(cls, config: PreTrainedConfig) -> None:
+        super().refuse_inexact(config)
+        if Version(transformers.__version__) < Version(CUT_SINCE):
+            raise ValueError(
+                f"model.path: MiniCPM-V 4.6 needs transformers {CUT_SINCE}, and {transformers.__version__} is "
+                "installed, which cuts images in another way; install a newer one"
+            )
 
     # --- reading ---
 

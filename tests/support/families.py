@@ -309,6 +309,6 @@ CASES: dict[str, FamilyCase] = {
     "qwen3_5": FamilyCase(PATCHES_32, OF_32, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
     "qwen3_5_moe": FamilyCase(PATCHES_32, OF_32, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
     "lfm2_vl": FamilyCase(TILES, {"max_tiles": 4, "frame": "grid_1000"}, mutations=RECURRENT_MUTATIONS),
-    "minicpmv4_6": FamilyCase(TILES, {"max_tiles": 4}, tolerance=5e-5, mutations=RECURRENT_MUTATIONS),
+    "minicpmv4_6": FamilyCase(TILES, {"max_tiles": 4}, tolerance=5e-5, since="5.23", mutations=RECURRENT_MUTATIONS),
 }
 CASES = {name: case for name, case in CASES.items() if name in FAMILIES}
