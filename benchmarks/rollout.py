@@ -30,7 +30,7 @@ from benchmarks.flops import Lengths
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision import move_vision
+from gpg_vl.models.vision_records import move_vision
 from gpg_vl.records import Prompt
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine

@@ -16,7 +16,7 @@ from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision import join_vision
+from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Prompt, TrainingGroup
 
 

@@ -9,11 +9,11 @@ from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.markers import check_markers
 from gpg_vl.data.schema import read_text
-from gpg_vl.own_code import describe_error
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.marks import find_lost_marks
+from gpg_vl.user_code import describe_error
 
 WRONG_MARKERS = "the markers are not one per image"
 _FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded

@@ -22,13 +22,13 @@ from typing import Any
 from data_tools.command_line import add_row_options, make_parser, read_columns, read_hosts, run_converter
 from data_tools.conversion import MakeSamples
 from data_tools.sources import SourceRow, read_all_parquet, read_json_lines, read_json_list
+from gpg_vl.data.row_formats import find_shape
 from gpg_vl.data.rows import GivenColumns, Matched, find_image_root, make_sample, match_columns
-from gpg_vl.data.shapes import find_shape
 from gpg_vl.data.tables import Table, open_table
-from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
 from gpg_vl.screen import tell
 from gpg_vl.tasks import load_task
+from gpg_vl.user_code import absolute_spec
 
 _READERS = {".jsonl": read_json_lines, ".json": read_json_list, ".parquet": read_all_parquet}
 

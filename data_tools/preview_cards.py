@@ -15,10 +15,10 @@ from data_tools.faults import find_answer_fault
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.thumbnails import make_thumbnail
-from gpg_vl.own_code import describe_error
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion
+from gpg_vl.user_code import describe_error
 from gpg_vl.verifiers.box_text import parse_detections
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from data_tools.row_checks import CheckedRow, DataFile, Finding, open_file
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
-from gpg_vl.own_code import describe_error
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
+from gpg_vl.user_code import describe_error
 
 
 class PromptReader:

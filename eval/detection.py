@@ -30,7 +30,7 @@ from gpg_vl.records import Box, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.legacy.detection import published_boxes
 from gpg_vl.verifiers.answers import find_answer
-from gpg_vl.verifiers.box_text import Detection, parse_detections
+from gpg_vl.verifiers.box_text import DetectedBox, parse_detections
 
 if TYPE_CHECKING:
     from gpg_vl.evaluation.evaluate_model import Evaluation
@@ -93,7 +93,7 @@ def _without_interval(value: float, rows: RowCounts) -> Estimate:
     return Estimate(value, None, None, rows.num)
 
 
-def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
+def read_boxes(sample: Sample, prediction: Prediction) -> list[DetectedBox]:
     """The first completion's boxes in original pixels; no boxes if it cannot be read."""
     if prediction.status[0] != "ok":
         return []
@@ -103,7 +103,7 @@ def read_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
     return list(read or [])
 
 
-def read_published_boxes(sample: Sample, prediction: Prediction) -> list[Detection]:
+def read_published_boxes(sample: Sample, prediction: Prediction) -> list[DetectedBox]:
     """The same as the published code reads it."""
     return published_boxes(prediction.completions[0], prediction.views[0]) if prediction.views else []
 
@@ -151,7 +151,7 @@ def published_gold(file: Path, samples: Sequence[Sample]) -> Gold:
     return Gold(truth, keys, any("neg_category_ids" in image for image in truth.imgs.values()))
 
 
-def average_precision(gold: Gold, found: Sequence[Sequence[Detection]], max_detections: int) -> dict[str, float]:
+def average_precision(gold: Gold, found: Sequence[Sequence[DetectedBox]], max_detections: int) -> dict[str, float]:
     """AP, AP50 and AP75 in [0, 1], as defined by COCO, over all pictures and the requested categories."""
     answered = [
         {"image_id": image, "category_id": category, "bbox": _xywh(each.box), "score": each.confidence}

@@ -15,12 +15,12 @@ from gpg_vl.evaluation.predictions import Prediction
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.score_file import ScoredCompletion, StoredCompletion, read_predictions, score_completions
 from gpg_vl.evaluation.settings import scoring_versions
-from gpg_vl.own_code import absolute_spec
 from gpg_vl.processes.interrupts import INTERRUPTS
 from gpg_vl.rewards.pool import MetricJob, ScoringPool
 from gpg_vl.rewards.published import measure_published
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
+from gpg_vl.user_code import absolute_spec
 
 
 def evaluate_stored(

@@ -17,8 +17,8 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from gpg_vl.config import LoraConfig, Recipe, RecordConfig
-from gpg_vl.own_code import absolute_spec
-from gpg_vl.recipe_words import SAME_VALUES, key_of, leaves
+from gpg_vl.recipe_aliases import SAME_VALUES, key_of, leaves
+from gpg_vl.user_code import absolute_spec
 
 _SECTIONS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)

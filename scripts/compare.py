@@ -24,12 +24,12 @@ from gpg_vl import cli
 from gpg_vl.config import ObjectiveConfig, Recipe
 from gpg_vl.models.paths import find_checkpoints
 from gpg_vl.objectives import build_objective
-from gpg_vl.own_code import absolute_spec
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import load_all_sources, load_sources
 from gpg_vl.preflight.start import check_recipe
 from gpg_vl.recipes import as_word, load_recipe, parse_yaml
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.user_code import absolute_spec
 from scripts.comparison import MEMORY_FILE, Run, report
 
 HELD_OUT_COMMAND = "compare-held-out.json"

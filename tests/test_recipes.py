@@ -11,7 +11,7 @@ import yaml
 
 from gpg_vl import cli
 from gpg_vl.config import Recipe
-from gpg_vl.recipe_words import OTHER_NAMES
+from gpg_vl.recipe_aliases import OTHER_NAMES
 from gpg_vl.recipes import KNOWN_KEYS, describe_keys, load_recipe
 from gpg_vl.run.saved_recipe import read_recipe
 from tests.support.messages import lines_naming, naming

@@ -18,12 +18,12 @@ from gpg_vl.models.lora import find_base
 from gpg_vl.models.manifest import MANIFEST_FILE
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.models.saving import check_model_folder
-from gpg_vl.own_code import describe_error
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.run.checkpoint import library_versions
+from gpg_vl.user_code import describe_error
 
 
 def describe_machine() -> Iterator[str]:

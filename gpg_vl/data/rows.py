@@ -15,9 +15,7 @@ from gpg_vl.data.conversations import (
     read_last_answer,
 )
 from gpg_vl.data.json_text import read_object, write_json
-from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
-from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
-from gpg_vl.data.shapes import (
+from gpg_vl.data.row_formats import (
     IMAGE_COLUMNS,
     MESSAGE_COLUMNS,
     Columns,
@@ -26,9 +24,11 @@ from gpg_vl.data.shapes import (
     image_columns,
     shape_columns,
 )
+from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
+from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.data.tables import Table, TableRow
-from gpg_vl.own_code import absolute_spec, own_file
 from gpg_vl.records import Sample
+from gpg_vl.user_code import absolute_spec, own_file
 from gpg_vl.verifiers.answers import strip_answer_tags
 from gpg_vl.verifiers.box_text import parse_detections
 

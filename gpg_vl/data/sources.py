@@ -16,8 +16,8 @@ from gpg_vl.data.rows import GivenColumns, LazySamples, find_image_root, match_c
 from gpg_vl.data.schema import KIT_FIELDS
 from gpg_vl.data.tables import HubPart, open_table
 from gpg_vl.data.writing import write_jsonl, write_parquet
-from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Sample
+from gpg_vl.user_code import absolute_spec
 
 __all__ = ["Source", "load_source", "write_jsonl", "write_parquet"]
 

@@ -21,12 +21,12 @@ from typing import Any, get_args
 from gpg_vl.config import RewardsConfig
 from gpg_vl.data.images import read_size
 from gpg_vl.files import replace_file, same_place
-from gpg_vl.own_code import absolute_spec, describe_error, own_file
 from gpg_vl.records import AnswerIn, Frame, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.pool import PUBLISHED_TIMEOUT_S, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.screen import printable, say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, legacy_scorer
+from gpg_vl.user_code import absolute_spec, describe_error, own_file
 from gpg_vl.verifiers.answers import strip_answer_tags
 
 UNKNOWN_SIDE = 10**9

@@ -29,7 +29,7 @@ from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.tokenizing import read_tokens
-from gpg_vl.models.vision import join_vision
+from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
 

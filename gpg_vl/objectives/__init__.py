@@ -29,7 +29,7 @@ from gpg_vl.objectives.reinforce_rej import ReinforceRej
 from gpg_vl.objectives.rloo import Rloo
 from gpg_vl.objectives.sapo import Sapo
 from gpg_vl.objectives.supervised import Supervised
-from gpg_vl.own_code import load_own_class
+from gpg_vl.user_code import load_own_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "gpg": Gpg,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpg_vl.objectives.base import Objective
-from gpg_vl.own_code import CodeMistake, as_number, describe_failure, own_file
 from gpg_vl.records import LogProbs, ScoredGroup
+from gpg_vl.user_code import CodeMistake, as_number, describe_failure, own_file
 
 
 def try_objective(objective: Objective, group: ScoredGroup) -> None:

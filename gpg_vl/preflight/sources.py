@@ -11,13 +11,13 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.images import check_presence
 from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
-from gpg_vl.own_code import describe_error
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task, task_weights
+from gpg_vl.user_code import describe_error
 
 
 @dataclass(frozen=True)

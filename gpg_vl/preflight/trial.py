@@ -18,7 +18,6 @@ from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.preflight.own_objective import try_objective
 from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.preflight.sources import CheckedSources
@@ -27,6 +26,7 @@ from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.room import build_prompts, training_room
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.user_code import absolute_spec, describe_failure, own_file
 from gpg_vl.verifiers.answers import write_answer
 from gpg_vl.verifiers.reasoning import continue_prompt
 

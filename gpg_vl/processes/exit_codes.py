@@ -6,8 +6,8 @@ import signal
 from collections.abc import Callable
 
 from gpg_vl.errors import first_line, is_out_of_memory
-from gpg_vl.noise import quiet_libraries
 from gpg_vl.processes.interrupts import Interrupted
+from gpg_vl.quiet import quiet_libraries
 from gpg_vl.screen import open_closed_streams, printable, say
 
 

@@ -17,10 +17,10 @@ from gpg_vl.data.images import BadImage, open_image, original_size
 from gpg_vl.data.markers import IMAGE_MARKER, check_markers
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.own_code import absolute_spec, describe_failure, own_file
 from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer
+from gpg_vl.user_code import absolute_spec, describe_failure, own_file
 from gpg_vl.verifiers.reasoning import THINK_OPENING
 
 _MAX_CHARS = 160  # of what a user's code raised

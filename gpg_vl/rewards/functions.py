@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from gpg_vl.data.images import open_image
-from gpg_vl.own_code import CodeMistake, as_number, run_file
 from gpg_vl.records import Sample
+from gpg_vl.user_code import CodeMistake, as_number, run_file
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Any]

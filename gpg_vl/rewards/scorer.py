@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from gpg_vl.config import RewardsConfig
-from gpg_vl.own_code import absolute_spec
 from gpg_vl.records import Reward, RolloutGroup, Rule, ScoredGroup
 from gpg_vl.rewards.functions import Call, Conversation, TrainerState, function_name, sample_columns
 from gpg_vl.rewards.pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.rewards.published import measure_published
+from gpg_vl.user_code import absolute_spec
 from gpg_vl.verifiers.reasoning import completion_text
 
 

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import head_logits, mask_banned
-from gpg_vl.models.vision import move_vision, split_features
+from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling

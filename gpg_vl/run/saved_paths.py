@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.own_code import absolute_spec
+from gpg_vl.user_code import absolute_spec
 
 Plain = dict[str, Any]
 Place = tuple[str | int, ...]

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.data.sources import Source
-from gpg_vl.models.vision import features_to_tensors, tensors_to_features
-from gpg_vl.own_code import describe_error
+from gpg_vl.models.vision_records import features_to_tensors, tensors_to_features
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import (
@@ -34,6 +33,7 @@ from gpg_vl.records import (
 )
 from gpg_vl.run.state_files import read_json
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch
+from gpg_vl.user_code import describe_error
 
 ROLLOUT_FILE = "rollout.json"
 FEATURES_FILE = "rollout.safetensors"

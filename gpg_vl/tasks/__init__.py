@@ -6,20 +6,20 @@ import difflib
 import functools
 from pathlib import Path
 
-from gpg_vl.own_code import describe_error, load_own_class
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.choice import Choice
 from gpg_vl.tasks.classification import Classification
 from gpg_vl.tasks.counting import Counting
-from gpg_vl.tasks.detection import DetectionTask
+from gpg_vl.tasks.detection import Detection
 from gpg_vl.tasks.geometry import Geometry
 from gpg_vl.tasks.grounding import Grounding
+from gpg_vl.user_code import describe_error, load_own_class
 
 TASKS: dict[str, Task] = {
     "choice": Choice(),
     "classification": Classification(),
     "counting": Counting(),
-    "detection": DetectionTask(),
+    "detection": Detection(),
     "geometry": Geometry(),
     "grounding": Grounding(),
 }

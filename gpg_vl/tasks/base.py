@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gpg_vl.own_code import CodeMistake, as_number
 from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample, Status
+from gpg_vl.user_code import CodeMistake, as_number
 from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
 
 FORMAT_REQUEST = (

@@ -22,13 +22,13 @@ from gpg_vl.tasks.box_answers import (
     pair_boxes,
 )
 from gpg_vl.tasks.legacy.detection import DETECTION
-from gpg_vl.verifiers.box_text import NO_OBJECTS, Detection, parse_detections
+from gpg_vl.verifiers.box_text import NO_OBJECTS, DetectedBox, parse_detections
 from gpg_vl.verifiers.boxes import LATE_IMPORTS
 
 HIT_IOU = 0.5
 
 
-class DetectionTask(Task):
+class Detection(Task):
     name = "detection"
     metric = "miou"
     main_part = "iou"
@@ -44,15 +44,15 @@ class DetectionTask(Task):
             f"confidence from 0 to 1, or {NO_OBJECTS} where there is none."
         )
 
-    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Detection] | None:
+    def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[DetectedBox] | None:
         """The detections in original pixels, [] for none; None unless each box has an area and lies in the image."""
         found = parse_detections(answer_in_numbers(answer, views[0]))
         boxes = None if found is None else boxes_in_image([detection.box for detection in found], views[0])
         if found is None or boxes is None:
             return None
-        return [Detection(box, detection.confidence) for box, detection in zip(boxes, found, strict=True)]
+        return [DetectedBox(box, detection.confidence) for box, detection in zip(boxes, found, strict=True)]
 
-    def score(self, answer: Sequence[Detection], sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
+    def score(self, answer: Sequence[DetectedBox], sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
         """The overlap of the hits, and how well the confidences tell hits from misses.
 
         Where several boxes are asked for, one that overlaps by less than half is a miss and adds nothing: else a box
@@ -86,7 +86,7 @@ def _gold_boxes(answer: str) -> tuple[Box, ...]:
     return tuple(detection.box for detection in parse_detections(answer) or ())
 
 
-def _confidence_part(answer: Sequence[Detection], hits: set[int], most: int) -> float:
+def _confidence_part(answer: Sequence[DetectedBox], hits: set[int], most: int) -> float:
     """A quadratic score over all boxes, in [-1, 1]: a hit gains c(2 - c), a miss loses c².
 
     With a chance p of a hit the expectation is 2pc - c², which is largest at c = p, where it is p²: no box can lose by

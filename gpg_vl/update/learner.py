@@ -23,10 +23,10 @@ from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_update
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.policy_shift import completion_shifts
 from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing, check_prefill
-from gpg_vl.update.shift import completion_shifts
 
 
 class FurtherGradient(Protocol):

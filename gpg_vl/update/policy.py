@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import token_log_probs
-from gpg_vl.models.vision import move_features, move_vision, select_features
+from gpg_vl.models.vision_records import move_features, move_vision, select_features
 from gpg_vl.records import MicroBatch
 
 

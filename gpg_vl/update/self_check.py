@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import head_logits, mask_banned, token_log_probs
-from gpg_vl.models.vision import feature_distance, move_vision
+from gpg_vl.models.vision_records import feature_distance, move_vision
 from gpg_vl.records import Completion, Encoded
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import PackedRow, build_micro_batch

@@ -52,7 +52,7 @@ _FIRST_KEY = re.compile(r"[\"']?(?:position|bbox_2d|bbox|box|confidence|score)[\
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
+class DetectedBox:
     """A box and how sure the model is of it, in [0, 1]."""
 
     box: Box
@@ -71,17 +71,17 @@ def parse_boxes(text: str) -> list[Box] | None:
     return list(found.boxes) if found is not None and found.boxes else None
 
 
-def parse_detections(text: str) -> list[Detection] | None:
+def parse_detections(text: str) -> list[DetectedBox] | None:
     """The boxes with their confidences (1 if none is written); [] for ``No Objects`` and ``[]``; None for neither.
 
     >>> parse_detections("[{'Position': [1, 2, 3, 4], 'Confidence': 0.5}]")
-    [Detection(box=(1.0, 2.0, 3.0, 4.0), confidence=0.5)]
+    [DetectedBox(box=(1.0, 2.0, 3.0, 4.0), confidence=0.5)]
     """
     found = parse_answered(text)
     if found is None:
         return None
     pairs = zip(found.boxes, found.confidences, strict=True)
-    detections = [Detection(box, confidence) for box, confidence in pairs if confidence is not None]
+    detections = [DetectedBox(box, confidence) for box, confidence in pairs if confidence is not None]
     return detections if len(detections) == len(found.boxes) else None
 
 

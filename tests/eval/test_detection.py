@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from eval.command import run
 from eval.detection import BENCHMARK, average_precision, gold_of_rows, published_gold
 from gpg_vl.records import Box, Sample
-from gpg_vl.verifiers.box_text import Detection
+from gpg_vl.verifiers.box_text import DetectedBox
 from tests.support.messages import lines_naming, naming
 
 CATEGORIES = (3, 7, 20)
@@ -35,7 +35,7 @@ def as_xywh(box: Box) -> list[float]:
 
 def make_case(
     seed: int, crowds: bool
-) -> tuple[dict[str, Any], list[Sample], list[list[Detection]], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[Sample], list[list[DetectedBox]], list[dict[str, Any]]]:
     """Annotations, rows that ask for most pairs of picture and category, answers, and these as COCO has them."""
     rng = numpy.random.default_rng(seed)
     images = [{"id": 100 + n, "file_name": f"{n}.jpg", "width": 100, "height": 100} for n in range(NUM_IMAGES)]
@@ -55,7 +55,7 @@ def make_case(
                 continue  # not asked: what is there is missed
             moved = [tuple(v + float(rng.normal(0, 2)) for v in box) for box in gold[:3]] + random_boxes(rng, 1)
             boxes = [(x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)) for x1, y1, x2, y2 in moved]
-            detections = [Detection(box, float(rng.integers(1, 100)) / 100 + len(plain) / 1e5) for box in boxes]
+            detections = [DetectedBox(box, float(rng.integers(1, 100)) / 100 + len(plain) / 1e5) for box in boxes]
             meta = {"category": f"kind {category}", "category_id": category, "image_id": image["id"]}
             answer = str([list(box) for box in gold]) if gold else "No Objects"
             samples.append(Sample(str(len(samples)), "detection", (str(image["id"]),), "?", answer, meta))

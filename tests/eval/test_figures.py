@@ -19,7 +19,7 @@ from eval.detection import average_precision, gold_of_rows
 from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluation.scores import estimate, mean_of
 from gpg_vl.records import Box, Sample
-from gpg_vl.verifiers.box_text import Detection
+from gpg_vl.verifiers.box_text import DetectedBox
 from gpg_vl.verifiers.boxes import Hits, count_hits, iou
 from tests.support.builders import png
 from tests.support.messages import lines_naming, naming
@@ -64,7 +64,7 @@ def test_ap_of_random_boxes_is_the_definitions(seed: int) -> None:
         confidences = rng.permutation(numpy.arange(8, 8 + len(boxes)) / 20 + n / 1000).tolist()
         answer = str([list(box) for box in gold])
         samples.append(Sample(str(n), "detection", (f"{n}.png",), "?", answer, {"category": "cat"}))
-        found.append([Detection(box, c) for box, c in zip(boxes, confidences, strict=True)])
+        found.append([DetectedBox(box, c) for box, c in zip(boxes, confidences, strict=True)])
         hits.append(count_hits(boxes, confidences, gold, 0.5))
     assert average_precision(gold_of_rows(samples), found, 100)["AP50"] == pytest.approx(
         interpolated_ap(hits), abs=1e-6
@@ -73,7 +73,7 @@ def test_ap_of_random_boxes_is_the_definitions(seed: int) -> None:
 
 def test_ap_of_gold_boxes_is_1_and_of_none_0() -> None:
     sample = Sample("1", "detection", ("1.png",), "?", "[[1, 2, 30, 40]]", {"category": "cat"})
-    right = [[Detection((1.0, 2.0, 30.0, 40.0), 0.9)]]
+    right = [[DetectedBox((1.0, 2.0, 30.0, 40.0), 0.9)]]
     assert average_precision(gold_of_rows([sample]), right, 100) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
     assert average_precision(gold_of_rows([sample]), [[]], 100)["AP"] == 0
 

@@ -1,4 +1,4 @@
-"""Detection: no way of answering is better in expectation than saying every box with its own chance of a hit.
+"""DetectedBox: no way of answering is better in expectation than saying every box with its own chance of a hit.
 
 Worlds: each of 1 to 8 gold boxes stands where the answer has it with a chance that the answer knows, and else in
 another place. The expectation is summed over all of the worlds, through the task's own score.
@@ -14,13 +14,13 @@ import pytest
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks import TASKS
-from gpg_vl.verifiers.box_text import Detection
+from gpg_vl.verifiers.box_text import DetectedBox
 
 TASK = TASKS["detection"]
 VIEW = ImageView(800, 400, 800, 400, "resized_pixels")
 WHOLE: Box = (0, 0, 800, 400)
 CHANCES = (0.9, 0.3, 0.6, 0.2, 0.75, 0.5, 0.95, 0.4)
-Answer = list[Detection]
+Answer = list[DetectedBox]
 
 
 def place(number: int, miss: int = 0) -> Box:
@@ -47,18 +47,18 @@ def expect(answer: Answer, num_gold: int, other: Callable[[int], Box]) -> float:
     return total
 
 
-def reward(answer: Sequence[Detection], gold: Sequence[Box]) -> float:
+def reward(answer: Sequence[DetectedBox], gold: Sequence[Box]) -> float:
     sample = Sample("a", "detection", ("p.png",), "Where?", str([list(box) for box in gold]))
     parts = TASK.score(list(answer), sample, [VIEW])
     return sum(TASK.weights[name] * value for name, value in parts.items())
 
 
 def honest(num_gold: int) -> Answer:
-    return [Detection(place(number), CHANCES[number]) for number in range(num_gold)]
+    return [DetectedBox(place(number), CHANCES[number]) for number in range(num_gold)]
 
 
 def said(answer: Answer, confidence: Callable[[float], float]) -> Answer:
-    return [Detection(each.box, confidence(each.confidence)) for each in answer]
+    return [DetectedBox(each.box, confidence(each.confidence)) for each in answer]
 
 
 def shifted(box: Box, by: float) -> Box:
@@ -79,19 +79,19 @@ def strategies(num_gold: int) -> Iterator[tuple[str, Answer]]:
         yield f"confidence times {factor}", said(truth, lambda c, factor=factor: min(1.0, c * factor))
     yield "confidences turned round", said(truth, lambda c: 1 - c)
     for number, each in enumerate(truth):
-        lie = [Detection(each.box, 1.0) if n == number else other for n, other in enumerate(truth)]
+        lie = [DetectedBox(each.box, 1.0) if n == number else other for n, other in enumerate(truth)]
         yield f"certain of box {number}", lie
         yield f"without box {number}", [other for other in truth if other is not each]
     for confidence in (0.0, 0.01, 0.3, 1.0):
-        filler = Detection(WHOLE, confidence)
+        filler = DetectedBox(WHOLE, confidence)
         yield f"a filler at {confidence}", [*truth, filler]
         yield f"fillers for all but the best at {confidence}", [best, *[filler] * (num_gold - 1)]
-        yield f"copies of the best at {confidence}", [best, *[Detection(best.box, confidence)] * (num_gold - 1)]
-        yield f"one more copy at {confidence}", [*truth, Detection(best.box, confidence)]
-        near_copies = [Detection(shifted(best.box, 1 + n), confidence) for n in range(num_gold - 1)]
+        yield f"copies of the best at {confidence}", [best, *[DetectedBox(best.box, confidence)] * (num_gold - 1)]
+        yield f"one more copy at {confidence}", [*truth, DetectedBox(best.box, confidence)]
+        near_copies = [DetectedBox(shifted(best.box, 1 + n), confidence) for n in range(num_gold - 1)]
         yield f"copies moved a little at {confidence}", [best, *near_copies]
         for columns, rows in ((2, 1), (2, 2), (4, 2)):
-            cells = [Detection(box, confidence) for box in grid(columns, rows)]
+            cells = [DetectedBox(box, confidence) for box in grid(columns, rows)]
             yield f"a grid of {columns} x {rows} at {confidence}", cells[:num_gold]
             yield f"the truth and a grid of {columns} x {rows} at {confidence}", [*truth, *cells]
             yield f"the best and a grid of {columns} x {rows} at {confidence}", [best, *cells[: num_gold - 1]]
@@ -102,9 +102,9 @@ def combinations(num_gold: int) -> Iterator[Answer]:
     truth = honest(num_gold)
     best = max(truth, key=lambda each: each.confidence).box
     more = [WHOLE, best, shifted(best, 2), grid(4, 2)[0]]
-    extras = [Detection(box, confidence) for box in more for confidence in (0.0, 0.3, 1.0)]
+    extras = [DetectedBox(box, confidence) for box in more for confidence in (0.0, 0.3, 1.0)]
     added = [(), *((one,) for one in extras), *itertools.combinations(extras, 2)]
-    ways = [[(), *((Detection(each.box, c),) for c in (0.0, each.confidence, 0.5, 1.0))] for each in truth]
+    ways = [[(), *((DetectedBox(each.box, c),) for c in (0.0, each.confidence, 0.5, 1.0))] for each in truth]
     for chosen in itertools.product(*ways, added):
         yield [detection for part in chosen for detection in part]
 
@@ -115,13 +115,13 @@ def some_combinations(num_gold: int, num: int) -> Iterator[Answer]:
     truth = honest(num_gold)
     for _ in range(num):
         said_boxes = [
-            Detection(each.box, draw.choice((0.0, each.confidence, each.confidence, 0.5, 1.0)))
+            DetectedBox(each.box, draw.choice((0.0, each.confidence, each.confidence, 0.5, 1.0)))
             for each in truth
             if draw.random() < 0.8
         ]
         sources = [WHOLE, *grid(4, 2), *(shifted(each.box, by) for each in truth for by in (0.0, 1.0, 5.0))]
         yield said_boxes + [
-            Detection(draw.choice(sources), draw.choice((0.0, 0.3, 1.0))) for _ in range(draw.randrange(4))
+            DetectedBox(draw.choice(sources), draw.choice((0.0, 0.3, 1.0))) for _ in range(draw.randrange(4))
         ]
 
 
@@ -152,12 +152,12 @@ def test_nothing_is_better_than_honesty(num_gold: int, other: Callable[[int], Bo
 @pytest.mark.parametrize("chance", [0.0, 0.1, 0.5, 0.8, 1.0])
 def test_the_best_confidence_is_the_chance(num_gold: int, chance: float) -> None:
     """Of one box among others, by the part itself: a hit and a miss, weighed by the chance."""
-    others = [Detection(place(number), 1.0) for number in range(1, num_gold)]
+    others = [DetectedBox(place(number), 1.0) for number in range(1, num_gold)]
     golds = [place(number) for number in range(num_gold)]
     missed = [place(0, 2), *golds[1:]]
 
     def part(confidence: float) -> float:
-        answer = [Detection(place(0), confidence), *others]
+        answer = [DetectedBox(place(0), confidence), *others]
         sample = [
             Sample("a", "detection", ("p.png",), "", str([list(box) for box in gold])) for gold in (golds, missed)
         ]
@@ -171,31 +171,31 @@ def test_the_best_confidence_is_the_chance(num_gold: int, chance: float) -> None
 
 def test_a_repeated_box_earns_nothing_by_a_second_gold_box() -> None:
     golds: list[Box] = [(100, 100, 300, 300), (100, 100, 300, 280), (100, 110, 300, 300)]
-    one = reward([Detection(golds[0], 1.0)], golds)
+    one = reward([DetectedBox(golds[0], 1.0)], golds)
     for copies in (1, 2):
         for confidence in (0.0, 0.5, 1.0):
-            copied = [Detection(golds[0], 1.0), *[Detection(golds[0], confidence)] * copies]
+            copied = [DetectedBox(golds[0], 1.0), *[DetectedBox(golds[0], confidence)] * copies]
             assert reward(copied, golds) <= one
-    assert reward([Detection(box, 1.0) for box in golds], golds) == pytest.approx(1.2)
+    assert reward([DetectedBox(box, 1.0) for box in golds], golds) == pytest.approx(1.2)
 
 
 def test_a_box_of_several_at_no_confidence_adds_nothing_unless_it_hits() -> None:
     golds = [place(number) for number in range(3)]
-    found = Detection(place(0), 1.0)
-    assert reward([found, Detection(WHOLE, 0.0), Detection(WHOLE, 0.0)], golds) == reward([found], golds)
-    assert reward([found, Detection(place(1), 0.0)], golds) > reward([found], golds)
+    found = DetectedBox(place(0), 1.0)
+    assert reward([found, DetectedBox(WHOLE, 0.0), DetectedBox(WHOLE, 0.0)], golds) == reward([found], golds)
+    assert reward([found, DetectedBox(place(1), 0.0)], golds) > reward([found], golds)
 
 
 def test_a_near_copy_adds_nothing() -> None:
     golds: list[Box] = [(100, 100, 300, 300), (100, 100, 300, 280)]
-    one = [Detection(golds[0], 1.0)]
+    one = [DetectedBox(golds[0], 1.0)]
     for by in (0.0, 1.0, -1.0, 3.0):
-        near_copy = Detection((100, 100, 300, 300 + by), 0.0)
+        near_copy = DetectedBox((100, 100, 300, 300 + by), 0.0)
         assert reward([*one, near_copy], golds) == reward(one, golds)
 
 
 def test_a_hit_goes_before_any_sum_of_overlaps_that_are_none() -> None:
     golds: list[Box] = [(0, 0, 100, 55), (0, 60, 100, 100)]
-    answer = [Detection((0, 0, 100, 100), 1.0), Detection((0, 0, 100, 22), 0.0)]
+    answer = [DetectedBox((0, 0, 100, 100), 1.0), DetectedBox((0, 0, 100, 22), 0.0)]
     sample = Sample("a", "detection", ("p.png",), "Where?", str([list(box) for box in golds]))
     assert TASK.score(answer, sample, [VIEW]) == {"iou": pytest.approx(0.55 / 2), "confidence": pytest.approx(0.5)}

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from gpg_vl.verifiers.box_text import Detection, parse_boxes, parse_detections
+from gpg_vl.verifiers.box_text import DetectedBox, parse_boxes, parse_detections
 from gpg_vl.verifiers.box_values import MAX_BOXES
 
 BOX = (1.0, 2.0, 30.0, 40.0)
@@ -70,8 +70,8 @@ def test_at_most_six_brackets_deep() -> None:
 
 
 def test_detections() -> None:
-    assert parse_detections("[{'Position': [1, 2, 30, 40], 'Confidence': 0.25}]") == [Detection(BOX, 0.25)]
-    assert parse_detections('[{"bbox_2d": [1, 2, 30, 40]}]') == [Detection(BOX, 1.0)]
+    assert parse_detections("[{'Position': [1, 2, 30, 40], 'Confidence': 0.25}]") == [DetectedBox(BOX, 0.25)]
+    assert parse_detections('[{"bbox_2d": [1, 2, 30, 40]}]') == [DetectedBox(BOX, 1.0)]
     assert parse_detections("No Objects") == parse_detections("no objects.") == []
     assert parse_detections("[]") == parse_detections("```json\n[ ]\n```") == []
 

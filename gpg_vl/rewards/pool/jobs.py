@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
-from gpg_vl.own_code import own_file
 from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample
 from gpg_vl.rewards.functions import Call, FunctionResult, call_function, load_function
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import legacy_scorer, score_completion
+from gpg_vl.user_code import own_file
 
 PUBLISHED_TIMEOUT_S = 60.0
 """Seconds that a completion may take under a published scorer. math-verify reads most completions in milliseconds

@@ -1,7 +1,7 @@
 """Messages of the scoring processes: length-prefixed, bounded, each with its unit's number and its sender's pid.
 
 A reader never waits for the rest of a message, so stray bytes cannot hang it: it feeds the bytes that have arrived and
-gets whole frames, or the error that ends the stream.
+gets whole packets, or the error that ends the stream.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _HEADER = struct.Struct("<4scIII")
 
 
 class GarbledError(Exception):
-    """The bytes are not a frame: something else wrote to the stream."""
+    """The bytes are not a packet: something else wrote to the stream."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Packet:
     kind: bytes  # one byte
     unit: int
     pid: int  # of the process that speaks
@@ -32,20 +32,20 @@ class Frame:
 
 
 @dataclass(slots=True)
-class FrameReader:
+class PacketReader:
     """Collects the bytes of one stream."""
 
     max_payload: int = MAX_PAYLOAD
-    rest: bytearray = field(default_factory=bytearray)  # the beginning of a frame
+    rest: bytearray = field(default_factory=bytearray)  # the beginning of a packet
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are whole with these bytes.
+    def feed(self, data: bytes) -> list[Packet]:
+        """The packets that are whole with these bytes.
 
         Raises:
             GarbledError: a header is wrong or announces more than ``max_payload``
         """
         self.rest += data
-        frames = []
+        packets = []
         start = 0
         while len(self.rest) - start >= _HEADER.size:
             magic, kind, unit, pid, length = _HEADER.unpack_from(self.rest, start)
@@ -56,9 +56,9 @@ class FrameReader:
             end = start + _HEADER.size + length
             if len(self.rest) < end:
                 break
-            frames.append(Frame(kind, unit, pid, bytes(self.rest[start + _HEADER.size : end])))
+            packets.append(Packet(kind, unit, pid, bytes(self.rest[start + _HEADER.size : end])))
             start = end
         del self.rest[:start]
         if not _MAGIC.startswith(self.rest[: len(_MAGIC)]):
             raise GarbledError("stray bytes")
-        return frames
+        return packets

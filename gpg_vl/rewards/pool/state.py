@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from gpg_vl.rewards.pool.jobs import Outcome
-from gpg_vl.rewards.pool.messages import FrameReader
+from gpg_vl.rewards.pool.messages import PacketReader
 from gpg_vl.rewards.pool.process_trees import seconds_in_queue
 
 
@@ -26,7 +26,7 @@ class Worker:
     pid: int
     own_file: str  # the user's file that it runs, "" for the kit's own code
     connection: socket.socket
-    reader: FrameReader = field(default_factory=FrameReader)
+    reader: PacketReader = field(default_factory=PacketReader)
     unsent: memoryview = memoryview(b"")  # noqa: RUF009  immutable
     waits_to_send: bool = False
     span: Span | None = None

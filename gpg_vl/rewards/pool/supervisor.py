@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from gpg_vl.rewards.pool.jobs import Batch, JobBytes, Outcome
-from gpg_vl.rewards.pool.messages import Frame, GarbledError
+from gpg_vl.rewards.pool.messages import GarbledError, Packet
 from gpg_vl.rewards.pool.process_trees import (
     adopt_orphans,
     children,
@@ -152,7 +152,7 @@ class Supervisor:
             worker.span, worker.is_loading, worker.fork, worker.verdict = span, True, None, None
             worker.start_clock(LOAD_SECONDS)
             payload = pickle.dumps((job.payload, span.start, span.stop))
-            worker.unsent = memoryview(Frame(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
+            worker.unsent = memoryview(Packet(ASSIGNMENT, span.start, worker.pid, payload).to_bytes())
             self._send(worker)
 
     def _idle_worker(self, own_file: str) -> Worker:
@@ -188,27 +188,27 @@ class Supervisor:
             self._bury(worker, work)
             return
         try:
-            for frame in worker.reader.feed(data):
-                self._take_frame(worker, frame, work)
+            for packet in worker.reader.feed(data):
+                self._take_packet(worker, packet, work)
         except GarbledError:
             self._end_unit(worker, work, Outcome(None, "error", "something wrote to the pipe of its worker"))
 
-    def _take_frame(self, worker: Worker, frame: Frame, work: _Work) -> None:
+    def _take_packet(self, worker: Worker, packet: Packet, work: _Work) -> None:
         span = worker.span
-        if span is None or (frame.pid, frame.unit) != (worker.pid, span.start):
+        if span is None or (packet.pid, packet.unit) != (worker.pid, span.start):
             raise GarbledError("a message of another worker or unit")
         seconds = work.jobs[span.job].unit_seconds
         worker.deadline = time.monotonic() + seconds + (START_SECONDS if worker.own_file else 0.0)
-        if frame.kind == LOADED:
+        if packet.kind == LOADED:
             worker.is_loading = False
             worker.loaded_bytes = worker.loaded_bytes or memory_bytes(worker.pid)
-        elif frame.kind == STARTED and frame.payload.isdigit():
-            worker.fork = int(frame.payload)
+        elif packet.kind == STARTED and packet.payload.isdigit():
+            worker.fork = int(packet.payload)
             worker.start_clock(seconds)
-        elif frame.kind in (OUTCOME, FAILED_OUTCOME):
+        elif packet.kind in (OUTCOME, FAILED_OUTCOME):
             is_killed = worker.verdict is not None
-            work.outcomes[span.job][span.start] = worker.verdict.to_json() if worker.verdict else frame.payload
-            work.has_failure |= is_killed or frame.kind == FAILED_OUTCOME
+            work.outcomes[span.job][span.start] = worker.verdict.to_json() if worker.verdict else packet.payload
+            work.has_failure |= is_killed or packet.kind == FAILED_OUTCOME
             self._go_on(worker, span)
         else:
             raise GarbledError("a message of no known kind")

@@ -23,11 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.own_code import CodeMistake, describe_failure, run_file
 from gpg_vl.rewards.pool.jobs import Job, Outcome
-from gpg_vl.rewards.pool.messages import Frame, FrameReader, GarbledError
+from gpg_vl.rewards.pool.messages import GarbledError, Packet, PacketReader
 from gpg_vl.rewards.pool.process_trees import adopt_orphans, children, die_with_parent, end_children
 from gpg_vl.tasks.base import Task
+from gpg_vl.user_code import CodeMistake, describe_failure, run_file
 
 ASSIGNMENT = b"A"
 """To a worker; the payload is a pickled ``(payload of the job, first unit, end unit)``."""
@@ -52,45 +52,45 @@ def serve_jobs(connection: socket.socket, own_file: str) -> None:
     pid = os.getpid()
     serve = _serve_kit if not own_file else partial(_serve_own, _OwnFile(own_file))
     for unit, payload, stop in _assignments(connection):
-        for frame in serve(payload, range(unit, stop), connection):
+        for packet in serve(payload, range(unit, stop), connection):
             if _getpid() != pid:  # a fork that came back
                 _exit(0)
-            connection.sendall(frame.to_bytes())
+            connection.sendall(packet.to_bytes())
 
 
 def _assignments(connection: socket.socket) -> Iterator[tuple[int, bytes, int]]:
-    reader = FrameReader(max_payload=2**32 - 1)
+    reader = PacketReader(max_payload=2**32 - 1)
     while data := connection.recv(2**20):
-        for frame in reader.feed(data):
-            payload, start, stop = pickle.loads(frame.payload)
+        for packet in reader.feed(data):
+            payload, start, stop = pickle.loads(packet.payload)
             yield start, payload, stop
 
 
-def _serve_kit(payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Frame]:
+def _serve_kit(payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Packet]:
     pid = os.getpid()
     run_unit = _load(payload)
-    yield Frame(LOADED, units[0], pid)
+    yield Packet(LOADED, units[0], pid)
     for unit in units:
-        yield _frame(_run(run_unit, unit, ""), unit, pid)
+        yield _packet(_run(run_unit, unit, ""), unit, pid)
 
 
-def _serve_own(own: _OwnFile, payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Frame]:
+def _serve_own(own: _OwnFile, payload: bytes, units: Sequence[int], connection: socket.socket) -> Iterator[Packet]:
     pid = os.getpid()
     own.load()
-    yield Frame(LOADED, units[0], pid)
+    yield Packet(LOADED, units[0], pid)
     for unit in units:
         if own.failure is not None:
-            yield _frame(own.failure, unit, pid)
+            yield _packet(own.failure, unit, pid)
             continue
         try:
             fork = _Fork(own, payload, unit, connection)
         except OSError as error:  # the pool's lack and not the completion's
             text = f"no process can be started ({error.strerror}); raise the limits of the shell (ulimit -u, -n, -v)"
-            yield _frame(Outcome(None, "error", text, is_mistake=True), unit, pid)
+            yield _packet(Outcome(None, "error", text, is_mistake=True), unit, pid)
             continue
-        yield Frame(STARTED, unit, pid, str(fork.pid).encode())
+        yield Packet(STARTED, unit, pid, str(fork.pid).encode())
         kind, outcome = fork.outcome()
-        yield Frame(kind, unit, pid, outcome)
+        yield Packet(kind, unit, pid, outcome)
 
 
 class _OwnFile:
@@ -147,8 +147,8 @@ class _Fork:
     def outcome(self) -> tuple[bytes, bytes]:
         """Kind and payload of its outcome, when nothing that it started is left."""
         try:
-            frame = self._read()
-            kind, payload = frame.kind, frame.payload
+            packet = self._read()
+            kind, payload = packet.kind, packet.payload
         except GarbledError:
             outcome = Outcome(None, "error", "something wrote to the pipe of its process")
             kind, payload = FAILED_OUTCOME, outcome.to_json()
@@ -159,15 +159,15 @@ class _Fork:
         end_children(self._own.kept)
         return kind, payload
 
-    def _read(self) -> Frame:
+    def _read(self) -> Packet:
         """
         Raises:
-            GarbledError: what came is not a frame of this unit and process
+            GarbledError: what came is not a packet of this unit and process
             EOFError: it ended without one
         """
         poller = select.poll()
         poller.register(self._reading, select.POLLIN)
-        reader = FrameReader()
+        reader = PacketReader()
         while True:
             has_ended = self._has_ended()  # asked first: what it wrote is in the pipe by then
             if not poller.poll(0 if has_ended else _POLL_MS):
@@ -177,10 +177,10 @@ class _Fork:
             data = os.read(self._reading, 2**16)
             if not data:
                 raise EOFError
-            for frame in reader.feed(data):
-                if (frame.unit, frame.pid) != (self._unit, self.pid) or frame.kind not in (OUTCOME, FAILED_OUTCOME):
+            for packet in reader.feed(data):
+                if (packet.unit, packet.pid) != (self._unit, self.pid) or packet.kind not in (OUTCOME, FAILED_OUTCOME):
                     raise GarbledError("a message of another unit or process")
-                return frame
+                return packet
 
     def _has_ended(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -211,7 +211,7 @@ def _run_and_exit(
         if _getpid() == pid:
             with suppress(Exception):
                 sys.stdout.flush()
-            _write_all(pipe, _frame(outcome, unit, pid).to_bytes())
+            _write_all(pipe, _packet(outcome, unit, pid).to_bytes())
     finally:
         _exit(0)
 
@@ -259,5 +259,5 @@ def _is_limited() -> bool:
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
-def _frame(outcome: Outcome, unit: int, pid: int) -> Frame:
-    return Frame(OUTCOME if outcome.status == "ok" else FAILED_OUTCOME, unit, pid, outcome.to_json())
+def _packet(outcome: Outcome, unit: int, pid: int) -> Packet:
+    return Packet(OUTCOME if outcome.status == "ok" else FAILED_OUTCOME, unit, pid, outcome.to_json())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gpg_vl.records import Box, ImageView, Sample
 from gpg_vl.tasks.base import LegacyScorer
-from gpg_vl.verifiers.box_text import Detection, parse_detections
+from gpg_vl.verifiers.box_text import DetectedBox, parse_detections
 from gpg_vl.verifiers.boxes import iou
 from gpg_vl.verifiers.published_maths import published_match
 from gpg_vl.verifiers.published_text import first_answer_on_a_line, has_published_format
@@ -69,23 +69,23 @@ def _read_answer(answer: str) -> list[Any]:
     return content if isinstance(content, list) and content and isinstance(content[0], dict) else []
 
 
-def _distinct_boxes(entries: Sequence[Any]) -> list[Detection]:
+def _distinct_boxes(entries: Sequence[Any]) -> list[DetectedBox]:
     """In the model's frame; of equal ones the first."""
     try:
         distinct = {tuple(entry["Position"]): _confidence(entry) for entry in reversed(entries)}
         return [
-            Detection((float(x1), float(y1), float(x2), float(y2)), confidence)
+            DetectedBox((float(x1), float(y1), float(x2), float(y2)), confidence)
             for (x1, y1, x2, y2), confidence in reversed(distinct.items())
         ]
     except (TypeError, ValueError, KeyError, OverflowError):  # the published code catches everything and gives 0
         return []
 
 
-def published_boxes(text: str, view: ImageView) -> list[Detection]:
+def published_boxes(text: str, view: ImageView) -> list[DetectedBox]:
     """The boxes of a completion as the published code reads them, in original pixels, for AP; corners in any order."""
     answer = first_answer_on_a_line(text)
     found = _distinct_boxes(_read_answer(text if answer is None else answer))
-    boxes = [Detection(view.to_original(each.box), each.confidence) for each in found]
+    boxes = [DetectedBox(view.to_original(each.box), each.confidence) for each in found]
     return [each for each in boxes if all(abs(edge) < MAX_PIXELS for edge in each.box)]
 
 

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from gpg_vl.data.shapes import find_shape, image_columns
+from gpg_vl.data.row_formats import find_shape, image_columns
 from gpg_vl.data.sources import Source, load_source
 from gpg_vl.records import Sample
 from tests.support.kit_rows import kit_row, png, save_png, write_lines

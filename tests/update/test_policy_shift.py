@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
-from gpg_vl.update.shift import completion_shifts
+from gpg_vl.update.policy_shift import completion_shifts
 from tests.support.written import Numbers
 
 TOKENS, LENGTH = 3, 4

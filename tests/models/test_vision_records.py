@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpg_vl.models.vision import feature_distance, features_to_tensors, tensors_to_features
+from gpg_vl.models.vision_records import feature_distance, features_to_tensors, tensors_to_features
 from gpg_vl.records import ImageFeatures
 
 
