@@ -13,8 +13,7 @@ from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
-from tests.support.families import CASES, Bench, make_bench, worst_gradient
-from tests.support.groups import packed_gradients, plain_gradients
+from tests.support.families import CASES, Bench, make_bench
 
 FAMILIES = [name for name, case in CASES.items() if "not regrouped" in case.mutations]
 
@@ -46,26 +45,6 @@ def test_padding_of_a_prefill_stays_out_of_the_states(bench: Bench, monkeypatch:
 
     monkeypatch.setattr(RecurrentAdapter, "_attention_mask", without_mask)
     assert rollout_error(bench) > 1e-2
-
-
-CONFIGS: tuple[dict[str, Any], ...] = (
-    {"gradient_checkpointing": True, "freeze": ["vision", "projector"]},
-    {"lora": LoraConfig(r=4, parts=["text", "vision"]), "attention": "eager"},
-)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=" ".join)
-def test_gradients_are_those_of_plain_rows(bench: Bench, config: dict[str, Any]) -> None:
-    """Two prompts of different length in one micro-batch, with and without an image."""
-    adapter = load_adapter(ModelConfig(path=str(bench.folder), **{"dtype": "float32", **bench.case.config, **config}))
-    if "lora" in config:
-        for name, parameter in adapter.trainable_parameters():
-            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
-    groups = bench.groups[:2]
-    found, expected = packed_gradients(adapter, groups), plain_gradients(adapter, groups)
-    assert found.keys() == expected.keys() == dict(adapter.trainable_parameters()).keys()
-    error, name = worst_gradient(found, expected)
-    assert error < bench.case.tolerance, name
 
 
 def test_lora_adapts_the_linear_layers(bench: Bench) -> None:
