@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
 MOST_LINES = 350
 LONG_FILES = {
-    "tests/rewards/pool/test_client.py": "what the pool promises a run, promise by promise",
     "gpg_vl/models/base.py": "what all families share, in the order of the interface: adapter.py",
     "tests/benchmarks/test_gpu.py": "one tiny run of every section, and each way in which a section can go wrong",
     "tests/verifiers/test_counts.py": "what a count accepts and refuses, kind by kind",
@@ -110,8 +109,7 @@ WHOLE_ROOMS = {
     "objectives/test_trl.py": "gradients of TRL's own loss on the same tensors",
     "objectives/test_vectors.py": "every objective on the reference's vectors",
     "objectives/test_written_losses.py": "every objective against its written loss",
-    "models/test_new_family.py": "a family that the kit does not know, in a file of its own",
-    "models/test_new_family_training.py": "whole runs of that family",
+    "models/test_llava_onevision_training.py": "whole runs of a family without M-RoPE",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "evaluation/test_earlier_version.py": "an evaluation that an earlier version began",
     "run/test_earlier_version.py": "runs that an earlier version wrote",

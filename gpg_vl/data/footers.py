@@ -19,6 +19,8 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 _BYTES_PER_VALUE = 8
 """What a value takes beside its content, as an offset or a number: columns of nulls have no content."""
 _HARMLESS = 2**26
+_READ_AT_ONCE = 2**16
+_ROWS_AT_ONCE = 128
 _LONGEST_HEADER = 32
 
 
@@ -89,26 +91,45 @@ class _Column:
             return _dictionary_size(file.read(_LONGEST_HEADER), self._chunk.total_uncompressed_size)
 
     def count(self) -> int:
-        """Bytes of the content: exactly where the rows share texts of a dictionary."""
+        """Bytes of the content where rows share texts of a dictionary: at most, or exactly if that is very much."""
         if self.repeated <= _HARMLESS or "DELTA_BYTE_ARRAY" in self._chunk.encodings:
             return self.least + self.repeated
+        first = next(self._read(1), None)
+        longest = 0 if first is None else _longest_text(first.column(0))
+        if 0 < longest * self._chunk.num_values <= max(_HARMLESS, 2 * self.least):  # else the first row says nothing
+            return self.least + longest * self._chunk.num_values
+        return self.least + sum(_expanded_size(batch.column(0)) for batch in self._read(_ROWS_AT_ONCE))
+
+    def _read(self, num_rows: int) -> Iterator[Any]:
+        """Batches of rows, whose texts stay in the dictionary."""
         name = self._chunk.path_in_schema
-        with pyarrow.parquet.ParquetFile(self._path, read_dictionary=[name]) as file:
-            read = file.read_row_group(self._group, columns=[name]).column(0)
-        return self.least + sum(map(_expanded_size, read.chunks))
+        with pyarrow.parquet.ParquetFile(
+            self._path, read_dictionary=[name], pre_buffer=False, buffer_size=_READ_AT_ONCE
+        ) as file:
+            yield from file.iter_batches(num_rows, row_groups=[self._group], columns=[name])
+
+
+def _longest_text(array: Any) -> int:
+    """Of the dictionary of a column of one leaf."""
+    leaf = _leaf(array)
+    if not pyarrow.types.is_dictionary(leaf.type):
+        return int(leaf.nbytes)
+    return int(pyarrow.compute.max(pyarrow.compute.binary_length(leaf.dictionary)).as_py() or 0)
 
 
 def _expanded_size(array: Any) -> int:
     """Of the texts that a column of one leaf points to."""
-    while not pyarrow.types.is_dictionary(array.type):
-        if pyarrow.types.is_struct(array.type):
-            array = array.field(0)
-        elif pyarrow.types.is_nested(array.type):
-            array = array.flatten()
-        else:
-            return int(array.nbytes)
-    lengths = pyarrow.compute.binary_length(array.dictionary).take(array.indices)
+    leaf = _leaf(array)
+    if not pyarrow.types.is_dictionary(leaf.type):
+        return int(leaf.nbytes)
+    lengths = pyarrow.compute.binary_length(leaf.dictionary).take(leaf.indices)
     return int(pyarrow.compute.sum(lengths).as_py() or 0)
+
+
+def _leaf(array: Any) -> Any:
+    while not pyarrow.types.is_dictionary(array.type) and pyarrow.types.is_nested(array.type):
+        array = array.field(0) if pyarrow.types.is_struct(array.type) else array.flatten()
+    return array
 
 
 def _dictionary_size(header: bytes, most: int) -> int:
