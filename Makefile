@@ -36,7 +36,7 @@ quickstart: .venv/.installed
 	OMP_WAIT_POLICY=passive .venv/bin/python scripts/quickstart.py --family $(FAMILY)
 
 test: .venv/.installed
-	$(TEST_ENV) .venv/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(TEST_ENV) .venv/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: .venv/.installed
 	OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -m slow -s --timeout 3600
@@ -59,7 +59,7 @@ smoke-reproduce: .venv/.installed
 		&& echo "NAME: passed" || { cat build/smoke/NAME.log; echo "NAME: failed"; exit 1; }'
 
 test-lower: .venv-lower/.installed
-	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(TEST_ENV) .venv-lower/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # One environment per version, .venv-3.11 to .venv-3.13. A version whose `python3.N` does not run is named, and the others
 # are tested; with pyenv, PYENV_VERSION=3.11.7:3.12.1:3.13.0 makes several of them run.
@@ -74,7 +74,7 @@ test-python:
 	test -z "$$failed" && test -n "$$passed"
 
 test-in-%: %/.installed
-	$(TEST_ENV) $*/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(TEST_ENV) $*/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # What is compared, and larger shapes on a GPU: docs/performance.md. What was measured: docs/results.md.
 bench: .venv/.installed
