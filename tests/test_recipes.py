@@ -229,12 +229,12 @@ def bomb(depth: int = 9) -> str:
 def test_a_recipe_is_small_and_plain_data(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    start = time.process_time()
+    start = time.monotonic()
     for read in (lambda: load_recipe(str(path)), lambda: read_recipe(path)):
         with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
             read()
         assert "\n" not in str(caught.value)
-    assert time.process_time() - start < 10
+    assert time.monotonic() - start < 10
 
 
 def test_tasks_of_ones_own_are_lasting_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_a_chat_template_is_a_program_with_limits(folder: Path, template: str, m
     monkeypatch.setattr("gpg_vl.models.chat.TEMPLATE_DEADLINE.seconds", 0.3)
     adapter = load(folder)
     adapter.processor.chat_template = template
-    start = time.process_time()
+    start = time.monotonic()
     with pytest.raises(ValueError, match=naming("model.path", folder, "chat template")):
         adapter.render_chat([None, "How many?"], None)
-    assert time.process_time() - start < 5
+    assert time.monotonic() - start < 5

@@ -75,15 +75,17 @@ def layout_gradients(
 
 
 def worst_error(found: dict[str, Tensor], plain: dict[str, Tensor]) -> float:
-    """A gradient of a millionth of the largest is rounding: a key's bias in a tower moves all scores alike."""
+    """The largest relative error. A key's bias in a tower moves all scores alike: its gradient is rounding alone."""
     largest = max(float(each.norm()) for each in plain.values()) / DENOMINATOR
     errors = []
     for name, each in found.items():
         expected = plain.get(name, torch.zeros_like(each)) / DENOMINATOR
-        if expected.norm() > 1e-6 * largest:
+        if "vision" in name and name.endswith("k_proj.bias"):
+            assert max(each.norm(), expected.norm()) <= 1e-5 * largest, name
+        elif expected.norm() > 1e-8:
             errors.append(float((each - expected).norm() / expected.norm()))
         else:
-            assert each.norm() <= 1e-5 * largest, name
+            assert each.norm() <= 1e-7, name
     return max(errors)
 
 

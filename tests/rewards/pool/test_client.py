@@ -16,7 +16,6 @@ import pytest
 
 from gpg_vl.records import Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
-from gpg_vl.rewards.pool.process_trees import children, seconds_in_queue
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
 
@@ -322,7 +321,7 @@ def test_no_orphans_when_the_run_is_killed() -> None:
 
 
 def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
-    """From nothing, without what its processes waited for a processor. Mutations: it imports torch, or sleeps 1 s."""
+    """Measured from nothing, the interpreter's own start included; a good second is allowed for a busy machine."""
     check = "import sys, gpg_vl.rewards.pool.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     seconds = []
@@ -330,8 +329,7 @@ def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
         with ScoringPool(5.0, 512, 2) as pool:
             start = time.monotonic()
             pool.run([job("right", task="counting")])
-            passed, pid = time.monotonic() - start, pool.process.pid if pool.process else 0
-            seconds.append(passed - sum(map(seconds_in_queue, [pid, *children(pid)])))
+            seconds.append(time.monotonic() - start)
     assert min(seconds) < 1.0, seconds
 
 
