@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from gpg_vl.records import AnswerIn, ImageView, Reward, Rule, Sample, Status
 from gpg_vl.user_code import CodeMistake, as_number
-from gpg_vl.verifiers.answers import find_answer, has_format, write_answer
+from gpg_vl.verifiers.answers import read_completion, write_answer
 
 FORMAT_REQUEST = (
     "Think about it first, between <think> and </think>, then give the final answer between <answer> and </answer>."
@@ -131,13 +131,13 @@ def score_completion(
             {**task_weights(task, scorer), **(weights or {})},
             "ok",
         )
-    found = find_answer(text, answer_in)
+    found, is_formatted = read_completion(text, answer_in)
     answer = None if found is None else task.read(found, sample, views)
     if answer is None:
         parts = dict.fromkeys((name for name in task.weights if name != "format"), 0.0)
     else:
         parts = _checked_parts(task, task.score(answer, sample, views))
-    parts["format"] = float(has_format(text, answer_in))
+    parts["format"] = float(is_formatted)
     of_task = task_weights(task, scorer)
     return _weigh(task, parts, {**of_task, **weights} if weights else of_task, "unparsable" if answer is None else "ok")
 

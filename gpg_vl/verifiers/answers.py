@@ -35,9 +35,24 @@ def find_answer(text: str, answer_in: AnswerIn = "tags") -> str | None:
     return None if len(text) > MAX_CHARS else _WAYS[answer_in].find(in_plain_tags(text))
 
 
-def has_format(text: str, answer_in: AnswerIn = "tags") -> bool:
-    """Whether a completion is reasoning in its tags and an answer where it was asked for."""
-    return len(text) <= MAX_CHARS and _WAYS[answer_in].has_format(in_plain_tags(text))
+_PLAIN = re.compile(r"\s*<think>[^<]*</think>\s*<answer>([^<]*)</answer>\s*")
+
+
+def read_completion(text: str, answer_in: AnswerIn = "tags") -> tuple[str | None, bool]:
+    """The answer as ``find_answer`` finds it, and whether the completion has the format that was asked for.
+
+    The format is reasoning in its tags, and then the answer. Most completions are just that, and are read at once.
+    """
+    if len(text) > MAX_CHARS:
+        return None, False
+    plain = _PLAIN.fullmatch(text) if answer_in == "tags" else None
+    answer = plain[1].strip() if plain is not None else ""
+    return (answer, True) if answer else _read_any(text, answer_in)
+
+
+def _read_any(text: str, answer_in: AnswerIn) -> tuple[str | None, bool]:
+    text, way = in_plain_tags(text), _WAYS[answer_in]
+    return way.find(text), way.has_format(text)
 
 
 def write_answer(reasoning: str, answer: str, answer_in: AnswerIn = "tags") -> str:
@@ -70,6 +85,8 @@ def _find_tagged(text: str) -> str | None:
 
 def _asked_for(text: str, opening: str, closing: str) -> str:
     """A text whose model boxes its final answer in its own way, with what was asked for instead, unless it is there."""
+    if BOX_OPENING not in text and BOX_CLOSING not in text:
+        return text
     reasoning, thought, conclusion = text.rpartition(THINK_CLOSING)
     if opening not in conclusion:
         conclusion = conclusion.replace(BOX_OPENING, opening).replace(BOX_CLOSING, closing)

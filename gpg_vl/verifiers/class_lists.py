@@ -83,8 +83,11 @@ def name_reader(classes: tuple[str, ...]) -> NameReader:
 def _read_in(listed: _ClassList, answer: str) -> Name | None:
     if len(answer) > MAX_CHARS:
         return None
+    if is_bare(answer):
+        alone = _read_words(answer, listed)
+        return None if alone is None else as_name(alone.words)
     whole = None
-    for text in (answer,) if is_bare(answer) else readings(answer):
+    for text in readings(answer):
         whole = text if whole is None else whole
         found = _read_one(text, listed)
         if found is None and ":" in text and _KIND.match(text):
@@ -104,11 +107,16 @@ def _read_one(text: str, listed: _ClassList) -> _Class | None:
     comment = COMMENT.fullmatch(text) if text.endswith((")", "]")) else None
     if comment is not None and not is_in_doubt(comment[2]) and not _named(words_of(comment[2]), listed):
         return _read_one(comment[1], listed)
-    if _holds_another(text, listed):
-        return None
+    return None if _holds_another(text, listed) else _read_words(text, listed)
+
+
+def _read_words(text: str, listed: _ClassList) -> _Class | None:
+    """The class of a text without brackets around it, a comment behind it or another class set off in it."""
     said = words_of(text)
     words = without_article(said) if _ARTICLE.match(text) else said
-    whole = listed.by_spelling.get("".join(said)) or listed.by_spelling.get("".join(words))
+    whole = listed.by_spelling.get("".join(said))
+    if whole is None and words is not said:
+        whole = listed.by_spelling.get("".join(words))
     if whole is not None:
         return whole
     may_end = words and (words[-1] in listed.last_words or (listed.has_variants and words[-1].isdigit()))

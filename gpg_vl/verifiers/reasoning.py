@@ -14,7 +14,8 @@ TAGS = (THINK_OPENING, THINK_CLOSING, ANSWER_OPENING, ANSWER_CLOSING)
 BOX_OPENING, BOX_CLOSING = "<|begin_of_box|>", "<|end_of_box|>"
 """Some models put their final answer between these, with or without the tags that the prompt asked for."""
 
-_NATIVE = (("<|channel>thought", "<channel|>"), ("[THINK]", "[/THINK]"))
+_CHANNEL, _BRACKETS = "<|channel>thought", "[THINK]"
+_NATIVE = ((_CHANNEL, "<channel|>"), (_BRACKETS, "[/THINK]"))
 _PAIRS = ((THINK_OPENING, THINK_CLOSING), *_NATIVE)
 
 
@@ -26,7 +27,7 @@ def in_plain_tags(text: str) -> str:
     >>> in_plain_tags("<|channel>thought\\n2 + 2<channel|><answer>4</answer>")
     '<think>\\n2 + 2</think><answer>4</answer>'
     """
-    if not any(opening in text for opening, _ in _NATIVE):
+    if _CHANNEL not in text and _BRACKETS not in text:
         return text
     opened = [(text.find(opening), opening, closing) for opening, closing in _PAIRS if opening in text]
     if not opened or min(opened)[1] == THINK_OPENING:

@@ -1,12 +1,16 @@
 import time
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpg_vl.verifiers.answers import (
     MAX_CHARS,
+    _read_any,
     find_answer,
-    has_format,
     has_think_answer_format,
+    read_completion,
     strip_answer_tags,
     write_answer,
 )
@@ -130,8 +134,8 @@ def test_the_last_box_after_the_reasoning(text: str, answer: str | None) -> None
     ],
 )
 def test_format_of_a_boxed_answer(text: str, is_format: bool) -> None:
-    assert has_format(text, "boxed") is is_format
-    assert has_format(text, "tags") is has_think_answer_format(text)
+    assert read_completion(text, "boxed")[1] is is_format
+    assert read_completion(text, "tags")[1] is has_think_answer_format(text)
 
 
 def test_an_answer_is_written_where_it_is_found() -> None:
@@ -147,7 +151,7 @@ def test_hostile_boxes_are_fast(piece: str) -> None:
     text = (piece * MAX_CHARS)[:MAX_CHARS]
     start = time.process_time()
     find_answer(text, "boxed")
-    has_format(text, "boxed")
+    read_completion(text, "boxed")[1]
     assert time.process_time() - start < 0.05
 
 
@@ -156,7 +160,7 @@ def test_hostile_boxes_are_fast(piece: str) -> None:
 )
 def test_a_box_in_its_spellings(text: str) -> None:
     assert find_answer(f"<think>\\boxed{{7}}</think>{text}", "boxed") == "4"
-    assert has_format(f"<think></think>{text}", "boxed")
+    assert read_completion(f"<think></think>{text}", "boxed")[1]
 
 
 @pytest.mark.parametrize(
@@ -177,4 +181,22 @@ def test_a_box_in_its_spellings(text: str) -> None:
 )
 def test_what_is_no_box(text: str) -> None:
     assert find_answer(f"<think>\\boxed{{7}}</think>{text}", "boxed") is None
-    assert not has_format(f"<think></think>{text}", "boxed")
+    assert not read_completion(f"<think></think>{text}", "boxed")[1]
+
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "[THINK]", "[/THINK]", "<|channel>thought", "<channel|>")
+PIECES = (*TAGS, "<|begin_of_box|>", "<|end_of_box|>", "\\boxed{4}", "<", ">", " ", "\n", "\u2028", "\x1c", "4")
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=9),
+    st.booleans(),
+    st.sampled_from(["tags", "boxed"]),
+)
+def test_a_completion_read_at_once_is_read_the_same(pieces: list[str], is_whole: bool, answer_in: Any) -> None:
+    text = "".join(pieces)
+    if is_whole:
+        text = f"<think>{''.join(pieces[:3])}</think>{''.join(pieces[3:5])}<answer>{''.join(pieces[5:])}</answer>"
+    assert read_completion(text, answer_in) == _read_any(text, answer_in)
+    assert read_completion(text, answer_in)[0] == find_answer(text, answer_in)

@@ -5,7 +5,7 @@ import pytest
 from gpg_vl.records import Prompt, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import score_completion
-from gpg_vl.verifiers.answers import MAX_CHARS, find_answer, has_format
+from gpg_vl.verifiers.answers import MAX_CHARS, find_answer, read_completion
 from gpg_vl.verifiers.reasoning import completion_text, continue_prompt, in_plain_tags
 from tests.support.builders import make_encoded, make_sample
 
@@ -72,7 +72,7 @@ def test_reasoning_is_read_alike_in_the_tags_of_every_family(
     """None: a model that has other tags than the kit's may think in both, its own first."""
     written = text.format(open=opening, close=closing)
     assert find_answer(written) == answer
-    assert has_format(written) is (opening != "<think>" if is_format is None else is_format)
+    assert read_completion(written)[1] is (opening != "<think>" if is_format is None else is_format)
     boxed, kits = (
         each.replace("<answer>", "\\boxed{").replace("</answer>", "}")
         for each in (written, text.format(open="<think>", close="</think>"))
@@ -85,7 +85,7 @@ def test_reasoning_that_is_closed_in_other_tags_is_open(closing: str) -> None:
     written = f"<|channel>thought 2 + 2{closing}<answer>4</answer>"
     for answer_in in ("tags", "boxed"):
         assert find_answer(written, answer_in) is None  # type: ignore[arg-type]
-        assert not has_format(written, answer_in)  # type: ignore[arg-type]
+        assert not read_completion(written, answer_in)[1]  # type: ignore[arg-type]
     mentioned = "<think>Not [THINK] nor <|channel>thought.</think><answer>4</answer>"
     assert in_plain_tags(mentioned) == mentioned
     assert find_answer("<think>a<channel|><answer>4</answer>") is None
@@ -113,14 +113,14 @@ BOX = "<|begin_of_box|>{}<|end_of_box|>"
 def test_an_answer_in_the_models_own_box(conclusion: str, answer: str | None, in_tags: bool) -> None:
     written = f"<think>{BOX.format(7)}?</think>{conclusion}"
     assert find_answer(written) == answer
-    assert has_format(written) is in_tags
+    assert read_completion(written)[1] is in_tags
     assert find_answer(f"<think>{conclusion}") is None
 
 
 @pytest.mark.parametrize(("written", "answer"), [(BOX.format(4), "4"), ("\\boxed{" + BOX.format(4) + "}", "4")])
 def test_an_answer_that_was_asked_for_in_a_box(written: str, answer: str) -> None:
     assert find_answer(f"<think>a</think>So {written}.", "boxed") == answer
-    assert has_format(f"<think>a</think>So {written}.", "boxed")
+    assert read_completion(f"<think>a</think>So {written}.", "boxed")[1]
     assert find_answer(f"<think>a {written}", "boxed") is None
 
 
@@ -138,6 +138,6 @@ def test_every_task_scores_a_family_in_its_own_tags_as_in_the_kits() -> None:
 def test_long_and_hostile_texts() -> None:
     long = "<|channel>thought" + "x" * MAX_CHARS + "<channel|><think></think><answer>4</answer>"
     assert find_answer(long) is None
-    assert not has_format(long)
+    assert not read_completion(long)[1]
     for piece in ("<|channel>thought", "<channel|>", "[THINK]", "[/THINK]<think>", BOX.format("")):
         assert find_answer((piece * MAX_CHARS)[:MAX_CHARS]) is None
