@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gpg_vl.models.attention import grouped_attention, visible_blocks, visible_keys
+from gpg_vl.models.attention import visible_blocks, visible_keys
+from gpg_vl.models.grouped_attention import _moves_of, grouped_attention
 
 SEGMENT_IDS = torch.tensor([
     [0, 0, 0, 1, 1, 2, 3, 3, 3],
@@ -62,3 +65,39 @@ def test_padding_gets_nothing() -> None:
     tensor = torch.randn(3, 2, 9, 4)
     output, _ = grouped_attention(nn.Identity(), tensor, tensor, tensor, SEGMENT_IDS[:, None, None])
     assert not torch.any(output[SEGMENT_IDS == -1])
+
+
+@st.composite
+def rows_of_segments(draw: st.DrawFn) -> Tensor:
+    """Rows of prompts and completions of any lengths, none and only padding included."""
+    row = st.tuples(st.integers(0, 40), st.lists(st.integers(0, 12), max_size=4))
+    rows = draw(st.lists(row, min_size=1, max_size=6))
+    ids = [[0] * prompt + [n for n, length in enumerate(each, 1) for _ in range(length)] for prompt, each in rows]
+    longest = max(1, *map(len, ids))
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in ids])
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_of_segments())
+def test_rows_of_any_lengths_equal_the_dense_mask(segment_ids: Tensor) -> None:
+    num_rows, length = segment_ids.shape
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(num_rows, heads, length, 4) for heads in (4, 2, 2)]
+    inputs = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
+    query, key, value = inputs
+    is_real = (segment_ids >= 0)[..., None, None]
+    grouped = grouped_attention(nn.Identity(), query, key, value, segment_ids[:, None, None], scaling=0.3)[0]
+    repeated = [tensor.repeat_interleave(2, dim=1) for tensor in (key, value)]
+    mask = (visible_keys(segment_ids) | torch.eye(length, dtype=torch.bool))[:, None]  # padding sees itself
+    dense = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3).transpose(1, 2) * is_real
+    weights = torch.randn(dense.shape, dtype=torch.float64, generator=generator)
+    assert torch.allclose(grouped, dense, atol=1e-12)
+    gradients = [torch.autograd.grad((output * weights).sum(), inputs) for output in (grouped, dense)]
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(*gradients, strict=True))
+
+
+def test_where_tokens_go_is_worked_out_once_for_a_forward() -> None:
+    tensor, mask = torch.randn(3, 2, 9, 4), SEGMENT_IDS[:, None, None]
+    grouped_attention(nn.Identity(), tensor, tensor, tensor, mask)
+    assert _moves_of(mask) is _moves_of(mask)
+    assert _moves_of(mask.clone()) is not _moves_of(mask)

@@ -1,0 +1,183 @@
+"""Attention of packed rows without a pair that the rule forbids: prompts first, then their completions, as batches.
+
+The tokens of all rows are moved so that prompts of about the same length lie in one batch, and so do their completions;
+what comes out is moved back. Where each token goes depends on the segment ids alone, and is worked out once for all
+layers of a forward.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """The prompt attends to itself; then the completions, as a batch, attend to the prompt and to themselves.
+
+    Rows that are not packed have no mask or a real one; they use transformers' own attention.
+
+    Args:
+        query: [R, heads, S, d]
+        key: [R, key heads, S, d], like ``value``
+        attention_mask: [R, 1, 1, S] segment ids, passed where transformers passes a mask
+        scaling: factor of the scores
+
+    Returns:
+        [R, S, heads, d], 0 at padding
+    """
+    if attention_mask is None or attention_mask.dtype != torch.long:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    moves = _moves_of(attention_mask)
+    repeats = query.shape[1] // key.shape[1]
+    heads = (query, key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1))
+    rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in heads]  # [R * S, heads, d]
+    moved = [_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows]
+    parts = [part for n, batch in enumerate(moves.batches) for part in _attend(batch, *(m[n] for m in moved), scaling)]
+    output = _Move.apply(torch.cat(parts), moves.back, moves.there)
+    return output.unflatten(0, (len(query), -1)), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """B rows of about the same lengths, with N completions in all."""
+
+    num_rows: int
+    longest_prompt: int  # P
+    longest: int  # L, of the completions
+    row_of: Tensor  # [N], the row of a completion within the batch
+    sees: Tensor  # [N, 1, L, P + L] bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Where the tokens of rows [R, S] go, and back; -1 is a place that no token fills."""
+
+    batches: list[_Batch]
+    sizes: list[int]  # places of each batch: its prompts, then its completions
+    there: Tensor  # [sum of sizes], the token at each place
+    back: Tensor  # [R * S], the place of each token
+
+
+def _attend(batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Iterator[Tensor]:
+    """What the prompts of a batch attend to, then what its completions do, each as [places, heads, d]."""
+    num_prompt = batch.num_rows * batch.longest_prompt
+
+    def prompts(tensor: Tensor) -> Tensor:  # [B, heads, P, d]
+        return tensor[:num_prompt].unflatten(0, (batch.num_rows, batch.longest_prompt)).transpose(1, 2)
+
+    def completions(tensor: Tensor) -> Tensor:  # [N, heads, L, d]
+        return tensor[num_prompt:].unflatten(0, (len(batch.row_of), batch.longest)).transpose(1, 2)
+
+    def keys(tensor: Tensor) -> Tensor:  # [N, heads, P + L, d]
+        return torch.cat([prompts(tensor).index_select(0, batch.row_of), completions(tensor)], dim=2)
+
+    def attended(*inputs: Tensor, **rule: Any) -> Tensor:
+        return F.scaled_dot_product_attention(*inputs, scale=scaling, **rule).transpose(1, 2).flatten(0, 1)
+
+    yield attended(prompts(query), prompts(key), prompts(value), is_causal=True)
+    if len(batch.row_of):
+        yield attended(completions(query), keys(key), keys(value), attn_mask=batch.sees)
+
+
+class _Move(torch.autograd.Function):
+    """Moves tokens to other places. No token goes to two, so the gradient moves back in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return _pick(tensor, there)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        _, back = ctx.saved_tensors
+        return _pick(gradient, back), None, None
+
+
+def _pick(tensor: Tensor, places: Tensor) -> Tensor:
+    """The tensor's entries at the places, 0 at -1."""
+    if not len(tensor):
+        return tensor.new_zeros(len(places), *tensor.shape[1:])
+    return tensor.index_select(0, places.clamp(min=0)).masked_fill_((places < 0)[:, None, None], 0)
+
+
+_moves: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""By the segment ids of a forward, for as long as they live."""
+
+
+def _moves_of(segment_ids: Tensor) -> _Moves:
+    """
+    Args:
+        segment_ids: [R, 1, 1, S]
+    """
+    found: _Moves | None = _moves.get(segment_ids)
+    if found is None:
+        found = _moves[segment_ids] = _plan_moves(segment_ids[:, 0, 0])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    start: int  # of its first token among those of all rows
+    prompt: int  # tokens
+    completions: list[int]  # tokens of each that has any
+
+
+def _plan_moves(segment_ids: Tensor) -> _Moves:
+    """For segment ids [R, S]."""
+    num_tokens, device = segment_ids.numel(), segment_ids.device
+    alike: defaultdict[tuple[int, int], list[_Row]] = defaultdict(list)
+    for number, segments in enumerate(segment_ids):
+        _, prompt, *completions = torch.bincount(segments + 1, minlength=2).tolist()
+        row = _Row(number * segment_ids.shape[1], prompt, [length for length in completions if length])
+        alike[_about(row.prompt, 4), _about(max(row.completions, default=0), 2)].append(row)
+    planned = [_plan_batch(rows, device) for rows in alike.values()]
+    there = torch.cat([places for _, places in planned])
+    is_filled = there >= 0
+    back = torch.full((num_tokens,), -1, device=device)
+    back[there[is_filled]] = is_filled.nonzero()[:, 0]
+    return _Moves([batch for batch, _ in planned], [len(places) for _, places in planned], there, back)
+
+
+def _about(length: int, steps: int) -> int:
+    """The same for lengths within a factor of 2 ** (1 / steps) or so; 0 for nothing."""
+    return 1 + int(steps * log2(length)) if length else 0
+
+
+def _plan_batch(rows: list[_Row], device: torch.device) -> tuple[_Batch, Tensor]:
+    """A batch of the rows, and the token at each of its places."""
+    longest_prompt = max(row.prompt for row in rows)
+    longest = max((length for row in rows for length in row.completions), default=0)
+    row_of = [number for number, row in enumerate(rows) for _ in row.completions]
+    lengths = [length for row in rows for length in row.completions]
+    starts = [row.start + row.prompt + sum(row.completions[:n]) for row in rows for n in range(len(row.completions))]
+    of_prompts = _places([row.start for row in rows], [row.prompt for row in rows], longest_prompt, device)
+    of_completions = _places(starts, lengths, longest, device)
+    index = torch.tensor(row_of, dtype=torch.long, device=device)
+    own = torch.ones(longest, longest, dtype=torch.bool, device=device).tril().expand(len(lengths), -1, -1)
+    prompt = (of_prompts >= 0).index_select(0, index)[:, None].expand(-1, longest, -1)
+    batch = _Batch(len(rows), longest_prompt, longest, index, torch.cat([prompt, own], dim=2)[:, None])
+    return batch, torch.cat([of_prompts.flatten(), of_completions.flatten()])
+
+
+def _places(starts: list[int], lengths: list[int], longest: int, device: torch.device) -> Tensor:
+    """[pieces, longest]: each piece's tokens from its start on, then -1."""
+    offsets = torch.arange(longest, device=device)
+    start, length = (torch.tensor(values, dtype=torch.long, device=device)[:, None] for values in (starts, lengths))
+    return torch.where(offsets < length, start + offsets, -1)
