@@ -6,11 +6,13 @@ Seconds are those of a processor, so that neither a busy machine nor a stopped p
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 _PERIOD_SECONDS = 0.1
 _Result = TypeVar("_Result")
@@ -68,47 +70,53 @@ class Deadline:
 
 
 def run_within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """The result of ``work``, which runs in a thread of its own: for long calls outside Python, which let others run.
+    """The result of ``work``, which runs in another thread: for long calls outside Python, which let others run.
 
     Raises:
-        TimeoutError: it took too long; the thread goes on until the process ends
+        TimeoutError: it took too long; its thread goes on until the process ends
         RuntimeError: it failed with something that is no ``Exception``, as Rust's panics are
     """
-    call = _Call(work)
-    call.start()
-    call.join(_PERIOD_SECONDS)
-    while call.is_alive():
-        if call.seconds() > seconds:
-            raise TimeoutError
-        call.join(_PERIOD_SECONDS)
-    return call.result()
+    helper = _idle.pop() if _idle else _Helper()
+    found, error = helper.call(work, seconds)
+    _idle.append(helper)
+    if error is None:
+        return found  # type: ignore[no-any-return]
+    if isinstance(error, Exception):
+        raise error
+    raise RuntimeError(str(error)) from error
 
 
-class _Call(threading.Thread, Generic[_Result]):
-    def __init__(self, work: Callable[[], _Result]):
-        super().__init__(daemon=True)
-        self._work = work
-        self._clock: int | None = None
-        self._found: list[_Result] = []
-        self._error: BaseException | None = None
+class _Helper:
+    """A thread that works off one call after another; starting one for each call would take longer than most calls."""
 
-    def run(self) -> None:
-        self._clock = time.pthread_getcpuclockid(threading.get_ident())
-        try:
-            self._found.append(self._work())
-        except BaseException as error:  # noqa: BLE001  raised in the thread that waits
-            self._error = error
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        thread = threading.Thread(target=self._serve, daemon=True, name="call within a deadline")
+        thread.start()
+        self._clock = time.pthread_getcpuclockid(thread.ident or 0)
 
-    def seconds(self) -> float:
-        """Of a processor, so far; 0 where the thread has just ended."""
-        try:
-            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
-        except OSError:
-            return 0.0
+    def call(self, work: Callable[[], Any], seconds: float) -> tuple[Any, BaseException | None]:
+        """What it returned, or raised."""
+        end = time.clock_gettime(self._clock) + seconds
+        self._calls.put(work)
+        while True:
+            try:
+                return self._outcomes.get(timeout=_PERIOD_SECONDS)
+            except Empty:
+                if time.clock_gettime(self._clock) > end:
+                    raise TimeoutError from None
 
-    def result(self) -> _Result:
-        if self._error is not None:
-            if isinstance(self._error, Exception):
-                raise self._error
-            raise RuntimeError(str(self._error)) from self._error
-        return self._found[0]
+    def _serve(self) -> None:
+        while True:
+            work = self._calls.get()
+            try:
+                outcome = work(), None
+            except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+                outcome = None, error
+            self._outcomes.put(outcome)
+            del work, outcome
+
+
+_idle: list[_Helper] = []
+os.register_at_fork(after_in_child=_idle.clear)  # a fork has no other threads

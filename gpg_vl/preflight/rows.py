@@ -6,6 +6,7 @@ If a row's image cannot be opened or its prompt is too long, the recipe says whe
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ def check_rows(
         ValueError: names the file, the row and what is wrong with it
     """
     check = _Check(prompts, room, leave_out, gold, marks, is_sampled)
-    with ThreadPoolExecutor() as pool:  # decoding an image releases the GIL
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
 
 

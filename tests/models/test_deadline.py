@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -77,3 +79,25 @@ def test_waiting_does_not_count() -> None:
     with Deadline(0.1).within():
         time.sleep(0.5)
     assert run_within(0.1, lambda: time.sleep(0.5)) is None
+
+
+def test_threads_of_calls_are_used_again() -> None:
+    run_within(5, lambda: None)
+    before = threading.active_count()
+    names = {run_within(5, lambda: threading.current_thread().ident) for _ in range(50)}
+    assert threading.active_count() == before and len(names) == 1
+    assert threading.get_ident() not in names
+
+
+def test_calls_of_several_threads_do_not_wait_for_each_other() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        meeting = threading.Barrier(4)
+        assert sorted(pool.map(lambda n: run_within(5, lambda: (meeting.wait(20), n)[1]), range(4))) == [0, 1, 2, 3]
+
+
+def test_a_call_works_in_a_fork() -> None:
+    run_within(5, lambda: None)
+    child = os.fork()
+    if child == 0:
+        os._exit(run_within(5, lambda: 7))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
