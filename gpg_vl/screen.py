@@ -49,9 +49,20 @@ def tell(text: str = "", end: str = "\n") -> None:
     _write(sys.stdout, printable_lines(text) + end)
 
 
+def paint(stream: TextIO, text: str) -> None:
+    """Writes text as it is, escape codes included: what a program drew of cleaned text. As ``say``, it never fails."""
+    with suppress(OSError):
+        _write(stream, text)
+
+
 def is_terminal() -> bool:
     """Whether standard error goes to one."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def can_be_painted() -> bool:
+    """Whether it goes to a terminal on which lines can be replaced."""
+    return is_terminal() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def open_closed_streams() -> None:

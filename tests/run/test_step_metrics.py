@@ -51,7 +51,9 @@ def test_a_step_on_an_earlier_rollout() -> None:
 
 def group(task: str, *rewards: Reward) -> LoggedGroup:
     completions = (Completion((1,), "", finished=True),) * len(rewards)
-    return LoggedGroup("s1", task, "4", "How many?", completions, rewards, is_trained=True)
+    return LoggedGroup(
+        "s1", task, "4", "How many?", completions, rewards, is_trained=True, kind="signal", num_answers=1
+    )
 
 
 FAILED = Reward(0.0, {}, "error", "RuntimeError: boom")
