@@ -51,8 +51,8 @@ class RewardWatch:
                 self._said.add(name)
                 yield (
                     f"note: the reward part {name} has been {seen.low:g} for all {seen.num_completions} completions of "
-                    f"{self._num_steps} steps; it has had no effect so far: look into what it scores, or leave it out "
-                    f"(rewards.weights.{name} 0)"
+                    f"{self._num_steps} steps; it has had no effect so far; look into what it scores, or give it "
+                    f"no weight (rewards.weights.{name}: 0)"
                 )
 
 

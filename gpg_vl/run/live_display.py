@@ -37,7 +37,7 @@ class State:
     title: str
     step: int  # finished ones
     total_steps: int
-    phase: str = "start"
+    phase: str = ""  # empty: it has ended
     phase_seconds: float = 0.0
     left: float | None = None  # seconds to the end of the run
     rewards: tuple[float, ...] = ()  # of the steps so far
@@ -48,15 +48,14 @@ def draw(state: State, can_draw_bars: bool = True) -> Panel:
     """The panel. Lines that a run has no numbers for are left out."""
     head = Table.grid(padding=(0, 2), expand=True)
     head.add_column(ratio=1)
-    left = "" if state.left is None else f"   ETA {brief_seconds(state.left)}"
+    left = f"   ETA {brief_seconds(state.left)}" if state.left else ""
     head.add_row(
         ProgressBar(total=state.total_steps, completed=state.step),
         f"{state.step / state.total_steps:.0%}{left}",
     )
     lines = Table.grid(padding=(0, 2))
-    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(style="dim", no_wrap=True, min_width=len("answers"))
     lines.add_column(no_wrap=True, overflow="ellipsis")
-    lines.add_row("now", Text(printable(f"{state.phase}  {brief_seconds(state.phase_seconds)}")))
     for name, text in _lines(state, can_draw_bars):
         lines.add_row(name, text)
     title = Text(printable(f"{state.title}: step {state.step} of {state.total_steps}"), overflow="ellipsis")
@@ -65,11 +64,13 @@ def draw(state: State, can_draw_bars: bool = True) -> Panel:
 
 def _lines(state: State, can_draw_bars: bool) -> Iterator[tuple[str, Text]]:
     row = state.metrics
+    if state.phase:
+        yield "now", Text(f"{state.phase}  {brief_seconds(state.phase_seconds)}")
     if state.rewards:
         bars = f"  {draw_bars(state.rewards)}" if can_draw_bars else ""
         yield "reward", Text.assemble((f"{state.rewards[-1]:.3f}", "bold"), bars, describe_trend(state.rewards))
     if len(row.get("reward_by_task", {})) > 1:
-        yield "tasks", Text(_pairs(row["reward_by_task"], "{:.2f}"))
+        yield "tasks", Text("   ".join(_short(task, reward) for task, reward in row["reward_by_task"].items()))
     if "groups" in row:
         yield "groups", _describe_groups(row)
         yield "answers", Text(_describe_answers(row))
@@ -102,8 +103,9 @@ def _describe_speed(row: Mapping[str, Any]) -> str:
     return "   ".join(filter(None, parts))
 
 
-def _pairs(values: Mapping[str, float], form: str) -> str:
-    return "   ".join(printable(f"{name} {form.format(value)}") for name, value in values.items())
+def _short(task: str, reward: float) -> str:
+    """A task of the user's own is named by its path."""
+    return printable(f"{task.rpartition('/')[2]} {reward:.2f}")
 
 
 def draw_bars(values: Sequence[float]) -> str:
@@ -151,6 +153,7 @@ class LiveDisplay:
         sys.stderr = _LinesAbove(self._console, self._stream)
 
     def stop(self) -> None:
+        self._state = replace(self._state, phase="")
         if isinstance(sys.stderr, _LinesAbove):
             sys.stderr = self._stream
         self._live.stop()
@@ -211,7 +214,7 @@ class _LinesAbove(io.TextIOBase):
         *lines, rest = (self._unfinished + text).split("\n")
         self._unfinished = rest.rpartition("\r")[2]  # what a line that is written over ends up as
         for line in lines:
-            self._console.print(Text(printable(line.rstrip("\r"))), soft_wrap=True)
+            self._console.print(Text(printable(line.rstrip("\r"))))
         return len(text)
 
     def isatty(self) -> bool:

@@ -34,7 +34,7 @@ def test_parts_that_are_constant_since_the_start_are_named_once_after_ten_steps(
     }
     assert [step for step, lines in constant.items() if lines] == [10]
     assert len(constant[10]) == 1 and "format has been 0 for all 20 completions of 10 steps" in constant[10][0]
-    assert "rewards.weights.format 0" in constant[10][0]
+    assert "rewards.weights.format: 0" in constant[10][0]
 
 
 def test_a_part_that_comes_later_is_named_after_a_hundred_steps() -> None:
