@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy
 from PIL.Image import Image
 
 from gpg_vl.files import replace_file
+from gpg_vl.processes.interrupts import INSISTING, WARNINGS
 from gpg_vl.run.lacks import Lacks
 from gpg_vl.run.random_state import without_trace
 
@@ -40,7 +42,7 @@ class Trackers:
         known = _read_names(output_dir) if first_step else {}
         label = known.get("run", f"{output_dir.resolve().name}-{secrets.token_hex(4)}")
         for name in names:
-            with self._going_on(name):
+            with self._going_on(name), _keeping_signals():
                 tracker = _make(name, output_dir, label, known.get(name), first_step)
                 tracker.start()
                 self._open[name] = tracker
@@ -82,6 +84,18 @@ class Trackers:
         replace_file(self._folder / NAMES_FILE, json.dumps({**known, "run": label, **own}))
 
 
+@contextmanager
+def _keeping_signals() -> Iterator[None]:
+    """What a signal does is the run's own matter; a tracker may take Ctrl-C for itself."""
+    handlers = {each: signal.getsignal(each) for each in (*INSISTING, *WARNINGS)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+
 def _read_names(folder: Path) -> dict[str, str]:
     try:
         names = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
@@ -102,7 +116,13 @@ def _make(name: str, folder: Path, label: str, known: str | None, first_step: in
     if name == "tensorboard":
         return kind("tensorboard", str(folder), purge_step=first_step + 1)
     own: dict[str, dict[str, Any]] = {
-        "wandb": {"name": label, "id": label, "resume": "allow", "dir": str(folder)},
+        "wandb": {
+            "name": label,
+            "id": label,
+            "resume": "allow",
+            "dir": str(folder),
+            "settings": {"console": "off"},  # what is painted in place is no log
+        },
         "trackio": {"name": label, "resume": "allow"},
         "mlflow": {"run_name": label, "run_id": known},
         "swanlab": {"name": label, "id": label, "resume": "allow", "log_dir": str(folder / "swanlab")},
