@@ -15,5 +15,6 @@ def check_trackers(names: Sequence[str]) -> None:
         ValueError: one is not installed
     """
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # only a folder of that name, as trackers make them
             raise ValueError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")
