@@ -120,14 +120,14 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
 
 
 def summarise_groups(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
-    """The share of each kind of group, and how far the answers to a prompt differ; empty if there is no group."""
-    if not groups:
+    """The share of each kind of group, and how far the answers to a prompt differ; of groups of several completions."""
+    compared = [group for group in groups if len(group.rewards) > 1]
+    if not compared:
         return {}
-    kinds = Counter(group.kind for group in groups)
-    spreads = [(each.num_answers - 1) / (len(each.rewards) - 1) for each in groups if len(each.rewards) > 1]
+    kinds = Counter(group.kind for group in compared)
     return {
-        "group_shares": {kind: kinds[kind] / len(groups) for kind in get_args(GroupKind)},
-        **({"answer_diversity": _mean(spreads)} if spreads else {}),
+        "group_shares": {kind: kinds[kind] / len(compared) for kind in get_args(GroupKind)},
+        "answer_diversity": _mean([(each.num_answers - 1) / (len(each.rewards) - 1) for each in compared]),
     }
 
 
