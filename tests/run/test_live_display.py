@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from rich.console import Console
 from gpg_vl.run.live_display import LiveDisplay, State, describe_trend, draw, draw_bars
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.screen import is_terminal, say
+from tests.support.onlookers import Terminal
 
 METRICS: dict[str, Any] = {
     "reward": 0.512, "reward_by_task": {"counting": 0.61, "tasks/own.py:Colour": 0.41}, "groups": 40,
@@ -103,21 +102,6 @@ def test_the_trend_is_that_of_the_last_steps() -> None:
 
 
 # --- on a terminal ---
-
-
-class Terminal(io.StringIO):
-    """Takes what is painted; hangs up on demand."""
-
-    encoding = "utf-8"
-    is_gone = False
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if self.is_gone:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return super().write(text)
 
 
 @pytest.fixture

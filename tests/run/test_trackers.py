@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy
 import pytest
-import torch
-from accelerate import PartialState, tracking
+from accelerate import PartialState
 from PIL import Image
 
 from gpg_vl.config import TRACKERS
@@ -21,6 +17,7 @@ from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import RunLog, read_metrics
 from gpg_vl.run.trackers import NAMES_FILE, Trackers, flatten
 from tests.support.messages import lines_naming
+from tests.support.onlookers import Recorder, install_recorder
 
 METRICS = {"reward": 0.5, "update": None, "parts": {"correct": 0.25}, "eval": {"counting": {"metric": "accuracy"}}}
 RECIPE = {"run": {"steps": 9, "trackers": ["wandb"]}, "task": None}
@@ -69,46 +66,9 @@ def test_steps_that_are_taken_again_replace_those_of_before(tmp_path: Path) -> N
     ]
 
 
-class Recorder(tracking.GeneralTracker):
-    """Takes what a tracker gets, draws random numbers, and fails where it is told to."""
-
-    name = "wandb"
-    requires_logging_directory = False
-    failing = ""
-    error: type[BaseException] = RuntimeError
-    calls: ClassVar[list[tuple[Any, ...]]] = []
-
-    def __init__(self, *words: Any, **keys: Any):
-        self._called("opening", *words, keys)
-
-    def _called(self, name: str, *values: Any) -> None:
-        random.random(), numpy.random.random(), torch.rand(1)
-        if name == self.failing:
-            raise self.error("tracker\nis down")
-        self.calls.append((name, *values))
-
-    def start(self) -> None:
-        self._called("start")
-
-    def store_init_configuration(self, values: Mapping[str, Any]) -> None:
-        self._called("config", values)
-
-    def log(self, values: Mapping[str, Any], step: int | None = None, **_: Any) -> None:
-        self._called("log", step, values)
-
-    def log_images(self, values: Mapping[str, Any], step: int | None = None, **_: Any) -> None:
-        self._called("log_images", step, values)
-
-    def finish(self) -> None:
-        self._called("finish")
-
-
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorder]]:
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
-    Recorder.calls, Recorder.failing, Recorder.error = [], "", RuntimeError
-    yield Recorder
-    Recorder.failing = ""
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
+    return install_recorder(monkeypatch)
 
 
 def test_a_resumed_run_goes_on_under_its_name(tmp_path: Path, recorder: type[Recorder]) -> None:
