@@ -7,7 +7,6 @@ Preprocessing of the image is in it on both sides. The phase table says where th
 
 from __future__ import annotations
 
-import argparse
 import io
 import tempfile
 import time
@@ -26,6 +25,7 @@ from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Reward, Sample, ScoredGroup
 from gpg_vl.rollout.engine import Sampling
@@ -39,7 +39,7 @@ Phases = dict[str, list[float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shape", default="256+28+64x8")
     parser.add_argument("--prompts", type=int, default=1)

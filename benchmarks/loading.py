@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +25,9 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.preflight.rows import check_rows
 from gpg_vl.preflight.sources import load_sources
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.prompts.room import training_room
+from gpg_vl.prompts.length import training_room
 from gpg_vl.records import Sample
 
 SHARES = {"first": (0.5, 3.0), "second": (0.3, 2.0), "third": (0.2, 1.0)}  # share of the rows, and weight
@@ -90,7 +90,7 @@ def measure(folder: Path, num_rows: int) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="python -m benchmarks.loading", description=str(__doc__).splitlines()[0])
+    parser = ScriptParser(prog="python -m benchmarks.loading", description=str(__doc__).splitlines()[0])
     parser.add_argument("--num-rows", type=int, default=100_000)
     with tempfile.TemporaryDirectory() as folder:
         held = measure(Path(folder), parser.parse_args(argv).num_rows)

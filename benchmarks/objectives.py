@@ -9,7 +9,6 @@ process of its own, the model of the reference included, above what the policy h
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.objectives import OBJECTIVES, build_objective
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import CollectedGroups, Reward, ScoredGroup
 from gpg_vl.update.learner import Learner
 
@@ -32,7 +32,7 @@ WITH_REFERENCE = "grpo+kl"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shape", default="256+28+128x8")
     parser.add_argument("--groups", type=int, default=2)

@@ -6,7 +6,6 @@ process every 0.2 s: the peak, which is determined by loading the whole model, a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 from benchmarks.groups import build_adapter, shape_named
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.run.run_log import read_metrics
 
 LAUNCHER = Path(__file__).parent.parent / "scripts/train.sh"
@@ -27,7 +27,7 @@ WARM_UP = 2  # steps
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the rows and the runs")
     parser.add_argument("--shape", default="40M", help="shape of the random model (benchmarks/models.py)")
     parser.add_argument("--steps", type=int, default=8, help=f"steps of each run; the first {WARM_UP} are ignored")

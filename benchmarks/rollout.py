@@ -11,7 +11,6 @@ sides the end token is forced at the given length, and forbidden before.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import random
@@ -31,6 +30,7 @@ from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision_records import move_vision
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import Prompt
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -57,7 +57,7 @@ class Work:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shapes", nargs="*", default=["256+28+64x8"])
     parser.add_argument("--many", default="256+28+256x8", help="shape of the prompts decoded together")

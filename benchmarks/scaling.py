@@ -7,7 +7,6 @@ Each axis is varied by itself, starting from 144 image + 28 text + 64 completion
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from benchmarks.flops import Lengths, ideal_update_ratio, shared_flops
 from benchmarks.groups import build_adapter, shape_named
 from benchmarks.update_step import build_sides, compare_peaks
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.command_line import ScriptParser
 
 AXES = {
     "group": [Lengths(144, 28, 64, g) for g in (2, 4, 8, 16, 32)],
@@ -29,7 +29,7 @@ AXES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))

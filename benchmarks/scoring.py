@@ -6,7 +6,6 @@ group has a row of its own, with answers in the commonest spellings.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
 from gpg_vl.tasks import TASKS
@@ -173,7 +173,7 @@ def measure(num: int, rounds: int) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(description=__doc__)
     parser.add_argument("--num", type=int, default=2000, help="completions of a measurement")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -9,7 +9,6 @@ compared first. A shape is image tokens + text tokens + completion tokens x grou
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward, move_to
@@ -32,7 +32,7 @@ SIDES = ("kit", "plain", "trl")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="40M")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
     parser.add_argument("--attention", default="auto", help="model.attention of kit and plain")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpg_vl.data.image_markers import check_markers
 from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
-from gpg_vl.data.markers import check_markers
 from gpg_vl.data.schema import read_text
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from data_tools.faults import WRONG_MARKERS, find_answer_fault
 from data_tools.likeness import Picture, look_at
+from gpg_vl.data.image_markers import IMAGE_MARKER
 from gpg_vl.data.images import open_image
-from gpg_vl.data.markers import IMAGE_MARKER
 from gpg_vl.data.rows import LazySamples
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
 from gpg_vl.data.sources import Source, load_source

@@ -15,7 +15,7 @@ from gpg_vl.data.stream import SampleStream
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
-from gpg_vl.learned.parts import LearnedParts, build_parts
+from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
@@ -30,7 +30,7 @@ from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.prompts.room import build_prompts, evaluation_room, training_room
+from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.run.checkpoint import (

@@ -279,7 +279,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the gradient follows (docs/objective.md, docs/objectives.md). A null key takes the objective's own default.
+    """What the gradient follows (docs/algorithm.md, docs/objectives.md). A null key takes the objective's own default.
 
     Args:
         name: gpg, another name in docs/objectives.md, supervised (the gold completions), or FILE.py:CLASS

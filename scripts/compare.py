@@ -8,7 +8,6 @@ holds a run for each objective and seed, and comparison.json, comparison.md and 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import resource
@@ -27,6 +26,7 @@ from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import load_all_sources, load_sources
 from gpg_vl.preflight.start import check_recipe
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.recipes import as_word, load_recipe, parse_yaml
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.user_code import absolute_spec
@@ -38,7 +38,7 @@ STOPPED = [128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ScriptParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("recipe", nargs="+", help="a recipe; of several, later ones override earlier ones")
     parser.add_argument("--objectives", required=True, help="names with a comma between, or FILE.py:CLASS")
     parser.add_argument("--seeds", default="0", help="whole numbers with a comma between (default 0)")

@@ -6,7 +6,6 @@ model and data. At the end, a table compares the model before and after GPG on i
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from data_tools import generate
 from gpg_vl import cli
+from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.recipes import load_recipe
 from gpg_vl.run.run_log import read_metrics
 
@@ -34,7 +34,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the model, the prompts and the samples (default 0)"
     )

@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 CODE = ("gpg_vl", "data_tools", "eval", "scripts", "benchmarks", "tests")
 MOST_LINES = 350
 LONG_FILES = {
-    "gpg_vl/models/base.py": "what all families share, in the order of the interface: adapter.py",
     "tests/benchmarks/test_gpu.py": "one tiny run of every section, and each way in which a section can go wrong",
     "tests/verifiers/test_counts.py": "what a count accepts and refuses, kind by kind",
     "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",

@@ -33,7 +33,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.sources import CheckedSources, load_sources
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.prompts.room import build_prompts, training_room
+from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Completion, Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine, check_engine

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpg_vl.data.markers import IMAGE_MARKER
+from gpg_vl.data.image_markers import IMAGE_MARKER
 
 _ROLES = {
     "system": "system",

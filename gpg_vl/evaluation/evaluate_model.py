@@ -35,7 +35,7 @@ from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
-from gpg_vl.prompts.room import build_prompts, evaluation_room
+from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.screen import say

@@ -6,7 +6,7 @@ A family's own file says how its images become text and tensors, and where its p
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.files import follow_umask
-from gpg_vl.models.carried import CarriedWeights
+from gpg_vl.models.carried_weights import CarriedWeights
 from gpg_vl.models.chat import ChatTemplate
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
+from gpg_vl.models.images_to_tensors import ImagesToTensors
 from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
-from gpg_vl.models.tokenizing import read_tokens
 from gpg_vl.models.vision_records import join_vision
-from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
 
 
@@ -44,13 +43,9 @@ class Family:
     """None where the family documents none: ``model.frame`` says it then."""
 
 
-class BaseAdapter(ABC):
+class BaseAdapter(ImagesToTensors):
     """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
-    image_token: ClassVar[str]
-    """The token in whose places the features of an image go; its id is the config's ``image_token_id``."""
-    placeholder: ClassVar[str | None] = None
-    """Text of an image in a rendered prompt, before the image's own text replaces it; None: the image token."""
     vision_tokens: ClassVar[Sequence[str]] = ()
     """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
@@ -166,60 +161,6 @@ class BaseAdapter(ABC):
 
     def control_tokens(self) -> list[str]:
         return [str(token) for token in self.tokenizer.all_special_tokens if token not in TAGS]  # prompts ask for those
-
-    @property
-    def _placeholder(self) -> str:
-        return self.placeholder or self.image_token
-
-    def render_plain(self, parts: Sequence[str | None]) -> str:
-        return "".join(self.plain_image if part is None else part for part in parts)
-
-    @property
-    def plain_image(self) -> str:
-        """Text of an image in a prompt without a template."""
-        return self._placeholder
-
-    def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
-        return len(self._token_ids(self._with_images(text, views)))
-
-    def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
-        return [len(self._token_ids(text)) for text in self.image_texts(views)]
-
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """See ``Adapter.encode``."""
-        token_ids = tuple(self._token_ids(self._with_images(text, views)))
-        image_token = self.model.config.image_token_id
-        token_types = tuple(int(token == image_token) for token in token_ids)
-        vision = self._encode_vision(images, views) if images else None
-        position_ids = self._positions(token_ids, token_types, vision)
-        return Encoded(token_ids, token_types, position_ids, int(position_ids.max()) + 1, vision)
-
-    def _with_images(self, text: str, views: Sequence[ImageView]) -> str:
-        """The prompt with the text of each image in the place of its placeholder.
-
-        This is done before the text is split into tokens, as the processors do it: tokens at the seams can differ.
-        """
-        first, *rest = text.split(self._placeholder)
-        assert len(rest) == len(views), f"{len(rest)} placeholders for {len(views)} images"
-        pieces = zip(self.image_texts(views), rest, strict=True)
-        return first + "".join(image + piece for image, piece in pieces)
-
-    def _token_ids(self, text: str) -> list[int]:
-        return read_tokens(self.tokenizer, text, self.config.path)
-
-    def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
-        """Positions of a prompt [A, P]."""
-        return torch.arange(len(token_ids))[None]
-
-    @abstractmethod
-    def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView: ...
-
-    @abstractmethod
-    def image_texts(self, views: Sequence[ImageView]) -> list[str]:
-        """What stands in a prompt for each of its images, in the words of the family's processor: ``<img><img>``."""
-
-    @abstractmethod
-    def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs: ...
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 

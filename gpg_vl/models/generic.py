@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
+from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -119,13 +120,12 @@ class GenericAdapter(BaseAdapter):
 
     def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
         """See ``Adapter.encode``; the tensors are those that the processor makes."""
-        sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
-        shown = {"images": [sized]} if sized else {}
+        shown = {"images": [resized(images, views)]} if images else {}
         inputs = self.processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")
         token_ids = tuple(inputs["input_ids"][0].tolist())
         types = tuple(int(token == self._image_token_id) for token in token_ids)
         vision = None
-        if sized:
+        if images:
             tensors = {name: inputs[name] for name in inputs if name not in _OF_TEXT}
             patches = max(1, tensors["pixel_values"].numel() // _PIXELS_PER_PATCH)
             vision = VisionInputs(tensors, patches, sum(types))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
@@ -61,8 +62,7 @@ class LlavaOnevisionAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]."""
-        sized = [_resized(image, view) for image, view in zip(images, views, strict=True)]
-        tensors = dict(self.processor.image_processor(images=[sized], return_tensors="pt"))
+        tensors = dict(self.processor.image_processor(images=[resized(images, views)], return_tensors="pt"))
         num_tiles = tensors["pixel_values"].shape[:2].numel()
         num_tokens = sum(self.count_image_tokens(views))
         return VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, num_tokens)
@@ -76,11 +76,6 @@ class LlavaOnevisionAdapter(BaseAdapter):
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
-
-
-def _resized(image: Image, view: ImageView) -> Image:
-    size = (view.model_width, view.model_height)
-    return image if image.size == size else image.resize(size)
 
 
 def _with_tiles(vision: VisionInputs, num: int) -> VisionInputs:

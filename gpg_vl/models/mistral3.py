@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
@@ -69,8 +70,7 @@ class Mistral3Adapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [N, 3, h, w], smaller images padded, ``image_sizes`` [N, 2]."""
-        sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
-        vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
+        vision = self.processor.image_processor(images=resized(images, views), do_resize=False, return_tensors="pt")
         tensors = {name: vision[name] for name in ("pixel_values", "image_sizes")}
         pixels = sum(view.model_width * view.model_height for view in views)
         return VisionInputs(tensors, pixels // self.processor.patch_size**2, pixels // self._side**2)

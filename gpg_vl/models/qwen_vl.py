@@ -12,6 +12,7 @@ from qwen_vl_utils import smart_resize
 from torch import Tensor
 
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
@@ -59,8 +60,7 @@ class QwenVLAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [K, D] for K patches, ``image_grid_thw`` [N, 3]."""
-        sized = [i.resize((v.model_width, v.model_height)) for i, v in zip(images, views, strict=True)]
-        vision = self.processor.image_processor(images=sized, do_resize=False, return_tensors="pt")
+        vision = self.processor.image_processor(images=resized(images, views), do_resize=False, return_tensors="pt")
         tensors = {name: vision[name] for name in ("pixel_values", "image_grid_thw")}
         return VisionInputs(tensors, len(tensors["pixel_values"]), sum(self.count_image_tokens(views)))
 

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.carried import carried_names
+from gpg_vl.models.carried_weights import carried_names
 from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
 

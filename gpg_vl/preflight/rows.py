@@ -29,7 +29,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.prompts.room import LongPrompt, Room, evaluation_room, training_room
+from gpg_vl.prompts.length import LongPrompt, Room, evaluation_room, training_room
 from gpg_vl.records import Sample
 from gpg_vl.screen import say
 

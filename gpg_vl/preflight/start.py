@@ -12,6 +12,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.models.paths import find_checkpoints, resolve_model_path
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
+from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.preference import check_head
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
@@ -31,6 +32,7 @@ def check_run(recipe: Recipe) -> list[CheckedSources] | None:
     check_trackers(recipe.run.trackers)
     if not find_checkpoints(Path(recipe.run.output_dir)):  # a resumed run has its weights there
         resolve_model_path(recipe.model.path)
+        refuse_inputs("run.output_dir", Path(recipe.run.output_dir), recipe)
     checked = load_all_sources(recipe)
     fit_rewards(recipe, objective, checked[0].tasks.values())
     return checked

@@ -23,7 +23,7 @@ from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.prompts.room import build_prompts, training_room
+from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Completion, Prompt, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.user_code import absolute_spec, describe_failure, own_file

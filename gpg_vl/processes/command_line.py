@@ -11,3 +11,10 @@ class OneLineParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
+
+
+class ScriptParser(ArgumentParser):
+    """The same for a script: a mistake is one line on standard error, and the exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from PIL.Image import Image
 
 from gpg_vl.config import PromptConfig
+from gpg_vl.data.image_markers import IMAGE_MARKER, check_markers
 from gpg_vl.data.images import BadImage, open_image, original_size
-from gpg_vl.data.markers import IMAGE_MARKER, check_markers
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import ImageView, Prompt, Sample

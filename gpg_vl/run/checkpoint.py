@@ -35,8 +35,8 @@ from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.kept_checkpoints import removable_checkpoints
 from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
-from gpg_vl.run.limits import removable_checkpoints
 from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe

@@ -17,8 +17,8 @@ from gpg_vl.objectives import read_values
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
 from gpg_vl.run.claim import LOCK_FILE, claim_folder
+from gpg_vl.run.kept_checkpoints import count_checkpoints, removable_checkpoints
 from gpg_vl.run.leftovers import remove_leftovers
-from gpg_vl.run.limits import count_checkpoints, removable_checkpoints
 from gpg_vl.run.run_log import METRICS_FILE, ROLLOUTS_FOLDER
 from gpg_vl.run.saved_paths import spelled_as
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe

@@ -21,7 +21,7 @@ from gpg_vl.learned.features import read_completions
 from gpg_vl.learned.head import load_head
 from gpg_vl.models import load_adapter
 from gpg_vl.preflight.sources import load_sources
-from gpg_vl.prompts.room import build_prompts, training_room
+from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Completion, Reward, ScoredGroup
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train

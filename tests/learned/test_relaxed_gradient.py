@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig, UpdateConfig
 from gpg_vl.learned.discriminator import Discriminator
-from gpg_vl.learned.parts import build_parts
 from gpg_vl.learned.relaxed import relax
 from gpg_vl.learned.relaxed_gradient import _seed
+from gpg_vl.learned.reward_parts import build_parts
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.objectives import build_objective

@@ -14,7 +14,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.rows import check_rows
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.prompts.room import Room
+from gpg_vl.prompts.length import Room
 from gpg_vl.tasks import TASKS
 from gpg_vl.train import train
 from tests.support.builders import make_sample

@@ -20,7 +20,7 @@ from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.rows import SourceReport, check_rows, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.prompts.room import Room
+from gpg_vl.prompts.length import Room
 from gpg_vl.records import Sample
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.tasks import TASKS

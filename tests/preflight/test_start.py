@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "recipe.yaml", "--data.train", "bad.jsonl"], ["bad.jsonl", "row 2", "four-ish"]),
         (["train", "recipe.yaml", "--data.train", "gone.jsonl"], ["gone.jsonl", "row 2", "gone.png"]),
         (["train", "recipe.yaml", "--model.path", "./none"], ["model.path", "./none"]),
+        (["train", "recipe.yaml", "--run.output_dir", "m/out"], ["run.output_dir", "m/out", "model.path"]),
         (["train", "recipe.yaml", "--rollout.group_size", "1"], ["rollout.group_size", "gpg"]),
         (["train", "recipe.yaml", "--rollout.engine", "fast"], ["rollout.engine", "fast"]),
         (["train", "recipe.yaml", "--run.trackers", "[swanlab]"], ["run.trackers", "pip install swanlab"]),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from dataclasses import dataclass, field
 
 from gpg_vl.rewards.pool.jobs import Outcome
 from gpg_vl.rewards.pool.messages import PacketReader
-from gpg_vl.rewards.pool.process_trees import seconds_in_queue
+from gpg_vl.rewards.pool.time_limits import UnitClock
 
 
 @dataclass(slots=True)
@@ -30,29 +29,20 @@ class Worker:
     unsent: memoryview = memoryview(b"")  # noqa: RUF009  immutable
     waits_to_send: bool = False
     span: Span | None = None
-    deadline: float = 0.0  # time.monotonic
+    clock: UnitClock = field(default_factory=UnitClock)
     fork: int | None = None  # pid of the fork that runs the unit
     verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
-    waited: dict[int, float] = field(default_factory=dict)
-    """Seconds in the run queue that the deadline accounts for, by pid of the worker and its fork."""
     is_loading: bool = False
     loaded_bytes: int | None = None  # what it took when its code was there
     used_bytes: int = 0  # on top of that, with all below it
 
+    @property
+    def pids(self) -> list[int]:
+        """The worker, and its fork while there is one."""
+        return [pid for pid in (self.pid, self.fork) if pid is not None]
+
     def start_clock(self, seconds: float) -> None:
-        """Gives it this many seconds from now, not counting those in which its process waits for a processor."""
-        self.deadline, self.waited = time.monotonic() + seconds, self._seconds_in_queue()
+        self.clock.start(seconds, self.pids)
 
     def is_overdue(self) -> bool:
-        """Whether the deadline has passed, after it was moved by the time that its processes waited for a processor."""
-        now = time.monotonic()
-        if self.deadline > now:
-            return False
-        waited = self._seconds_in_queue()
-        since = [seconds - self.waited.get(pid, 0.0) for pid, seconds in waited.items()]
-        self.deadline += max(0.0, *since)  # not their sum: they wait at the same time, and a clock must not run back
-        self.waited = waited
-        return self.deadline <= now
-
-    def _seconds_in_queue(self) -> dict[int, float]:
-        return {pid: seconds_in_queue(pid) for pid in (self.pid, self.fork) if pid is not None}
+        return self.clock.is_overdue(self.pids)

@@ -32,14 +32,11 @@ from gpg_vl.rewards.pool.process_trees import (
     is_stopped,
     kill_family,
     memory_bytes,
-    seconds_in_queue,
 )
 from gpg_vl.rewards.pool.state import Span, Worker
+from gpg_vl.rewards.pool.time_limits import GRACE_SECONDS, LOAD_SECONDS, PAUSE_SECONDS, START_SECONDS, PauseWatch
 from gpg_vl.rewards.pool.worker import ASSIGNMENT, FAILED_OUTCOME, LOADED, OUTCOME, STARTED, serve_jobs
 from gpg_vl.screen import say
-
-LOAD_SECONDS = 60.0
-"""Longest import of a user's file in a worker; it does not count for the completion that waits for it."""
 
 IDLE_SECONDS = 0.5
 """How often the supervisor looks whether the process that started it is still there."""
@@ -50,17 +47,8 @@ WATCH_SECONDS = 0.05
 KIT_MEMORY_MB = 256
 """The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
 
-START_SECONDS = 5.0
-"""What a worker may take to fork, on a busy machine: the clock of a unit starts with its fork."""
-
-GRACE_SECONDS = 1.0
-"""What a worker may take to say that its fork is gone, before it is killed too."""
-
 MAX_LOSSES = 2
 """Workers that may be lost over a unit before the unit is blamed."""
-
-PAUSE_SECONDS = 0.3
-"""A loop that took longer was stopped from outside: the deadlines move by as much."""
 
 
 @dataclass(slots=True)
@@ -81,8 +69,7 @@ class Supervisor:
     parent: int = field(default_factory=os.getppid)
     workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
-    looked_at: float = 0.0  # time.monotonic, of the last loop
-    queued: float = 0.0  # seconds that this process had waited for a processor by then
+    pauses: PauseWatch = field(default_factory=PauseWatch)
     watched_at: float = 0.0
 
     def serve(self) -> None:
@@ -105,7 +92,7 @@ class Supervisor:
     def _run(self, batch: Batch) -> list[list[bytes | None]]:
         spans = deque(Span(n, 0, job.num_units) for n, job in enumerate(batch.jobs) if job.num_units)
         work = _Work(batch.jobs, [[None] * job.num_units for job in batch.jobs], spans)
-        self._look_at_clock()
+        self.pauses.look()
         while work.queue or any(worker.span for worker in self.workers):
             self._hand_out(work)
             self._listen(work)
@@ -129,18 +116,11 @@ class Supervisor:
                 self._send(key.data)
             if events & selectors.EVENT_READ:
                 self._take_in(key.data, work)
-        pause = self._seconds_stopped()
-        self._look_at_clock()
+        pause = self.pauses.seconds_stopped()
+        self.pauses.look()
         if pause > PAUSE_SECONDS:
             for worker in self.workers:
-                worker.deadline += pause
-
-    def _look_at_clock(self) -> None:
-        self.looked_at, self.queued = time.monotonic(), seconds_in_queue(os.getpid())
-
-    def _seconds_stopped(self) -> float:
-        """Since the last look, without what this process waited for a processor: that moves no deadline by itself."""
-        return time.monotonic() - self.looked_at - (seconds_in_queue(os.getpid()) - self.queued)
+                worker.clock.deadline += pause
 
     # --- to the workers ---
 
@@ -198,7 +178,7 @@ class Supervisor:
         if span is None or (packet.pid, packet.unit) != (worker.pid, span.start):
             raise GarbledError("a message of another worker or unit")
         seconds = work.jobs[span.job].unit_seconds
-        worker.deadline = time.monotonic() + seconds + (START_SECONDS if worker.own_file else 0.0)
+        worker.clock.deadline = time.monotonic() + seconds + (START_SECONDS if worker.own_file else 0.0)
         if packet.kind == LOADED:
             worker.is_loading = False
             worker.loaded_bytes = worker.loaded_bytes or memory_bytes(worker.pid)
@@ -240,7 +220,7 @@ class Supervisor:
         return True
 
     def _kill_overdue(self, work: _Work) -> None:
-        if self._seconds_stopped() > PAUSE_SECONDS:  # just now: the deadlines are moved first
+        if self.pauses.seconds_stopped() > PAUSE_SECONDS:  # just now: the deadlines are moved first
             return
         for worker in [worker for worker in self.workers if worker.span and worker.is_overdue()]:
             assert worker.span is not None
@@ -254,7 +234,7 @@ class Supervisor:
         if now - self.watched_at < WATCH_SECONDS:
             return
         self.watched_at = now
-        for worker in [each for each in self.workers if each.span and any(map(is_stopped, each.waited))]:
+        for worker in [each for each in self.workers if each.span and any(map(is_stopped, each.pids))]:
             self._starts_again(worker, work)
         for worker in [each for each in self.workers if each.span and not each.is_loading and not each.verdict]:
             loaded = worker.loaded_bytes or 0
@@ -272,7 +252,7 @@ class Supervisor:
             self._end_unit(worker, work, worker.verdict or outcome)
             return
         kill_family(worker.fork)
-        worker.verdict, worker.deadline = outcome, time.monotonic() + GRACE_SECONDS
+        worker.verdict, worker.clock.deadline = outcome, time.monotonic() + GRACE_SECONDS
 
     def _end_unit(self, worker: Worker, work: _Work, outcome: Outcome) -> None:
         """Kills a worker over its unit, or over all where its code did not load; the others go to other workers."""

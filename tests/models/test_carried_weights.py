@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import LoraConfig, Recipe
-from gpg_vl.models.carried import CARRIED_FILE
+from gpg_vl.models.carried_weights import CARRIED_FILE
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder, save_model
 from gpg_vl.models.tiny import write_tiny_model

@@ -8,7 +8,7 @@ import pytest
 
 from gpg_vl.config import Recipe, RunConfig
 from gpg_vl.run.checkpoint import remove_old_checkpoints
-from gpg_vl.run.limits import count_checkpoints, removable_checkpoints
+from gpg_vl.run.kept_checkpoints import count_checkpoints, removable_checkpoints
 from gpg_vl.run.saved_recipe import write_recipe
 
 
