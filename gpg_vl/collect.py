@@ -69,20 +69,15 @@ class Collector:
         self._scorer = scorer
         self._accelerator = accelerator
         self._parts = parts
+        self.show_phase: Callable[[str], None] = lambda name: None
+        """Is told what is being done."""
 
-    def collect(
-        self,
-        step: int,
-        without_tasks: Collection[str] = (),
-        keep_log_probs: bool = False,
-        show_phase: Callable[[str], None] = lambda name: None,
-    ) -> CollectedGroups:
+    def collect(self, step: int, without_tasks: Collection[str] = (), keep_log_probs: bool = False) -> CollectedGroups:
         """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws.
 
         Args:
             without_tasks: tasks that are not drawn
             keep_log_probs: keep those under the policy that samples
-            show_phase: is told what is being done
         """
         config, num_wanted = self._objective.config, self._recipe.rollout.prompts_per_step
         groups: list[ScoredGroup] = []
@@ -92,12 +87,10 @@ class Collector:
         self._scorer.trainer_state = TrainerState(step - 1, self._recipe.run.steps)
         for draw in range(given(config.max_draws)):
             start = time.perf_counter()
-            show_phase("rollout" if draw == 0 else f"rollout, draw {draw + 1}")
             prompts, seeds, places = self._draw(step, draw, without_tasks)
             with self._engine.sync_weights():
                 rolled = run_together(partial(self._roll_out, prompts, seeds, keep_log_probs))
             generated = time.perf_counter()
-            show_phase("scoring")
             scored = self._score(rolled)
             self._refuse_failed_draw(scored)
             for group, place in zip(scored, places, strict=True):
@@ -123,6 +116,7 @@ class Collector:
         A sample that is drawn twice gets another seed the second time. If an image can no longer be opened on some
         rank, all ranks leave its sample out from now on, and the next sample takes its place.
         """
+        self.show_phase("rollout" if draw == 0 else f"rollout, draw {draw + 1}")
         num_ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         times_drawn: Counter[str] = Counter()
         prompts: list[Prompt] = []
@@ -169,6 +163,7 @@ class Collector:
         Raises:
             ValueError: the objective does not take a reward
         """
+        self.show_phase("scoring")
         scored = run_together(partial(self._scorer.score, rolled))
         groups = add_parts(self._parts, scored, self._recipe.rewards.weights)
         run_together(partial(self._check_rewards, groups))

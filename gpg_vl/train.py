@@ -80,6 +80,7 @@ class Loop:
         self._stages = stages
         self._reward_watch = RewardWatch()
         self._advice = Advice(recipe, stages.log.earlier)
+        stages.collector.show_phase = stages.log.show_phase
         self._between: dict[str, float] = {}  # seconds of what was done since the last step
         self._progress = stages.progress
         self._accelerator = accelerator
@@ -165,8 +166,7 @@ class Loop:
 
     def _collect(self, step: int) -> CollectedGroups:
         progress, is_recorded = self._progress, self._stages.record.is_due(step)
-        without = () if progress.in_cooldown else progress.tasks_done
-        return self._stages.collector.collect(step, without, is_recorded, self._stages.log.show_phase)
+        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
 
     def _describe(
         self,

@@ -45,7 +45,7 @@ def _draw_picture(row: Mapping[str, Any], image: Mapping[str, Any], path: Path) 
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((_PICTURE, _PICTURE))
-    best = max(row["completions"], key=lambda each: each["reward"], default={"boxes": []})
+    best: Mapping[str, Any] = max(row["completions"], key=lambda each: each["reward"], default={"boxes": []})
     draw = ImageDraw.Draw(picture)
     for boxes, colour in ((row["boxes"], _GOLD), (best["boxes"], _GUESS)):
         for x1, y1, x2, y2 in boxes:

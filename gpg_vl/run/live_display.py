@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich import box
 from rich.console import Console, Group
@@ -139,7 +139,7 @@ class LiveDisplay:
 
     def __init__(self, state: State):
         self._stream: TextIO = sys.stderr
-        self._console = Console(file=_Painted(self._stream))
+        self._console = Console(file=cast(TextIO, _Painted(self._stream)))
         self._state = state
         self._phase_start = time.monotonic()
         self._live = Live(
