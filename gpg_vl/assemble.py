@@ -24,6 +24,7 @@ from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
 from gpg_vl.preflight.sources import CheckedSources, check_same_rows, load_all_sources
 from gpg_vl.preflight.start import check_recipe
+from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
@@ -138,6 +139,7 @@ class _Parts:
 def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
     objective = check_recipe(recipe)
+    check_trackers(recipe.run.trackers)
     check_optimizer(recipe.update, sharding_stage(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
@@ -259,7 +261,7 @@ def _restore_learned(learned: LearnedParts, checkpoint: Path) -> None:
 def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:
     run = recipe.run
     is_silent = not accelerator.is_main_process
-    return RunLog(Path(run.output_dir), run.trackers, progress.step, run.steps, is_silent)
+    return RunLog(Path(run.output_dir), run.trackers, progress.step, run.steps, is_silent, recipe.to_plain())
 
 
 def _restore_random_state(checkpoint: Path, rank: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from accelerate import Accelerator
@@ -19,15 +19,18 @@ from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
 from gpg_vl.learned.reward_parts import LearnedPart, add_parts
 from gpg_vl.objectives.base import Objective, given
+from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import (
     CollectedGroups,
+    GroupKind,
     LoggedGroup,
     LoggedStep,
     Prompt,
+    Reward,
     RolloutGroup,
     Sample,
     ScoredGroup,
@@ -37,6 +40,9 @@ from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.screen import say
+from gpg_vl.tasks.base import Task
+from gpg_vl.verifiers.answers import find_answer
+from gpg_vl.verifiers.reasoning import completion_text
 
 Seed = tuple[object, ...]
 
@@ -63,6 +69,8 @@ class Collector:
         self._scorer = scorer
         self._accelerator = accelerator
         self._parts = parts
+        self.show_phase: Callable[[str], None] = lambda name: None
+        """Is told what is being done."""
 
     def collect(self, step: int, without_tasks: Collection[str] = (), keep_log_probs: bool = False) -> CollectedGroups:
         """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws.
@@ -108,6 +116,7 @@ class Collector:
         A sample that is drawn twice gets another seed the second time. If an image can no longer be opened on some
         rank, all ranks leave its sample out from now on, and the next sample takes its place.
         """
+        self.show_phase("rollout" if draw == 0 else f"rollout, draw {draw + 1}")
         num_ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         times_drawn: Counter[str] = Counter()
         prompts: list[Prompt] = []
@@ -154,6 +163,7 @@ class Collector:
         Raises:
             ValueError: the objective does not take a reward
         """
+        self.show_phase("scoring")
         scored = run_together(partial(self._scorer.score, rolled))
         groups = add_parts(self._parts, scored, self._recipe.rewards.weights)
         run_together(partial(self._check_rewards, groups))
@@ -192,11 +202,15 @@ class Collector:
         return totals
 
 
-def gather_collected(collected: CollectedGroups) -> LoggedStep:
-    """The groups of all ranks in the form that is logged. All ranks call it together."""
+def gather_collected(collected: CollectedGroups, tasks: Mapping[str, Task]) -> LoggedStep:
+    """The groups of all ranks in the form that is logged. All ranks call it together.
+
+    Args:
+        tasks: by the name that the rows use
+    """
     trained = {id(group) for group in collected.trained}
-    groups = [_logged(group, id(group) in trained) for group in collected.groups]
-    dropped = [_logged(group, is_trained=False) for group in collected.dropped]
+    groups = [_logged(group, tasks, id(group) in trained) for group in collected.groups]
+    dropped = [_logged(group, tasks, is_trained=False) for group in collected.dropped]
     return LoggedStep(
         gather_object(groups),
         gather_object(dropped),
@@ -207,7 +221,7 @@ def gather_collected(collected: CollectedGroups) -> LoggedStep:
     )
 
 
-def _logged(group: ScoredGroup, is_trained: bool) -> LoggedGroup:
+def _logged(group: ScoredGroup, tasks: Mapping[str, Task], is_trained: bool) -> LoggedGroup:
     prompt = group.prompt
     return LoggedGroup(
         prompt.sample.id,
@@ -217,5 +231,21 @@ def _logged(group: ScoredGroup, is_trained: bool) -> LoggedGroup:
         group.completions,
         group.rewards,
         is_trained,
+        _kind_of(group, tasks[prompt.sample.task]),
+        len({find_answer(completion_text(prompt, each.text), prompt.answer_in) for each in group.completions}),
         group.metrics,
     )
+
+
+def _kind_of(group: ScoredGroup, task: Task) -> GroupKind:
+    if has_signal(group):
+        return "signal"
+    marks = [_marks(reward, task) for reward in group.rewards]
+    return "easy" if sum(marks) >= len(marks) / 2 else "hard"
+
+
+def _marks(reward: Reward, task: Task) -> float:
+    """The share of the marks that a completion earned, its format left out; the published scorers have other parts."""
+    parts = [name for name in reward.parts if name != "format"]
+    main = task.main_part if task.main_part in parts else next(iter(parts), "")
+    return reward.parts.get(main, 0.0) / task.ranges.get(main, (0.0, 1.0))[1]

@@ -453,6 +453,9 @@ class EvaluationConfig:
         _require(once, "evaluation.num_samples above 1 needs a temperature above 0: greedy samples are identical")
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow", "swanlab")
+
+
 @dataclass(frozen=True)
 class RecordConfig:
     """The groups that a run keeps for ``gpg-vl report``: pictures, completions, boxes, rewards, advantages.
@@ -483,7 +486,8 @@ class RunConfig:
         eval_every: steps between validations on data.eval; 0: never
         seed: determines the prompts, the samples and the initial state of the run
         resume: auto: continue the run found in output_dir; never: refuse to touch it
-        trackers: trackers to write to in addition to metrics.jsonl: tensorboard
+        trackers: trackers to write to in addition to metrics.jsonl: tensorboard, wandb, trackio, mlflow, swanlab; only
+            tensorboard comes with the kit (docs/metrics.md)
         record: the groups that are kept for the report
         stop_when: validation score per task; a task that reaches it leaves the mixture, and the run ends when all have
         cooldown_steps: number of final steps on all tasks, in which the learning rate falls to 0
@@ -508,8 +512,8 @@ class RunConfig:
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
         _require(-(2**63) <= self.seed < 2**64, "run.seed must have at most 64 bits: from -2^63 to 2^64 - 1")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
-        unknown = sorted(set(self.trackers) - {"tensorboard"})
-        _require(not unknown, f"run.trackers: unknown tracker {unknown}; the trackers are ['tensorboard']")
+        unknown = sorted(set(self.trackers) - set(TRACKERS))
+        _require(not unknown, f"run.trackers: unknown tracker {unknown}; the trackers are {list(TRACKERS)}")
         needs_eval = not self.stop_when or self.eval_every > 0
         _require(needs_eval, "run.stop_when needs validation; set run.eval_every above 0")
 

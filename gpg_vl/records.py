@@ -32,6 +32,10 @@ AnswerIn = Literal["tags", "boxed"]
 
 Status = Literal["ok", "unparsable", "timeout", "error"]
 
+GroupKind = Literal["easy", "hard", "signal"]
+"""signal: the rewards of a group differ. Where they are equal: easy if at least half of the marks were earned, hard if
+not."""
+
 Rule = Literal["strict", "legacy"]
 """strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
 
@@ -278,6 +282,7 @@ class UpdateStats:
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
     kl: float | None  # mean k3 to the reference over all trained tokens, in nats; None without a reference
+    entropy: float | None  # mean -log-prob of all trained tokens, in nats; None for gold completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +296,8 @@ class LoggedGroup:
     completions: tuple[Completion, ...]  # G
     rewards: tuple[Reward, ...]  # G
     is_trained: bool
+    kind: GroupKind
+    num_answers: int  # different ones, as they were read; completions without a readable place for one count as one
     metrics: dict[str, float] = field(default_factory=dict)  # as in ScoredGroup
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
 from functools import cache
@@ -13,9 +14,13 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """A closed pipe, a terminal that hung up, a closed descriptor."""
 
 
+_ESCAPE_CODE = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\\n]*(?:\x07|\x1b\\\\|\x9c)")
+"""Colours, movements and the like; titles and links. What is left of others is not printable either."""
+
+
 def printable(text: str) -> str:
     """One line without control characters, escape codes and marks that change the direction of text."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return "".join(char if char.isprintable() else " " for char in _ESCAPE_CODE.sub("", text))
 
 
 def printable_lines(text: str) -> str:
@@ -49,9 +54,20 @@ def tell(text: str = "", end: str = "\n") -> None:
     _write(sys.stdout, printable_lines(text) + end)
 
 
+def paint(stream: TextIO, text: str) -> None:
+    """Writes text as it is, escape codes included: what a program drew of cleaned text. As ``say``, it never fails."""
+    with suppress(OSError):
+        _write(stream, text)
+
+
 def is_terminal() -> bool:
     """Whether standard error goes to one."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def can_be_painted() -> bool:
+    """Whether it goes to a terminal on which lines can be replaced."""
+    return is_terminal() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def open_closed_streams() -> None:

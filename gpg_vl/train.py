@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -22,6 +23,7 @@ from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.collectives import max_over_ranks, sum_losses
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
@@ -29,11 +31,13 @@ from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, LoggedStep, UpdateStats
 from gpg_vl.rewards.health import RewardWatch
 from gpg_vl.rewards.scorer import Scorer
+from gpg_vl.run.advice import Advice
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
+from gpg_vl.run.speed import describe_speed, peak_memory, peak_rate
 from gpg_vl.run.step_metrics import describe_step, describe_use
 from gpg_vl.update.gradient import UpdateError
 from gpg_vl.update.reuse import Reuse
@@ -75,6 +79,9 @@ class Loop:
         self._recipe = recipe
         self._stages = stages
         self._reward_watch = RewardWatch()
+        self._advice = Advice(recipe, stages.log.earlier)
+        stages.collector.show_phase = stages.log.show_phase
+        self._between: dict[str, float] = {}  # seconds of what was done since the last step
         self._progress = stages.progress
         self._accelerator = accelerator
         self._output_dir = Path(recipe.run.output_dir)
@@ -83,6 +90,7 @@ class Loop:
     def run(self) -> Path:
         """Takes steps until the run is over; returns the folder of the last checkpoint."""
         try:
+            self._stages.log.start_display()
             while True:
                 if self._stages.eval_rows and self._progress.is_validation_due:
                     self._validate()
@@ -108,6 +116,7 @@ class Loop:
         rollout = self._reuse.next_rollout(has_skipped=self._progress.skips_in_a_row > 0)
         collected = self._collect(number) if rollout is None else None
         collected_at = time.perf_counter()
+        self._stages.log.show_phase("update")
         lesson = None if collected is None else self._learn_gold(number, collected)
         if collected is not None:
             rollout = learner.open_rollout(number, collected)
@@ -121,12 +130,18 @@ class Loop:
                 lesson()
             self._finish_step(number, grad_norm)
             now = time.perf_counter()
-            seconds = {"update": now - collected_at, "step": now - start}
-            logged = None if collected is None else gather_collected(collected)
-            run_together(partial(self._write_log, rollout, logged, stats, grad_norm, rate, seconds))
+            seconds = {**self._between, "update": now - collected_at, "step": now - start}
+            self._between = {}
+            logged = None if collected is None else gather_collected(collected, self._stages.tasks)
+            metrics = {
+                **self._describe(rollout, logged, stats, grad_norm, rate, seconds),
+                "speed": self._measure_speed(collected, logged, stats, seconds["step"]),
+            }
+            run_together(partial(self._write_log, logged, metrics))
             if collected is not None and self._stages.record.is_due(number):
-                self._stages.record.write(number, collected)
-        self._report(logged)
+                rows = self._stages.record.write(number, collected)
+                self._stages.log.write_pictures(number, rows)
+        self._report(logged, metrics)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
@@ -137,14 +152,14 @@ class Loop:
         position = self._stages.stream.state()
         self._progress.finish_step(number, position, read_random_state(), grad_norm, self._reuse.is_used_again)
 
-    def _report(self, logged: LoggedStep | None) -> None:
+    def _report(self, logged: LoggedStep | None, metrics: Mapping[str, Any]) -> None:
         """What the user should know of a step that is logged.
 
         Raises:
             UpdateError: too many steps in a row were skipped
         """
         if logged is not None:
-            for line in self._reward_watch.notes([*logged.groups, *logged.dropped]):
+            for line in (*self._reward_watch.notes([*logged.groups, *logged.dropped]), *self._advice.notes(metrics)):
                 note(line)
         if self._progress.skips_in_a_row:
             self._report_skip()
@@ -153,7 +168,7 @@ class Loop:
         progress, is_recorded = self._progress, self._stages.record.is_due(step)
         return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
 
-    def _write_log(
+    def _describe(
         self,
         rollout: Rollout,
         logged: LoggedStep | None,
@@ -161,10 +176,9 @@ class Loop:
         grad_norm: float | None,
         rate: float,
         seconds: Mapping[str, float],
-    ) -> None:
-        progress, log = self._progress, self._stages.log
-        is_refreshed = self._recipe.rollout.refresh is not None
-        metrics = {
+    ) -> dict[str, Any]:
+        progress, is_refreshed = self._progress, self._recipe.rollout.refresh is not None
+        return {
             **describe_step(logged, stats, grad_norm, seconds),
             **describe_use(rollout, self._reuse.shift, progress.saved_rollouts, is_refreshed),
             "left_out": dict(Counter(self._stages.stream.left_out.values())),
@@ -173,10 +187,27 @@ class Loop:
             "skipped_steps": progress.skipped_steps,
             "learning_rate": rate,
         }
-        log.write(progress.step, metrics)
+
+    def _measure_speed(
+        self, collected: CollectedGroups | None, logged: LoggedStep | None, stats: UpdateStats | None, seconds: float
+    ) -> dict[str, float]:
+        """The numbers of a step that depend on the machine. All ranks together."""
+        accelerator = self._accelerator
+        peak = max_over_ranks(accelerator, peak_memory(accelerator.device))
+        rate = peak_rate(accelerator.device)
+        if accelerator.device.type != "cuda":
+            return describe_speed(logged, seconds, peak)
+        sampled = [] if collected is None else [*collected.groups, *collected.dropped]
+        flops = self._stages.learner.useful_flops(sampled, has_updated=stats is not None)
+        total = None if flops is None else sum_losses(accelerator, flops)
+        return describe_speed(logged, seconds, peak, total, rate and rate * accelerator.num_processes)
+
+    def _write_log(self, logged: LoggedStep | None, metrics: dict[str, Any]) -> None:
+        step, log = self._progress.step, self._stages.log
+        log.write(step, metrics)
         if logged is not None:
-            log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
-        log.say_step(progress.step, metrics)
+            log.write_rollouts(step, [*logged.groups, *logged.dropped])
+        log.say_step(step, metrics)
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step; every rank writes its own.
@@ -198,6 +229,8 @@ class Loop:
     def _validate(self) -> None:
         """Scores the validation rows."""
         stages, progress = self._stages, self._progress
+        start = time.perf_counter()
+        stages.log.show_phase("validation")
         predictions = [each for part in stages.evaluator.run(stages.eval_rows) for each in part]
         scores = summarise_scores(predictions, stages.tasks)
         with INTERRUPTS.deferred():
@@ -207,9 +240,12 @@ class Loop:
             run_together(lambda: stages.log.write(progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             stages.log.say(progress.step, f"validation: {text}")
+        self._between["validation"] = time.perf_counter() - start
 
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress
+        start = time.perf_counter()
+        stages.log.show_phase("saving")
         with INTERRUPTS.deferred():
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
@@ -217,6 +253,7 @@ class Loop:
                 None if stages.gold_part is None else stages.gold_part.state(),
             )  # fmt: skip
             progress.saved_step = progress.step
+        self._between["saving"] = time.perf_counter() - start
         return folder
 
     def _save_after(self, error: BaseException) -> None:

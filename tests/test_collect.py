@@ -14,8 +14,11 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpg_vl.records import CollectedGroups
+from gpg_vl.collect import gather_collected
+from gpg_vl.records import CollectedGroups, LoggedGroup, Reward, ScoredGroup, StepTotals
+from gpg_vl.tasks import TASKS
 from tests.support.collectors import Outcome, describe, ids, ids_in_order, lengths, make_collector
+from tests.support.hostile_groups import group as make_group
 
 S: Outcome = "signal"
 N: Outcome = "silent"
@@ -207,3 +210,44 @@ def test_abort_stops_every_rank_with_the_sample(tmp_path: Path) -> None:
     stopped = sorted(line for line in ran.stdout.splitlines() if "stopped" in line)
     assert [line[:6] for line in stopped] == ["rank 0", "rank 1"], ran.stderr
     assert all("sample row-1: timeout: no answer within 1 s" in line for line in stopped)
+
+
+# --- what is logged of a group ---
+
+
+def logged(*completions: tuple[str, Reward], task: str = "counting") -> LoggedGroup:
+    rolled = make_group(*(text for text, _ in completions), task=task)
+    scored = ScoredGroup(rolled.prompt, rolled.completions, tuple(reward for _, reward in completions))
+    totals = StepTotals(1, 1, 1, 0, 0, 0)
+    [found] = gather_collected(CollectedGroups([scored], [0], [], [], totals, 1, 0.0, 0.0), TASKS).groups
+    return found
+
+
+def earned(correct: float, form: float = 1.0, **others: float) -> Reward:
+    return Reward(correct + 0.2 * form, {"correct": correct, "format": form, **others}, "ok")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kind"),
+    [
+        ([earned(1.0), earned(1.0)], "easy"),
+        ([earned(0.0), earned(0.0)], "hard"),  # although its format earned something
+        ([earned(1.0), earned(0.0)], "signal"),
+        ([earned(1.0), earned(1.0, 0.0)], "signal"),
+        ([Reward(0.0, {}, "error"), Reward(0.0, {}, "timeout")], "hard"),
+        ([Reward(1.0, {"format": 1.0, "accuracy": 1.0}, "ok")] * 2, "easy"),  # as a published scorer names it
+        ([Reward(0.0, {"correct": 1.0, "cost": -1.2}, "ok")] * 2, "easy"),  # nothing in total, yet all are right
+    ],
+)
+def test_groups_without_signal_are_easy_or_hard_by_what_their_task_gave(rewards: list[Reward], kind: str) -> None:
+    assert logged(*(("", reward) for reward in rewards)).kind == kind
+
+
+def test_a_main_part_of_another_name() -> None:
+    reward = Reward(0.6, {"iou": 0.6, "format": 0.0}, "ok")
+    assert logged(("", reward), ("", reward), task="grounding").kind == "easy"
+
+
+def test_different_answers_are_counted_as_they_are_read() -> None:
+    texts = ["<answer>4</answer>", "<think>so</think><answer> 4 </answer>", "<answer>5</answer>", "none", "no place"]
+    assert logged(*((text, earned(0.0)) for text in texts)).num_answers == 3

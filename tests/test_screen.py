@@ -17,6 +17,10 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\u2066\u200b\x00\x7f\r"
 
 def test_control_characters_and_marks_of_direction_do_not_reach_a_terminal() -> None:
     assert all(char.isprintable() for char in printable(HOSTILE))
+    assert printable("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x1b\\link\x1b]8;;\x07 \x9b2Jend") == "red link end", (
+        "whole codes go"
+    )
+    assert printable("\x1b]0;never ended") == " ]0;never ended", "which must not hide what follows"
     assert printable("ein Ausrufezeichen! 12 µm, 图") == "ein Ausrufezeichen! 12 µm, 图"
     assert printable("a\nb\tc") == "a b c"
     assert printable_lines(f"a{HOSTILE}\nb") == printable(f"a{HOSTILE}") + "\nb"

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-NOMINAL_BF16_RATES = {"H100": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H200 NVL": 835e12,
-                      "H20": 148e12, "A100": 312e12, "L40S": 362e12}  # fmt: skip
-"""FLOP/s of dense bfloat16 products, by the vendor's data sheets."""
+from gpg_vl.run.speed import rate_of
+
 MIB = 2**20
 
 
@@ -90,7 +89,5 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 def peak_rate(device: str) -> float:
     """FLOP/s that an MFU is a share of: the data sheet's, or what this machine reaches where that is not known."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
-    for card, rate in sorted(NOMINAL_BF16_RATES.items(), key=lambda pair: -len(pair[0])):
-        if card in name:
-            return rate
-    return matrix_rate(device, torch.bfloat16 if device == "cuda" else torch.float32)
+    rate = rate_of(name)
+    return rate if rate is not None else matrix_rate(device, torch.bfloat16 if device == "cuda" else torch.float32)

@@ -16,6 +16,7 @@ from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.preference import check_head
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
+from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.rollout import check_engine
 
 
@@ -28,6 +29,7 @@ def check_run(recipe: Recipe) -> list[CheckedSources] | None:
     if _has_several_ranks():
         return None
     objective = check_recipe(recipe)
+    check_trackers(recipe.run.trackers)
     if not find_checkpoints(Path(recipe.run.output_dir)):  # a resumed run has its weights there
         resolve_model_path(recipe.model.path)
         refuse_inputs("run.output_dir", Path(recipe.run.output_dir), recipe)

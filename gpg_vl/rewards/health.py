@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpg_vl.records import LoggedGroup, ScoredGroup
 
 _SAID_AFTER = (10, 100, 1000)
-"""Steps after which the parts that have been constant so far are named."""
+"""Steps after which the parts that have been constant so far are named, each once."""
 
 
 @dataclass(slots=True)
@@ -25,9 +25,10 @@ class RewardWatch:
     def __init__(self) -> None:
         self._ranges: dict[str, _Range] = {}
         self._num_steps = 0
+        self._said: set[str] = set()
 
     def notes(self, groups: Sequence[LoggedGroup]) -> Iterator[str]:
-        """A line about what failed in this step; after 10, 100 and 1,000 steps one for each constant part."""
+        """A line about what failed in this step; after 10, 100 and 1,000 steps one for each part that is constant."""
         if failures := describe_failures(groups):
             yield failures
         self._num_steps += 1
@@ -46,10 +47,12 @@ class RewardWatch:
 
     def _constant_parts(self) -> Iterator[str]:
         for name, seen in sorted(self._ranges.items()):
-            if seen.low == seen.high:
+            if seen.low == seen.high and name not in self._said:
+                self._said.add(name)
                 yield (
                     f"note: the reward part {name} has been {seen.low:g} for all {seen.num_completions} completions of "
-                    f"{self._num_steps} steps; it has had no effect so far"
+                    f"{self._num_steps} steps; it has had no effect so far; look into what it scores, or give it "
+                    f"no weight (rewards.weights.{name}: 0)"
                 )
 
 

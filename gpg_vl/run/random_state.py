@@ -7,6 +7,8 @@ own code may.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -47,3 +49,15 @@ def _to_text(state: torch.Tensor) -> str:
 
 def _from_text(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+@contextmanager
+def without_trace() -> Iterator[None]:
+    """What is drawn inside from the generators of python, numpy and torch's CPU does not change what comes after it."""
+    of_python, of_numpy, of_torch = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        numpy.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)

@@ -114,8 +114,8 @@ class Record:
     def is_due(self, step: int) -> bool:
         return self._every > 0 and (step == 1 or step % self._every == 0)
 
-    def write(self, step: int, collected: CollectedGroups) -> None:
-        """The groups of a step that is due. All ranks together; pictures are written by the rank that has them."""
+    def write(self, step: int, collected: CollectedGroups) -> list[dict[str, Any]]:
+        """The groups of a step that is due, over all ranks. All ranks together; each writes the pictures it has."""
         trained = {id(group) for group in collected.trained}
         mine = [self._row(step, group, id(group) in trained) for group in [*collected.groups, *collected.dropped]]
         rows = gather_object(mine)
@@ -127,6 +127,7 @@ class Record:
             except OSError as error:
                 self._say_lack(error)
         self._every = max(gather_object([self._every]))
+        return rows
 
     def _row(self, step: int, group: ScoredGroup, is_trained: bool) -> dict[str, Any]:
         prompt = group.prompt

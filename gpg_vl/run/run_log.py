@@ -1,4 +1,4 @@
-"""The logs of a run: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, tensorboard, and a line per step on screen."""
+"""The logs of a run: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, trackers, and what stands on the screen."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.errors import first_line
 from gpg_vl.files import replace_file
 from gpg_vl.records import LoggedGroup, TrainingGroup
-from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.claim import check_claim
+from gpg_vl.run.group_pictures import draw_groups
+from gpg_vl.run.lacks import Lacks
+from gpg_vl.run.live_display import LiveDisplay, State
+from gpg_vl.run.record import RECORD_FOLDER
 from gpg_vl.run.step_metrics import step_line
-from gpg_vl.screen import say
+from gpg_vl.run.trackers import Trackers
+from gpg_vl.screen import can_be_painted, say
 
 SKIPPED_FOLDER = "skipped"
 
@@ -30,16 +33,24 @@ class RunLog:
     """What cannot be written is said once and, for metrics, tried again: a run does not end over its log."""
 
     def __init__(
-        self, output_dir: Path, trackers: Sequence[str], first_step: int, total_steps: int, is_silent: bool = False
+        self,
+        output_dir: Path,
+        trackers: Sequence[str],
+        first_step: int,
+        total_steps: int,
+        is_silent: bool = False,
+        recipe: Mapping[str, Any] | None = None,
     ):
         """Opens the log at ``first_step``; what an earlier process wrote about later steps is removed.
 
         Args:
             is_silent: write nothing, as on every rank except the first
+            recipe: as plain values, for the trackers
         """
         self._is_silent = is_silent
-        self._tensorboard: Any = None
         self.latest: dict[str, Any] = {}  # every metric's latest value
+        self.earlier: list[dict[str, Any]] = []  # what an earlier process logged of the run
+        self._display: LiveDisplay | None = None
         if is_silent:
             return
         self._output_dir = output_dir
@@ -49,42 +60,39 @@ class RunLog:
         self._first_step = first_step
         self._start = time.perf_counter()
         self._unwritten = ""  # lines of metrics
-        self._lacks: set[str] = set()  # what was said
+        self._lacks = Lacks()
         _keep_until(output_dir / METRICS_FILE, first_step)
+        self.earlier = _read_rows(output_dir / METRICS_FILE) if first_step else []
         for path in self._rollouts.glob("*.jsonl"):
             if _OWN_ROLLOUTS.fullmatch(path.name) and int(path.stem) > first_step:
                 path.unlink()
-        if "tensorboard" in trackers:
-            with self._going_on("tensorboard"):
-                self._tensorboard = _open_tensorboard(output_dir, first_step)
+        self._trackers = Trackers(trackers, output_dir, first_step, recipe or {}, self._lacks)
 
-    @contextmanager
-    def _going_on(self, what: str) -> Iterator[None]:
-        """Says once what failed; a folder that is lost ends the run."""
-        try:
-            yield
-        except LostFolder:
-            raise
-        except Exception as error:  # noqa: BLE001  a tracker raises what it likes
-            if what not in self._lacks:
-                self._lacks.add(what)
-                say(f"note: {what} cannot be written ({first_line(error)}); the run goes on")
+    def start_display(self) -> None:
+        """Paints the state of the run from now on, where standard error is a terminal; else each step has a line."""
+        if self._is_silent or not can_be_painted():
+            return
+        rewards = tuple(row["reward"] for row in self.earlier if "reward" in row)
+        sampled = [row for row in self.earlier if "groups" in row]
+        state = State(
+            self._output_dir.name, self._first_step, self._total_steps, rewards=rewards,
+            metrics=sampled[-1] if sampled else {},
+        )  # fmt: skip
+        with self._lacks.tolerated("the display"):
+            self._display = LiveDisplay(state)
+            self._display.start()
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
-        """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in tensorboard."""
+        """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in trackers."""
         if self._is_silent:
             return
         check_claim(self._output_dir)
         self.latest |= {"step": step, **metrics}
         self._unwritten += json.dumps({"step": step, **metrics}) + "\n"
-        with self._going_on(METRICS_FILE):
+        with self._lacks.tolerated(METRICS_FILE):
             _append(self._output_dir / METRICS_FILE, self._unwritten.encode())
             self._unwritten = ""
-        if self._tensorboard is not None:
-            with self._going_on("tensorboard"):
-                for name, value in _flatten(metrics):
-                    self._tensorboard.add_scalar(name, value, step)
-                self._tensorboard.flush()
+        self._trackers.log(step, metrics)
 
     def write_rollouts(self, step: int, groups: Sequence[LoggedGroup]) -> None:
         """Every sampled completion of the step with its reward, one line per group."""
@@ -92,16 +100,36 @@ class RunLog:
             return
         check_claim(self._output_dir)
         text = "".join(json.dumps(_rollout_row(group), ensure_ascii=False) + "\n" for group in groups)
-        with self._going_on(ROLLOUTS_FOLDER):
+        with self._lacks.tolerated(ROLLOUTS_FOLDER):
             replace_file(self._rollouts / f"{step:06d}.jsonl", text)
 
+    def write_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Some groups of a recorded step, for the trackers.
+
+        Args:
+            rows: as the record has them
+        """
+        if not self._is_silent and self._trackers.is_open:
+            with self._lacks.tolerated("pictures"):
+                self._trackers.show(step, draw_groups(rows, self._output_dir / RECORD_FOLDER))
+
+    def show_phase(self, name: str) -> None:
+        """What the run is doing, on a display."""
+        if self._display is not None:
+            with self._lacks.tolerated("the display"):
+                self._display.show_phase(name)
+
     def say_step(self, step: int, metrics: dict[str, Any]) -> None:
-        """Prints a line with the step's numbers and the time left at the current pace."""
+        """Shows the step's numbers and the time left at the current pace: on the display, or as a line."""
         if self._is_silent:
             return
         done = step - self._first_step
         left = (time.perf_counter() - self._start) / max(1, done) * (self._total_steps - step)
-        say(step_line({"step": step, **metrics}, self._total_steps, left))
+        if self._display is None:
+            say(step_line({"step": step, **metrics}, self._total_steps, left))
+            return
+        with self._lacks.tolerated("the display"):
+            self._display.show_step(step, metrics, left)
 
     def say(self, step: int, text: str) -> None:
         """Prints a line that begins with the step."""
@@ -109,15 +137,12 @@ class RunLog:
             say(f"step {step}/{self._total_steps}  {text}")
 
     def close(self) -> None:
-        if self._tensorboard is not None:
-            with self._going_on("tensorboard"):
-                self._tensorboard.close()
-
-
-def _open_tensorboard(output_dir: Path, first_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+        if self._is_silent:
+            return
+        if self._display is not None:
+            with self._lacks.tolerated("the display"):
+                self._display.stop()
+        self._trackers.close()
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -176,14 +201,11 @@ def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
     }
 
 
-def _flatten(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    flat: list[tuple[str, float]] = []
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            flat.append((prefix + name, float(value)))
-    return flat
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that are the kit's own."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    rows = (json.loads(line) for line in lines)
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _keep_until(path: Path, step: int) -> None:

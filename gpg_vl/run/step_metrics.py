@@ -6,16 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from gpg_vl.records import LoggedGroup, LoggedStep, UpdateStats
+from gpg_vl.records import GroupKind, LoggedGroup, LoggedStep, UpdateStats
 from gpg_vl.update.rollouts import Rollout
 
 
 def describe_step(
     logged: LoggedStep | None, stats: UpdateStats | None, grad_norm: float | None, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The metrics of a step, from the groups of all ranks; None where it uses those of an earlier step again."""
+    """The metrics of a step, from the groups of all ranks; None where it uses those of an earlier step again.
+
+    docs/metrics.md says what each of them means.
+    """
     norm = grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None  # JSON has no infinity
     update = None if stats is None else {**asdict(stats), "grad_norm": norm}
     if logged is None:
@@ -23,6 +26,7 @@ def describe_step(
     totals = logged.totals
     return {
         **summarise_rewards(logged.groups),
+        **summarise_groups(logged.groups),
         "status": count_statuses([*logged.groups, *logged.dropped]),
         "dropped_groups": len(logged.dropped),
         "alpha": totals.alpha,
@@ -63,8 +67,8 @@ def step_line(metrics: Mapping[str, Any], total_steps: int, left: float | None =
         left: seconds to the end of the run; None: not known yet
     """
     at = f"step {metrics['step']}/{total_steps}"
-    seconds = _brief(metrics["seconds"]["step"])
-    last = [] if left is None else [f"ETA {_brief(left)}"]
+    seconds = brief_seconds(metrics["seconds"]["step"])
+    last = [] if left is None else [f"ETA {brief_seconds(left)}"]
     if "groups" not in metrics:
         used = "update {update}/{updates} of step {step}'s rollout".format(**metrics["rollout"])
         return "  ".join([at, used, seconds, *last])
@@ -78,7 +82,8 @@ def step_line(metrics: Mapping[str, Any], total_steps: int, left: float | None =
     return " ".join([*brief, *(word.removeprefix("ETA ") for word in last)])
 
 
-def _brief(seconds: float) -> str:
+def brief_seconds(seconds: float) -> str:
+    """``0.3s``, ``35s``, ``12min`` or ``4h``."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     if seconds < 600:
@@ -109,7 +114,20 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
         "parts": {name: _mean(values) for name, values in sorted(_values_of_parts(groups).items())},
         **({"logged": {name: _mean(values) for name, values in sorted(logged.items())}} if logged else {}),
         "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
+        "longest_completion": max(len(completion.token_ids) for completion in completions),
         "finished": _mean([float(completion.finished) for completion in completions]),
+    }
+
+
+def summarise_groups(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
+    """The share of each kind of group, and how far the answers to a prompt differ; of groups of several completions."""
+    compared = [group for group in groups if len(group.rewards) > 1]
+    if not compared:
+        return {}
+    kinds = Counter(group.kind for group in compared)
+    return {
+        "group_shares": {kind: kinds[kind] / len(compared) for kind in get_args(GroupKind)},
+        "answer_diversity": _mean([(each.num_answers - 1) / (len(each.rewards) - 1) for each in compared]),
     }
 
 

@@ -21,7 +21,7 @@ from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.ranks import RankError, run_together
-from gpg_vl.records import Completion, MicroBatch, TrainingGroup
+from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
 from gpg_vl.screen import say
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
@@ -44,6 +44,8 @@ class PassStats:
     """The forward and backward passes of an update, on this rank."""
 
     loss: float  # this rank's part of it: the whole one is the sum over the ranks
+    surprisal: float  # the sum of -log-prob over this rank's trained tokens, in nats
+    num_tokens: int  # of which it is the sum
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
@@ -110,17 +112,27 @@ def _run_passes(
     plan = prepare(lambda: plan_update(groups, config))
     num_rows = sum(len(rows) for rows in plan)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
-    loss = 0.0
-    padded_tokens = 0
+    loss = surprisal = 0.0
+    num_tokens = padded_tokens = 0
     for number, rows in enumerate(passes, start=1):
         batch = prepare(partial(_build_batch, rows, adapter))
-        weighted_sum = (batch.coefficients * layout.forward(batch)).sum()
-        value = float(weighted_sum.detach())
+        log_probs = layout.forward(batch)
+        weighted_sum = (batch.coefficients * log_probs).sum()
+        count = _count_tokens(plan[number - 1 : number])  # a filler, which comes last, does not count
+        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum()])
+        value, log_prob = sums.tolist()  # at once: the device waits for it
+        num_tokens += count
+        surprisal -= log_prob
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
-    return PassStats(loss, len(plan), num_rows - len(groups), padded_tokens, config.tokens_per_micro_batch)
+    num_split = num_rows - len(groups)
+    return PassStats(loss, surprisal, num_tokens, len(plan), num_split, padded_tokens, config.tokens_per_micro_batch)
+
+
+def _count_tokens(passes: Sequence[Sequence[PackedRow]]) -> int:
+    return sum(count_tokens(row.completions) for rows in passes for row in rows)
 
 
 def _at_once(work: Callable[[], T]) -> T:

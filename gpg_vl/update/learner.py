@@ -17,7 +17,8 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
-from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
+from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
@@ -67,6 +68,7 @@ class Learner:
         has_reference = "reference" in objective.needs
         self._reference = Reference(recipe, adapter, accelerator, initial) if has_reference else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
+        self._weights = count_weights(adapter)  # before the layout shards them
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
@@ -116,7 +118,12 @@ class Learner:
             num_padded_tokens=passes.num_padded_tokens,
             tokens_per_micro_batch=passes.tokens_per_micro_batch,
             kl=None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
+            entropy=None if self._objective.imitates_gold else self._mean_surprisal(passes),
         )
+
+    def _mean_surprisal(self, passes: PassStats) -> float:
+        total, count = (sum_losses(self._accelerator, each) for each in (passes.surprisal, float(passes.num_tokens)))
+        return total / count
 
     def measure_shift(self, rollout: Rollout) -> float:
         """How far the policy has moved from the one that sampled: the mean over the trained completions of all ranks.
@@ -130,6 +137,12 @@ class Learner:
         shifts = [shift for each, now in pairs for shift in completion_shifts(given(each.old), now)]
         total, count = (sum_losses(self._accelerator, value) for value in (sum(shifts), float(len(shifts))))
         return total / count
+
+    def useful_flops(self, sampled: Sequence[ScoredGroup], has_updated: bool) -> float | None:
+        """Of this rank's part of a step: sampling those groups, and the last gradient. None if it is not known."""
+        if self._weights is None:
+            return None
+        return rollout_flops(self._weights, sampled) + update_flops(self._weights, self.groups if has_updated else [])
 
     def take_step(self, learning_rate: float) -> float:
         """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""

@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
         (["train", "recipe.yaml", "--run.output_dir", "m/out"], ["run.output_dir", "m/out", "model.path"]),
         (["train", "recipe.yaml", "--rollout.group_size", "1"], ["rollout.group_size", "gpg"]),
         (["train", "recipe.yaml", "--rollout.engine", "fast"], ["rollout.engine", "fast"]),
+        (["train", "recipe.yaml", "--run.trackers", "[swanlab]"], ["run.trackers", "pip install swanlab"]),
         (["train", "recipe.yaml", "--objective.name", "ppo"], ["objective.name", "ppo"]),
         (["train", "recipe.yaml", "--task", "countin"], ["task: no task", "countin"]),
         (["train", "recipe.yaml", "--task", "own.py:Own"], ["task: ", "own.py", "nowhere"]),

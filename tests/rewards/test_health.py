@@ -6,7 +6,9 @@ from gpg_vl.rewards.health import RewardWatch, describe_failures
 
 def group(*rewards: Reward) -> LoggedGroup:
     completions = (Completion((1,), "", finished=True),) * len(rewards)
-    return LoggedGroup("s1", "counting", "4", "How many?", completions, rewards, is_trained=True)
+    return LoggedGroup(
+        "s1", "counting", "4", "How many?", completions, rewards, is_trained=True, kind="signal", num_answers=1
+    )
 
 
 def reward(correct: float, form: float = 0.0) -> Reward:
@@ -24,14 +26,25 @@ def test_failures_of_a_step_in_one_line() -> None:
     assert list(RewardWatch().notes(groups)) == [describe_failures(groups)]
 
 
-def test_parts_that_are_constant_since_the_start_are_named_after_ten_steps_and_a_hundred() -> None:
+def test_parts_that_are_constant_since_the_start_are_named_once_after_ten_steps() -> None:
     watch = RewardWatch()
     said = {step: list(watch.notes([group(reward(step % 2), BOOM, reward(1.0))])) for step in range(1, 101)}
     constant = {
         step: [line for line in lines if "constant" in line or "has been" in line] for step, lines in said.items()
     }
-    assert [step for step, lines in constant.items() if lines] == [10, 100]
+    assert [step for step, lines in constant.items() if lines] == [10]
     assert len(constant[10]) == 1 and "format has been 0 for all 20 completions of 10 steps" in constant[10][0]
+    assert "rewards.weights.format: 0" in constant[10][0]
+
+
+def test_a_part_that_comes_later_is_named_after_a_hundred_steps() -> None:
+    watch = RewardWatch()
+    late = Reward(1.0, {"correct": 1.0, "late": 0.0}, "ok")
+    said = {
+        step: list(watch.notes([group(reward(step % 2, step % 2), late if step > 10 else reward(0.0))]))
+        for step in range(1, 101)
+    }
+    assert [step for step, lines in said.items() if lines] == [100] and "part late" in said[100][0]
 
 
 def test_a_part_that_changed_once_is_not_named() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from gpg_vl.run.run_log import RunLog, read_metrics
 from tests.support.messages import lines_naming
@@ -72,16 +72,13 @@ def test_rollouts_that_cannot_be_written_are_noted(tmp_path: Path, capsys: pytes
 def test_a_tracker_that_fails_is_noted(
     tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: Any) -> None:
+    """Here the library that accelerate's tracker writes with."""
+
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("tracker\nis down")
 
-    def open_tracker(*_: Any) -> Any:
-        if failing == "opening":
-            fail()
-        calls = {name: fail if name == failing else lambda *_: None for name in ("add_scalar", "flush", "close")}
-        return SimpleNamespace(log_dir="x", **calls)
-
-    monkeypatch.setattr("gpg_vl.run.run_log._open_tensorboard", open_tracker)
+    name = "__init__" if failing == "opening" else failing
+    monkeypatch.setattr(SummaryWriter, name, fail)
     log = RunLog(tmp_path, ["tensorboard"], 0, 10)
     for step in (1, 2):
         log.write(step, {"loss": 1.0})

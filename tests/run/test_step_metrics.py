@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpg_vl.records import Completion, LoggedGroup, Reward
-from gpg_vl.run.step_metrics import step_line, summarise_rewards
+from gpg_vl.records import Completion, GroupKind, LoggedGroup, Reward
+from gpg_vl.run.step_metrics import step_line, summarise_groups, summarise_rewards
 
 
 def metrics(**changes: Any) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def test_a_step_on_an_earlier_rollout() -> None:
     assert re.fullmatch(r"step 13/500  .*2/4.*12.*  3.0s  ETA 60s", line)
 
 
-def group(task: str, *rewards: Reward) -> LoggedGroup:
+def group(task: str, *rewards: Reward, kind: GroupKind = "signal", num_answers: int = 1) -> LoggedGroup:
     completions = (Completion((1,), "", finished=True),) * len(rewards)
-    return LoggedGroup("s1", task, "4", "How many?", completions, rewards, is_trained=True)
+    return LoggedGroup("s1", task, "4", "How many?", completions, rewards, kind == "signal", kind, num_answers)
 
 
 FAILED = Reward(0.0, {}, "error", "RuntimeError: boom")
@@ -71,3 +71,17 @@ def test_parts_are_means_over_all_completions_of_their_task() -> None:
 def test_where_all_failed_there_is_no_part() -> None:
     assert summarise_rewards([group("a", FAILED, FAILED)])["parts"] == {}
     assert summarise_rewards([]) == {}
+
+
+def test_shares_of_groups_and_how_far_their_answers_differ() -> None:
+    right = Reward(1.0, {"correct": 1.0}, "ok")
+    groups = [
+        group("a", *[right] * 5, kind="easy", num_answers=1),
+        group("a", *[right] * 5, kind="signal", num_answers=5),
+        group("a", *[right] * 3, kind="signal", num_answers=2),
+        group("a", *[right] * 3, kind="hard", num_answers=3),
+    ]
+    found = summarise_groups(groups)
+    assert found["group_shares"] == {"easy": 0.25, "hard": 0.25, "signal": 0.5}
+    assert found["answer_diversity"] == pytest.approx((0 + 1 + 0.5 + 1) / 4)
+    assert summarise_groups([group("a", right)]) == summarise_groups([]) == {}, "one has nothing to differ from"

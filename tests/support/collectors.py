@@ -24,6 +24,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, Completion, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
+from gpg_vl.tasks import TASKS
 from tests.support.hostile_groups import group as make_group
 
 Outcome = Literal["signal", "silent", "failure", "bad image"]
@@ -113,7 +114,7 @@ def ids(groups: Sequence[Any]) -> list[str]:
 
 def describe(collected: CollectedGroups) -> dict[str, Any]:
     """What this rank holds, and what all of them log."""
-    logged = gather_collected(collected)
+    logged = gather_collected(collected, TASKS)
     return {
         "groups": ids(collected.groups),
         "trained": ids(collected.trained),

@@ -18,7 +18,9 @@ from gpg_vl.run.claim import LostFolder, claim_folder
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
 from tests.support.messages import lines_naming
+from tests.support.onlookers import Terminal, install_recorder
 from tests.support.small_recipes import MakeRecipe
+from tests.support.tiny_runs import assert_equal_runs
 
 pytestmark = pytest.mark.usefixtures("noisy_rewards")
 
@@ -58,6 +60,24 @@ def test_a_screen_that_closes(make_recipe: MakeRecipe, tmp_path: Path, monkeypat
     at_call(monkeypatch, 2, lambda: monkeypatch.setattr(sys, "stderr", ClosedScreen()))
     assert train(make_recipe(run__save_every=1)) == tmp_path / "run/checkpoint-3"
     assert steps(tmp_path / "run") == [1, 2, 3]
+
+
+def test_a_display_and_trackers_change_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the terminal hangs up, and the tracker draws random numbers and fails in the end."""
+    quiet = {"run.steps": 2, "run.record": {"every": 1}}
+    train(make_recipe(**quiet, run__output_dir=str(tmp_path / "plain")))
+    terminal, recorder = Terminal(), install_recorder(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    recorder.failing = "finish"
+    at_call(monkeypatch, 2, lambda: setattr(terminal, "is_gone", True))
+    train(make_recipe(**quiet, run__trackers=["wandb", "tensorboard"]))
+    assert "run: step 1 of 2" in terminal.getvalue() and "step 1/2" not in terminal.getvalue()
+    shown = [(values[0], list(values[1])) for name, *values in recorder.calls if name == "log_images"]
+    assert shown == [(step, [f"groups/{n}" for n in range(1, 5)]) for step in (1, 2)]
+    assert_equal_runs(tmp_path / "plain", tmp_path / "run")
 
 
 def test_a_log_and_a_tracker_that_cannot_be_written(

@@ -18,6 +18,7 @@ from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 LoadModel = Callable[..., QwenVLAdapter]
@@ -93,6 +94,18 @@ def test_loss_and_gradient_scale_with_the_denominator(load: LoadModel) -> None:
     [(ten, norm_of_ten)] = run_updates(load(), make_groups(load()), config, denominator=10.0)
     assert one.loss == pytest.approx(10 * ten.loss, rel=1e-5)
     assert norm_of_one == pytest.approx(10 * norm_of_ten, rel=1e-4)
+
+
+@pytest.mark.parametrize("budget", [48, 8192])
+def test_surprisal_is_that_of_all_trained_tokens(load: LoadModel, budget: int) -> None:
+    """From the update's own pass, before it changes a weight; by plain rows here."""
+    adapter = load()
+    groups = make_groups(adapter)
+    with torch.no_grad():
+        rows = [plain_log_probs(adapter, g.prompt.encoded, c, 1.0) for g in groups for c in g.completions]
+    [(stats, _)] = run_updates(adapter, groups, UpdateConfig(learning_rate=1e-3, tokens_per_micro_batch=budget))
+    assert stats.num_tokens == sum(len(row) for row in rows) == 40
+    assert stats.surprisal == pytest.approx(-float(sum(row.sum() for row in rows)), rel=1e-5)
 
 
 def test_gradient_is_clipped(load: LoadModel) -> None:

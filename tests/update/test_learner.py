@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -137,3 +138,29 @@ def test_objectives_of_rewards_alone_load_no_reference(
     for name in set(CASES) - NEED_A_REFERENCE:
         update = ONE_UPDATE if name in ON_POLICY else TWO_UPDATES
         Counted(monkeypatch, model_folders["qwen2_vl"], update, **CASES[name])
+
+
+def test_entropy_is_a_mean_over_tokens_and_none_of_gold(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    """A new model's tokens are nearly equally likely."""
+    entropies = {}
+    for name in ("gpg", "supervised"):
+        counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, name=name)
+        collected = learner_gradients.collect(counted.groups, counted.objective, Accelerator())
+        stats = counted.learner.accumulate_gradient(counted.learner.open_rollout(1, collected))
+        assert stats is not None
+        entropies[name] = stats.entropy
+    assert entropies["supervised"] is None
+    num_logits = len(counted.learner._adapter.head_weight)
+    assert entropies["gpg"] == pytest.approx(math.log(num_logits), rel=0.1)
+
+
+def test_a_step_without_an_update_counts_what_it_sampled_alone(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, name="gpg")
+    counted.run(1)
+    sampled, whole = (counted.learner.useful_flops(counted.groups, has_updated=each) for each in (False, True))
+    assert sampled is not None and whole is not None and 0 < sampled < whole
+    assert counted.learner.useful_flops([], has_updated=False) == 0
