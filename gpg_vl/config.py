@@ -151,7 +151,8 @@ class DataConfig:
         max_frames: most frames that it sees of a video, spread over all of it
         on_large_image: what to do with an image of more than 20 million pixels, as of a phone; fail: it is a bad image;
             shrink: open it at a half, a quarter or an eighth of its size
-        on_bad_image: what to do if a training image or video cannot be opened; fail: end the run; skip: leave out its row
+        on_bad_image: what to do if a training image or video cannot be opened; fail: end the run; skip: leave out its
+            row
         on_long_prompt: what to do if a prompt is too long for the model or a micro-batch; fail: end the run before its
             first step; drop: leave the row out of training; shrink: scale its images down
     """

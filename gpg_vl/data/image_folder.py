@@ -1,4 +1,4 @@
-"""The images and videos of a JSON lines file: those outside the file's folder are copied to ``NAME_images`` next to the file.
+"""Images and videos of a JSON lines file: those outside the file's folder are copied to ``NAME_images`` next to it.
 
 Either all of them appear or none. Rows never name a path outside the file's folder: the kit would refuse to open it.
 """

@@ -1,7 +1,7 @@
 """The videos of a row, in the forms in which rows have them -> a path, a URL, the bytes of a file, or images of frames.
 
-A form is a path, a URL, bytes, an object with one of these (``{"video": ...}``, ``{"path": ...}``), a list of images, or
-an object with such a list: ``{"frames": [...], "fps": 2}``. What is null is named, never passed over.
+A form is a path, a URL, bytes, an object with one of these (``{"video": ...}``, ``{"path": ...}``), a list of images,
+or an object with such a list: ``{"frames": [...], "fps": 2}``. What is null is named, never passed over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A video file, its bytes, its URL, or the images of its frames -> the frames that the model sees, or why not, in a line.
+"""A video file, its bytes, its URL, or images of its frames -> the frames that the model sees, or a line why not.
 
 Limits are checked in the file's header where possible, before a frame is decoded. FFmpeg reads bytes alone: what a file
 names is neither opened nor fetched.

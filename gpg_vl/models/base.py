@@ -212,7 +212,8 @@ class BaseAdapter(ABC):
         else:
             vision = self._encode_vision(images, views) if images else None
         position_ids = self._positions(token_ids, token_types, vision)
-        return Encoded(token_ids, token_types, position_ids, int(position_ids.max()) + 1, vision)
+        # the last token's, not the largest: the times of a video may reach past the text behind it
+        return Encoded(token_ids, token_types, position_ids, int(position_ids[:, -1].max()) + 1, vision)
 
     def _token_types(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """See ``Encoded.token_types``."""

@@ -43,7 +43,7 @@ from gpg_vl.models.paligemma import PaliGemmaAdapter
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
 from gpg_vl.models.qwen_video import Qwen25VLAdapter, QwenVideoAdapter
-from gpg_vl.models.smolvlm import SmolVLMAdapter
+from gpg_vl.models.smolvlm import Idefics3Adapter, SmolVLMAdapter
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(QwenVideoAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
@@ -52,7 +52,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Family(Qwen3VLAdapter, Qwen3VLMoeForConditionalGeneration, "grid_1000"),
     "internvl": Family(InternVLAdapter, InternVLForConditionalGeneration, "grid_1000"),
     "smolvlm": Family(SmolVLMAdapter, SmolVLMForConditionalGeneration, None),
-    "idefics3": Family(SmolVLMAdapter, Idefics3ForConditionalGeneration, None),
+    "idefics3": Family(Idefics3Adapter, Idefics3ForConditionalGeneration, None),
     "glm4v": Family(Glm4vAdapter, Glm4vForConditionalGeneration, "grid_1000"),
     "glm4v_moe": Family(Glm4vAdapter, Glm4vMoeForConditionalGeneration, "grid_1000"),
     "glm46v": Family(Glm4vAdapter, Glm46VForConditionalGeneration, "grid_1000"),

@@ -1,4 +1,4 @@
-"""Images and videos of one prompt: which of them are videos, their texts in the prompt's, and their features in its order."""
+"""Images and videos of one prompt: which of them are videos, their texts in its text, their features in its order."""
 
 from __future__ import annotations
 
