@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from math import ceil
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -29,6 +30,13 @@ class QwenVideoAdapter(QwenVLAdapter):
 
     video_placeholder = "<|video_pad|>"
 
+    def __init__(self, *args: Any) -> None:
+        """Puts the run's limits, which the kit applies itself, into the processor, for whoever opens it saved."""
+        super().__init__(*args)
+        processor = self.processor.video_processor
+        processor.size, processor.max_video_tokens = self._video_limits()
+        processor.cap_pixels_per_frame = True
+
     # --- reading ---
 
     @property
@@ -42,12 +50,22 @@ class QwenVideoAdapter(QwenVLAdapter):
     def view_video(self, width: int, height: int, times: FrameTimes, max_tokens: int | None = None) -> VideoView:
         """See ``Adapter.view_video``. ``max_tokens`` shrinks a frame as little below its limits as that of an image."""
         steps, factor = self._num_steps(times), self._resize_factor
-        most = min(self.config.max_pixels, self.config.max_video_pixels // (steps * self._frames_per_step))
+        most = min(self._most_pixels, self.config.max_video_pixels // len(times.numbers))
         if max_tokens is not None:
             most = min(most, max_tokens // steps * factor**2)
         sides = self._frame_size(width, height, len(times.numbers), max(self.config.min_pixels, most))
         model_height, model_width = (max(factor, side) for side in sides)
         return VideoView(width, height, model_width, model_height, self.frame, times)
+
+    @property
+    def _most_pixels(self) -> int:
+        """Of a frame."""
+        return self.config.max_pixels
+
+    def _video_limits(self) -> tuple[dict[str, int], int]:
+        """In the processor's words: pixels of a frame, and nine tenths of the tokens of a video."""
+        tokens = self.config.max_video_pixels / (self._frames_per_step * self._resize_factor**2)
+        return self._saved_limits(), ceil(tokens / 0.9)
 
     def _frame_size(self, width: int, height: int, num_frames: int, max_pixels: int) -> tuple[int, int]:
         """Height and width of a frame as the model sees it, as the family's processor computes them."""
@@ -103,7 +121,7 @@ class QwenVideoAdapter(QwenVLAdapter):
         tensors = {name: made[name] for name in _OF_VIDEOS}
         return VisionInputs(tensors, len(tensors["pixel_values_videos"]), sum(self.count_image_tokens(views)))
 
-    # --- running and saving ---
+    # --- running ---
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         """The features of images and videos, in the order of their tokens."""
@@ -116,15 +134,6 @@ class QwenVideoAdapter(QwenVLAdapter):
         of_images = {name: vision.tensors[name] for name in ("pixel_values", "image_grid_thw")}
         images = self._features(self.model.model.get_image_features(**of_images))
         return interleave(images, videos, vision.order)
-
-    def save(self, folder: Path) -> None:
-        """See ``Adapter.save``: with the run's limits, as far as the family's processor knows them."""
-        self.processor.video_processor.size = self._saved_video_limits()
-        super().save(folder)
-
-    def _saved_video_limits(self) -> dict[str, int]:
-        """Of a frame."""
-        return self._saved_limits()
 
 
 class Qwen25VLAdapter(QwenVideoAdapter):
@@ -147,5 +156,12 @@ class TimedVideoAdapter(QwenVideoAdapter):
         )  # fmt: skip
         return found
 
-    def _saved_video_limits(self) -> dict[str, int]:
-        return {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_video_pixels}
+    def _video_limits(self) -> tuple[dict[str, int], int]:
+        """In the processor's words: pixels of a video, and tokens of a frame."""
+        size = {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_video_pixels}
+        return size, self._most_pixels // self._resize_factor**2
+
+    @property
+    def _most_pixels(self) -> int:
+        """Of a frame: whole tokens."""
+        return self.config.max_pixels // self._resize_factor**2 * self._resize_factor**2

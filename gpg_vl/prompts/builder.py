@@ -119,7 +119,7 @@ class PromptBuilder:
         return self._adapter.encode(text, images, views, [video.frames for video in videos])
 
     def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[Video] = ()) -> PromptLayout:
-        """The prompt as the model will read it, computed from the sizes of its images and the times of its frames alone.
+        """The prompt as the model will read it, computed from its images' sizes and the times of its frames alone.
 
         If the prompt has more than ``shrink_to`` tokens, its images and frames are scaled down, but not far below
         model.min_pixels. A prompt that is still too long then is returned as it is.

@@ -24,7 +24,7 @@ def used_markers(views: Sequence[ImageView]) -> list[str]:
 
 
 def place_media(text: str, views: Sequence[ImageView]) -> list[Part]:
-    """Splits at the markers, which say where images and videos go; those without markers come first, images before videos.
+    """Splits at the markers, which say where images and videos go; without markers, images come first, then videos.
 
     Without images, what looks like their marker is text; likewise without videos.
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoProcessor
 
+from gpg_vl.data.videos import FrameSampling
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from tests.support.families import TOKEN_TYPES, worst_gradient
-from tests.support.videos import VIDEO_CASES, VideoBench, make_video_bench
+from tests.support.families import TOKEN_TYPES, load_case, worst_gradient
+from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6
 NUM_NEW = 6
@@ -72,6 +75,32 @@ def test_features_of_a_batch_are_in_the_order_of_its_prompts(bench: VideoBench) 
     together = bench.adapter.encode_images(bench.adapter.join_vision(visions))
     for found, *expected in zip(together.levels, *(each.levels for each in alone), strict=True):
         assert torch.allclose(found, torch.cat(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clip", "limits"),
+    [
+        (Clip(300, 170, 6), {}),
+        (Clip(640, 360, 9), {"max_video_pixels": 90_000}),
+        (Clip(50, 700, 4), {"max_pixels": 9_000}),
+    ],
+)
+def test_the_saved_processor_sees_frames_in_the_size_of_the_run(
+    bench: VideoBench, clip: Clip, limits: dict[str, int], tmp_path: Path
+) -> None:
+    adapter = load_case(bench.case, bench.folder, **limits)
+    adapter.save(tmp_path)
+    view = adapter.view_video(clip.width, clip.height, FrameSampling().choose(clip.num_frames, clip.fps))
+    frames = torch.zeros(clip.num_frames, 3, clip.height, clip.width, dtype=torch.uint8)
+    made = AutoProcessor.from_pretrained(tmp_path).video_processor(
+        videos=[frames], do_sample_frames=False, return_tensors="pt"
+    )
+    if "video_grid_thw" in made:
+        side = adapter.model.config.vision_config.patch_size
+        found = tuple((made["video_grid_thw"][0, 1:] * side).tolist())
+    else:
+        found = tuple(made[next(iter(made))].shape[-2:])
+    assert found == (view.model_height, view.model_width)
 
 
 @torch.no_grad()
