@@ -37,7 +37,7 @@ class Conversation:
     images: tuple[Any, ...] = ()  # those that are inside parts, as they are written there
     system: str = ""
     answer: str | None = None  # of the assistant's message
-    videos: tuple[Any, ...] = ()  # as images
+    videos: tuple[Any, ...] = ()  # of the parts that are videos; None where a part does not say which
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +141,5 @@ def _read_part(part: Any) -> tuple[str, tuple[Any, ...]]:
     if kind in (*_IMAGE_KEYS, "input_image"):
         return IMAGE_MARKER, tuple(filled[key] for key in _IMAGE_KEYS if key in filled)[:1]
     if kind in _VIDEO_KEYS:
-        return VIDEO_MARKER, tuple(filled[key] for key in (*_VIDEO_KEYS, "url", "path") if key in filled)[:1]
+        return VIDEO_MARKER, (next((filled[key] for key in (*_VIDEO_KEYS, "url", "path") if key in filled), None),)
     raise ValueError(f"the question has a part of type {str(kind)[:20]!r}; write text, images and videos")

@@ -175,8 +175,9 @@ def make_sample(
     fields = {field: look_up(row, column) for field, column in columns.items()}
     chat = _read_chat(fields.get("question"))
     _refuse_history(row)
-    images = _find_images(row, matched, chat.images, root, hosts)
     videos = _find_videos(row, columns.get("videos"), chat.videos, root, hosts)
+    needs_images = matched.images or chat.images or not (videos or "videos" in columns)
+    images = _find_images(row, matched, chat.images, root, hosts) if needs_images else ()
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
@@ -268,7 +269,7 @@ def _find_images(
         if any(value not in (None, "", []) for value in values.values()):
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
-    if matched.without_images or ("videos" in matched.columns and not values):
+    if matched.without_images:
         return ()
     if len(values) > 1:
         return read_image_columns(values, root, hosts)
@@ -289,9 +290,14 @@ def _find_videos(
     """
     is_there = column is not None and column.partition(".")[0] in row
     value = look_up(row, column) if column is not None and is_there else []
-    if inside and value not in (None, "", []):
+    are_inside = any(each is not None for each in inside)
+    if are_inside and value not in (None, "", []):
         raise ValueError(f"videos are in the question's messages and in {column}; keep one of them")
-    return read_videos(list(inside) or value, root, hosts)
+    if inside and not are_inside and value == []:
+        raise ValueError(
+            "the question shows a video, and the row has none; name the column of videos by columns.videos"
+        )
+    return read_videos(list(inside) if are_inside else value, root, hosts)
 
 
 def _read_meta(value: Any) -> dict[str, Any]:

@@ -188,8 +188,7 @@ def _decode(data: bytes, sampling: FrameSampling) -> Video:
     av = _library()
     deadline = time.monotonic() + DECODING_S
     with _opened(av, data) as (container, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        num_frames = _count(container, stream, deadline)
+        num_frames, fps = _measure(container, stream, deadline)
     _refuse_length(num_frames, fps)
     times = sampling.choose(num_frames, fps)
     with _opened(av, data) as (container, stream):
@@ -232,15 +231,26 @@ def _refuse_length(num_frames: int, fps: float) -> None:
         raise _RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
 
 
-def _count(container: Any, stream: Any, deadline: float) -> int:
-    """The frames that the file has, counted without decoding one: its header may be wrong about them."""
-    count = 0
+def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float]:
+    """The number of frames, and how many there are in a second. None is decoded, and the header is not relied on.
+
+    Raises:
+        _RefusedError: there are too many, or they end long before the header says
+    """
+    times: list[int] = []
     for packet in container.demux(stream):
-        count += packet.size > 0 and not packet.is_discard
-        if count > MAX_FRAMES:
+        if packet.size > 0 and not packet.is_discard:
+            times.append(packet.dts if packet.pts is None else packet.pts)
+        if len(times) > MAX_FRAMES:
             raise _RefusedError(f"it has more than {MAX_FRAMES} frames; cut it")
         _refuse_late(deadline)
-    return count
+    known = [time for time in times if time is not None]
+    seconds = float((max(known) - min(known)) * stream.time_base) if known else 0.0
+    said = (container.duration or 0) / 1e6
+    if seconds < said / 2 - 1:
+        raise _RefusedError(f"it is truncated: its frames end after {seconds:.1f} s, its header says {said:.1f} s")
+    fps = (len(times) - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
+    return len(times), fps
 
 
 def _pick(container: Any, stream: Any, times: FrameTimes, deadline: float) -> Iterator[Image]:
