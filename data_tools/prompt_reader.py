@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from data_tools.row_checks import CheckedRow, DataFile, Finding, open_file
 from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.data.videos import VideoShape
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
 from gpg_vl.models.parts import Medium
@@ -33,7 +34,7 @@ class PromptReader:
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape] = ()) -> PromptLayout:
         """The prompt of a row.
 
         Args:
@@ -43,7 +44,7 @@ class PromptReader:
             ValueError: there is no such task, or the row's text cannot become a prompt
         """
         self._tasks.setdefault(sample.task, load_task(sample.task))
-        return self._prompts.read(sample, sizes)
+        return self._prompts.read(sample, sizes, videos)
 
 
 @dataclass
@@ -82,7 +83,7 @@ class PromptMeter:
         """
         sample = open_file(file).samples[row.number - 1]
         try:
-            layout = self._reader.read(sample, [picture.size for picture in row.pictures])
+            layout = self._reader.read(sample, [picture.size for picture in row.pictures], row.videos)
         except ModelMistake:
             raise
         except ValueError as error:

@@ -66,6 +66,15 @@ class FrameSampling:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoShape:
+    """What decides how many tokens a video has."""
+
+    width: int  # of a frame, in pixels
+    height: int
+    times: FrameTimes
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """The frames that the model sees, RGB, upright, all of one size."""
 
@@ -73,9 +82,8 @@ class Video:
     times: FrameTimes
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.frames[0].size
+    def shape(self) -> VideoShape:
+        return VideoShape(*self.frames[0].size, self.times)
 
 
 def open_video(source: VideoSource, sampling: FrameSampling, hosts: Collection[str] = ()) -> Video:

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image, original_size
-from gpg_vl.data.videos import FrameSampling, Video, open_video
+from gpg_vl.data.videos import FrameSampling, Video, VideoShape, open_video
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.places import check_template, place_media, used_markers
@@ -91,7 +91,7 @@ class PromptBuilder:
         """
         with _naming(sample):
             images, videos = self._open(sample)
-            layout = self.read(sample, [original_size(image) for image in images], videos)
+            layout = self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
             encoded = self._encode(layout.text, images, videos, layout.views)
             messages = self._messages(layout)
             return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
@@ -118,7 +118,7 @@ class PromptBuilder:
     ) -> Encoded:
         return self._adapter.encode(text, images, views, [video.frames for video in videos])
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[Video] = ()) -> PromptLayout:
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape] = ()) -> PromptLayout:
         """The prompt as the model will read it, computed from its images' sizes and the times of its frames alone.
 
         If the prompt has more than ``shrink_to`` tokens, its images and frames are scaled down, but not far below
@@ -137,7 +137,7 @@ class PromptBuilder:
         return layout
 
     def _views(
-        self, sizes: Sequence[tuple[int, int]], videos: Sequence[Video], most: Sequence[int] | None = None
+        self, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape], most: Sequence[int] | None = None
     ) -> list[ImageView]:
         """
         Args:
@@ -145,8 +145,9 @@ class PromptBuilder:
         """
         limits = most or [None] * (len(sizes) + len(videos))
         images = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, limits, strict=False)]
-        of_videos = zip(videos, limits[len(sizes) :], strict=True)
-        return images + [self._adapter.view_video(*each.size, each.times, max_tokens=num) for each, num in of_videos]
+        for video, num in zip(videos, limits[len(sizes) :], strict=True):
+            images.append(self._adapter.view_video(video.width, video.height, video.times, max_tokens=num))
+        return images
 
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request, system = self._request(sample, views), self._system(sample)
@@ -231,7 +232,7 @@ class PromptBuilder:
             ValueError: the row's text cannot become a prompt
         """
         images, videos = self._open(sample)
-        return self.read(sample, [original_size(image) for image in images], videos)
+        return self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from gpg_vl.data import videos
 from gpg_vl.data.images import BadImage
-from gpg_vl.data.videos import BadVideo, FrameSampling, open_video
+from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, open_video
 from gpg_vl.records import FrameList
 from tests.support.builders import png
 from tests.support.messages import naming
@@ -57,7 +57,7 @@ def test_every_format_gives_the_frames_of_the_decoder(codec: str, kind: str) -> 
     data = mp4(Clip(56, 28, 9, 3), codec, kind)
     video = opened(data)
     assert video.times.num_frames == 9 and video.times.fps == pytest.approx(3, rel=1e-3)
-    assert video.size == (56, 28)
+    assert video.frames[0].size == (56, 28)
     for number, frame in zip(video.times.numbers, video.frames, strict=True):
         assert numpy.array_equal(numpy.asarray(frame), decode(data)[number].permute(1, 2, 0).numpy())
 
@@ -68,7 +68,7 @@ def test_a_turned_video_is_upright() -> None:
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     video = opened(bytes(data))
-    assert video.size == (28, 56)
+    assert video.frames[0].size == (28, 56)
     first = decode(mp4(Clip(56, 28, 4)))[0].permute(1, 2, 0).numpy()
     assert numpy.array_equal(numpy.asarray(video.frames[0]), numpy.rot90(first, -1))
 
@@ -79,7 +79,7 @@ def test_images_of_frames_are_a_video() -> None:
     assert video.times.numbers == (0, 2, 3, 5, 6, 8)[: len(video.frames)] or len(video.frames) == len(
         video.times.numbers
     )
-    assert video.times.fps == 3 and video.size == (20, 30)
+    assert video.times.fps == 3 and video.shape == VideoShape(20, 30, video.times)
     assert opened(FrameList(images)).times.numbers == tuple(range(9)), "as many a second as the model sees"
 
 
