@@ -176,8 +176,7 @@ def make_sample(
     chat = _read_chat(fields.get("question"))
     _refuse_history(row)
     videos = _find_videos(row, columns.get("videos"), chat.videos, root, hosts)
-    needs_images = matched.images or chat.images or not (videos or "videos" in columns)
-    images = _find_images(row, matched, chat.images, root, hosts) if needs_images else ()
+    images = _find_images(row, matched, chat.images, root, hosts, may_lack=bool(videos) or "videos" in columns)
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
@@ -257,19 +256,20 @@ def read_answer(value: Any) -> str:
 
 
 def _find_images(
-    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str]
+    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], may_lack: bool
 ) -> tuple[str | bytes, ...]:
     """The images of a row.
 
     Args:
         inside: images that are in the messages of the question
+        may_lack: whether there need be no column of images
     """
     values = {column: look_up(row, column) for column in matched.images}
     if inside:
         if any(value not in (None, "", []) for value in values.values()):
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
-    if matched.without_images:
+    if matched.without_images or (may_lack and not values):
         return ()
     if len(values) > 1:
         return read_image_columns(values, root, hosts)
