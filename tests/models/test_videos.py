@@ -5,23 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from transformers import AutoProcessor
 
+from gpg_vl.config import ModelConfig
 from gpg_vl.data.videos import FrameSampling
+from gpg_vl.models import load_adapter
+from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from tests.support.families import TOKEN_TYPES, load_case, worst_gradient
+from gpg_vl.update.packing import split_into_rows
+from tests.support.families import TOKEN_TYPES, worst_gradient
 from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6
 NUM_NEW = 6
 
 
-@pytest.fixture(scope="module", params=VIDEO_CASES)
+def with_marks(family: str) -> ParameterSet:
+    """Mixtures of experts read videos as the models beside them do, so they are tested with all that is slow."""
+    return pytest.param(family, marks=[pytest.mark.families] if family.endswith("_moe") else [])
+
+
+@pytest.fixture(scope="module", params=map(with_marks, VIDEO_CASES))
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoBench:
     case = VIDEO_CASES[request.param]
     if case.needs is not None and find_spec(case.needs) is None:
@@ -56,12 +67,15 @@ def test_packed_rows_are_plain_ones(bench: VideoBench) -> None:
     assert error < bench.case.tolerance, name
 
 
+def test_rows_that_are_not_packed_share_their_videos(bench: VideoBench) -> None:
+    rows = [row for group in bench.groups for row in split_into_rows(group, MANY, pack=False)]
+    assert bench.difference(rows) < bench.case.tolerance
+
+
 @torch.no_grad()
 def test_features_stand_for_their_videos(bench: VideoBench) -> None:
-    """Of each prompt by itself, and as the rollout makes them, of all prompts at once."""
     rows = bench.with_features()
     assert bench.difference(rows) < bench.case.tolerance
-    assert bench.difference([replace(rows[0], features=rows[0].features), *rows[1:]]) < bench.case.tolerance
     features = rows[0].features
     assert features is not None
     moved = replace(features, levels=tuple(level.roll(1, 0) for level in features.levels))
@@ -86,10 +100,12 @@ def test_features_of_a_batch_are_in_the_order_of_its_prompts(bench: VideoBench) 
     ],
 )
 def test_the_saved_processor_sees_frames_in_the_size_of_the_run(
-    bench: VideoBench, clip: Clip, limits: dict[str, int], tmp_path: Path
+    bench: VideoBench, clip: Clip, limits: dict[str, Any], tmp_path: Path
 ) -> None:
-    adapter = load_case(bench.case, bench.folder, **limits)
-    adapter.save(tmp_path)
+    config = ModelConfig(path=str(bench.folder), **{**bench.case.config, **limits})
+    adapter = load_adapter(config, with_weights=False)
+    assert isinstance(adapter, BaseAdapter)
+    adapter.processor.save_pretrained(tmp_path)
     view = adapter.view_video(clip.width, clip.height, FrameSampling().choose(clip.num_frames, clip.fps))
     frames = torch.zeros(clip.num_frames, 3, clip.height, clip.width, dtype=torch.uint8)
     made = AutoProcessor.from_pretrained(tmp_path).video_processor(
