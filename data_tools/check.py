@@ -32,7 +32,7 @@ from data_tools.command_line import (
 from data_tools.file_checks import Report, check_files
 from data_tools.row_checks import Finding
 from gpg_vl.config import RolloutConfig
-from gpg_vl.data.image_markers import IMAGE_MARKER
+from gpg_vl.data.media_markers import IMAGE_MARKER
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.screen import printable, tell
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpg_vl.data.image_markers import check_markers
 from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
+from gpg_vl.data.media_markers import VIDEO_MARKER, check_markers
 from gpg_vl.data.schema import read_text
+from gpg_vl.data.videos import FrameSampling, open_video
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
 from gpg_vl.tasks.marks import find_lost_marks
 from gpg_vl.user_code import describe_error
 
-WRONG_MARKERS = "the markers are not one per image"
+WRONG_MARKERS = "the markers are not one per image or video"
 _FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded
 
 
@@ -27,7 +28,7 @@ class Fault(NamedTuple):
 
 
 def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
-    """The first problem of a row; every image is decoded.
+    """The first problem of a row; every image and video is decoded.
 
     Args:
         shrinks_large: whether an image of too many pixels is opened at a part of its size, or is a problem
@@ -45,6 +46,11 @@ def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
         sizes = [original_size(open_image(source, shrink=shrinks_large)) for source in sample.images]
     except ValueError as error:
         return Fault("an image cannot be opened", str(error))
+    try:
+        for video in sample.videos:
+            open_video(video, FrameSampling())
+    except ValueError as error:
+        return Fault("a video cannot be opened", str(error))
     return find_answer_fault(sample, sizes)
 
 
@@ -73,7 +79,9 @@ def find_answer_fault(sample: Sample, sizes: Sequence[tuple[int, int]]) -> Fault
 
 def _find_wrong_markers(task: Task, sample: Sample, views: Sequence[ImageView]) -> Fault | None:
     try:
-        check_markers(task.ask(sample, views), len(views))
+        question = task.ask(sample, views)
+        check_markers(question, len(views))
+        check_markers(question, len(sample.videos), marker=VIDEO_MARKER)
     except ValueError as error:
         return Fault(WRONG_MARKERS, str(error))
     return None

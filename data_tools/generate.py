@@ -4,6 +4,7 @@
     python -m data_tools.generate --task counting --num 5000 --seed 2 --out data/demo/train.parquet \\
         --exclude data/demo/test.parquet
     python -m data_tools.generate --task choice --level 3 --num 5000 --seed 3 --out data/relations.parquet
+    python -m data_tools.generate --task counting-video --num 500 --seed 4 --out data/passing.jsonl
 
 Without ``--level`` the scenes are the demo's small ones, which a tiny model learns in minutes. Levels 1 to 5 are richer
 and increasingly hard: counting by attributes, labelled figures, referring expressions, relations.
@@ -32,8 +33,10 @@ from PIL import Image
 from data_tools.command_line import refuse_inputs, run_command
 from data_tools.levels import LEVELLED_DRAWERS, LEVELS, MAX_OBJECTS, MIN_OBJECTS, Knobs
 from data_tools.scenes import DRAWERS, Scene
+from data_tools.video_scenes import VIDEO_TASK, hash_video, stream_videos
 from gpg_vl.data.images import open_image
 from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
+from gpg_vl.data.videos import fetch_video
 from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.records import Sample
@@ -128,14 +131,15 @@ def hash_pixels(image: Image.Image) -> bytes:
 
 
 def read_hashes(path: str | Path) -> set[bytes]:
-    """``hash_pixels`` of every image of a file that this module wrote, in either format.
+    """``hash_pixels`` of every image of a file that this module wrote, in either format; ``hash_video`` of its videos.
 
     Raises:
         ValueError: the file or one of its images cannot be read
     """
     columns = {"columns": PUBLISHED_COLUMNS} if _is_published(path) else {}
     source = load_source({"path": str(path), **columns}, task="any")
-    return {hash_pixels(open_image(image)) for sample in source.samples for image in sample.images}
+    videos = {hash_video(fetch_video(each)) for s in source.samples for each in s.videos if isinstance(each, str)}
+    return videos | {hash_pixels(open_image(image)) for sample in source.samples for image in sample.images}
 
 
 def _is_published(path: str | Path) -> bool:
@@ -170,13 +174,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    write = _choose_writer(options.format, options.out)
+    write = _choose_writer(options.format if options.task != VIDEO_TASK else "video", options.out)
     refuse_inputs(options, Path(options.out))
     exclude = {digest for path in options.exclude for digest in read_hashes(path)}
-    knobs = _read_knobs(options)
-    write(stream_samples(options.task, options.num, options.seed, options.size, exclude, knobs), options.out)
+    write(_choose_samples(options, exclude), options.out)
     tell(f"{options.out}: {options.num} rows of {options.task}")
     return 0
+
+
+def _choose_samples(options: Namespace, exclude: Collection[bytes]) -> Iterator[Sample]:
+    knobs, size = _read_knobs(options), options.size
+    if options.task != VIDEO_TASK:
+        return stream_samples(options.task, options.num, options.seed, size, exclude, knobs)
+    if knobs is not None or options.format != "kit":
+        raise ValueError(f"--task {VIDEO_TASK} has no --level and no --format published; leave it out")
+    _check("counting", options.num, size or DEMO_SIZE, None)
+    return stream_videos(options.num, options.seed, size or DEMO_SIZE, exclude)
 
 
 def _read_knobs(options: Namespace) -> Knobs | None:
@@ -189,7 +202,7 @@ def _read_knobs(options: Namespace) -> Knobs | None:
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = OneLineParser(prog="python -m data_tools.generate", description="Draws scenes with questions and answers.")
-    parser.add_argument("--task", required=True, choices=list(LEVELLED_DRAWERS))
+    parser.add_argument("--task", required=True, choices=[*LEVELLED_DRAWERS, VIDEO_TASK])
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl; an existing file is replaced"
     )
@@ -212,8 +225,11 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _choose_writer(kind: str, path: str) -> Callable[[Iterable[Sample], str], None]:
-    kit = {".parquet": write_parquet, ".jsonl": write_jsonl}
-    writers = kit if kind == "kit" else {".parquet": write_published}
+    writers = {
+        "kit": {".parquet": write_parquet, ".jsonl": write_jsonl},
+        "published": {".parquet": write_published},
+        "video": {".jsonl": write_jsonl},
+    }[kind]
     if Path(path).suffix not in writers:
         raise ValueError(f"--out {path}: the name of a file of {kind} rows must end in {' or '.join(writers)}")
     return writers[Path(path).suffix]

@@ -15,7 +15,8 @@ from data_tools.faults import find_answer_fault
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.thumbnails import make_thumbnail
-from gpg_vl.records import Box, ImageView, Sample
+from gpg_vl.data.videos import FrameSampling, Video, VideoShape, open_video
+from gpg_vl.records import Box, ImageView, Sample, VideoView
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion
 from gpg_vl.user_code import describe_error
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MAX_SIDE = 720  # pixels of a picture on the page
 ENLARGED_SIDE = 340  # smaller pictures are enlarged to this longer side
 MAX_HEIGHT = 520
+_FRAMES_SHOWN = 8  # of a video
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,10 @@ def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
         card.prompt = [Piece("text", sample.question)]  # in case nothing more can be shown
         images = [open_image(source, file.image_hosts, file.shrinks_large) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
+        videos = [open_video(source, FrameSampling(), file.image_hosts) for source in sample.videos]
+        card.images += [shown for n, video in enumerate(videos, 1) for shown in _show_frames(n, video)]
         sizes = [original_size(image) for image in images]
-        _fill_in(card, sample, sizes, reader)
+        _fill_in(card, sample, sizes, [video.shape for video in videos], reader)
         fault = find_answer_fault(sample, sizes)
         card.problem = "" if fault is None else fault.detail
     except ValueError as error:
@@ -95,17 +99,24 @@ def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
     return card
 
 
-def _fill_in(card: Card, sample: Sample, sizes: Sequence[tuple[int, int]], reader: PromptReader | None) -> None:
+def _fill_in(
+    card: Card,
+    sample: Sample,
+    sizes: Sequence[tuple[int, int]],
+    videos: Sequence[VideoShape],
+    reader: PromptReader | None,
+) -> None:
     task = load_task(sample.task)
     if reader is None:
         views = tuple(ImageView(w, h, w, h, "resized_pixels") for w, h in sizes)
+        views += tuple(VideoView(v.width, v.height, v.width, v.height, "resized_pixels", v.times) for v in videos)
         card.prompt = [Piece("text", task.ask(sample, views))]
     else:
-        layout = reader.read(sample, sizes)
+        layout = reader.read(sample, sizes, videos)
         views, card.num_tokens = layout.views, layout.num_tokens
         counts = reader.count_image_tokens(views)
         card.prompt = split_prompt(layout.text, reader.image_placeholder, reader.control_tokens, counts)
-        for number, view in enumerate(views):
+        for number, view in enumerate(views[: len(sizes)]):
             caption = f"{card.images[number].caption}, seen as {view.model_width} x {view.model_height}"
             card.images[number] = replace(card.images[number], caption=caption)
     card.completion = gold_completion(task, sample, views)
@@ -135,6 +146,14 @@ def split_prompt(
 def _gold_boxes(sample: Sample) -> tuple[Box, ...]:
     """The boxes in the answer, whatever the task."""
     return tuple(detection.box for detection in parse_detections(sample.answer) or ())
+
+
+def _show_frames(number: int, video: Video) -> list[Shown]:
+    """The first frames that a model sees, with their times."""
+    frames = zip(video.frames[:_FRAMES_SHOWN], video.times.seconds, strict=False)
+    shown = [(_show(number, frame, ()), seconds) for frame, seconds in frames]
+    of_all = f"of {len(video.frames)} frames"
+    return [replace(each, caption=f"video {number} at {seconds:.1f} s, {of_all}") for each, seconds in shown]
 
 
 def _show(number: int, image: Image.Image, boxes: tuple[Box, ...]) -> Shown:

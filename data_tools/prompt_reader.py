@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from data_tools.row_checks import CheckedRow, DataFile, Finding, open_file
 from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.data.videos import VideoShape
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
+from gpg_vl.models.parts import Medium
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
@@ -27,12 +29,12 @@ class PromptReader:
         adapter = load_adapter(config, with_weights=False)
         self.context_length = adapter.context_length
         self.count_image_tokens = adapter.count_image_tokens
-        self.image_placeholder = adapter.render_plain([None])
+        self.image_placeholder = adapter.render_plain([Medium.IMAGE])
         self.control_tokens = adapter.control_tokens()
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape] = ()) -> PromptLayout:
         """The prompt of a row.
 
         Args:
@@ -42,7 +44,7 @@ class PromptReader:
             ValueError: there is no such task, or the row's text cannot become a prompt
         """
         self._tasks.setdefault(sample.task, load_task(sample.task))
-        return self._prompts.read(sample, sizes)
+        return self._prompts.read(sample, sizes, videos)
 
 
 @dataclass
@@ -81,7 +83,7 @@ class PromptMeter:
         """
         sample = open_file(file).samples[row.number - 1]
         try:
-            layout = self._reader.read(sample, [picture.size for picture in row.pictures])
+            layout = self._reader.read(sample, [picture.size for picture in row.pictures], row.videos)
         except ModelMistake:
             raise
         except ValueError as error:

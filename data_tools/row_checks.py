@@ -1,4 +1,4 @@
-"""Finds what is wrong with one row by opening its images and scoring its gold answer. Runs in worker processes.
+"""Finds what is wrong with one row by opening its images and videos, and scoring its gold answer. In worker processes.
 
 Only small results come back: an image's size, fingerprint and a small copy, for comparing rows.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from data_tools.faults import WRONG_MARKERS, find_answer_fault
 from data_tools.likeness import Picture, look_at
-from gpg_vl.data.image_markers import IMAGE_MARKER
 from gpg_vl.data.images import open_image
+from gpg_vl.data.media_markers import IMAGE_MARKER
 from gpg_vl.data.rows import LazySamples
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
 from gpg_vl.data.sources import Source, load_source
-from gpg_vl.records import Sample
+from gpg_vl.data.videos import FrameSampling, VideoShape, fetch_video, open_video
+from gpg_vl.records import FrameList, Sample
 
-_FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|question|answer|meta)s?\b")
+_FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|video|question|answer|meta)s?\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,9 @@ class CheckedRow:
     id: str
     finding: Finding | None
     pictures: tuple[Picture, ...] = ()
-    question: bytes = field(default=b"", repr=False)  # digest of its words
+    question: bytes = field(default=b"", repr=False)  # digest of its words, and of the videos that it is about
     has_marker_text: bool = False  # whether an image marker in it stays text, because the row has no images
+    videos: tuple[VideoShape, ...] = ()
 
 
 @lru_cache(maxsize=8)
@@ -89,10 +91,24 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
         images = [open_image(source, file.image_hosts, file.shrinks_large) for source in sample.images]
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "images", f"{error}; replace it"))
+    try:
+        videos = tuple(open_video(source, FrameSampling(), file.image_hosts).shape for source in sample.videos)
+        words = _digest(sample.question, *_digests_of_videos(sample, file))
+    except ValueError as error:
+        return CheckedRow(number, sample.id, Finding(number, sample.id, "videos", f"{error}; replace it"))
     pictures = tuple(map(look_at, images))
     finding = _find_in_answer(number, sample, pictures)
     has_marker_text = not pictures and IMAGE_MARKER in sample.question
-    return CheckedRow(number, sample.id, finding, pictures, _digest(sample.question), has_marker_text)
+    return CheckedRow(number, sample.id, finding, pictures, words, has_marker_text, videos)
+
+
+def _digests_of_videos(sample: Sample, file: DataFile) -> Iterator[bytes]:
+    """Videos are the same if their files are, or the files of their frames."""
+    for video in sample.videos:
+        if isinstance(video, FrameList):
+            yield from (open_image(image, file.image_hosts).tobytes() for image in video.images)
+        else:
+            yield fetch_video(video, file.image_hosts)
 
 
 def _find_id(file: DataFile, index: int) -> str:
@@ -127,6 +143,9 @@ def _find_in_answer(number: int, sample: Sample, pictures: tuple[Picture, ...]) 
 _FAULTY_FIELDS = {"the task fails": "task", "there is no such task": "task", WRONG_MARKERS: "question"}
 
 
-def _digest(text: str) -> bytes:
-    """A digest that is equal for texts with the same words, whatever their case and spacing."""
-    return hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).digest()
+def _digest(text: str, *videos: bytes) -> bytes:
+    """A digest that is equal for texts with the same words, whatever their case and spacing, about the same videos."""
+    digest = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16)
+    for video in videos:
+        digest.update(video)
+    return digest.digest()

@@ -43,23 +43,23 @@ class Scene:
 
 def draw_counting(rng: Random, size: int) -> Scene:
     """One to six circles and squares on white, each in its own cell of a 3 x 3 grid."""
-    canvas = _Canvas(size)
+    canvas = Canvas(size)
     number = rng.randint(1, 6)
     for cell in rng.sample(range(9), number):
         x = 28 * (cell % 3) + 14 + rng.randint(-2, 2)
         y = 28 * (cell // 3) + 14 + rng.randint(-2, 2)
         half = rng.randint(7, 11)
-        colour = _lighten(rng, rng.choice(list(COLOURS.values())))
+        colour = lighten(rng, rng.choice(list(COLOURS.values())))
         canvas.draw(rng.choice(["circle", "square"]), (x - half, y - half, x + half, y + half), colour)
     return Scene(canvas.finish(), "How many shapes?", str(number))
 
 
 def draw_geometry(rng: Random, size: int) -> Scene:
     """A rectangle with sides of one to four cells on a six by six grid; the question asks its perimeter in cells."""
-    canvas = _Canvas(size)
+    canvas = Canvas(size)
     width, height = rng.randint(1, 4), rng.randint(1, 4)
     left, top = rng.randint(0, 6 - width), rng.randint(0, 6 - height)
-    colour = _lighten(rng, rng.choice(list(COLOURS.values())))
+    colour = lighten(rng, rng.choice(list(COLOURS.values())))
     canvas.draw("square", (14 * left, 14 * top, 14 * (left + width), 14 * (top + height)), colour)
     for line in range(14, UNITS, 14):
         canvas.draw("square", (line, 0, line + 1, UNITS), _GRID)
@@ -72,14 +72,14 @@ def draw_grounding(rng: Random, size: int) -> Scene:
 
     Edges are at multiples of a tenth of the side, so boxes are multiples of 100 on a 0-1000 grid.
     """
-    canvas = _Canvas(size, _shaded_ground(size * _SMOOTHING))
+    canvas = Canvas(size, _shaded_ground(size * _SMOOTHING))
     names = rng.sample(list(COLOURS), rng.randint(1, 2))
     boxes = [(_draw_span(rng), _draw_span(rng))]
     if len(names) == 2:
         boxes.append(_draw_box_beside(rng, *boxes[0]))
     for name, ((left, right), (top, bottom)) in zip(names, boxes, strict=True):
         box = tuple(UNITS * edge / 10 for edge in (left, top, right, bottom))
-        canvas.draw(rng.choice(["circle", "square"]), box, _lighten(rng, COLOURS[name]))
+        canvas.draw(rng.choice(["circle", "square"]), box, lighten(rng, COLOURS[name]))
     (left, right), (top, bottom) = boxes[0]
     answer = [round(size * edge / 10, 4) for edge in (left, top, right, bottom)]
     return Scene(canvas.finish(), f"Where is the {names[0]} shape?", str(answer))
@@ -93,7 +93,7 @@ DRAWERS: dict[str, Callable[[Random, int], Scene]] = {
 """Drawing functions by the name of the task that asks about the scene. The last argument is the side in pixels."""
 
 
-class _Canvas:
+class Canvas:
     """A square picture being drawn. Coordinates are in drawing units; right and bottom edges are exclusive."""
 
     def __init__(self, size: int, ground: Image.Image | None = None) -> None:
@@ -112,7 +112,7 @@ class _Canvas:
         return self._image.reduce(_SMOOTHING)
 
 
-def _lighten(rng: Random, colour: Colour) -> Colour:
+def lighten(rng: Random, colour: Colour) -> Colour:
     """One of 41 shades: no question is about it, but it adds variety, so that pictures do not run out."""
     extra = rng.randint(0, 40)
     red, green, blue = colour

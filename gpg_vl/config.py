@@ -85,6 +85,7 @@ class ModelConfig:
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         max_tiles: most tiles that an image is cut into, in families that do so; null: as many as max_pixels hold
+        max_video_pixels: all frames of a video together are shrunk to this many pixels, each to at most max_pixels
         frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
             its family documents
         freeze: parts to leave untrained: any of vision, projector, text
@@ -101,6 +102,7 @@ class ModelConfig:
     min_pixels: int = 3136
     max_pixels: int = 401408
     max_tiles: int | None = None
+    max_video_pixels: int = 3211264
     frame: Frame | None = None
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig | None = None
@@ -110,6 +112,7 @@ class ModelConfig:
         _require(
             0 < self.min_pixels <= self.max_pixels, "model.min_pixels must be positive and at most model.max_pixels"
         )
+        _require(self.max_video_pixels > 0, "model.max_video_pixels must be positive")
         _require(self.max_tiles is None or self.max_tiles >= 1, "model.max_tiles must be at least 1")
         unknown = sorted(set(self.freeze) - set(PARTS))
         _require(not unknown, f"model.freeze: {unknown} is not part of the model; the parts are {list(PARTS)}")
@@ -140,11 +143,16 @@ class DataConfig:
     Args:
         train: training sources, each a path or {path, weight, columns}; of a hub set also {split, revision, config}
         eval: validation sources, scored every run.eval_every steps
-        image_root: folder that image paths are relative to and must stay inside; null: the data file's own folder
-        image_hosts: hosts that images may be fetched from, e.g. images.example.org; an empty list refuses every URL
+        image_root: folder that paths of images and videos are relative to and must stay inside; null: the data file's
+            own folder
+        image_hosts: hosts that images and videos may be fetched from, e.g. images.example.org; an empty list refuses
+            every URL
+        fps: frames that the model sees of a second of video
+        max_frames: most frames that it sees of a video, spread over all of it
         on_large_image: what to do with an image of more than 20 million pixels, as of a phone; fail: it is a bad image;
             shrink: open it at a half, a quarter or an eighth of its size
-        on_bad_image: what to do if a training image cannot be opened; fail: end the run; skip: leave out its row
+        on_bad_image: what to do if a training image or video cannot be opened; fail: end the run; skip: leave out its
+            row
         on_long_prompt: what to do if a prompt is too long for the model or a micro-batch; fail: end the run before its
             first step; drop: leave the row out of training; shrink: scale its images down
     """
@@ -153,11 +161,15 @@ class DataConfig:
     eval: list[str | dict[str, Any]] = field(default_factory=list)
     image_root: str | None = None
     image_hosts: list[str] = field(default_factory=list)
+    fps: float = 2.0
+    max_frames: int = 32
     on_large_image: Literal["fail", "shrink"] = "fail"
     on_bad_image: Literal["fail", "skip"] = "fail"
     on_long_prompt: Literal["fail", "drop", "shrink"] = "fail"
 
     def __post_init__(self) -> None:
+        _require(0 < self.fps < math.inf, "data.fps must be above 0")
+        _require(self.max_frames >= 1, "data.max_frames must be at least 1")
         urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]
         _require(not urls, f"data.image_hosts: {urls} is not a host name; write names such as images.example.org")
 

@@ -41,6 +41,14 @@ Rule = Literal["strict", "legacy"]
 
 
 @dataclass(frozen=True, slots=True)
+class FrameList:
+    """A video as images of its frames."""
+
+    images: tuple[str | bytes, ...]  # as in ``Sample.images``
+    fps: float | None = None  # how many there are in a second; None: data.fps
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row of data.
 
@@ -55,6 +63,7 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)  # every other column of the row
     own_columns: dict[str, Any] = field(default_factory=dict, compare=False)
     """Columns that became fields of another name, as the row has them: ``{"ground_truth": 4}``."""
+    videos: tuple[str | bytes | FrameList, ...] = ()  # as images: paths, or the bytes of a video file; or frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +120,35 @@ class ImageView:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameTimes:
+    """Which frames of a video the model sees."""
+
+    numbers: tuple[int, ...]  # of these frames among all of the video, from 0
+    num_frames: int  # of the video
+    fps: float  # of the video, on average
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """When each of these frames is shown, counted from the start of the video."""
+        return tuple(number / self.fps for number in self.numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoView(ImageView):
+    """The sizes of a video's frames, and when they are shown: ``view.times.seconds``."""
+
+    times: FrameTimes
+
+
+@dataclass(frozen=True, slots=True)
 class VisionInputs:
-    """A vision tower's inputs for some images. Only the model's own adapter looks into the tensors."""
+    """A vision tower's inputs for some images and videos. Only the model's own adapter looks into the tensors."""
 
     tensors: Mapping[str, Tensor]  # named like arguments of the model's forward
     num_patches: int  # decides the tower's work and memory
     num_tokens: int  # image tokens that the features replace
+    order: tuple[tuple[bool, int], ...] = ()
+    """Of each image and video in the prompt's order whether it is a video, and its tokens; empty if all are images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +163,7 @@ class Encoded:
     """A prompt as input of the model's forward. The vision inputs are those of this prompt alone."""
 
     token_ids: tuple[int, ...]  # [P], image placeholders expanded
-    token_types: tuple[int, ...]  # [P], 0 text, 1 image
+    token_types: tuple[int, ...]  # [P], 0 text, 1 image, 2 video where the family tells them apart
     position_ids: Tensor  # [A, P] int64
     next_position: int  # position of a completion's first token on every axis; each further token adds 1
     vision: VisionInputs | None  # None for a prompt without images
@@ -142,9 +174,9 @@ class Prompt:
     """A sample as the model reads it."""
 
     sample: Sample
-    text: str  # rendered prompt, each image as a single placeholder
+    text: str  # rendered prompt, each image and video as a single placeholder
     encoded: Encoded
-    views: tuple[ImageView, ...]  # N
+    views: tuple[ImageView, ...]  # N, then one of each video
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; empty if base
     answer_in: AnswerIn = "tags"  # where it asks for the answer
 

@@ -108,6 +108,7 @@ WHOLE_ROOMS = {
     "objectives/test_trl.py": "gradients of TRL's own loss on the same tensors",
     "objectives/test_vectors.py": "every objective on the reference's vectors",
     "objectives/test_written_losses.py": "every objective against its written loss",
+    "models/test_videos.py": "videos in every family that reads them",
     "models/test_llava_onevision_training.py": "whole runs of a family without M-RoPE",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",
     "evaluation/test_earlier_version.py": "an evaluation that an earlier version began",

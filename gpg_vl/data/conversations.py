@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpg_vl.data.image_markers import IMAGE_MARKER
+from gpg_vl.data.media_markers import IMAGE_MARKER, VIDEO_MARKER
 
 _ROLES = {
     "system": "system",
@@ -26,16 +26,18 @@ _ROLES = {
 _FORMS = (("role", "content"), ("from", "value"))
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64")
+_VIDEO_KEYS = ("video", "video_url")
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """What a list of messages says."""
 
-    question: str  # of the user's message; an image marker where a part was an image
+    question: str  # of the user's message; a marker where a part was an image or a video
     images: tuple[Any, ...] = ()  # those that are inside parts, as they are written there
     system: str = ""
     answer: str | None = None  # of the assistant's message
+    videos: tuple[Any, ...] = ()  # of the parts that are videos; None where a part does not say which
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class _Message:
     role: str
     text: str
     images: tuple[Any, ...]
+    videos: tuple[Any, ...]
 
 
 def is_conversation(value: Any) -> bool:
@@ -82,9 +85,9 @@ def read_conversation(value: Any) -> Conversation:
         raise ValueError(f"the question has {len(turns)} messages ({roles}); write one of the user, and one answer")
     answer = turns[1].text if len(turns) == 2 else None
     system = "\n".join(each.text for each in messages if each.role == "system" and each.text)
-    if any(each.images for each in messages if each.role != "user"):
-        raise ValueError("an image is in a message that is not the user's; put it into the question")
-    return Conversation(asked[0].text, asked[0].images, system, answer)
+    if any(each.images or each.videos for each in messages if each.role != "user"):
+        raise ValueError("an image or video is in a message that is not the user's; put it into the question")
+    return Conversation(asked[0].text, asked[0].images, system, answer, asked[0].videos)
 
 
 def read_last_answer(value: Any) -> str:
@@ -110,7 +113,11 @@ def _read_message(message: Mapping[str, Any]) -> _Message:
         raise ValueError(f"the question has a message by {str(message[role_key])[:20]!r}; known: {list(_ROLES)}")
     content = message[content_key]
     parts = [_read_part(part) for part in ([content] if isinstance(content, str) else _as_list(content))]
-    return _Message(role, "".join(text for text, _ in parts), tuple(i for _, images in parts for i in images))
+    shown = {
+        marker: tuple(each for text, found in parts for each in found if text == marker)
+        for marker in (IMAGE_MARKER, VIDEO_MARKER)
+    }
+    return _Message(role, "".join(text for text, _ in parts), shown[IMAGE_MARKER], shown[VIDEO_MARKER])
 
 
 def _as_list(content: Any) -> Sequence[Any]:
@@ -122,15 +129,17 @@ def _as_list(content: Any) -> Sequence[Any]:
 
 
 def _read_part(part: Any) -> tuple[str, tuple[Any, ...]]:
-    """The text of a part and the images in it."""
+    """The text of a part and the images or videos in it."""
     if isinstance(part, str):
         return part, ()
     if not isinstance(part, Mapping):
         raise ValueError(f"the question has a part of type {type(part).__name__}; write text and images")
     filled = {key: value for key, value in part.items() if value is not None}  # columns of a table have every key
-    kind = filled.get("type") or next((key for key in ("text", *_IMAGE_KEYS) if key in filled), "empty")
+    kind = filled.get("type") or next((key for key in ("text", *_VIDEO_KEYS, *_IMAGE_KEYS) if key in filled), "empty")
     if kind in ("text", "input_text") and isinstance(filled.get("text"), str):
         return filled["text"], ()
     if kind in (*_IMAGE_KEYS, "input_image"):
         return IMAGE_MARKER, tuple(filled[key] for key in _IMAGE_KEYS if key in filled)[:1]
-    raise ValueError(f"the question has a part of type {str(kind)[:20]!r}; write text and images")
+    if kind in _VIDEO_KEYS:
+        return VIDEO_MARKER, (next((filled[key] for key in (*_VIDEO_KEYS, "url", "path") if key in filled), None),)
+    raise ValueError(f"the question has a part of type {str(kind)[:20]!r}; write text, images and videos")

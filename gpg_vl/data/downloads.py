@@ -160,7 +160,7 @@ def _request(target: _Target, max_bytes: int, deadline: float) -> bytes | str:
             if target.scheme == "https":
                 connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=target.host)
             with contextlib.closing(connection):
-                connection.request("GET", target.path, headers={"Host": target.name, "Accept": "image/*"})
+                connection.request("GET", target.path, headers={"Host": target.name, "Accept": "image/*, video/*"})
                 return _read_answer(connection.getresponse(), max_bytes)
     except (OSError, HTTPException) as error:
         if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""The images of a JSON lines file: those outside the file's folder are copied to ``NAME_images`` next to the file.
+"""Images and videos of a JSON lines file: those outside the file's folder are copied to ``NAME_images`` next to it.
 
 Either all of them appear or none. Rows never name a path outside the file's folder: the kit would refuse to open it.
 """
@@ -23,8 +23,9 @@ _SUFFIXES = {
     b"GIF8": ".gif",
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
+    b"\x1aE\xdf\xa3": ".mkv",
 }
-_OWN_NAME = re.compile(r"\d+-\d+\.(png|jpg|webp|bmp|gif|tif|img)")
+_OWN_NAME = re.compile(r"\d+-(v?\d+)(-\d+)?\.(png|jpg|webp|bmp|gif|tif|mkv|mp4|img)")
 
 
 class ImageFolder:
@@ -48,17 +49,22 @@ class ImageFolder:
             return self._write(source, name)
         path = Path(source)
         self._is_needed |= path.is_relative_to(self._final)
-        if not path.is_relative_to(self._parent):
+        if self.is_elsewhere(source):
             return self._write(read_image_file(source), name)
         if path.resolve() != path:
             raise ValueError(f"image {path}: a part of its path is a link; give the path that it leads to")
         return str(path.relative_to(self._parent))
 
+    def is_elsewhere(self, source: str | bytes) -> bool:
+        """Whether an image is a file outside the file's folder."""
+        return isinstance(source, str) and not Path(source).is_relative_to(self._parent)
+
     def _write(self, content: bytes, name: str) -> str:
         if not self._partial.is_dir():
             self._refuse_other_files()
             self._partial.mkdir()
-        suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".img")
+        other = ".mp4" if content[4:8] == b"ftyp" else ".img"
+        suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), other)
         (self._partial / (name + suffix)).write_bytes(content)
         return f"{self._final.name}/{name}{suffix}"
 

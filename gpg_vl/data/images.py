@@ -60,33 +60,34 @@ class _RefusedError(Exception):
     """The kit does not accept the image; the message says why."""
 
 
-def find_image(entry: str, root: Path | None, hosts: Collection[str] = ()) -> str:
+def find_image(entry: str, root: Path | None, hosts: Collection[str] = (), kind: str = "image") -> str:
     """The image that a row names, as ``open_image`` takes it: an absolute path in the root, or a URL of a known host.
 
     Args:
         entry: a path relative to ``root``, or a URL; links may not leave the root either
         root: resolved folder; None allows no paths
         hosts: hosts that images may be fetched from
+        kind: "image" or "video", for messages
 
     Raises:
         ValueError: the path leads out of the root, or the URL's host is not one of ``hosts``; says what to do
     """
-    if _is_url(entry):
+    if is_url(entry):
         try:
             check_url(entry, hosts)
         except ValueError as error:
-            raise ValueError(f"image {entry[:80]!r}: {error}") from error
+            raise ValueError(f"{kind} {entry[:80]!r}: {error}") from error
         return entry
     if root is None:
         raise ValueError(
-            f"image {entry[:80]!r} is not in the hub data set itself; set data.image_root to the images' folder"
+            f"{kind} {entry[:80]!r} is not in the hub data set itself; set data.image_root to the {kind}s' folder"
         )
     try:
         path = follow_links(root / entry)
     except (OSError, ValueError) as error:  # a link to itself, a zero byte
-        raise ValueError(f"image {entry[:80]!r} is not a usable path ({type(error).__name__}); correct it") from error
+        raise ValueError(f"{kind} {entry[:80]!r} is not a usable path ({type(error).__name__}); correct it") from error
     if not path.is_relative_to(root):
-        raise ValueError(f"image {entry[:80]!r} is outside {root}; set data.image_root to a folder that contains it")
+        raise ValueError(f"{kind} {entry[:80]!r} is outside {root}; set data.image_root to a folder that contains it")
     return str(path)
 
 
@@ -106,15 +107,15 @@ def follow_links(path: Path) -> Path:
     return resolved
 
 
-def check_presence(source: str | bytes) -> None:
+def check_presence(source: str | bytes, kind: str = "image") -> None:
     """Raises ``BadImage`` if a path names no file. Bytes are always present; a URL is not checked."""
-    if isinstance(source, str) and not _is_url(source):
+    if isinstance(source, str) and not is_url(source):
         try:
             reason = "" if Path(source).is_file() else "no such file"
         except OSError as error:
             reason = _reason(error)
         if reason:
-            raise BadImage(f"cannot open image {source[:200]}: {reason}; put it there or set data.image_root")
+            raise BadImage(f"cannot open {kind} {source[:200]}: {reason}; put it there or set data.image_root")
 
 
 def open_image(source: str | bytes, hosts: Collection[str] = (), shrink: bool = False) -> Image.Image:
@@ -144,7 +145,7 @@ def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes
     Raises:
         BadImage: ``cannot open image NAME: REASON``
     """
-    if isinstance(source, bytes) or not _is_url(source):
+    if isinstance(source, bytes) or not is_url(source):
         return source
     try:
         return _fetch(source, hosts)
@@ -161,7 +162,8 @@ def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, in
     return _read(source, hosts, _upright_size, MAX_PIXELS)
 
 
-def _is_url(source: str) -> bool:
+def is_url(source: str) -> bool:
+    """Whether a row names a place on the network instead of a file."""
     return "://" in source or source.startswith("data:")
 
 
@@ -202,7 +204,7 @@ def _read_path(path: str) -> bytes:
 def _read_bytes(source: str | bytes, hosts: Collection[str]) -> bytes:
     """The whole file, small enough and of few enough parts."""
     if isinstance(source, str):
-        source = _fetch(source, hosts) if _is_url(source) else _read_path(source)
+        source = _fetch(source, hosts) if is_url(source) else _read_path(source)
     if not source:
         raise _RefusedError("the file is empty")
     if len(source) > MAX_BYTES:

@@ -25,9 +25,10 @@ from gpg_vl.data.row_formats import (
     shape_columns,
 )
 from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
+from gpg_vl.data.row_videos import read_videos
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.data.tables import Table, TableRow
-from gpg_vl.records import Sample
+from gpg_vl.records import FrameList, Sample
 from gpg_vl.user_code import absolute_spec, own_file
 from gpg_vl.verifiers.answers import strip_answer_tags
 from gpg_vl.verifiers.box_text import parse_detections
@@ -67,6 +68,8 @@ def match_columns(
     shape = find_shape(available)
     own: dict[str, str | tuple[str, ...] | None] = {field: field for field in KIT_FIELDS if field in available}
     own["images"] = image_columns(available)
+    if own["images"] is None and "videos" not in own and "video" in available:
+        own["videos"] = "video"
     if given is not None or shape is not None:
         own.pop("id", None)  # rows from elsewhere get ids from file and row
     found = own if shape is None else shape_columns(shape, available) | own
@@ -94,7 +97,8 @@ def _refuse_unknown(path: str, available: Sequence[str], field: str, column: str
 def _refuse_missing(path: str, available: Sequence[str], columns: Columns, without_images: bool) -> None:
     """Messages may hold the answer and the images, so their columns need no others."""
     is_chat = columns.get("question") in MESSAGE_COLUMNS
-    required = ["question", *([] if is_chat else ["answer"]), *([] if is_chat or without_images else ["images"])]
+    needs_images = not (is_chat or without_images or "videos" in columns)
+    required = ["question", *([] if is_chat else ["answer"]), *(["images"] if needs_images else [])]
     missing = [field for field in required if field not in columns]
     if missing:
         example = "{path: ..., columns: {" + ", ".join(f"{field}: NAME" for field in missing) + "}}"
@@ -171,7 +175,8 @@ def make_sample(
     fields = {field: look_up(row, column) for field, column in columns.items()}
     chat = _read_chat(fields.get("question"))
     _refuse_history(row)
-    images = _find_images(row, matched, chat.images, root, hosts)
+    videos = _find_videos(row, columns.get("videos"), chat.videos, root, hosts)
+    images = _find_images(row, matched, chat.images, root, hosts, may_lack=bool(videos) or "videos" in columns)
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
@@ -186,6 +191,7 @@ def make_sample(
             for field, column in columns.items()
             if column != field and field in _TEXTS and column in row and not is_conversation(row[column])
         },
+        videos=videos,
     )
 
 
@@ -250,19 +256,20 @@ def read_answer(value: Any) -> str:
 
 
 def _find_images(
-    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str]
+    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], may_lack: bool
 ) -> tuple[str | bytes, ...]:
     """The images of a row.
 
     Args:
         inside: images that are in the messages of the question
+        may_lack: whether there need be no column of images
     """
     values = {column: look_up(row, column) for column in matched.images}
     if inside:
         if any(value not in (None, "", []) for value in values.values()):
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
-    if matched.without_images:
+    if matched.without_images or (may_lack and not values):
         return ()
     if len(values) > 1:
         return read_image_columns(values, root, hosts)
@@ -271,6 +278,26 @@ def _find_images(
         raise ValueError(f"the images are missing: there is no {column!r}; write [] if a row has no images")
     refuse_lost_image(row, column, IMAGE_COLUMNS)
     return read_images(values[column], root, hosts)
+
+
+def _find_videos(
+    row: TableRow, column: str | None, inside: Sequence[Any], root: Path | None, hosts: Collection[str]
+) -> tuple[str | bytes | FrameList, ...]:
+    """The videos of a row; a row without the column has none.
+
+    Args:
+        inside: videos that are in the messages of the question
+    """
+    is_there = column is not None and column.partition(".")[0] in row
+    value = look_up(row, column) if column is not None and is_there else []
+    are_inside = any(each is not None for each in inside)
+    if are_inside and value not in (None, "", []):
+        raise ValueError(f"videos are in the question's messages and in {column}; keep one of them")
+    if inside and not are_inside and value == []:
+        raise ValueError(
+            "the question shows a video, and the row has none; name the column of videos by columns.videos"
+        )
+    return read_videos(list(inside) if are_inside else value, root, hosts)
 
 
 def _read_meta(value: Any) -> dict[str, Any]:

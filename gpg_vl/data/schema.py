@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 """Incremented when an older kit would misread new rows. Rows without a version have version 1."""
 
 VERSION_FIELD = "schema_version"
-KIT_FIELDS = ("id", "task", "images", "question", "answer", "meta")
+KIT_FIELDS = ("id", "task", "images", "videos", "question", "answer", "meta")
 
 MAX_TEXT_CHARS = 65_536
 """Limit of a text field: no model of the kit reads more, and completions have the same limit."""
@@ -26,7 +26,7 @@ FEATURES = datasets.Features(
         **{name: datasets.Value("string") for name in ("question", "answer", "meta")},
     }
 )
-"""Columns of a Parquet file of kit rows; ``meta`` is JSON text."""
+"""Columns of a Parquet file of kit rows; ``meta`` is JSON text. Rows with videos are written as JSON lines."""
 
 
 def check_version(value: Any) -> None:

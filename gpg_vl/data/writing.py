@@ -11,19 +11,24 @@ from typing import Any
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from gpg_vl.data.image_folder import images_when_done
+from gpg_vl.data.image_folder import ImageFolder, images_when_done
 from gpg_vl.data.images import read_image_file
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
+from gpg_vl.data.videos import VideoSource, fetch_video
 from gpg_vl.files import unfinished
-from gpg_vl.records import Sample
+from gpg_vl.records import FrameList, Sample
 
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 2**24  # of images; bounds what is in memory at once
 
 
 def write_parquet(samples: Iterable[Sample], path: str | Path) -> None:
-    """Writes kit rows with the bytes of their images, and ``meta`` as JSON: one self-contained file."""
+    """Writes kit rows with the bytes of their images, and ``meta`` as JSON: one self-contained file.
+
+    Raises:
+        ValueError: a row has a video
+    """
     schema = FEATURES.arrow_schema
     with replace_when_done(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         for rows in _group_rows(samples):
@@ -39,8 +44,9 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> None:
     ):
         for number, sample in enumerate(samples, start=1):
             images = [folder.save(source, f"{number}-{k}") for k, source in enumerate(sample.images)]
+            videos = [_save_video(source, folder, f"{number}-v{k}") for k, source in enumerate(sample.videos)]
             row = {**_plain_fields(sample), "images": images, "meta": sample.meta}
-            file.write(write_json(row) + "\n")
+            file.write(write_json({**row, "videos": videos} if videos else row) + "\n")
 
 
 @contextmanager
@@ -69,6 +75,8 @@ def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     num_bytes = 0
     for sample in samples:
+        if sample.videos:
+            raise ValueError(f"sample {sample.id} has a video; rows with videos go into a .jsonl file")
         images = [_embed_image(source) for source in sample.images]
         meta = write_json(sample.meta)
         rows.append({**_plain_fields(sample), "images": images, "meta": meta})
@@ -78,6 +86,14 @@ def _group_rows(samples: Iterable[Sample]) -> Iterator[list[dict[str, Any]]]:
             rows, num_bytes = [], 0
     if rows:
         yield rows
+
+
+def _save_video(source: VideoSource, folder: ImageFolder, name: str) -> str | dict[str, Any]:
+    """The video as a row names it; one from elsewhere is copied."""
+    if isinstance(source, FrameList):
+        frames = [folder.save(image, f"{name}-{k}") for k, image in enumerate(source.images)]
+        return {"frames": frames, "fps": source.fps}
+    return folder.save(fetch_video(source) if folder.is_elsewhere(source) else source, name)
 
 
 def _plain_fields(sample: Sample) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import Any
 
+from gpg_vl.prompts.saved_views import read_view
 from gpg_vl.records import ImageView
 
 NO_IMAGE = "no_image"
@@ -28,7 +29,7 @@ class Prediction:
     category: str  # "" if the rows have none
     question: str
     answer: str  # gold
-    views: tuple[ImageView, ...]  # one per image; () if an image is missing
+    views: tuple[ImageView, ...]  # one per image and video; () if one is missing
     completions: tuple[str, ...]  # with the opening <think> if the prompt ended with it
     num_tokens: tuple[int, ...]
     finished: tuple[bool, ...]
@@ -69,7 +70,7 @@ def read_prediction(line: str) -> Prediction:
         raise ValueError("not a valid line of predictions.jsonl")
     tuples = {name: tuple(row[name]) for name in _PER_COMPLETION if row[name] is not None}
     try:
-        views = tuple(ImageView(**view) for view in row["views"])
+        views = tuple(map(read_view, row["views"]))
     except TypeError as error:
         raise ValueError("not a valid line of predictions.jsonl") from error
     return Prediction(**{**row, **tuples, "views": views})

@@ -20,6 +20,7 @@ from gpg_vl.data.file_digests import digest_file
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.models.versions import read_versions
 from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import FrameList
 from gpg_vl.rollout.engine import Sampling
 
 _MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels", "frame")
@@ -56,7 +57,16 @@ def settings_without_model(
             "seed": recipe.run.seed,
         },
         "versions": scoring_versions(),
+        **_video_settings(recipe, rows),
     }
+
+
+def _video_settings(recipe: Recipe, rows: Sequence[EvaluationRow]) -> Settings:
+    """What decides which frames are seen; empty where no row has a video, as in an evaluation of an earlier version."""
+    if not any(row.sample.videos for row in rows):
+        return {}
+    sampling = {"fps": recipe.data.fps, "max_frames": recipe.data.max_frames}
+    return {"videos": {**sampling, "max_video_pixels": recipe.model.max_video_pixels}}
 
 
 def add_model(
@@ -107,7 +117,18 @@ def hash_rows(rows: Iterable[EvaluationRow]) -> str:
         digest.update(repr((*told, *others)).encode(errors="surrogatepass"))
         for image in sample.images:
             digest.update(image if isinstance(image, bytes) else _describe_file(Path(image)))
+        for video in sample.videos:
+            digest.update(_describe_video(video))
     return digest.hexdigest()
+
+
+def _describe_video(video: str | bytes | FrameList) -> bytes:
+    if isinstance(video, bytes):
+        return video
+    if isinstance(video, str):
+        return _describe_file(Path(video))
+    frames = (image if isinstance(image, bytes) else _describe_file(Path(image)) for image in video.images)
+    return repr((video.fps, *frames)).encode()
 
 
 def _describe_file(path: Path) -> bytes:

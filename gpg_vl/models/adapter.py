@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.models.parts import Part
+from gpg_vl.records import Encoded, Frame, FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
 
 
 class Adapter(Protocol):
@@ -55,15 +56,15 @@ class Adapter(Protocol):
             ValueError: it shows no image, cannot set ``thinking``, or writes none of the end tokens; one line
         """
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
-        """One user turn as prompt text; None in ``parts`` stands for an image.
+    def render_chat(self, parts: Sequence[Part], system: str | None, thinking: bool | None = None) -> str:
+        """One user turn as prompt text.
 
         Args:
             thinking: whether a template that can ask for reasoning does; None: what it does by default
         """
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
-        """Prompt text without a template; None in ``parts`` stands for an image."""
+    def render_plain(self, parts: Sequence[Part]) -> str:
+        """Prompt text without a template."""
 
     def control_tokens(self) -> list[str]:
         """Token texts that a row must not contain: the model would read them as structure."""
@@ -78,14 +79,30 @@ class Adapter(Protocol):
             ValueError: no size fits the pixel limits
         """
 
+    def view_video(self, width: int, height: int, times: FrameTimes, max_tokens: int | None = None) -> VideoView:
+        """As ``view``, of the frames of a video.
+
+        Raises:
+            ValueError: the kit gives a model of this family no videos
+        """
+
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
-        """Tokens of each image of one prompt, [N]; a family may give an image fewer where there are several."""
+        """Tokens of each image of one prompt, [N], then of each video; a family may give an image fewer where there are
+        several.
+        """
 
     def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
-        """Number of tokens of a rendered prompt with its images."""
+        """Number of tokens of a rendered prompt with its images and videos."""
 
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """A rendered prompt and its images, as inputs of the model's forward."""
+    def encode(
+        self, text: str, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+    ) -> Encoded:
+        """A rendered prompt with its images and videos, as inputs of the model's forward.
+
+        Args:
+            views: of the images, then of the videos
+            videos: the frames of each
+        """
 
     # --- tokens ---
 
@@ -141,7 +158,7 @@ class Adapter(Protocol):
 
         Args:
             input_ids: [R, S] tokens
-            token_types: [R, S], 1 at image tokens
+            token_types: [R, S], 0 at text
             position_ids: [A, R, S]
             vision: inputs of all images, in the order of their tokens
             features: the result of ``encode_images``, in place of ``vision``

@@ -28,6 +28,7 @@ from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
+from gpg_vl.models.parts import Part
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
@@ -68,7 +69,7 @@ class BaseAdapter(ImagesToTensors):
                 f"model.max_tiles: a {model.config.model_type} model cuts no image into tiles; use model.max_pixels"
             )
         self.refuse_inexact(model.config)
-        self._chat = ChatTemplate(processor, config.path, self._placeholder)
+        self._chat = ChatTemplate(processor, config.path, self._placeholders)
         self._carried: CarriedWeights | None = None
         self._num_logits = len(self.head_weight)
         refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
@@ -156,7 +157,7 @@ class BaseAdapter(ImagesToTensors):
     def check_chat(self, thinking: bool | None) -> None:
         self._chat.check(thinking, self.end_token_ids)
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+    def render_chat(self, parts: Sequence[Part], system: str | None, thinking: bool | None = None) -> str:
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gpg_vl.errors import ModelMistake, first_line
 from gpg_vl.models.deadline import Deadline
+from gpg_vl.models.parts import Medium, Part
 
 TEMPLATE_DEADLINE = Deadline(5.0)
 _QUESTION, _ANSWER, _FURTHER = "probe", "An answer.", "Further probe"
@@ -15,15 +16,15 @@ _QUESTION, _ANSWER, _FURTHER = "probe", "An answer.", "Further probe"
 class ChatTemplate:
     """Renders conversations as the processor does."""
 
-    def __init__(self, processor: Any, path: str, image_token: str):
+    def __init__(self, processor: Any, path: str, placeholders: Mapping[Medium, str]):
         """
         Args:
             path: of the model, for messages
-            image_token: what stands for an image in a rendered prompt
+            placeholders: what stands for an image in a rendered prompt, and for a video if the model sees any
         """
         self._processor = processor
         self._path = path
-        self._image_token = image_token
+        self._placeholders = placeholders
 
     @property
     def exists(self) -> bool:
@@ -37,20 +38,21 @@ class ChatTemplate:
         messages = [_turn("user", _QUESTION)]
         return self._render(messages) != self._render(messages, opens_answer=False)
 
-    def render(self, parts: Sequence[str | None], system: str | None, thinking: bool | None) -> str:
+    def render(self, parts: Sequence[Part], system: str | None, thinking: bool | None) -> str:
         """One user turn, behind the system message if there is one; see ``Adapter.render_chat``.
 
         Raises:
-            ModelMistake: the template fails, takes too long, or does not show every image
+            ModelMistake: the template fails, takes too long, or does not show every image and video
         """
         before = [] if system is None else [_turn("system", system)]
         text = self._render([*before, _turn("user", *parts)], thinking=thinking)
-        wanted, found = parts.count(None), text.count(self._image_token)
-        if found != wanted:
-            raise ModelMistake(
-                f"model.path: the chat template of {self._path} shows {found} of {wanted} images; take another "
-                "template, or set prompt.style to base"
-            )
+        for medium in {Medium.IMAGE, *(part for part in parts if isinstance(part, Medium))}:
+            wanted, found = parts.count(medium), text.count(self._placeholders[medium])
+            if found != wanted:
+                raise ModelMistake(
+                    f"model.path: the chat template of {self._path} shows {found} of {wanted} {medium.value}s; take "
+                    "another template, or set prompt.style to base"
+                )
         return text
 
     def check(self, thinking: bool | None, end_token_ids: Collection[int]) -> None:
@@ -59,7 +61,7 @@ class ChatTemplate:
         Raises:
             ValueError: the template does not do it; one line
         """
-        self.render([None, _QUESTION], None, None)
+        self.render([Medium.IMAGE, _QUESTION], None, None)
         if thinking is not None:
             on, off = (self.render([_QUESTION], None, each) for each in (True, False))
             if on == off:
@@ -122,6 +124,6 @@ class ChatTemplate:
             ) from error
 
 
-def _turn(role: str, *parts: str | None) -> dict[str, Any]:
-    content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+def _turn(role: str, *parts: Part) -> dict[str, Any]:
+    content = [{"type": part.value} if isinstance(part, Medium) else {"type": "text", "text": part} for part in parts]
     return {"role": role, "content": content}

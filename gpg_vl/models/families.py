@@ -42,17 +42,17 @@ from gpg_vl.models.molmo2 import Molmo2Adapter
 from gpg_vl.models.paligemma import PaliGemmaAdapter
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.smolvlm import SmolVLMAdapter
+from gpg_vl.models.qwen_video import Qwen25VLAdapter, QwenVideoAdapter
+from gpg_vl.models.smolvlm import Idefics3Adapter, SmolVLMAdapter
 
 FAMILIES: dict[str, Family] = {
-    "qwen2_vl": Family(QwenVLAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
-    "qwen2_5_vl": Family(QwenVLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
+    "qwen2_vl": Family(QwenVideoAdapter, Qwen2VLForConditionalGeneration, "grid_1000"),
+    "qwen2_5_vl": Family(Qwen25VLAdapter, Qwen2_5_VLForConditionalGeneration, "resized_pixels"),
     "qwen3_vl": Family(Qwen3VLAdapter, Qwen3VLForConditionalGeneration, "grid_1000"),
     "qwen3_vl_moe": Family(Qwen3VLAdapter, Qwen3VLMoeForConditionalGeneration, "grid_1000"),
     "internvl": Family(InternVLAdapter, InternVLForConditionalGeneration, "grid_1000"),
     "smolvlm": Family(SmolVLMAdapter, SmolVLMForConditionalGeneration, None),
-    "idefics3": Family(SmolVLMAdapter, Idefics3ForConditionalGeneration, None),
+    "idefics3": Family(Idefics3Adapter, Idefics3ForConditionalGeneration, None),
     "glm4v": Family(Glm4vAdapter, Glm4vForConditionalGeneration, "grid_1000"),
     "glm4v_moe": Family(Glm4vAdapter, Glm4vMoeForConditionalGeneration, "grid_1000"),
     "glm46v": Family(Glm4vAdapter, Glm46VForConditionalGeneration, "grid_1000"),

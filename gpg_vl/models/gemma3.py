@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
+from gpg_vl.models.parts import Part
 from gpg_vl.records import Frame, ImageFeatures, ImageView, VisionInputs
 
 
@@ -34,7 +35,7 @@ class Gemma3Adapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
+    def render_plain(self, parts: Sequence[Part]) -> str:
         return self.tokenizer.bos_token + super().render_plain(parts)
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
 from gpg_vl.models.images_to_tensors import resized
+from gpg_vl.models.parts import Medium
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -101,7 +102,9 @@ class GenericAdapter(BaseAdapter):
         """What the chat template writes for an image, with whatever stands around its placeholder."""
         if not self.is_chat():
             return self._placeholder
-        shown, bare = (self.render_chat(parts, None).partition(_PROBE)[0] for parts in ([None, _PROBE], [_PROBE]))
+        shown, bare = (
+            self.render_chat(parts, None).partition(_PROBE)[0] for parts in ([Medium.IMAGE, _PROBE], [_PROBE])
+        )
         return shown.removeprefix(bare)
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
@@ -110,7 +113,7 @@ class GenericAdapter(BaseAdapter):
             return []
         sizes = tuple((view.model_width, view.model_height) for view in views)
         if sizes not in self._counts:
-            text = self.render_plain([None] * len(views))
+            text = self.render_plain([Medium.IMAGE] * len(views))
             self._counts[sizes] = sum(self.encode(text, _blanks(views), views).token_types)
         whole, rest = divmod(self._counts[sizes], len(views))
         return [whole + (number < rest) for number in range(len(views))]
@@ -118,7 +121,9 @@ class GenericAdapter(BaseAdapter):
     def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
         return len(self.encode(text, _blanks(views), views).token_ids)
 
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
+    def encode(
+        self, text: str, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+    ) -> Encoded:
         """See ``Adapter.encode``; the tensors are those that the processor makes."""
         shown = {"images": [resized(images, views)]} if images else {}
         inputs = self.processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""InternVL 3 and 3.5: an image is cut into the grid of tiles that is closest to its shape."""
+"""InternVL 3 and 3.5: an image is cut into the grid of tiles closest to its shape; a frame of a video is one tile."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from PIL.Image import Image
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
+from gpg_vl.models.media import frames_tensor
 from gpg_vl.models.tiled import TiledAdapter
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageFeatures, ImageView, VideoView, VisionInputs
 
 
 class InternVLAdapter(TiledAdapter):
     image_token = "<IMG_CONTEXT>"
+    video_placeholder = "<video>"
     vision_tokens = ("<img>", "</img>", "<video>")
     part_prefixes = (("model.vision_tower.", "vision"), ("model.multi_modal_projector.", "projector"))
     lora_layers: ClassVar[Mapping[str, str]] = {
@@ -58,6 +60,17 @@ class InternVLAdapter(TiledAdapter):
             )  # fmt: skip
             parts.append(tiles["pixel_values"])
         return self._vision_inputs({"pixel_values": torch.cat(parts)}, views)
+
+    def video_texts(self, views: Sequence[VideoView]) -> list[str]:
+        """The frames are numbered; nothing says when they are shown."""
+        frames = {"pixel_values_videos": [torch.empty(len(view.times.numbers), 0) for view in views]}
+        return [self.processor.replace_video_token(frames, index) for index in range(len(views))]
+
+    def _encode_video(self, frames: Sequence[Image]) -> VisionInputs:
+        made = self.processor.video_processor(
+            videos=[frames_tensor(frames)], do_sample_frames=False, return_tensors="pt"
+        )
+        return self._inputs_of_tiles({"pixel_values": made["pixel_values_videos"].flatten(0, 1)}, len(frames))
 
     # --- running and saving ---
 

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
+from gpg_vl.models.parts import Part
 from gpg_vl.records import Encoded, ImageFeatures, ImageView, VisionInputs
 
 
@@ -29,10 +30,10 @@ class Molmo2Adapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_chat(self, parts: Sequence[str | None], system: str | None, thinking: bool | None = None) -> str:
+    def render_chat(self, parts: Sequence[Part], system: str | None, thinking: bool | None = None) -> str:
         return self._with_start(super().render_chat(parts, system, thinking))
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
+    def render_plain(self, parts: Sequence[Part]) -> str:
         return self._with_start(super().render_plain(parts))
 
     def _with_start(self, text: str) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
 from gpg_vl.models.loading import has_capped_scores
+from gpg_vl.models.parts import Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 CAPPED_SINCE = "5.23"
@@ -50,7 +51,7 @@ class PaliGemmaAdapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[str | None]) -> str:
+    def render_plain(self, parts: Sequence[Part]) -> str:
         """The last image, or else the start, is followed by the beginning of the text, and the text by a new line."""
         text = super().render_plain(parts)
         images, found, rest = text.rpartition(self.image_token)

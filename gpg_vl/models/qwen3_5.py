@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.qwen_video import TimedVideoAdapter
 from gpg_vl.models.recurrent import RecurrentAdapter
 
 
-class Qwen35Adapter(RecurrentAdapter, QwenVLAdapter):
+class Qwen35Adapter(RecurrentAdapter, TimedVideoAdapter):
     lora_layers: ClassVar[Mapping[str, str]] = {
         "text": (
             r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|linear_attn\.(in_proj_(qkv|z|b|a)|out_proj)"

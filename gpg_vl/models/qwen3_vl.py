@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gpg_vl.models.qwen_video import TimedVideoAdapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.records import ImageFeatures, VisionInputs
+from gpg_vl.records import ImageFeatures
 
 
-class Qwen3VLAdapter(QwenVLAdapter):
+class Qwen3VLAdapter(TimedVideoAdapter):
     part_prefixes = (
         ("model.visual.merger.", "projector"),
         ("model.visual.deepstack_merger_list.", "projector"),
@@ -23,9 +24,8 @@ class Qwen3VLAdapter(QwenVLAdapter):
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])",
     }
 
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        """The features for the input embeddings, then those that are added after each of the first layers."""
-        found = self.model.model.get_image_features(**vision.tensors)
+    def _features(self, found: Any) -> ImageFeatures:
+        """Those for the input embeddings, then those that are added after each of the first layers."""
         return ImageFeatures((torch.cat(found.pooler_output), *map(_whole, found.deepstack_features)))
 
     def _embed(self, input_ids: Tensor, token_types: Tensor, features: ImageFeatures) -> dict[str, Any]:

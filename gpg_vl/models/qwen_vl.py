@@ -66,10 +66,9 @@ class QwenVLAdapter(BaseAdapter):
 
     def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
         """On three axes: time, height and width."""
-        grids = None if vision is None else vision.tensors["image_grid_thw"]
-        position_ids, _ = self.model.model.get_rope_index(
-            torch.tensor([token_ids]), torch.tensor([token_types]), image_grid_thw=grids
-        )
+        grids = {} if vision is None else _grids(vision.tensors)
+        ids, types = torch.tensor([token_ids]), torch.tensor([token_types])
+        position_ids, _ = self.model.model.get_rope_index(ids, types, **grids)
         return position_ids[:, 0]  # type: ignore[no-any-return]
 
     # --- running ---
@@ -78,7 +77,7 @@ class QwenVLAdapter(BaseAdapter):
         return {"mm_token_type_ids": token_types, **super()._forward_arguments(token_types, vision)}
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
-        position_ids, _ = self.model.model.get_rope_index(ids, token_types, image_grid_thw=vision.get("image_grid_thw"))
+        position_ids, _ = self.model.model.get_rope_index(ids, token_types, **_grids(vision))
         return {"mm_token_type_ids": token_types, "position_ids": position_ids, **vision}
 
     def save(self, folder: Path) -> None:
@@ -91,4 +90,14 @@ class QwenVLAdapter(BaseAdapter):
         return {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_pixels}
 
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
+        return self._features(self.model.model.get_image_features(**vision.tensors))
+
+    def _features(self, found: Any) -> ImageFeatures:
+        """What the tower gives, for all images together."""
+        return ImageFeatures((torch.cat(found.pooler_output),))
+
+
+def _grids(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What decides positions."""
+    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    return {name: tensors[name] for name in names if name in tensors}

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import torch
 from PIL.Image import Image
 
+from gpg_vl.models.media import describe_times, frames_tensor
 from gpg_vl.models.tiled import TiledAdapter
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
 
 _MOST_SIDES = range(1, 7)
 
 
-class SmolVLMAdapter(TiledAdapter):
+class Idefics3Adapter(TiledAdapter):
     image_token = "<image>"
     vision_tokens = (
         "<fake_token_around_image>",
@@ -87,3 +88,32 @@ class SmolVLMAdapter(TiledAdapter):
         """See ``Adapter.save``: with the run's limit, which the kit applies itself."""
         self.processor.image_processor.size = self._longest_edge(self._tiles_along(self._most_tiles()))
         super().save(folder)
+
+
+class SmolVLMAdapter(Idefics3Adapter):
+    """SmolVLM2 reads videos, too: a tile and a time for each frame."""
+
+    video_placeholder = "<video>"
+
+    def view_video(self, width: int, height: int, times: FrameTimes, max_tokens: int | None = None) -> VideoView:
+        """See ``Adapter.view_video``: a frame is a square of the video processor's own size."""
+        side = int(self.processor.video_processor.max_image_size["longest_edge"])
+        return VideoView(width, height, side, side, self.frame, times)
+
+    def video_texts(self, views: Sequence[VideoView]) -> list[str]:
+        """``Frame from 00:01:`` before each frame."""
+        texts = []
+        for view in views:
+            frames = {
+                "pixel_values": torch.empty(1, len(view.times.numbers)),
+                "video_metadata": [describe_times(view.times)],
+            }
+            texts.append(self.processor.replace_video_token(frames, 0))
+        return texts
+
+    def _encode_video(self, frames: Sequence[Image]) -> VisionInputs:
+        made = self.processor.video_processor(
+            videos=[frames_tensor(frames)], do_sample_frames=False, return_tensors="pt"
+        )
+        tensors = {name: made[name] for name in ("pixel_values", "pixel_attention_mask")}
+        return self._inputs_of_tiles(tensors, len(frames))

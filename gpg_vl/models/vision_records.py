@@ -15,9 +15,14 @@ from gpg_vl.records import ImageFeatures, VisionInputs
 
 
 def join_vision(parts: Sequence[VisionInputs]) -> VisionInputs:
-    """Joins inputs whose tensors list images, tiles or patches along their first dimension."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-    return VisionInputs(tensors, sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts))
+    """Joins inputs whose tensors list images, videos, tiles or patches along their first dimension."""
+    names = dict.fromkeys(name for part in parts for name in part.tensors)
+    tensors = {name: torch.cat([part.tensors[name] for part in parts if name in part.tensors]) for name in names}
+    order: tuple[tuple[bool, int], ...] = ()
+    if any(part.order for part in parts):
+        order = tuple(each for part in parts for each in part.order or ((False, part.num_tokens),))
+    num_patches = sum(part.num_patches for part in parts)
+    return VisionInputs(tensors, num_patches, sum(part.num_tokens for part in parts), order)
 
 
 def move_vision(vision: VisionInputs, device: torch.device) -> VisionInputs:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from gpg_vl.data.file_digests import digest_bytes, digest_file
 from gpg_vl.data.sources import Source
-from gpg_vl.records import Sample
+from gpg_vl.records import FrameList, Sample
 
 _FORMAT = "2"
 _BLOCKS = 64  # of each weight file
@@ -33,9 +34,10 @@ class SourceDigest:
         names = [_name(image, self._source.root) for image in sample.images]
         row_id = sample.id if self._source.has_ids else ""
         row = (row_id, _task_name(sample.task), sample.question, sample.answer, names, sample.meta)
-        self._rows.update(repr(row).encode(errors="surrogatepass"))
+        videos = [_video_name(video, self._source.root) for video in sample.videos]
+        self._rows.update(repr((*row, videos) if videos else row).encode(errors="surrogatepass"))
         if self._with_images:
-            for image in sample.images:
+            for image in (*sample.images, *_video_files(sample)):
                 self._images.update(_content(image).encode())
         earlier = (sample.id, sample.question, sample.answer, len(sample.images))
         self._earlier.update(repr(earlier).encode(errors="surrogatepass"))
@@ -72,6 +74,17 @@ def _name(image: str | bytes, root: Path | None) -> str:
     if isinstance(image, bytes):
         return ""
     return os.path.relpath(image, root) if root is not None and Path(image).is_relative_to(root) else image
+
+
+def _video_name(video: str | bytes | FrameList, root: Path | None) -> object:
+    if isinstance(video, FrameList):
+        return [_name(image, root) for image in video.images], video.fps
+    return _name(video, root)
+
+
+def _video_files(sample: Sample) -> Iterator[str | bytes]:
+    for video in sample.videos:
+        yield from video.images if isinstance(video, FrameList) else (video,)
 
 
 def _task_name(spec: str) -> str:

@@ -13,6 +13,7 @@ from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.preflight.rewards import learned_names
+from gpg_vl.records import FrameList, Sample
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
@@ -54,8 +55,8 @@ def load_sources(
                 if sample.task not in tasks:
                     tasks[sample.task] = load_task(sample.task)
                 tasks[sample.task].check(sample)
-                for image in sample.images if needs_images else ():
-                    check_presence(image)
+                if needs_images:
+                    _check_presence(sample)
             except ValueError as error:
                 raise ValueError(f"{source.name}, row {number}: {error}") from error
             except (Exception, SystemExit) as error:  # the check may be the user's code
@@ -69,6 +70,16 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def _check_presence(sample: Sample) -> None:
+    for image in sample.images:
+        check_presence(image)
+    for video in sample.videos:
+        for image in video.images if isinstance(video, FrameList) else ():
+            check_presence(image)
+        if not isinstance(video, FrameList):
+            check_presence(video, "video")
 
 
 def _open_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, limit: int | None) -> list[Source]:

@@ -6,6 +6,7 @@ Images are opened here, so that an error names the row. Nothing is ever truncate
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ from dataclasses import dataclass, replace
 from PIL.Image import Image
 
 from gpg_vl.config import PromptConfig
-from gpg_vl.data.image_markers import IMAGE_MARKER, check_markers
 from gpg_vl.data.images import BadImage, open_image, original_size
+from gpg_vl.data.videos import FrameSampling, Video, VideoShape, open_video
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.records import ImageView, Prompt, Sample
+from gpg_vl.prompts.places import check_template, place_media, used_markers
+from gpg_vl.records import Encoded, ImageView, Prompt, Sample
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer
 from gpg_vl.user_code import absolute_spec, describe_failure, own_file
@@ -26,6 +28,7 @@ from gpg_vl.verifiers.reasoning import THINK_OPENING
 _MAX_CHARS = 160  # of what a user's code raised
 
 _log = logging.getLogger(__name__)
+_DEFAULT_SAMPLING = FrameSampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,10 @@ class PromptLayout:
 
     request: str  # text of the user's turn
     system: str | None  # text of the system message; None: whatever the model's template does by default
-    text: str  # the whole prompt, each image as a single placeholder
-    views: tuple[ImageView, ...]
-    num_tokens: int  # with image placeholders expanded
-    is_shrunk: bool = False  # whether images are scaled down to fit
+    text: str  # the whole prompt, each image and video as a single placeholder
+    views: tuple[ImageView, ...]  # of the images, then of the videos
+    num_tokens: int  # with placeholders expanded
+    is_shrunk: bool = False  # whether images and frames are scaled down to fit
 
 
 class PromptBuilder:
@@ -51,13 +54,16 @@ class PromptBuilder:
         image_hosts: Collection[str] = (),
         shrink_to: int | None = None,
         shrink_large: bool = False,
+        sampling: FrameSampling = _DEFAULT_SAMPLING,
     ):
         """
         Args:
-            image_hosts: hosts that images may be fetched from
+            image_hosts: hosts that images and videos may be fetched from
             shrink_to: images are scaled down until the prompt has at most this many tokens; None: they are not
             shrink_large: whether an image of too many pixels is opened at a part of its size, or is refused
+            sampling: which frames of a video the model sees
         """
+        self._sampling = sampling
         self._shrink_large = shrink_large
         self._shrink_to = shrink_to
         self._adapter = adapter
@@ -77,16 +83,16 @@ class PromptBuilder:
             adapter.check_chat(self._thinking)
 
     def build(self, sample: Sample) -> Prompt:
-        """Opens the images and encodes the prompt.
+        """Opens the images and videos and encodes the prompt.
 
         Raises:
-            BadImage: an image cannot be opened; names the sample
+            BadImage: an image or video cannot be opened; names the sample
             ValueError: the row's text cannot become a prompt; names the sample
         """
         with _naming(sample):
-            images = self._open(sample)
-            layout = self.read(sample, [original_size(image) for image in images])
-            encoded = self._adapter.encode(layout.text, images, layout.views)
+            images, videos = self._open(sample)
+            layout = self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
+            encoded = self._encode(layout.text, images, videos, layout.views)
             messages = self._messages(layout)
             return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
@@ -99,31 +105,49 @@ class PromptBuilder:
             BadImage: an image can no longer be opened; names the sample
         """
         with _naming(sample):
-            images = self._open(sample)
-            encoded = self._adapter.encode(text, images, views)
+            images, videos = self._open(sample)
+            encoded = self._encode(text, images, videos, views)
             return Prompt(sample, text, encoded, views, messages, self._config.answer_in)
 
-    def _open(self, sample: Sample) -> list[Image]:
-        return [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]
+    def _open(self, sample: Sample) -> tuple[list[Image], list[Video]]:
+        images = [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]
+        return images, [open_video(source, self._sampling, self._image_hosts) for source in sample.videos]
 
-    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]]) -> PromptLayout:
-        """The prompt as the model will read it, computed from its images' sizes alone.
+    def _encode(
+        self, text: str, images: Sequence[Image], videos: Sequence[Video], views: Sequence[ImageView]
+    ) -> Encoded:
+        return self._adapter.encode(text, images, views, [video.frames for video in videos])
 
-        If the prompt has more than ``shrink_to`` tokens, its images are scaled down, but not far below
+    def read(self, sample: Sample, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape] = ()) -> PromptLayout:
+        """The prompt as the model will read it, computed from its images' sizes and the times of its frames alone.
+
+        If the prompt has more than ``shrink_to`` tokens, its images and frames are scaled down, but not far below
         model.min_pixels. A prompt that is still too long then is returned as it is.
 
         Raises:
             ValueError: the row's text cannot become a prompt
         """
-        layout = self._lay_out(sample, [self._adapter.view(*size) for size in sizes])
+        layout = self._lay_out(sample, self._views(sizes, videos))
         counts = self._adapter.count_image_tokens(layout.views)
         room = sum(counts)
         while self._shrink_to is not None and layout.num_tokens > self._shrink_to and room > 0:
             room = max(0, room - (layout.num_tokens - self._shrink_to))  # each image keeps its share
             most = [max(1, count * room // sum(counts)) for count in counts]
-            views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, most, strict=True)]
-            layout = replace(self._lay_out(sample, views), is_shrunk=True)
+            layout = replace(self._lay_out(sample, self._views(sizes, videos, most)), is_shrunk=True)
         return layout
+
+    def _views(
+        self, sizes: Sequence[tuple[int, int]], videos: Sequence[VideoShape], most: Sequence[int] | None = None
+    ) -> list[ImageView]:
+        """
+        Args:
+            most: maximum number of tokens of each image, then of each video
+        """
+        limits = most or [None] * (len(sizes) + len(videos))
+        images = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, limits, strict=False)]
+        for video, num in zip(videos, limits[len(sizes) :], strict=True):
+            images.append(self._adapter.view_video(video.width, video.height, video.times, max_tokens=num))
+        return images
 
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request, system = self._request(sample, views), self._system(sample)
@@ -138,9 +162,8 @@ class PromptBuilder:
             request = self._ask(sample, views)
         else:
             request = template.replace("{question}", sample.question)
-            if IMAGE_MARKER in template:
-                _check_template(request, len(views))
-        self._refuse_control_tokens(request, has_images=bool(views))
+            check_template(template, request, views)
+        self._refuse_control_tokens(request, used_markers(views))
         self._note_other_place(sample, sample.question, "question")
         return request
 
@@ -159,7 +182,7 @@ class PromptBuilder:
         system = sample.meta.get("system")
         if self._config.system is not None or not isinstance(system, str) or not system.strip():
             return self._config.system
-        self._refuse_control_tokens(system, has_images=False, where="system message")
+        self._refuse_control_tokens(system, where="system message")
         if not self._is_chat:
             self._note("system", "sample %s has a system message, which a base prompt leaves out", sample.id)
             return None
@@ -189,50 +212,27 @@ class PromptBuilder:
         return (*system, ("user", layout.request))
 
     def _render(self, request: str, system: str | None, views: Sequence[ImageView]) -> str:
-        parts = _place_images(request, len(views))
+        parts = place_media(request, views)
         if self._is_chat:
             return self._adapter.render_chat(parts, system, self._thinking)
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
-    def _refuse_control_tokens(self, text: str, has_images: bool, where: str = "question") -> None:
-        """Between the image markers, if there are images: one may look like a family's token for an image."""
-        pieces = text.split(IMAGE_MARKER) if has_images else [text]
+    def _refuse_control_tokens(self, text: str, markers: Sequence[str] = (), where: str = "question") -> None:
+        """Between the markers of images and videos: one may look like a family's token for an image."""
+        pieces = re.split("|".join(markers), text) if markers else [text]
         for token in self._adapter.control_tokens():
             if any(token in piece for piece in pieces):
                 raise ValueError(f"the {where} contains the control token {token}; remove it from the row")
 
     def measure(self, sample: Sample) -> PromptLayout:
-        """The result of ``read``; opens the images for their sizes, encodes none.
+        """The result of ``read``; opens images and videos for their sizes, encodes none.
 
         Raises:
-            BadImage: an image cannot be opened
+            BadImage: an image or video cannot be opened
             ValueError: the row's text cannot become a prompt
         """
-        return self.read(sample, [original_size(image) for image in self._open(sample)])
-
-
-def _place_images(text: str, num_images: int) -> list[str | None]:
-    """Splits at the ``<image>`` markers, which say where the images go; without markers, images come first.
-
-    Without images there are no markers: what looks like one is text.
-    """
-    check_markers(text, num_images)
-    pieces = text.split(IMAGE_MARKER)
-    if len(pieces) == 1 or num_images == 0:
-        return [*[None] * num_images, text]
-    parts: list[str | None] = []
-    for piece in pieces:
-        parts += [piece, None]
-    return [part for part in parts[:-1] if part != ""]
-
-
-def _check_template(request: str, num_images: int) -> None:
-    """Refuses a template with image markers, for a row with another number of images."""
-    if request.count(IMAGE_MARKER) != num_images:
-        raise ValueError(
-            f"prompt.template has {IMAGE_MARKER}, and with the question {request.count(IMAGE_MARKER)} of them for "
-            f"{num_images} images; take {IMAGE_MARKER} out of prompt.template"
-        )
+        images, videos = self._open(sample)
+        return self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
+from gpg_vl.data.videos import FrameSampling
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.tasks.base import Task
@@ -57,7 +58,8 @@ def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, r
     """The builder of a recipe's prompts; with ``data.on_long_prompt: shrink`` it scales images down to fit."""
     shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
     shrink_large = recipe.data.on_large_image == "shrink"
-    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to, shrink_large)
+    sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
+    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to, shrink_large, sampling)
 
 
 def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:

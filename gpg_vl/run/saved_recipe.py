@@ -64,6 +64,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     functions = {function_name(spec) for spec in _specs(rewards.get("functions"))}
     weights = {name: each for name, each in _section(rewards, "weights").items() if name not in functions}
     kept["rewards"] = {"weights": weights, **({"scorer": rewards["scorer"]} if "scorer" in rewards else {})}
+    sampling = {key: each for key, each in _section(plain, "data").items() if key in ("fps", "max_frames")}
+    kept |= {"data": sampling} if sampling else {}
     task = plain.get("task")
     return {**kept, "task": task} if isinstance(task, str) and not own_file(task) else kept
 

@@ -20,11 +20,11 @@ from gpg_vl.data.sources import Source
 from gpg_vl.models.vision_records import features_to_tensors, tensors_to_features
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.saved_views import read_view
 from gpg_vl.records import (
     Completion,
     GroupLogProbs,
     ImageFeatures,
-    ImageView,
     Prompt,
     Reward,
     Sample,
@@ -135,7 +135,7 @@ def _pack_group(each: AnchoredGroup, batch: int, rank: int) -> Plain:
 
 def _unpack_prompt(plain: Plain, samples: Mapping[str, Sample], prompts: PromptBuilder) -> Prompt:
     messages = tuple((role, text) for role, text in plain["messages"])
-    views = tuple(ImageView(**view) for view in plain["views"])
+    views = tuple(map(read_view, plain["views"]))
     return prompts.rebuild(samples[plain["id"]], plain["text"], views, messages)
 
 

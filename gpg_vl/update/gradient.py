@@ -19,6 +19,7 @@ from PIL import Image
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.parts import Medium
 from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
@@ -158,7 +159,7 @@ def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:
     """The shortest prompt, with the smallest image if asked for, and one completion token with coefficient zero."""
     views = (adapter.view(1, 1),) if with_image else ()
     images = [Image.new("RGB", (1, 1)) for _ in views]
-    text = adapter.render_plain([None] if with_image else ["."])
+    text = adapter.render_plain([Medium.IMAGE] if with_image else ["."])
     completion = Completion((adapter.end_token_ids[0],), "", finished=True)
     return PackedRow("filler", adapter.encode(text, images, views), (completion,), ((0.0,),))
 

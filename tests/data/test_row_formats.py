@@ -221,7 +221,7 @@ def test_boxes_are_the_one_list_that_is_an_answer(tmp_path: Path, boxes: Any) ->
         ([*user("a"), ASSISTANT, *user("b"), ASSISTANT], ["question", 4]),
         ([ASSISTANT], ["question", "assistant"]),
         ([{"role": "tool", "content": "x"}], ["question", "tool"]),
-        (user([{"type": "video", "video": "x.mp4"}]), ["question", "video"]),
+        (user([{"type": "video"}]), ["question", "video"]),
         (user([{"type": "audio"}]), ["question", "audio"]),
         (user([7]), ["question", "int"]),
         (user(""), ["question", "missing"]),

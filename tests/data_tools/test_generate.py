@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import datasets
+import numpy
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from data_tools import generate, scenes
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, hash_pixels, main, read_hashes
 from gpg_vl.data.images import open_image
 from gpg_vl.data.sources import load_source
+from gpg_vl.data.videos import FrameSampling, open_video
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
 from tests.support.messages import lines_naming, naming
@@ -178,3 +180,57 @@ def test_excluded_rows_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*words, "1", "--out", str(rows), "--exclude", str(rows)]) == 2
     assert "--out" in capsys.readouterr().err
     assert rows.read_bytes() == before
+
+
+# --- videos ---
+
+
+def draw_videos(path: Path, *more: str) -> list[Sample]:
+    command = ["--task", "counting-video", "--out", str(path), "--num", "8", "--size", "56", *more]
+    assert main(command) == 0
+    return list(load_source(str(path)).samples)
+
+
+def test_videos_show_what_their_rows_say(tmp_path: Path) -> None:
+    """Each frame has fewer shapes than the answer says, or as many; somewhere there is a shape that another lacks."""
+    for sample in draw_videos(tmp_path / "rows.jsonl", "--seed", "1"):
+        load_task(sample.task).check(sample)
+        video = open_video(sample.videos[0], FrameSampling())
+        assert video.times.seconds == tuple(n / 2 for n in range(8))
+        starts = [round(2 * seconds) for seconds in sample.meta["seconds"]]
+        assert len(starts) == int(sample.answer)
+        seen = [sum(start <= n < start + 3 for start in starts) for n in range(8)]
+        dark = [int((numpy.asarray(frame) < 128).any(axis=2).sum()) for frame in video.frames]
+        assert [number > 0 for number in dark] == [number > 0 for number in seen]
+
+
+def test_seed_decides_videos_and_excluded_ones_are_not_drawn(tmp_path: Path) -> None:
+    first, again, other = (
+        [Path(str(each.videos[0])).read_bytes() for each in draw_videos(tmp_path / name / "rows.jsonl", *more)]
+        for name, more in (
+            ("a", ["--seed", "1"]), ("b", ["--seed", "1"]),
+            ("c", ["--seed", "1", "--exclude", str(tmp_path / "a/rows.jsonl")]),
+        )
+    )  # fmt: skip
+    assert first == again and len(set(first)) == 8 and not set(first) & set(other)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--out", "rows.parquet"], (".jsonl",)),
+        (["--level", "2"], ("--level",)),
+        (["--format", "published"], ("--format",)),
+        (["--size", "85"], ("--size", 85)),
+    ],
+)
+def test_what_videos_cannot_have_is_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    named: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--task", "counting-video", "--num", "1", "--seed", "1", "--out", "rows.jsonl", *more]) == 2
+    assert len(lines_naming(capsys.readouterr().err, *named)) == 1

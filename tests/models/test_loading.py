@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.loading import check_names, read_config
+from gpg_vl.models.parts import Medium
 from gpg_vl.models.saving import check_model_folder
 from tests.support.builders import SMALL_IMAGES
 from tests.support.messages import naming
@@ -192,5 +193,5 @@ def test_a_chat_template_is_a_program_with_limits(folder: Path, template: str, m
     adapter.processor.chat_template = template
     start = time.monotonic()
     with pytest.raises(ValueError, match=naming("model.path", folder, "chat template")):
-        adapter.render_chat([None, "How many?"], None)
+        adapter.render_chat([Medium.IMAGE, "How many?"], None)
     assert time.monotonic() - start < 5

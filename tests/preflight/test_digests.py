@@ -120,3 +120,30 @@ def test_how_rows_are_read_is_said_once(tmp_path: Path, capsys: pytest.CaptureFi
     load(tmp_path, ROW)
     assert capsys.readouterr().err == ""
     assert json.loads((tmp_path / "rows.jsonl").read_text(encoding="utf-8")) == ROW
+
+
+def test_videos_count_by_name_rate_and_content(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        save_png(tmp_path / name)
+    (tmp_path / "1.mp4").write_bytes(b"one")
+    (tmp_path / "2.mp4").write_bytes(b"one")
+    rows = (
+        ["1.mp4"],
+        ["2.mp4"],
+        [["1.png", "2.png"]],
+        [{"frames": ["1.png", "2.png"], "fps": 2}],
+        [["2.png", "1.png"]],
+    )
+    found = [digest(tmp_path, {**ROW, "videos": videos}) for videos in rows]
+    assert len({each.split(":")[1] for each in [*found, digest(tmp_path, ROW)]}) == 6
+    assert digest(tmp_path, {**ROW, "videos": []}) == digest(tmp_path, ROW)
+    (tmp_path / "1.mp4").write_bytes(b"another")
+    assert find_change(digest(tmp_path, {**ROW, "videos": ["1.mp4"]}), found[0]) == "images"
+
+
+def test_a_missing_video_is_named(tmp_path: Path) -> None:
+    save_png(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=naming("row 1", "cannot open video", str(tmp_path / "gone.mp4"))):
+        digest(tmp_path, {**ROW, "videos": ["gone.mp4"]})
+    with pytest.raises(ValueError, match=naming("row 1", str(tmp_path / "gone.png"))):
+        digest(tmp_path, {**ROW, "videos": [["1.png", "gone.png"]]})

@@ -126,7 +126,7 @@ def _smolvlm_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     return SmolVLMProcessor(
         _tiles_of(SmolVLMImageProcessor),
         tokenizer,
-        SmolVLMVideoProcessor(),
+        SmolVLMVideoProcessor(size={"longest_edge": 4 * TILE}, max_image_size={"longest_edge": TILE}),
         image_seq_len=_TOKENS_PER_TILE,
         chat_template=str(tokenizer.chat_template),
     )
@@ -178,7 +178,7 @@ TILED_FAMILIES = {
         InternVLForConditionalGeneration,
         _internvl_config,
         _internvl_processor,
-        _named(_INTERNVL_TOKENS, template=chat_template("<IMG_CONTEXT>\\n")),
+        _named(_INTERNVL_TOKENS, template=chat_template("<IMG_CONTEXT>\\n", "<video>\\n")),
     ),
     "smolvlm": TinyFamily(
         SmolVLMForConditionalGeneration, partial(_smolvlm_config, SmolVLMConfig), _smolvlm_processor, _smolvlm_tokenizer

@@ -1,0 +1,288 @@
+"""A video file, its bytes, its URL, or images of its frames -> the frames that the model sees, or a line why not.
+
+Limits are checked in the file's header where possible, before a frame is decoded. FFmpeg reads bytes alone: what a file
+names is neither opened nor fetched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from PIL.Image import Image, Transpose
+
+from gpg_vl.data.downloads import download
+from gpg_vl.data.images import MAX_ASPECT, MIN_SIDE, BadImage, is_url, open_image
+from gpg_vl.data.plain_files import read_plain_file
+from gpg_vl.records import FrameList, FrameTimes
+
+MAX_BYTES = 512 * 2**20
+MAX_SECONDS = 3600.0
+MAX_FRAMES = 108_000  # an hour of 30 a second
+MAX_PIXELS = 3840 * 2160  # of a frame
+DECODING_S = 120.0  # for all frames of a video
+DOWNLOAD_S = 120.0
+
+FORMATS = "MP4, MOV, WebM, MKV or AVI"
+_DEMUXERS = "mov,matroska,avi"
+_LEAST_FRAMES = 4
+"""A short video, too, shows a change."""
+_TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
+
+VideoSource = str | bytes | FrameList
+
+
+class BadVideo(BadImage):
+    """``cannot open video NAME: REASON``. ``data.on_bad_image`` says what to do."""
+
+
+class _RefusedError(Exception):
+    """The kit does not accept the video; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSampling:
+    """How many frames of a video the model sees: ``data.fps`` and ``data.max_frames``."""
+
+    fps: float = 2.0  # frames in a second
+    max_frames: int = 32
+
+    def choose(self, num_frames: int, fps: float) -> FrameTimes:
+        """Frames at equal distances, the first and the last of the video among them.
+
+        Args:
+            num_frames: of the video
+            fps: of the video
+        """
+        wanted = max(_LEAST_FRAMES, round(num_frames / fps * self.fps))
+        count = min(wanted, self.max_frames, num_frames)
+        step = (num_frames - 1) / max(1, count - 1)
+        return FrameTimes(tuple(round(n * step) for n in range(count)), num_frames, fps)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoShape:
+    """What decides how many tokens a video has."""
+
+    width: int  # of a frame, in pixels
+    height: int
+    times: FrameTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """The frames that the model sees, RGB, upright, all of one size."""
+
+    frames: tuple[Image, ...]
+    times: FrameTimes
+
+    @property
+    def shape(self) -> VideoShape:
+        return VideoShape(*self.frames[0].size, self.times)
+
+
+def open_video(source: VideoSource, sampling: FrameSampling, hosts: Collection[str] = ()) -> Video:
+    """
+    Args:
+        source: path or URL of a video file, the bytes of one, or the images of its frames
+        hosts: hosts that videos may be fetched from; empty: every URL is refused
+
+    Raises:
+        BadVideo: ``cannot open video NAME: REASON``
+        ValueError: the library that decodes videos is not installed
+    """
+    try:
+        if isinstance(source, FrameList):
+            return _read_frames(source, sampling, hosts)
+        return _decode(_read_bytes(source, hosts), sampling)
+    except _MissingLibraryError as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:  # decoders raise nearly anything on broken bytes
+        raise BadVideo(f"cannot open video {_name(source)}: {_reason(error)}") from error
+
+
+def fetch_video(source: str | bytes, hosts: Collection[str] = ()) -> bytes:
+    """The bytes of a video file.
+
+    Raises:
+        BadVideo: ``cannot open video NAME: REASON``
+    """
+    try:
+        return _read_bytes(source, hosts)
+    except (OSError, _RefusedError) as error:
+        raise BadVideo(f"cannot open video {_name(source)}: {_reason(error)}") from error
+
+
+def _name(source: VideoSource) -> str:
+    if isinstance(source, FrameList):
+        return f"of {len(source.images)} images"
+    return f"({len(source)} bytes)" if isinstance(source, bytes) else source[:200]
+
+
+def _reason(error: Exception) -> str:
+    """The reason in our own words: the library's message may contain bytes of the file."""
+    if isinstance(error, _RefusedError | BadImage):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and not type(error).__module__.startswith("av."):
+        return error.strerror.lower()
+    return f"it is broken or truncated ({type(error).__name__})"
+
+
+# --- images of frames ---
+
+
+def _read_frames(source: FrameList, sampling: FrameSampling, hosts: Collection[str]) -> Video:
+    if not source.images:
+        raise _RefusedError("it has no frames")
+    fps = source.fps or sampling.fps
+    _refuse_length(len(source.images), fps)
+    times = sampling.choose(len(source.images), fps)
+    frames = tuple(open_image(source.images[number], hosts) for number in times.numbers)
+    sizes = {frame.size for frame in frames}
+    if len(sizes) > 1:
+        (w1, h1), (w2, h2) = sorted(sizes)[:2]
+        raise _RefusedError(f"its frames have different sizes, {w1} x {h1} and {w2} x {h2}; give all the same")
+    return Video(frames, times)
+
+
+# --- a file ---
+
+
+def _read_bytes(source: str | bytes, hosts: Collection[str]) -> bytes:
+    """The whole file, if it is small enough."""
+    if isinstance(source, str):
+        source = _fetch(source, hosts) if is_url(source) else _read_path(source)
+    if not source:
+        raise _RefusedError("the file is empty")
+    if len(source) > MAX_BYTES:
+        raise _RefusedError(f"the file has more than {MAX_BYTES} bytes; make it smaller")
+    return source
+
+
+def _read_path(path: str) -> bytes:
+    try:
+        return read_plain_file(path, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise _RefusedError("no such file") from error
+
+
+def _fetch(url: str, hosts: Collection[str]) -> bytes:
+    try:
+        return download(url, hosts, MAX_BYTES, DOWNLOAD_S)
+    except ValueError as error:
+        raise _RefusedError(str(error)) from error
+
+
+class _MissingLibraryError(Exception):
+    pass
+
+
+def _library() -> Any:
+    """PyAV, which is loaded with the first video."""
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise _MissingLibraryError(
+            "videos are decoded by the package av, which is not installed: pip install gpg-vl[video]"
+        ) from error
+
+
+def _decode(data: bytes, sampling: FrameSampling) -> Video:
+    av = _library()
+    deadline = time.monotonic() + DECODING_S
+    with _opened(av, data) as (container, stream):
+        num_frames, fps = _measure(container, stream, deadline)
+    _refuse_length(num_frames, fps)
+    times = sampling.choose(num_frames, fps)
+    with _opened(av, data) as (container, stream):
+        return Video(tuple(_pick(container, stream, times, deadline)), times)
+
+
+@contextmanager
+def _opened(av: Any, data: bytes) -> Iterator[tuple[Any, Any]]:
+    """The file and its first video stream, of a frame size that is accepted."""
+    try:
+        container = av.open(BytesIO(data), options={"format_whitelist": _DEMUXERS})
+    except Exception as error:
+        raise _RefusedError(f"it is not a {FORMATS} video, or its header is broken") from error
+    with container:
+        if not container.streams.video:
+            raise _RefusedError("it has no frames: the file holds no video stream")
+        stream = container.streams.video[0]
+        _refuse_size(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
+        yield container, stream
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"its frames have {width} x {height} pixels, more than {MAX_PIXELS}; make them smaller")
+    if min(width, height) < MIN_SIDE:
+        raise _RefusedError(f"its frames have {width} x {height} pixels; each side needs at least {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise _RefusedError(f"its frames have {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _refuse_length(num_frames: int, fps: float) -> None:
+    if num_frames == 0:
+        raise _RefusedError("it has no frames")
+    if not fps > 0:
+        raise _RefusedError("it does not say how many frames it has in a second")
+    if num_frames > MAX_FRAMES:
+        raise _RefusedError(f"it has {num_frames} frames, more than {MAX_FRAMES}; cut it")
+    if num_frames / fps > MAX_SECONDS:
+        raise _RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
+
+
+def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float]:
+    """The number of frames, and how many there are in a second. None is decoded, and the header is not relied on.
+
+    Raises:
+        _RefusedError: there are too many, or they end long before the header says
+    """
+    times: list[int] = []
+    for packet in container.demux(stream):
+        if packet.size > 0 and not packet.is_discard:
+            times.append(packet.dts if packet.pts is None else packet.pts)
+        if len(times) > MAX_FRAMES:
+            raise _RefusedError(f"it has more than {MAX_FRAMES} frames; cut it")
+        _refuse_late(deadline)
+    known = [time for time in times if time is not None]
+    seconds = float((max(known) - min(known)) * stream.time_base) if known else 0.0
+    said = (container.duration or 0) / 1e6
+    if seconds < said / 2 - 1:
+        raise _RefusedError(f"it is truncated: its frames end after {seconds:.1f} s, its header says {said:.1f} s")
+    fps = (len(times) - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
+    return len(times), fps
+
+
+def _pick(container: Any, stream: Any, times: FrameTimes, deadline: float) -> Iterator[Image]:
+    stream.thread_type = "AUTO"
+    wanted, number = set(times.numbers), -1
+    size = None
+    for number, frame in enumerate(container.decode(stream)):
+        _refuse_late(deadline)
+        size = size or (frame.width, frame.height)
+        if frame.is_corrupt or (frame.width, frame.height) != size:
+            raise _RefusedError(f"it is broken: frame {number + 1} is damaged, or of another size than the first")
+        if number in wanted:
+            yield _upright(frame)
+        if number == times.numbers[-1]:
+            return
+    raise _RefusedError(f"it is broken or truncated: {number + 1} of its {times.num_frames} frames can be decoded")
+
+
+def _refuse_late(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise _RefusedError(f"decoding it takes over {DECODING_S:g} s; make it shorter or smaller")
+
+
+def _upright(frame: Any) -> Image:
+    image: Image = frame.to_image()
+    turn = _TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
