@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from gpg_vl.screen import printable
 
@@ -43,8 +43,7 @@ def _draw(row: Mapping[str, Any], record: Path) -> Image.Image:
 def _draw_picture(row: Mapping[str, Any], image: Mapping[str, Any], path: Path) -> Image.Image:
     """The first image with the gold boxes, and those of the best completion."""
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((_PICTURE, _PICTURE))
+        picture = ImageOps.contain(opened.convert("RGB"), (_PICTURE, _PICTURE))
     best: Mapping[str, Any] = max(row["completions"], key=lambda each: each["reward"], default={"boxes": []})
     draw = ImageDraw.Draw(picture)
     for boxes, colour in ((row["boxes"], _GOLD), (best["boxes"], _GUESS)):

@@ -74,6 +74,7 @@ def test_a_display_and_trackers_change_nothing(
     recorder.failing = "finish"
     at_call(monkeypatch, 2, lambda: setattr(terminal, "is_gone", True))
     train(make_recipe(**quiet, run__trackers=["wandb", "tensorboard"]))
+    assert all(phase in terminal.getvalue() for phase in ("rollout", "scoring", "update"))
     assert "run: step 1 of 2" in terminal.getvalue() and "step 1/2" not in terminal.getvalue()
     shown = [(values[0], list(values[1])) for name, *values in recorder.calls if name == "log_images"]
     assert shown == [(step, [f"groups/{n}" for n in range(1, 5)]) for step in (1, 2)]
