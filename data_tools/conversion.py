@@ -19,6 +19,7 @@ from data_tools.sources import SourceRow
 from gpg_vl.data.images import BadImage, fetch_image
 from gpg_vl.data.schema import SCHEMA_VERSION
 from gpg_vl.data.sources import write_jsonl, write_parquet
+from gpg_vl.data.videos import BadVideo, fetch_video
 from gpg_vl.data.writing import replace_when_done
 from gpg_vl.records import Sample
 from gpg_vl.screen import say
@@ -153,7 +154,10 @@ def _keep_good(
 def _fetch_and_check(sample: Sample, hosts: Collection[str], shrinks_large: bool) -> tuple[Sample, Fault | None]:
     """The sample with the bytes of its URLs, and what is wrong with it."""
     try:
-        fetched = replace(sample, images=tuple(fetch_image(source, hosts) for source in sample.images))
+        images = tuple(fetch_image(source, hosts) for source in sample.images)
+        fetched = replace(sample, images=images, videos=tuple(fetch_video(source, hosts) for source in sample.videos))
+    except BadVideo as error:
+        return sample, Fault("a video cannot be opened", str(error))
     except BadImage as error:
         return sample, Fault("an image cannot be opened", str(error))
     return fetched, find_fault(fetched, shrinks_large)

@@ -36,7 +36,7 @@ from data_tools.scenes import DRAWERS, Scene
 from data_tools.video_scenes import VIDEO_TASK, hash_video, stream_videos
 from gpg_vl.data.images import open_image
 from gpg_vl.data.sources import load_source, write_jsonl, write_parquet
-from gpg_vl.data.videos import fetch_video
+from gpg_vl.data.videos import read_video_file
 from gpg_vl.data.writing import ROWS_PER_GROUP, replace_when_done
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.records import Sample
@@ -138,7 +138,7 @@ def read_hashes(path: str | Path) -> set[bytes]:
     """
     columns = {"columns": PUBLISHED_COLUMNS} if _is_published(path) else {}
     source = load_source({"path": str(path), **columns}, task="any")
-    videos = {hash_video(fetch_video(each)) for s in source.samples for each in s.videos if isinstance(each, str)}
+    videos = {hash_video(read_video_file(each)) for s in source.samples for each in s.videos if isinstance(each, str)}
     return videos | {hash_pixels(open_image(image)) for sample in source.samples for image in sample.images}
 
 

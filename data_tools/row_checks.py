@@ -18,7 +18,7 @@ from gpg_vl.data.media_markers import IMAGE_MARKER
 from gpg_vl.data.rows import LazySamples
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
 from gpg_vl.data.sources import Source, load_source
-from gpg_vl.data.videos import FrameSampling, VideoShape, fetch_video, open_video
+from gpg_vl.data.videos import FrameSampling, VideoShape, open_video, read_video_file
 from gpg_vl.records import FrameList, Sample
 
 _FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|video|question|answer|meta)s?\b")
@@ -108,7 +108,7 @@ def _digests_of_videos(sample: Sample, file: DataFile) -> Iterator[bytes]:
         if isinstance(video, FrameList):
             yield from (open_image(image, file.image_hosts).tobytes() for image in video.images)
         else:
-            yield fetch_video(video, file.image_hosts)
+            yield read_video_file(video, file.image_hosts)
 
 
 def _find_id(file: DataFile, index: int) -> str:

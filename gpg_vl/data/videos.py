@@ -10,14 +10,14 @@ import importlib
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 from PIL.Image import Image, Transpose
 
 from gpg_vl.data.downloads import download
-from gpg_vl.data.images import MAX_ASPECT, MIN_SIDE, BadImage, is_url, open_image
+from gpg_vl.data.images import MAX_ASPECT, MIN_SIDE, BadImage, fetch_image, is_url, open_image
 from gpg_vl.data.plain_files import read_plain_file
 from gpg_vl.records import FrameList, FrameTimes
 
@@ -25,6 +25,7 @@ MAX_BYTES = 512 * 2**20
 MAX_SECONDS = 3600.0
 MAX_FRAMES = 108_000  # an hour of 30 a second
 MAX_PIXELS = 3840 * 2160  # of a frame
+MAX_SEEN_PIXELS = 200_000_000  # of all frames that the model sees, before they are scaled down
 DECODING_S = 120.0  # for all frames of a video
 DOWNLOAD_S = 120.0
 
@@ -106,7 +107,18 @@ def open_video(source: VideoSource, sampling: FrameSampling, hosts: Collection[s
         raise BadVideo(f"cannot open video {_name(source)}: {_reason(error)}") from error
 
 
-def fetch_video(source: str | bytes, hosts: Collection[str] = ()) -> bytes:
+def fetch_video(source: VideoSource, hosts: Collection[str] = ()) -> VideoSource:
+    """The bytes at a URL, so that they need not be fetched again; also of frames. Anything else is returned unchanged.
+
+    Raises:
+        BadImage: ``cannot open video NAME: REASON``, or likewise of an image
+    """
+    if isinstance(source, FrameList):
+        return replace(source, images=tuple(fetch_image(image, hosts) for image in source.images))
+    return read_video_file(source, hosts) if isinstance(source, str) and is_url(source) else source
+
+
+def read_video_file(source: str | bytes, hosts: Collection[str] = ()) -> bytes:
     """The bytes of a video file.
 
     Raises:
@@ -142,7 +154,9 @@ def _read_frames(source: FrameList, sampling: FrameSampling, hosts: Collection[s
     fps = source.fps or sampling.fps
     _refuse_length(len(source.images), fps)
     times = sampling.choose(len(source.images), fps)
-    frames = tuple(open_image(source.images[number], hosts) for number in times.numbers)
+    first = open_image(source.images[0], hosts)
+    _refuse_total(*first.size, times)
+    frames = (first, *(open_image(source.images[number], hosts) for number in times.numbers[1:]))
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         (w1, h1), (w2, h2) = sorted(sizes)[:2]
@@ -200,6 +214,7 @@ def _decode(data: bytes, sampling: FrameSampling) -> Video:
     _refuse_length(num_frames, fps)
     times = sampling.choose(num_frames, fps)
     with _opened(av, data) as (container, stream):
+        _refuse_total(stream.codec_context.width, stream.codec_context.height, times)
         return Video(tuple(_pick(container, stream, times, deadline)), times)
 
 
@@ -226,6 +241,16 @@ def _refuse_size(width: int, height: int) -> None:
         raise _RefusedError(f"its frames have {width} x {height} pixels; each side needs at least {MIN_SIDE}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise _RefusedError(f"its frames have {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+
+
+def _refuse_total(width: int, height: int, times: FrameTimes) -> None:
+    """What is held in memory at once."""
+    count = len(times.numbers)
+    if count * width * height > MAX_SEEN_PIXELS:
+        raise _RefusedError(
+            f"{count} frames of {width} x {height} have more than {MAX_SEEN_PIXELS} pixels; make them smaller, or "
+            "lower data.max_frames"
+        )
 
 
 def _refuse_length(num_frames: int, fps: float) -> None:

@@ -15,7 +15,7 @@ from gpg_vl.data.image_folder import ImageFolder, images_when_done
 from gpg_vl.data.images import read_image_file
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.schema import FEATURES, SCHEMA_VERSION, VERSION_FIELD
-from gpg_vl.data.videos import VideoSource, fetch_video
+from gpg_vl.data.videos import VideoSource, read_video_file
 from gpg_vl.files import unfinished
 from gpg_vl.records import FrameList, Sample
 
@@ -93,7 +93,7 @@ def _save_video(source: VideoSource, folder: ImageFolder, name: str) -> str | di
     if isinstance(source, FrameList):
         frames = [folder.save(image, f"{name}-{k}") for k, image in enumerate(source.images)]
         return {"frames": frames, "fps": source.fps}
-    return folder.save(fetch_video(source) if folder.is_elsewhere(source) else source, name)
+    return folder.save(read_video_file(source) if folder.is_elsewhere(source) else source, name)
 
 
 def _plain_fields(sample: Sample) -> dict[str, Any]:

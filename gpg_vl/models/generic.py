@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
 from gpg_vl.models.images_to_tensors import resized
-from gpg_vl.models.parts import Medium
+from gpg_vl.models.parts import Medium, Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -102,9 +102,8 @@ class GenericAdapter(BaseAdapter):
         """What the chat template writes for an image, with whatever stands around its placeholder."""
         if not self.is_chat():
             return self._placeholder
-        shown, bare = (
-            self.render_chat(parts, None).partition(_PROBE)[0] for parts in ([Medium.IMAGE, _PROBE], [_PROBE])
-        )
+        prompts: list[list[Part]] = [[Medium.IMAGE, _PROBE], [_PROBE]]
+        shown, bare = (self.render_chat(parts, None).partition(_PROBE)[0] for parts in prompts)
         return shown.removeprefix(bare)
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:

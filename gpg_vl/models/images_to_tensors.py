@@ -72,10 +72,11 @@ class ImagesToTensors(ABC):
         """See ``Adapter.encode``."""
         token_ids = tuple(self._token_ids(self._with_media(text, views)))
         token_types = self._token_types(token_ids)
+        vision: VisionInputs | None = None
         if videos:
             vision = self._encode_media(order_of_media(text, self._placeholders), images, videos, views)
-        else:
-            vision = self._encode_vision(images, views) if images else None
+        elif images:
+            vision = self._encode_vision(images, views)
         position_ids = self._positions(token_ids, token_types, vision)
         # the last token's, not the largest: the times of a video may reach past the text behind it
         return Encoded(token_ids, token_types, position_ids, int(position_ids[:, -1].max()) + 1, vision)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
 from gpg_vl.models.parts import Part
-from gpg_vl.records import Encoded, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
 
 
 class Molmo2Adapter(LayerMasksAdapter):
@@ -76,11 +76,10 @@ class Molmo2Adapter(LayerMasksAdapter):
         ]
         return [self.processor.replace_image_token({"image_grids": grids}, index) for index in range(len(views))]
 
-    def encode(self, text: str, images: Sequence[Image], views: Sequence[ImageView]) -> Encoded:
-        """See ``Adapter.encode``. The tokens around and between an image's patches are of its type too."""
-        encoded = super().encode(text, images, views)
+    def _token_types(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens around and between an image's patches are of its type too."""
         of_images = set(self.processor.image_token_ids)
-        return replace(encoded, token_types=tuple(int(token in of_images) for token in encoded.token_ids))
+        return tuple(int(token in of_images) for token in token_ids)
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [C, K, D] of C crops in all, ``image_token_pooling`` [I, 4] which patches a token pools."""

@@ -143,11 +143,12 @@ class PromptBuilder:
         Args:
             most: maximum number of tokens of each image, then of each video
         """
-        limits = most or [None] * (len(sizes) + len(videos))
-        images = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, limits, strict=False)]
-        for video, num in zip(videos, limits[len(sizes) :], strict=True):
-            images.append(self._adapter.view_video(video.width, video.height, video.times, max_tokens=num))
-        return images
+        limits: Sequence[int | None] = most or [None] * (len(sizes) + len(videos))
+        of_images, of_videos = limits[: len(sizes)], limits[len(sizes) :]
+        views = [self._adapter.view(*size, max_tokens=num) for size, num in zip(sizes, of_images, strict=True)]
+        for video, num in zip(videos, of_videos, strict=True):
+            views.append(self._adapter.view_video(video.width, video.height, video.times, max_tokens=num))
+        return views
 
     def _lay_out(self, sample: Sample, views: Sequence[ImageView]) -> PromptLayout:
         request, system = self._request(sample, views), self._system(sample)

@@ -114,9 +114,8 @@ def load_function(spec: str) -> RewardFunction:
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
     """The columns of a row: the kit's own, ``solution`` for the answer, and the row's own, which override them."""
-    own: dict[str, Any] = {"id": sample.id, "task": sample.task, "images": sample.images, "question": sample.question}
-    if sample.videos:
-        own["videos"] = sample.videos
+    shown = {"images": sample.images, "videos": sample.videos}
+    own = {"id": sample.id, "task": sample.task, **shown, "question": sample.question}
     answer = {"answer": sample.answer, "solution": sample.answer}
     return {**own, **answer, **sample.meta, **sample.own_columns}
 

@@ -14,7 +14,7 @@ import pytest
 
 from gpg_vl.data import videos
 from gpg_vl.data.images import BadImage
-from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, open_video
+from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, fetch_video, open_video
 from gpg_vl.records import FrameList
 from tests.support.builders import png
 from tests.support.messages import naming
@@ -136,6 +136,7 @@ def test_bad_videos_are_named_in_a_line(case: str) -> None:
         ("MAX_SECONDS", 2.0, ("3 s", "2")),
         ("MAX_FRAMES", 5, ("more than 5",)),
         ("MAX_PIXELS", 3000, ("56 x 56", "3000")),
+        ("MAX_SEEN_PIXELS", 6 * 56 * 56 - 1, ("6 frames of 56 x 56", "data.max_frames")),
         ("DECODING_S", -1.0, ("takes over",)),
     ],
 )
@@ -160,7 +161,10 @@ def test_a_path_is_read_and_a_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_url_of_a_known_host_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(videos, "download", lambda url, hosts, *limits: mp4() if "v.example.org" in hosts else b"")
-    assert open_video("https://v.example.org/1.mp4", TWO_A_SECOND, ["v.example.org"]).times.num_frames == 6
+    url = "https://v.example.org/1.mp4"
+    assert open_video(url, TWO_A_SECOND, ["v.example.org"]).times.num_frames == 6
+    assert fetch_video(url, ["v.example.org"]) == mp4() and fetch_video("1.mp4") == "1.mp4"
+    assert fetch_video(FrameList((b"1",))) == FrameList((b"1",))
 
 
 def test_a_missing_library_is_no_bad_video(monkeypatch: pytest.MonkeyPatch) -> None:
