@@ -166,36 +166,21 @@ def _ask(words: list[str]) -> None:
     from gpg_vl.preflight.question import read_question
 
     read_question(options.image, options.question, task, options.answer)  # before torch is imported
-    from gpg_vl.commands.ask import ask
+    from gpg_vl.commands.ask import ask, describe_answer
 
     prompt, answers = ask(recipe, options.image, options.question, task, options.answer, options.n, temperature)
     tell(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
-        tell(f"{number}. {answered.completion.text}")
-        reward = answered.reward
-        scored = "" if reward is None else f"   reward {reward.total:.3f} {_parts(reward.parts)} {reward.status}"
-        tell(f"   answer: {answered.answer!r}{scored}")
-
-
-def _parts(parts: dict[str, float]) -> str:
-    return "(" + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()) + ")"
+        tell(f"{number}. {answered.completion.text}\n   {describe_answer(answered)}")
 
 
 def _new_task(words: list[str]) -> None:
     parser = _make_parser("new-task")
     parser.add_argument("name", help="name in lower case, e.g. fine_print")
     name = parser.parse_args(words).name
-    from gpg_vl.commands.new_task import write_new_task
+    from gpg_vl.commands.new_task import describe_new_task, write_new_task
 
-    path, class_name = write_new_task(name, Path())
-    spec = f"{path}:{class_name}"
-    tell(
-        f"wrote {path} and test_{path}\n\n"
-        f"test it:   python -m pytest test_{path}\n"
-        f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
-        f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
-        f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
-    )
+    tell(describe_new_task(*write_new_task(name, Path())))
 
 
 def _merge(words: list[str]) -> None:
@@ -284,6 +269,22 @@ def _doctor(words: list[str]) -> None:
         tell(line)
 
 
+def _recipes(words: list[str]) -> None:
+    parser = _make_parser("recipes")
+    parser.add_argument("name", nargs="?", help="the one to write out; without it, all are listed")
+    parser.add_argument("--out", default=".", help="folder to write to (default: the current one)")
+    options = parser.parse_args(words)
+    from gpg_vl.commands.recipes import list_recipes, write_recipe_files
+
+    if options.name is not None:
+        for path in write_recipe_files(options.name, Path(options.out)):
+            tell(f"wrote {path}")
+        return
+    known = list_recipes()
+    for name, about in known.items():
+        tell(f"{name:{max(map(len, known))}}  {about}")
+
+
 def _tiny_model(words: list[str]) -> None:
     from gpg_vl.models.tiny import DEFAULT_FAMILY, TINY_FAMILIES, refuse_other_files, write_tiny_model
 
@@ -312,6 +313,7 @@ COMMANDS = {
     "report": Command("Shows runs as a page: curves, pictures, answers, rewards.", _report),
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
     "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
+    "recipes": Command("Lists the recipes that come with the kit, or writes one out.", _recipes),
     "new-task": Command("Writes an example task and its test to the current folder.", _new_task),
     "tiny-model": Command("Writes a tiny random model of a family as a model folder.", _tiny_model),
 }

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from gpg_vl.assemble import Stages, assemble
+from gpg_vl.callbacks import SILENT, Callbacks
 from gpg_vl.collect import gather_collected
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
@@ -40,11 +42,12 @@ from gpg_vl.update.reuse import Reuse
 from gpg_vl.update.rollouts import Rollout
 
 
-def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Path:
+def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callbacks: Callbacks = SILENT) -> Path:
     """Runs the recipe to its end, continuing where an earlier process stopped.
 
     Args:
         checked: the sources, where they have been checked before (``preflight.start``)
+        callbacks: what is called while the run goes on; what they raise ends it
 
     Returns:
         the folder of the last checkpoint
@@ -63,7 +66,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Pa
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
-        folder = Loop(recipe, stages, accelerator).run()
+        folder = Loop(recipe, stages, accelerator, callbacks).run()
     end_ranks()
     return folder
 
@@ -71,9 +74,10 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Pa
 class Loop:
     """The steps of a run, its validations and its checkpoints."""
 
-    def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator, callbacks: Callbacks = SILENT):
         self._recipe = recipe
         self._stages = stages
+        self._callbacks = callbacks
         self._reward_watch = RewardWatch()
         self._progress = stages.progress
         self._accelerator = accelerator
@@ -87,7 +91,7 @@ class Loop:
                 if self._stages.eval_rows and self._progress.is_validation_due:
                     self._validate()
                 if self._progress.is_save_due:
-                    self._save()
+                    self._callbacks.after_save(self._progress.step, self._save())
                 if self._progress.is_over:
                     return checkpoint_folder(self._output_dir, self._progress.step)
                 self._step()
@@ -123,10 +127,11 @@ class Loop:
             now = time.perf_counter()
             seconds = {"update": now - collected_at, "step": now - start}
             logged = None if collected is None else gather_collected(collected)
-            run_together(partial(self._write_log, rollout, logged, stats, grad_norm, rate, seconds))
+            metrics = run_together(partial(self._write_log, rollout, logged, stats, grad_norm, rate, seconds))
             if collected is not None and self._stages.record.is_due(number):
                 self._stages.record.write(number, collected)
         self._report(logged)
+        self._callbacks.after_step(number, metrics)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
@@ -161,7 +166,7 @@ class Loop:
         grad_norm: float | None,
         rate: float,
         seconds: Mapping[str, float],
-    ) -> None:
+    ) -> dict[str, Any]:
         progress, log = self._progress, self._stages.log
         is_refreshed = self._recipe.rollout.refresh is not None
         metrics = {
@@ -177,6 +182,7 @@ class Loop:
         if logged is not None:
             log.write_rollouts(progress.step, [*logged.groups, *logged.dropped])
         log.say_step(progress.step, metrics)
+        return metrics
 
     def _report_skip(self) -> None:
         """Writes the groups of the skipped step; every rank writes its own.
@@ -207,6 +213,7 @@ class Loop:
             run_together(lambda: stages.log.write(progress.step, metrics))
             text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
             stages.log.say(progress.step, f"validation: {text}")
+        self._callbacks.after_validation(progress.step, scores)
 
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress

@@ -13,6 +13,7 @@ from gpg_vl.data.sources import Source, load_source
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.preflight.rewards import learned_names
+from gpg_vl.records import Sample
 from gpg_vl.rewards.functions import function_name, load_function
 from gpg_vl.screen import say
 from gpg_vl.tasks import load_task
@@ -50,17 +51,7 @@ def load_sources(
     digests = [SourceDigest(source, needs_images) for source in sources]
     for source, digest in zip(sources, digests, strict=True):
         for number, sample in enumerate(source.samples, start=1):
-            try:
-                if sample.task not in tasks:
-                    tasks[sample.task] = load_task(sample.task)
-                tasks[sample.task].check(sample)
-                for image in sample.images if needs_images else ():
-                    check_presence(image)
-            except ValueError as error:
-                raise ValueError(f"{source.name}, row {number}: {error}") from error
-            except (Exception, SystemExit) as error:  # the check may be the user's code
-                cause = f"task {sample.task}: {describe_error(error)}"
-                raise ValueError(f"{source.name}, row {number}: {cause}") from error
+            check_sample(sample, tasks, needs_images, f"{source.name}, row {number}")
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
@@ -69,6 +60,28 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def check_sample(sample: Sample, tasks: dict[str, Task], needs_images: bool, where: str) -> None:
+    """
+    Args:
+        tasks: those that are loaded, by the name that rows use; the sample's is added
+        needs_images: whether a missing image file is an error
+        where: file and row
+
+    Raises:
+        ValueError: its task cannot use it; one line that begins with ``where``
+    """
+    try:
+        if sample.task not in tasks:
+            tasks[sample.task] = load_task(sample.task)
+        tasks[sample.task].check(sample)
+        for image in sample.images if needs_images else ():
+            check_presence(image)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:  # the check may be the user's code
+        raise ValueError(f"{where}: task {sample.task}: {describe_error(error)}") from error
 
 
 def _open_sources(entries: Sequence[str | dict[str, Any]], recipe: Recipe, limit: int | None) -> list[Source]:
