@@ -78,10 +78,7 @@ def _eval(words: list[str]) -> None:
     parser.add_argument(
         "--recipe", help="recipe for prompt, rewards and limits; default: the one saved with the model, if any"
     )
-    parser.add_argument(
-        "--out",
-        help="output folder; an interrupted evaluation resumes from it; default: print only",
-    )
+    parser.add_argument("--out", help="output folder; an interrupted evaluation resumes from it; default: print only")
     parser.add_argument(
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
@@ -118,10 +115,7 @@ def _score(words: list[str]) -> None:
         "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
     )
     parser.add_argument(
-        "--scorer",
-        choices=get_args(Rule),
-        default="strict",
-        help="strict: the kit's own; legacy: the published one",
+        "--scorer", choices=get_args(Rule), default="strict", help="strict: the kit's own; legacy: the published one"
     )
     parser.add_argument(
         "--answer-in",
@@ -155,8 +149,8 @@ def _ask(words: list[str]) -> None:
 
     if options.n < 1:
         raise ValueError("--n must be at least 1")
-    own = [] if options.task is None else ["--task", options.task]
-    recipe = recipe_of_model(options.model, options.recipe, [*overrides, *own])
+    overrides += [] if options.task is None else ["--task", options.task]
+    recipe = recipe_of_model(options.model, options.recipe, overrides)
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
@@ -236,37 +230,45 @@ def _report(words: list[str]) -> None:
         "--eval", nargs="+", default=[], metavar="FOLDER", help="evaluations to show, besides those in the run's folder"
     )
     parser.add_argument("--png", metavar="FOLDER", help="also write each chart as a PNG file")
-    parser.add_argument(
-        "--serve", action="store_true", help="show the page on this machine, made anew while a run goes on"
-    )
+    parser.add_argument("--serve", action="store_true", help="show the page on this machine, anew while a run goes on")
     parser.add_argument("--port", type=int, default=8321, help="of --serve (default 8321)")
     options = parser.parse_args(words)
-    from gpg_vl.commands.report import make_page, write_pngs, write_report
+    from gpg_vl.commands.report import serve_report, write_pngs, write_report
 
     runs, evaluations = [Path(run) for run in options.run], [Path(folder) for folder in options.eval]
     if options.png:
         for path in write_pngs(runs, Path(options.png)):
             tell(f"wrote {path}")
-    if not options.serve:
+    if options.serve:
+        serve_report(runs, evaluations, options.port)
+    else:
         tell(f"wrote {write_report(runs, evaluations, Path(options.out) if options.out else None)}")
-        return
-    from gpg_vl.report.serve import HOST, make_server
 
-    make_page(runs, evaluations)  # what is wrong is said before anything is served
-    server = make_server(lambda: make_page(runs, evaluations), options.port)
-    say(f"http://{HOST}:{server.server_port}/  (Ctrl-C ends it)")
-    server.serve_forever()
+
+def _train_recipe(recipe: Recipe) -> Path:
+    from gpg_vl.train import train
+
+    return train(recipe)
 
 
 def _doctor(words: list[str]) -> None:
     parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
     folder = parser.parse_args(words).checkpoint
-    from gpg_vl.commands.doctor import check_checkpoint, describe_machine
-    from gpg_vl.run.saved_recipe import recipe_of_model
+    if folder is not None:
+        from gpg_vl.commands.doctor import check_checkpoint
+        from gpg_vl.run.saved_recipe import recipe_of_model
 
-    for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
-        tell(line)
+        for line in check_checkpoint(recipe_of_model(folder)):
+            tell(line)
+        return
+    from gpg_vl.commands.machine import check_machine
+
+    has_failed = False
+    for finding in check_machine(_train_recipe):
+        tell(str(finding))
+        has_failed |= finding.state == "fails"
+    raise SystemExit(int(has_failed))
 
 
 def _recipes(words: list[str]) -> None:
@@ -274,15 +276,12 @@ def _recipes(words: list[str]) -> None:
     parser.add_argument("name", nargs="?", help="the one to write out; without it, all are listed")
     parser.add_argument("--out", default=".", help="folder to write to (default: the current one)")
     options = parser.parse_args(words)
-    from gpg_vl.commands.recipes import list_recipes, write_recipe_files
+    from gpg_vl.commands.recipes import describe_recipes, write_recipe_files
 
-    if options.name is not None:
-        for path in write_recipe_files(options.name, Path(options.out)):
-            tell(f"wrote {path}")
-        return
-    known = list_recipes()
-    for name, about in known.items():
-        tell(f"{name:{max(map(len, known))}}  {about}")
+    if options.name is None:
+        tell(describe_recipes())
+    else:
+        tell("\n".join(f"wrote {path}" for path in write_recipe_files(options.name, Path(options.out))))
 
 
 def _tiny_model(words: list[str]) -> None:

@@ -27,6 +27,12 @@ def list_recipes() -> dict[str, str]:
     return {**about, LAUNCHER: "scripts/train.sh for several GPUs or nodes, with its DeepSpeed files and a Slurm job."}
 
 
+def describe_recipes() -> str:
+    """A line for each."""
+    known = list_recipes()
+    return "\n".join(f"{name:{max(map(len, known))}}  {about}" for name, about in known.items())
+
+
 def _first_sentence(path: Path) -> str:
     comment = []
     for line in path.read_text(encoding="utf-8").splitlines():
