@@ -12,7 +12,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check clean
+.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench        compare speed and memory with plain transformers code and TRL"
 	@echo "make gpu-wheels   fetch the packages that an offline GPU machine lacks (docs/gpu.md)"
 	@echo "make check        run ruff, mypy and import-linter"
+	@echo "make docs         write the pages as a site to build/site, and end with an error if a link is broken"
 	@echo "make clean        remove the environments and caches"
 	@echo "PYTHON=python3.12 selects the interpreter of a new environment (3.11 to 3.13)"
 
@@ -111,6 +112,14 @@ check: .venv/.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/.docs-installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html; with search: .venv/bin/python -m http.server --bind 127.0.0.1 --directory build/site"
+
+.venv/.docs-installed: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-lower .venv-3.* .gpu-wheels build dist *.egg-info

@@ -78,10 +78,7 @@ def _eval(words: list[str]) -> None:
     parser.add_argument(
         "--recipe", help="recipe for prompt, rewards and limits; default: the one saved with the model, if any"
     )
-    parser.add_argument(
-        "--out",
-        help="output folder; an interrupted evaluation resumes from it; default: print only",
-    )
+    parser.add_argument("--out", help="output folder; an interrupted evaluation resumes from it; default: print only")
     parser.add_argument(
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
@@ -118,10 +115,7 @@ def _score(words: list[str]) -> None:
         "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
     )
     parser.add_argument(
-        "--scorer",
-        choices=get_args(Rule),
-        default="strict",
-        help="strict: the kit's own; legacy: the published one",
+        "--scorer", choices=get_args(Rule), default="strict", help="strict: the kit's own; legacy: the published one"
     )
     parser.add_argument(
         "--answer-in",
@@ -155,8 +149,8 @@ def _ask(words: list[str]) -> None:
 
     if options.n < 1:
         raise ValueError("--n must be at least 1")
-    own = [] if options.task is None else ["--task", options.task]
-    recipe = recipe_of_model(options.model, options.recipe, [*overrides, *own])
+    overrides += [] if options.task is None else ["--task", options.task]
+    recipe = recipe_of_model(options.model, options.recipe, overrides)
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
@@ -166,36 +160,21 @@ def _ask(words: list[str]) -> None:
     from gpg_vl.preflight.question import read_question
 
     read_question(options.image, options.question, task, options.answer)  # before torch is imported
-    from gpg_vl.commands.ask import ask
+    from gpg_vl.commands.ask import ask, describe_answer
 
     prompt, answers = ask(recipe, options.image, options.question, task, options.answer, options.n, temperature)
     tell(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
-        tell(f"{number}. {answered.completion.text}")
-        reward = answered.reward
-        scored = "" if reward is None else f"   reward {reward.total:.3f} {_parts(reward.parts)} {reward.status}"
-        tell(f"   answer: {answered.answer!r}{scored}")
-
-
-def _parts(parts: dict[str, float]) -> str:
-    return "(" + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()) + ")"
+        tell(f"{number}. {answered.completion.text}\n   {describe_answer(answered)}")
 
 
 def _new_task(words: list[str]) -> None:
     parser = _make_parser("new-task")
     parser.add_argument("name", help="name in lower case, e.g. fine_print")
     name = parser.parse_args(words).name
-    from gpg_vl.commands.new_task import write_new_task
+    from gpg_vl.commands.new_task import describe_new_task, write_new_task
 
-    path, class_name = write_new_task(name, Path())
-    spec = f"{path}:{class_name}"
-    tell(
-        f"wrote {path} and test_{path}\n\n"
-        f"test it:   python -m pytest test_{path}\n"
-        f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
-        f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
-        f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
-    )
+    tell(describe_new_task(*write_new_task(name, Path())))
 
 
 def _merge(words: list[str]) -> None:
@@ -251,37 +230,58 @@ def _report(words: list[str]) -> None:
         "--eval", nargs="+", default=[], metavar="FOLDER", help="evaluations to show, besides those in the run's folder"
     )
     parser.add_argument("--png", metavar="FOLDER", help="also write each chart as a PNG file")
-    parser.add_argument(
-        "--serve", action="store_true", help="show the page on this machine, made anew while a run goes on"
-    )
+    parser.add_argument("--serve", action="store_true", help="show the page on this machine, anew while a run goes on")
     parser.add_argument("--port", type=int, default=8321, help="of --serve (default 8321)")
     options = parser.parse_args(words)
-    from gpg_vl.commands.report import make_page, write_pngs, write_report
+    from gpg_vl.commands.report import serve_report, write_pngs, write_report
 
     runs, evaluations = [Path(run) for run in options.run], [Path(folder) for folder in options.eval]
     if options.png:
         for path in write_pngs(runs, Path(options.png)):
             tell(f"wrote {path}")
-    if not options.serve:
+    if options.serve:
+        serve_report(runs, evaluations, options.port)
+    else:
         tell(f"wrote {write_report(runs, evaluations, Path(options.out) if options.out else None)}")
-        return
-    from gpg_vl.report.serve import HOST, make_server
 
-    make_page(runs, evaluations)  # what is wrong is said before anything is served
-    server = make_server(lambda: make_page(runs, evaluations), options.port)
-    say(f"http://{HOST}:{server.server_port}/  (Ctrl-C ends it)")
-    server.serve_forever()
+
+def _train_recipe(recipe: Recipe) -> Path:
+    from gpg_vl.train import train
+
+    return train(recipe)
 
 
 def _doctor(words: list[str]) -> None:
     parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
     folder = parser.parse_args(words).checkpoint
-    from gpg_vl.commands.doctor import check_checkpoint, describe_machine
-    from gpg_vl.run.saved_recipe import recipe_of_model
+    if folder is not None:
+        from gpg_vl.commands.doctor import check_checkpoint
+        from gpg_vl.run.saved_recipe import recipe_of_model
 
-    for line in describe_machine() if folder is None else check_checkpoint(recipe_of_model(folder)):
-        tell(line)
+        for line in check_checkpoint(recipe_of_model(folder)):
+            tell(line)
+        return
+    from gpg_vl.commands.machine import check_machine
+
+    has_failed = False
+    for finding in check_machine(_train_recipe):
+        tell(str(finding))
+        has_failed |= finding.state == "fails"
+    raise SystemExit(int(has_failed))
+
+
+def _recipes(words: list[str]) -> None:
+    parser = _make_parser("recipes")
+    parser.add_argument("name", nargs="?", help="the one to write out; without it, all are listed")
+    parser.add_argument("--out", default=".", help="folder to write to (default: the current one)")
+    options = parser.parse_args(words)
+    from gpg_vl.commands.recipes import describe_recipes, write_recipe_files
+
+    if options.name is None:
+        tell(describe_recipes())
+    else:
+        tell("\n".join(f"wrote {path}" for path in write_recipe_files(options.name, Path(options.out))))
 
 
 def _tiny_model(words: list[str]) -> None:
@@ -312,6 +312,7 @@ COMMANDS = {
     "report": Command("Shows runs as a page: curves, pictures, answers, rewards.", _report),
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
     "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
+    "recipes": Command("Lists the recipes that come with the kit, or writes one out.", _recipes),
     "new-task": Command("Writes an example task and its test to the current folder.", _new_task),
     "tiny-model": Command("Writes a tiny random model of a family as a model folder.", _tiny_model),
 }

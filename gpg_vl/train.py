@@ -7,48 +7,40 @@ centred rewards, log. Everything that can be wrong with the recipe or the data i
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
 from gpg_vl.assemble import Stages, assemble
-from gpg_vl.collect import gather_collected
+from gpg_vl.callbacks import SILENT, Callbacks
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.processes.collectives import max_over_ranks, sum_losses
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
+from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.records import CollectedGroups, LoggedStep, UpdateStats
-from gpg_vl.rewards.health import RewardWatch
+from gpg_vl.records import CollectedGroups
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.run.advice import Advice
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.run.random_state import read_random_state
-from gpg_vl.run.run_log import SKIPPED_FOLDER, dump_groups
-from gpg_vl.run.speed import describe_speed, peak_memory, peak_rate
-from gpg_vl.run.step_metrics import describe_step, describe_use
-from gpg_vl.update.gradient import UpdateError
+from gpg_vl.step_report import FinishedStep, StepReports
 from gpg_vl.update.reuse import Reuse
-from gpg_vl.update.rollouts import Rollout
 
 
-def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Path:
+def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callbacks: Callbacks = SILENT) -> Path:
     """Runs the recipe to its end, continuing where an earlier process stopped.
 
     Args:
         checked: the sources, where they have been checked before (``preflight.start``)
+        callbacks: what is called while the run goes on; what they raise ends it
 
     Returns:
         the folder of the last checkpoint
@@ -67,7 +59,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Pa
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
-        folder = Loop(recipe, stages, accelerator).run()
+        folder = Loop(recipe, stages, accelerator, callbacks).run()
     end_ranks()
     return folder
 
@@ -75,16 +67,13 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None) -> Pa
 class Loop:
     """The steps of a run, its validations and its checkpoints."""
 
-    def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, stages: Stages, accelerator: Accelerator, callbacks: Callbacks = SILENT):
         self._recipe = recipe
         self._stages = stages
-        self._reward_watch = RewardWatch()
-        self._advice = Advice(recipe, stages.log.earlier)
-        stages.collector.show_phase = stages.log.show_phase
-        self._between: dict[str, float] = {}  # seconds of what was done since the last step
+        self._callbacks = callbacks
         self._progress = stages.progress
         self._accelerator = accelerator
-        self._output_dir = Path(recipe.run.output_dir)
+        self._reports = StepReports(recipe, stages, accelerator, callbacks)
         self._reuse = Reuse(stages.learner, recipe.rollout.refresh, stages.rollout)
 
     def run(self) -> Path:
@@ -95,9 +84,9 @@ class Loop:
                 if self._stages.eval_rows and self._progress.is_validation_due:
                     self._validate()
                 if self._progress.is_save_due:
-                    self._save()
+                    self._callbacks.after_save(self._progress.step, self._save())
                 if self._progress.is_over:
-                    return checkpoint_folder(self._output_dir, self._progress.step)
+                    return checkpoint_folder(Path(self._recipe.run.output_dir), self._progress.step)
                 self._step()
         except BaseException as error:
             with INTERRUPTS.deferred():  # a signal that comes on top must not cost the steps
@@ -130,18 +119,14 @@ class Loop:
                 lesson()
             self._finish_step(number, grad_norm)
             now = time.perf_counter()
-            seconds = {**self._between, "update": now - collected_at, "step": now - start}
-            self._between = {}
-            logged = None if collected is None else gather_collected(collected, self._stages.tasks)
-            metrics = {
-                **self._describe(rollout, logged, stats, grad_norm, rate, seconds),
-                "speed": self._measure_speed(collected, logged, stats, seconds["step"]),
-            }
-            run_together(partial(self._write_log, logged, metrics))
-            if collected is not None and self._stages.record.is_due(number):
-                rows = self._stages.record.write(number, collected)
-                self._stages.log.write_pictures(number, rows)
-        self._report(logged, metrics)
+            seconds = {"update": now - collected_at, "step": now - start}
+            shift = self._reuse.shift
+            self._reports.write(FinishedStep(rollout, collected, stats, shift, grad_norm, rate, seconds))
+        self._reports.tell()
+
+    def _collect(self, step: int) -> CollectedGroups:
+        progress, is_recorded = self._progress, self._stages.record.is_due(step)
+        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
@@ -151,80 +136,6 @@ class Loop:
     def _finish_step(self, number: int, grad_norm: float | None) -> None:
         position = self._stages.stream.state()
         self._progress.finish_step(number, position, read_random_state(), grad_norm, self._reuse.is_used_again)
-
-    def _report(self, logged: LoggedStep | None, metrics: Mapping[str, Any]) -> None:
-        """What the user should know of a step that is logged.
-
-        Raises:
-            UpdateError: too many steps in a row were skipped
-        """
-        if logged is not None:
-            for line in (*self._reward_watch.notes([*logged.groups, *logged.dropped]), *self._advice.notes(metrics)):
-                note(line)
-        if self._progress.skips_in_a_row:
-            self._report_skip()
-
-    def _collect(self, step: int) -> CollectedGroups:
-        progress, is_recorded = self._progress, self._stages.record.is_due(step)
-        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
-
-    def _describe(
-        self,
-        rollout: Rollout,
-        logged: LoggedStep | None,
-        stats: UpdateStats | None,
-        grad_norm: float | None,
-        rate: float,
-        seconds: Mapping[str, float],
-    ) -> dict[str, Any]:
-        progress, is_refreshed = self._progress, self._recipe.rollout.refresh is not None
-        return {
-            **describe_step(logged, stats, grad_norm, seconds),
-            **describe_use(rollout, self._reuse.shift, progress.saved_rollouts, is_refreshed),
-            "left_out": dict(Counter(self._stages.stream.left_out.values())),
-            "shrunk_rows": progress.shrunk_rows,
-            "silent_steps": progress.silent_steps,
-            "skipped_steps": progress.skipped_steps,
-            "learning_rate": rate,
-        }
-
-    def _measure_speed(
-        self, collected: CollectedGroups | None, logged: LoggedStep | None, stats: UpdateStats | None, seconds: float
-    ) -> dict[str, float]:
-        """The numbers of a step that depend on the machine. All ranks together."""
-        accelerator = self._accelerator
-        peak = max_over_ranks(accelerator, peak_memory(accelerator.device))
-        rate = peak_rate(accelerator.device)
-        if accelerator.device.type != "cuda":
-            return describe_speed(logged, seconds, peak)
-        sampled = [] if collected is None else [*collected.groups, *collected.dropped]
-        flops = self._stages.learner.useful_flops(sampled, has_updated=stats is not None)
-        total = None if flops is None else sum_losses(accelerator, flops)
-        return describe_speed(logged, seconds, peak, total, rate and rate * accelerator.num_processes)
-
-    def _write_log(self, logged: LoggedStep | None, metrics: dict[str, Any]) -> None:
-        step, log = self._progress.step, self._stages.log
-        log.write(step, metrics)
-        if logged is not None:
-            log.write_rollouts(step, [*logged.groups, *logged.dropped])
-        log.say_step(step, metrics)
-
-    def _report_skip(self) -> None:
-        """Writes the groups of the skipped step; every rank writes its own.
-
-        Raises:
-            UpdateError: too many steps in a row were skipped
-        """
-        progress, rank = self._progress, self._accelerator.process_index
-        folder = self._output_dir / SKIPPED_FOLDER
-        groups = self._stages.learner.groups
-        run_together(lambda: dump_groups(groups, folder / f"{progress.step:06d}-rank-{rank}.jsonl"))
-        note(f"step {progress.step} is skipped: its gradient is not finite; its groups are in {folder}")
-        if progress.skips_in_a_row >= self._recipe.update.max_skips:
-            raise UpdateError(
-                f"{progress.skips_in_a_row} steps in a row had a gradient that is not finite; look into {folder}, "
-                "lower update.learning_rate, or continue from an earlier checkpoint"
-            )
 
     def _validate(self) -> None:
         """Scores the validation rows."""
@@ -236,11 +147,9 @@ class Loop:
         with INTERRUPTS.deferred():
             progress.take_validation({task: score.value for task, score in scores.items()})
             progress.random_state = read_random_state()
-            metrics = {"eval": {task: score.to_dict() for task, score in scores.items()}}
-            run_together(lambda: stages.log.write(progress.step, metrics))
-            text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
-            stages.log.say(progress.step, f"validation: {text}")
-        self._between["validation"] = time.perf_counter() - start
+            self._reports.write_validation(scores)
+        self._reports.count_seconds("validation", time.perf_counter() - start)
+        self._callbacks.after_validation(progress.step, scores)
 
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress
@@ -253,7 +162,7 @@ class Loop:
                 None if stages.gold_part is None else stages.gold_part.state(),
             )  # fmt: skip
             progress.saved_step = progress.step
-        self._between["saving"] = time.perf_counter() - start
+        self._reports.count_seconds("saving", time.perf_counter() - start)
         return folder
 
     def _save_after(self, error: BaseException) -> None:

@@ -33,7 +33,9 @@ for number in "NUM_PROCESSES=$num_processes" "NNODES=$nnodes"; do
     fi
 done
 
-export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+if [[ -d $home/gpg_vl ]]; then  # a checkout; what is installed is found without
+    export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+fi
 # Seconds that the launcher gives the ranks to save after a signal. Ranks that cannot save end by themselves.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

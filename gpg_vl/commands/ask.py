@@ -62,6 +62,15 @@ def ask(
     ]
 
 
+def describe_answer(answered: Answered) -> str:
+    """The answer that was read and, if it was scored, its reward with the parts."""
+    reward = answered.reward
+    if reward is None:
+        return f"answer: {answered.answer!r}"
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in reward.parts.items())
+    return f"answer: {answered.answer!r}   reward {reward.total:.3f} ({parts}) {reward.status}"
+
+
 def _plain_question(config: PromptConfig) -> PromptConfig:
     request = FORMAT_REQUEST if config.answer_in == "tags" else BOXED_REQUEST
     return replace(config, template="{question} " + request)

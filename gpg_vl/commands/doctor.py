@@ -1,14 +1,12 @@
-"""``gpg-vl doctor``: what this machine has, and whether a checkpoint is intact and can answer."""
+"""``gpg-vl doctor --checkpoint``: whether a checkpoint is intact and can answer."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
@@ -22,21 +20,7 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.run.checkpoint import library_versions
 from gpg_vl.user_code import describe_error
-
-
-def describe_machine() -> Iterator[str]:
-    """Lines on versions, devices, and what is missing and what would need it."""
-    yield "  ".join(f"{name} {version}" for name, version in library_versions().items())
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            yield f"device cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    else:
-        yield f"device cpu, {torch.get_num_threads()} threads; no CUDA device: only suitable for tiny models"
-    if importlib.util.find_spec("bitsandbytes") is None:
-        yield "bitsandbytes is missing: no update.optimizer adamw_8bit (pip install 'gpg-vl[bnb]')"
 
 
 def check_checkpoint(recipe: Recipe) -> Iterator[str]:

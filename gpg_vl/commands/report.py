@@ -9,6 +9,8 @@ from gpg_vl.files import replace_file, same_place
 from gpg_vl.report.page import render_page
 from gpg_vl.report.plots import write_plots
 from gpg_vl.report.run_data import RunData, read_run
+from gpg_vl.report.serve import HOST, make_server
+from gpg_vl.screen import say
 
 PAGE = "report.html"
 
@@ -46,3 +48,15 @@ def write_report(folders: Sequence[Path], evaluations: Sequence[Path], out: Path
 def write_pngs(folders: Sequence[Path], out: Path) -> list[Path]:
     """Writes the curves as one PNG a chart; returns their paths."""
     return write_plots(_read(folders, ()), out)
+
+
+def serve_report(folders: Sequence[Path], evaluations: Sequence[Path], port: int) -> None:
+    """Shows the page on this machine, made anew while a run goes on, until a signal ends it.
+
+    Raises:
+        ValueError: what is wrong with a folder, before anything is served
+    """
+    make_page(folders, evaluations)
+    server = make_server(lambda: make_page(folders, evaluations), port)
+    say(f"http://{HOST}:{server.server_port}/  (Ctrl-C ends it)")
+    server.serve_forever()

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpg_vl.data.rows import GivenColumns, LazySamples, find_image_root, match_columns
 from gpg_vl.data.schema import KIT_FIELDS
-from gpg_vl.data.tables import HubPart, open_table
+from gpg_vl.data.tables import HubPart, Table, open_table
 from gpg_vl.data.writing import write_jsonl, write_parquet
 from gpg_vl.records import Sample
 from gpg_vl.user_code import absolute_spec
@@ -63,17 +63,37 @@ def load_source(
     """
     path, weight, columns, part = _read_entry(entry)
     table = open_table(path, limit, part)
+    root = find_image_root(path, image_root)
+    allowed = frozenset(map(absolute_spec, own_tasks))
+    return replace(match_table(path, table, columns, task, root, image_hosts, check_ids, allowed), weight=weight)
+
+
+def match_table(
+    path: str,
+    table: Table,
+    columns: GivenColumns | None,
+    task: str | None,
+    root: Path | None,
+    image_hosts: Collection[str] = (),
+    check_ids: bool = True,
+    own_tasks: Collection[str] = (),
+) -> Source:
+    """The samples of a table's rows, as ``load_source`` makes them of a file's.
+
+    Args:
+        path: what messages call the table
+        root: resolved folder that image paths must stay in; None allows no paths
+        own_tasks: with absolute paths
+    """
     if not len(table):
         raise ValueError(f"{path} has no rows; fill it or remove it")
     matched = match_columns(path, table.column_names, columns, task, table.kind)
-    root = find_image_root(path, image_root)
-    allowed = frozenset(map(absolute_spec, own_tasks))
-    samples = LazySamples(path, table, matched, root, task, image_hosts, allowed)
+    samples = LazySamples(path, table, matched, root, task, image_hosts, own_tasks)
     id_column = matched.columns.get("id")
     if check_ids and isinstance(id_column, str) and id_column in table.column_names:
         _refuse_repeated_ids(path, table.column(id_column))
     reading = matched.reading and f"{path}: {matched.reading}"
-    return Source(path, weight, samples, reading, root, has_ids=id_column is not None)
+    return Source(path, 1.0, samples, reading, root, has_ids=id_column is not None)
 
 
 class _Entry(NamedTuple):

@@ -127,6 +127,11 @@ def _open_file(path: str, limit: int | None) -> Table:
     raise ValueError(f"{path} is not a data file the kit can read; give one of {known}, or a folder saved by datasets")
 
 
+def open_dataset(data: datasets.Dataset) -> Table:
+    """The rows of a data set that is open already."""
+    return _ArrowTable(data)
+
+
 def _arrow_rows(data: datasets.Dataset, limit: int | None, kind: str = "") -> Table:
     return _ArrowTable(data if limit is None else data.select(range(min(limit, len(data)))), kind)
 

@@ -71,17 +71,43 @@ def score_file(
     if out is not None:
         _check_out(out, predictions, own_file(task_name))
     with redirect_stdout(sys.stderr):  # what a user's task prints is not part of the output
-        task = load_task(task_name)
-        if scorer == "legacy":
-            legacy_scorer(task)
+        task = _load_task(task_name, scorer)
         read = read_predictions(predictions, task_name, task)
-    limits = RewardsConfig()
-    with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
-        scored = score_completions(pool, task, task_name, read, scorer, answer_in)
+    scored = _score(task, task_name, read, scorer, answer_in)
     if out is not None:
         text = "".join(json.dumps(_scored_row(item), ensure_ascii=False) + "\n" for item in scored)
         replace_file(out, text)
     return _summarise(task_name, task, scorer, scored)
+
+
+def score_rows(
+    task_name: str, rows: Iterable[Mapping[str, Any]], scorer: Rule = "strict", answer_in: AnswerIn = "tags"
+) -> list[Reward]:
+    """The reward of each row that ``score_file`` would read from a file.
+
+    Raises:
+        ValueError: no such task, a row that cannot be scored, or ``boxed`` with the published scorers; names it
+    """
+    if scorer == "legacy" and answer_in == "boxed":
+        raise ValueError("answer_in is boxed: the published scorers read answer tags only; leave scorer strict")
+    task = _load_task(task_name, scorer)
+    read = check_completions(list(rows), "rows", task_name, task)
+    return [each.reward for each in _score(task, task_name, read, scorer, answer_in)]
+
+
+def _load_task(task_name: str, scorer: Rule) -> Task:
+    task = load_task(task_name)
+    if scorer == "legacy":
+        legacy_scorer(task)
+    return task
+
+
+def _score(
+    task: Task, task_name: str, read: Sequence[StoredCompletion], scorer: Rule, answer_in: AnswerIn
+) -> list[ScoredCompletion]:
+    limits = RewardsConfig()
+    with ScoringPool(limits.timeout_s, limits.memory_mb) as pool:
+        return score_completions(pool, task, task_name, read, scorer, answer_in)
 
 
 def _check_out(out: Path, predictions: Path, code: str) -> None:
@@ -107,18 +133,29 @@ def read_predictions(path: Path, task_name: str, task: Task) -> list[StoredCompl
     """
     if not path.is_file():
         raise ValueError(f"no file {path}; give a file of completions")
+    return check_completions(_read_rows(path), str(path), task_name, task)
+
+
+def check_completions(rows: Sequence[Any], where: str, task_name: str, task: Task) -> list[StoredCompletion]:
+    """
+    Args:
+        where: what the rows are called
+
+    Raises:
+        ValueError: no rows, or a row without completion and answer; names it
+    """
     predictions = []
-    for number, row in enumerate(_read_rows(path), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             prediction = _read_row(row, number, task_name)
             task.check(prediction.sample)
         except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
+            raise ValueError(f"{where}, row {number}: {error}") from error
         except (Exception, SystemExit) as error:  # the check may be the user's code
-            raise ValueError(f"{path}, row {number}: task {task_name}: {describe_error(error)}") from error
+            raise ValueError(f"{where}, row {number}: task {task_name}: {describe_error(error)}") from error
         predictions.append(prediction)
     if not predictions:
-        raise ValueError(f"{path} has no rows; a row is {{'completion': ..., 'answer': ...}}")
+        raise ValueError(f"{where} has no rows; a row is {{'completion': ..., 'answer': ...}}")
     _warn_of_missing_images(predictions)
     return predictions
 
@@ -156,7 +193,7 @@ def _finite(digits: str) -> float | None:
 
 
 def _read_row(row: Any, number: int, task_name: str) -> StoredCompletion:
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise ValueError(f"is a {type(row).__name__}; make it an object with completion and answer")
     completion = _first(row, "completion", "model_output")
     answer = _first(row, "answer", "ground_truth")

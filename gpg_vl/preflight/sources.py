@@ -51,17 +51,7 @@ def load_sources(
     digests = [SourceDigest(source, needs_images) for source in sources]
     for source, digest in zip(sources, digests, strict=True):
         for number, sample in enumerate(source.samples, start=1):
-            try:
-                if sample.task not in tasks:
-                    tasks[sample.task] = load_task(sample.task)
-                tasks[sample.task].check(sample)
-                if needs_images:
-                    _check_presence(sample)
-            except ValueError as error:
-                raise ValueError(f"{source.name}, row {number}: {error}") from error
-            except (Exception, SystemExit) as error:  # the check may be the user's code
-                cause = f"task {sample.task}: {describe_error(error)}"
-                raise ValueError(f"{source.name}, row {number}: {cause}") from error
+            check_sample(sample, tasks, needs_images, f"{source.name}, row {number}")
             other = sources_of_ids.setdefault(sample.id, source.name)
             if other != source.name:
                 text = f"the id {sample.id!r} occurs in {other} as well; make it unique"
@@ -70,6 +60,28 @@ def load_sources(
     _check_scorer(recipe, tasks)
     _check_rewards(recipe, tasks)
     return CheckedSources(sources, tasks, [digest.text() for digest in digests])
+
+
+def check_sample(sample: Sample, tasks: dict[str, Task], needs_images: bool, where: str) -> None:
+    """
+    Args:
+        tasks: those that are loaded, by the name that rows use; the sample's is added
+        needs_images: whether a missing image file is an error
+        where: file and row
+
+    Raises:
+        ValueError: its task cannot use it; one line that begins with ``where``
+    """
+    try:
+        if sample.task not in tasks:
+            tasks[sample.task] = load_task(sample.task)
+        tasks[sample.task].check(sample)
+        if needs_images:
+            _check_presence(sample)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:  # the check may be the user's code
+        raise ValueError(f"{where}: task {sample.task}: {describe_error(error)}") from error
 
 
 def _check_presence(sample: Sample) -> None:

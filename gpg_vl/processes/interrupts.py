@@ -41,6 +41,10 @@ since they come in numbers and what ends the process follows."""
 _LAG_SECONDS = 2.0  # maximum, from a signal until the listening thread notices it
 
 
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 class Interrupts:
     """How a process handles them. One instance, ``INTERRUPTS``: a signal has one handler per process."""
 
@@ -56,8 +60,12 @@ class Interrupts:
     def raising(self) -> Iterator[None]:
         """Inside, the first signal raises ``Interrupted``; a second SIGINT or SIGTERM ends the process at once.
 
-        What the caller has ignored stays ignored, as ``nohup`` does with SIGHUP.
+        What the caller has ignored stays ignored, as ``nohup`` does with SIGHUP. Outside the main thread, which alone
+        can handle signals, they mean what the program makes of them.
         """
+        if not _is_main_thread():
+            yield
+            return
         self.clear()
         wanted = [each for each in (*INSISTING, *WARNINGS) if signal.getsignal(each) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self._handle) for number in wanted}
@@ -103,7 +111,12 @@ class Interrupts:
 
         It also sees signals that the main thread has not handled yet because it is in a long call outside Python, such
         as a collective.
+
+        Raises:
+            ValueError: this is not the main thread
         """
+        if not _is_main_thread():
+            raise ValueError("several ranks stop together on a signal; train or evaluate in the main thread of each")
         ends = os.pipe()
         for end in ends:
             os.set_blocking(end, False)

@@ -46,12 +46,7 @@ def read_run(folder: Path, evaluations: Sequence[Path] = ()) -> RunData:
     Raises:
         ValueError: a folder holds no run or no evaluation, or a file is damaged; names it
     """
-    if not (folder / METRICS_FILE).is_file():
-        raise ValueError(f"{folder} has no {METRICS_FILE}; name the output folder of a run (run.output_dir)")
-    try:
-        metrics = read_metrics(folder)
-    except ValueError as error:
-        raise ValueError(f"{folder / METRICS_FILE} is damaged; remove its broken lines") from error
+    metrics = read_run_metrics(folder)
     groups = [_group(row) for row in _thinned(read_record(folder))]
     inside = sorted(path.parent for path in folder.glob("*/results.json"))
     recipe = folder / RECIPE_FILE
@@ -68,6 +63,20 @@ def read_run(folder: Path, evaluations: Sequence[Path] = ()) -> RunData:
         recipe=text,
         images=_images(folder / RECORD_FOLDER, groups),
     )
+
+
+def read_run_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``.
+
+    Raises:
+        ValueError: the folder holds no run, or the file is damaged
+    """
+    if not (folder / METRICS_FILE).is_file():
+        raise ValueError(f"{folder} has no {METRICS_FILE}; name the output folder of a run (run.output_dir)")
+    try:
+        return read_metrics(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder / METRICS_FILE} is damaged; remove its broken lines") from error
 
 
 def _objective_of(recipe: str) -> str:

@@ -1,4 +1,4 @@
-"""`gpg-vl doctor` and `gpg-vl merge`: what they say of a checkpoint and of the machine."""
+"""`gpg-vl doctor` and `gpg-vl merge`: what they say of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import AutoProcessor, GenerationConfig
 
 from gpg_vl.cli import main
@@ -47,13 +46,6 @@ def test_doctor_reloads_and_lets_it_answer(
     (tmp_path / "merged/config.json").write_text(json.dumps(config))
     assert main(["doctor", "--checkpoint", str(tmp_path / "merged")]) == 2
     assert lines_naming(capsys.readouterr().err, "config.json", "mismatched")
-
-
-def test_doctor_describes_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    out = capsys.readouterr().out
-    assert f"torch {torch.__version__.split('+')[0]}" in out
-    assert "device c" in out
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -105,3 +106,19 @@ def test_a_notice_is_followed_by_others_while_the_run_saves(names: list[str], co
     """A cluster sends the notice again, or SIGTERM after it: neither may end the save that the first began."""
     ran = subprocess.run([sys.executable, "-c", SAVE.format(names=names)], capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.returncode) == ("saved\n", code), ran.stderr
+
+
+def test_outside_the_main_thread_signals_stay_the_main_threads_own() -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with INTERRUPTS.raising():
+            seen.append(signal.getsignal(signal.SIGTERM))
+        with pytest.raises(ValueError, match="main thread"), INTERRUPTS.listening():
+            seen.append("listened")
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

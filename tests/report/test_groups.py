@@ -1,0 +1,43 @@
+"""Recorded groups as records, and as a notebook shows them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gpg_vl.report.groups import read_groups
+from tests.support.builders import png
+from tests.support.recorded_runs import scored_group, write_run
+
+
+def test_groups_are_those_of_the_record(tmp_path: Path) -> None:
+    texts = ["<think></think><answer>[0, 0, 500, 500]</answer>", "none"]
+    group = scored_group(texts, [1.0, 0.0], task="grounding", answer="[0, 0, 30, 20]")
+    [read] = read_groups(write_run(tmp_path / "run", [0.5], [group]))
+    assert (read.step, read.id, read.task, read.boxes, read.is_trained) == (
+        1,
+        "s1",
+        "grounding",
+        ((0, 0, 30, 20),),
+        True,
+    )
+    right, wrong = read.completions
+    assert (right.boxes, right.reward, right.parts, right.status) == (((0, 0, 30, 20),), 1.0, {"correct": 1.0}, "ok")
+    assert (right.text, right.log_prob, right.advantage) == (texts[0], -1.0, 0.5)
+    assert (wrong.boxes, wrong.answer, wrong.advantage) == ((), None, -0.5)
+    assert [image.size for image in read.pictures()] == [(60, 40)]
+    assert read_groups(tmp_path) == []
+
+
+def test_a_notebook_shows_pictures_and_rewards_and_runs_nothing(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e"
+    group = scored_group(
+        [evil, evil], [1.0, 0.25], sample_id=evil, question=evil, answer=evil, images=(png(8, 8), b"no")
+    )
+    [read] = read_groups(write_run(tmp_path / "run", [0.5], [group]))
+    shown = read._repr_html_()
+    assert "1.00" in shown and "0.25" in shown and shown.count("data:image/png;base64,") == 1
+    assert set(re.findall(r"<(\w+)", shown)) <= {"div", "p", "br", "b", "img", "table", "tr", "th", "td", "pre"}
+    assert shown.count("<img") == 1 and "\x1b" not in shown and "\u202e" not in shown
+    read.picture_files[0].unlink()
+    assert "missing" in read._repr_html_()
