@@ -9,7 +9,7 @@ import torch
 
 from gpg_vl.commands.machine_trials import check_attention, check_device, run_self_test
 from gpg_vl.config import Recipe
-from gpg_vl.models import attention
+from gpg_vl.models import grouped_attention
 from gpg_vl.train import train
 from tests.support.messages import lines_naming
 
@@ -31,8 +31,8 @@ def test_every_attention_is_tried(model_folders: dict[str, Path]) -> None:
 def test_an_attention_that_computes_something_else_fails(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = attention._attend_row
-    monkeypatch.setattr(attention, "_attend_row", lambda query, *rest: right(query * 1.5, *rest))
+    right = grouped_attention._attend
+    monkeypatch.setattr(grouped_attention, "_attend", lambda batch, query, *rest: right(batch, query * 1.5, *rest))
     states = {each.text.split()[1].rstrip(":"): each.state for each in check_attention(model_folders["qwen2_vl"])}
     assert states["grouped_sdpa"] == "fails", "a run on a CPU uses it"
     assert states["sdpa"] == states["eager"] == "ok"
