@@ -110,6 +110,7 @@ class _Helper:
     def _serve(self) -> None:
         while True:
             work = self._calls.get()
+            outcome: tuple[Any, BaseException | None]
             try:
                 outcome = work(), None
             except BaseException as error:  # noqa: BLE001  raised in the thread that waits

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import log2
 from typing import Any
 
@@ -48,8 +49,8 @@ def grouped_attention(
     repeats = query.shape[1] // key.shape[1]
     heads = (query, key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1))
     rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in heads]  # [R * S, heads, d]
-    moved = [_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows]
-    parts = [part for n, batch in enumerate(moves.batches) for part in _attend(batch, *(m[n] for m in moved), scaling)]
+    q, k, v = (_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows)
+    parts = [part for n, batch in enumerate(moves.batches) for part in _attend(batch, q[n], k[n], v[n], scaling)]
     output = _Move.apply(torch.cat(parts), moves.back, moves.there)
     return output.unflatten(0, (len(query), -1)), None
 
@@ -88,12 +89,13 @@ def _attend(batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: f
     def keys(tensor: Tensor) -> Tensor:  # [N, heads, P + L, d]
         return torch.cat([prompts(tensor).index_select(0, batch.row_of), completions(tensor)], dim=2)
 
-    def attended(*inputs: Tensor, **rule: Any) -> Tensor:
-        return F.scaled_dot_product_attention(*inputs, scale=scaling, **rule).transpose(1, 2).flatten(0, 1)
+    def flat(attended: Tensor) -> Tensor:  # [places, heads, d]
+        return attended.transpose(1, 2).flatten(0, 1)
 
-    yield attended(prompts(query), prompts(key), prompts(value), is_causal=True)
+    attend = partial(F.scaled_dot_product_attention, scale=scaling)
+    yield flat(attend(prompts(query), prompts(key), prompts(value), is_causal=True))
     if len(batch.row_of):
-        yield attended(completions(query), keys(key), keys(value), attn_mask=batch.sees)
+        yield flat(attend(completions(query), keys(key), keys(value), attn_mask=batch.sees))
 
 
 class _Move(torch.autograd.Function):
