@@ -108,6 +108,26 @@ def test_surprisal_is_that_of_all_trained_tokens(load: LoadModel, budget: int) -
     assert stats.surprisal == pytest.approx(-float(sum(row.sum() for row in rows)), rel=1e-5)
 
 
+def test_rows_that_level_the_passes_of_ranks_add_nothing(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where passes are collectives, one without an image gets a row with the smallest one."""
+    adapter = load()
+    groups = [
+        make_training_group(adapter, make_sample(sizes, seed), lengths, seed)
+        for seed, (sizes, lengths) in enumerate([([(84, 84)], [4, 7]), ([], [3, 5])])
+    ]
+    config, accelerator = UpdateConfig(tokens_per_micro_batch=48), Accelerator()
+    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), build_optimizer(adapter, config), 1.0)
+    stats = []
+    for is_levelled in (False, True):
+        monkeypatch.setattr(type(layout), "needs_equal_passes", is_levelled)
+        stats.append(accumulate_gradient(layout, groups, 3.0, config, adapter, accelerator))
+    plain, levelled = stats
+    assert levelled.num_padded_tokens > plain.num_padded_tokens
+    assert levelled.num_tokens == plain.num_tokens == 19
+    assert levelled.surprisal == pytest.approx(plain.surprisal, rel=1e-5)
+    assert levelled.loss == pytest.approx(plain.loss, rel=1e-4)
+
+
 def test_gradient_is_clipped(load: LoadModel) -> None:
     """Plain SGD shows the clipped gradient as the weights' displacement."""
     adapter = load()
