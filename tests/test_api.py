@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -290,6 +293,20 @@ def test_public_names_are_on_the_page() -> None:
     page = (Path(__file__).parents[1] / "docs/python.md").read_text()
     assert [name for name in gpg_vl.api.__all__ if f"`{name}" not in page and f"{name}(" not in page] == []
     assert [name for name in gpg_vl.api.__all__ if getattr(gpg_vl.api, name).__doc__ is None] == []
+
+
+def test_arguments_on_the_page_are_those_of_the_functions() -> None:
+    page = (Path(__file__).parents[1] / "docs/python.md").read_text()
+    written = {name: words.split(", ") for name, words in re.findall(r"^\| `(\w+)\(([^)]*)\)`", page, re.MULTILINE)}
+    functions = {name: getattr(gpg_vl.api, name) for name in gpg_vl.api.__all__ if name.islower()}
+    assert {name: [word.strip("*") for word in words] for name, words in written.items()} == {
+        name: list(inspect.signature(function).parameters) for name, function in functions.items()
+    }
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+                keywords = {word.arg: None for word in node.keywords if word.arg}
+                inspect.signature(functions[node.func.id]).bind(*node.args, **keywords)
 
 
 def test_importing_it_loads_no_torch() -> None:

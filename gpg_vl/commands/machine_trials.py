@@ -39,7 +39,8 @@ from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Sample
 from gpg_vl.run.run_log import read_metrics
-from gpg_vl.update.packing import PackedRow
+from gpg_vl.update.packing import PackedRow, build_micro_batch
+from gpg_vl.update.policy import move_to, packed_log_probs
 from gpg_vl.update.self_check import check_packing
 
 _SPREAD = "def spread(completions, **kwargs):\n    return [len(each[0]['content']) % 7 / 7 for each in completions]\n"
@@ -112,7 +113,8 @@ def _try_attention(model: Path, attention: Attention) -> float:
     completions = tuple(Completion(tuple(tokens[n : n + 5 + n]), "", finished=False) for n in range(3))
     row = PackedRow("doctor", prompt.encoded, completions, tuple((1.0,) * len(c.token_ids) for c in completions))
     difference = check_packing(adapter, [row], 1.0)
-    adapter.run_plain(prompt.encoded, completions[0].token_ids).sum().backward()
+    batch = move_to(build_micro_batch([row], adapter), adapter.device)
+    packed_log_probs(adapter, batch, 1.0).sum().backward()
     return difference
 
 

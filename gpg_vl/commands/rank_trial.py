@@ -88,6 +88,8 @@ def run_rank(kind: Kind) -> None:
     """One of the ranks; the first prints what it found."""
     accelerator = start_ranks()
     ranks, rank = accelerator.num_processes, accelerator.process_index
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(torch.zeros(1, device=accelerator.device))  # a single rank adds nothing up below
     layer = torch.nn.Linear(_SIZE, 1, bias=False).to(accelerator.device)
     inputs = torch.eye(_SIZE, device=accelerator.device)[rank] * (rank + 1)  # the sum over ranks has norm |1, 2, ...|
     if kind == "fsdp2":
