@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,7 +75,8 @@ def test_states_of_recurrent_layers_are_repeated_and_selected_like_keys() -> Non
     cache.batch_repeat_interleave(3)
     cache.batch_select_indices(torch.tensor([0, 2, 4]))
     rows = torch.tensor([0, 0, 1])
-    assert torch.equal(cache.layers[0].conv_states[0], tokens[rows, :, -4:])
-    assert torch.equal(cache.layers[2].conv_states[0], tokens[rows, :, -4:])
-    assert torch.equal(cache.layers[0].recurrent_states[0], state[rows])
-    assert torch.equal(cache.layers[1].keys, states(2, 9, 0)[0][rows])
+    layers: list[Any] = cache.layers
+    assert torch.equal(layers[0].conv_states[0], tokens[rows, :, -4:])
+    assert torch.equal(layers[2].conv_states[0], tokens[rows, :, -4:])
+    assert torch.equal(layers[0].recurrent_states[0], state[rows])
+    assert torch.equal(layers[1].keys, states(2, 9, 0)[0][rows])
