@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 from gpg_vl.errors import first_line
@@ -70,8 +71,11 @@ def resolve_model_path(path: str, revision: str | None = None) -> str:
 def _download(name: str, revision: str) -> str:
     import huggingface_hub  # late: only this needs it
 
+    download = partial(huggingface_hub.snapshot_download, name, revision=revision, allow_patterns=list(_MODEL_FILES))
     try:
-        return str(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES)))
+        if huggingface_hub.constants.HF_HUB_OFFLINE:  # its first version asks the hub even then
+            return str(download(local_files_only=True))
+        return str(download())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.revision: {revision} of {name} cannot be loaded from the hub ({first_line(error)}); name a branch, "

@@ -6,13 +6,10 @@ What is slow runs with ``make test-families``: the fast tests here take a few se
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
@@ -21,7 +18,16 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import whole
-from tests.support.families import CASES, TOKEN_TYPES, Bench, FamilyCase, make_bench, reload, with_lora, worst_gradient
+from tests.support.families import (
+    CASES,
+    TOKEN_TYPES,
+    Bench,
+    is_installed,
+    make_bench,
+    reload,
+    with_lora,
+    worst_gradient,
+)
 from tests.support.rank_runs import measure_gradients
 
 MANY = 10**6
@@ -30,16 +36,7 @@ NUM_NEW = 10
 
 @pytest.fixture(scope="module", params=CASES)
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    case = CASES[request.param]
-    if not is_installed(case):
-        pytest.skip(f"needs transformers {case.since}" + (f" and {case.needs}" if case.needs else ""))
-    return make_bench(request.param, case, tmp_path_factory.mktemp(request.param))
-
-
-def is_installed(case: FamilyCase) -> bool:
-    """Whether the family is exact under this version of transformers, and its processor's packages are there."""
-    is_new = Version(transformers.__version__) >= Version(case.since)
-    return is_new and (case.needs is None or find_spec(case.needs) is not None)
+    return make_bench(request.param, CASES[request.param], tmp_path_factory.mktemp(request.param))
 
 
 def test_every_family_is_tested_and_has_a_tiny_model() -> None:

@@ -13,6 +13,7 @@ from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import make_prompt, make_sample
+from tests.support.families import CASES, skip_unless_installed
 from tests.support.messages import naming
 
 FAMILIES = ("lfm2_vl", "minicpmv4_6")
@@ -24,6 +25,7 @@ Load = Callable[..., Any]
 @pytest.fixture(scope="module", params=FAMILIES)
 def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Load:
     """A reader: nothing here runs the model."""
+    skip_unless_installed(CASES[request.param])
     folder = write_tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
 
     def load_reader(path: Path = folder, **config: Any) -> Any:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, SuppressTokensLogitsProcessor
 
@@ -191,7 +195,19 @@ class Bench:
             return float((self.packed(rows) - self.plain).abs().max())
 
 
+def is_installed(case: FamilyCase) -> bool:
+    """Whether the family is exact under this version of transformers, and its processor's packages are there."""
+    is_new = Version(transformers.__version__) >= Version(case.since)
+    return is_new and (case.needs is None or find_spec(case.needs) is not None)
+
+
+def skip_unless_installed(case: FamilyCase) -> None:
+    if not is_installed(case):
+        pytest.skip(f"needs transformers {case.since}" + (f" and {case.needs}" if case.needs else ""))
+
+
 def make_bench(family: str, case: FamilyCase, root: Path) -> Bench:
+    skip_unless_installed(case)
     return open_bench(write_tiny_model(root / "tiny", family, 1, tie_word_embeddings=case.is_tied), case, root)
 
 
