@@ -19,7 +19,7 @@ from tests.support.messages import lines_naming
         (Interrupted(signal.SIGTERM), 143, ""),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(2), 2, ""),
-        (ValueError("row \x1b[2J\u202e3"), 2, "name: row  [2J 3\n"),
+        (ValueError("row \x1b[2J\u202e3"), 2, "name: row  3\n"),
         (SystemExit(None), 0, ""),
         (SystemExit("not today"), 2, "name: not today\n"),
     ],
