@@ -55,6 +55,15 @@ def _train(words: list[str]) -> None:
         tell(f"done: {folder}")
 
 
+def _plan(words: list[str]) -> None:
+    from gpg_vl.planning.options import OVERRIDES, read_options
+
+    recipe, options = read_options(_make_parser("plan", epilog=OVERRIDES), words)
+    from gpg_vl.planning.command import plan_lines
+
+    tell("\n".join(plan_lines(recipe, options)))
+
+
 PRINT_CONFIG = "--print_config"
 
 
@@ -78,10 +87,7 @@ def _eval(words: list[str]) -> None:
     parser.add_argument(
         "--recipe", help="recipe for prompt, rewards and limits; default: the one saved with the model, if any"
     )
-    parser.add_argument(
-        "--out",
-        help="output folder; an interrupted evaluation resumes from it; default: print only",
-    )
+    parser.add_argument("--out", help="output folder; an interrupted evaluation resumes from it; default: print only")
     parser.add_argument(
         "--by", default="category", metavar="COLUMN", help="also report scores by this column (category)"
     )
@@ -118,10 +124,7 @@ def _score(words: list[str]) -> None:
         "--predictions", required=True, help="JSON lines with completion and answer, or a published result file"
     )
     parser.add_argument(
-        "--scorer",
-        choices=get_args(Rule),
-        default="strict",
-        help="strict: the kit's own; legacy: the published one",
+        "--scorer", choices=get_args(Rule), default="strict", help="strict: the kit's own; legacy: the published one"
     )
     parser.add_argument(
         "--answer-in",
@@ -185,17 +188,10 @@ def _new_task(words: list[str]) -> None:
     parser = _make_parser("new-task")
     parser.add_argument("name", help="name in lower case, e.g. fine_print")
     name = parser.parse_args(words).name
-    from gpg_vl.commands.new_task import write_new_task
+    from gpg_vl.commands.new_task import describe_new_task, write_new_task
 
     path, class_name = write_new_task(name, Path())
-    spec = f"{path}:{class_name}"
-    tell(
-        f"wrote {path} and test_{path}\n\n"
-        f"test it:   python -m pytest test_{path}\n"
-        f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
-        f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
-        f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
-    )
+    tell(describe_new_task(path, class_name))
 
 
 def _merge(words: list[str]) -> None:
@@ -305,6 +301,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("Trains a model with a recipe, or resumes its run.", _train),
+    "plan": Command("Says what a recipe will take: memory, time, disk.", _plan),
     "eval": Command("Scores a model, a checkpoint or a run's newest one on rows.", _eval),
     "score": Command("Scores completions you already have; prints one JSON object.", _score),
     "ask": Command("Asks a model one question about images.", _ask),

@@ -86,3 +86,15 @@ def write_new_task(name: str, folder: Path) -> tuple[Path, str]:
         with path.open("x", encoding="utf-8") as file:  # a link that leads nowhere yet does not count as existing
             file.write(template.substitute(name=name, class_name=class_name))
     return folder / f"{name}.py", class_name
+
+
+def describe_new_task(path: Path, class_name: str) -> str:
+    """What was written, and the commands that use it."""
+    spec = f"{path}:{class_name}"
+    return (
+        f"wrote {path} and test_{path}\n\n"
+        f"test it:   python -m pytest test_{path}\n"
+        f"ask it:    gpg-vl ask MODEL --task {spec} --image FILE --question TEXT --answer GOLD --n 4\n"
+        f"train it:  gpg-vl train RECIPE --task {spec} --data.train '[ROWS]'\n"
+        f"score it:  gpg-vl eval MODEL --task {spec} --data ROWS"
+    )
