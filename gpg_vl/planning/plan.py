@@ -87,7 +87,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     size, runs = size_of(adapter), run_phases(recipe, adapter, rows, num)
     memory = memory_of(recipe, size, runs, layout, num)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
-    flops = _flops_of(adapter, group)
+    flops = flops_of(adapter, group)
     seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num)
     all_flops = None if flops is None else (
         flops[0] * recipe.rollout.prompts_per_step, flops[1] * recipe.rollout.prompts_per_step)  # fmt: skip
@@ -100,7 +100,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     )  # fmt: skip
 
 
-def _flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | None:
+def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | None:
     """Of one group, in the rollout and in the update; None for a mixture of experts."""
     weights = count_weights(adapter)
     if weights is None:

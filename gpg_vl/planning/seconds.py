@@ -23,10 +23,10 @@ LAUNCH_SECONDS = 17e-6
 """Of one kernel, where the GPU waits for the host: 30 ms a decode step of 1,700 kernels."""
 TRAFFIC = 4
 """How often what is kept for the backward pass moves: written and read, there and back."""
-LINK = {True: 200e9, False: 25e9}
+LINK = {True: 300e9, False: 40e9}
 """Bytes per second and card, within a machine and between machines."""
 CARDS_PER_MACHINE = 8
-DISK = 1.5e9
+DISK = 0.9e9
 """Bytes per second of one process that writes and hashes a checkpoint."""
 IMAGE_SECONDS = 0.034
 """To open and size one picture of 2 megapixels on one core."""
