@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import card_here
 from gpg_vl.planning.layouts import LAYOUTS, SHARDED_GRADIENTS, LayoutName
-from gpg_vl.planning.memory import memory_of, run_phases, run_smallest, size_of
+from gpg_vl.planning.memory import Budgets, largest_budgets, memory_of, run_phases, run_smallest, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
@@ -59,11 +59,12 @@ def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], mac
     found = f"{memory.peak / GIB:.1f} of {usable / GIB:.1f} GiB at the worst moment"
     if memory.peak <= usable:
         return f"plan: {found}"
-    smallest = run_smallest(recipe, adapter, rows, machine.num_gpus)
-    if machine.layout in SHARDED_GRADIENTS:
+    smallest, budgets = run_smallest(recipe, adapter, rows, machine.num_gpus), Budgets(None, None)
+    if machine.layout in SHARDED_GRADIENTS:  # no smaller budget is tried there
         smallest = replace(smallest, update=runs.update)
+        budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
     least = memory_of(recipe, size, smallest, machine.layout, machine.num_gpus)
     if least.peak > usable:
         cheapest = cheapest_layout(recipe, size, smallest, machine)
-        raise ValueError(describe_lack(recipe, least, machine, cheapest, could_checkpoint=True))
+        raise ValueError(describe_lack(recipe, least, machine, cheapest, budgets))
     return f"plan: {found}; the budgets will be halved as memory runs out: gpg-vl plan says which fit"

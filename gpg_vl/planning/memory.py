@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
@@ -34,7 +34,11 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        return max(sum(parts.values()) for parts in self.phases.values())
+        return sum(self.phases[self.largest_phase].values())
+
+    @property
+    def largest_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
 
 def size_of(adapter: Adapter) -> Size:
@@ -127,7 +131,3 @@ def _fitting(small: int, small_bytes: int, large: int, large_bytes: int, usable:
         return None
     more = (usable - small_bytes) * (large - small) // max(1, large_bytes - small_bytes)
     return small + max(0, more)
-
-
-def with_checkpointing(recipe: Recipe) -> Recipe:
-    return replace(recipe, model=replace(recipe.model, gradient_checkpointing=True))

@@ -62,12 +62,9 @@ def _gib_cell(size: int) -> str:
 def _verdict(plan: Plan) -> Iterator[str]:
     usable, budgets = plan.machine.card.usable, plan.budgets
     if plan.fits:
-        yield f"fits       {plan.memory.peak / GIB:.1f} of {usable / GIB:.1f} GiB"
+        yield f"fits       {plan.memory.peak / GIB:.2f} of {usable / GIB:.2f} GiB"
     else:
-        lack = describe_lack(
-            plan.recipe, plan.memory, plan.machine, plan.fitting_layout,
-            could_checkpoint=plan.fits_with_checkpointing,
-        )  # fmt: skip
+        lack = describe_lack(plan.recipe, plan.memory, plan.machine, plan.fitting_layout, budgets)
         yield "does not fit"
         yield from _wrapped(lack)
     none = "none fits"

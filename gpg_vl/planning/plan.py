@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from gpg_vl.planning.memory import (
     memory_of,
     run_phases,
     size_of,
-    with_checkpointing,
 )
 from gpg_vl.planning.rows import PromptLengths, measure_rows
 from gpg_vl.planning.seconds import checkpoint_bytes, seconds_of, work_of
@@ -28,6 +27,7 @@ from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
 from gpg_vl.run.kept_checkpoints import count_checkpoints
+from gpg_vl.run.speed import GIB
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
 
 
@@ -53,7 +53,6 @@ class Plan:
     flops: tuple[float, float] | None  # of a step over all ranks, in the rollout and in the update
     disk: int  # bytes
     fitting_layout: LayoutName | None  # the cheapest that fits
-    fits_with_checkpointing: bool  # in the layout that was asked for
 
     @property
     def fits(self) -> bool:
@@ -96,7 +95,6 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
         largest_budgets(recipe, adapter, rows, layout, num, card.usable), seconds, all_flops,
         count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(size),
         cheapest_layout(recipe, size, runs, machine),
-        memory.peak > card.usable and _fits_with_checkpointing(recipe, rows, machine),
     )  # fmt: skip
 
 
@@ -122,32 +120,31 @@ def cheapest_layout(recipe: Recipe, size: Size, runs: Runs, machine: Machine) ->
     return None
 
 
-def _fits_with_checkpointing(recipe: Recipe, rows: PromptLengths, machine: Machine) -> bool:
-    if recipe.model.gradient_checkpointing:
-        return False
-    recipe = with_checkpointing(recipe)
-    adapter = load_shapes(recipe.model)
-    runs = run_phases(recipe, adapter, rows, machine.num_gpus)
-    return memory_of(recipe, size_of(adapter), runs, machine.layout, machine.num_gpus).peak <= machine.card.usable
-
-
 def describe_lack(
-    recipe: Recipe, memory: Memory, machine: Machine, fitting: LayoutName | None, *, could_checkpoint: bool
+    recipe: Recipe, memory: Memory, machine: Machine, fitting: LayoutName | None, budgets: Budgets
 ) -> str:
-    """One line: by how much it does not fit, where, and which keys to change."""
-    phase = max(memory.phases, key=lambda name: sum(memory.phases[name].values()))
-    ways = []
-    if could_checkpoint and phase == "update" and not recipe.model.gradient_checkpointing:
-        ways.append("set model.gradient_checkpointing")
-    ways += {
-        "update": ["lower update.tokens_per_micro_batch"],
-        "rollout": ["lower rollout.tokens_per_batch"],
-        "step": [],
-    }[phase]
+    """One line: by how much it does not fit, where, and which keys to change.
+
+    Args:
+        fitting: a layout that fits
+        budgets: that fit in the machine's layout; None where a smaller one does not help
+    """
+    ways = list(_ways_out(recipe, memory.largest_phase, budgets))
     if fitting is not None and fitting != machine.layout:
         ways.append(f"use the layout {fitting}")
     ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
     return (
-        f"model.path: {Path(recipe.model.path).name} needs {memory.peak / 2**30:.1f} GiB in the {phase}, and "
-        f"{machine.card.name} has {machine.card.usable / 2**30:.1f} GiB for it; {', or '.join(ways)}"
+        f"model.path: {Path(recipe.model.path).name} needs {memory.peak / GIB:.2f} GiB in the {memory.largest_phase}, "
+        f"and {machine.card.name} has {machine.card.usable / GIB:.2f} GiB for it; {', or '.join(ways)}"
     )
+
+
+def _ways_out(recipe: Recipe, phase: str, budgets: Budgets) -> Iterator[str]:
+    if phase == "update" and not recipe.model.gradient_checkpointing:
+        yield "set model.gradient_checkpointing"
+    if phase == "update" and budgets.update is not None:
+        yield f"lower update.tokens_per_micro_batch to {budgets.update}"
+    if phase == "rollout" and budgets.rollout is not None:
+        yield f"lower rollout.tokens_per_batch to {budgets.rollout}"
+    if phase == "step" and recipe.update.optimizer == "adamw":
+        yield "set update.optimizer to adamw_fused"
