@@ -66,10 +66,18 @@ SMALL = ModelShape("40M", "qwen2_vl", 4096, 512, 8, 8, 2, 1536, 384, 6, 6, 1536)
 LARGE_VOCABULARY = replace(SMALL, name="40M-v151936", vocab=151_936)
 QWEN2_VL_2B = ModelShape("Qwen2-VL-2B", "qwen2_vl", 151_936, 1536, 28, 12, 2, 8960, 1280, 32, 16, 5120)
 QWEN2_5_VL_3B = ModelShape("Qwen2.5-VL-3B", "qwen2_5_vl", 151_936, 2048, 36, 16, 2, 11008, 1280, 32, 16, 3420)
+QWEN2_5_VL_7B = ModelShape(
+    "Qwen2.5-VL-7B", "qwen2_5_vl", 152_064, 3584, 28, 28, 4, 18944, 1280, 32, 16, 3420, tied=False
+)
+QWEN2_5_VL_32B = ModelShape(
+    "Qwen2.5-VL-32B", "qwen2_5_vl", 152_064, 5120, 64, 40, 8, 27648, 1280, 32, 16, 3456, tied=False
+)
 TINY_QWEN2_VL = ModelShape("tiny Qwen2-VL", "qwen2_vl", 512, 128, 2, 4, 2, 256, 64, 2, 4, 128)
 TINY_QWEN2_5_VL = ModelShape("tiny Qwen2.5-VL", "qwen2_5_vl", 512, 128, 2, 4, 2, 256, 64, 8, 4, 128)
 """The eighth block of a Qwen2.5-VL tower is the first that attends to whole images."""
-SHAPES = {shape.name: shape for shape in (SMALL, LARGE_VOCABULARY, QWEN2_VL_2B, QWEN2_5_VL_3B)}
+SHAPES = {
+    shape.name: shape for shape in (SMALL, LARGE_VOCABULARY, QWEN2_VL_2B, QWEN2_5_VL_3B, QWEN2_5_VL_7B, QWEN2_5_VL_32B)
+}
 
 
 def write_processor(folder: Path, shape: ModelShape) -> Any:

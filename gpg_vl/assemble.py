@@ -19,6 +19,8 @@ from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
+from gpg_vl.planning.check import check_fits, machine_here
+from gpg_vl.planning.shapes import NotOnShapes
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -94,6 +96,7 @@ def assemble(
     scorer.start()
     path = recipe.model.path if checkpoint is None else str(checkpoint)
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
+    run_together(lambda: _check_memory(recipe, path, sources, accelerator))
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
     _place_weights(adapter, accelerator)
@@ -105,6 +108,18 @@ def assemble(
     if checkpoint is not None:
         _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
     return stages
+
+
+def _check_memory(recipe: Recipe, path: str, sources: Sequence[CheckedSources], accelerator: Accelerator) -> None:
+    """
+    Raises:
+        ValueError: the run cannot fit on this machine's GPUs
+    """
+    if accelerator.device.type == "cuda":
+        try:
+            note(check_fits(recipe, path, sources, machine_here(accelerator)))
+        except NotOnShapes as error:
+            note(f"note: whether the run fits is not known: {error}")
 
 
 def _write_recipe(recipe: Recipe, output_dir: Path) -> None:

@@ -55,6 +55,15 @@ def _train(words: list[str]) -> None:
         tell(f"done: {folder}")
 
 
+def _plan(words: list[str]) -> None:
+    from gpg_vl.planning.options import OVERRIDES, read_options
+
+    recipe, options = read_options(_make_parser("plan", epilog=OVERRIDES), words)
+    from gpg_vl.planning.command import plan_lines
+
+    tell("\n".join(plan_lines(recipe, options)))
+
+
 PRINT_CONFIG = "--print_config"
 
 
@@ -305,6 +314,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("Trains a model with a recipe, or resumes its run.", _train),
+    "plan": Command("Says what a recipe will take: memory, time, disk.", _plan),
     "eval": Command("Scores a model, a checkpoint or a run's newest one on rows.", _eval),
     "score": Command("Scores completions you already have; prints one JSON object.", _score),
     "ask": Command("Asks a model one question about images.", _ask),

@@ -18,7 +18,8 @@ LOGITS_PER_CHUNK = 2**24
 
 def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tensor:
     """The head's logits [..., V] in float32, capped at c * tanh(logit / c) where the model has a cap c."""
-    with torch.autocast(hidden.device.type, enabled=False):
+    kind = "cpu" if hidden.is_meta else hidden.device.type  # shapes without values, as gpg-vl plan runs them
+    with torch.autocast(kind, enabled=False):
         logits = F.linear(hidden.float(), head_weight.float())
     return logits if cap is None else torch.tanh(logits / cap) * cap
 

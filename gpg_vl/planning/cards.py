@@ -1,0 +1,63 @@
+"""Cards by the names that ``gpg-vl plan --gpu`` takes. Their rates are those of ``run.speed``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gpg_vl.run.speed import GIB, PEAK_RATES
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """By the vendor's data sheet."""
+
+    name: str
+    rate: float  # FLOP/s of dense bfloat16 products
+    total: int  # bytes of memory
+    bandwidth: float  # bytes per second of that memory
+
+    @property
+    def usable(self) -> int:
+        """Bytes for tensors: without CUDA's own, and a part that fragments."""
+        return int((self.total - GIB) * 0.95)
+
+
+def _card(name: str, model: str, gib: int, terabytes_per_s: float) -> Card:
+    return Card(name, PEAK_RATES[model], gib * GIB, terabytes_per_s * 1e12)
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        _card("h100-80", "H100", 79, 3.35),
+        _card("h100-pcie-80", "H100 PCIe", 79, 2.0),
+        _card("h100-nvl-94", "H100 NVL", 93, 3.9),
+        _card("h200-141", "H200", 140, 4.8),
+        _card("h20-96", "H20", 95, 4.0),
+        _card("a100-80", "A100", 79, 2.0),
+        _card("a100-40", "A100", 39, 1.55),
+        _card("l40s-48", "L40S", 44, 0.86),
+        _card("a10-24", "A10", 22, 0.6),
+        _card("l4-24", "L4", 22, 0.3),
+    )
+}
+"""Memory as the driver shows it."""
+
+
+def find_card(name: str) -> Card:
+    """
+    Raises:
+        ValueError: there is none of this name; lists the known ones
+    """
+    if name not in CARDS:
+        raise ValueError(f"--gpu: no card {name!r}; the cards are {', '.join(CARDS)}")
+    return CARDS[name]
+
+
+def card_here(device: torch.device) -> Card:
+    """The card of this machine: memory as it is, rates of the known card that comes nearest in memory."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    nearest = min(CARDS.values(), key=lambda card: abs(card.total - total))
+    return Card(torch.cuda.get_device_name(device), nearest.rate, total, nearest.bandwidth)

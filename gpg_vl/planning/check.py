@@ -1,0 +1,70 @@
+"""The check at the start of a run on CUDA, before its weights are loaded: what cannot fit is refused.
+
+Where memory runs out, a rollout and the update of most layouts go on with half the budget. So a run is refused only if
+its smallest budgets do not fit, or if its layout ends the run instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from accelerate import Accelerator
+
+from gpg_vl.config import Recipe
+from gpg_vl.planning.cards import card_here
+from gpg_vl.planning.layouts import LAYOUTS, SHARDED_GRADIENTS, LayoutName
+from gpg_vl.planning.memory import Budgets, largest_budgets, memory_of, run_phases, run_smallest, size_of
+from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
+from gpg_vl.planning.without_weights import load_shapes
+from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.start import sharding_stage
+from gpg_vl.run.speed import GIB
+
+_MOST_ROWS = 512
+"""All rows are read later; the start need not read them twice."""
+
+
+def machine_here(accelerator: Accelerator) -> Machine:
+    """The cards of a run's ranks, as this one has it."""
+    return Machine(card_here(accelerator.device), accelerator.num_processes, _layout_here(accelerator))
+
+
+def _layout_here(accelerator: Accelerator) -> LayoutName:
+    stage = sharding_stage(accelerator)
+    if stage < 3:
+        return LAYOUTS[stage]
+    zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    return "zero3_offload" if "offload_optimizer" in zero else "zero3"
+
+
+def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> str:
+    """
+    Args:
+        path: of the model, or of the checkpoint that the run goes on from
+
+    Returns:
+        a line about what was found
+
+    Raises:
+        NotOnShapes: the model's code looks at values, so nothing can be said
+        ValueError: it cannot fit; one line with the keys to change
+    """
+    recipe = replace(recipe, model=replace(recipe.model, path=path))
+    adapter = load_shapes(recipe.model)
+    rows = read_rows(recipe, checked, adapter, _MOST_ROWS)
+    size, usable = size_of(adapter), machine.card.usable
+    runs = run_phases(recipe, adapter, rows, machine.num_gpus)
+    memory = memory_of(recipe, size, runs, machine.layout, machine.num_gpus)
+    found = f"{memory.peak / GIB:.1f} of {usable / GIB:.1f} GiB at the worst moment"
+    if memory.peak <= usable:
+        return f"plan: {found}"
+    smallest, budgets = run_smallest(recipe, adapter, rows, machine.num_gpus), Budgets(None, None)
+    if machine.layout in SHARDED_GRADIENTS:  # no smaller budget is tried there
+        smallest = replace(smallest, update=runs.update)
+        budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+    least = memory_of(recipe, size, smallest, machine.layout, machine.num_gpus)
+    if least.peak > usable:
+        cheapest = cheapest_layout(recipe, size, smallest, machine)
+        raise ValueError(describe_lack(recipe, least, machine, cheapest, budgets))
+    return f"plan: {found}; the budgets will be halved as memory runs out: gpg-vl plan says which fit"

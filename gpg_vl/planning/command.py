@@ -1,0 +1,49 @@
+"""``gpg-vl plan``: the plan of a recipe as text, or one step of it measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from gpg_vl.config import Recipe
+from gpg_vl.models import load_adapter
+from gpg_vl.planning.cards import CARDS, Card, card_here, find_card
+from gpg_vl.planning.measure import measure_step
+from gpg_vl.planning.options import Options
+from gpg_vl.planning.page import describe_measured, describe_plan
+from gpg_vl.planning.plan import Machine, make_plan, read_rows
+from gpg_vl.preflight.sources import CheckedSources, load_all_sources
+from gpg_vl.preflight.start import check_recipe
+from gpg_vl.processes.start import start_ranks
+
+DEFAULT_CARD = "h100-80"
+
+
+def plan_lines(recipe: Recipe, options: Options) -> list[str]:
+    """
+    Raises:
+        ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
+    """
+    machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout)
+    checked = _read_sources(recipe)
+    return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
+
+
+def _choose_card(name: str | None) -> Card:
+    if name is not None:
+        return find_card(name)
+    return card_here(torch.device("cuda")) if torch.cuda.is_available() else CARDS[DEFAULT_CARD]
+
+
+def _measure(recipe: Recipe, checked: Sequence[CheckedSources]) -> list[str]:
+    accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
+    adapter = load_adapter(recipe.model)
+    rows = read_rows(recipe, checked, adapter)
+    adapter.to(accelerator.device)
+    return describe_measured(measure_step(recipe, adapter, rows.worst, accelerator))
+
+
+def _read_sources(recipe: Recipe) -> list[CheckedSources]:
+    check_recipe(recipe)
+    return load_all_sources(recipe)

@@ -1,0 +1,67 @@
+"""How many bytes a rank holds of weights, gradients and optimizer in each layout, before any row runs.
+
+Weights are float32 in all of them (docs/cluster.md). Under ZeRO a rank keeps a second float32 copy of its share, and
+DeepSpeed has buffers of the sizes that its defaults name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LayoutName = Literal["none", "zero1", "zero2", "zero3", "zero3_offload"]
+LAYOUTS: tuple[LayoutName, ...] = ("none", "zero1", "zero2", "zero3", "zero3_offload")
+"""From the cheapest in time on."""
+SHARDED_GRADIENTS = ("zero2", "zero3", "zero3_offload")
+"""Their update ends where memory runs out; in the others it restarts with half the budget."""
+
+FLOAT = 4
+_BUCKET = 5 * 10**8  # numbers: reduce_bucket_size and allgather_bucket_size of DeepSpeed
+_LIVE = 10**9  # numbers: stage3_max_live_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a model: weights in all, trained ones, and those of its largest tensor that is trained."""
+
+    weights: int
+    trained: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Bytes of a rank."""
+
+    weights: int
+    gradients: int  # where a layout shards them; elsewhere they grow during the first pass
+    optimizer: int
+    buffers: int  # in the update
+    gathered: int  # in the rollout
+    step: int  # in the optimizer step, on top
+    host: int  # of the machine's memory
+
+
+def state_of(layout: LayoutName, size: Size, num_ranks: int, optimizer: str = "adamw", *, on_gpu: bool = True) -> State:
+    """
+    Args:
+        num_ranks: GPUs
+        optimizer: ``update.optimizer``
+    """
+    share = -(-size.trained // num_ranks)
+    moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)
+    copy = 0 if layout == "none" else FLOAT * share
+    stepped = size.trained if layout == "none" else share
+    is_foreach = optimizer == "adamw" and on_gpu  # torch's default there: temporaries as large as all gradients
+    step = FLOAT * stepped if is_foreach else 2 * FLOAT * size.largest
+    bucket = FLOAT * min(_BUCKET, size.trained)
+    if layout in ("none", "zero1"):
+        buffers = bucket if layout == "zero1" else 0
+        return State(FLOAT * size.weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
+    if layout == "zero2":
+        return State(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)
+    live = 2 * FLOAT * min(_LIVE, size.weights)
+    weights, gathered = FLOAT * -(-size.weights // num_ranks), FLOAT * size.weights
+    if layout == "zero3":
+        return State(weights, FLOAT * share, moments + copy, live, gathered, step, 0)
+    return State(weights, FLOAT * share, 0, live, gathered, 0, moments + copy)

@@ -1,0 +1,133 @@
+"""What the phases of a step take of a GPU, by part, and the largest budgets that fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.objectives import build_objective
+from gpg_vl.planning.layouts import FLOAT, SHARDED_GRADIENTS, LayoutName, Size, State, state_of
+from gpg_vl.planning.live_memory import GRADIENTS
+from gpg_vl.planning.rows import PromptLengths
+from gpg_vl.planning.shapes import Pass, Shapes
+from gpg_vl.planning.trial_groups import longest_groups, prompts_at_once, share_of
+from gpg_vl.update.packing import shortest_budget
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A recipe's phases on shapes, for a number of ranks; the layout changes nothing of them."""
+
+    rollout: Pass
+    update: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a rank by phase and part."""
+
+    phases: Mapping[str, Mapping[str, int]]
+    host: int  # of all ranks of a machine with one rank: what a layout keeps outside of the GPU
+
+    @property
+    def peak(self) -> int:
+        return sum(self.phases[self.largest_phase].values())
+
+    @property
+    def largest_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+
+def size_of(adapter: Adapter) -> Size:
+    weights, trained = adapter.num_parameters()
+    return Size(weights, trained, max(p.numel() for _, p in adapter.trainable_parameters()))
+
+
+def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int) -> Runs:
+    shapes, config = Shapes(recipe, adapter), recipe.rollout
+    num = share_of(config.prompts_per_step, num_ranks)
+    together = prompts_at_once(config, len(rows.worst.encoded.token_ids), num)
+    rollout = shapes.rollout(rows.worst.encoded, together, -(-num // together))
+    return Runs(rollout, shapes.update(longest_groups(rows.worst, config, adapter, num)))
+
+
+def memory_of(
+    recipe: Recipe, size: Size, runs: Runs, layout: LayoutName, num_ranks: int, *, on_gpu: bool = True
+) -> Memory:
+    state = state_of(layout, size, num_ranks, recipe.update.optimizer, on_gpu=on_gpu)
+    always = {"weights": state.weights, "optimizer": state.optimizer, "reference": _reference_bytes(recipe, size)}
+    phases = {
+        "rollout": _add(always, {"gathered weights": state.gathered}, runs.rollout.peak.parts),
+        "update": _add(always, _update_parts(state, runs.update, layout)),
+        "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
+    }
+    return Memory(phases, state.host * num_ranks)
+
+
+def _update_parts(state: State, update: Pass, layout: LayoutName) -> Mapping[str, int]:
+    if layout not in SHARDED_GRADIENTS:
+        return _add({"buffers": state.buffers}, update.peak.parts)
+    return _add({GRADIENTS: state.gradients, "buffers": state.buffers}, update.peak.without_gradients)
+
+
+def _add(*several: Mapping[str, int]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for parts in several:
+        total.update(parts)
+    return {name: size for name, size in total.items() if size > 0}
+
+
+def _reference_bytes(recipe: Recipe, size: Size) -> int:
+    """A copy of the initial model, with linear layers in the compute type, where the objective reads one."""
+    objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
+    if "reference" not in objective.needs or recipe.model.lora is not None:
+        return 0
+    return size.weights * (2 if recipe.model.dtype == "bfloat16" else FLOAT)
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """The largest that fit; None where not even the smallest does."""
+
+    update: int | None
+    rollout: int | None
+
+
+def run_smallest(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, times: int = 1) -> Runs:
+    """With budgets that hold one group in the rollout, and a prompt with one completion in the update.
+
+    Args:
+        times: of both budgets
+    """
+    shapes, config = Shapes(recipe, adapter), recipe.rollout
+    num = share_of(config.prompts_per_step, num_ranks)
+    groups = longest_groups(rows.worst, config, adapter, max(num, 2))
+    rollout = shapes.rollout(rows.worst.encoded, times, -(-num // times))
+    return Runs(rollout, shapes.update(groups, times * shortest_budget(groups[0])))
+
+
+def largest_budgets(
+    recipe: Recipe, adapter: Adapter, rows: PromptLengths, layout: LayoutName, num_ranks: int, usable: int
+) -> Budgets:
+    """By a line through what the smallest budgets take and what three times as much takes: both grow with tokens."""
+    size = size_of(adapter)
+    small, large = (run_smallest(recipe, adapter, rows, num_ranks, times) for times in (1, 3))
+
+    def phase(runs: Runs, name: str) -> int:
+        return sum(memory_of(recipe, size, runs, layout, num_ranks).phases[name].values())
+
+    update = _fitting(small.update.tokens, phase(small, "update"), large.update.tokens, phase(large, "update"), usable)
+    rollout = _fitting(
+        small.rollout.tokens, phase(small, "rollout"), large.rollout.tokens, phase(large, "rollout"), usable
+    )
+    return Budgets(update, rollout)
+
+
+def _fitting(small: int, small_bytes: int, large: int, large_bytes: int, usable: int) -> int | None:
+    if small_bytes > usable:
+        return None
+    more = (usable - small_bytes) * (large - small) // max(1, large_bytes - small_bytes)
+    return small + max(0, more)

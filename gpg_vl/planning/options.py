@@ -1,0 +1,41 @@
+"""The words of ``gpg-vl plan``, read before torch is imported."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpg_vl.config import Recipe
+from gpg_vl.planning.layouts import LAYOUTS, LayoutName
+from gpg_vl.recipes import load_recipe
+
+OVERRIDES = "Every other --section.key VALUE overrides the recipe. What the numbers mean: docs/scale.md."
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    gpu: str | None  # None: this machine's
+    num_gpus: int
+    layout: LayoutName
+    measures: bool  # one step on this machine, in place of a plan
+
+
+def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, Options]:
+    """
+    Raises:
+        ValueError: an option or the recipe is wrong
+    """
+    parser.add_argument("recipe", nargs="+", help="recipe; keys of a later one override those of the earlier ones")
+    parser.add_argument("--gpu", help="card, e.g. h100-80; default: this machine's, or h100-80 where it has none")
+    parser.add_argument("--gpus", type=int, default=1, help="number of cards (default 1)")
+    parser.add_argument("--sharding", default="none", help=f"layout: {', '.join(LAYOUTS)} (default none)")
+    parser.add_argument("--measure", action="store_true", help="run one step on this machine instead")
+    options, overrides = parser.parse_known_args(words)
+    layout = next((name for name in LAYOUTS if name == options.sharding), None)
+    if layout is None:
+        raise ValueError(f"--sharding: no layout {options.sharding!r}; the layouts are {', '.join(LAYOUTS)}")
+    if options.gpus < 1:
+        raise ValueError("--gpus must be at least 1")
+    recipe = load_recipe(options.recipe, overrides)
+    return recipe, Options(options.gpu, options.gpus, layout, options.measure)

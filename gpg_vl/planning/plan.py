@@ -1,0 +1,150 @@
+"""A recipe and a machine -> a plan: what the run will take before anything of it is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpg_vl.config import Recipe
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.planning.cards import Card
+from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size
+from gpg_vl.planning.memory import (
+    Budgets,
+    Memory,
+    Runs,
+    largest_budgets,
+    memory_of,
+    run_phases,
+    size_of,
+)
+from gpg_vl.planning.rows import PromptLengths, measure_rows
+from gpg_vl.planning.seconds import checkpoint_bytes, seconds_of, work_of
+from gpg_vl.planning.trial_groups import longest_groups
+from gpg_vl.planning.without_weights import load_shapes
+from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.prompts.length import build_prompts, training_room
+from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
+from gpg_vl.run.kept_checkpoints import count_checkpoints
+from gpg_vl.run.speed import GIB
+from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    card: Card
+    num_gpus: int
+    layout: LayoutName
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What ``gpg-vl plan`` shows."""
+
+    recipe: Recipe
+    machine: Machine
+    size: Size
+    rows: PromptLengths
+    runs: Runs
+    memory: Memory
+    budgets: Budgets
+    seconds: dict[str, float]  # of a step, by phase
+    flops: tuple[float, float] | None  # of a step over all ranks, in the rollout and in the update
+    disk: int  # bytes
+    fitting_layout: LayoutName | None  # the cheapest that fits
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.peak <= self.machine.card.usable
+
+    @property
+    def total_seconds(self) -> float:
+        return self.recipe.run.steps * sum(self.seconds.values())
+
+
+def read_rows(
+    recipe: Recipe, checked: Sequence[CheckedSources], adapter: Adapter, most: int | None = None
+) -> PromptLengths:
+    """
+    Args:
+        most: rows to look at, spread over all; None: all
+    """
+    room = training_room(recipe, adapter)
+    prompts = build_prompts(recipe, checked[0].tasks, adapter, room)
+    return measure_rows(checked[0].sources, prompts, room, adapter, most)
+
+
+def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machine) -> Plan:
+    """
+    Raises:
+        ValueError: the model's folder or a row cannot be used
+    """
+    adapter = load_shapes(recipe.model)
+    rows = read_rows(recipe, checked, adapter)
+    card, num, layout = machine.card, machine.num_gpus, machine.layout
+    size, runs = size_of(adapter), run_phases(recipe, adapter, rows, num)
+    memory = memory_of(recipe, size, runs, layout, num)
+    group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
+    flops = flops_of(adapter, group)
+    seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num)
+    all_flops = None if flops is None else (
+        flops[0] * recipe.rollout.prompts_per_step, flops[1] * recipe.rollout.prompts_per_step)  # fmt: skip
+    return Plan(
+        recipe, machine, size, rows, runs, memory,
+        largest_budgets(recipe, adapter, rows, layout, num, card.usable), seconds, all_flops,
+        count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(size),
+        cheapest_layout(recipe, size, runs, machine),
+    )  # fmt: skip
+
+
+def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | None:
+    """Of one group, in the rollout and in the update; None for a mixture of experts."""
+    weights = count_weights(adapter)
+    if weights is None:
+        return None
+    rewards = (Reward(0.0, {}, "ok"),) * len(group.completions)
+    sampled = ScoredGroup(group.prompt, group.completions, rewards)
+    return rollout_flops(weights, [sampled]), update_flops(weights, [group])
+
+
+def cheapest_layout(recipe: Recipe, size: Size, runs: Runs, machine: Machine) -> LayoutName | None:
+    """The first that fits; ZeRO has nothing to share on one GPU, but it can leave the optimizer to the host."""
+    for layout in LAYOUTS:
+        if machine.num_gpus == 1 and layout in ("zero1", "zero2", "zero3"):
+            continue
+        if recipe.update.optimizer == "adamw_8bit" and layout != "none":
+            continue
+        if memory_of(recipe, size, runs, layout, machine.num_gpus).peak <= machine.card.usable:
+            return layout
+    return None
+
+
+def describe_lack(
+    recipe: Recipe, memory: Memory, machine: Machine, fitting: LayoutName | None, budgets: Budgets
+) -> str:
+    """One line: by how much it does not fit, where, and which keys to change.
+
+    Args:
+        fitting: a layout that fits
+        budgets: that fit in the machine's layout; None where a smaller one does not help
+    """
+    ways = list(_ways_out(recipe, memory.largest_phase, budgets))
+    if fitting is not None and fitting != machine.layout:
+        ways.append(f"use the layout {fitting}")
+    ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
+    return (
+        f"model.path: {Path(recipe.model.path).name} needs {memory.peak / GIB:.2f} GiB in the {memory.largest_phase}, "
+        f"and {machine.card.name} has {machine.card.usable / GIB:.2f} GiB for it; {', or '.join(ways)}"
+    )
+
+
+def _ways_out(recipe: Recipe, phase: str, budgets: Budgets) -> Iterator[str]:
+    if phase == "update" and not recipe.model.gradient_checkpointing:
+        yield "set model.gradient_checkpointing"
+    if phase == "update" and budgets.update is not None:
+        yield f"lower update.tokens_per_micro_batch to {budgets.update}"
+    if phase == "rollout" and budgets.rollout is not None:
+        yield f"lower rollout.tokens_per_batch to {budgets.rollout}"
+    if phase == "step" and recipe.update.optimizer == "adamw":
+        yield "set update.optimizer to adamw_fused"

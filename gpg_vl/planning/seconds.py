@@ -1,0 +1,108 @@
+"""Operations, bytes and kernels of a step -> its seconds on a card, by phase.
+
+A phase takes as long as its products, its traffic with the card's memory, and the exchange between cards one after the
+other; or as its kernels take to be launched, where that is longer. The constants are estimates of achieved rates: no
+GPU has been measured for them (docs/scale.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpg_vl.config import Recipe
+from gpg_vl.planning.cards import Card
+from gpg_vl.planning.layouts import FLOAT, LayoutName, Size
+from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
+from gpg_vl.planning.memory import Runs
+from gpg_vl.planning.trial_groups import share_of
+
+ACHIEVED = 0.6
+"""Share of the card's rate that large bfloat16 products reach."""
+LAUNCH_SECONDS = 17e-6
+"""Of one kernel, where the GPU waits for the host: 30 ms a decode step of 1,700 kernels."""
+TRAFFIC = 4
+"""How often what is kept for the backward pass moves: written and read, there and back."""
+LINK = {True: 300e9, False: 40e9}
+"""Bytes per second and card, within a machine and between machines."""
+CARDS_PER_MACHINE = 8
+DISK = 0.9e9
+"""Bytes per second of one process that writes and hashes a checkpoint."""
+IMAGE_SECONDS = 0.034
+"""To open and size one picture of 2 megapixels on one core."""
+STEP_TRAFFIC = 7
+"""Numbers that AdamW reads and writes for each weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Of one rank in a step; operations as ``update.flops`` counts them, None for a mixture of experts."""
+
+    rollout_flops: float | None
+    update_flops: float | None
+    images: float
+
+
+def seconds_of(
+    recipe: Recipe, size: Size, runs: Runs, work: Work, card: Card, layout: LayoutName, num_ranks: int
+) -> dict[str, float]:
+    """By phase, of the rank that has most; ``checkpoint`` is its share of a step."""
+    rate = card.rate * ACHIEVED if recipe.model.dtype == "bfloat16" else card.rate * ACHIEVED / 8
+    return {
+        "data": work.images * IMAGE_SECONDS,
+        "rollout": _rollout(recipe, size, runs, work, card, rate),
+        "update": _update(recipe, runs, work, card, rate),
+        "exchange": _exchange(size, runs, layout, num_ranks),
+        "step": STEP_TRAFFIC * FLOAT * size.trained / card.bandwidth / (1 if layout == "none" else num_ranks),
+        "checkpoint": save_seconds(size) / recipe.run.save_every,
+    }
+
+
+def _rollout(recipe: Recipe, size: Size, runs: Runs, work: Work, card: Card, rate: float) -> float:
+    """Prefill, then as many steps as the longest completion has tokens, whatever the others have: the long tail."""
+    cached = runs.rollout.peak.parts.get(CACHE, 0)
+    step = max(runs.rollout.kernels * LAUNCH_SECONDS, (FLOAT * size.weights + cached) / card.bandwidth)
+    return runs.rollout.count * recipe.rollout.max_new_tokens * step + (work.rollout_flops or 0.0) / rate
+
+
+def _update(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float) -> float:
+    again = 4 / 3 if recipe.model.gradient_checkpointing else 1.0
+    kept = sum(runs.update.peak.without_gradients.get(part, 0) for part in (ACTIVATIONS, VISION))
+    computed = (work.update_flops or 0.0) * again / rate + runs.update.count * TRAFFIC * kept / card.bandwidth
+    return max(runs.update.count * runs.update.kernels * LAUNCH_SECONDS, computed)
+
+
+def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int) -> float:
+    """Gradients once a step, or once a pass where they are sharded; weights for each pass and a rollout in ZeRO-3."""
+    if num_ranks == 1:
+        return 0.0
+    link = LINK[num_ranks <= CARDS_PER_MACHINE]
+    gradients, weights = FLOAT * size.trained / link, FLOAT * size.weights / link
+    if layout in ("none", "zero1"):
+        return 2 * gradients
+    if layout == "zero2":
+        return runs.update.count * gradients + gradients
+    return runs.update.count * (gradients + 2 * weights) + weights
+
+
+def save_seconds(size: Size) -> float:
+    return checkpoint_bytes(size) / DISK
+
+
+def checkpoint_bytes(size: Size) -> int:
+    """Weights, and two moments of the trained ones."""
+    return FLOAT * size.weights + 2 * FLOAT * size.trained
+
+
+def work_of(flops: tuple[float, float] | None, recipe: Recipe, num_ranks: int, num_images: float) -> Work:
+    """
+    Args:
+        flops: of a group, in the rollout and in the update
+    """
+    num = share_of(recipe.rollout.prompts_per_step, num_ranks)
+    rollout, update = (None, None) if flops is None else (num * flops[0], num * flops[1])
+    return Work(rollout, update, num * num_images)
+
+
+def total(seconds: Mapping[str, float]) -> float:
+    return sum(seconds.values())

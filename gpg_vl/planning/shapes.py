@@ -1,0 +1,203 @@
+"""A recipe's model without weights and groups of the longest row -> what a rollout and an update take, by running them.
+
+Everything runs on the meta device: the kit's own forward, head, backward and cache, without a number computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from gpg_vl.config import Recipe
+from gpg_vl.errors import first_line
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.log_probs import head_logits, mask_banned
+from gpg_vl.models.vision_records import select_features
+from gpg_vl.planning.compute_type import ComputeType
+from gpg_vl.planning.live_memory import CACHE, LOGITS, VISION, LiveMemory, Peak
+from gpg_vl.records import Encoded, MicroBatch, TrainingGroup, VisionInputs
+from gpg_vl.rollout.token_choice import NOISE_PER_DRAW
+from gpg_vl.update.packing import build_micro_batch, plan_update
+from gpg_vl.update.policy import packed_log_probs
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A phase at its largest."""
+
+    peak: Peak
+    tokens: int  # padded, of a micro-batch or of a rollout batch
+    kernels: int  # of one micro-batch, or of one decode step
+    count: int  # micro-batches, or rollout batches
+
+
+class NotOnShapes(ValueError):
+    """The model's code looks at values."""
+
+
+class Shapes:
+    """Runs phases of a recipe on shapes."""
+
+    def __init__(self, recipe: Recipe, adapter: Adapter):
+        self._recipe = recipe
+        self._adapter = adapter
+        self._compute = ComputeType()
+
+    def update(self, groups: Sequence[TrainingGroup], tokens: int | None = None) -> Pass:
+        """Forward and backward of the largest micro-batch, twice where there are several: the second finds gradients.
+
+        Args:
+            tokens: the budget; None: the recipe's
+        """
+        config = self._recipe.update
+        plan = plan_update(groups, config if tokens is None else replace(config, tokens_per_micro_batch=tokens))
+        batch = build_micro_batch(plan[0], self._adapter)
+        model = self._adapter.model
+        model.train()
+        model.zero_grad(set_to_none=True)
+        with self._watch() as memory:
+            handles = memory.claim_gradients(model)
+            batch = self._without_tower(batch)
+            memory.restart()
+            for _ in plan[:2]:
+                memory.num_kernels = 0
+                self._run_pass(memory, batch)
+            for handle in handles:
+                handle.remove()
+        model.zero_grad(set_to_none=True)
+        return Pass(memory.peak, batch.input_ids.numel(), memory.num_kernels, len(plan))
+
+    def _run_pass(self, memory: LiveMemory, batch: MicroBatch) -> None:
+        with self._autocast():
+            if batch.vision is not None:
+                with memory.part(VISION):
+                    features = self._adapter.encode_images(_on_meta(batch.vision))
+                    if batch.feature_index is not None:
+                        features = select_features(features, batch.feature_index)
+                batch = replace(batch, vision=None, features=features, feature_index=None)
+            log_probs = packed_log_probs(self._adapter, batch, self._recipe.rollout.temperature)
+        self._compute.end_pass()
+        if log_probs.requires_grad:
+            (log_probs * torch.empty_like(log_probs)).sum().backward()
+
+    def _without_tower(self, batch: MicroBatch) -> MicroBatch:
+        """With features where the rollout has computed them."""
+        if batch.vision is None or not self._adapter.has_frozen_tower():
+            return batch
+        with torch.no_grad():
+            features = self._adapter.encode_images(_on_meta(batch.vision))
+            if batch.feature_index is not None:
+                features = select_features(features, batch.feature_index)
+        return replace(batch, vision=None, features=features, feature_index=None)
+
+    def rollout(self, prompt: Encoded, num_prompts: int, num_batches: int) -> Pass:
+        """Prefill of a full batch of the prompt, and a decode step behind the longest completions.
+
+        Args:
+            num_batches: in which a draw is decoded
+        """
+        config, adapter = self._recipe.rollout, self._adapter
+        adapter.model.eval()
+        with self._watch() as memory, torch.no_grad(), self._autocast():
+            cache = adapter.new_cache()
+            hidden = self._prefill(memory, prompt, num_prompts, cache)
+            cache.batch_repeat_interleave(config.group_size)
+            memory.claim(_tensors(cache), CACHE)
+            logits = head_logits(hidden[:, -1], adapter.head_weight, adapter.logit_cap)
+            del hidden
+            before = memory.peak
+            rows = num_prompts * config.group_size
+            length = self._grow(cache, prompt, rows)
+            memory.claim(_tensors(cache), CACHE)
+            logits = logits.repeat_interleave(config.group_size, dim=0)
+            memory.restart()
+            memory.num_kernels = 0
+            with memory.part(LOGITS):
+                noise = self._choose(logits)
+            del logits
+            hidden = adapter.run_body(cache=cache, **_tokens(prompt, rows, 1, length))
+            logits = head_logits(hidden[:, -1], adapter.head_weight, adapter.logit_cap)
+            kernels, after = memory.num_kernels, memory.peak
+            del noise, logits, hidden, cache
+        peak = max(before, after, key=lambda each: sum(each.parts.values()))
+        tokens = rows * (len(prompt.token_ids) + config.max_new_tokens)
+        return Pass(peak, tokens, kernels, num_batches)
+
+    def _prefill(self, memory: LiveMemory, prompt: Encoded, num: int, cache: Cache) -> Tensor:
+        features = None
+        if prompt.vision is not None:
+            with memory.part(VISION):
+                features = self._adapter.encode_images(_on_meta(self._adapter.join_vision([prompt.vision] * num)))
+        types = torch.tensor([prompt.token_types] * num)
+        return self._adapter.run_body(
+            input_ids=torch.tensor([prompt.token_ids] * num),
+            token_types=types,
+            position_ids=prompt.position_ids[:, None].expand(-1, num, -1).to("meta"),
+            features=features,
+            cache=cache,
+        )
+
+    def _grow(self, cache: Cache, prompt: Encoded, rows: int) -> int:
+        """Fills the cache with all but the last token of the longest completions; returns its length."""
+        start, more = len(prompt.token_ids), max(1, self._recipe.rollout.max_new_tokens - 2)
+        self._adapter.run_body(cache=cache, **_tokens(prompt, rows, more, start))
+        return start + more
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """The choice of a token; returns the noise, which stays."""
+        config, vocabulary = self._recipe.rollout, logits.shape[-1]
+        block = min(config.max_new_tokens, max(1, NOISE_PER_DRAW // vocabulary))
+        noise = logits.new_empty(len(logits), block, vocabulary)
+        scores = mask_banned(logits, self._adapter.banned_token_ids) / config.temperature
+        if config.top_p < 1 or config.top_k:
+            scores = F.softmax(scores.sort(dim=-1).values, dim=-1).cumsum(dim=-1)
+        (scores - noise[:, 0]).argmax(dim=-1)
+        return noise
+
+    @contextmanager
+    def _watch(self) -> Iterator[LiveMemory]:
+        model = self._adapter.model
+        memory = LiveMemory(len(self._adapter.head_weight))
+        memory.skip(chain(model.parameters(), model.buffers()))
+        try:
+            with memory, self._compute:
+                yield memory
+        except (NotImplementedError, RuntimeError) as error:
+            raise NotOnShapes(
+                f"model.path: a {model.config.model_type} model does not run on shapes alone ({first_line(error)}); "
+                "gpg-vl plan --measure runs a step of it"
+            ) from error
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._adapter.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast("cpu", dtype=self._adapter.autocast_dtype)
+
+
+def _tokens(prompt: Encoded, rows: int, num: int, start: int) -> dict[str, Tensor]:
+    """``num`` tokens of every row, from position ``start`` on."""
+    axes = len(prompt.position_ids)
+    return {
+        "input_ids": torch.zeros(rows, num, dtype=torch.long),
+        "token_types": torch.zeros(rows, num, dtype=torch.long),
+        "position_ids": torch.arange(start, start + num, device="meta").expand(axes, rows, -1),
+    }
+
+
+def _on_meta(vision: VisionInputs) -> VisionInputs:
+    """Pixels without values; grids and counts keep theirs, which Python reads."""
+    tensors = {name: t.to("meta") if t.is_floating_point() else t for name, t in vision.tensors.items()}
+    return replace(vision, tensors=tensors)
+
+
+def _tensors(cache: Cache) -> list[Tensor]:
+    found = [value for layer in cache.layers for value in vars(layer).values()]
+    lists = [each for value in found for each in (value if isinstance(value, list) else [value])]
+    return [each for each in lists if isinstance(each, Tensor)]

@@ -1,0 +1,24 @@
+"""A recipe's model as shapes, with the adapter that it would train."""
+
+from __future__ import annotations
+
+import torch
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.lora import attach
+
+
+def load_shapes(config: ModelConfig) -> BaseAdapter:
+    """The adapter of the model's folder on the meta device; reads no weights.
+
+    Raises:
+        ValueError: the folder is none of a model that the kit knows
+    """
+    adapter = load_adapter(config, with_weights=False)
+    assert isinstance(adapter, BaseAdapter)
+    if config.lora is not None:
+        with torch.device("meta"):
+            attach(adapter.model, config.lora, adapter.lora_layers, config.path)
+    return adapter

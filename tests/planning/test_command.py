@@ -1,0 +1,57 @@
+"""``gpg-vl plan`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpg_vl.cli import main
+from gpg_vl.data.sources import write_parquet
+from gpg_vl.planning.cards import CARDS
+from tests.support.builders import SMALL_IMAGES, make_sample
+
+
+@pytest.fixture
+def recipe_file(model_folders: dict[str, Path], tmp_path: Path) -> Path:
+    write_parquet([make_sample(((200, 100 + 30 * n),), n) for n in range(4)], tmp_path / "rows.parquet")
+    recipe = {
+        "model": {"path": str(model_folders["qwen2_vl"]), **SMALL_IMAGES},
+        "data": {"train": [str(tmp_path / "rows.parquet")]},
+        "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 8},
+        "run": {"output_dir": str(tmp_path / "run")},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def test_a_plan_says_everything_in_80_columns(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(recipe_file), "--gpu", "l4-24", "--gpus", "2", "--sharding", "zero2"]
+    assert main([*words, "--run.output_dir", "runs/mine"]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    for word in ("2 x l4-24", "rows", "weights", "budgets", "cheapest layout that fits: none", "rollout", "hours",
+                 "disk", "FLOPs"):  # fmt: skip
+        assert word in text, word
+    assert not (recipe_file.parent / "run").exists()
+
+
+def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(recipe_file), "--measure"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("measured here", "rollout", "update", "tokens sampled"))
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [(["--gpu", "h100"], CARDS), (["--sharding", "zero9"], ("none", "zero3_offload")), (["--gpus", "0"], ("--gpus",))],
+)
+def test_what_is_not_known_is_one_line(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], known: list[str]
+) -> None:
+    assert main(["plan", str(recipe_file), *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert all(name in said for name in known)

@@ -1,0 +1,53 @@
+"""What a rank holds in each layout: the numbers of weights, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, State, state_of
+
+SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000)
+ADAPTER = Size(weights=8_000_000_000, trained=40_000_000, largest=1_000_000)
+
+
+def held(state: State) -> float:
+    """GB of weights, gradients and optimizer."""
+    return (state.weights + state.gradients + state.optimizer) / 1e9
+
+
+@pytest.mark.parametrize(
+    ("layout", "bytes_per_weight"),
+    # weights, gradients, a rank's float32 copy, two moments; eight ranks
+    [("none", 16), ("zero1", 4 + 4 + 12 / 8), ("zero2", 4 + 16 / 8), ("zero3", 20 / 8), ("zero3_offload", 8 / 8)],
+)
+def test_state_of_eight_ranks(layout: LayoutName, bytes_per_weight: float) -> None:
+    assert held(state_of(layout, SEVEN_B, 8)) == pytest.approx(8 * bytes_per_weight)
+
+
+def test_an_offloaded_optimizer_is_in_the_hosts_memory() -> None:
+    state = state_of("zero3_offload", SEVEN_B, 8)
+    assert state.optimizer == 0
+    assert state.host == 12 * SEVEN_B.trained / 8
+
+
+def test_zero3_gathers_all_weights_in_a_rollout() -> None:
+    assert state_of("zero3", SEVEN_B, 8).gathered == 4 * SEVEN_B.weights
+    assert state_of("zero2", SEVEN_B, 8).gathered == 0
+
+
+def test_an_adapter_needs_little_beside_its_weights() -> None:
+    state = state_of("none", ADAPTER, 1)
+    assert state.weights == 4 * ADAPTER.weights
+    assert state.gradients + state.optimizer == 12 * ADAPTER.trained
+
+
+def test_the_default_optimizer_needs_as_much_as_all_gradients_on_a_gpu() -> None:
+    assert state_of("none", SEVEN_B, 1).step == 4 * SEVEN_B.trained
+    assert state_of("none", SEVEN_B, 1, "adamw_fused").step == 8 * SEVEN_B.largest
+    assert state_of("none", SEVEN_B, 1, "adamw_8bit").optimizer == 2 * SEVEN_B.trained
+
+
+def test_more_ranks_never_need_more() -> None:
+    for layout in LAYOUTS:
+        sizes = [held(state_of(layout, SEVEN_B, num)) for num in (1, 2, 8, 64, 512)]
+        assert sizes == sorted(sizes, reverse=True)
