@@ -201,34 +201,14 @@ def _merge(words: list[str]) -> None:
 
 
 def _prefer(words: list[str]) -> None:
-    parser = _make_parser(
-        "prefer",
-        epilog="Every --section.key VALUE overrides the recipe. The folder then is a reward part: "
-        "--rewards.preference OUT. Labels that OUT holds are kept, and not asked for again.",
-    )
-    parser.add_argument("recipe", help="recipe with the model, the rows and the sampling")
-    parser.add_argument("--out", required=True, help="output folder")
-    parser.add_argument(
-        "--from", dest="source", default="score", metavar="SOURCE",
-        help="where labels come from; score: the task's own reward; ask: somebody at the terminal; or a file of JSON "
-        "lines with id, first, second and preferred (default score)",
-    )  # fmt: skip
-    parser.add_argument("--labels", type=int, default=64, help="number of pairs to label (default 64)")
-    parser.add_argument("--prompts", type=int, default=64, help="number of prompts to sample answers to (default 64)")
-    parser.add_argument("--held-out", type=int, default=20, help="pairs to measure with, labelled too (default 20)")
-    parser.add_argument(
-        "--pairs", choices=["information", "random"], default="information", help="how the pairs are chosen"
-    )
-    options, overrides = parser.parse_known_args(words)
-    from gpg_vl.recipes import load_recipe
+    from gpg_vl.commands.prefer_options import EPILOG, read_options
 
-    recipe = load_recipe(options.recipe, overrides)
-    from gpg_vl.commands.prefer import Options, prefer
+    recipe, options, out = read_options(_make_parser("prefer", EPILOG), words)
+    from gpg_vl.commands.prefer import prefer
 
-    chosen = Options(options.source, options.prompts, options.labels, options.held_out, options.pairs)
-    info = prefer(recipe, chosen, Path(options.out))
+    info = prefer(recipe, options, out)
     measured = "" if info["accuracy"] is None else f", accuracy {info['accuracy']:.3f} on {info['held_out']} others"
-    tell(f"{info['labels']} labels{measured}: {options.out}")
+    tell(f"{info['labels']} labels{measured}: {out}")
 
 
 def _report(words: list[str]) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from gpg_vl.commands.prefer_options import Options
 from gpg_vl.commands.preference_labels import (
     VALUES,
     FileLabels,
@@ -43,21 +44,6 @@ from gpg_vl.screen import say
 LABELS_FILE = "preferences.jsonl"
 HELD_OUT_SHARE = 0.2  # of the prompts
 PAIRS_AT_ONCE = 8  # labelled before the head is fitted again and the next are chosen
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    source: str  # score, ask, or a file of preferences
-    num_prompts: int  # to sample answers to, where they do not come from a file
-    num_labels: int  # to learn from
-    num_held_out: int  # to measure with; 0: not measured
-    pairs: Literal["information", "random"]
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_prompts", 1), ("num_labels", 1), ("num_held_out", 0)):
-            if getattr(self, name) < least:
-                option = {"num_prompts": "--prompts", "num_labels": "--labels"}.get(name, "--held-out")
-                raise ValueError(f"{option} must be at least {least}")
 
 
 @dataclass(frozen=True, slots=True)
