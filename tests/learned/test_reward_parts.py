@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe, RewardsConfig
-from gpg_vl.learned import parts as parts_module
+from gpg_vl.learned import reward_parts as parts_module
 from gpg_vl.learned.features import read_completions
 from gpg_vl.learned.head import PreferenceHead, save_head
 from gpg_vl.learned.reward_parts import LearnedParts, add_parts, build_parts

@@ -158,7 +158,7 @@ def test_names_that_a_function_can_ask_for() -> None:
     [reward] = score_once(with_functions("names"), group(RIGHT, sample=sample))
     assert json.loads(reward.extras["names"]) == [
         "answer", "colour", "completion_ids", "completions", "ground_truth", "id", "images", "log_extra", "log_metric",
-        "problem", "prompts", "question", "solution", "task", "trainer_state",
+        "problem", "prompts", "question", "solution", "task", "trainer_state", "videos",
     ]  # fmt: skip
     assert json.loads(reward.extras["values"]) == ["red", 4, "How?"]
 

@@ -39,7 +39,9 @@ def test_what_is_shown() -> None:
     text = [re.sub(r"[│╭╮─]+", "", line).strip() for line in lines]
     assert text[0] == "mine: step 120 of 500"
     assert text[1].endswith("24%   ETA 4h")
-    assert text[2:-1] == [
+    columns = [line.split(maxsplit=1) for line in text[2:-1]]
+    assert len({line.index(said) for line, (_, said) in zip(text[2:-1], columns, strict=True)}) == 1, "they line up"
+    assert [f"{name:9}{said}" for name, said in columns] == [
         "now      rollout, draw 2  12s",
         "reward   0.512  ▁▃▆█  +0.306 in 2 steps",
         "tasks    counting 0.61   own.py:Colour 0.41",
