@@ -248,4 +248,5 @@ def _marks(reward: Reward, task: Task) -> float:
     """The share of the marks that a completion earned, its format left out; the published scorers have other parts."""
     parts = [name for name in reward.parts if name != "format"]
     main = task.main_part if task.main_part in parts else next(iter(parts), "")
-    return reward.parts.get(main, 0.0) / task.ranges.get(main, (0.0, 1.0))[1]
+    low, high = task.ranges.get(main, (0.0, 1.0))
+    return (reward.parts.get(main, low) - low) / (high - low) if high > low else 0.0

@@ -14,7 +14,9 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """A closed pipe, a terminal that hung up, a closed descriptor."""
 
 
-_ESCAPE_CODE = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\\n]*(?:\x07|\x1b\\\\|\x9c)")
+_ESCAPE_CODE = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\x9d\\n]*(?:\x07|\x1b\\\\|\x9c)"
+)
 """Colours, movements and the like; titles and links. What is left of others is not printable either."""
 
 

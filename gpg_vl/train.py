@@ -15,7 +15,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from gpg_vl.assemble import Stages, assemble
-from gpg_vl.callbacks import SILENT, Callbacks
+from gpg_vl.callbacks import SILENT, CallbackError, Callbacks
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
@@ -59,7 +59,10 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
-        folder = Loop(recipe, stages, accelerator, callbacks).run()
+        try:
+            folder = Loop(recipe, stages, accelerator, callbacks).run()
+        except CallbackError as error:
+            raise error.raised from None
     end_ranks()
     return folder
 

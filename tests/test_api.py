@@ -126,6 +126,9 @@ def test_scores_of_completions() -> None:
 def test_completions_that_cannot_be_scored() -> None:
     with pytest.raises(ValueError, match=naming("row 2", "completion")):
         score([{"completion": "a", "answer": "4"}, {"answer": "4"}], "counting")
+    for words, named in (({"scorer": "legcy"}, "legcy"), ({"answer_in": "tag"}, "tag")):
+        with pytest.raises(ValueError, match=naming(*words, named)):
+            score([{"completion": "4", "answer": "4"}], task="counting", **words)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=naming("answer_in", "boxed", "scorer")):
         score([], "counting", scorer="legacy", answer_in="boxed")
 

@@ -44,10 +44,12 @@ def try_ranks(kind: Kind) -> str:
     )  # fmt: skip
     try:
         out, said = process.communicate(timeout=_SECONDS)
-    except subprocess.TimeoutExpired as error:
+    except BaseException as error:  # Ctrl-C included: the ranks are in a session of their own
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise RuntimeError(f"no answer within {_SECONDS} s") from error
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise RuntimeError(f"no answer within {_SECONDS} s") from error
+        raise
     found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     if process.returncode or not found:
         raise RuntimeError(_cause(said))
@@ -56,7 +58,8 @@ def try_ranks(kind: Kind) -> str:
 
 def _environment(kind: Kind) -> dict[str, str]:
     """What ``scripts/train.sh`` sets."""
-    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(gpg_vl.__file__).parents[1])}
+    own = [str(Path(gpg_vl.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(own)}
     has_gpu = torch.cuda.is_available()
     if not has_gpu:
         more["DS_ACCELERATOR"] = "cpu"

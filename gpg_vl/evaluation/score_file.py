@@ -88,6 +88,9 @@ def score_rows(
     Raises:
         ValueError: no such task, a row that cannot be scored, or ``boxed`` with the published scorers; names it
     """
+    for name, value, known in (("scorer", scorer, get_args(Rule)), ("answer_in", answer_in, get_args(AnswerIn))):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; choose {' or '.join(known)}")
     if scorer == "legacy" and answer_in == "boxed":
         raise ValueError("answer_in is boxed: the published scorers read answer tags only; leave scorer strict")
     task = _load_task(task_name, scorer)

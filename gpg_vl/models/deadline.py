@@ -77,7 +77,11 @@ def run_within(seconds: float, work: Callable[[], _Result]) -> _Result:
         RuntimeError: it failed with something that is no ``Exception``, as Rust's panics are
     """
     helper = _idle.pop() if _idle else _Helper()
-    found, error = helper.call(work, seconds)
+    try:
+        found, error = helper.call(work, seconds)
+    except BaseException:
+        helper.leave()
+        raise
     _idle.append(helper)
     if error is None:
         return found  # type: ignore[no-any-return]
@@ -90,7 +94,7 @@ class _Helper:
     """A thread that works off one call after another; starting one for each call would take longer than most calls."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         thread = threading.Thread(target=self._serve, daemon=True, name="call within a deadline")
         thread.start()
@@ -107,9 +111,12 @@ class _Helper:
                 if time.clock_gettime(self._clock) > end:
                     raise TimeoutError from None
 
+    def leave(self) -> None:
+        """Its thread ends, once its call does."""
+        self._calls.put(None)
+
     def _serve(self) -> None:
-        while True:
-            work = self._calls.get()
+        while (work := self._calls.get()) is not None:
             outcome: tuple[Any, BaseException | None]
             try:
                 outcome = work(), None

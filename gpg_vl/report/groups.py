@@ -13,7 +13,7 @@ from PIL import Image
 
 from gpg_vl.data.images import BadImage, open_image, read_image_file
 from gpg_vl.records import Box
-from gpg_vl.run.record import RECORD_FOLDER, read_record
+from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, read_record
 from gpg_vl.screen import printable_lines
 
 
@@ -77,7 +77,7 @@ def read_groups(run: Path) -> list[RunGroup]:
 def _group(row: Mapping[str, Any], folder: Path) -> RunGroup:
     return RunGroup(
         row["step"], row["id"], row["task"], row["question"], row["answer"], _boxes(row["boxes"]),
-        tuple(folder / image["file"] for image in row["images"] if image["file"]),
+        tuple(folder / name for image in row["images"] if IMAGE_NAME.fullmatch(name := image["file"] or "")),
         row["is_trained"], tuple(map(_completion, row["completions"])),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpg_vl.data.images import BadImage, read_image_file
 from gpg_vl.report.curves import make_charts, mean_of
-from gpg_vl.run.record import RECORD_FOLDER, read_record
+from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, read_record
 from gpg_vl.run.run_log import METRICS_FILE, read_metrics
 from gpg_vl.run.saved_recipe import RECIPE_FILE
 
@@ -166,9 +166,11 @@ def _images(record: Path, groups: Sequence[Mapping[str, Any]]) -> dict[str, str]
 
 
 def _data_uri(record: Path, name: str) -> str | None:
-    kind = name.rpartition(".")[2]
+    known = IMAGE_NAME.fullmatch(name)
+    if known is None:
+        return None
     try:
         content = read_image_file(str((record / name).resolve()))
     except BadImage:
         return None
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if kind in ("png", "jpeg") else None
+    return f"data:image/{known[1]};base64,{base64.b64encode(content).decode()}"

@@ -70,5 +70,5 @@ def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int, int]]]
 
 
 def _cut(text: str) -> str:
-    text = printable(text)
+    text = printable(text[: 100 * _CHARS])
     return text if len(text) <= _CHARS else f"{text[: _CHARS - 3]}..."

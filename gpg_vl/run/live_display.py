@@ -155,6 +155,7 @@ class LiveDisplay:
     def stop(self) -> None:
         self._state = replace(self._state, phase="")
         if isinstance(sys.stderr, _LinesAbove):
+            sys.stderr.write_rest()
             sys.stderr = self._stream
         self._live.stop()
 
@@ -216,6 +217,11 @@ class _LinesAbove(io.TextIOBase):
         for line in lines:
             self._console.print(Text(printable(line.rstrip("\r"))))
         return len(text)
+
+    def write_rest(self) -> None:
+        """A last line without an end, as an error's may be."""
+        if self._unfinished:
+            self.write("\n")
 
     def isatty(self) -> bool:
         return False

@@ -34,6 +34,8 @@ from gpg_vl.verifiers.reasoning import completion_text
 
 RECORD_FOLDER = "record"
 IMAGES_FOLDER = "images"
+IMAGE_NAME = re.compile(r"images/[0-9a-f]{32}\.(png|jpeg)")
+"""How a record names its pictures; whoever reads one takes no other name for a file."""
 MAX_SIDE = 512  # pixels of a picture in the record
 _STEP_FILE = re.compile(r"\d{6,}\.parquet")
 _MEGABYTE = 2**20

@@ -79,8 +79,9 @@ class RunLog:
             metrics=sampled[-1] if sampled else {},
         )  # fmt: skip
         with self._lacks.tolerated("the display"):
-            self._display = LiveDisplay(state)
-            self._display.start()
+            display = LiveDisplay(state)
+            display.start()
+            self._display = display  # steps have their lines where it cannot be started
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``; nested dicts become ``a/b`` in trackers."""

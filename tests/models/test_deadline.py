@@ -101,3 +101,16 @@ def test_a_call_works_in_a_fork() -> None:
     if child == 0:
         os._exit(run_within(5, lambda: 7))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_thread_that_was_given_up_ends_with_its_call() -> None:
+    go_on = threading.Event()
+    threads = set(threading.enumerate())
+    with pytest.raises(TimeoutError):
+        run_within(0.05, lambda: (spin(0.5), go_on.wait(20)))
+    [given_up] = [each for each in threading.enumerate() if each not in threads] or [None]
+    go_on.set()
+    if given_up is not None:  # the call may have had a thread from before
+        given_up.join(20)
+        assert not given_up.is_alive()
+    assert run_within(5, lambda: 7) == 7

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gpg_vl.report.groups import read_groups
+import pytest
+
+from gpg_vl.report.groups import _group, read_groups
+from gpg_vl.report.run_data import _data_uri
+from gpg_vl.run.record import IMAGE_NAME
 from tests.support.builders import png
 from tests.support.recorded_runs import scored_group, write_run
 
@@ -41,3 +45,13 @@ def test_a_notebook_shows_pictures_and_rewards_and_runs_nothing(tmp_path: Path) 
     assert shown.count("<img") == 1 and "\x1b" not in shown and "\u202e" not in shown
     read.picture_files[0].unlink()
     assert "missing" in read._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "name", ['images/x.png" onerror="alert(1)', "../../secret.txt", "/etc/hostname", "images/../x"]
+)
+def test_a_record_names_pictures_of_its_own_alone(name: str) -> None:
+    assert IMAGE_NAME.fullmatch(name) is None
+    row = {"step": 1, "id": "s", "task": "t", "question": "q", "answer": "a", "boxes": [], "is_trained": True}
+    group = _group({**row, "images": [{"file": name}], "completions": []}, Path("/run/record"))
+    assert group.picture_files == () and _data_uri(Path("/run/record"), name) is None
