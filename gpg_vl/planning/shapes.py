@@ -45,8 +45,13 @@ class NotOnShapes(ValueError):
 class Shapes:
     """Runs phases of a recipe on shapes."""
 
-    def __init__(self, recipe: Recipe, adapter: Adapter):
+    def __init__(self, recipe: Recipe, adapter: Adapter, *, on_gpu: bool = True):
+        """
+        Args:
+            on_gpu: packed rows are attended to in one kernel, and not in batches as on a CPU
+        """
         self._recipe = recipe
+        self._has_one_kernel = on_gpu and recipe.model.attention_of("text") in ("auto", "flex_attention")
         self._adapter = adapter
         self._compute = ComputeType()
 
@@ -59,6 +64,8 @@ class Shapes:
         config = self._recipe.update
         plan = plan_update(groups, config if tokens is None else replace(config, tokens_per_micro_batch=tokens))
         batch = build_micro_batch(plan[0], self._adapter)
+        if self._has_one_kernel:  # without values they are no plan for batches
+            batch = replace(batch, segment_ids=batch.segment_ids.to("meta"))
         model = self._adapter.model
         model.train()
         model.zero_grad(set_to_none=True)
@@ -85,7 +92,8 @@ class Shapes:
             log_probs = packed_log_probs(self._adapter, batch, self._recipe.rollout.temperature)
         self._compute.end_pass()
         if log_probs.requires_grad:
-            (log_probs * torch.empty_like(log_probs)).sum().backward()
+            # not Tensor.backward, inside of which ComputeType would not be asked
+            torch.autograd.backward([(log_probs * torch.empty_like(log_probs)).sum()])
 
     def _without_tower(self, batch: MicroBatch) -> MicroBatch:
         """With features where the rollout has computed them."""
