@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import Recipe
@@ -92,8 +93,7 @@ class Shapes:
             log_probs = packed_log_probs(self._adapter, batch, self._recipe.rollout.temperature)
         self._compute.end_pass()
         if log_probs.requires_grad:
-            # not Tensor.backward, inside of which ComputeType would not be asked
-            torch.autograd.backward([(log_probs * torch.empty_like(log_probs)).sum()])
+            _run_backward((log_probs * torch.empty_like(log_probs)).sum())
 
     def _without_tower(self, batch: MicroBatch) -> MicroBatch:
         """With features where the rollout has computed them."""
@@ -174,6 +174,7 @@ class Shapes:
         model = self._adapter.model
         memory = LiveMemory(len(self._adapter.head_weight))
         memory.skip(chain(model.parameters(), model.buffers()))
+        self._compute.end_pass()
         try:
             with memory, self._compute:
                 yield memory
@@ -187,6 +188,14 @@ class Shapes:
         if self._adapter.autocast_dtype is None:
             return nullcontext()
         return torch.autocast("cpu", dtype=self._adapter.autocast_dtype)
+
+
+def _run_backward(loss: Tensor) -> None:
+    """``loss.backward()``, which torch would call outside of ``ComputeType``, as all that a mode is asked about."""
+    _engine_run_backward(
+        (loss,), (torch.empty_like(loss),), keep_graph=False, create_graph=False, inputs=(), allow_unreachable=True,
+        accumulate_grad=True,
+    )  # fmt: skip
 
 
 def _tokens(prompt: Encoded, rows: int, num: int, start: int) -> dict[str, Tensor]:
