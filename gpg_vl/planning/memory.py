@@ -46,8 +46,8 @@ def size_of(adapter: Adapter) -> Size:
     return Size(weights, trained, max(p.numel() for _, p in adapter.trainable_parameters()))
 
 
-def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int) -> Runs:
-    shapes, config = Shapes(recipe, adapter), recipe.rollout
+def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, *, on_gpu: bool = True) -> Runs:
+    shapes, config = Shapes(recipe, adapter, on_gpu=on_gpu), recipe.rollout
     num = share_of(config.prompts_per_step, num_ranks)
     together = prompts_at_once(config, len(rows.worst.encoded.token_ids), num)
     rollout = shapes.rollout(rows.worst.encoded, together, -(-num // together))

@@ -15,7 +15,8 @@ def describe_plan(plan: Plan) -> list[str]:
     machine = plan.machine
     where = f"{machine.num_gpus} x {machine.card.name}, layout {machine.layout}"
     return [
-        f"model      {plan.size.weights / 1e9:.2f} B weights, {plan.size.trained / 1e9:.2f} B trained; {where}",
+        f"model      {plan.size.weights:,} weights, {plan.size.trained:,} trained",
+        f"machine    {where}",
         *_describe_rows(plan),
         "",
         *_memory(plan),
@@ -72,7 +73,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
     update, rollout = plan.recipe.update.tokens_per_micro_batch, plan.recipe.rollout.tokens_per_batch
     yield f"  update.tokens_per_micro_batch    {_count(budgets.update, none):>12}  {update:>10,}"
     yield f"  rollout.tokens_per_batch         {_count(budgets.rollout, none):>12}  {rollout:>10,}"
-    yield f"cheapest layout that fits: {plan.fitting_layout or 'none of them'}"
+    yield f"cheapest layout that fits: {plan.fitting_layout}" if plan.fitting_layout else "no layout fits"
 
 
 def _count(number: int | None, none: str) -> str:

@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import Recipe
@@ -45,8 +46,13 @@ class NotOnShapes(ValueError):
 class Shapes:
     """Runs phases of a recipe on shapes."""
 
-    def __init__(self, recipe: Recipe, adapter: Adapter):
+    def __init__(self, recipe: Recipe, adapter: Adapter, *, on_gpu: bool = True):
+        """
+        Args:
+            on_gpu: packed rows are attended to in one kernel, and not in batches as on a CPU
+        """
         self._recipe = recipe
+        self._has_one_kernel = on_gpu and recipe.model.attention_of("text") in ("auto", "flex_attention")
         self._adapter = adapter
         self._compute = ComputeType()
 
@@ -59,6 +65,8 @@ class Shapes:
         config = self._recipe.update
         plan = plan_update(groups, config if tokens is None else replace(config, tokens_per_micro_batch=tokens))
         batch = build_micro_batch(plan[0], self._adapter)
+        if self._has_one_kernel:  # without values they are no plan for batches
+            batch = replace(batch, segment_ids=batch.segment_ids.to("meta"))
         model = self._adapter.model
         model.train()
         model.zero_grad(set_to_none=True)
@@ -85,7 +93,7 @@ class Shapes:
             log_probs = packed_log_probs(self._adapter, batch, self._recipe.rollout.temperature)
         self._compute.end_pass()
         if log_probs.requires_grad:
-            (log_probs * torch.empty_like(log_probs)).sum().backward()
+            _run_backward((log_probs * torch.empty_like(log_probs)).sum())
 
     def _without_tower(self, batch: MicroBatch) -> MicroBatch:
         """With features where the rollout has computed them."""
@@ -166,6 +174,7 @@ class Shapes:
         model = self._adapter.model
         memory = LiveMemory(len(self._adapter.head_weight))
         memory.skip(chain(model.parameters(), model.buffers()))
+        self._compute.end_pass()
         try:
             with memory, self._compute:
                 yield memory
@@ -179,6 +188,14 @@ class Shapes:
         if self._adapter.autocast_dtype is None:
             return nullcontext()
         return torch.autocast("cpu", dtype=self._adapter.autocast_dtype)
+
+
+def _run_backward(loss: Tensor) -> None:
+    """``loss.backward()``, which torch would call outside of ``ComputeType``, as all that a mode is asked about."""
+    _engine_run_backward(
+        (loss,), (torch.empty_like(loss),), keep_graph=False, create_graph=False, inputs=(), allow_unreachable=True,
+        accumulate_grad=True,
+    )  # fmt: skip
 
 
 def _tokens(prompt: Encoded, rows: int, num: int, start: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gpg_vl.config import ModelConfig
@@ -16,6 +18,8 @@ def load_shapes(config: ModelConfig) -> BaseAdapter:
     Raises:
         ValueError: the folder is none of a model that the kit knows
     """
+    if config.attention_of("text") == "flex_attention":
+        config = replace(config, attention="auto")  # the same kernel on a GPU, and one that runs on shapes
     adapter = load_adapter(config, with_weights=False)
     assert isinstance(adapter, BaseAdapter)
     if config.lora is not None:
