@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from gpg_vl.collect import Collector
 from gpg_vl.config import Recipe
 from gpg_vl.data.stream import SampleStream
+from gpg_vl.errors import first_line
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
@@ -118,8 +119,8 @@ def _check_memory(recipe: Recipe, path: str, sources: Sequence[CheckedSources], 
     if accelerator.device.type == "cuda":
         try:
             note(check_fits(recipe, path, sources, machine_here(accelerator)))
-        except NotOnShapes as error:
-            note(f"note: whether the run fits is not known: {error}")
+        except (NotOnShapes, RuntimeError, TypeError, AttributeError) as error:  # it runs a model's code on shapes
+            note(f"note: whether the run fits is not known: {first_line(error)}")
 
 
 def _write_recipe(recipe: Recipe, output_dir: Path) -> None:

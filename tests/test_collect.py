@@ -243,6 +243,13 @@ def test_groups_without_signal_are_easy_or_hard_by_what_their_task_gave(rewards:
     assert logged(*(("", reward) for reward in rewards)).kind == kind
 
 
+@pytest.mark.parametrize(("correct", "kind"), [(-1.0, "hard"), (-0.2, "easy"), (0.0, "easy")])
+def test_a_main_part_that_is_a_penalty(correct: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(TASKS["counting"]), "ranges", {"correct": (-1.0, 0.0)})
+    reward = Reward(correct, {"correct": correct}, "ok")
+    assert logged(("", reward), ("", reward)).kind == kind
+
+
 def test_a_main_part_of_another_name() -> None:
     reward = Reward(0.6, {"iou": 0.6, "format": 0.0}, "ok")
     assert logged(("", reward), ("", reward), task="grounding").kind == "easy"

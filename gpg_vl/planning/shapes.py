@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -198,7 +199,7 @@ def _run_backward(loss: Tensor) -> None:
     )  # fmt: skip
 
 
-def _tokens(prompt: Encoded, rows: int, num: int, start: int) -> dict[str, Tensor]:
+def _tokens(prompt: Encoded, rows: int, num: int, start: int) -> dict[str, Any]:
     """``num`` tokens of every row, from position ``start`` on."""
     axes = len(prompt.position_ids)
     return {
