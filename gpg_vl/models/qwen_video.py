@@ -146,7 +146,8 @@ class QwenVideoAdapter(QwenVLAdapter):
         )
         found = self._features(self.model.model.get_image_features(pixel_values=pixels, image_grid_thw=grids))
         counts = [sum(num for is_video, num in vision.order if is_video == kind) for kind in (False, True)]
-        return interleave(*split_features(found, counts), vision.order)
+        images, videos = split_features(found, counts)
+        return interleave(images, videos, vision.order)
 
 
 class Qwen25VLAdapter(QwenVideoAdapter):
