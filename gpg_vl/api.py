@@ -34,15 +34,17 @@ def build_rows(
     columns: Mapping[str, str | Sequence[str] | None] | None = None,
     image_root: str | Path | None = None,
 ) -> Path:
-    """Checks rows and writes them as a Parquet file of kit rows, which a run can find again when it resumes.
+    """Checks rows and writes them as a file of kit rows, which a run can find again when it resumes.
 
     Args:
         rows: dicts, or a ``datasets.Dataset``, with the columns of docs/data.md or of a format named there; pictures
-            are PIL images, bytes of image files, or paths
-        out: the file; it appears once all rows are in it
+            are PIL images, bytes of image files, or paths; videos are bytes, paths, or lists of pictures
+        out: the file, which appears once all rows are in it: ``.parquet``, with the pictures in it, or ``.jsonl``, with
+            pictures and videos in a folder beside it; rows with videos need the latter
         task: the task of every row: a name, or FILE.py:CLASS
         columns: kit field -> column, where the rows' columns have other names
-        image_root: folder that image paths are relative to and must stay inside; None: the working directory
+        image_root: folder that paths of images and videos are relative to and must stay inside; None: the working
+            directory
 
     Returns:
         ``out``, for ``data.train`` and ``data.eval`` of a recipe
@@ -51,19 +53,19 @@ def build_rows(
         ValueError: a row cannot be used; names its number
     """
     from gpg_vl.data.memory_rows import read_memory_rows
-    from gpg_vl.data.writing import write_parquet
+    from gpg_vl.data.writing import write_jsonl, write_parquet
 
     path = Path(out)
-    if path.suffix != ".parquet":
-        raise ValueError(f"out is {path}; name a .parquet file")
-    write_parquet(
-        _checked(read_memory_rows(rows, task, columns, None if image_root is None else Path(image_root))), path
-    )
+    write = {".parquet": write_parquet, ".jsonl": write_jsonl}.get(path.suffix)
+    if write is None:
+        raise ValueError(f"out is {path}; name a .parquet file, or a .jsonl file")
+    write(_checked(read_memory_rows(rows, task, columns, None if image_root is None else Path(image_root))), path)
     return path
 
 
 def _checked(source: Source) -> Iterator[Sample]:
     from gpg_vl.data.images import BadImage, read_size
+    from gpg_vl.data.videos import FrameSampling, measure_video
     from gpg_vl.preflight.sources import check_sample
 
     tasks: dict[str, Any] = {}
@@ -73,6 +75,8 @@ def _checked(source: Source) -> Iterator[Sample]:
         try:
             for image in sample.images:
                 read_size(image)
+            for video in sample.videos:
+                measure_video(video, FrameSampling(max_frames=1))
         except BadImage as error:
             raise ValueError(f"{where}: {error}") from error
         yield sample

@@ -21,6 +21,7 @@ import gpg_vl.api
 from data_tools.generate import draw_samples
 from gpg_vl.api import build_rows, evaluate, read_run, report, score, train
 from gpg_vl.data.sources import load_source
+from gpg_vl.data.videos import FrameSampling, measure_video
 from gpg_vl.evaluation.evaluate_model import evaluate_model
 from gpg_vl.models.paths import find_checkpoints
 from gpg_vl.recipes import load_recipe
@@ -28,6 +29,7 @@ from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train as train_recipe
 from tests.support.messages import naming
 from tests.support.tiny_runs import OWN_CODE, sampled, without_seconds
+from tests.support.videos import Clip, mp4
 
 
 def picture(colour: str = "blue", size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -105,9 +107,30 @@ def test_rows_that_cannot_be_used(tmp_path: Path, rows: list[Any], task: str | N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_go_to_a_parquet_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=naming("rows.jsonl", ".parquet")):
-        build_rows([row()], tmp_path / "rows.jsonl", task="counting")
+def test_rows_go_to_a_file_of_a_known_kind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=naming("rows.csv", ".parquet", ".jsonl")):
+        build_rows([row()], tmp_path / "rows.csv", task="counting")
+
+
+def test_rows_with_videos_go_into_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/1.mp4").write_bytes(mp4())
+    rows = [row(videos=["1.mp4"]), row(videos=[mp4(Clip(28, 28, 4))]), row(videos=[[picture(), picture("red")]])]
+    with pytest.raises(ValueError, match=naming("rows:1", "video", ".jsonl")):
+        build_rows(rows, tmp_path / "rows.parquet", "counting", image_root=tmp_path / "films")
+    path = build_rows(rows, tmp_path / "rows.jsonl", "counting", image_root=tmp_path / "films")
+    samples = load_source(str(path)).samples
+    shapes = [measure_video(sample.videos[0], FrameSampling()) for sample in samples]
+    assert [(shape.width, shape.height, shape.times.num_frames) for shape in shapes] == [
+        (56, 56, 6), (28, 28, 4), (60, 40, 2),
+    ]  # fmt: skip
+    assert all(len(sample.images) == 1 for sample in samples)
+
+
+def test_a_video_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=naming("row 2", "cannot open video", "MP4")):
+        build_rows([row(), row(videos=[b"no video"])], tmp_path / "rows.jsonl", task="counting")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------

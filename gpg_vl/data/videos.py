@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from PIL.Image import Image, Transpose
 
 from gpg_vl.data.downloads import download
 from gpg_vl.data.images import MAX_ASPECT, MIN_SIDE, BadImage, fetch_image, is_url, open_image
+from gpg_vl.data.movie_tables import TooManySamplesError, read_tracks, refuse_samples
 from gpg_vl.data.plain_files import read_plain_file
 from gpg_vl.records import FrameList, FrameTimes
 
@@ -77,7 +80,7 @@ class VideoShape:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """The frames that the model sees, RGB, upright, all of one size."""
+    """The frames that the model sees, RGB, upright, all of one size; the first alone where a video is measured."""
 
     frames: tuple[Image, ...]
     times: FrameTimes
@@ -97,14 +100,31 @@ def open_video(source: VideoSource, sampling: FrameSampling, hosts: Collection[s
         BadVideo: ``cannot open video NAME: REASON``
         ValueError: the library that decodes videos is not installed
     """
+    return _open(source, sampling, hosts, None)
+
+
+def measure_video(source: VideoSource, sampling: FrameSampling, hosts: Collection[str] = ()) -> VideoShape:
+    """The shape of what ``open_video`` returns or refuses; all its frames are decoded, and one at a time is held."""
+    return _open(source, sampling, hosts, 1).shape
+
+
+def _open(source: VideoSource, sampling: FrameSampling, hosts: Collection[str], kept: int | None) -> Video:
+    """``kept``: how many frames are kept, of those that the model sees; None: all."""
     try:
         if isinstance(source, FrameList):
-            return _read_frames(source, sampling, hosts)
-        return _decode(_read_bytes(source, hosts), sampling)
+            return _read_frames(source, sampling, hosts, kept)
+        return _decode(_read_bytes(source, hosts), sampling, kept)
     except _MissingLibraryError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # decoders raise nearly anything on broken bytes
         raise BadVideo(f"cannot open video {_name(source)}: {_reason(error)}") from error
+
+
+def _keep(frames: Iterator[Image], kept: int | None) -> tuple[Image, ...]:
+    """The first frames; the others are read and dropped."""
+    found = tuple(islice(frames, kept))
+    deque(frames, maxlen=0)
+    return found
 
 
 def fetch_video(source: VideoSource, hosts: Collection[str] = ()) -> VideoSource:
@@ -138,7 +158,7 @@ def _name(source: VideoSource) -> str:
 
 def _reason(error: Exception) -> str:
     """The reason in our own words: the library's message may contain bytes of the file."""
-    if isinstance(error, _RefusedError | BadImage):
+    if isinstance(error, _RefusedError | BadImage | TooManySamplesError):
         return str(error)
     if isinstance(error, OSError) and error.strerror and not type(error).__module__.startswith("av."):
         return error.strerror.lower()
@@ -148,20 +168,26 @@ def _reason(error: Exception) -> str:
 # --- images of frames ---
 
 
-def _read_frames(source: FrameList, sampling: FrameSampling, hosts: Collection[str]) -> Video:
+def _read_frames(source: FrameList, sampling: FrameSampling, hosts: Collection[str], kept: int | None) -> Video:
     if not source.images:
         raise _RefusedError("it has no frames")
     fps = source.fps or sampling.fps
     _refuse_length(len(source.images), fps)
     times = sampling.choose(len(source.images), fps)
-    first = open_image(source.images[0], hosts)
-    _refuse_total(*first.size, times)
-    frames = (first, *(open_image(source.images[number], hosts) for number in times.numbers[1:]))
-    sizes = {frame.size for frame in frames}
-    if len(sizes) > 1:
-        (w1, h1), (w2, h2) = sorted(sizes)[:2]
-        raise _RefusedError(f"its frames have different sizes, {w1} x {h1} and {w2} x {h2}; give all the same")
-    return Video(frames, times)
+    frames = (open_image(source.images[number], hosts) for number in times.numbers)
+    return Video(_keep(_of_one_size(frames, times), kept), times)
+
+
+def _of_one_size(frames: Iterable[Image], times: FrameTimes) -> Iterator[Image]:
+    size = None
+    for frame in frames:
+        if size is None:
+            size = frame.size
+            _refuse_total(*size, times)
+        if frame.size != size:
+            (w1, h1), (w2, h2) = sorted((size, frame.size))
+            raise _RefusedError(f"its frames have different sizes, {w1} x {h1} and {w2} x {h2}; give all the same")
+        yield frame
 
 
 # --- a file ---
@@ -206,8 +232,9 @@ def _library() -> Any:
         ) from error
 
 
-def _decode(data: bytes, sampling: FrameSampling) -> Video:
+def _decode(data: bytes, sampling: FrameSampling, kept: int | None) -> Video:
     av = _library()
+    _refuse_tables(data)
     deadline = time.monotonic() + DECODING_S
     with _opened(av, data) as (container, stream):
         num_frames, fps = _measure(container, stream, deadline)
@@ -215,7 +242,7 @@ def _decode(data: bytes, sampling: FrameSampling) -> Video:
     times = sampling.choose(num_frames, fps)
     with _opened(av, data) as (container, stream):
         _refuse_total(stream.codec_context.width, stream.codec_context.height, times)
-        return Video(tuple(_pick(container, stream, times, deadline)), times)
+        return Video(_keep(_pick(container, stream, times, deadline), kept), times)
 
 
 @contextmanager
@@ -232,6 +259,18 @@ def _opened(av: Any, data: bytes) -> Iterator[tuple[Any, Any]]:
         _refuse_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
         yield container, stream
+
+
+def _refuse_tables(data: bytes) -> None:
+    """What an MP4 or MOV file promises, before FFmpeg makes room for it."""
+    tracks = read_tracks(data)
+    _refuse_count(max((each.num_samples for each in tracks if each.is_video), default=0))
+    refuse_samples(tracks)
+
+
+def _refuse_count(num_frames: int) -> None:
+    if num_frames > MAX_FRAMES:
+        raise _RefusedError(f"it has {num_frames} frames, more than {MAX_FRAMES}; cut it")
 
 
 def _refuse_size(width: int, height: int) -> None:
@@ -258,8 +297,7 @@ def _refuse_length(num_frames: int, fps: float) -> None:
         raise _RefusedError("it has no frames")
     if not fps > 0:
         raise _RefusedError("it does not say how many frames it has in a second")
-    if num_frames > MAX_FRAMES:
-        raise _RefusedError(f"it has {num_frames} frames, more than {MAX_FRAMES}; cut it")
+    _refuse_count(num_frames)
     if num_frames / fps > MAX_SECONDS:
         raise _RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
 
@@ -288,8 +326,7 @@ def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float]:
 
 def _pick(container: Any, stream: Any, times: FrameTimes, deadline: float) -> Iterator[Image]:
     stream.thread_type = "AUTO"
-    wanted, number = set(times.numbers), -1
-    size = None
+    wanted, number, size = set(times.numbers), -1, None
     for number, frame in enumerate(container.decode(stream)):
         _refuse_late(deadline)
         size = size or (frame.width, frame.height)

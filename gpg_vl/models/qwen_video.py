@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from qwen_vl_utils import smart_resize
+from torch import Tensor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as resize_video
 
 from gpg_vl.models.media import describe_times, frames_tensor, interleave, split_views
 from gpg_vl.models.parts import Medium
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision_records import join_vision
+from gpg_vl.models.vision_records import join_vision, split_features
 from gpg_vl.records import FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
 
+_OF_IMAGES = ("pixel_values", "image_grid_thw")
 _OF_VIDEOS = ("pixel_values_videos", "video_grid_thw")
 
 
@@ -123,16 +125,28 @@ class QwenVideoAdapter(QwenVLAdapter):
 
     # --- running ---
 
+    def _inputs(
+        self, input_ids: Tensor, token_types: Tensor, vision: VisionInputs | None, features: ImageFeatures | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The text model with features: the model's own forward would run the tower for images and again for videos."""
+        if features is None and vision is not None:
+            features = self.encode_images(vision)
+        return super()._inputs(input_ids, token_types, None, features)
+
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        """The features of images and videos, in the order of their tokens."""
-        of_videos = {name: vision.tensors[name] for name in _OF_VIDEOS if name in vision.tensors}
-        if not of_videos:
+        """The features of images and videos, in the order of their tokens.
+
+        The tower runs once for both: where its weights are sharded, each run of it is a collective of all ranks.
+        """
+        if "pixel_values_videos" not in vision.tensors:
             return super().encode_images(vision)
-        videos = self._features(self.model.model.get_video_features(**of_videos))
-        if "pixel_values" not in vision.tensors:
-            return videos
-        of_images = {name: vision.tensors[name] for name in ("pixel_values", "image_grid_thw")}
-        images = self._features(self.model.model.get_image_features(**of_images))
+        pixels, grids = (
+            torch.cat([vision.tensors[name] for name in names if name in vision.tensors])
+            for names in zip(_OF_IMAGES, _OF_VIDEOS, strict=True)
+        )
+        found = self._features(self.model.model.get_image_features(pixel_values=pixels, image_grid_thw=grids))
+        counts = [sum(num for is_video, num in vision.order if is_video == kind) for kind in (False, True)]
+        images, videos = split_features(found, counts)
         return interleave(images, videos, vision.order)
 
 

@@ -10,9 +10,11 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Literal
 
 from accelerate import PartialState
@@ -39,6 +41,7 @@ Cause = Literal["bad_image", "long_prompt"]
 
 LEFT_OUT_FILE = "rows_left_out.txt"
 _AHEAD = 64  # number of rows opened ahead of time
+_VIDEOS_AT_ONCE = 4  # of which each is held whole, as a file, while it is read
 _LISTED = 20  # maximum number of left-out rows that are printed
 
 
@@ -129,7 +132,7 @@ def _check_share(
     left_out: dict[int, LeftOut] = {}
     num_shrunk = 0
     samples = (source.samples[position] for position in share)
-    for done, (sample, layout) in enumerate(_in_order(pool, check.prompts.measure, samples)):
+    for done, (sample, layout) in enumerate(_in_order(pool, few_videos_at_once(check.prompts.measure), samples)):
         position = share[done]
         try:
             found = layout()
@@ -156,6 +159,17 @@ def _cause(error: ValueError) -> Cause | None:
 
 def _hint(error: ValueError) -> str:
     return "; replace it, or set data.on_bad_image to skip" if isinstance(error, BadImage) else ""
+
+
+def few_videos_at_once(measure: Callable[[Sample], PromptLayout]) -> Callable[[Sample], PromptLayout]:
+    """``measure`` for threads, of which a few at a time have a row with videos."""
+    turns = BoundedSemaphore(_VIDEOS_AT_ONCE)
+
+    def measure_in_turn(sample: Sample) -> PromptLayout:
+        with turns if sample.videos else nullcontext():
+            return measure(sample)
+
+    return measure_in_turn
 
 
 def _in_order(

@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image, original_size
-from gpg_vl.data.videos import FrameSampling, Video, VideoShape, open_video
+from gpg_vl.data.videos import FrameSampling, Video, VideoShape, measure_video, open_video
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.places import check_template, place_media, used_markers
@@ -232,8 +232,9 @@ class PromptBuilder:
             BadImage: an image or video cannot be opened
             ValueError: the row's text cannot become a prompt
         """
-        images, videos = self._open(sample)
-        return self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
+        sizes = [original_size(open_image(each, self._image_hosts, self._shrink_large)) for each in sample.images]
+        videos = [measure_video(each, self._sampling, self._image_hosts) for each in sample.videos]
+        return self.read(sample, sizes, videos)
 
 
 @contextmanager

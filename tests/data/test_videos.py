@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from gpg_vl.data import videos
 from gpg_vl.data.images import BadImage
-from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, fetch_video, open_video
+from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, fetch_video, measure_video, open_video
 from gpg_vl.records import FrameList
 from tests.support.builders import png
 from tests.support.messages import naming
@@ -81,6 +82,34 @@ def test_images_of_frames_are_a_video() -> None:
     )
     assert video.times.fps == 3 and video.shape == VideoShape(20, 30, video.times)
     assert opened(FrameList(images)).times.numbers == tuple(range(9)), "as many a second as the model sees"
+
+
+def test_a_video_is_measured_with_a_frame_at_a_time() -> None:
+    images = FrameList(tuple(png(20, 30, seed) for seed in range(9)), 3)
+    for source in (mp4(Clip(56, 28, 9, 3)), images):
+        assert measure_video(source, TWO_A_SECOND) == opened(source).shape
+    with pytest.raises(BadVideo, match=naming("8 x 8", "8 x 10")):
+        measure_video(FrameList((png(8, 8), png(8, 10))), TWO_A_SECOND)
+    with pytest.raises(BadVideo, match=naming("broken")):
+        measure_video(damaged(), TWO_A_SECOND)
+
+
+def test_measuring_holds_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, the one before and the one being made."""
+    made: list[Any] = []
+    most = 0
+    upright = videos._upright
+
+    def counted(frame: Any) -> Any:
+        nonlocal most
+        image = upright(frame)
+        made.append(weakref.ref(image))
+        most = max(most, sum(each() is not None for each in made))
+        return image
+
+    monkeypatch.setattr(videos, "_upright", counted)
+    measure_video(mp4(Clip(56, 56, 20)), TWO_A_SECOND)
+    assert (len(made), most <= 3) == (20, True)
 
 
 # --- what is refused ---

@@ -144,7 +144,7 @@ def test_sampling_decides_how_many_frames_are_read(load: LoadModel) -> None:
 
 
 def test_the_order_in_the_prompt_decides(load: LoadModel) -> None:
-    """A video before an image: features are in the order of their tokens, as the forward on pixels puts them."""
+    """A video before an image: features are in the order of their tokens, as the model's own forward puts them."""
     adapter = load("qwen2_5_vl")
     sample = make_video_sample([(56, 56)], [Clip(84, 56, 4)])
     builder = PromptBuilder(adapter, TASKS, PromptConfig(template="<video> {question} <image>"))
@@ -156,6 +156,27 @@ def test_the_order_in_the_prompt_decides(load: LoadModel) -> None:
         "position_ids": prompt.position_ids[:, None],
     }
     with torch.no_grad():
+        plain = adapter.run_plain(prompt, ())
         of_pixels = adapter.run_body(**inputs, vision=prompt.vision)
         of_features = adapter.run_body(**inputs, features=adapter.encode_images(prompt.vision))
-    assert torch.allclose(of_pixels, of_features, atol=1e-5)
+    assert torch.allclose(of_pixels[0], plain, atol=1e-5)
+    assert torch.allclose(of_features[0], plain, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tower_runs_once_for_images_and_videos(load: LoadModel, family: str) -> None:
+    """Where its weights are sharded, ranks with an image alone run it once, too."""
+    adapter = load(family)
+    sample = make_video_sample([(56, 56), (84, 28)], [Clip(84, 56, 5), Clip(28, 56, 4)])
+    vision = PromptBuilder(adapter, TASKS, PromptConfig()).build(sample).encoded.vision
+    assert vision is not None
+    calls: list[Any] = []
+    handle = adapter.model.model.visual.register_forward_hook(lambda *words: calls.append(words))
+    found = adapter.encode_images(vision)
+    handle.remove()
+    assert len(calls) == 1
+    model, tensors = adapter.model.model, vision.tensors
+    images = model.get_image_features(tensors["pixel_values"], tensors["image_grid_thw"]).pooler_output
+    videos = model.get_video_features(tensors["pixel_values_videos"], tensors["video_grid_thw"]).pooler_output
+    assert torch.allclose(found.levels[0], torch.cat([*images, *videos]), atol=1e-5)

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Lock
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from gpg_vl import assemble as assemble_module
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.data.sources import Source, write_jsonl
 from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.preflight.rows import SourceReport, check_rows, show_rows
+from gpg_vl.preflight.rows import SourceReport, check_rows, few_videos_at_once, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.length import Room
 from gpg_vl.records import Sample
@@ -275,6 +277,31 @@ def test_validation_leaves_no_row_out(make_recipe: MakeRecipe, rows: Path) -> No
     )
     [score] = [row["eval"]["counting"] for row in read_metrics(rows.parent / "run") if "eval" in row]
     assert (score["n"], score["status"]["no_image"]) == (5, 2)
+
+
+def test_a_few_rows_with_videos_are_read_at_a_time() -> None:
+    """Ten threads: four of them hold a video, and a row without one passes them."""
+    gate, at_once = Barrier(4, timeout=20), []
+    running = 0
+    lock = Lock()
+
+    def measure(sample: Any) -> Any:
+        nonlocal running
+        if not sample.videos:
+            return sample
+        with lock:
+            running += 1
+            at_once.append(running)
+        gate.wait()
+        with lock:
+            running -= 1
+        return sample
+
+    rows = [Sample(str(n), "counting", (), "?", "4", videos=(b"",)) for n in range(8)]
+    measured = few_videos_at_once(measure)
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(measured, [*rows, Sample("none", "counting", (), "?", "4")]))
+    assert len(found) == 9 and max(at_once) == 4
 
 
 # --- two ranks -------------------------------------------------------------------------------------------------------

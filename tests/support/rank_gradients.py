@@ -32,16 +32,19 @@ from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.packing import shortest_budget
 from gpg_vl.update.policy import PolicyForward
-from tests.support.builders import SMALL_IMAGES, in_dtype
+from tests.support.builders import SMALL_IMAGES, in_dtype, make_training_group
 from tests.support.groups import make_groups, plain_gradients
+from tests.support.videos import Clip, make_video_sample
 
 DENOMINATOR = 3.0
-# of test_packing.CASES, by rank: other lengths and images, no image on one rank, no group on one rank, split groups
+# of groups.CASES and then one with an image and a video, by rank: other lengths and images, no image on one rank, no
+# group on one rank, split groups
 DEALS = {
     "mixed": ([0, 2, 4], [1, 3, 5, 6]),
     "no image on one rank": ([0, 3], [4]),
     "no image at all": ([4], [4]),
     "no group on one rank": ([], [0, 1, 4]),
+    "an image on one rank, a video too on the other": ([0], [7]),
 }
 
 
@@ -94,7 +97,8 @@ def measure(
 ) -> None:
     """Fresh models: the step before has spoilt the weights."""
     plain_adapter, adapter = load(folder, dtype), load(folder, dtype)
-    groups = [replace(g, prompt=in_dtype(g.prompt, dtype)) for g in make_groups(adapter)]
+    film = make_training_group(adapter, make_video_sample([(56, 56)], [Clip(56, 84, 4)]), [4, 2])
+    groups = [replace(g, prompt=in_dtype(g.prompt, dtype)) for g in (*make_groups(adapter), film)]
     plain = plain_gradients(plain_adapter, [groups[i] for of_rank in DEALS[deal] for i in of_rank])
     mine = [groups[i] for i in DEALS[deal][ACCELERATOR.process_index]]
     budget = max(map(shortest_budget, groups)) if is_split else 8192

@@ -33,7 +33,7 @@ def test_gradient_of_two_ranks_is_that_of_plain_rows(deepspeed: str, layout: str
     rows = measure_gradients(deepspeed, folders)
     assert {row["layout"] for row in rows} == {layout}
     right = [row for row in rows if not row["mutation"]]
-    assert len(right) == (11 if deepspeed == "zero0" else 10)
+    assert len(right) == (13 if deepspeed == "zero0" else 12)
     for row in right:
         assert max(row["errors"]) < (1e-6 if row["dtype"] == "torch.float64" else 1e-5), row
     mutated = [row for row in rows if row["mutation"]]

@@ -1,0 +1,106 @@
+"""The boxes of MP4 and MOV files, good and bad: what their tables promise."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from typing import Any
+
+import av
+import pytest
+
+from gpg_vl.data import movie_tables
+from gpg_vl.data.movie_tables import TooManySamplesError, read_tracks
+from gpg_vl.data.videos import BadVideo, FrameSampling, open_video
+from tests.support.messages import naming
+from tests.support.videos import Clip, mp4
+
+MANY = 20_000_000
+
+
+def promising(kind: bytes, number: int, place: int) -> bytes:
+    """A video with another number in a table: ``place`` bytes behind its name."""
+    data = bytearray(mp4(Clip(56, 56, 6)))
+    start = data.index(kind) + place
+    data[start : start + 4] = struct.pack(">I", number)
+    return bytes(data)
+
+
+def sound(codec: str, kind: str, seconds: int = 2) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        stream: Any = container.add_stream(codec, rate=48000)
+        for number in range(48 * seconds):
+            frame = av.AudioFrame(format="s16", layout="mono", samples=1000)
+            frame.sample_rate, frame.pts = 48000, 1000 * number
+            frame.planes[0].update(bytes(2000))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov"])
+def test_frames_of_a_video_are_counted(kind: str) -> None:
+    assert [track.num_samples for track in read_tracks(mp4(Clip(56, 56, 7), kind=kind)) if track.is_video] == [7]
+
+
+@pytest.mark.parametrize("kind", ["avi", "matroska"])
+def test_other_formats_promise_nothing(kind: str) -> None:
+    assert [track.num_samples for track in read_tracks(mp4(kind=kind))] == [0]
+
+
+def test_uncompressed_sound_is_indexed_in_blocks() -> None:
+    """It has 96,000 samples; FFmpeg's index has a few for each chunk."""
+    assert 0 < read_tracks(sound("pcm_s16le", "mov"))[-1].num_samples < 1000
+
+
+@pytest.mark.parametrize(("kind", "place"), [(b"stsz", 12), (b"stts", 12)])
+def test_frames_that_a_table_promises_are_refused_before_they_are_indexed(kind: bytes, place: int) -> None:
+    data = promising(kind, MANY, place)
+    start = time.process_time()
+    with pytest.raises(BadVideo, match=naming(str(MANY), "108000", "cut it")):
+        open_video(data, FrameSampling())
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        box(b"stbl", box(b"stsz", struct.pack(">III", 0, 1, MANY))),
+        box(b"stbl", box(b"stz2", struct.pack(">III", 0, 8, MANY))),
+        box(b"stts", struct.pack(">IIII", 0, 1, MANY, 7)),
+        box(b"minf", box(b"ctts", struct.pack(">IIIIII", 0, 2, MANY // 2, 7, MANY // 2, 7))),
+    ],
+)
+def test_a_track_of_sound_cannot_promise_more(table: bytes) -> None:
+    track = box(b"trak", box(b"hdlr", struct.pack(">II4s", 0, 0, b"soun")) + table)
+    with pytest.raises(BadVideo, match=naming(str(MANY), "3000000")):
+        open_video(box(b"ftyp", b"isom") + box(b"moov", track), FrameSampling())
+
+
+def test_fragments_promise_too() -> None:
+    fragment = box(b"moof", box(b"traf", box(b"trun", struct.pack(">II", 0, MANY // 10))))
+    assert sum(track.num_samples for track in read_tracks(10 * fragment)) == MANY
+
+
+def test_boxes_are_few_and_not_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = box(b"trak", b"")
+    for _ in range(2000):
+        nested = box(b"moov", nested)
+    assert len(read_tracks(nested)) == 1, "FFmpeg refuses what is nested as deep"
+    monkeypatch.setattr(movie_tables, "MAX_BOXES", 100)
+    assert read_tracks(100 * box(b"skip", b""))
+    with pytest.raises(TooManySamplesError, match=naming("100 boxes")):
+        read_tracks(101 * box(b"skip", b""))
+
+
+@pytest.mark.parametrize("end", range(0, 200, 7))
+def test_a_file_cut_anywhere_can_be_read(end: int) -> None:
+    data = mp4()
+    read_tracks(data[data.index(b"stbl") - 100 :][:end])
+    read_tracks(data[:-end] if end else data)
