@@ -130,7 +130,10 @@ class ImagesToTensors(ABC):
         videos: Sequence[Sequence[Image]],
         views: Sequence[ImageView],
     ) -> VisionInputs:
-        """As ``_encode_vision``, of images and videos in the order in which the prompt shows them."""
+        """As ``_encode_vision``, of images and videos in the order in which the prompt shows them.
+
+        Only for families with videos: the others refuse a row in ``view_video``.
+        """
         raise NotImplementedError
 
     @abstractmethod
