@@ -100,7 +100,9 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(
+    "sampling", [pytest.param("greedy", marks=[pytest.mark.faults, pytest.mark.faults_ci]), "sampled"]
+)
 def test_two_ranks_give_what_one_gives(
     sampling: str, undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -116,6 +118,8 @@ def test_two_ranks_give_what_one_gives(
     assert_same(out, undisturbed[sampling])
 
 
+@pytest.mark.faults
+@pytest.mark.faults_ci
 def test_a_killed_evaluation_goes_on(
     undisturbed: dict[str, Path], rows: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

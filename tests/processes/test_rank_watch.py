@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.messages import lines_naming
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,12 +74,16 @@ def launch(case: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.monotonic() - start
 
 
+@pytest.mark.faults
+@pytest.mark.faults_ci
 def test_a_signal_to_one_rank_is_taken_by_all() -> None:
     done, _ = launch("agree")
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert sorted(done.stdout.splitlines()) == ["rank 0 took SIGTERM", "rank 1 took SIGTERM"]
 
 
+@pytest.mark.faults
+@pytest.mark.faults_ci
 def test_a_rank_that_cannot_take_a_signal_ends_itself() -> None:
     done, seconds = launch("stuck")
     assert done.returncode == 128 + signal.SIGTERM
@@ -91,6 +97,8 @@ def test_a_rank_that_waits_in_a_collective_hears_a_signal() -> None:
     assert lines_naming(done.stderr, "rank 0", "ranks")
 
 
+@pytest.mark.faults
+@pytest.mark.faults_ci
 def test_a_save_may_take_longer_than_a_rank_is_patient() -> None:
     """Of the rank that writes, and of the other, which waits for it."""
     done, _ = launch("save")

@@ -53,9 +53,11 @@ kept: list[Any] = []
 
 
 def child_of(pid: int) -> Iterator[int]:
-    for name in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{name}/children") as file:
-            yield from map(int, file.read().split())
+    """None where the process ends while it is looked at."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{name}/children") as file:
+                yield from map(int, file.read().split())
 
 
 def fds() -> list[int]:

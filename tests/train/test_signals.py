@@ -24,12 +24,16 @@ from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import assert_equal_checkpoints, sampled, without_seconds
 
 MOMENTS = ("rollout", "scoring", "backward", "optimizer step", "validation", "save")
+SLOWER = [pytest.mark.faults, pytest.mark.faults_ci]
 
 
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        *((number, moment) for number in (signal.SIGINT, signal.SIGTERM) for moment in MOMENTS),
+        (signal.SIGINT, "scoring"),
+        (signal.SIGTERM, "optimizer step"),
+        *(pytest.param(signal.SIGINT, moment, marks=SLOWER) for moment in MOMENTS if moment != "scoring"),
+        *(pytest.param(signal.SIGTERM, moment, marks=SLOWER) for moment in MOMENTS if moment != "optimizer step"),
         (signal.SIGHUP, "rollout"),
         (signal.SIGUSR1, "backward"),
         (signal.SIGXCPU, "save"),

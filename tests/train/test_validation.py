@@ -51,7 +51,13 @@ def test_tasks_leave_the_mixture_and_the_run_ends_with_a_cooldown(
     assert [row["learning_rate"] for row in steps[6:]] == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
 
 
-@pytest.mark.parametrize("keys", [{}, {"model.lora": {"r": 4, "parts": ["text", "vision"]}}], ids=["whole", "lora"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="whole"),
+        pytest.param({"model.lora": {"r": 4, "parts": ["text", "vision"]}}, id="lora"),
+    ],
+)
 def test_evaluation_of_a_checkpoint_gives_the_logged_number(
     keys: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
