@@ -22,7 +22,7 @@ from gpg_vl.verifiers.box_values import (
     read_simple,
     read_value,
 )
-from gpg_vl.verifiers.literals import NotLiteralError, load_json, parse_literals
+from gpg_vl.verifiers.literals import MAY_BE_VALUE, NotLiteralError, load_json, parse_literals
 from gpg_vl.verifiers.sentences import readings
 
 NO_OBJECTS = "No Objects"
@@ -117,6 +117,8 @@ def _read_json(text: str) -> Answered | None:
 
 def _read_literals(text: str) -> Answered | None:
     """Any other notation with brackets or tags: Python, several values without a list, names before boxes, points."""
+    if MAY_BE_VALUE.search(text) is None:
+        return None
     try:
         found = parse_literals(text if "{" in text else _KEY.sub(" ", text, count=1))
     except NotLiteralError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,17 @@ _TOKEN = re.compile(
     r"|(?P<reference><(?:ref|\|ref\||\|object_ref_start\|)>[^<]{0,256}<(?:/ref|\|/ref\||\|object_ref_end\|)>)"
     r"|(?P<location><loc(?P<digits>[0-9]{4}|_[0-9]{1,4})>)"
     r"|(?P<tag></?[a-z][a-z0-9_]{0,15}>|<\|/?[a-z_]{1,16}\|>)"
-    r"|(?P<open>[\[({])|(?P<close>[\])}])|(?P<mark>[,;:、=&.|-])"
+    r"|(?P<open>[\[({])|(?P<close>[\])}])|(?P<mark>[,;:、=&.|-])|(?P<other>(?s:.))"
 )
 _FIRST_ITEM = re.compile(r"\s{0,8}[0-9]{1,3}[.)][ \t]{1,8}(?=[^0-9\s])|\s{0,8}[-*•][ \t]{1,8}(?=\S)")
 _OPENING_TAGS = {"<box>": "</box>", "<|box_start|>": "<|box_end|>", "<|det|>": "<|/det|>", "<bbox>": "</bbox>"}
 _OPENING_TAGS |= {"<bbox_2d>": "</bbox_2d>", "<rect>": "</rect>"}
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
+
+
+_END = ("", "")
+MAY_BE_VALUE = re.compile(r"[0-9\[({<]")
+"""What a text without it is: words alone."""
 
 
 class NotLiteralError(Exception):
@@ -78,7 +84,7 @@ def load_json(text: str) -> Any:
     Raises:
         NotLiteralError: it is not JSON, is nested too deep, or holds a key twice or a number that is not finite
     """
-    if _depth(text) > MAX_DEPTH:
+    if _is_too_deep(text):
         raise NotLiteralError
     try:
         return json.loads(
@@ -92,12 +98,13 @@ def load_json(text: str) -> Any:
         raise NotLiteralError from error
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
+def _is_too_deep(text: str) -> bool:
+    depth = 0
     for bracket in re.finditer(r"[\[{]|[\]}]", text):
         depth += 1 if bracket[0] in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _number(literal: str) -> float:
@@ -115,24 +122,30 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Parser:
+    """Reads tokens as it needs them, so that a text that is no literal costs what it takes to see that."""
+
     def __init__(self, text: str) -> None:
         self.tokens = _tokenize(text)
-        self.index = 0
+        self.next = _END
+        self._advance()
+
+    def _advance(self) -> None:
+        self.next = next(self.tokens, _END)
 
     def read(self) -> Literals:
         values: list[Any] = []
         words: list[str] = []
         last_words: list[str] = []
-        while self.index < len(self.tokens):
-            kind, text = self.tokens[self.index]
+        while self.next is not _END:
+            kind, text = self.next
             if kind == "word":
                 last_words.append(text)
-                self.index += 1
+                self._advance()
             elif kind == "string":
                 last_words.extend(text[1:-1].split())
-                self.index += 1
+                self._advance()
             elif kind == "mark":
-                self.index += 1
+                self._advance()
             else:
                 value = self._value(1)
                 if _is_comment(value):
@@ -144,10 +157,11 @@ class _Parser:
         return Literals(tuple(values), tuple(words), tuple(last_words))
 
     def _take(self) -> tuple[str, str]:
-        if self.index >= len(self.tokens):
+        if self.next is _END:
             raise NotLiteralError
-        self.index += 1
-        return self.tokens[self.index - 1]
+        taken = self.next
+        self._advance()
+        return taken
 
     def _value(self, depth: int) -> Any:
         kind, text = self._take()
@@ -160,7 +174,7 @@ class _Parser:
         if kind == "word":
             return Word(text)
         if kind == "open":
-            is_object = text == "{" and self._peek_kind() != "number"
+            is_object = text == "{" and self.next[0] != "number"
             return self._object(depth) if is_object else self._list(_CLOSES[text], depth)
         if (kind, text) == ("tag", "<point>"):
             return self._list("</point>", depth)
@@ -172,8 +186,8 @@ class _Parser:
         items: list[Any] = []
         while True:
             self._skip_commas()
-            if self._peek() == closing:
-                self.index += 1
+            if self.next[1] == closing:
+                self._advance()
                 return items
             items.append(self._value(depth + 1))
 
@@ -181,8 +195,8 @@ class _Parser:
         entry: dict[str, Any] = {}
         while True:
             self._skip_commas()
-            if self._peek() == "}":
-                self.index += 1
+            if self.next[1] == "}":
+                self._advance()
                 return entry
             kind, key = self._take()
             colon = self._take()[1]
@@ -191,35 +205,28 @@ class _Parser:
                 raise NotLiteralError
             entry[name] = self._value(depth + 1)
 
-    def _peek(self) -> str:
-        return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
-
-    def _peek_kind(self) -> str:
-        return self.tokens[self.index][0] if self.index < len(self.tokens) else ""
-
     def _skip_commas(self) -> None:
-        while self._peek() in (",", ";", "、"):
-            self.index += 1
+        while self.next[1] in (",", ";", "、"):
+            self._advance()
 
 
 def _is_comment(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Word) for item in value)
 
 
-def _tokenize(text: str) -> list[tuple[str, str]]:
-    tokens: list[tuple[str, str]] = []
+def _tokenize(text: str) -> Iterator[tuple[str, str]]:
     first = _FIRST_ITEM.match(text)
-    position = first.end() if first is not None else 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None or len(tokens) >= MAX_TOKENS:
-            raise NotLiteralError
+    num_tokens = 0
+    for match in _TOKEN.finditer(text, first.end() if first is not None else 0):
         kind = match.lastgroup or ""
+        if kind == "other" or num_tokens >= MAX_TOKENS:
+            raise NotLiteralError
+        if kind in ("space", "reference"):
+            continue
+        num_tokens += 1
         if kind == "location" or kind == "digits":
-            tokens.append(("number", match["digits"].removeprefix("_")))
+            yield "number", match["digits"].removeprefix("_")
         elif kind == "share":
-            tokens.append(("string", f"'{match[0]}'"))
-        elif kind not in ("space", "reference"):
-            tokens.append((kind, match[0]))
-        position = match.end()
-    return tokens
+            yield "string", f"'{match[0]}'"
+        else:
+            yield kind, match[0]
