@@ -99,6 +99,11 @@ class GoldLikeness:
         return {name: each.clone() for name, each in found.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        """
+        Raises:
+            ValueError: it is not the state of such a network
+        """
+        self._refuse_others(state)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, each in state.items():
             kind, _, name = key.partition("/")
@@ -109,6 +114,19 @@ class GoldLikeness:
                 number, _, entry = name.partition("/")
                 entries.setdefault(int(number), {})[entry] = each.clone()
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
+
+    def _refuse_others(self, state: Mapping[str, Tensor]) -> None:
+        parameters = dict(self._network.named_parameters())
+        of_network = {f"network/{name}": each.shape for name, each in parameters.items()}
+        moments = {
+            f"optimizer/{number}/{entry}": each.shape
+            for number, each in enumerate(parameters.values())
+            for entry in ("exp_avg", "exp_avg_sq")
+        }
+        steps = {f"optimizer/{number}/step": torch.Size() for number in range(len(parameters))}
+        found = {name: each.shape for name, each in state.items()}
+        if found not in (of_network, of_network | moments | steps):
+            raise ValueError("names or shapes are those of another network")
 
     @torch.no_grad()
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
