@@ -148,7 +148,8 @@ class RunLog:
 
 def _append(path: Path, data: bytes) -> None:
     """All of it or, on a disk that fills up, nothing."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(path, flags | os.O_NONBLOCK, 0o666)  # which waits for no reader of a pipe
     try:
         end = os.fstat(file).st_size
         try:
