@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpg_vl.config import Recipe
 from gpg_vl.learned.discriminator import Discriminator, discriminator_loss
@@ -31,6 +31,24 @@ class Example:
     prompt: Tensor  # [H]
     gold: tuple[int, ...]
     sampled: tuple[int, ...]
+
+
+def refuse_others(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuses what ``GoldLikeness.state`` of this network cannot have given, before its first step or after one.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape is another
+    """
+    parameters = dict(network.named_parameters())
+    of_network = {f"network/{name}": each.shape for name, each in parameters.items()}
+    moments = {
+        f"optimizer/{number}/{entry}": each.shape
+        for number, each in enumerate(parameters.values())
+        for entry in ("exp_avg", "exp_avg_sq")
+    }
+    steps = {f"optimizer/{number}/step": torch.Size() for number in range(len(parameters))}
+    if {name: each.shape for name, each in state.items()} not in (of_network, of_network | moments | steps):
+        raise ValueError("names or shapes are those of another network")
 
 
 class GoldLikeness:
@@ -103,7 +121,7 @@ class GoldLikeness:
         Raises:
             ValueError: it is not the state of such a network
         """
-        self._refuse_others(state)
+        refuse_others(self._network, state)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, each in state.items():
             kind, _, name = key.partition("/")
@@ -114,19 +132,6 @@ class GoldLikeness:
                 number, _, entry = name.partition("/")
                 entries.setdefault(int(number), {})[entry] = each.clone()
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
-
-    def _refuse_others(self, state: Mapping[str, Tensor]) -> None:
-        parameters = dict(self._network.named_parameters())
-        of_network = {f"network/{name}": each.shape for name, each in parameters.items()}
-        moments = {
-            f"optimizer/{number}/{entry}": each.shape
-            for number, each in enumerate(parameters.values())
-            for entry in ("exp_avg", "exp_avg_sq")
-        }
-        steps = {f"optimizer/{number}/step": torch.Size() for number in range(len(parameters))}
-        found = {name: each.shape for name, each in state.items()}
-        if found not in (of_network, of_network | moments | steps):
-            raise ValueError("names or shapes are those of another network")
 
     @torch.no_grad()
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
