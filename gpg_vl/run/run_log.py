@@ -183,7 +183,12 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+    """The lines that are the kit's own: others may have written there too.
+
+    Raises:
+        ValueError: a line is not JSON
+    """
+    return _read_rows(output_dir / METRICS_FILE)
 
 
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
@@ -205,9 +210,9 @@ def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows that are the kit's own."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    rows = (json.loads(line) for line in lines)
-    return [row for row in rows if isinstance(row, dict)]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    rows = (json.loads(line) for line in lines if line)
+    return [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int]
 
 
 def _keep_until(path: Path, step: int) -> None:
