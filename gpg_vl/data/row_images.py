@@ -70,7 +70,7 @@ def refuse_lost_image(row: Mapping[str, Any], column: str, others: Sequence[str]
         ValueError: names both columns
     """
     other = next((name for name in others if name != column and row.get(name) not in (None, "", [])), None)
-    if row.get(column) == [] and other is not None:
+    if row.get(column) in ([], "[]") and other is not None:
         raise ValueError(f"images: {column} is empty, but {other} has an image; keep one, or name it by columns.images")
 
 

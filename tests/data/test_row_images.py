@@ -74,6 +74,7 @@ def test_base64_of_every_format(kind: str) -> None:
         ({"images": None}, ["images", "null"]),
         ({"images": ""}, ["images", "null"]),
         ({"images": [], "image": "1.png"}, ["images", "image"]),
+        ({"images": "[]", "image": "1.png"}, ["images", "image"]),
         ({"images": [], "image_path": "1.png"}, ["images", "image_path"]),
         ({"images": ["1.png", None]}, ["image 2", "null"]),
         ({"images": [{"bytes": None, "path": None}]}, ["image 1", "null"]),
