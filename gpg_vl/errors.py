@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
@@ -29,10 +28,10 @@ def is_disk_error(error: BaseException) -> bool:
 
 def describe_error_of_files(error: BaseException) -> str:
     """The file and the reason, and the way out where the disk is full."""
-    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+    if not isinstance(error, OSError) or not isinstance(error.filename, str) or error.strerror is None:
         return str(error)
     way_out = "; free space, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return f"{os.fsdecode(error.filename)}: {error.strerror}{way_out}"
+    return f"{error.filename}: {error.strerror}{way_out}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -47,7 +47,9 @@ def refuse_others(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for entry in ("exp_avg", "exp_avg_sq")
     }
     steps = {f"optimizer/{number}/step": torch.Size() for number in range(len(parameters))}
-    if {name: each.shape for name, each in state.items()} not in (of_network, of_network | moments | steps):
+    started = {name.split("/")[1] for name in state if name.startswith("optimizer/")}  # those that had a gradient
+    of_optimizer = {name: each for name, each in (moments | steps).items() if name.split("/")[1] in started}
+    if {name: each.shape for name, each in state.items()} != of_network | of_optimizer:
         raise ValueError("names or shapes are those of another network")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import operator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,14 @@ GROUP = {
     "old": [[-1.0, -2.0], [-3.0]],
     "reference": None,
 }
-WHOLE = {"step": 2, "num_updates": 2, "num_done": 1, "num_ranks": 1, "totals": [[1] * 6] * 2, "groups": [GROUP]}
+WHOLE: dict[str, Any] = {
+    "step": 2,
+    "num_updates": 2,
+    "num_done": 1,
+    "num_ranks": 1,
+    "totals": [[1] * 6] * 2,
+    "groups": [GROUP],
+}
 
 
 def test_what_is_written_is_taken() -> None:
@@ -60,8 +65,10 @@ def test_what_is_written_is_taken() -> None:
 )
 def test_what_no_run_writes_is_named(path: tuple[Any, ...], value: Any, named: list[Any]) -> None:
     plain = copy.deepcopy(WHOLE)
-    *parents, last = path
-    functools.reduce(operator.getitem, parents, plain)[last] = value  # type: ignore[arg-type]
+    place: Any = plain
+    for each in path[:-1]:
+        place = place[each]
+    place[path[-1]] = value
     with pytest.raises(ValueError, match=naming("rollout.json", *named)) as caught:
         check_rollout(plain, Path("rollout.json"))
     assert "\n" not in str(caught.value)

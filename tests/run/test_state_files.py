@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import operator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,9 +92,10 @@ def test_random_states_that_are_none_are_named(tmp_path: Path, content: str) -> 
 )
 def test_random_states_of_impossible_numbers_are_named(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     write(tmp_path, STATE)
-    whole: Any = json.loads(json.dumps(read_random_state()))
-    *parents, last = path
-    functools.reduce(operator.getitem, parents, whole)[last] = value
+    place = whole = json.loads(json.dumps(read_random_state()))
+    for each in path[:-1]:
+        place = place[each]
+    place[path[-1]] = value
     file = tmp_path / "training_state/random-0.json"
     file.write_text(json.dumps(whole))
     with without_trace(), pytest.raises(ValueError, match=naming(file)):
