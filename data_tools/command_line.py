@@ -12,6 +12,7 @@ from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.errors import describe_error_of_files, is_disk_error
 from gpg_vl.files import lies_in, same_place
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
@@ -127,15 +128,16 @@ def count(text: str) -> int:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command; returns its exit code. A mistake (2), SIGINT (130) and SIGTERM (143) each print one line."""
+    """Runs a command; returns its exit code. A mistake (2), a full disk (1), SIGINT (130) and SIGTERM (143) each print
+    one line."""
     if sys.modules["__main__"].__package__ == __package__:  # python -m data_tools.NAME
         use_utf8()
     try:
         with INTERRUPTS.raising():
             return command()
     except (ValueError, OSError) as error:
-        say(f"error: {printable(str(error))}")
-        return 2
+        say(f"error: {printable(describe_error_of_files(error))}")
+        return 1 if is_disk_error(error) else 2
     except Interrupted as error:
         say("interrupted; no incomplete file was left; run the same command again")
         return error.exit_code

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gpg_vl.collect import Collector
@@ -270,8 +271,13 @@ def _restore_rollout(parts: _Parts, checkpoint: Path) -> Rollout | None:
 
 
 def _restore_learned(learned: LearnedParts, checkpoint: Path) -> None:
-    if learned.gold is not None:
-        learned.gold.restore(load_file(checkpoint / STATE_FOLDER / LEARNED_FILE))
+    if learned.gold is None:
+        return
+    path = checkpoint / STATE_FOLDER / LEARNED_FILE
+    try:
+        learned.gold.restore(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no state of the discriminator ({first_line(error)}); restore it") from error
 
 
 def _open_log(recipe: Recipe, progress: Progress, accelerator: Accelerator) -> RunLog:

@@ -20,6 +20,7 @@ import yaml
 
 import gpg_vl
 from gpg_vl.config import Recipe
+from gpg_vl.files import naming
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.exit_codes import run_command
 from gpg_vl.processes.text_encoding import use_utf8
@@ -282,7 +283,8 @@ def _tiny_model(words: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)
     refuse_other_files(Path(options.folder))
-    write_tiny_model(options.folder, family=options.family, seed=options.seed)
+    with naming(Path(options.folder)):
+        write_tiny_model(options.folder, family=options.family, seed=options.seed)
     tell(f"wrote {options.folder}")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gpg_vl.errors import first_line, is_disk_error
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LOCAL_FOLDERS = ("models", "data", "runs", "checkpoints", "outputs")
 _FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".zip", ".yaml")
@@ -21,6 +23,21 @@ def replace_file(path: Path, text: str) -> None:
     with unfinished(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an error of the system that names no file, as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        raise OSError(f"{path} could not be written: {first_line(error)}") from error
 
 
 @contextmanager
@@ -43,7 +60,8 @@ def unfinished(path: Path, alone: bool = False) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _remove_abandoned(path, partial) and alone:
             raise ValueError(f"{path}: another process is writing it; wait for it, or choose another name")
-        yield partial
+        with naming(path):
+            yield partial
     finally:
         if partial.exists():
             partial.unlink()

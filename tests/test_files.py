@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from gpg_vl.files import follow_umask, is_inside, may_be_on_hub, replace_file, stays_inside, unfinished
+from gpg_vl.files import (
+    follow_umask,
+    is_inside,
+    may_be_on_hub,
+    naming,
+    replace_file,
+    stays_inside,
+    unfinished,
+)
 
 
 @pytest.fixture
@@ -90,6 +100,16 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="mid-way"), unfinished(tmp_path / "a"):
         raise RuntimeError("mid-way")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(OSError, match=re.escape(str(path))), unfinished(path):
+        Path("/dev/full").write_text("x")
+    with pytest.raises(OSError, match=re.escape(f"{path} could not be written: ")), naming(path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), naming(path):
+        raise SafetensorError("Error while deserializing header: header too large")
 
 
 def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpg_vl.config import Recipe
-from gpg_vl.files import lies_in
+from gpg_vl.files import lies_in, naming
 from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
@@ -38,8 +38,9 @@ def merge(recipe: Recipe, out: Path) -> None:
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
-        _write(merged, Path(folder), partial)
-        partial.rename(out)
+        with naming(out):
+            _write(merged, Path(folder), partial)
+            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync([out.parent])

@@ -1,7 +1,7 @@
 """A list of messages, as chat data has it -> one question, with its system message and its answer.
 
-Messages are ``{"role": ..., "content": ...}`` (TRL, verl, ms-swift) or ``{"from": ..., "value": ...}`` (LLaVA); content
-is text or a list of parts. A row asks one question, so a conversation of several questions is refused.
+Messages are ``{"role": ..., "content": ...}`` (TRL, verl, ms-swift) or ``{"from": ..., "value": ...}`` (LLaVA), or a
+mixture; content is text or a list of parts. A row asks one question, so a conversation of several questions is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
-_FORMS = (("role", "content"), ("from", "value"))
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64")
 _VIDEO_KEYS = ("video", "video_url")
@@ -54,6 +54,21 @@ def is_conversation(value: Any) -> bool:
     if not isinstance(messages, list) or not messages:
         return False
     return all(isinstance(each, Mapping) and _form(each) is not None for each in messages)
+
+
+def refuse_half_messages(value: Any) -> None:
+    """Refuses a list of messages of which one is not whole, or that is empty.
+
+    Raises:
+        ValueError: names the message, and what it lacks
+    """
+    if value == []:
+        raise ValueError("the question has no messages; write one of the user, and one answer")
+    for number, each in enumerate(value if isinstance(value, list) else [], start=1):
+        if not isinstance(each, Mapping) or not each.keys() & {*_ROLE_KEYS, *_CONTENT_KEYS} or _form(each) is not None:
+            continue
+        lacking = "role" if _filled(each, _ROLE_KEYS) is None else "content"
+        raise ValueError(f"message {number} of the question has no {lacking}; write its role and its content")
 
 
 def parse_conversation(text: str) -> Any:
@@ -103,11 +118,16 @@ def read_last_answer(value: Any) -> str:
 
 
 def _form(message: Mapping[str, Any]) -> tuple[str, str] | None:
-    return next((form for form in _FORMS if all(message.get(key) is not None for key in form)), None)
+    role, content = _filled(message, _ROLE_KEYS), _filled(message, _CONTENT_KEYS)
+    return None if role is None or content is None else (role, content)
+
+
+def _filled(message: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if message.get(key) is not None), None)
 
 
 def _read_message(message: Mapping[str, Any]) -> _Message:
-    role_key, content_key = _form(message) or _FORMS[0]
+    role_key, content_key = _form(message) or ("role", "content")
     role = _ROLES.get(str(message[role_key]).lower())
     if role is None:
         raise ValueError(f"the question has a message by {str(message[role_key])[:20]!r}; known: {list(_ROLES)}")
@@ -136,7 +156,7 @@ def _read_part(part: Any) -> tuple[str, tuple[Any, ...]]:
         raise ValueError(f"the question has a part of type {type(part).__name__}; write text and images")
     filled = {key: value for key, value in part.items() if value is not None}  # columns of a table have every key
     kind = filled.get("type") or next((key for key in ("text", *_VIDEO_KEYS, *_IMAGE_KEYS) if key in filled), "empty")
-    if kind in ("text", "input_text") and isinstance(filled.get("text"), str):
+    if kind in ("text", "input_text", "output_text") and isinstance(filled.get("text"), str):
         return filled["text"], ()
     if kind in (*_IMAGE_KEYS, "input_image"):
         return IMAGE_MARKER, tuple(filled[key] for key in _IMAGE_KEYS if key in filled)[:1]

@@ -111,7 +111,8 @@ def check_presence(source: str | bytes, kind: str = "image") -> None:
     """Raises ``BadImage`` if a path names no file. Bytes are always present; a URL is not checked."""
     if isinstance(source, str) and not is_url(source):
         try:
-            reason = "" if Path(source).is_file() else "no such file"
+            path = Path(source)
+            reason = "" if path.is_file() else "it is a folder" if path.is_dir() else "no such file"
         except OSError as error:
             reason = _reason(error)
         if reason:

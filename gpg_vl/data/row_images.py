@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,18 @@ def read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[
     """
     if value is None or value == "":
         raise ValueError("images is null: its picture may be lost; write [] if a row has no images")
-    entries = value if isinstance(value, list) else [value]
+    entries = _listed(value)
     return tuple(_read(entry, number, root, hosts) for number, entry in enumerate(entries, start=1))
+
+
+def _listed(value: Any) -> list[Any]:
+    """One image or several; a list may also be JSON text, as in a column of a data frame."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return list(json.loads(value))
+        except (ValueError, TypeError, RecursionError):
+            return [value]
+    return value if isinstance(value, list) else [value]
 
 
 def read_image_columns(values: Mapping[str, Any], root: Path | None, hosts: Collection[str]) -> tuple[str | bytes, ...]:
@@ -59,7 +70,7 @@ def refuse_lost_image(row: Mapping[str, Any], column: str, others: Sequence[str]
         ValueError: names both columns
     """
     other = next((name for name in others if name != column and row.get(name) not in (None, "", [])), None)
-    if row.get(column) == [] and other is not None:
+    if row.get(column) in ([], "[]") and other is not None:
         raise ValueError(f"images: {column} is empty, but {other} has an image; keep one, or name it by columns.images")
 
 
@@ -70,6 +81,8 @@ def _read(entry: Any, number: int, root: Path | None, hosts: Collection[str]) ->
     if not isinstance(found, str):
         kind = "null (NoneType)" if found is None else f"a {type(found).__name__}"
         raise ValueError(f"image {number} is {kind}; give a path, base64, or the bytes of an image file")
+    if not found.strip():
+        raise ValueError(f"image {number} is an empty text; give a path, base64, or the bytes of an image file")
     content = _decode(found, number)
     return find_image(found, root, hosts) if content is None else content
 

@@ -13,6 +13,7 @@ from gpg_vl.data.conversations import (
     parse_conversation,
     read_conversation,
     read_last_answer,
+    refuse_half_messages,
 )
 from gpg_vl.data.json_text import read_object, write_json
 from gpg_vl.data.row_formats import (
@@ -179,6 +180,7 @@ def make_sample(
     images = _find_images(row, matched, chat.images, root, hosts, may_lack=bool(videos) or "videos" in columns)
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
+    _refuse_system(meta.get("system"))
     return Sample(
         id=read_text("id", fields.get("id", default_id)),
         task=task or _read_task(fields.get("task"), own_tasks),
@@ -228,7 +230,16 @@ def look_up(row: Mapping[str, Any], column: str) -> Any:
 def _read_chat(question: Any) -> Conversation:
     """The question of a row, which is text or a list of messages."""
     found = parse_conversation(question) if isinstance(question, str) else question
-    return read_conversation(found) if is_conversation(found) else Conversation(read_text("question", found))
+    if is_conversation(found):
+        return read_conversation(found)
+    refuse_half_messages(found)
+    return Conversation(read_text("question", found))
+
+
+def _refuse_system(value: Any) -> None:
+    """Refuses a system message that is no text; a missing one in a table may be NaN."""
+    if value is not None and not isinstance(value, str) and value == value:
+        raise ValueError(f"the system message is a {type(value).__name__}; write text, or leave the column system out")
 
 
 def _refuse_history(row: TableRow) -> None:

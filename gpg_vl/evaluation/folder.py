@@ -18,7 +18,7 @@ from typing import IO, Any
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.settings import with_defaults
-from gpg_vl.files import replace_file
+from gpg_vl.files import naming, replace_file
 from gpg_vl.recipes import changed_keys
 
 SETTINGS_FILE = "settings.json"
@@ -143,9 +143,10 @@ class EvaluationFolder:
         self._check_claim()
         if not (self._folder / SETTINGS_FILE).is_file():
             self._write(SETTINGS_FILE, self._settings)
-        self._file.writelines(prediction.to_line() for prediction in predictions)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._folder / PREDICTIONS_FILE):
+            self._file.writelines(prediction.to_line() for prediction in predictions)
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         self._check_claim()

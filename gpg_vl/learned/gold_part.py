@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpg_vl.config import Recipe
 from gpg_vl.learned.discriminator import Discriminator, discriminator_loss
@@ -31,6 +31,26 @@ class Example:
     prompt: Tensor  # [H]
     gold: tuple[int, ...]
     sampled: tuple[int, ...]
+
+
+def refuse_others(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuses what ``GoldLikeness.state`` of this network cannot have given, before its first step or after one.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape is another
+    """
+    parameters = dict(network.named_parameters())
+    of_network = {f"network/{name}": each.shape for name, each in parameters.items()}
+    moments = {
+        f"optimizer/{number}/{entry}": each.shape
+        for number, each in enumerate(parameters.values())
+        for entry in ("exp_avg", "exp_avg_sq")
+    }
+    steps = {f"optimizer/{number}/step": torch.Size() for number in range(len(parameters))}
+    started = {name.split("/")[1] for name in state if name.startswith("optimizer/")}  # those that had a gradient
+    of_optimizer = {name: each for name, each in (moments | steps).items() if name.split("/")[1] in started}
+    if {name: each.shape for name, each in state.items()} != of_network | of_optimizer:
+        raise ValueError("names or shapes are those of another network")
 
 
 class GoldLikeness:
@@ -99,6 +119,11 @@ class GoldLikeness:
         return {name: each.clone() for name, each in found.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        """
+        Raises:
+            ValueError: it is not the state of such a network
+        """
+        refuse_others(self._network, state)
         entries: dict[int, dict[str, Tensor]] = {}
         for key, each in state.items():
             kind, _, name = key.partition("/")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpg_vl.config import HEAD_FILE, ModelConfig
 from gpg_vl.errors import first_line
-from gpg_vl.files import replace_file
+from gpg_vl.files import naming, replace_file
 from gpg_vl.learned.preferences import Scale
 from gpg_vl.preflight.preference import INFO_FILE, check_head, describe_reading
 
@@ -49,7 +49,8 @@ def save_head(head: PreferenceHead, folder: Path, model: ModelConfig, info: Mapp
         info: what else is said of it
     """
     tensors = {"weight": head.weight, "offset": torch.tensor(head.offset, dtype=torch.float64)}
-    save_file(tensors, folder / HEAD_FILE)
+    with naming(folder / HEAD_FILE):
+        save_file(tensors, folder / HEAD_FILE)
     replace_file(folder / INFO_FILE, json.dumps({"model": describe_reading(model), **info}, indent=1))
 
 

@@ -21,6 +21,11 @@ def checkpoint_folder(output_dir: Path, step: int) -> Path:
     return output_dir / f"checkpoint-{step}"
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether it has the name of one."""
+    return _NAME.fullmatch(folder.name) is not None
+
+
 def checkpoint_step(folder: Path) -> int:
     match = _NAME.fullmatch(folder.name)
     assert match, folder
@@ -29,7 +34,7 @@ def checkpoint_step(folder: Path) -> int:
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first. A folder is only given this name once it is complete."""
-    folders = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    folders = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and is_checkpoint(path)]
     return sorted(folders, key=checkpoint_step)
 
 

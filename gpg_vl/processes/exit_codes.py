@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from gpg_vl.errors import first_line, is_out_of_memory
+from gpg_vl.errors import describe_error_of_files, first_line, is_out_of_memory
 from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.quiet import quiet_libraries
 from gpg_vl.screen import open_closed_streams, printable, say
@@ -26,7 +26,7 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
     except (ValueError, OSError) as error:  # OSError: the disk is full, or gone
         if debug:
             raise
-        say(f"{name}: {printable(str(error))}")
+        say(f"{name}: {printable(describe_error_of_files(error))}")
         return 2 if isinstance(error, ValueError) else 1
     except (RuntimeError, MemoryError) as error:
         if debug or not is_out_of_memory(error):

@@ -15,6 +15,7 @@ from gpg_vl.report.curves import make_charts, mean_of
 from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, read_record
 from gpg_vl.run.run_log import METRICS_FILE, read_metrics
 from gpg_vl.run.saved_recipe import RECIPE_FILE
+from gpg_vl.user_code import describe_error
 
 MAX_GROUPS = 2000
 """Of a run on the page; of more, evenly spaced steps are shown."""
@@ -46,11 +47,19 @@ def read_run(folder: Path, evaluations: Sequence[Path] = ()) -> RunData:
     Raises:
         ValueError: a folder holds no run or no evaluation, or a file is damaged; names it
     """
-    metrics = read_run_metrics(folder)
+    try:
+        return _read_run(folder, read_run_metrics(folder), evaluations)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / METRICS_FILE} has a line that no run writes ({describe_error(error)}); remove it"
+        ) from error
+
+
+def _read_run(folder: Path, metrics: list[dict[str, Any]], evaluations: Sequence[Path]) -> RunData:
     groups = [_group(row) for row in _thinned(read_record(folder))]
     inside = sorted(path.parent for path in folder.glob("*/results.json"))
     recipe = folder / RECIPE_FILE
-    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     return RunData(
         name=folder.name,
         objective=_objective_of(text),

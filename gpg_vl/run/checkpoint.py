@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
@@ -27,7 +27,7 @@ from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.finite import refuse_not_finite
-from gpg_vl.models.paths import checkpoint_folder, find_checkpoints, set_aside
+from gpg_vl.models.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint, set_aside
 from gpg_vl.models.saving import save_model
 from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
@@ -210,18 +210,37 @@ def load_state(folder: Path) -> TrainingState:
         raise ValueError(
             f"{path} has version {version!r}, and this kit reads {STATE_VERSION}; use the kit that wrote it"
         )
-    return build_record(TrainingState, plain, path)
+    state = build_record(TrainingState, plain, path)
+    _check_steps(state, path)
+    return state
+
+
+def _check_steps(state: TrainingState, path: Path) -> None:
+    """Refuses counts that no run can have."""
+    folder = path.parent.parent
+    if is_checkpoint(folder) and state.step != checkpoint_step(folder):
+        raise ValueError(f"{path} is of step {state.step}, not of {folder.name}; restore the folder")
+    so_far = {"validated_step": state.validated_step, "all_done_step": state.all_done_step or 0}
+    for name, number in (so_far | state.counters | {"step": state.step}).items():
+        if number < 0 or (name in so_far and number > state.step):
+            raise ValueError(f"{path}: {name} is {number} after step {state.step}; restore the file")
 
 
 def load_random_state(folder: Path, rank: int) -> bool:
-    """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks."""
+    """Restores a rank's random states; False if the checkpoint has none because it was saved with fewer ranks.
+
+    Raises:
+        ValueError: the file is not one that was written here, or the first rank's is missing
+    """
     path = folder / STATE_FOLDER / _random_file(rank)
-    if path.is_file():
-        try:
-            restore_random_state(read_json(path))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} holds no random states ({first_line(error)}); restore it") from error
-    return path.is_file()
+    if rank > 0 and not path.exists():
+        return False
+    plain = read_json(path)
+    try:
+        restore_random_state(plain)
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path} holds no random states ({first_line(error)}); restore it") from error
+    return True
 
 
 def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
@@ -238,11 +257,11 @@ def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: 
     """Restores the optimizer's state parameter by parameter, whatever layout it was saved with.
 
     Raises:
-        ValueError: its files are not safetensors
+        ValueError: its files are missing, not safetensors, or not of these parameters
     """
     try:
         _load_optimizer(folder, adapter, optimizer, accelerator)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{folder / STATE_FOLDER} holds no state of an optimizer ({first_line(error)}); restore it"
         ) from error
@@ -250,17 +269,26 @@ def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: 
 
 def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
     with ExitStack() as stack:
+        paths = sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors"))
         places: dict[str, dict[str, Any]] = {}
-        for path in sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors")):
+        for path in paths:
             file = stack.enter_context(safe_open(path, "pt"))
             for key in file.keys():  # noqa: SIM118  no dict
-                name, entry = key.rsplit("/", 1)
+                name, _, entry = key.rpartition("/")
                 places.setdefault(name, {})[entry] = file
+        _refuse_others(bool(paths), places.keys(), {name for name, _ in adapter.trainable_parameters()})
 
         def stored(name: str) -> dict[str, Tensor]:
             return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
 
         load_entries(optimizer, adapter.trainable_parameters(), stored, sharding_stage(accelerator))
+
+
+def _refuse_others(has_files: bool, found: Collection[str], trained: Collection[str]) -> None:
+    if not has_files:
+        raise ValueError("no file of it")
+    if others := sorted(set(found) - set(trained)):
+        raise ValueError(f"{others[0]} is not trained here")
 
 
 def _random_file(rank: int) -> str:

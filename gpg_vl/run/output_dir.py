@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import ObjectiveConfig, Recipe
+from gpg_vl.errors import first_line
 from gpg_vl.models.manifest import find_damage_once
 from gpg_vl.models.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
@@ -130,9 +131,14 @@ def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
 
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
     now = recipe.to_plain()
-    saved = spelled_as(_with_defaults(read_recipe(checkpoint / RECIPE_FILE)), now)
-    if saved["objective"]["name"] == recipe.objective.name:
-        saved, now = _with_objective_values(saved), _with_objective_values(now)
+    plain = read_recipe(checkpoint / RECIPE_FILE)
+    try:
+        saved = spelled_as(_with_defaults(plain), now)
+        if saved["objective"]["name"] == recipe.objective.name:
+            saved, now = _with_objective_values(saved), _with_objective_values(now)
+    except (TypeError, KeyError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{checkpoint / RECIPE_FILE} is no recipe of a run ({cause}); restore the file") from error
     for key, (old, new) in changed_keys(saved, now).items():
         if key in MAY_CHANGE_ON_RESUME:
             continue
@@ -149,7 +155,7 @@ def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Adds the keys that an earlier version did not have; their defaults change nothing."""
     filled = {**Recipe().to_plain(), **saved}
     for section, keys in Recipe().to_plain().items():
-        if isinstance(keys, dict) and isinstance(filled[section], dict):
+        if isinstance(keys, dict):
             filled[section] = {**keys, **filled[section]}
     return filled
 

@@ -148,7 +148,8 @@ class RunLog:
 
 def _append(path: Path, data: bytes) -> None:
     """All of it or, on a disk that fills up, nothing."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(path, flags | os.O_NONBLOCK, 0o666)  # which waits for no reader of a pipe
     try:
         end = os.fstat(file).st_size
         try:
@@ -182,7 +183,12 @@ def dump_groups(groups: Sequence[TrainingGroup], path: Path) -> None:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output_dir / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+    """The lines that are the kit's own: others may have written there too.
+
+    Raises:
+        ValueError: a line is not JSON
+    """
+    return _read_rows(output_dir / METRICS_FILE)
 
 
 def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
@@ -204,9 +210,9 @@ def _rollout_row(group: LoggedGroup) -> dict[str, Any]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows that are the kit's own."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    rows = (json.loads(line) for line in lines)
-    return [row for row in rows if isinstance(row, dict)]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    rows = (json.loads(line) for line in lines if line)
+    return [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int]
 
 
 def _keep_until(path: Path, step: int) -> None:

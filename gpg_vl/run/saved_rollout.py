@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from gpg_vl.records import (
     ScoredGroup,
     StepTotals,
 )
-from gpg_vl.run.state_files import read_json
+from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch
 from gpg_vl.user_code import describe_error
 
@@ -87,11 +87,61 @@ def read_rollout(
     if not (folder / ROLLOUT_FILE).is_file():
         return None
     plain = read_json(folder / ROLLOUT_FILE)
+    check_rollout(plain, folder / ROLLOUT_FILE)
     try:
         return _unpack_rollout(folder, plain, sources, prompts, rank, num_ranks)
-    except (KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, SafetensorError, OverflowError) as error:
         cause = describe_error(error)
         raise ValueError(f"{folder / ROLLOUT_FILE} holds no rollout of this kit ({cause}); restore it") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedRollout:
+    step: int
+    num_updates: int
+    num_done: int
+    num_ranks: int
+    totals: list[list[int]]
+    groups: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedGroup:
+    rank: int
+    batch: int
+    prompt: dict[str, Any]
+    completions: list[dict[str, Any]]
+    rewards: list[dict[str, Any]]
+    old: list[list[float]] | None
+    reference: list[list[float]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedCompletion:
+    token_ids: list[int]
+    text: str
+    finished: bool
+    log_probs: list[float] | None
+
+
+def check_rollout(plain: Plain, path: Path) -> None:
+    """
+    Raises:
+        ValueError: a value is of another type, or of a batch, rank or token that there is not; names it
+    """
+    rollout = build_record(_SavedRollout, plain, path)
+    if not 0 <= rollout.num_done <= rollout.num_updates or not rollout.totals:
+        raise ValueError(
+            f"{path}: num_done is {rollout.num_done}, of {rollout.num_updates} updates in {len(rollout.totals)} "
+            "batches; restore the file"
+        )
+    for number, each in enumerate(rollout.groups, start=1):
+        group = build_record(_SavedGroup, each, path)
+        lengths = [len(build_record(_SavedCompletion, one, path).token_ids) for one in group.completions]
+        counts = [[len(row) for row in rows] for rows in (group.old, group.reference) if rows is not None]
+        is_there = 0 <= group.rank < rollout.num_ranks and 0 <= group.batch < len(rollout.totals)
+        if not is_there or len(group.rewards) != len(lengths) or any(found != lengths for found in counts):
+            raise ValueError(f"{path}: group {number} does not fit its rank, batch or tokens; restore the file")
 
 
 def _unpack_rollout(

@@ -10,8 +10,14 @@ from gpg_vl.update.optimizer import learning_rate
 
 
 def describe_extension(recipe: Recipe, checkpoint: Path, step: int) -> str | None:
-    """The learning rates of the next step before and now; None where ``run.steps`` is what it was."""
-    then = read_recipe(checkpoint / RECIPE_FILE)["run"]["steps"]
+    """The learning rates of the next step before and now; None where ``run.steps`` is what it was.
+
+    Raises:
+        ValueError: the checkpoint's recipe has no number there
+    """
+    then = (read_recipe(checkpoint / RECIPE_FILE).get("run") or {}).get("steps")
+    if not isinstance(then, int):
+        raise ValueError(f"{checkpoint / RECIPE_FILE}: run.steps is {str(then)[:40]!r}; restore the file")
     now = recipe.run.steps
     if then == now:
         return None

@@ -56,16 +56,20 @@ def load_entries(
     Args:
         stored: returns the entries of a parameter by its name
         stage: as in ``read_shards``
+
+    Raises:
+        ValueError: they are not those of AdamW for these parameters
     """
     if stage == 0:
         state = optimizer.state_dict()
-        entries = enumerate(stored(name) for name, _ in named_parameters)
+        entries = enumerate(_checked(stored(name), name, each.shape) for name, each in named_parameters)
         state["state"] = {index: of_parameter for index, of_parameter in entries if of_parameter}
         optimizer.load_state_dict(state)
         return
     sharded, step = _ShardedState(optimizer, stage), None
     for name, parameter in named_parameters:
-        of_parameter = stored(name)
+        shape = parameter.ds_shape if stage == 3 else parameter.shape  # type: ignore[attr-defined]
+        of_parameter = _checked(stored(name), name, shape)
         if not of_parameter:
             continue
         if step is None:
@@ -73,6 +77,16 @@ def load_entries(
             sharded.fill_with_zeros(step)
         assert torch.equal(of_parameter["step"], step), f"{name} took {of_parameter['step']} steps, others {step}"
         sharded.write(parameter, of_parameter)
+
+
+def _checked(entries: Entries, name: str, shape: torch.Size) -> Entries:
+    if not entries or "state1" in entries:  # the moments of 8-bit AdamW are in blocks
+        return entries
+    wanted = {"step": torch.Size(), **dict.fromkeys(MOMENTS, shape)}
+    if {entry: each.shape for entry, each in entries.items()} != wanted:
+        found = ", ".join(f"{entry} {list(each.shape)}" for entry, each in sorted(entries.items()))
+        raise ValueError(f"{name} of {list(shape)} has {found}")
+    return entries
 
 
 def _read_whole(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:

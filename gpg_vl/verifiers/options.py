@@ -104,7 +104,13 @@ def row_options(meta: Mapping[str, Any], question: str) -> list[str]:
         if sorted(by_letter) != list(LETTERS[: len(content)]):
             raise ValueError("the keys of the row's options are not the letters A, B, C ..., each once")
         listed = [by_letter[letter] for letter in sorted(by_letter)]
-    return _without_letters(listed if set(map(type, listed)) == {str} else [str(option) for option in listed])
+    return _without_letters(listed if set(map(type, listed)) == {str} else list(map(_option_text, listed)))
+
+
+def _option_text(option: Any) -> str:
+    if option is None or isinstance(option, list | Mapping):
+        raise ValueError("one of the row's options is null, a list or an object; write the text of each")
+    return str(option)
 
 
 def _without_letters(options: list[str]) -> list[str]:

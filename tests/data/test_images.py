@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageFile, ImageOps
 
 from gpg_vl.data import images
 from gpg_vl.data.downloads import check_url
-from gpg_vl.data.images import MAX_BYTES, BadImage, fetch_image, open_image, original_size, read_size
+from gpg_vl.data.images import MAX_BYTES, BadImage, check_presence, fetch_image, open_image, original_size, read_size
 from tests.support.messages import naming
 from tests.support.pictures import encode, png_header, write_png
 
@@ -171,6 +171,11 @@ def test_missing_files(tmp_path: Path, action: Callable[[str], object]) -> None:
     for path in (tmp_path / "missing.png", tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(ValueError, match=naming(str(path)[:200])):
             action(str(path))
+
+
+def test_a_folder_is_no_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=naming(tmp_path, "folder")):
+        check_presence(str(tmp_path))
 
 
 def turned(orientation: int) -> Image.Exif:

@@ -28,6 +28,7 @@ def user(content: Any, system: str = "") -> list[dict[str, Any]]:
 PARTS = [{"type": "image"}, {"type": "text", "text": "How many shapes?"}]
 ASSISTANT = {"role": "assistant", "content": "<think>one, two, three</think><answer>3</answer>"}
 TURNS = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "3"}]
+MIXED = [{"role": "user", "value": QUESTION}, {"from": "gpt", "content": [{"type": "output_text", "text": "3"}]}]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "trl": ("TRL", {"prompt": user(PARTS), "images": ["1.png"], "solution": "<answer>3</answer>"}),
@@ -45,6 +46,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "swift-grpo": ("ms-swift", {"messages": user(QUESTION), "images": [{"path": "1.png"}], "solution": "3"}),
     "swift-query": ("ms-swift", {"query": QUESTION, "response": "3", "images": ["1.png"]}),
     "llava": ("LLaVA", {"id": "000000033471", "image": "1.png", "conversations": TURNS}),
+    "mixed-keys": ("LLaVA", {"image": "1.png", "conversations": MIXED}),
 }  # fmt: skip
 
 
@@ -192,6 +194,8 @@ def test_an_object_as_text_of_a_table(tmp_path: Path) -> None:
         ({"id": [1]}, ["id", "list"]),
         ({"id": {"a": 1}}, ["id", "object"]),
         ({"task": ["counting"]}, ["task", "list"]),
+        ({"system": ["Look."]}, ["system message", "list"]),
+        ({"system": 5}, ["system message", "int"]),
     ],
 )
 def test_lists_and_objects_are_no_text(tmp_path: Path, changes: dict[str, Any], named: list[str]) -> None:
@@ -225,6 +229,10 @@ def test_boxes_are_the_one_list_that_is_an_answer(tmp_path: Path, boxes: Any) ->
         (user([{"type": "audio"}]), ["question", "audio"]),
         (user([7]), ["question", "int"]),
         (user(""), ["question", "missing"]),
+        ([], ["question", "no messages"]),
+        ([*user("a"), {"role": "assistant", "content": None}], ["message 2", "content"]),
+        ([*user("a"), {"role": "assistant"}], ["message 2", "content"]),
+        ([{"content": "a"}, ASSISTANT], ["message 1", "role"]),
         (user("How many?"), ["answer", "missing"]),
     ],
 )

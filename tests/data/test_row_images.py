@@ -48,6 +48,18 @@ def test_forms(tmp_path: Path, entry: Any) -> None:
         assert [open_image(image).size for image in images] == [(8, 8)] * (2 if isinstance(value, list) else 1)
 
 
+def test_a_list_as_json_text(tmp_path: Path) -> None:
+    """As a data frame's column of objects is saved; a name that begins with a bracket is a name."""
+    for name in ("1.png", "[1].png"):
+        save_png(tmp_path / name)
+        assert read(tmp_path / "rows.jsonl", images=name) == (str(tmp_path / name),)
+    assert read(tmp_path / "rows.jsonl", images='["1.png", {"path": "[1].png"}]') == (
+        str(tmp_path / "1.png"),
+        str(tmp_path / "[1].png"),
+    )
+    assert read(tmp_path / "rows.jsonl", images="[]") == ()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_base64_of_every_format(kind: str) -> None:
     from PIL import Image
@@ -62,11 +74,13 @@ def test_base64_of_every_format(kind: str) -> None:
         ({"images": None}, ["images", "null"]),
         ({"images": ""}, ["images", "null"]),
         ({"images": [], "image": "1.png"}, ["images", "image"]),
+        ({"images": "[]", "image": "1.png"}, ["images", "image"]),
         ({"images": [], "image_path": "1.png"}, ["images", "image_path"]),
         ({"images": ["1.png", None]}, ["image 2", "null"]),
         ({"images": [{"bytes": None, "path": None}]}, ["image 1", "null"]),
         ({"images": [{"kind": "image"}]}, ["image 1"]),
         ({"images": [["1.png"]]}, ["image 1", "list"]),
+        ({"images": ["1.png", " "]}, ["image 2", "empty"]),
         ({"images": ["data:image/png;base64,no base64!"]}, ["image 1", "base64"]),
         ({"images": ["data:text/html,<b>"]}, ["data:text/html,<b>", "https"]),
     ],

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from data_tools import clevr, conversion
+from data_tools.command_line import run_command
 from data_tools.conversion import DropRow, convert
 from data_tools.published_files import picture, sat_row, write_image_rows, write_sat
 from data_tools.sources import SourceRow
+from gpg_vl.files import unfinished
 from gpg_vl.records import Sample
 from tests.support.converted import read_counts, read_rows
 from tests.support.messages import lines_naming, naming
@@ -191,3 +193,17 @@ def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
         peaks[num] = int(ran.stdout.split("peak ")[1]) >> 20
     print(f"most memory, MB, by rows of 26 kB: {peaks}")
     assert peaks[4096] < 1.1 * peaks[2048]
+
+
+def test_a_full_disk_is_no_mistake_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> int:
+        with unfinished(tmp_path / "rows.jsonl"):
+            return Path("/dev/full").write_text("row")
+
+    def miss() -> int:
+        return len((tmp_path / "missing.jsonl").read_bytes())
+
+    assert (run_command(fill), run_command(miss)) == (1, 2)
+    full, missing = capsys.readouterr().err.splitlines()
+    assert lines_naming(full, tmp_path / "rows.jsonl", "free space")
+    assert lines_naming(missing, tmp_path / "missing.jsonl")

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe
 from gpg_vl.learned.discriminator import Discriminator
-from gpg_vl.learned.gold_part import GoldLikeness
+from gpg_vl.learned.gold_part import GoldLikeness, refuse_others
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.prompts.gold import GoldCompletions
@@ -120,3 +120,36 @@ def test_without_groups_nothing_is_learned(make_part: MakePart) -> None:
     assert part.measure([]) == []
     after = part.learn(1, [])
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+State = dict[str, torch.Tensor]
+
+
+def states(network: Discriminator) -> tuple[State, State]:
+    """Before the first step, and after one."""
+    before = {f"network/{name}": each.detach() for name, each in network.named_parameters()}
+    after = dict(before)
+    for number, each in enumerate(network.parameters()):
+        after |= {f"optimizer/{number}/{entry}": torch.zeros_like(each) for entry in ("exp_avg", "exp_avg_sq")}
+        after[f"optimizer/{number}/step"] = torch.tensor(1.0)
+    return before, after
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {},
+        lambda state: dict(list(state.items())[1:]),
+        lambda state: {name: each[:1] for name, each in state.items() if each.dim()},
+        lambda state: {name: each for name, each in state.items() if "exp_avg_sq" not in name},
+        lambda state: state | {"network/another": torch.ones(1)},
+        lambda state: state | {"optimizer/99/exp_avg": torch.ones(1)},
+    ],
+)
+def test_the_state_of_another_network_is_refused(change: Callable[[State], State]) -> None:
+    network = Discriminator(6, 4, spectral_norm=True, seed=0)
+    before, after = states(network)
+    refuse_others(network, before)
+    refuse_others(network, after)
+    with pytest.raises(ValueError, match="another network"):
+        refuse_others(network, change(after))

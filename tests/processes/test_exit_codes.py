@@ -16,6 +16,8 @@ from tests.support.messages import lines_naming
     [
         (ValueError("no rows"), 2, "name: no rows\n"),
         (OSError(28, "No space left on device"), 1, "name: [Errno 28] No space left on device\n"),
+        (OSError(28, "No space left", "a"), 1, "name: a: No space left; free space, or choose another place\n"),
+        (OSError(13, "Permission denied", "a"), 1, "name: a: Permission denied\n"),
         (Interrupted(signal.SIGTERM), 143, ""),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(2), 2, ""),

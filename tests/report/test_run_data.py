@@ -64,6 +64,20 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_lines_of_others_in_the_metrics(tmp_path: Path) -> None:
+    """What is no step is left out; what is one, and is not a run's, is named."""
+    folder = write_run(tmp_path / "run", [0.5, 0.6])
+    metrics = folder / "metrics.jsonl"
+    (folder / "recipe.yaml").write_bytes(b"\xff")
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"note": "hi\u2028there"}\n5\n\n{"step": "a"}\n')
+    assert read_run(folder).num_steps == 2
+    for line in ('{"step": 3, "parts": 5, "reward": 1}', '{"step": 3, "eval": [1]}', "{"):
+        metrics.write_text(f"{whole}{line}\n")
+        with pytest.raises(ValueError, match=naming(metrics)):
+            read_run(folder)
+
+
 def test_of_many_groups_whole_steps_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_data, "MAX_GROUPS", 7)
     groups = [scored_group(["a", "b"], [0, 1], f"s{n}") for n in range(2)]

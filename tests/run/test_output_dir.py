@@ -158,3 +158,18 @@ def test_a_key_that_came_or_went_with_a_version(tmp_path: Path) -> None:
     write_plain(path, plain)
     with pytest.raises(ValueError, match=naming(tmp_path, "update.clip", 0.2, "version")):
         find_resume_point(recipe)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"objective": [1]}, {"objective": None}, {"model": 5}, {"data": {"train": 5}}, {"rewards": {"functions": 5}}],
+    ids=str,
+)
+def test_a_saved_recipe_that_is_none_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = recipe_for(tmp_path)
+    folder = write_checkpoint(tmp_path, 1)
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump({**recipe.to_plain(), **changes}))
+    seal_folder(folder)
+    with pytest.raises(ValueError, match=naming(folder / RECIPE_FILE)) as caught:
+        find_resume_point(recipe)
+    assert "\n" not in str(caught.value)

@@ -68,6 +68,14 @@ def test_rollouts_that_cannot_be_written_are_noted(tmp_path: Path, capsys: pytes
     assert len(lines_naming(capsys.readouterr().err, "rollouts")) == 1
 
 
+def test_a_pipe_that_nobody_reads_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    log = RunLog(tmp_path, [], 0, 10)
+    for step in (1, 2):
+        log.write(step, {"loss": 1.0})
+    assert len(lines_naming(capsys.readouterr().err, "metrics.jsonl")) == 1
+
+
 @pytest.mark.parametrize("failing", ["add_scalar", "flush", "close", "opening"])
 def test_a_tracker_that_fails_is_noted(
     tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

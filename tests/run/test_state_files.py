@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpg_vl.run.checkpoint import STATE_VERSION, TrainingState, load_random_state, load_state
+from gpg_vl.run.random_state import read_random_state, without_trace
 from gpg_vl.run.state_files import build_record
 from tests.support.messages import naming
 
@@ -46,6 +47,10 @@ def test_it_is_read_with_its_version_or_as_the_first_had_it(tmp_path: Path) -> N
         ({"counters": {"silent_steps": 0.5}}, ["counters"]),
         ({"data": "abc"}, ["data"]),
         ({"colour": "red"}, ["colour"]),
+        ({"step": -1}, ["step", "-1"]),
+        ({"validated_step": 5}, ["validated_step", "5"]),
+        ({"all_done_step": -5}, ["all_done_step", "-5"]),
+        ({"counters": {"silent_steps": -3}}, ["silent_steps", "-3"]),
     ],
     ids=str,
 )
@@ -70,6 +75,52 @@ def test_random_states_that_are_none_are_named(tmp_path: Path, content: str) -> 
     path.write_text(content)
     with pytest.raises(ValueError, match=naming(path)):
         load_random_state(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("python", 1, 0), 10**30),
+        (("python", 1, 624), 10**6),
+        (("python", 0), -1),
+        (("numpy", 1, 0), 10**30),
+        (("numpy", 2), 10**30),
+        (("torch",), ""),
+        (("torch",), "zz"),
+    ],
+    ids=str,
+)
+def test_random_states_of_impossible_numbers_are_named(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    write(tmp_path, STATE)
+    place = whole = json.loads(json.dumps(read_random_state()))
+    for each in path[:-1]:
+        place = place[each]
+    place[path[-1]] = value
+    file = tmp_path / "training_state/random-0.json"
+    file.write_text(json.dumps(whole))
+    with without_trace(), pytest.raises(ValueError, match=naming(file)):
+        load_random_state(tmp_path, 0)
+
+
+def test_the_first_ranks_random_states_are_never_missing(tmp_path: Path) -> None:
+    write(tmp_path, STATE)
+    with pytest.raises(ValueError, match=naming("random-0.json")):
+        load_random_state(tmp_path, 0)
+    assert not load_random_state(tmp_path, 1)
+
+
+def test_a_state_in_the_folder_of_another_step_is_named(tmp_path: Path) -> None:
+    for name in ("checkpoint-4", "saved"):
+        write_in(tmp_path / name)
+        assert load_state(tmp_path / name).step == 4
+    with pytest.raises(ValueError, match=naming("state.json", "step 4", "checkpoint-5")):
+        load_state(write_in(tmp_path / "checkpoint-5"))
+
+
+def write_in(folder: Path) -> Path:
+    folder.mkdir()
+    write(folder, STATE)
+    return folder
 
 
 def test_a_field_with_a_default_may_be_missing(tmp_path: Path) -> None:

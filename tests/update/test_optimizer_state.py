@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import nn
 
@@ -45,3 +48,26 @@ def test_portions_end_at_a_weight_behind_the_limit() -> None:
         shards = list(read_shards(optimizer, model.named_parameters(), shard_bytes=limit))
         assert len(shards) == expected, limit
         assert [key for shard in shards for key in shard] == list(whole)
+
+
+Shard = dict[str, torch.Tensor]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {name: each for name, each in state.items() if name != "exp_avg_sq"},
+        lambda state: {name: each for name, each in state.items() if name != "step"},
+        lambda state: state | {"momentum": state["exp_avg"]},
+        lambda state: state | {"exp_avg": state["exp_avg"][:1]},
+        lambda state: state | {"step": torch.ones(2)},
+    ],
+)
+def test_the_state_of_other_weights_is_refused(change: Callable[[Shard], Shard]) -> None:
+    model = nn.Linear(3, 5, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = {key.split("/")[1]: value for key, value in stepped(model, optimizer).items()}
+    load_entries(optimizer, model.named_parameters(), lambda _: state)
+    load_entries(optimizer, model.named_parameters(), lambda _: {})  # a weight that never had a gradient
+    with pytest.raises(ValueError, match="weight of \\[5, 3\\]"):
+        load_entries(optimizer, model.named_parameters(), lambda _: change(state))

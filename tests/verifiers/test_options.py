@@ -65,7 +65,7 @@ def test_options_of_the_row() -> None:
     for keys in (["A", "C"], ["left", "right"], ["A", "a"]):
         with pytest.raises(ValueError, match=naming("options", "A, B, C")):
             row_options({"options": dict.fromkeys(keys, "x")}, "")
-    for wrong in ("x, y", 3, "{}", '"xy"'):
+    for wrong in ("x, y", 3, "{}", '"xy"', ["x", None], [["x"], "y"], [{"label": "A", "text": "x"}, "y"], {"A": None}):
         with pytest.raises(ValueError, match=naming("options")):
             row_options({"options": wrong}, "")
 

@@ -46,9 +46,21 @@ class ScoringPool:
         self._connection: Connection | None = None
 
     def start(self) -> None:
-        """Starts the supervisor, without waiting until it is up."""
+        """Starts the supervisor, without waiting until it is up.
+
+        Raises:
+            PoolError: the limits of the shell allow no further process or file
+        """
         if self._connection is not None:
             return
+        try:
+            self._start()
+        except OSError as error:
+            raise PoolError(
+                f"scoring cannot start a process ({error.strerror}); raise the limits of the shell (ulimit -u, -n, -v)"
+            ) from error
+
+    def _start(self) -> None:
         near, far = socket.socketpair()
         with far:
             module = ["-m", "gpg_vl.rewards.pool.supervisor"]
