@@ -180,14 +180,13 @@ def make_sample(
     images = _find_images(row, matched, chat.images, root, hosts, may_lack=bool(videos) or "videos" in columns)
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
-    _refuse_system(meta.get("system"))
     return Sample(
         id=read_text("id", fields.get("id", default_id)),
         task=task or _read_task(fields.get("task"), own_tasks),
         images=images,
         question=read_text("question", chat.question),
         answer=strip_answer_tags(read_answer(fields.get("answer", chat.answer))),
-        meta=meta | ({"system": chat.system} if chat.system else {}),
+        meta=_check_system(meta) | ({"system": chat.system} if chat.system else {}),
         own_columns={
             column: row[column]
             for field, column in columns.items()
@@ -236,10 +235,12 @@ def _read_chat(question: Any) -> Conversation:
     return Conversation(read_text("question", found))
 
 
-def _refuse_system(value: Any) -> None:
+def _check_system(meta: dict[str, Any]) -> dict[str, Any]:
     """Refuses a system message that is no text; a missing one in a table may be NaN."""
+    value = meta.get("system")
     if value is not None and not isinstance(value, str) and value == value:
         raise ValueError(f"the system message is a {type(value).__name__}; write text, or leave the column system out")
+    return meta
 
 
 def _refuse_history(row: TableRow) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 
 from gpg_vl.records import Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
-from gpg_vl.rewards.pool.client import PoolError
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
 
@@ -347,14 +345,3 @@ def test_throughput() -> None:
         outcomes = pool.run(jobs)
         assert 4000 / (time.monotonic() - start) > 1000
         assert all(outcome and outcome.status == "ok" for each in outcomes for outcome in each)
-
-
-def test_a_limit_of_the_shell_is_named() -> None:
-    """Which is no end of the supervisor, and nothing is tried again."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        with pytest.raises(PoolError, match=naming("ulimit")):
-            ScoringPool(5, 512).start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -17,6 +17,7 @@ import pytest
 from gpg_vl.rewards.pool import ScoringPool
 from gpg_vl.rewards.pool.process_trees import family
 from tests.support.hostile_jobs import job, run
+from tests.support.messages import lines_naming
 
 
 @pytest.mark.parametrize("part", ["all", "supervisor"])
@@ -75,3 +76,10 @@ def test_limits_that_leave_no_room_are_an_error_and_no_reward(limit: str, num: i
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ran.stdout.startswith("ValueError") or ran.returncode != 0, (ran.stdout, ran.stderr)
     assert "ok" not in ran.stdout.split()
+
+
+def test_a_limit_of_the_shell_is_named() -> None:
+    """Which is no end of the supervisor, and nothing is tried again."""
+    command = [sys.executable, "-c", LIMITED, "RLIMIT_NOFILE", "3"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert lines_naming(ran.stdout, "ulimit"), (ran.stdout, ran.stderr)
