@@ -146,6 +146,7 @@ def _ask(words: list[str]) -> None:
     parser = _make_parser("ask")
     parser.add_argument("model", help="model folder, run folder, or name on the hub")
     parser.add_argument("--image", action="append", default=[], help="image file; repeat the option for several")
+    parser.add_argument("--video", action="append", default=[], help="video file; repeat the option for several")
     parser.add_argument("--question", required=True)
     parser.add_argument("--task", help="name or FILE.py:CLASS; decides how to ask and score")
     parser.add_argument("--answer", help="gold answer; shows the reward of each sample")
@@ -167,12 +168,14 @@ def _ask(words: list[str]) -> None:
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature is {temperature}; give a number from 0 on")
     task = options.task or recipe.task
+    from gpg_vl.data.videos import FrameSampling
     from gpg_vl.preflight.question import read_question
 
-    read_question(options.image, options.question, task, options.answer)  # before torch is imported
-    from gpg_vl.commands.ask import ask, describe_answer
+    sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
+    sample = read_question(options.image, options.video, sampling, options.question, task, options.answer)
+    from gpg_vl.commands.ask import ask, describe_answer  # torch is imported once the question is right
 
-    prompt, answers = ask(recipe, options.image, options.question, task, options.answer, options.n, temperature)
+    prompt, answers = ask(recipe, sample, task, options.n, temperature)
     tell(f"prompt ({len(prompt.encoded.token_ids)} tokens): {prompt.text}\n")
     for number, answered in enumerate(answers, start=1):
         tell(f"{number}. {answered.completion.text}\n   {describe_answer(answered)}")
@@ -299,7 +302,7 @@ COMMANDS = {
     "plan": Command("Says what a recipe will take: memory, time, disk.", _plan),
     "eval": Command("Scores a model, a checkpoint or a run's newest one on rows.", _eval),
     "score": Command("Scores completions you already have; prints one JSON object.", _score),
-    "ask": Command("Asks a model one question about images.", _ask),
+    "ask": Command("Asks a model one question about images and videos.", _ask),
     "prefer": Command("Learns a reward part from pairs of answers; experimental.", _prefer),
     "report": Command("Shows runs as a page: curves, pictures, answers, rewards.", _report),
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),

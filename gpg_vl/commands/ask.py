@@ -1,17 +1,16 @@
-"""One question about images to a model: the first thing to try. Prints each sample with its answer and reward."""
+"""One question about images and videos to a model: the first thing to try. Shows each answer with its reward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gpg_vl.config import PromptConfig, Recipe
+from gpg_vl.data.videos import FrameSampling
 from gpg_vl.models import load_adapter
 from gpg_vl.models.device import choose_device, describe_device
-from gpg_vl.preflight.question import read_question
 from gpg_vl.processes.ranks import note
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup
+from gpg_vl.records import Completion, Prompt, Reward, RolloutGroup, Sample
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
@@ -29,33 +28,31 @@ class Answered:
 
 
 def ask(
-    recipe: Recipe,
-    images: Sequence[str],
-    question: str,
-    task: str | None,
-    answer: str | None,
-    num_samples: int,
-    temperature: float,
+    recipe: Recipe, sample: Sample, task: str | None, num_samples: int, temperature: float
 ) -> tuple[Prompt, list[Answered]]:
-    """Samples ``num_samples`` completions, and scores them if a task and the gold answer are given.
+    """Samples ``num_samples`` completions, and scores them if the sample has a gold answer.
+
+    Args:
+        sample: as ``read_question`` makes it
+        task: name or FILE.py:CLASS; None: the question is asked as it is
 
     Raises:
-        ValueError: no such image, task or model; ``answer`` without ``task``
+        ValueError: no such model, or one that reads no videos where the sample has one
     """
-    sample = read_question(images, question, task, answer)
     tasks = {} if task is None else {task: load_task(task)}
     prompt_config = recipe.prompt if task or recipe.prompt.template else _plain_question(recipe.prompt)
     device = choose_device(recipe.model)
     note(describe_device(device, recipe.model))
     adapter = load_adapter(recipe.model)
     adapter.to(device)
-    prompt = PromptBuilder(adapter, tasks, prompt_config).build(sample)
+    sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
+    prompt = PromptBuilder(adapter, tasks, prompt_config, sampling=sampling).build(sample)
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)
     with engine.sync_weights():
         [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
-    rewards = _score(group, recipe) if answer is not None else [None] * num_samples
+    rewards = _score(group, recipe) if sample.answer else [None] * num_samples
     return prompt, [
         Answered(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)
         for completion, reward in zip(group.completions, rewards, strict=True)

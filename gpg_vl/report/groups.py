@@ -35,6 +35,14 @@ class RunCompletion:
 
 
 @dataclass(frozen=True, slots=True)
+class RunVideo:
+    """Some of the frames that the model saw of a video."""
+
+    frame_files: tuple[Path, ...]  # at most 8, at most 256 pixels a side
+    seconds: tuple[float, ...]  # when each of them is shown
+
+
+@dataclass(frozen=True, slots=True)
 class RunGroup:
     """A recorded group. A notebook shows it; text of the model is escaped there."""
 
@@ -47,6 +55,7 @@ class RunGroup:
     picture_files: tuple[Path, ...]  # at most 512 pixels a side; without pictures that could not be kept
     is_trained: bool
     completions: tuple[RunCompletion, ...]
+    videos: tuple[RunVideo, ...] = ()
 
     def pictures(self) -> list[Image.Image]:
         """
@@ -61,6 +70,7 @@ class RunGroup:
         rows = "".join(map(_row, self.completions))
         title = f"step {self.step} · {_text(self.task)} · {_text(self.id)}"
         asked = f"{_text(self.question)} <b>{_text(self.answer)}</b>"
+        pictures += "".join(map(_film, self.videos))
         return f"<div><p>{title}<br>{asked}</p>{pictures}<table><tr>{head}</tr>{rows}</table></div>"
 
 
@@ -77,9 +87,20 @@ def read_groups(run: Path) -> list[RunGroup]:
 def _group(row: Mapping[str, Any], folder: Path) -> RunGroup:
     return RunGroup(
         row["step"], row["id"], row["task"], row["question"], row["answer"], _boxes(row["boxes"]),
-        tuple(folder / name for image in row["images"] if IMAGE_NAME.fullmatch(name := image["file"] or "")),
+        tuple(folder / image["file"] for image in _kept(row["images"])),
         row["is_trained"], tuple(map(_completion, row["completions"])),
+        tuple(_video(video["frames"], folder) for video in row["videos"]),
     )  # fmt: skip
+
+
+def _kept(pictures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that the record has, under a name of its own."""
+    return [each for each in pictures if IMAGE_NAME.fullmatch(each["file"] or "")]
+
+
+def _video(frames: Sequence[Mapping[str, Any]], folder: Path) -> RunVideo:
+    kept = _kept(frames)
+    return RunVideo(tuple(folder / each["file"] for each in kept), tuple(each["seconds"] for each in kept))
 
 
 def _completion(row: Mapping[str, Any]) -> RunCompletion:
@@ -98,6 +119,11 @@ def _row(each: RunCompletion) -> str:
     text = f"<pre style='white-space: pre-wrap; text-align: left'>{_text(each.text)}</pre>"
     cells = (f"{each.reward:.2f}", advantage, parts, _text(each.status), text)
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _film(video: RunVideo) -> str:
+    shown = zip(video.frame_files, video.seconds, strict=True)
+    return f"<p>{' '.join(f'{_picture(path)} {seconds:.2f} s' for path, seconds in shown)}</p>"
 
 
 def _picture(path: Path) -> str:

@@ -219,6 +219,16 @@
       return make("figure", { class: "picture" }, frame, make("figcaption", {}, `${image.width} x ${image.height}`));
     }));
   }
+  function videos(group) {
+    return group.videos.map((video, n) => {
+      const shown = video.frames.filter((frame) => data.images[frame.file]);
+      if (!shown.length) return make("p", { class: "hint" }, `video ${n + 1} is not in the record`);
+      return make("figure", { class: "video" }, make("div", { class: "film" }, ...shown.map((frame) => make("figure", { class: "still" },
+        make("img", { src: data.images[frame.file], alt: `video ${n + 1} at ${frame.seconds.toFixed(2)} seconds` }),
+        make("figcaption", {}, `${frame.seconds.toFixed(2)} s`)))),
+      make("figcaption", {}, `${video.width} x ${video.height}, ${shown.length} of the ${video.num_frames} frames that the model saw`));
+    });
+  }
   function light(number, on) { for (const box of document.querySelectorAll(`.box.a${number}`)) box.classList.toggle("lit", on); }
   function textOf(completion) {
     const end = completion.text.lastIndexOf("</think>");
@@ -256,7 +266,7 @@
       group.boxes.length ? make("p", { class: "dim" }, "Gold boxes are solid green, those of answers dashed. Point at an answer to find its own.") : null,
       make("details", {}, make("summary", {}, "prompt as the model read it"), make("pre", {}, group.prompt)));
     return [make("h3", {}, `${group.task} · sample ${group.id} · step ${group.step}`), overSteps(group),
-      make("div", { class: "asked" }, pictures(group), words),
+      make("div", { class: "asked" }, pictures(group), ...videos(group), words),
       make("div", { class: "answers" }, ...group.completions.map(answerCard))].filter((each) => each !== null);
   }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpg_vl.data.images import BadImage, read_image_file
 from gpg_vl.report.curves import make_charts, mean_of
-from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, read_record
+from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, picture_names, read_record
 from gpg_vl.run.run_log import METRICS_FILE, read_metrics
 from gpg_vl.run.saved_recipe import RECIPE_FILE
 from gpg_vl.user_code import describe_error
@@ -170,7 +170,7 @@ def _evaluations(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _images(record: Path, groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    names = {image["file"] for group in groups for image in group["images"] if image["file"]}
+    names = {name for group in groups for name in picture_names(group)}
     return {name: uri for name in sorted(names) if (uri := _data_uri(record, name)) is not None}
 
 

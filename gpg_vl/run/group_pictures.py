@@ -30,7 +30,7 @@ def draw_groups(rows: Sequence[Mapping[str, Any]], record: Path) -> dict[str, Im
 
 def _draw(row: Mapping[str, Any], record: Path) -> Image.Image:
     card = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
-    shown = [image for image in row["images"] if image["file"]]
+    shown = [each for each in [*row["images"], *_frames(row)] if each["file"]]
     if shown:
         card.paste(_draw_picture(row, shown[0], record / shown[0]["file"]), (_MARGIN, _MARGIN))
     draw, font = ImageDraw.Draw(card), ImageFont.load_default(_SIZE)
@@ -40,8 +40,15 @@ def _draw(row: Mapping[str, Any], record: Path) -> Image.Image:
     return card
 
 
+def _frames(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The frames of a group's videos, in the size in which their boxes are."""
+    for video in row["videos"]:
+        for frame in video["frames"]:
+            yield {"file": frame["file"], "width": video["width"], "height": video["height"]}
+
+
 def _draw_picture(row: Mapping[str, Any], image: Mapping[str, Any], path: Path) -> Image.Image:
-    """The first image with the gold boxes, and those of the best completion."""
+    """The first image, or the first frame of a video, with the gold boxes, and those of the best completion."""
     with Image.open(path) as opened:
         picture = ImageOps.contain(opened.convert("RGB"), (_PICTURE, _PICTURE))
     best: Mapping[str, Any] = max(row["completions"], key=lambda each: each["reward"], default={"boxes": []})

@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
+from PIL.Image import Image
 
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage, open_image, original_size
 from gpg_vl.data.thumbnails import make_thumbnail
+from gpg_vl.data.videos import FrameSampling, open_video
 from gpg_vl.errors import first_line
 from gpg_vl.files import unfinished
 from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.records import Box, CollectedGroups, Completion, Prompt, Reward, ScoredGroup
+from gpg_vl.records import Box, CollectedGroups, Completion, FrameList, Prompt, Reward, ScoredGroup
 from gpg_vl.run.claim import check_claim
 from gpg_vl.screen import say
 from gpg_vl.verifiers.answers import find_answer
@@ -37,11 +39,22 @@ IMAGES_FOLDER = "images"
 IMAGE_NAME = re.compile(r"images/[0-9a-f]{32}\.(png|jpeg)")
 """How a record names its pictures; whoever reads one takes no other name for a file."""
 MAX_SIDE = 512  # pixels of a picture in the record
+MAX_FRAMES = 8  # of a video in the record, of those that the model sees
+FRAME_SIDE = 256  # pixels of such a frame
 _STEP_FILE = re.compile(r"\d{6,}\.parquet")
 _MEGABYTE = 2**20
 
 _BOX = pyarrow.list_(pyarrow.float64())
 _IMAGE = pyarrow.struct([("file", pyarrow.string()), ("width", pyarrow.int32()), ("height", pyarrow.int32())])
+_FRAME = pyarrow.struct([("file", pyarrow.string()), ("seconds", pyarrow.float64())])
+_VIDEO = pyarrow.struct(
+    [
+        ("width", pyarrow.int32()),
+        ("height", pyarrow.int32()),
+        ("num_frames", pyarrow.int32()),
+        ("frames", pyarrow.list_(_FRAME)),
+    ]
+)
 _PART = pyarrow.struct([("name", pyarrow.string()), ("value", pyarrow.float64())])
 _COMPLETION = pyarrow.struct(
     [
@@ -70,9 +83,11 @@ SCHEMA = pyarrow.schema(
         ("images", pyarrow.list_(_IMAGE)),
         ("is_trained", pyarrow.bool_()),
         ("completions", pyarrow.list_(_COMPLETION)),
+        ("videos", pyarrow.list_(_VIDEO)),
     ]
 )
-"""Boxes are in original pixels; ``images.file`` is relative to the folder of the record."""
+"""Boxes are in original pixels; a ``file`` is relative to the folder of the record. Of a video, ``num_frames`` is what
+the model sees, and ``frames`` some of them, with their times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +163,7 @@ class Record:
             "images": [self._keep_image(source) for source in prompt.sample.images],
             "is_trained": is_trained,
             "completions": [asdict(_recorded(prompt, *each)) for each in answers],
+            "videos": [self._keep_video(source) for source in prompt.sample.videos],
         }
 
     def _keep_image(self, source: str | bytes) -> dict[str, Any]:
@@ -156,14 +172,32 @@ class Record:
             image = open_image(source, self._recipe.data.image_hosts, shrink=True)
         except BadImage:
             return {"file": None, "width": None, "height": None}
-        kind, content = make_thumbnail(image, MAX_SIDE)
+        width, height = original_size(image)
+        return {"file": self._keep_picture(image, MAX_SIDE), "width": width, "height": height}
+
+    def _keep_video(self, source: str | bytes | FrameList) -> dict[str, Any]:
+        """Some of the frames that the model sees, evenly spaced; without frames if the video cannot be had."""
+        data = self._recipe.data
+        try:
+            video = open_video(source, FrameSampling(data.fps, data.max_frames), data.image_hosts)
+        except BadImage:
+            return {"width": None, "height": None, "num_frames": None, "frames": []}
+        frames = [
+            {"file": self._keep_picture(video.frames[number], FRAME_SIDE), "seconds": video.times.seconds[number]}
+            for number in _spread(len(video.frames), MAX_FRAMES)
+        ]
+        size = video.shape
+        return {"width": size.width, "height": size.height, "num_frames": len(video.frames), "frames": frames}
+
+    def _keep_picture(self, image: Image, max_side: int) -> str:
+        """A small copy in the record's folder, by its name there."""
+        kind, content = make_thumbnail(image, max_side)
         name = f"{IMAGES_FOLDER}/{hashlib.blake2b(content, digest_size=16).hexdigest()}.{kind}"
         try:
             _write_once(self._folder / name, content)
         except OSError as error:
             self._say_lack(error)
-        width, height = original_size(image)
-        return {"file": name, "width": width, "height": height}
+        return name
 
     def _say_lack(self, error: OSError) -> None:
         if not self._has_failed:
@@ -206,6 +240,12 @@ def _boxes(answer: str | None, prompt: Prompt) -> list[Box]:
     return [prompt.views[0].to_original(each.box) for each in found or ()]
 
 
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` places, at equal distances, the first and the last among them."""
+    kept = min(count, most)
+    return [round(n * (count - 1) / max(1, kept - 1)) for n in range(kept)]
+
+
 def _write_once(path: Path, content: bytes) -> None:
     if path.is_file():
         return
@@ -237,8 +277,15 @@ def _files_by_step(folder: Path) -> dict[int, Path]:
 
 
 def _image_names(path: Path) -> Iterator[str]:
-    for images in pyarrow.parquet.read_table(path, columns=["images"])["images"].to_pylist():
-        yield from (image["file"] for image in images if image["file"])
+    for row in pyarrow.parquet.read_table(path, columns=["images", "videos"], schema=SCHEMA).to_pylist():
+        yield from picture_names(row)
+
+
+def picture_names(row: Mapping[str, Any]) -> Iterator[str]:
+    """The names of a recorded group's pictures, frames of videos included."""
+    for picture in [*row["images"], *(frame for video in row["videos"] or () for frame in video["frames"])]:
+        if picture["file"]:
+            yield picture["file"]
 
 
 def _size_of(folder: Path) -> int:
@@ -254,7 +301,15 @@ def read_record(output_dir: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in _files_by_step(output_dir / RECORD_FOLDER).values():
         try:
-            rows += pyarrow.parquet.read_table(path).cast(SCHEMA).to_pylist()
+            rows += _read_table(path).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:
             raise ValueError(f"{path} is damaged ({first_line(error)}); remove it") from error
     return rows
+
+
+def _read_table(path: Path) -> Any:
+    table = pyarrow.parquet.read_table(path)
+    if "videos" not in table.column_names:  # a record of before it had them
+        videos = SCHEMA.field("videos")
+        table = table.append_column(videos, pyarrow.array([[]] * len(table), videos.type))
+    return table.cast(SCHEMA)

@@ -83,6 +83,52 @@ def test_a_track_of_sound_cannot_promise_more(table: bytes) -> None:
         open_video(box(b"ftyp", b"isom") + box(b"moov", track), FrameSampling())
 
 
+@pytest.mark.parametrize("table", [b"stsz", b"stts", b"elst"])
+def test_a_sample_description_cannot_hide_a_table(table: bytes) -> None:
+    """FFmpeg would take it for one of the track."""
+    data = mp4(Clip(56, 56, 6))
+    assert data.count(b"esds") == 1
+    start = data.index(b"stsd")
+    assert data.index(b"esds") > start
+    with pytest.raises(BadVideo, match=naming("table")):
+        open_video(data.replace(b"esds", table), FrameSampling())
+
+
+def test_compressed_tables_are_refused() -> None:
+    with pytest.raises(BadVideo, match=naming("compressed")):
+        open_video(box(b"ftyp", b"qt  ") + box(b"moov", box(b"cmov", b"x" * 40)), FrameSampling())
+
+
+@pytest.mark.parametrize("parent", [b"edts", b"udta", b"mvex", b"wave", b"meta"])
+def test_every_box_in_which_ffmpeg_looks_is_looked_into(parent: bytes) -> None:
+    table = box(b"hdlr", bytes(24)) + box(b"stsz", struct.pack(">III", 0, 1, MANY))
+    inside = struct.pack(">I", 0) + table if parent == b"meta" else table
+    [track] = read_tracks(box(b"moov", box(parent, inside)))
+    assert track.num_samples == MANY
+
+
+def edits(version: int, *times: int) -> bytes:
+    rows = b"".join(struct.pack(">QqI" if version else ">IiI", 90, time, 1 << 16) for time in times)
+    return box(b"edts", box(b"elst", struct.pack(">BxxxI", version, len(times)) + rows))
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_edit_lists_show_samples_again(version: int) -> None:
+    sizes = box(b"stbl", box(b"stsz", struct.pack(">III", 0, 1, 1000)))
+    tracks = read_tracks(box(b"moov", box(b"trak", edits(version, -1, 0, 500, -1, 0) + sizes)))
+    assert [(each.num_samples, each.num_entries) for each in tracks[1:]] == [(1000, 3000)]
+    data = mp4(Clip(56, 56, 6))
+    many = edits(version, *[0] * 600_000)
+    shown = box(b"moov", box(b"trak", many + data[data.index(b"mdia") - 4 : data.index(b"udta") - 4]))
+    with pytest.raises(BadVideo, match=naming("edit lists", 6, 6 * 600_000)):
+        open_video(box(b"ftyp", b"isom") + shown, FrameSampling())
+
+
+def test_an_edit_list_that_is_cut_is_read_as_far_as_it_goes() -> None:
+    for end in range(0, 48, 3):
+        read_tracks(edits(0, 0, 0, 0)[:end])
+
+
 def test_fragments_promise_too() -> None:
     fragment = box(b"moof", box(b"traf", box(b"trun", struct.pack(">II", 0, MANY // 10))))
     assert sum(track.num_samples for track in read_tracks(10 * fragment)) == MANY

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from gpg_vl.config import LoraConfig, Recipe
+from gpg_vl.commands.merge import merge
+from gpg_vl.config import LoraConfig, ModelConfig, Recipe
+from gpg_vl.models import load_adapter
 from gpg_vl.models.carried_weights import CARRIED_FILE
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder, save_model
@@ -104,6 +106,22 @@ def test_a_folder_without_other_weights_and_an_adapter_have_none(load: LoadModel
     for folder in (plain, lora):
         assert not (folder / CARRIED_FILE).exists() and not (folder / INDEX).exists()
     assert (plain / "model.safetensors").is_file()
+
+
+def test_qwen3_5_keeps_its_other_heads_whole_and_merged(tmp_path: Path, extra: dict[str, Tensor]) -> None:
+    """Its class passes ``mtp.*`` over without a word when it loads."""
+    base, whole, lora, merged = (tmp_path / name for name in ("base", "whole", "lora", "merged"))
+    write_tiny_model(base, "qwen3_5", seed=1)
+    path = base / "model.safetensors"
+    save_file({**load_file(path), **extra}, path, metadata={"format": "pt"})
+    for folder, config in ((whole, None), (lora, LoraConfig(r=4))):
+        folder.mkdir()
+        load_adapter(ModelConfig(path=str(base), dtype="float32", lora=config)).save(folder)
+    merge(Recipe(model=ModelConfig(path=str(lora), dtype="float32", lora=LoraConfig(r=4))), merged)
+    for folder in (whole, merged):
+        found = stored(folder)
+        assert all(torch.equal(found[name], tensor) for name, tensor in extra.items())
+        check_model_folder(folder)
 
 
 @pytest.mark.parametrize("is_tied", [True, False])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpg_vl.records import FrameList
 from gpg_vl.report.groups import _group, read_groups
 from gpg_vl.report.run_data import _data_uri
 from gpg_vl.run.record import IMAGE_NAME
@@ -47,11 +48,24 @@ def test_a_notebook_shows_pictures_and_rewards_and_runs_nothing(tmp_path: Path) 
     assert "missing" in read._repr_html_()
 
 
+def test_a_notebook_shows_frames_of_videos_with_their_times(tmp_path: Path) -> None:
+    film = FrameList((png(20, 10), png(20, 10, 1)), fps=2)
+    group = scored_group(["a", "b"], [1.0, 0.0], images=(), videos=(film,))
+    [read] = read_groups(write_run(tmp_path / "run", [0.5], [group]))
+    [video] = read.videos
+    assert video.seconds == (0.0, 0.5) and all(path.is_file() for path in video.frame_files)
+    shown = read._repr_html_()
+    assert shown.count("data:image/png;base64,") == 2 and "0.00 s" in shown and "0.50 s" in shown
+
+
 @pytest.mark.parametrize(
     "name", ['images/x.png" onerror="alert(1)', "../../secret.txt", "/etc/hostname", "images/../x"]
 )
 def test_a_record_names_pictures_of_its_own_alone(name: str) -> None:
     assert IMAGE_NAME.fullmatch(name) is None
     row = {"step": 1, "id": "s", "task": "t", "question": "q", "answer": "a", "boxes": [], "is_trained": True}
-    group = _group({**row, "images": [{"file": name}], "completions": []}, Path("/run/record"))
-    assert group.picture_files == () and _data_uri(Path("/run/record"), name) is None
+    pictures = {"images": [{"file": name}], "videos": [{"frames": [{"file": name, "seconds": 0.0}]}]}
+    group = _group({**row, **pictures, "completions": []}, Path("/run/record"))
+    assert (
+        group.picture_files == () and group.videos[0].frame_files == () and _data_uri(Path("/run/record"), name) is None
+    )

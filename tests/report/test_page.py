@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from gpg_vl.records import FrameList
 from gpg_vl.report.page import MAX_TEXT, render_page
 from gpg_vl.report.run_data import RunData, read_run
 from tests.support.browsers import CONTRASTS, open_browser
+from tests.support.builders import png
 from tests.support.recorded_runs import scored_group, write_run
 
 browser = pytest.fixture(scope="module")(open_browser)
@@ -128,6 +130,16 @@ def test_boxes_are_drawn_where_they_are(show: Open, run: RunData) -> None:
         assert box["width"] / picture["width"] == pytest.approx(0.5, abs=0.03)
     page.locator(".answer-card").nth(1).hover()
     assert page.locator("rect.lit").count() == 1
+
+
+def test_frames_of_a_video_are_shown_with_their_times(show: Open, tmp_path: Path) -> None:
+    film = FrameList((png(20, 10), png(20, 10, 1)), fps=2)
+    group = scored_group(["a", "b"], [1, 0], images=(), videos=(film, str(tmp_path / "gone.mp4")))
+    page = show(read_run(write_run(tmp_path / "run", [0.5], [group])))
+    assert page.locator(".still figcaption").all_text_contents() == ["0.00 s", "0.50 s"]
+    assert page.locator(".still img").evaluate_all("images => images.map(i => i.naturalWidth)") == [20, 20]
+    assert "2 of the 2 frames" in page.locator(".video > figcaption").inner_text()
+    assert "video 2 is not in the record" in page.locator("#group").inner_text()
 
 
 def test_keys_move_through_the_list(show: Open, run: RunData) -> None:

@@ -22,7 +22,7 @@ def completion(answer: str | None, reward: float, *boxes: tuple[float, float, fl
 def row(**changes: Any) -> dict[str, Any]:
     usual = {
         "task": "grounding", "question": "Where?", "answer": "[8, 4, 40, 20]", "boxes": [(8.0, 4.0, 40.0, 20.0)],
-        "images": [{"file": "images/a.png", "width": 800, "height": 400}],
+        "images": [{"file": "images/a.png", "width": 800, "height": 400}], "videos": [],
         "completions": [completion("[1, 2, 3, 4]", 0.1, (0, 0, 1, 1)), completion(None, 0.9, (400, 200, 800, 400))],
     }  # fmt: skip
     return {**usual, **changes}
@@ -47,6 +47,14 @@ def test_boxes_of_the_gold_answer_and_of_the_best_completion(record: Path) -> No
     [card] = draw_groups([row(boxes=[(80, 40, 400, 200)])], record).values()
     assert coloured(card, GREEN) == pytest.approx((38, 19, 188, 94), abs=2)
     assert coloured(card, RED) == pytest.approx((188, 94, 375, 187), abs=2), "not those of the other completion"
+
+
+def test_the_first_frame_of_a_video_is_drawn_where_there_is_no_image(record: Path) -> None:
+    frames = [{"file": "images/a.png", "seconds": 0.0}]
+    video = {"width": 800, "height": 400, "num_frames": 1, "frames": frames}
+    [of_video] = draw_groups([row(images=[], videos=[video])], record).values()
+    [of_image] = draw_groups([row()], record).values()
+    assert of_video.tobytes() == of_image.tobytes()
 
 
 def test_the_first_groups_of_a_step(record: Path) -> None:

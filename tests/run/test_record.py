@@ -9,14 +9,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import datasets
+import numpy
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
 from gpg_vl.config import RecordConfig
+from gpg_vl.records import FrameList
 from gpg_vl.run.record import read_record
 from tests.support.builders import png
 from tests.support.messages import naming
 from tests.support.recorded_runs import collected, make_record, scored_group
+from tests.support.videos import Clip, decode, mp4
 
 WITH_BOXES = "<think>left</think><answer>[500, 250, 1000, 1000]</answer>"
 
@@ -52,6 +56,48 @@ def test_a_picture_is_kept_once_by_its_content(tmp_path: Path) -> None:
     images = list((tmp_path / "record/images").iterdir())
     assert len(images) == 2
     assert all(hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() == path.stem for path in images)
+
+
+def test_some_frames_of_a_video_are_kept_with_their_times(tmp_path: Path) -> None:
+    """Of 21 frames in 10 s the model sees all; those of a second video are images, and a third is gone."""
+    film = mp4(Clip(400, 100, 21, 2))
+    still = FrameList((png(60, 40), png(60, 40, 1)), fps=4)
+    group = scored_group(["a", "b"], [0, 1], images=(), videos=(film, still, str(tmp_path / "gone.mp4")))
+    make_record(tmp_path).write(1, collected([group]))
+    [row] = read_record(tmp_path)
+    first, second, third = row["videos"]
+    assert (first["width"], first["height"], first["num_frames"]) == (400, 100, 21)
+    assert [frame["seconds"] for frame in first["frames"]] == [0, 1.5, 3, 4.5, 5.5, 7, 8.5, 10]
+    [size] = {Image.open(tmp_path / "record" / frame["file"]).size for frame in first["frames"]}
+    assert size == (256, 64)
+    shown = Image.open(tmp_path / "record" / first["frames"][3]["file"]).convert("RGB").resize((40, 10))
+    seen = Image.fromarray(decode(film)[9].permute(1, 2, 0).numpy()).resize((40, 10))
+    assert float(numpy.abs(numpy.asarray(shown, int) - numpy.asarray(seen, int)).mean()) < 10
+    assert [frame["seconds"] for frame in second["frames"]] == [0, 0.25]
+    assert third == {"width": None, "height": None, "num_frames": None, "frames": []}
+
+
+def test_frames_count_towards_the_size_of_the_record(tmp_path: Path) -> None:
+    record = make_record(tmp_path, every=1, max_megabytes=1)
+    noise = numpy.random.default_rng(0)
+    for step in filter(record.is_due, range(1, 25)):
+        frames = [noise.integers(0, 255, (150, 150, 3), dtype=numpy.uint8) for _ in range(4)]
+        paths = [tmp_path / f"{step}-{n}.png" for n in range(4)]
+        for path, pixels in zip(paths, frames, strict=True):
+            Image.fromarray(pixels).save(path)
+        film = FrameList(tuple(map(str, paths)))
+        record.write(step, collected([scored_group(["a", "b"], [0, 1], images=(), videos=(film,))]))
+    rows = read_record(tmp_path)
+    assert 1 < len(rows) < 24
+    kept = {f"images/{path.name}" for path in (tmp_path / "record/images").iterdir()}
+    assert kept == {frame["file"] for row in rows for video in row["videos"] for frame in video["frames"]}
+
+
+def test_a_record_of_before_videos_is_read(tmp_path: Path) -> None:
+    make_record(tmp_path).write(1, collected([scored_group(["a", "b"], [0, 1])]))
+    path = tmp_path / "record/000001.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).drop_columns("videos"), path)
+    assert read_record(tmp_path)[0]["videos"] == []
 
 
 def test_a_picture_that_cannot_be_opened_is_missing_and_no_more(tmp_path: Path) -> None:

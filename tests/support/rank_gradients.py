@@ -18,9 +18,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from transformers import AutoConfig
 
 from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
@@ -37,14 +39,15 @@ from tests.support.groups import make_groups, plain_gradients
 from tests.support.videos import Clip, make_video_sample
 
 DENOMINATOR = 3.0
-# of groups.CASES and then one with an image and a video, by rank: other lengths and images, no image on one rank, no
-# group on one rank, split groups
+WITH_VIDEO = "an image on one rank, a video too on the other"
+# of groups.CASES and then, where the family reads videos, one with an image and a video, by rank: other lengths and
+# images, no image on one rank, no group on one rank, split groups
 DEALS = {
     "mixed": ([0, 2, 4], [1, 3, 5, 6]),
     "no image on one rank": ([0, 3], [4]),
     "no image at all": ([4], [4]),
     "no group on one rank": ([], [0, 1, 4]),
-    "an image on one rank, a video too on the other": ([0], [7]),
+    WITH_VIDEO: ([0], [7]),
 }
 
 
@@ -92,13 +95,25 @@ def worst_error(found: dict[str, Tensor], plain: dict[str, Tensor]) -> float:
     return max(errors)
 
 
+def films(adapter: QwenVLAdapter) -> list[TrainingGroup]:
+    """A group with an image and a video, where the family reads videos."""
+    if adapter.video_placeholder is None:
+        return []
+    return [make_training_group(adapter, make_video_sample([(56, 56)], [Clip(56, 84, 4)]), [4, 2])]
+
+
+def deals(folder: str) -> list[str]:
+    """Those of a family that reads no videos have none."""
+    family = FAMILIES[AutoConfig.from_pretrained(folder).model_type]
+    return [deal for deal in DEALS if deal != WITH_VIDEO or family.adapter.video_placeholder is not None]
+
+
 def measure(
     folder: str, deal: str, dtype: torch.dtype = torch.float32, is_split: bool = False, mutation: str = ""
 ) -> None:
     """Fresh models: the step before has spoilt the weights."""
     plain_adapter, adapter = load(folder, dtype), load(folder, dtype)
-    film = make_training_group(adapter, make_video_sample([(56, 56)], [Clip(56, 84, 4)]), [4, 2])
-    groups = [replace(g, prompt=in_dtype(g.prompt, dtype)) for g in (*make_groups(adapter), film)]
+    groups = [replace(g, prompt=in_dtype(g.prompt, dtype)) for g in (*make_groups(adapter), *films(adapter))]
     plain = plain_gradients(plain_adapter, [groups[i] for of_rank in DEALS[deal] for i in of_rank])
     mine = [groups[i] for i in DEALS[deal][ACCELERATOR.process_index]]
     budget = max(map(shortest_budget, groups)) if is_split else 8192
@@ -137,7 +152,7 @@ MUTATIONS: dict[str, Callable[[Layout], Any]] = {
 
 def main() -> None:
     for folder in sys.argv[1:]:
-        for deal in DEALS:
+        for deal in deals(folder):
             measure(folder, deal)
         measure(folder, "mixed", is_split=True)
     measure(folder, "mixed", mutation="unscaled")

@@ -14,6 +14,7 @@ from gpg_vl.records import (
     CollectedGroups,
     Completion,
     Encoded,
+    FrameList,
     ImageView,
     Prompt,
     Reward,
@@ -37,10 +38,11 @@ def scored_group(
     task: str = "counting",
     question: str = "How many shapes?",
     images: tuple[str | bytes, ...] | None = None,
+    videos: tuple[str | bytes | FrameList, ...] = (),
 ) -> ScoredGroup:
     """A group whose model sees its one picture, of 60 x 40 pixels, on a 0-1000 grid."""
     shown = (png(60, 40),) if images is None else images
-    sample = Sample(sample_id, task, shown, question, answer)
+    sample = Sample(sample_id, task, shown, question, answer, videos=videos)
     views = tuple(ImageView(60, 40, 56, 28, "grid_1000") for _ in shown)
     prompt = Prompt(sample, f"user\n{question}\nassistant\n", ENCODED, views)
     completions = tuple(Completion((5, 6, 2), text, finished=True, log_probs=(-0.5, -0.25, -0.25)) for text in texts)
