@@ -26,7 +26,8 @@ from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_gener
 from gpg_vl.models.images_to_tensors import ImagesToTensors
 from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
-from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
+from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
+from gpg_vl.models.masters import Masters
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
 from gpg_vl.models.vision_records import join_vision
@@ -79,13 +80,14 @@ class BaseAdapter(ImagesToTensors):
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+        self._masters = Masters()
         # with bfloat16 the float32 head may use TF32, which is more precise; set in both cases: it is process-wide
         torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
         self._attention = PackedAttention(self.model.config.get_text_config(), config)
 
     @classmethod
     def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family) -> BaseAdapter:
-        """Loads float32 weights. bfloat16 is used through autocast, so that small steps are not rounded away.
+        """Loads float32 weights; with ``model.dtype: bfloat16`` they are cast in each call until ``round_weights``.
 
         Raises:
             ValueError: the folder is incomplete, or its tokenizer does not match its config
@@ -112,6 +114,8 @@ class BaseAdapter(ImagesToTensors):
         """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
+        if config.lora is not None:
+            check_targets(model, config.lora, cls.lora_layers)
         model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
         return cls(model, load_processor(path, model_config), config, family.frame)
 
@@ -320,7 +324,18 @@ class BaseAdapter(ImagesToTensors):
         return "text"
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        return ((name, self._masters.get(name, p)) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def round_weights(self) -> None:
+        """See ``Adapter.round_weights``."""
+        if self.autocast_dtype is not None:
+            self._masters, self.autocast_dtype = Masters(self.model, self.autocast_dtype), None
+
+    def follow_masters(self) -> None:
+        self._masters.follow()
+
+    def in_float32(self) -> AbstractContextManager[None]:
+        return self._masters.in_float32()
 
     def num_parameters(self) -> tuple[int, int]:
         counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
@@ -336,10 +351,12 @@ class BaseAdapter(ImagesToTensors):
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)
+        self._masters.to(device)
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
-        self.model.save_pretrained(folder)
+        with self.in_float32():
+            self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         generation = copy.deepcopy(self.model.generation_config)
         generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
