@@ -91,8 +91,8 @@ class ModelConfig:
         revision: branch, tag or commit of a model on the hub; null: the newest
         family: auto: the kit's adapter for its model_type; generic: any image-text-to-text model of transformers, on
             ordinary rows (update.pack: false), if the self-check passes
-        dtype: type that the model computes in, bfloat16 (bf16) or float32 (fp32). With bfloat16, frozen weights are kept
-            in it alone; trained ones have a float32 master besides
+        dtype: type that the model computes in, bfloat16 (bf16) or float32 (fp32); with bfloat16 it has bfloat16
+            weights, and trained ones have a float32 master besides
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
             flex_attention for long packed rows, otherwise sdpa with a dense mask
@@ -103,7 +103,8 @@ class ModelConfig:
         frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
             its family documents
         freeze: parts to leave untrained: any of vision, projector, text
-        lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
+        lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null:
+            trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
     """
 
@@ -398,7 +399,8 @@ class UpdateConfig:
         schedule_options: options of the schedule, e.g. {power: 2} for polynomial or {num_cycles: 3}
         warmup_steps: steps of linear warm-up
         min_learning_rate_ratio: the schedule ends at this fraction of the peak
-        optimizer: adamw: on CUDA torch's fused kernel; adamw_fused: that kernel on a CPU too; adamw_8bit: 8-bit state (bitsandbytes, CUDA)
+        optimizer: adamw: on CUDA torch's fused kernel; adamw_fused: that kernel on a CPU too; adamw_8bit: 8-bit state
+            (bitsandbytes, CUDA)
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm

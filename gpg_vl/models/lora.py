@@ -150,8 +150,9 @@ def check_targets(model: PreTrainedModel, config: LoraConfig, layers: Mapping[st
     for each, alone in entries:
         if not _matching(model, replace(config, target_modules=alone), layers):
             ends = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
+            parts = " and ".join(config.parts)
             raise ValueError(
-                f"model.lora.target_modules: {each} names no linear layer in the blocks of {' and '.join(config.parts)}; "
+                f"model.lora.target_modules: {each} names no linear layer in the blocks of {parts}; "
                 f"give a list of {ends}, or a regular expression for whole names"
             )
 

@@ -28,8 +28,8 @@ class InitialModel:
     """The model that the run started from, also in a resumed run.
 
     It is a second, frozen copy of ``recipe.model``, in the compute type as far as that changes no log-prob from the
-    policy's. Where ranks share the weights, the copy stays on the host between uses. If the policy is that model with a fresh LoRA adapter, it is the
-    policy with the adapter switched off, and takes no memory.
+    policy's. Where ranks share the weights, the copy stays on the host between uses. If the policy is that model with a
+    fresh LoRA adapter, it is the policy with the adapter switched off, and takes no memory.
     """
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):

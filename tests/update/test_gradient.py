@@ -198,7 +198,7 @@ def test_bfloat16_moves_the_weights_as_far_as_float32(load: LoadModel) -> None:
 
 def learn(adapter: QwenVLAdapter, seed: int) -> Tensor:
     """Loss [5]: the mean over 20 steps each, of 100 steps on two of eight completions that ``seed`` draws."""
-    group = make_training_group(adapter, make_sample([(28, 28)]), [6] * 8)
+    group = make_training_group(adapter, make_sample([]), [6] * 8)
     draws, accelerator = torch.Generator().manual_seed(seed), Accelerator()
     config = UpdateConfig(learning_rate=1e-3)
     layout = build_layout(accelerator, PolicyForward(adapter, 1.0), build_optimizer(adapter, config), 1.0)
@@ -213,8 +213,8 @@ def learn(adapter: QwenVLAdapter, seed: int) -> Tensor:
 
 def test_bfloat16_weights_learn_as_autocast_does(load: LoadModel) -> None:
     """The loss curve over 100 steps, within what seeds differ by."""
-    by_autocast = torch.stack([learn(load(dtype="bfloat16"), seed) for seed in range(3)])
-    adapter = load(dtype="bfloat16")
+    by_autocast = torch.stack([learn(load(dtype="bfloat16", freeze=["vision"]), seed) for seed in range(3)])
+    adapter = load(dtype="bfloat16", freeze=["vision"])
     adapter.round_weights()
     curve = learn(adapter, seed=0)
     assert curve[-1] < 0.5 * curve[0], "there is something to learn"
