@@ -48,6 +48,7 @@ def ask(
     device = choose_device(recipe.model)
     note(describe_device(device, recipe.model))
     adapter = load_adapter(recipe.model)
+    adapter.round_weights()
     adapter.to(device)
     prompt = PromptBuilder(adapter, tasks, prompt_config).build(sample)
     rollout = recipe.rollout

@@ -55,8 +55,10 @@ def token_log_probs(
         [M] float32
     """
 
+    head = head_weight.float()  # once, so that the gradients of all chunks add up in float32
+
     def score(hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
-        logits = head_logits(hidden_chunk, head_weight, logit_cap) / temperature
+        logits = head_logits(hidden_chunk, head, logit_cap) / temperature
         logits = mask_banned(logits, banned_token_ids)
         chosen = logits.gather(-1, target_chunk[:, None])[:, 0]
         return chosen - torch.logsumexp(logits, dim=-1)

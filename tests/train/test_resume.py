@@ -40,8 +40,9 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     [
         {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
         {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
+        {"model.freeze": ["vision"], "model.dtype": "bfloat16"},
     ],
-    ids=["lora", "parts"],
+    ids=["lora", "parts", "bfloat16"],
 )
 def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
