@@ -201,8 +201,12 @@ class Adapter(Protocol):
     def follow_masters(self) -> None:
         """Brings rounded weights to where a step has moved their masters."""
 
-    def in_float32(self) -> AbstractContextManager[None]:
-        """Inside the context, rounded weights are float32: their masters, or the same values where there is none."""
+    def in_float32(self, *, only_trained: bool = False) -> AbstractContextManager[None]:
+        """Inside the context, rounded weights are float32: their masters, or the same values where there is none.
+
+        Args:
+            only_trained: weights without a master stay rounded
+        """
 
     def num_parameters(self) -> tuple[int, int]:
         """Number of all weights of the model, and of the trained ones."""

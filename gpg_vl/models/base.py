@@ -310,7 +310,7 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
-        with self.in_float32():
+        with self.in_float32(only_trained=self.config.lora is not None):  # of an adapter, that is all that is saved
             self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         generation = copy.deepcopy(self.model.generation_config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Masters:
         Args:
             dtype: of the rounded weights
         """
-        self._dtype = dtype
+        self._model, self._dtype = model, dtype
         self._rounded: Mapping[str, Tensor] = {} if model is None else dict(_find_rounded(model))
         self._of = {name: nn.Parameter(each.detach()) for name, each in self._rounded.items() if each.requires_grad}
         self._round()
@@ -36,8 +37,12 @@ class Masters:
         return self._of.get(name, weight)
 
     def to(self, device: torch.device | str) -> None:
+        """Follows the model, whose buffers are others after a move."""
         for master in self._of.values():
             master.data = master.data.to(device)
+        if self._model is not None:
+            named = dict(chain(self._model.named_parameters(), self._model.named_buffers()))
+            self._rounded = {name: named[name] for name in self._rounded}
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -46,10 +51,17 @@ class Masters:
             self._rounded[name].copy_(master)
 
     @contextmanager
-    def in_float32(self) -> Iterator[None]:
-        """Within, the model is float32: masters where there are some, and what was rounded once, widened."""
+    def in_float32(self, *, only_trained: bool = False) -> Iterator[None]:
+        """Within, the model is float32: masters where there are some, and what was rounded once, widened.
+
+        Args:
+            only_trained: what has no master stays rounded, which takes no memory
+        """
         for name, weight in self._rounded.items():
-            weight.data = self._of[name].data if name in self._of else weight.data.float()
+            if name in self._of:
+                weight.data = self._of[name].data
+            elif not only_trained:
+                weight.data = weight.data.float()
         try:
             yield
         finally:

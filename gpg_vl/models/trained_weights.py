@@ -48,8 +48,8 @@ class TrainedWeights:
     def follow_masters(self) -> None:
         self._masters.follow()
 
-    def in_float32(self) -> AbstractContextManager[None]:
-        return self._masters.in_float32()
+    def in_float32(self, *, only_trained: bool = False) -> AbstractContextManager[None]:
+        return self._masters.in_float32(only_trained=only_trained)
 
     def num_parameters(self) -> tuple[int, int]:
         counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]

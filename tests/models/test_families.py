@@ -128,6 +128,31 @@ def test_every_attention_is_exact(bench: Bench) -> None:
 
 
 @pytest.mark.families
+def test_bfloat16_weights_are_as_near_to_float32_as_autocast(bench: Bench) -> None:
+    """In the update, with and without features, and in a rollout; the mean over tokens, since single ones may flip."""
+    cast, rounded = reload(bench, dtype="bfloat16"), reload(bench, dtype="bfloat16")
+    rounded.adapter.round_weights()
+    for with_features in (False, True):
+        of_cast, of_rounded = (_rounding(each, with_features=with_features) for each in (cast, rounded))
+        assert 0 < of_rounded < max(2 * of_cast, 0.01), (of_rounded, of_cast)
+    (rounded.packed() * rounded.coefficients).sum().backward()
+    trained = dict(rounded.adapter.trainable_parameters())
+    found = {name: each.grad for name, each in trained.items() if each.grad is not None}
+    assert {each.dtype for each in (*trained.values(), *found.values())} == {torch.float32}
+    assert found.keys() == bench.plain_gradients.keys()
+    rolled = HfEngine(rounded.adapter, MANY).generate(bench.prompts, 2, Sampling(4, 1.0), seeds(bench))
+    assert all(group.completions for group in rolled)
+    assert check_packing(rounded.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
+
+
+@torch.no_grad()
+def _rounding(bench: Bench, *, with_features: bool) -> float:
+    with bench.adapter.autocast():
+        rows = bench.with_features() if with_features else None
+        return float((bench.packed(rows) - bench.plain).abs().mean())
+
+
+@pytest.mark.families
 def test_gradient_checkpointing_changes_nothing(bench: Bench) -> None:
     other = reload(bench, gradient_checkpointing=True)
     other.adapter.model.train()

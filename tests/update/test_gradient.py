@@ -198,6 +198,7 @@ def test_non_finite_gradient_leaves_the_weights(load: LoadModel) -> None:
     assert displacement(adapter, before) == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_moves_the_weights_as_far_as_float32(load: LoadModel) -> None:
     """100 steps at lr 1e-6: without a float32 master, rounding would eat nearly all of it."""
     moved = {}
@@ -231,6 +232,7 @@ def learn(adapter: QwenVLAdapter, seed: int) -> Tensor:
     return torch.tensor(losses).view(5, 20).mean(1)
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_learn_as_autocast_does(load: LoadModel) -> None:
     """The loss curve over 100 steps, within what seeds differ by."""
     by_autocast = torch.stack([learn(load(dtype="bfloat16", freeze=["vision"]), seed) for seed in range(3)])
