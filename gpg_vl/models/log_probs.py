@@ -32,7 +32,7 @@ def mask_banned(logits: Tensor, banned_token_ids: Sequence[int], *, in_place: bo
     if not below:
         return logits
     banned = torch.tensor(below, device=logits.device)
-    return (logits.index_fill_ if in_place else logits.index_fill)(-1, banned, -torch.inf)
+    return logits.index_fill_(-1, banned, -torch.inf) if in_place else logits.index_fill(-1, banned, -torch.inf)
 
 
 def token_log_probs(
@@ -76,7 +76,7 @@ class _Score:
     def product_gradient(self, hidden: Tensor, head: Tensor, target_ids: Tensor, gradient: Tensor) -> Tensor:
         """[C, V]: of the log-probs, times ``gradient`` [C]."""
         capped = head_logits(hidden, head, self.logit_cap)
-        slope = 1.0 if self.logit_cap is None else 1 - (capped / self.logit_cap) ** 2
+        slope: Any = 1.0 if self.logit_cap is None else 1 - (capped / self.logit_cap) ** 2
         found = F.softmax(self._finish(capped), dim=-1).mul_(-gradient[:, None])
         found.scatter_add_(-1, target_ids[:, None], gradient[:, None])
         return found.mul_(slope).div_(self.temperature)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ class Masters:
         for master in self._of.values():
             master.data = master.data.to(device)
         if self._model is not None:
-            named = dict(chain(self._model.named_parameters(), self._model.named_buffers()))
+            named: dict[str, Tensor] = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
             self._rounded = {name: named[name] for name in self._rounded}
 
     @torch.no_grad()

@@ -108,3 +108,18 @@ def test_the_heads_gradient_is_one_matrix_whatever_the_number_of_chunks(monkeypa
     with _HeadSized(weight.shape) as made:
         token_log_probs(hidden, weight, torch.arange(23), 1.0, BANNED).sum().backward()
     assert made.count <= 2, "the gradient, and the copy that becomes the weight's"
+
+
+def test_a_chunk_that_takes_the_place_of_those_before_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: the head's gradient is that of the last chunk."""
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(23, 16), torch.randn(50, 16, requires_grad=True), torch.arange(20, 43)
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(token_log_probs(hidden, weight, targets, 1.0, BANNED).sum(), weight)[0]
+
+    whole = gradient()
+    monkeypatch.setitem(log_probs.LOGITS_PER_CHUNK, "cpu", 7 * 50)
+    torch.testing.assert_close(gradient(), whole)
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda self, one, other: self.copy_(one @ other))
+    assert float((gradient() - whole).norm() / whole.norm()) > 0.1
