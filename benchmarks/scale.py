@@ -11,16 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.flops import Lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_5_VL_7B, QWEN2_5_VL_32B
 from gpg_vl.config import ModelConfig, Recipe, RolloutConfig
+from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.planning.cards import Card, find_card
-from gpg_vl.planning.layouts import LayoutName
+from gpg_vl.planning.layouts import LayoutName, rounds_weights
 from gpg_vl.planning.memory import Runs, memory_of, run_phases, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, flops_of
 from gpg_vl.planning.rows import PromptLengths
@@ -40,25 +42,36 @@ def describe_model(name: str, card: Card) -> Iterator[str]:
         model=ModelConfig(gradient_checkpointing=True),
         rollout=RolloutConfig("hf", PROMPTS, LENGTHS.group_size, LENGTHS.completion_tokens),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        adapter = build_adapter(shape_named(name), Path(folder), "bfloat16", device="meta", gradient_checkpointing=True)
+    load = cache(partial(_build, name))
+    adapter = load(rounds_weights("none", recipe.model))
     prompt = draw_prompt(adapter, LENGTHS)
     size, group = size_of(adapter), longest_groups(prompt, recipe.rollout, adapter, 1)[0]
     flops = flops_of(adapter, group)
-    runs = run_phases(recipe, adapter, PromptLengths((LENGTHS.prompt_tokens,), 0, 1.0, prompt), num_ranks=8)
+    rows = PromptLengths((LENGTHS.prompt_tokens,), 0, 1.0, prompt)
+    run = cache(lambda is_rounded: run_phases(recipe, load(is_rounded), rows, num_ranks=8))
     for num in GPUS:
-        fewer = _on(recipe, runs, num)
-        layout = cheapest_layout(recipe, size, fewer, Machine(card, num, "none"))
+        run_fewer = partial(_on, recipe, run, num)
+        layout = cheapest_layout(recipe, size, run_fewer, Machine(card, num, "none"))
         if layout is None:
             yield f"| {num} | does not fit |" + " |" * (len(PHASES) + 2)
             continue
+        fewer = run_fewer(rounds_weights(layout, recipe.model))
         memory = memory_of(recipe, size, fewer, layout, num)
         seconds = seconds_of(recipe, size, fewer, work_of(flops, recipe, num, 1.0), card, layout, num)
         yield _line(num, layout, memory.peak, seconds)
 
 
-def _on(recipe: Recipe, runs: Runs, num_ranks: int) -> Runs:
+def _build(name: str, is_rounded: bool) -> QwenVLAdapter:
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = build_adapter(shape_named(name), Path(folder), "bfloat16", device="meta", gradient_checkpointing=True)
+    if is_rounded:
+        adapter.round_weights()
+    return adapter
+
+
+def _on(recipe: Recipe, run: Callable[[bool], Runs], num_ranks: int, is_rounded: bool) -> Runs:
     """With as many rollout batches and micro-batches as a rank has then."""
+    runs = run(is_rounded)
     num = share_of(recipe.rollout.prompts_per_step, num_ranks)
     together = prompts_at_once(recipe.rollout, LENGTHS.prompt_tokens, PROMPTS)
     rows = recipe.update.tokens_per_micro_batch // (

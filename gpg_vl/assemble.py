@@ -190,6 +190,8 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
             f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
             f"{cost.free / 2**30:.2f} GiB are free"
         )
+    if sharding_stage(accelerator) == 0:  # DeepSpeed keeps float32 weights, which are cast in each call
+        adapter.round_weights()
     if sharding_stage(accelerator) < 3:  # with ZeRO-3, DeepSpeed moves each rank's share to its device
         adapter.to(accelerator.device)
 

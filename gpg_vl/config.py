@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +46,13 @@ def _refuse_not_finite(key: str, value: Any) -> None:
         _require(is_limit, f"{key} is {value}; give a finite number, at most {_LARGEST:g}")
 
 
+def _refuse_no_pattern(key: str, value: str | list[str] | None) -> None:
+    try:
+        re.compile(f"(?={value})" if isinstance(value, str) else "")
+    except re.error as error:
+        raise ValueError(f"{key}: {value} is no regular expression ({error}); correct it, or give a list") from error
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """A low-rank adapter that is trained in place of the weights (docs/parameters.md).
@@ -53,18 +61,23 @@ class LoraConfig:
         r: rank of the adapter
         alpha: the adapter's output is scaled by alpha / r
         parts: parts whose linear layers get an adapter: text, vision or both
+        target_modules: which of them, as peft takes it: a list of names or of their ends, or a regular expression for
+            whole names; null or all-linear: every one
         dropout: must be 0
     """
 
     r: int = 16
     alpha: float = 32.0
     parts: list[Literal["text", "vision"]] = field(default_factory=lambda: ["text"])
+    target_modules: str | list[str] | None = None
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.r >= 1, "model.lora.r must be at least 1")
         _require(self.alpha > 0, "model.lora.alpha must be positive")
         _require(len(self.parts) > 0, "model.lora.parts is empty; name text, vision or both")
+        _require(self.target_modules not in ("", []), "model.lora.target_modules is empty; null takes every layer")
+        _refuse_no_pattern("model.lora.target_modules", self.target_modules)
         exact = "model.lora.dropout must be 0: with dropout the trained log-probs are not those of the sampled tokens"
         _require(self.dropout == 0, exact)
 
@@ -78,7 +91,8 @@ class ModelConfig:
         revision: branch, tag or commit of a model on the hub; null: the newest
         family: auto: the kit's adapter for its model_type; generic: any image-text-to-text model of transformers, on
             ordinary rows (update.pack: false), if the self-check passes
-        dtype: compute type, bfloat16 (bf16) or float32 (fp32); trained weights always have a float32 master copy
+        dtype: type that the model computes in, bfloat16 (bf16) or float32 (fp32); with bfloat16 it has bfloat16
+            weights, and trained ones have a float32 master besides
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
             flex_attention for long packed rows, otherwise sdpa with a dense mask
@@ -89,7 +103,8 @@ class ModelConfig:
         frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
             its family documents
         freeze: parts to leave untrained: any of vision, projector, text
-        lora: {r, alpha, parts}: trains an adapter on text, vision or both and freezes the rest; null trains the weights
+        lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null:
+            trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
     """
 
@@ -384,7 +399,8 @@ class UpdateConfig:
         schedule_options: options of the schedule, e.g. {power: 2} for polynomial or {num_cycles: 3}
         warmup_steps: steps of linear warm-up
         min_learning_rate_ratio: the schedule ends at this fraction of the peak
-        optimizer: adamw; adamw_fused: torch's fused kernel; adamw_8bit: 8-bit state (bitsandbytes, CUDA)
+        optimizer: adamw: on CUDA torch's fused kernel; adamw_fused: that kernel on a CPU too; adamw_8bit: 8-bit state
+            (bitsandbytes, CUDA)
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm

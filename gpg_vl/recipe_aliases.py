@@ -21,7 +21,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "use_peft": "model.lora",
     "lora_r": "model.lora.r",
     "lora_alpha": "model.lora.alpha",
-    "lora_target_modules": "model.lora.parts",
+    "lora_target_modules": "model.lora.target_modules",
     "dataset_name": "data.train",
     "dataset_train_split": "data.train",
     "num_generations": "rollout.group_size",

@@ -110,12 +110,12 @@ def packed_pass(adapter: QwenVLAdapter, batch: MicroBatch, divisor: float) -> Te
 @contextmanager
 def head_chunk(logits: int) -> Iterator[None]:
     """Within, the head runs over chunks of this many logits."""
-    before = log_probs.LOGITS_PER_CHUNK
-    log_probs.LOGITS_PER_CHUNK = logits
+    before = dict(log_probs.LOGITS_PER_CHUNK)
+    log_probs.LOGITS_PER_CHUNK.update(dict.fromkeys(before, logits))
     try:
         yield
     finally:
-        log_probs.LOGITS_PER_CHUNK = before
+        log_probs.LOGITS_PER_CHUNK.update(before)
 
 
 def default_lora() -> LoraConfig:

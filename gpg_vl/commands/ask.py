@@ -44,6 +44,7 @@ def ask(
     device = choose_device(recipe.model)
     note(describe_device(device, recipe.model))
     adapter = load_adapter(recipe.model)
+    adapter.round_weights()
     adapter.to(device)
     sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
     prompt = PromptBuilder(adapter, tasks, prompt_config, sampling=sampling).build(sample)

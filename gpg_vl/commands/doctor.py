@@ -52,6 +52,7 @@ def _complete(model: ModelConfig) -> str:
     """The most likely completion to a question about a grey picture."""
     device = choose_device(model)
     adapter = load_adapter(replace(model, device=model.device if device.type == "cuda" else "cpu"))
+    adapter.round_weights()
     adapter.to(device)
     buffer = io.BytesIO()
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")

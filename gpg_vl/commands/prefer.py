@@ -79,6 +79,7 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     checked = load_sources(recipe.data.train, recipe, "data.train")
     given = None if options.source in ("score", "ask") else read_preferences(Path(options.source))
     adapter = load_adapter(recipe.model)
+    adapter.round_weights()
     adapter.to(PartialState().device)
     out.mkdir(parents=True, exist_ok=True)
     pool = _make_pool(recipe, options, checked, adapter, given, out)

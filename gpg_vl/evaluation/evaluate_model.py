@@ -120,6 +120,7 @@ def run_evaluation(
         scorer.start()
         run_on_main(lambda: try_model(recipe, recipe.model.path, [sources], scorer))
         adapter = run_together(lambda: load_adapter(recipe.model))
+        adapter.round_weights()
         adapter.to(PartialState().device)
         run = _Run(recipe, next(iter(folders), None), sources, adapter, scorer)
         evaluation = run.run(rows, known)

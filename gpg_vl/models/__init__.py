@@ -23,10 +23,10 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
 
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families.
-            Or a weight is not finite, or the model is large and there is no GPU
+            Or a weight is not finite, or the model is large and there is no GPU, or one without the compute type
     """
     # late: a mistake in a recipe or a row is said before torch is imported
-    from gpg_vl.models.device import refuse_slow
+    from gpg_vl.models.device import refuse_slow, refuse_without_bfloat16
     from gpg_vl.models.families import FAMILIES
     from gpg_vl.models.finite import refuse_not_finite
     from gpg_vl.models.generic import generic_family
@@ -43,6 +43,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
         raise _unknown(base, model_config.model_type, is_generic=generic is not None)
     if not with_weights:
         return family.adapter.load_without_weights(path, model_config, config, family)
+    refuse_without_bfloat16(config)
     refuse_slow(config, family.model, model_config)
     adapter = family.adapter.load(path, model_config, config, family)
     refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")

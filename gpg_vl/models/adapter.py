@@ -30,7 +30,7 @@ class Adapter(Protocol):
     frame: Frame | None
     """How the model writes coordinates; None if neither its family nor the recipe says it."""
     autocast_dtype: torch.dtype | None
-    """None if everything is computed in the precision of the weights."""
+    """The type that each call casts weights to; None if everything is computed in the precision of the weights."""
 
     # --- reading ---
 
@@ -188,7 +188,25 @@ class Adapter(Protocol):
     def part_of(self, parameter_name: str) -> str:
         """``vision``, ``projector`` or ``text``."""
 
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the optimizer trains, float32: the weights, or their masters."""
+
+    def round_weights(self) -> None:
+        """With ``model.dtype: bfloat16``, turns the weights into bfloat16 for good; trained ones get float32 masters.
+
+        Gradients then add up in the masters, and ``follow_masters`` has to come after each step. Without this, the
+        float32 weights stay and are cast in each call (``autocast``).
+        """
+
+    def follow_masters(self) -> None:
+        """Brings rounded weights to where a step has moved their masters."""
+
+    def in_float32(self, *, only_trained: bool = False) -> AbstractContextManager[None]:
+        """Inside the context, rounded weights are float32: their masters, or the same values where there is none.
+
+        Args:
+            only_trained: weights without a master stay rounded
+        """
 
     def num_parameters(self) -> tuple[int, int]:
         """Number of all weights of the model, and of the trained ones."""
@@ -197,7 +215,7 @@ class Adapter(Protocol):
         """Inside the context, the model runs as if it had no LoRA adapter."""
 
     def to(self, device: torch.device | str) -> None:
-        """Moves the model."""
+        """Moves the model, and its masters."""
 
     def save(self, folder: Path) -> None:
         """Writes a complete model folder: weights, config, generation config, processor, chat template."""

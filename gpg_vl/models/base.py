@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -26,9 +26,10 @@ from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_gener
 from gpg_vl.models.images_to_tensors import ImagesToTensors
 from gpg_vl.models.kv_cache import GrowingCache
 from gpg_vl.models.loading import load_processor, load_weights
-from gpg_vl.models.lora import attach, attach_saved, find_base, merge_saved
+from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
+from gpg_vl.models.trained_weights import TrainedWeights
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
@@ -44,13 +45,11 @@ class Family:
     """None where the family documents none: ``model.frame`` says it then."""
 
 
-class BaseAdapter(ImagesToTensors):
+class BaseAdapter(TrainedWeights, ImagesToTensors):
     """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
     vision_tokens: ClassVar[Sequence[str]] = ()
     """Tokens that only stand at images and videos, besides those that the config names; no completion holds them."""
-    part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
-    """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
     knows_windows: ClassVar[bool] = False
     """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
     has_tiles: ClassVar[bool] = False
@@ -73,19 +72,16 @@ class BaseAdapter(ImagesToTensors):
         self._carried: CarriedWeights | None = None
         self._num_logits = len(self.head_weight)
         refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
-        if config.lora is None:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(self.part_of(name) not in config.freeze)
+        self._choose_weights(config)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
         # with bfloat16 the float32 head may use TF32, which is more precise; set in both cases: it is process-wide
         torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
         self._attention = PackedAttention(self.model.config.get_text_config(), config)
 
     @classmethod
     def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family) -> BaseAdapter:
-        """Loads float32 weights. bfloat16 is used through autocast, so that small steps are not rounded away.
+        """Loads float32 weights; with ``model.dtype: bfloat16`` they are cast in each call until ``round_weights``.
 
         Raises:
             ValueError: the folder is incomplete, or its tokenizer does not match its config
@@ -112,6 +108,8 @@ class BaseAdapter(ImagesToTensors):
         """An adapter that can only render prompts, count tokens and size images. Its weights have no values."""
         with torch.device("meta"):
             model = family.model(model_config)
+        if config.lora is not None:
+            check_targets(model, config.lora, cls.lora_layers)
         model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
         return cls(model, load_processor(path, model_config), config, family.frame)
 
@@ -308,38 +306,12 @@ class BaseAdapter(ImagesToTensors):
     @abstractmethod
     def encode_images(self, vision: VisionInputs) -> ImageFeatures: ...
 
-    def has_frozen_tower(self) -> bool:
-        return not any(p.requires_grad for name, p in self.model.named_parameters() if self.part_of(name) != "text")
-
-    # --- training and saving -----------------------------------------------------------------------------------------
-
-    def part_of(self, parameter_name: str) -> str:
-        for prefix, part in self.part_prefixes:
-            if parameter_name.startswith(prefix):
-                return part
-        return "text"
-
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-
-    def num_parameters(self) -> tuple[int, int]:
-        counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
-        return sum(each for each, _ in counts), sum(trained for _, trained in counts)
-
-    @contextmanager
-    def without_lora(self) -> Iterator[None]:
-        self.model.disable_adapters()
-        try:
-            yield
-        finally:
-            self.model.enable_adapters()
-
-    def to(self, device: torch.device | str) -> None:
-        self.model.to(device)
+    # --- saving ------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
-        self.model.save_pretrained(folder)
+        with self.in_float32(only_trained=self.config.lora is not None):  # of an adapter, that is all that is saved
+            self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         generation = copy.deepcopy(self.model.generation_config)
         generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id

@@ -24,6 +24,18 @@ def describe_device(device: torch.device, config: ModelConfig) -> str:
     return f"{reason}: on the CPU, {config.dtype}"
 
 
+def refuse_without_bfloat16(config: ModelConfig) -> None:
+    """
+    Raises:
+        ValueError: the GPU is too old for ``model.dtype: bfloat16``; it would emulate it, slower than float32
+    """
+    if config.dtype != "bfloat16" or choose_device(config).type == "cpu":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise ValueError(f"model.dtype: {name} cannot compute in bfloat16; set model.dtype to float32")
+
+
 def refuse_slow(config: ModelConfig, model_class: type[PreTrainedModel], model_config: PreTrainedConfig) -> None:
     """
     Raises:

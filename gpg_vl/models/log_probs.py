@@ -1,19 +1,21 @@
 """Log-probs of given tokens from hidden states, without ever storing the whole [M, V] logits.
 
-The head runs over chunks of tokens in float32; each chunk is recomputed in the backward pass.
+The head runs over chunks of tokens in float32; each chunk is recomputed in the backward pass, which adds the head's
+gradient to one matrix in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-LOGITS_PER_CHUNK = 2**24
-"""Number of logits in one chunk: 64 MiB in float32."""
+LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27, "meta": 2**27}
+"""Number of logits in one chunk: 64 MiB in float32, and on a GPU, where each chunk reads the head again, 512 MiB."""
 
 
 def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tensor:
@@ -24,13 +26,13 @@ def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tenso
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def mask_banned(logits: Tensor, banned_token_ids: Sequence[int]) -> Tensor:
+def mask_banned(logits: Tensor, banned_token_ids: Sequence[int], *, in_place: bool = False) -> Tensor:
     """Logits [..., V] with the banned tokens at minus infinity: sampler and update share this distribution."""
     below = [token for token in banned_token_ids if token < logits.shape[-1]]  # a head may have fewer rows than tokens
     if not below:
         return logits
     banned = torch.tensor(below, device=logits.device)
-    return logits.index_fill(-1, banned, -torch.inf)
+    return logits.index_fill_(-1, banned, -torch.inf) if in_place else logits.index_fill(-1, banned, -torch.inf)
 
 
 def token_log_probs(
@@ -54,13 +56,60 @@ def token_log_probs(
     Returns:
         [M] float32
     """
+    score = _Score(temperature, tuple(banned_token_ids), logit_cap)
+    log_probs: Tensor = _Head.apply(hidden, head_weight.float(), target_ids, score)
+    return log_probs
 
-    def score(hidden_chunk: Tensor, target_chunk: Tensor) -> Tensor:
-        logits = head_logits(hidden_chunk, head_weight, logit_cap) / temperature
-        logits = mask_banned(logits, banned_token_ids)
-        chosen = logits.gather(-1, target_chunk[:, None])[:, 0]
-        return chosen - torch.logsumexp(logits, dim=-1)
 
-    rows = max(1, LOGITS_PER_CHUNK // head_weight.shape[0])
-    chunks = zip(hidden.split(rows), target_ids.split(rows), strict=True)
-    return torch.cat([checkpoint(score, h, t, use_reentrant=False, preserve_rng_state=False) for h, t in chunks])
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """How a token's log-prob follows from the product [C, V] of states and head."""
+
+    temperature: float
+    banned_token_ids: Sequence[int]
+    logit_cap: float | None
+
+    def log_probs(self, hidden: Tensor, head: Tensor, target_ids: Tensor) -> Tensor:
+        logits = self._finish(head_logits(hidden, head, self.logit_cap))
+        return logits.gather(-1, target_ids[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+
+    def product_gradient(self, hidden: Tensor, head: Tensor, target_ids: Tensor, gradient: Tensor) -> Tensor:
+        """[C, V]: of the log-probs, times ``gradient`` [C]."""
+        capped = head_logits(hidden, head, self.logit_cap)
+        slope: Any = 1.0 if self.logit_cap is None else 1 - (capped / self.logit_cap) ** 2
+        found = F.softmax(self._finish(capped), dim=-1).mul_(-gradient[:, None])
+        found.scatter_add_(-1, target_ids[:, None], gradient[:, None])
+        return found.mul_(slope).div_(self.temperature)
+
+    def _finish(self, capped: Tensor) -> Tensor:
+        """In place: a chunk is large."""
+        return mask_banned(capped.div_(self.temperature), self.banned_token_ids, in_place=True)
+
+
+class _Head(torch.autograd.Function):
+    """Log-probs [M] of targets, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, target_ids: Tensor, score: _Score) -> Tensor:
+        ctx.save_for_backward(hidden, head, target_ids)
+        ctx.score = score
+        parts = [score.log_probs(hidden[rows], head, target_ids[rows]) for rows in _chunks(hidden, head)]
+        return torch.cat(parts) if parts else hidden.new_empty(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, head, target_ids = ctx.saved_tensors
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        for rows in _chunks(hidden, head):
+            of_product = ctx.score.product_gradient(hidden[rows], head, target_ids[rows], gradient[rows])
+            if of_hidden is not None:
+                of_hidden[rows] = of_product @ head
+            if of_head is not None:
+                of_head.addmm_(of_product.t(), hidden[rows].float())
+        return of_hidden, of_head, None, None
+
+
+def _chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
+    num = max(1, LOGITS_PER_CHUNK[hidden.device.type] // head.shape[0])
+    return (slice(start, start + num) for start in range(0, len(hidden), num))

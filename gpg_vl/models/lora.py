@@ -7,9 +7,11 @@ The adapter sits inside the model, under the model's own module names, and is sa
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,11 @@ def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]
     Args:
         layers: regular expression of the linear layers to adapt, by part
         base: where ``model`` was loaded from; the saved adapter names it
+
+    Raises:
+        ValueError: see ``check_targets``
     """
+    check_targets(model, config, layers)
     model.add_adapter(_peft_config(config, layers, base))
     # transformers took the name from the config that it read
     model.peft_config["default"].base_model_name_or_path = _lasting_name(base)
@@ -133,12 +139,43 @@ def adapter_shapes(folder: str, base: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in peft.get_peft_model_state_dict(wrapped).items()}
 
 
+def check_targets(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ValueError: no layer of the recipe's parts has one of the names in ``target_modules``
+    """
+    wanted = config.target_modules
+    possible = _matching(model, replace(config, target_modules=None), layers)
+    entries = [(each, [each]) for each in wanted] if isinstance(wanted, list) else [(wanted, wanted)]
+    for each, alone in entries:
+        if not _matching(model, replace(config, target_modules=alone), layers):
+            ends = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
+            parts = " and ".join(config.parts)
+            raise ValueError(
+                f"model.lora.target_modules: {each} names no linear layer in the blocks of {parts}; "
+                f"give a list of {ends}, or a regular expression for whole names"
+            )
+
+
+def _matching(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]) -> list[str]:
+    pattern = re.compile(_targets(config, layers))
+    return [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+
+
+def _targets(config: LoraConfig, layers: Mapping[str, str]) -> str:
+    """The regular expression of the layers of the parts that ``target_modules`` names, if it names any."""
+    every, wanted = "|".join(f"({layers[part]})" for part in sorted(config.parts)), config.target_modules
+    if wanted is None or wanted == "all-linear":
+        return every
+    pattern = wanted if isinstance(wanted, str) else rf"(.*\.)?({'|'.join(map(re.escape, wanted))})"
+    return f"(?=(?:{pattern})$)({every})"
+
+
 def _peft_config(config: LoraConfig, layers: Mapping[str, str], base: str) -> Any:
-    targets = "|".join(f"({layers[part]})" for part in sorted(config.parts))
     alpha: Any = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
     return peft.LoraConfig(
         base_model_name_or_path=_lasting_name(base), r=config.r, lora_alpha=alpha, lora_dropout=0.0,
-        target_modules=targets, bias="none",
+        target_modules=_targets(config, layers), bias="none",
     )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import card_here
-from gpg_vl.planning.layouts import LAYOUTS, SHARDED_GRADIENTS, LayoutName
+from gpg_vl.planning.layouts import LAYOUTS, SHARDED_GRADIENTS, LayoutName, rounds_weights
 from gpg_vl.planning.memory import Budgets, largest_budgets, memory_of, run_phases, run_smallest, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
 from gpg_vl.planning.without_weights import load_shapes
@@ -51,7 +52,8 @@ def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], mac
         ValueError: it cannot fit; one line with the keys to change
     """
     recipe = replace(recipe, model=replace(recipe.model, path=path))
-    adapter = load_shapes(recipe.model)
+    load = cache(partial(load_shapes, recipe.model))
+    adapter = load(rounds_weights(machine.layout, recipe.model))
     rows = read_rows(recipe, checked, adapter, _MOST_ROWS)
     size, usable = size_of(adapter), machine.card.usable
     runs = run_phases(recipe, adapter, rows, machine.num_gpus)
@@ -65,6 +67,8 @@ def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], mac
         budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
     least = memory_of(recipe, size, smallest, machine.layout, machine.num_gpus)
     if least.peak > usable:
-        cheapest = cheapest_layout(recipe, size, smallest, machine)
+        cheapest = cheapest_layout(
+            recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, machine.num_gpus), machine
+        )
         raise ValueError(describe_lack(recipe, least, machine, cheapest, budgets))
     return f"plan: {found}; the budgets will be halved as memory runs out: gpg-vl plan says which fit"

@@ -1,13 +1,16 @@
 """How many bytes a rank holds of weights, gradients and optimizer in each layout, before any row runs.
 
-Weights are float32 in all of them (docs/cluster.md). Under ZeRO a rank keeps a second float32 copy of its share, and
-DeepSpeed has buffers of the sizes that its defaults name.
+Without DeepSpeed a bfloat16 model has weights of two bytes, and trained ones a float32 master besides; else all weights
+are float32 (docs/cluster.md). Under ZeRO a rank keeps a second float32 copy of its share, and DeepSpeed has buffers of
+the sizes that its defaults name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from gpg_vl.config import ModelConfig
 
 LayoutName = Literal["none", "zero1", "zero2", "zero3", "zero3_offload"]
 LAYOUTS: tuple[LayoutName, ...] = ("none", "zero1", "zero2", "zero3", "zero3_offload")
@@ -16,6 +19,8 @@ SHARDED_GRADIENTS = ("zero2", "zero3", "zero3_offload")
 """Their update ends where memory runs out; in the others it restarts with half the budget."""
 
 FLOAT = 4
+ROUNDED = 2
+"""Bytes of a number, in float32 and in bfloat16."""
 _BUCKET = 5 * 10**8  # numbers: reduce_bucket_size and allgather_bucket_size of DeepSpeed
 _LIVE = 10**9  # numbers: stage3_max_live_parameters
 
@@ -42,22 +47,39 @@ class State:
     host: int  # of the machine's memory
 
 
-def state_of(layout: LayoutName, size: Size, num_ranks: int, optimizer: str = "adamw", *, on_gpu: bool = True) -> State:
+def rounds_weights(layout: LayoutName, config: ModelConfig) -> bool:
+    """Whether the model has bfloat16 weights, as ``Adapter.round_weights`` makes them."""
+    return layout == "none" and config.dtype == "bfloat16"
+
+
+def state_of(
+    layout: LayoutName,
+    size: Size,
+    num_ranks: int,
+    optimizer: str = "adamw",
+    *,
+    on_gpu: bool = True,
+    is_rounded: bool = False,
+) -> State:
     """
     Args:
         num_ranks: GPUs
         optimizer: ``update.optimizer``
+        is_rounded: see ``rounds_weights``
     """
     share = -(-size.trained // num_ranks)
     moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)
     copy = 0 if layout == "none" else FLOAT * share
     stepped = size.trained if layout == "none" else share
-    is_foreach = optimizer == "adamw" and on_gpu  # torch's default there: temporaries as large as all gradients
+    # DeepSpeed makes ZeRO-3's optimizer before its weights are on the GPU, so it is not the fused kernel but torch's
+    # default, which has temporaries as large as all gradients
+    is_foreach = optimizer == "adamw" and on_gpu and layout == "zero3"
     step = FLOAT * stepped if is_foreach else 2 * FLOAT * size.largest
     bucket = FLOAT * min(_BUCKET, size.trained)
     if layout in ("none", "zero1"):
         buffers = bucket if layout == "zero1" else 0
-        return State(FLOAT * size.weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
+        weights = ROUNDED * size.weights + FLOAT * size.trained if is_rounded else FLOAT * size.weights
+        return State(weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
     if layout == "zero2":
         return State(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)
     live = 2 * FLOAT * min(_LIVE, size.weights)

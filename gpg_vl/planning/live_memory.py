@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -80,14 +80,18 @@ class LiveMemory(TorchDispatchMode):
                 self._live[old] -= size
                 self._live[part] += size
 
-    def claim_gradients(self, model: nn.Module) -> list[Any]:
-        """Each gradient is told from what computes it once it is added to its weight; returns handles to remove."""
+    def claim_gradients(self, weights: Iterable[tuple[Tensor, Tensor]]) -> list[Any]:
+        """Each gradient is told from what computes it once it is added to its weight; returns handles to remove.
 
-        def claim(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            self.claim([parameter.grad], GRADIENTS)
+        Args:
+            weights: trained ones, each with what keeps its gradient: itself or its master
+        """
 
-        return [p.register_post_accumulate_grad_hook(claim) for p in model.parameters() if p.requires_grad]
+        def claim(keeper: Tensor, _: Tensor) -> None:
+            assert keeper.grad is not None
+            self.claim([keeper.grad], GRADIENTS)
+
+        return [weight.register_post_accumulate_grad_hook(partial(claim, keeper)) for weight, keeper in weights]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = _without_values(func, args, kwargs or {})

@@ -74,8 +74,9 @@ class _Step:
         """Bytes on the device that outlive a phase."""
         model = self._adapter.model
         states = chain.from_iterable(state.values() for state in self._layout.optimizer.state.values())
-        gradients = (p.grad for p in model.parameters())
-        kept = [each for each in chain(model.parameters(), model.buffers(), states, gradients)
+        trained = [parameter for _, parameter in self._adapter.trainable_parameters()]
+        gradients = (parameter.grad for parameter in trained)
+        kept = [each for each in chain(model.parameters(), model.buffers(), trained, states, gradients)
                 if isinstance(each, Tensor)]  # fmt: skip
         return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values())
 

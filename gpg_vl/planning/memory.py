@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
-from gpg_vl.planning.layouts import FLOAT, SHARDED_GRADIENTS, LayoutName, Size, State, state_of
+from gpg_vl.planning.layouts import FLOAT, SHARDED_GRADIENTS, LayoutName, Size, State, rounds_weights, state_of
 from gpg_vl.planning.live_memory import GRADIENTS
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.shapes import Pass, Shapes
@@ -19,7 +19,7 @@ from gpg_vl.update.packing import shortest_budget
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """A recipe's phases on shapes, for a number of ranks; the layout changes nothing of them."""
+    """A recipe's phases on shapes, for a number of ranks; of the layout they depend on ``rounds_weights`` alone."""
 
     rollout: Pass
     update: Pass
@@ -57,13 +57,16 @@ def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks:
 def memory_of(
     recipe: Recipe, size: Size, runs: Runs, layout: LayoutName, num_ranks: int, *, on_gpu: bool = True
 ) -> Memory:
-    state = state_of(layout, size, num_ranks, recipe.update.optimizer, on_gpu=on_gpu)
+    is_rounded = rounds_weights(layout, recipe.model)
+    state = state_of(layout, size, num_ranks, recipe.update.optimizer, on_gpu=on_gpu, is_rounded=is_rounded)
     always = {"weights": state.weights, "optimizer": state.optimizer, "reference": _reference_bytes(recipe, size)}
     phases = {
         "rollout": _add(always, {"gathered weights": state.gathered}, runs.rollout.peak.parts),
         "update": _add(always, _update_parts(state, runs.update, layout)),
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
+    if is_rounded:  # for the self-check the weights are widened
+        phases["check"] = _add(always, {"weights": FLOAT * size.weights - state.weights})
     return Memory(phases, state.host * num_ranks)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card
-from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size
+from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
     Memory,
@@ -80,10 +81,12 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     Raises:
         ValueError: the model's folder or a row cannot be used
     """
-    adapter = load_shapes(recipe.model)
-    rows = read_rows(recipe, checked, adapter)
     card, num, layout = machine.card, machine.num_gpus, machine.layout
-    size, runs = size_of(adapter), run_phases(recipe, adapter, rows, num)
+    load = cache(partial(load_shapes, recipe.model))
+    adapter = load(rounds_weights(layout, recipe.model))
+    rows = read_rows(recipe, checked, adapter)
+    run = cache(lambda is_rounded: run_phases(recipe, load(is_rounded), rows, num))
+    size, runs = size_of(adapter), run(rounds_weights(layout, recipe.model))
     memory = memory_of(recipe, size, runs, layout, num)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
     flops = flops_of(adapter, group)
@@ -94,7 +97,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
         recipe, machine, size, rows, runs, memory,
         largest_budgets(recipe, adapter, rows, layout, num, card.usable), seconds, all_flops,
         count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(size),
-        cheapest_layout(recipe, size, runs, machine),
+        cheapest_layout(recipe, size, run, machine),
     )  # fmt: skip
 
 
@@ -108,13 +111,19 @@ def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | No
     return rollout_flops(weights, [sampled]), update_flops(weights, [group])
 
 
-def cheapest_layout(recipe: Recipe, size: Size, runs: Runs, machine: Machine) -> LayoutName | None:
-    """The first that fits; ZeRO has nothing to share on one GPU, but it can leave the optimizer to the host."""
+def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> LayoutName | None:
+    """The first that fits; ZeRO has nothing to share on one GPU, but it can leave the optimizer to the host.
+
+    Args:
+        run: the phases, of rounded weights or others
+    """
+    run = cache(run)
     for layout in LAYOUTS:
         if machine.num_gpus == 1 and layout in ("zero1", "zero2", "zero3"):
             continue
         if recipe.update.optimizer == "adamw_8bit" and layout != "none":
             continue
+        runs = run(rounds_weights(layout, recipe.model))
         if memory_of(recipe, size, runs, layout, machine.num_gpus).peak <= machine.card.usable:
             return layout
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import Card
-from gpg_vl.planning.layouts import FLOAT, LayoutName, Size
+from gpg_vl.planning.layouts import FLOAT, ROUNDED, LayoutName, Size, rounds_weights
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
 from gpg_vl.planning.trial_groups import share_of
@@ -48,20 +48,22 @@ def seconds_of(
 ) -> dict[str, float]:
     """By phase, of the rank that has most; ``checkpoint`` is its share of a step."""
     rate = card.rate * ACHIEVED if recipe.model.dtype == "bfloat16" else card.rate * ACHIEVED / 8
+    width = ROUNDED if rounds_weights(layout, recipe.model) else FLOAT
+    stepped = STEP_TRAFFIC * FLOAT + (0 if width == FLOAT else FLOAT + width)  # rounding reads masters, writes weights
     return {
         "data": work.images * IMAGE_SECONDS,
-        "rollout": _rollout(recipe, size, runs, work, card, rate),
+        "rollout": _rollout(recipe, runs, work, card, rate, width * size.weights),
         "update": _update(recipe, runs, work, card, rate),
         "exchange": _exchange(size, runs, layout, num_ranks),
-        "step": STEP_TRAFFIC * FLOAT * size.trained / card.bandwidth / (1 if layout == "none" else num_ranks),
+        "step": stepped * size.trained / card.bandwidth / (1 if layout == "none" else num_ranks),
         "checkpoint": save_seconds(size) / recipe.run.save_every,
     }
 
 
-def _rollout(recipe: Recipe, size: Size, runs: Runs, work: Work, card: Card, rate: float) -> float:
+def _rollout(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float, weights: int) -> float:
     """Prefill, then as many steps as the longest completion has tokens, whatever the others have: the long tail."""
     cached = runs.rollout.peak.parts.get(CACHE, 0)
-    step = max(runs.rollout.kernels * LAUNCH_SECONDS, (FLOAT * size.weights + cached) / card.bandwidth)
+    step = max(runs.rollout.kernels * LAUNCH_SECONDS, (weights + cached) / card.bandwidth)
     return runs.rollout.count * recipe.rollout.max_new_tokens * step + (work.rollout_flops or 0.0) / rate
 
 

@@ -70,9 +70,10 @@ class Shapes:
             batch = replace(batch, segment_ids=batch.segment_ids.to("meta"))
         model = self._adapter.model
         model.train()
-        model.zero_grad(set_to_none=True)
+        self._clear_gradients()
+        named = dict(model.named_parameters())
         with self._watch() as memory:
-            handles = memory.claim_gradients(model)
+            handles = memory.claim_gradients((named[name], kept) for name, kept in self._adapter.trainable_parameters())
             batch = self._without_tower(batch)
             memory.restart()
             for _ in plan[:2]:
@@ -80,8 +81,12 @@ class Shapes:
                 self._run_pass(memory, batch)
             for handle in handles:
                 handle.remove()
-        model.zero_grad(set_to_none=True)
+        self._clear_gradients()
         return Pass(memory.peak, batch.input_ids.numel(), memory.num_kernels, len(plan))
+
+    def _clear_gradients(self) -> None:
+        for _, parameter in self._adapter.trainable_parameters():
+            parameter.grad = None
 
     def _run_pass(self, memory: LiveMemory, batch: MicroBatch) -> None:
         with self._autocast():
@@ -115,11 +120,11 @@ class Shapes:
         config, adapter = self._recipe.rollout, self._adapter
         adapter.model.eval()
         with self._watch() as memory, torch.no_grad(), self._autocast():
-            cache = adapter.new_cache()
+            cache, head = adapter.new_cache(), adapter.head_weight.float()
             hidden = self._prefill(memory, prompt, num_prompts, cache)
             cache.batch_repeat_interleave(config.group_size)
             memory.claim(_tensors(cache), CACHE)
-            logits = head_logits(hidden[:, -1], adapter.head_weight, adapter.logit_cap)
+            logits = head_logits(hidden[:, -1], head, adapter.logit_cap)
             del hidden
             before = memory.peak
             rows = num_prompts * config.group_size
@@ -132,9 +137,9 @@ class Shapes:
                 noise = self._choose(logits)
             del logits
             hidden = adapter.run_body(cache=cache, **_tokens(prompt, rows, 1, length))
-            logits = head_logits(hidden[:, -1], adapter.head_weight, adapter.logit_cap)
+            logits = head_logits(hidden[:, -1], head, adapter.logit_cap)
             kernels, after = memory.num_kernels, memory.peak
-            del noise, logits, hidden, cache
+            del noise, logits, hidden, cache, head
         peak = max(before, after, key=lambda each: sum(each.parts.values()))
         tokens = rows * (len(prompt.token_ids) + config.max_new_tokens)
         return Pass(peak, tokens, kernels, num_batches)

@@ -12,8 +12,11 @@ from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.lora import attach
 
 
-def load_shapes(config: ModelConfig) -> BaseAdapter:
+def load_shapes(config: ModelConfig, is_rounded: bool = False) -> BaseAdapter:
     """The adapter of the model's folder on the meta device; reads no weights.
+
+    Args:
+        is_rounded: whether it trains with rounded weights
 
     Raises:
         ValueError: the folder is none of a model that the kit knows
@@ -25,4 +28,6 @@ def load_shapes(config: ModelConfig) -> BaseAdapter:
     if config.lora is not None:
         with torch.device("meta"):
             attach(adapter.model, config.lora, adapter.lora_layers, config.path)
+    if is_rounded:
+        adapter.round_weights()
     return adapter

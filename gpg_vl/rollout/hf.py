@@ -37,6 +37,7 @@ class _Prefilled:
     visible: Tensor | None  # [R, P] bool, which keys of the cache are real; None if all are
     positions: Tensor  # [A, R] int64, of the next token
     features: list[ImageFeatures | None]  # by prompt, if the vision tower is fully frozen
+    head: Tensor  # [V, H] float32: rounded weights are cast once, not in each step
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class HfEngine:
         """
         state = self._prefill(prompts, 1)
         visible = None if state.visible is None else F.pad(state.visible, (0, 1), value=True)
-        return torch.stack([state.logits, self._next_logits(tokens, visible, state.positions, state.cache)])
+        return torch.stack([state.logits, self._next_logits(tokens, visible, state.positions, state.cache, state.head)])
 
     def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
         """The groups of a draw; where memory runs out, in halves, which changes none: each has noise of its own.
@@ -195,7 +196,7 @@ class HfEngine:
                 tokens, positions = tokens[going_on], positions[:, going_on]
                 visible = None if visible is None else visible[going_on]
             visible = None if visible is None else F.pad(visible, (0, 1), value=True)
-            logits = self._next_logits(tokens, visible, positions, cache)
+            logits = self._next_logits(tokens, visible, positions, cache, state.head)
             positions = positions + 1
         return [
             self._completion(ids, row if keep_log_probs else None)
@@ -233,12 +234,14 @@ class HfEngine:
         cache.batch_repeat_interleave(group_size)
         next_positions = torch.tensor([each.next_position for each in encoded], device=device)
         repeat = torch.arange(len(encoded), device=device).repeat_interleave(group_size)
+        head = adapter.head_weight.float()
         return _Prefilled(
-            logits=self._logits(hidden)[repeat],
+            logits=self._logits(hidden, head)[repeat],
             cache=cache,
             visible=real.to(device)[repeat] if padded else None,
             positions=next_positions[repeat].expand(len(position_ids), -1),
             features=_by_prompt(encoded, features),
+            head=head,
         )
 
     def _images(self, prompts: Sequence[Encoded]) -> tuple[VisionInputs | None, ImageFeatures | None]:
@@ -252,7 +255,9 @@ class HfEngine:
         vision = move_vision(self._adapter.join_vision(parts), self._adapter.device)
         return (None, self._adapter.encode_images(vision)) if self._adapter.has_frozen_tower() else (vision, None)
 
-    def _next_logits(self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
+    def _next_logits(
+        self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache, head: Tensor
+    ) -> Tensor:
         hidden = self._adapter.run_body(
             input_ids=tokens[:, None],
             token_types=torch.zeros_like(tokens)[:, None],
@@ -260,11 +265,11 @@ class HfEngine:
             visible=None if visible is None else visible[:, None, :],
             cache=cache,
         )
-        return self._logits(hidden)
+        return self._logits(hidden, head)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, head: Tensor) -> Tensor:
         """[R, V] float32 logits at the last position."""
-        return head_logits(hidden[:, -1], self._adapter.head_weight, self._adapter.logit_cap)
+        return head_logits(hidden[:, -1], head, self._adapter.logit_cap)
 
 
 def _by_prompt(prompts: Sequence[Encoded], features: ImageFeatures | None) -> list[ImageFeatures | None]:

@@ -6,11 +6,11 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.config import ObjectiveConfig, Recipe
+from gpg_vl.config import LoraConfig, ObjectiveConfig, Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.manifest import find_damage_once
 from gpg_vl.models.paths import find_checkpoints, set_aside
@@ -157,6 +157,8 @@ def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in Recipe().to_plain().items():
         if isinstance(keys, dict):
             filled[section] = {**keys, **filled[section]}
+    if isinstance(filled["model"], dict) and isinstance(filled["model"]["lora"], dict):
+        filled["model"]["lora"] = {**asdict(LoraConfig()), **filled["model"]["lora"]}
     return filled
 
 

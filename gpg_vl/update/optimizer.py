@@ -15,7 +15,10 @@ from gpg_vl.screen import say
 
 
 def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optimizer:
-    """AdamW on the trainable float32 weights, with a group for each part.
+    """AdamW on the trainable float32 weights, or on their masters, with a group for each part.
+
+    On CUDA it is torch's fused kernel, which needs no copies of the weights for a step. The adapter's rounded weights
+    follow each step.
 
     ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
     it. All groups in sequence hold the weights in the order of ``adapter.trainable_parameters``.
@@ -28,6 +31,12 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
         rate = config.learning_rates.get(part, config.learning_rate)
         parameters = [parameter for _, parameter in named]
         groups.append({"params": parameters, "lr": rate, "lr_scale": rate / config.learning_rate})
+    optimizer = _make_adamw(groups, config, on_cuda=adapter.device.type == "cuda")
+    optimizer.register_step_post_hook(lambda *_: adapter.follow_masters())
+    return optimizer
+
+
+def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: bool) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw_8bit":
         check_optimizer(config)
@@ -40,7 +49,7 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
             return torch.optim.AdamW(groups, fused=True, **options)
         except RuntimeError as error:  # torch knows which devices have the kernel
             raise ValueError(f"update.optimizer: adamw_fused is not available here ({error}); use adamw") from error
-    return torch.optim.AdamW(groups, **options)
+    return torch.optim.AdamW(groups, fused=on_cuda or None, **options)
 
 
 def check_optimizer(config: UpdateConfig, sharding_stage: int = 0) -> None:

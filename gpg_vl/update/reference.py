@@ -27,9 +27,9 @@ from gpg_vl.update.policy import PolicyForward
 class InitialModel:
     """The model that the run started from, also in a resumed run.
 
-    It is a second, frozen copy of ``recipe.model``, whose linear layers are in the compute type. Where ranks share the
-    weights, the copy stays on the host between uses. If the policy is that model with a fresh LoRA adapter, it is the
-    policy with the adapter switched off, and takes no memory.
+    It is a second, frozen copy of ``recipe.model``, in the compute type as far as that changes no log-prob from the
+    policy's. Where ranks share the weights, the copy stays on the host between uses. If the policy is that model with a
+    fresh LoRA adapter, it is the policy with the adapter switched off, and takes no memory.
     """
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
@@ -39,6 +39,8 @@ class InitialModel:
         if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
             self._copy = load_adapter(recipe.model)
             self._copy.model.requires_grad_(requires_grad=False)
+            if sharding_stage(accelerator) == 0:
+                self._copy.round_weights()
             keep_in_compute_type(self._copy)
             self._copy.to(self._home)
 
@@ -80,7 +82,9 @@ class Reference:
 
 
 def keep_in_compute_type(adapter: Adapter) -> None:
-    """Rounds the weights of linear layers as autocast would in each forward: the same log-probs, half the memory.
+    """Where the policy runs under autocast: rounds the weights of linear layers as that would in each forward.
+
+    So log-probs stay the same, in half the memory.
 
     The head stays as it is: it is computed in float32.
     """

@@ -1,9 +1,10 @@
 """Checks in the first batch of every run that update and rollout compute what plain rows of the model compute.
 
 With a wrong mask or wrong positions, training would silently go wrong. So before the first step, a micro-batch runs
-both as the update runs it and as separate rows with the model's own masks and positions, in the precision of the
-weights; so do two prompts of different length that are prefilled together, with one more token each. In float32 the
-largest difference counts; in bfloat16, where rounding alone can move single tokens far apart, a row's mean.
+both as the update runs it and as separate rows with the model's own masks and positions, in float32, where weights
+that are rounded are widened for it; so do two prompts of different length that are prefilled together, with one more
+token each. The largest difference counts; with a model that is in bfloat16 itself, where rounding alone can move single
+tokens far apart, a row's mean.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BFLOAT16_TOLERANCE = 0.02
 CHANGED_CHOICES = 0.01
 """Tolerance for the routers of a mixture: share of the tokens and layers with other experts."""
 FEATURE_TOLERANCE = 0.25
-"""Tolerance for image features rounded by bfloat16 autocast: difference as a fraction of their norm."""
+"""Tolerance for image features that were computed in bfloat16: difference as a fraction of their norm."""
 
 
 def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, temperature: float) -> Tensor:
@@ -104,13 +105,14 @@ def check_prefill(adapter: Adapter, rows: Sequence[PackedRow], temperature: floa
 
 @contextmanager
 def _exactly(adapter: Adapter) -> Iterator[None]:
-    """Within, nothing is random and no TF32 is used: its rounding would hide a difference."""
+    """Within, nothing is random, and neither rounded weights nor TF32 are used: they would hide a difference."""
     was_training = adapter.model.training
     precision = torch.get_float32_matmul_precision()
     adapter.model.eval()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with adapter.in_float32():
+            yield
     finally:
         adapter.model.train(was_training)
         torch.set_float32_matmul_precision(precision)
@@ -193,13 +195,13 @@ def _distribution(adapter: Adapter, logits: Tensor, temperature: float) -> Tenso
 
 
 def _with_exact_features(adapter: Adapter, row: PackedRow) -> PackedRow:
-    """The row with image features in the precision of the weights; the rollout's features are rounded by autocast.
+    """The row with image features in float32; with ``model.dtype: bfloat16`` those of the rollout are rounded.
 
     Raises:
         RuntimeError: the rollout's features do not belong to the row's images
     """
     vision = row.encoded.vision
-    if row.features is None or adapter.autocast_dtype is None or vision is None:
+    if row.features is None or adapter.config.dtype == "float32" or vision is None:
         return row
     exact = adapter.encode_images(move_vision(vision, adapter.device))
     difference = feature_distance(row.features, exact)

@@ -11,7 +11,7 @@ import torch
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import device, load_adapter
-from gpg_vl.models.device import choose_device, describe_device
+from gpg_vl.models.device import choose_device, describe_device, refuse_without_bfloat16
 from tests.support.builders import SMALL_IMAGES
 from tests.support.messages import naming
 
@@ -36,6 +36,23 @@ def test_with_a_gpu(with_gpu: None) -> None:
     asked = ModelConfig(device="cpu")
     assert choose_device(asked).type == "cpu"
     assert describe_device(torch.device("cpu"), asked) == "model.device is cpu: on the CPU, bfloat16"
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_without_bfloat16_is_said_before_the_weights_are_loaded(
+    model_folders: dict[str, Path], with_gpu: None, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    for asked in ({"dtype": "float32"}, {"dtype": "bfloat16", "device": "cpu"}):
+        refuse_without_bfloat16(config_of(model_folders["qwen2_vl"], **asked))
+    config = config_of(model_folders["qwen2_vl"], dtype="bfloat16")
+    if supported:
+        refuse_without_bfloat16(config)
+        return
+    with pytest.raises(ValueError, match=naming("model.dtype", "Tesla V100", "bfloat16", "float32")) as caught:
+        load_adapter(config)
+    assert "\n" not in str(caught.value)
 
 
 def config_of(folder: Path, **changes: Any) -> ModelConfig:

@@ -16,7 +16,7 @@ from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
-from gpg_vl.update.self_check import check_packing
+from gpg_vl.update.self_check import check_packing, plain_log_probs
 from tests.support.builders import whole
 from tests.support.families import (
     CASES,
@@ -125,6 +125,27 @@ def test_every_attention_is_exact(bench: Bench) -> None:
         assert check_packing(other.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
         error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
         assert error < bench.case.tolerance, (attention, name)
+
+
+@pytest.mark.families
+def test_bfloat16_weights_round_packed_rows_no_more_than_plain_ones(bench: Bench) -> None:
+    """In the update, with and without features, and in a rollout; the mean over tokens, since single ones may flip."""
+    rounded = reload(bench, dtype="bfloat16")
+    rounded.adapter.round_weights()
+    pairs = [(group.prompt.encoded, each) for group in bench.groups for each in group.completions]
+    with torch.no_grad():
+        plain = torch.cat([plain_log_probs(rounded.adapter, *pair, 1.0) for pair in pairs])
+        found = [rounded.packed(rows) for rows in (None, rounded.with_features())]
+    of_plain, *of_packed = (float((each - bench.plain).abs().mean()) for each in (plain, *found))
+    assert min(of_packed) > 0 and max(of_packed) < 1.5 * of_plain, (of_packed, of_plain)
+    (rounded.packed() * rounded.coefficients).sum().backward()
+    trained = dict(rounded.adapter.trainable_parameters())
+    found = {name: each.grad for name, each in trained.items() if each.grad is not None}
+    assert {each.dtype for each in (*trained.values(), *found.values())} == {torch.float32}
+    assert found.keys() == bench.plain_gradients.keys()
+    rolled = HfEngine(rounded.adapter, MANY).generate(bench.prompts, 2, Sampling(4, 1.0), seeds(bench))
+    assert all(group.completions for group in rolled)
+    assert check_packing(rounded.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
 
 
 @pytest.mark.families

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -124,6 +125,57 @@ def test_every_linear_layer_of_a_part_has_an_adapter(load: LoadModel, family: st
         adapted = {name.split(".lora_A")[0] for name, _ in adapter.trainable_parameters() if "lora_A" in name}
         assert adapted == linear
         assert len(adapted) >= 21 * ("text" in parts) + 8 * ("vision" in parts)
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "adapted"),
+    [
+        (["q_proj", "v_proj"], {"self_attn.q_proj", "self_attn.v_proj"}),
+        (["mlp.gate_proj"], {"mlp.gate_proj"}),
+        (r".*\.(0|1)\.self_attn\.[kv]_proj", {"self_attn.k_proj", "self_attn.v_proj"}),
+    ],
+    ids=str,
+)
+def test_target_modules_choose_among_the_layers_of_the_parts(
+    load: LoadModel, tmp_path: Path, target_modules: Any, adapted: set[str]
+) -> None:
+    config = LoraConfig(r=4, target_modules=target_modules)
+    adapter = moved(load(lora=config))
+    names = {name.split(".lora_A")[0] for name, _ in adapter.trainable_parameters() if "lora_A" in name}
+    assert {".".join(name.split(".")[-2:]) for name in names} == adapted
+    assert all(name.startswith("model.language_model.layers.") for name in names), "the parts are the text alone"
+    expected = peft.get_peft_model(load().model, peft.LoraConfig(target_modules=target_modules)).targeted_module_names
+    assert names == {name for name in expected if name.startswith("model.language_model.layers.")}
+    adapter.save(tmp_path)
+    weights = dict(adapter.trainable_parameters())
+    again = load(path=str(tmp_path), lora=config)
+    assert all(torch.equal(each, weights[name]) for name, each in again.trainable_parameters())
+
+
+def test_all_linear_is_every_layer(load: LoadModel) -> None:
+    one, other = (load(lora=LoraConfig(r=4, target_modules=each)) for each in (None, "all-linear"))
+    assert [name for name, _ in one.trainable_parameters()] == [name for name, _ in other.trainable_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "named"), [(["q_proj", "query"], "query"), ("q_proj", "q_proj"), (["qkv"], "qkv")], ids=str
+)
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_target_modules_that_the_model_has_not_are_refused(
+    model_folders: dict[str, Path], target_modules: Any, named: str, with_weights: bool
+) -> None:
+    """Before the weights are loaded; a vision layer is none of the text's."""
+    lora = LoraConfig(target_modules=target_modules)
+    config = ModelConfig(path=str(model_folders["qwen2_vl"]), lora=lora, **SMALL_IMAGES)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=naming("model.lora.target_modules", named, "text", "down_proj")) as caught:
+        load_adapter(config, with_weights)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target_modules", ["(", "(?i)q_proj", "", []], ids=str)
+def test_target_modules_that_name_nothing_are_refused(target_modules: Any) -> None:
+    with pytest.raises(ValueError, match=naming("model.lora.target_modules")):
+        LoraConfig(target_modules=target_modules)
 
 
 def test_fresh_adapter_changes_nothing_and_weights_are_float32(load: LoadModel) -> None:

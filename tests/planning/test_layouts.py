@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, State, state_of
+from gpg_vl.config import ModelConfig
+from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, State, rounds_weights, state_of
 
 SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000)
 ADAPTER = Size(weights=8_000_000_000, trained=40_000_000, largest=1_000_000)
@@ -41,8 +42,23 @@ def test_an_adapter_needs_little_beside_its_weights() -> None:
     assert state.gradients + state.optimizer == 12 * ADAPTER.trained
 
 
-def test_the_default_optimizer_needs_as_much_as_all_gradients_on_a_gpu() -> None:
-    assert state_of("none", SEVEN_B, 1).step == 4 * SEVEN_B.trained
+def test_rounded_weights_are_two_bytes_and_a_master_of_what_is_trained() -> None:
+    full, adapter = (state_of("none", size, 1, is_rounded=True) for size in (SEVEN_B, ADAPTER))
+    assert full.weights == 6 * SEVEN_B.weights
+    assert adapter.weights == 2 * ADAPTER.weights + 4 * ADAPTER.trained
+    assert adapter.weights < 0.51 * state_of("none", ADAPTER, 1).weights
+    assert full.gradients + full.optimizer == 12 * SEVEN_B.trained
+
+
+def test_deepspeed_keeps_float32_weights() -> None:
+    bfloat16, float32 = ModelConfig(dtype="bfloat16"), ModelConfig(dtype="float32")
+    assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == ["none"]
+    assert not any(rounds_weights(layout, float32) for layout in LAYOUTS)
+
+
+def test_an_optimizer_that_is_not_fused_needs_as_much_as_all_gradients_on_a_gpu() -> None:
+    assert state_of("zero3", SEVEN_B, 1).step == 4 * SEVEN_B.trained
+    assert state_of("none", SEVEN_B, 1).step == 8 * SEVEN_B.largest
     assert state_of("none", SEVEN_B, 1, "adamw_fused").step == 8 * SEVEN_B.largest
     assert state_of("none", SEVEN_B, 1, "adamw_8bit").optimizer == 2 * SEVEN_B.trained
 

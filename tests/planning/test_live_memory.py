@@ -43,7 +43,7 @@ def test_gradients_of_a_chain_of_layers() -> None:
     model = nn.Sequential(*(nn.Linear(16, 16, bias=False, device=META) for _ in range(3)))
     memory = LiveMemory(7)
     memory.skip(model.parameters())
-    handles = memory.claim_gradients(model)
+    handles = memory.claim_gradients((weight, weight) for weight in model.parameters())
     with memory:
         inputs: Tensor = torch.empty(16, 16, device=META)
         model(inputs).sum().backward()

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from gpg_vl.config import LoraConfig, ModelConfig, Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.planning.layouts import rounds_weights
 from gpg_vl.planning.measure import Measured, measure_step
 from gpg_vl.planning.memory import Memory, memory_of, run_phases, size_of
 from gpg_vl.planning.rows import PromptLengths
@@ -23,6 +24,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "checkpointing": ({"gradient_checkpointing": True}, {}),
     "small budget": ({}, {"tokens_per_micro_batch": 150}),
     "ordinary rows": ({}, {"pack": False}),
+    "bfloat16": ({"dtype": "bfloat16"}, {}),
+    "bfloat16 lora": ({"dtype": "bfloat16", "lora": LoraConfig()}, {}),
 }
 """Keys of model and update."""
 
@@ -47,7 +50,7 @@ def variant_of(folder: Path, name: str) -> Recipe:
 
 
 def planned_for(recipe: Recipe, layout: Any = "none", num_ranks: int = 1) -> Memory:
-    adapter = load_shapes(recipe.model)
+    adapter = load_shapes(recipe.model, is_rounded=rounds_weights(layout, recipe.model))
     prompt = make_prompt(adapter, make_sample(((200, 200),)))
     rows = PromptLengths((len(prompt.encoded.token_ids),), 0, 1.0, prompt)
     runs = run_phases(recipe, adapter, rows, num_ranks, on_gpu=False)
@@ -56,5 +59,6 @@ def planned_for(recipe: Recipe, layout: Any = "none", num_ranks: int = 1) -> Mem
 
 def compare(recipe: Recipe) -> Compared:
     adapter = load_adapter(replace(recipe.model, device="cpu"))
+    adapter.round_weights()
     prompt = make_prompt(adapter, make_sample(((200, 200),)))
     return Compared(planned_for(recipe), measure_step(recipe, adapter, prompt, Accelerator(cpu=True)))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
+from gpg_vl.models.trained_weights import TrainedWeights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.run_log import read_metrics
@@ -40,8 +41,9 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     [
         {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
         {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
+        {"model.freeze": ["vision"], "model.dtype": "bfloat16"},
     ],
-    ids=["lora", "parts"],
+    ids=["lora", "parts", "bfloat16"],
 )
 def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
@@ -56,6 +58,23 @@ def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), file
     assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+
+
+def test_a_run_that_cast_its_weights_in_each_call_goes_on_in_rounded_ones(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None
+) -> None:
+    """Such as one of the version that had no bfloat16 weights; its checkpoint is float32."""
+    recipe = make_recipe(**{"model.freeze": ["vision"], "model.dtype": "bfloat16"}, run__steps=3, run__save_every=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainedWeights, "round_weights", lambda self: None)
+        stop_after(2, lambda: train(recipe))
+    before = load_file(tmp_path / "run/checkpoint-2/model.safetensors")
+    after = load_file(train(recipe) / "model.safetensors")
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3]
+    for name, each in after.items():
+        is_frozen = "visual." in name and ".merger." not in name
+        assert each.dtype == torch.float32
+        assert torch.equal(each, before[name].bfloat16().float()) == is_frozen, name
 
 
 def stop_after(steps: int, run: Callable[[], Any]) -> None:

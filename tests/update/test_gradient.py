@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def run_updates(
 
 def weights(adapter: QwenVLAdapter) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in adapter.model.named_parameters()}
+
+
+def trained(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    """The weights as the optimizer has them."""
+    return {name: parameter.detach().clone() for name, parameter in adapter.trainable_parameters()}
 
 
 def displacement(adapter: QwenVLAdapter, before: dict[str, Tensor]) -> float:
@@ -192,16 +198,50 @@ def test_non_finite_gradient_leaves_the_weights(load: LoadModel) -> None:
     assert displacement(adapter, before) == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_moves_the_weights_as_far_as_float32(load: LoadModel) -> None:
     """100 steps at lr 1e-6: without a float32 master, rounding would eat nearly all of it."""
     moved = {}
-    for dtype in ("float32", "bfloat16"):
+    for kind, dtype in (("float32", "float32"), ("autocast", "bfloat16"), ("rounded", "bfloat16")):
         adapter = load(dtype=dtype)
-        before = weights(adapter)
+        if kind == "rounded":
+            adapter.round_weights()
+        before = trained(adapter)
         config = UpdateConfig(learning_rate=1e-6)
         run_updates(adapter, make_groups(adapter)[:1], config, steps=100)
-        moved[dtype] = displacement(adapter, before)
-    assert moved["bfloat16"] == pytest.approx(moved["float32"], rel=0.1)
+        after = trained(adapter)
+        moved[kind] = float(sum((after[n] - before[n]).double().pow(2).sum() for n in before) ** 0.5)
+        for name, weight in adapter.model.named_parameters():
+            assert torch.equal(weight, after[name].to(weight.dtype)), "the model computes with what was trained"
+    assert moved["autocast"] == pytest.approx(moved["float32"], rel=0.1)
+    assert moved["rounded"] == pytest.approx(moved["float32"], rel=0.1)
+
+
+def learn(adapter: QwenVLAdapter, seed: int) -> Tensor:
+    """Loss [5]: the mean over 20 steps each, of 100 steps on two of eight completions that ``seed`` draws."""
+    group = make_training_group(adapter, make_sample([]), [6] * 8)
+    draws, accelerator = torch.Generator().manual_seed(seed), Accelerator()
+    config = UpdateConfig(learning_rate=1e-3)
+    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), build_optimizer(adapter, config), 1.0)
+    losses = []
+    for _ in range(100):
+        chosen = [group.completions[i] for i in torch.randperm(8, generator=draws)[:2].tolist()]
+        part = replace(group, completions=tuple(chosen), coefficients=((-1.0,) * 6,) * 2)
+        losses.append(accumulate_gradient(layout, [part], 12.0, config, adapter, accelerator).loss)
+        take_step(layout, config.learning_rate)
+    return torch.tensor(losses).view(5, 20).mean(1)
+
+
+@pytest.mark.slow
+def test_bfloat16_weights_learn_as_autocast_does(load: LoadModel) -> None:
+    """The loss curve over 100 steps, within what seeds differ by."""
+    by_autocast = torch.stack([learn(load(dtype="bfloat16", freeze=["vision"]), seed) for seed in range(3)])
+    adapter = load(dtype="bfloat16", freeze=["vision"])
+    adapter.round_weights()
+    curve = learn(adapter, seed=0)
+    assert curve[-1] < 0.5 * curve[0], "there is something to learn"
+    spread = by_autocast.amax(0) - by_autocast.amin(0)
+    assert bool(((curve - by_autocast[0]).abs() < spread).all()), (curve, by_autocast)
 
 
 def test_bfloat16_computes_in_bfloat16(load: LoadModel) -> None:

@@ -11,6 +11,7 @@ import torch
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.update.optimizer import (
+    _make_adamw,
     build_optimizer,
     check_optimizer,
     learning_rate,
@@ -43,6 +44,14 @@ def test_options_of_another_schedule_are_refused() -> None:
     config = UpdateConfig(schedule="linear", schedule_options={"power": 2})
     with pytest.raises(ValueError, match=naming("update.schedule_options", "linear", "power")):
         learning_rate(config, 0, 10)
+
+
+def test_adamw_is_fused_on_cuda(load: LoadModel) -> None:
+    """Torch has the kernel on a CPU too, where it is asked for by name."""
+    groups = [{"params": [parameter for _, parameter in load().trainable_parameters()]}]
+    for on_cuda in (False, True):
+        assert bool(_make_adamw(groups, UpdateConfig(), on_cuda=on_cuda).defaults["fused"]) == on_cuda
+    assert not build_optimizer(load(), UpdateConfig()).defaults["fused"]
 
 
 def test_each_part_moves_at_its_own_rate(load: LoadModel) -> None:

@@ -81,6 +81,20 @@ def test_the_copy_is_in_the_compute_type_and_measures_the_same(load: LoadModel, 
     assert found == expected
 
 
+def test_with_rounded_weights_the_reference_starts_as_the_policy(
+    load: LoadModel, model_folders: dict[str, Path]
+) -> None:
+    policy = load(dtype="bfloat16")
+    policy.round_weights()
+    recipe = recipe_of(model_folders["qwen2_vl"], None)
+    recipe = replace(recipe, model=replace(recipe.model, dtype="bfloat16"))
+    reference = Reference(recipe, policy, Accelerator())
+    groups = [make_group(policy)]
+    assert reference.measure(groups) == measure_log_probs(PolicyForward(policy, 1.0), groups, UpdateConfig(), policy)
+    with reference._initial.running() as copy:
+        assert {p.dtype for p in copy.model.parameters()} == {torch.bfloat16}
+
+
 def test_float32_copies_stay_as_they_are(load: LoadModel) -> None:
     copy = load()
     keep_in_compute_type(copy)

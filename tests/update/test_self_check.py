@@ -38,6 +38,22 @@ def test_bfloat16_weights_have_a_bound_of_their_own(load: LoadModel, monkeypatch
         check_packing(adapter, whole(group), 1.0)
 
 
+@pytest.mark.parametrize("model", [{}, {"freeze": ["vision", "projector"]}, {"lora": LoraConfig(r=4)}], ids=str)
+def test_rounded_weights_are_widened_for_the_check(load: LoadModel, model: dict[str, Any]) -> None:
+    """Rounding is not in the way of a small difference, and the weights are afterwards what they were."""
+    adapter = load(dtype="bfloat16", **model)
+    adapter.round_weights()
+    group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [5, 4])
+    [rolled] = HfEngine(adapter, 10**6).generate([group.prompt], 2, Sampling(3, 1.0), [(0,)])
+    assert (rolled.features is None) == (not model)
+    before = {name: each.detach().clone() for name, each in adapter.model.named_parameters()}
+    rows = whole(replace(group, features=rolled.features))
+    assert check_packing(adapter, rows, 1.0) < 1e-5
+    assert check_prefill(adapter, rows, 1.0) < 1e-5
+    for name, each in adapter.model.named_parameters():
+        assert each.dtype == torch.bfloat16 and torch.equal(each, before[name]), name
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("model", [{"freeze": ["vision", "projector"]}, {"lora": LoraConfig(r=4)}], ids=str)
 def test_features_that_autocast_rounded_in_the_rollout_pass(
@@ -150,8 +166,8 @@ def padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def positions_count_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     step = HfEngine._next_logits
     monkeypatch.setattr(
-        HfEngine, "_next_logits", lambda self, tokens, visible, positions, cache: step(
-            self, tokens, visible, positions.max().expand_as(positions), cache
+        HfEngine, "_next_logits", lambda self, tokens, visible, positions, *rest: step(
+            self, tokens, visible, positions.max().expand_as(positions), *rest
         )
     )  # fmt: skip
 
@@ -159,8 +175,8 @@ def positions_count_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_step_forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     step = HfEngine._next_logits
     monkeypatch.setattr(
-        HfEngine, "_next_logits", lambda self, tokens, visible, positions, cache: step(
-            self, tokens, None, positions, cache
+        HfEngine, "_next_logits", lambda self, tokens, visible, positions, *rest: step(
+            self, tokens, None, positions, *rest
         )
     )  # fmt: skip
 

@@ -1,0 +1,94 @@
+"""A model in bfloat16 weights, and a float32 master of each weight that is trained.
+
+The model computes in the rounded weights, so no call casts one. The optimizer knows the masters alone: gradients are
+added up there in float32, and after each step the weights are rounded from them again. A step of 1e-6 would otherwise
+be rounded away. Under DeepSpeed there are none (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class Masters:
+    """The masters by name; with no model there are none, and all that it does is nothing."""
+
+    def __init__(self, model: PreTrainedModel | None = None, dtype: torch.dtype = torch.float32):
+        """Rounds a float32 model.
+
+        Args:
+            dtype: of the rounded weights
+        """
+        self._model, self._dtype = model, dtype
+        self._rounded: Mapping[str, Tensor] = {} if model is None else dict(_find_rounded(model))
+        self._of = {name: nn.Parameter(each.detach()) for name, each in self._rounded.items() if each.requires_grad}
+        self._round()
+        for name, master in self._of.items():
+            self._rounded[name].register_post_accumulate_grad_hook(_hand_over_to(master))
+
+    def get(self, name: str, weight: nn.Parameter) -> nn.Parameter:
+        """What the optimizer trains: the master of a weight, or the weight itself if it has none."""
+        return self._of.get(name, weight)
+
+    def to(self, device: torch.device | str) -> None:
+        """Follows the model, whose buffers are others after a move."""
+        for master in self._of.values():
+            master.data = master.data.to(device)
+        if self._model is not None:
+            named: dict[str, Tensor] = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+            self._rounded = {name: named[name] for name in self._rounded}
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Brings the weights to where a step has moved their masters, in place."""
+        for name, master in self._of.items():
+            self._rounded[name].copy_(master)
+
+    @contextmanager
+    def in_float32(self, *, only_trained: bool = False) -> Iterator[None]:
+        """Within, the model is float32: masters where there are some, and what was rounded once, widened.
+
+        Args:
+            only_trained: what has no master stays rounded, which takes no memory
+        """
+        for name, weight in self._rounded.items():
+            if name in self._of:
+                weight.data = self._of[name].data
+            elif not only_trained:
+                weight.data = weight.data.float()
+        try:
+            yield
+        finally:
+            self._round()
+
+    def _round(self) -> None:
+        for name, weight in self._rounded.items():
+            weight.data = self._of.get(name, weight).data.to(self._dtype)
+
+
+def _find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """What transformers rounds when it loads a model in another type: all but a few, and no buffer that it computes."""
+    kept = model._keep_in_fp32_modules_strict or ()
+    saved = model.state_dict().keys()
+    for name, each in (*model.named_parameters(), *model.named_buffers()):
+        if name in saved and each.is_floating_point() and not any(part in name for part in kept):
+            yield name, each
+
+
+def _hand_over_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """What adds a weight's gradient to its master's, in float32, as soon as a backward pass has it."""
+
+    def hand_over(weight: Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        if master.grad is None:
+            master.grad = gradient.float()
+        else:
+            master.grad.add_(gradient)
+
+    return hand_over

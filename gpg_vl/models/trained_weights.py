@@ -1,0 +1,68 @@
+"""Which weights of an adapter's model are trained, and in which type it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models.masters import Masters
+
+
+class TrainedWeights:
+    """The part of an ``Adapter`` that is about weights."""
+
+    part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
+    """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
+    model: Any
+
+    def _choose_weights(self, config: ModelConfig) -> None:
+        """Lets those be trained that the recipe does not freeze; LoRA has done so itself."""
+        if config.lora is None:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(self.part_of(name) not in config.freeze)
+        self.autocast_dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
+        self._masters = Masters()
+
+    def part_of(self, parameter_name: str) -> str:
+        for prefix, part in self.part_prefixes:
+            if parameter_name.startswith(prefix):
+                return part
+        return "text"
+
+    def has_frozen_tower(self) -> bool:
+        return not any(p.requires_grad for name, p in self.model.named_parameters() if self.part_of(name) != "text")
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, self._masters.get(name, p)) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def round_weights(self) -> None:
+        """See ``Adapter.round_weights``."""
+        if self.autocast_dtype is not None:
+            self._masters, self.autocast_dtype = Masters(self.model, self.autocast_dtype), None
+
+    def follow_masters(self) -> None:
+        self._masters.follow()
+
+    def in_float32(self, *, only_trained: bool = False) -> AbstractContextManager[None]:
+        return self._masters.in_float32(only_trained=only_trained)
+
+    def num_parameters(self) -> tuple[int, int]:
+        counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
+        return sum(each for each, _ in counts), sum(trained for _, trained in counts)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        self.model.disable_adapters()
+        try:
+            yield
+        finally:
+            self.model.enable_adapters()
+
+    def to(self, device: torch.device | str) -> None:
+        self.model.to(device)
+        self._masters.to(device)
