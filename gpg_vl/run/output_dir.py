@@ -41,6 +41,7 @@ MAY_CHANGE_ON_RESUME = {
     "rewards.memory_mb",
     "rewards.on_error",
     "data.on_bad_image",
+    "data.workers",
 }
 
 
