@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 from transformers import SuppressTokensLogitsProcessor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -66,59 +65,6 @@ def test_greedy_equals_generate_for_a_batch_and_one_by_one(load: LoadModel, fami
     assert [[c.token_ids for c in g.completions] for g in together] == [[tokens] * 2 for tokens in expected]
     assert len(set(expected)) == len(prompts)
     assert len({token for tokens in expected for token in tokens}) > 10
-
-
-@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
-@pytest.mark.parametrize("pause", [3, 4, 50])
-def test_how_often_ends_are_looked_for_changes_nothing(
-    load: LoadModel, monkeypatch: pytest.MonkeyPatch, pause: int, sampling: Sampling
-) -> None:
-    """Rows that end in the middle of a pause, at its ends, or not at all; what they read after it is cut off."""
-    adapter = load()
-    make_lively(adapter)
-    prompts = make_prompts(adapter)
-    adapter.model.generation_config.eos_token_id = [2, *range(40, 80)]
-    seeds = [(n,) for n in range(len(prompts))]
-    expected = HfEngine(adapter, MANY).generate(prompts, 4, sampling, seeds, keep_log_probs=True)
-    monkeypatch.setattr(hf, "steps_between_looks", lambda device: pause)
-    found = HfEngine(adapter, MANY).generate(prompts, 4, sampling, seeds, keep_log_probs=True)
-    assert tokens_of(found) == tokens_of(expected)
-    lengths = {len(tokens) for group in tokens_of(found) for tokens in group}
-    assert sampling is GREEDY or len(lengths) > 4
-    for one, other in zip(found, expected, strict=True):
-        for a, b in zip(one.completions, other.completions, strict=True):
-            assert (a.text, a.finished) == (b.text, b.finished)
-            assert torch.allclose(torch.tensor(a.log_probs), torch.tensor(b.log_probs), atol=1e-5)
-
-
-class HostCopies(TorchFunctionMode):
-    """Counts what waits for the device."""
-
-    NAMES = ("tolist", "item", "cpu", "numpy", "nonzero", "isin", "__bool__", "__int__", "__float__", "__index__")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.num += func.__name__ in self.NAMES
-        return func(*args, **(kwargs or {}))
-
-
-def test_nothing_waits_for_the_device_between_looks(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = load()
-    prompts = make_prompts(adapter)
-    adapter.model.generation_config.eos_token_id = [adapter.head_weight.shape[0] - 1]
-    counts = []
-    for pause, num_new in ((4, 8), (4, 12), (4, 11), (1, 8), (1, 9)):
-        monkeypatch.setattr(hf, "steps_between_looks", lambda device, pause=pause: pause)
-        with HostCopies() as copies:
-            roll_out(adapter, prompts, 2, Sampling(num_new, 1.0), (0,))
-        counts.append(copies.num)
-    of_8, of_12, of_11, each_8, each_9 = counts
-    assert of_12 == of_11 == of_8 + 2  # a third look: its tokens and their scores
-    assert each_9 == each_8 + 2
-    assert each_8 > of_8
 
 
 def test_rope_deltas_of_the_model_play_no_part(load: LoadModel) -> None:
