@@ -47,11 +47,11 @@ def forced_lengths(
     original = rollout.TokenChooser
 
     class Chooser(original):  # type: ignore[misc,valid-type]
-        def __call__(self, logits: Tensor, live: Sequence[int], step: int) -> Tensor:
+        def __call__(self, logits: Tensor, step: int) -> Tensor:
             on_step(step)
-            tokens = super().__call__(logits, live, step)
+            tokens = super().__call__(logits, step)
             tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
-            return torch.where(targets[list(live)] == step + 1, ends[0], tokens)
+            return torch.where(targets[self.live] == step + 1, ends[0], tokens)
 
     rollout.TokenChooser = Chooser  # type: ignore[misc]
     try:

@@ -33,6 +33,7 @@ from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.start import sharding_stage
 from gpg_vl.processes.weights import check_whole_weights_fit
+from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
@@ -68,6 +69,7 @@ class Stages:
     adapter: Adapter
     tasks: dict[str, Task]  # by the name that the rows use
     stream: SampleStream
+    prompts: PromptsAhead
     collector: Collector
     learner: Learner
     evaluator: Evaluator
@@ -216,8 +218,10 @@ def _build_stages(
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
     engine = build_engine(recipe.rollout, adapter, parts.accelerator)
     learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
+    device = parts.accelerator.device
+    prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)
     collector = Collector(
-        recipe, parts.objective, stream, parts.prompts, engine, parts.gold, parts.scorer, parts.accelerator,
+        recipe, parts.objective, stream, prompts, engine, parts.gold, parts.scorer, parts.accelerator,
         learned.all,
     )  # fmt: skip
     evaluator = Evaluator(parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe)
@@ -232,8 +236,8 @@ def _build_stages(
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
     return Stages(
-        adapter, parts.tasks, stream, collector, learner, evaluator, eval_rows, learned.gold, rollout, progress, log,
-        Record(recipe, parts.objective, progress.step, parts.accelerator.is_main_process),
+        adapter, parts.tasks, stream, prompts, collector, learner, evaluator, eval_rows, learned.gold, rollout,
+        progress, log, Record(recipe, parts.objective, progress.step, parts.accelerator.is_main_process),
     )  # fmt: skip
 
 

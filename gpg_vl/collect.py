@@ -22,7 +22,7 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.prompts.ahead import PromptsAhead
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import (
     CollectedGroups,
@@ -53,7 +53,7 @@ class Collector:
         recipe: Recipe,
         objective: Objective,
         stream: SampleStream,
-        prompts: PromptBuilder,
+        prompts: PromptsAhead,
         engine: RolloutEngine,
         gold: GoldCompletions,
         scorer: Scorer,
@@ -125,6 +125,7 @@ class Collector:
         num_missing = self._recipe.rollout.prompts_per_step
         while num_missing:
             samples = self._stream.draw(num_missing, without_tasks)
+            self._prompts.expect(samples[rank::num_ranks])
             built = run_together(partial(self._build, samples[rank::num_ranks]))
             bad = set(gather_object([sample.id for sample in samples[rank::num_ranks] if sample.id not in built]))
             self._stream.leave_out(dict.fromkeys(sorted(bad), "bad_image"))
@@ -136,6 +137,8 @@ class Collector:
                         places.append(times_drawn.total())
                     times_drawn[sample.id] += 1
             num_missing = sum(sample.id in bad for sample in samples)
+        next_samples = self._stream.look_ahead(self._recipe.rollout.prompts_per_step, without_tasks)
+        self._prompts.expect(next_samples[rank::num_ranks])
         return prompts, seeds, places
 
     def _build(self, samples: Sequence[Sample]) -> dict[str, Prompt]:

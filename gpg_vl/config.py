@@ -170,6 +170,8 @@ class DataConfig:
             row
         on_long_prompt: what to do if a prompt is too long for the model or a micro-batch; fail: end the run before its
             first step; drop: leave the row out of training; shrink: scale its images down
+        workers: speed knob; threads that open, resize and encode the images of the next prompts while the model works;
+            0: none, each draw prepares its own; null: 2 beside a GPU, 0 on a CPU
     """
 
     train: list[str | dict[str, Any]] = field(default_factory=list)
@@ -181,10 +183,12 @@ class DataConfig:
     on_large_image: Literal["fail", "shrink"] = "fail"
     on_bad_image: Literal["fail", "skip"] = "fail"
     on_long_prompt: Literal["fail", "drop", "shrink"] = "fail"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         _require(0 < self.fps < math.inf, "data.fps must be above 0")
         _require(self.max_frames >= 1, "data.max_frames must be at least 1")
+        _require(self.workers is None or 0 <= self.workers <= 64, "data.workers must be between 0 and 64")
         urls = [host for host in self.image_hosts if "/" in host or "*" in host or not host]
         _require(not urls, f"data.image_hosts: {urls} is not a host name; write names such as images.example.org")
 
@@ -513,6 +517,8 @@ class RunConfig:
             under null; null: keep all
         eval_every: steps between validations on data.eval; 0: never
         seed: determines the prompts, the samples and the initial state of the run
+        deterministic: only operations that give the same bits each time on one device, which takes longer; a run that
+            needs another one ends (docs/algorithm.md)
         resume: auto: continue the run found in output_dir; never: refuse to touch it
         trackers: trackers to write to in addition to metrics.jsonl: tensorboard, wandb, trackio, mlflow, swanlab; only
             tensorboard comes with the kit (docs/metrics.md)
@@ -527,6 +533,7 @@ class RunConfig:
     save_total_limit: int | None = 3
     eval_every: int = 100
     seed: int = 42
+    deterministic: bool = False
     resume: Literal["auto", "never"] = "auto"
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     record: RecordConfig = field(default_factory=RecordConfig)

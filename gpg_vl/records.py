@@ -33,8 +33,7 @@ AnswerIn = Literal["tags", "boxed"]
 Status = Literal["ok", "unparsable", "timeout", "error"]
 
 GroupKind = Literal["easy", "hard", "signal"]
-"""signal: the rewards of a group differ. Where they are equal: easy if at least half of the marks were earned, hard if
-not."""
+"""signal: the rewards of a group differ. If they are equal: easy from half of the marks on, hard below."""
 
 Rule = Literal["strict", "legacy"]
 """strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
@@ -256,8 +255,8 @@ class MicroBatch:
     """The inputs of one forward, and where the log-probs of the completion tokens are.
 
     A row is one prompt followed by completions of its group, or by one of them where nothing is packed; it is padded on
-    the right. Token m of the M completion tokens
-    is ``target_ids[m]``; it is predicted at flat position ``source_index[m]`` of the [R, S] grid.
+    the right. Token m of the M completion tokens is ``target_ids[m]``; it is predicted at flat position
+    ``source_index[m]`` of the [R, S] grid.
     """
 
     input_ids: Tensor  # [R, S] int64
@@ -315,6 +314,8 @@ class UpdateStats:
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
     kl: float | None  # mean k3 to the reference over all trained tokens, in nats; None without a reference
     entropy: float | None  # mean -log-prob of all trained tokens, in nats; None for gold completions
+    log_prob_gap: float | None = None  # mean distance from the log-probs of the rollout, in nats; see docs/metrics.md
+    largest_log_prob_gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.determinism import deterministic
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main
@@ -55,10 +56,11 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
     """
     accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
     note(describe_device(accelerator.device, recipe.model))
-    with ranks_end_together(), ExitStack() as stack:
+    with deterministic(is_wanted=recipe.run.deterministic), ranks_end_together(), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
+        stack.callback(stages.prompts.close)
         try:
             folder = Loop(recipe, stages, accelerator, callbacks).run()
         except CallbackError as error:
@@ -128,8 +130,10 @@ class Loop:
         self._reports.tell()
 
     def _collect(self, step: int) -> CollectedGroups:
-        progress, is_recorded = self._progress, self._stages.record.is_due(step)
-        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, is_recorded)
+        progress, rollout = self._progress, self._recipe.rollout
+        is_truncated = rollout.top_p < 1 or rollout.top_k > 0  # the update's log-probs are of another distribution then
+        keep = not is_truncated or self._stages.record.is_due(step)
+        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, keep)
 
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""

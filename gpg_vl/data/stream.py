@@ -43,6 +43,16 @@ class SampleStream:
                 raise ValueError(f"data.train has no row{other}{left_out}; add one")
         return samples
 
+    def look_ahead(self, count: int, without_tasks: Collection[str] = ()) -> list[Sample]:
+        """What ``draw`` would return next; nothing is drawn. Empty where no samples remain."""
+        drawn, cursors = self._drawn, list(self._cursors)
+        try:
+            return self.draw(count, without_tasks)
+        except ValueError:
+            return []
+        finally:
+            self._drawn, self._cursors = drawn, cursors
+
     def leave_out(self, causes: Mapping[str, str]) -> None:
         """Skips samples from now on.
 

@@ -95,13 +95,31 @@ class Adapter(Protocol):
         """Number of tokens of a rendered prompt with its images and videos."""
 
     def encode(
-        self, text: str, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+        self,
+        text: str,
+        images: Sequence[Image],
+        views: Sequence[ImageView],
+        videos: Sequence[Sequence[Image]] = (),
+        vision: VisionInputs | None = None,
     ) -> Encoded:
         """A rendered prompt with its images and videos, as inputs of the model's forward.
 
         Args:
             views: of the images, then of the videos
             videos: the frames of each
+            vision: the result of ``encode_media``, in place of images and videos
+        """
+
+    def encode_media(
+        self, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+    ) -> VisionInputs | None:
+        """What the vision tower is given of a prompt. Several threads may call it at once, and beside ``encode``.
+
+        Args:
+            views, videos: as in ``encode``
+
+        Returns:
+            None if nothing is shown, or if it depends on the text around it
         """
 
     # --- tokens ---

@@ -120,15 +120,25 @@ class GenericAdapter(BaseAdapter):
     def count_tokens(self, text: str, views: Sequence[ImageView]) -> int:
         return len(self.encode(text, _blanks(views), views).token_ids)
 
+    def encode_media(
+        self, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+    ) -> VisionInputs | None:
+        """None: the processor reads images and text together."""
+        return None
+
     def encode(
-        self, text: str, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+        self,
+        text: str,
+        images: Sequence[Image],
+        views: Sequence[ImageView],
+        videos: Sequence[Sequence[Image]] = (),
+        vision: VisionInputs | None = None,
     ) -> Encoded:
         """See ``Adapter.encode``; the tensors are those that the processor makes."""
         shown = {"images": [resized(images, views)]} if images else {}
         inputs = self.processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")
         token_ids = tuple(inputs["input_ids"][0].tolist())
         types = tuple(int(token == self._image_token_id) for token in token_ids)
-        vision = None
         if images:
             tensors = {name: inputs[name] for name in inputs if name not in _OF_TEXT}
             patches = max(1, tensors["pixel_values"].numel() // _PIXELS_PER_PATCH)

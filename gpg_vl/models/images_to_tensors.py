@@ -67,19 +67,31 @@ class ImagesToTensors(ABC):
         return [len(self._token_ids(text)) for text in (*self.image_texts(images), *self.video_texts(videos))]
 
     def encode(
-        self, text: str, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+        self,
+        text: str,
+        images: Sequence[Image],
+        views: Sequence[ImageView],
+        videos: Sequence[Sequence[Image]] = (),
+        vision: VisionInputs | None = None,
     ) -> Encoded:
         """See ``Adapter.encode``."""
         token_ids = tuple(self._token_ids(self._with_media(text, views)))
         token_types = self._token_types(token_ids)
-        vision: VisionInputs | None = None
-        if videos:
+        if images and videos:
             vision = self._encode_media(order_of_media(text, self._placeholders), images, videos, views)
-        elif images:
-            vision = self._encode_vision(images, views)
+        elif vision is None:
+            vision = self.encode_media(images, views, videos)
         position_ids = self._positions(token_ids, token_types, vision)
         # the last token's, not the largest: the times of a video may reach past the text behind it
         return Encoded(token_ids, token_types, position_ids, int(position_ids[:, -1].max()) + 1, vision)
+
+    def encode_media(
+        self, images: Sequence[Image], views: Sequence[ImageView], videos: Sequence[Sequence[Image]] = ()
+    ) -> VisionInputs | None:
+        """See ``Adapter.encode_media``: images among videos are in the order in which the text shows them."""
+        if videos:
+            return None if images else self._encode_media([Medium.VIDEO] * len(videos), (), videos, views)
+        return self._encode_vision(images, views) if images else None
 
     def _token_types(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """See ``Encoded.token_types``."""

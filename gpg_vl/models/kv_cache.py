@@ -42,7 +42,12 @@ class GrowingLayer(DynamicLayer):
         self._rooms = [key_states[..., :0, :], value_states[..., :0, :]]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends the new tokens, [R, heads, new, d] each; returns all keys and all values."""
+        """Appends the new tokens, [R, heads, new, d] each; returns all keys and all values.
+
+        Keys are kept in the type of the values: under autocast the rotary embedding makes them float32, and attention
+        would cast all of them back in every step.
+        """
+        key_states = key_states.to(value_states.dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()

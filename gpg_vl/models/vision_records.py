@@ -29,6 +29,11 @@ def move_vision(vision: VisionInputs, device: torch.device) -> VisionInputs:
     return replace(vision, tensors={name: t.to(device, non_blocking=True) for name, t in vision.tensors.items()})
 
 
+def pin_vision(vision: VisionInputs) -> VisionInputs:
+    """In memory from which a GPU copies by itself; elsewhere the copy waits, whatever it is told."""
+    return replace(vision, tensors={name: tensor.pin_memory() for name, tensor in vision.tensors.items()})
+
+
 def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
     return ImageFeatures(tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True)))
 

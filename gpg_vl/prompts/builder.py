@@ -19,7 +19,7 @@ from gpg_vl.data.videos import FrameSampling, Video, VideoShape, measure_video, 
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.places import check_template, place_media, used_markers
-from gpg_vl.records import Encoded, ImageView, Prompt, Sample
+from gpg_vl.records import Encoded, ImageView, Prompt, Sample, VisionInputs
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer
 from gpg_vl.user_code import absolute_spec, describe_failure, own_file
@@ -29,6 +29,16 @@ _MAX_CHARS = 160  # of what a user's code raised
 
 _log = logging.getLogger(__name__)
 _DEFAULT_SAMPLING = FrameSampling()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMedia:
+    """What a prompt needs of its images and videos; of their pixels only what the vision tower is given."""
+
+    sizes: tuple[tuple[int, int], ...]  # of the images
+    shapes: tuple[VideoShape, ...]  # of the videos
+    views: tuple[ImageView, ...]  # which ``vision`` shows: of the images, then of the videos
+    vision: VisionInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +102,45 @@ class PromptBuilder:
         with _naming(sample):
             images, videos = self._open(sample)
             layout = self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
-            encoded = self._encode(layout.text, images, videos, layout.views)
-            messages = self._messages(layout)
-            return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
+            return self._prompt(sample, layout, self._encode(layout.text, images, videos, layout.views))
+
+    def prepare(self, sample: Sample) -> PreparedMedia | None:
+        """The part of ``build`` that depends on the images and videos alone; any thread may do it at any time.
+
+        A task of the user's own is not asked: its words may depend on when it is asked.
+
+        Returns:
+            None if there are none, or if what the tower is given depends on the words around them
+
+        Raises:
+            BadImage: an image or video cannot be opened; names the sample
+            ValueError: no view of one fits the limits; names the sample
+        """
+        with _naming(sample):
+            images, videos = self._open(sample)
+            sizes, shapes = tuple(map(original_size, images)), tuple(video.shape for video in videos)
+            views = tuple(self._views(sizes, shapes))
+            vision = self._adapter.encode_media(images, views, [video.frames for video in videos])
+            return None if vision is None else PreparedMedia(sizes, shapes, views, vision)
+
+    def finish(self, sample: Sample, prepared: PreparedMedia) -> Prompt:
+        """The prompt of ``build`` from what ``prepare`` found. Images are opened again only if they have to shrink.
+
+        Raises:
+            BadImage: then an image or video cannot be opened any more; names the sample
+            ValueError: the row's text cannot become a prompt; names the sample
+        """
+        with _naming(sample):
+            layout = self.read(sample, prepared.sizes, prepared.shapes)
+            if layout.views == prepared.views:
+                encoded = self._adapter.encode(layout.text, (), layout.views, vision=prepared.vision)
+            else:
+                encoded = self._encode(layout.text, *self._open(sample), layout.views)
+            return self._prompt(sample, layout, encoded)
+
+    def _prompt(self, sample: Sample, layout: PromptLayout, encoded: Encoded) -> Prompt:
+        messages = self._messages(layout)
+        return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
 
     def rebuild(
         self, sample: Sample, text: str, views: tuple[ImageView, ...], messages: tuple[tuple[str, str], ...]

@@ -19,12 +19,14 @@ from transformers.cache_utils import Cache
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import head_logits, mask_banned
+from gpg_vl.models.decode_step import run_step
+from gpg_vl.models.log_probs import head_logits
 from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.token_choice import TokenChooser
+from gpg_vl.rollout.sampled_rows import SampledRows, steps_between_looks
+from gpg_vl.rollout.token_choice import TokenChooser, banned_places
 from gpg_vl.screen import say
 
 
@@ -162,46 +164,44 @@ class HfEngine:
             yield order[:count]
             order = order[count:]
 
-    def _completion(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> Completion:
-        finished = token_ids[-1] in self._adapter.end_token_ids
-        kept = None if log_probs is None else tuple(log_probs)
-        return Completion(tuple(token_ids), self._adapter.decode(token_ids), finished, kept)
-
     def _decode(
         self, state: _Prefilled, sampling: Sampling, keys: Sequence[tuple[object, ...]], keep_log_probs: bool
     ) -> list[Completion]:
-        """The completions, ``group_size`` rows per prompt; ``keys`` determine the noise of each."""
+        """The completions, ``group_size`` rows per prompt; ``keys`` determine the noise of each.
+
+        Ends are looked for once in some steps. Until then nothing waits for the device, and rows that have ended go on.
+        """
         logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
-        completions: list[list[int]] = [[] for _ in keys]
-        log_probs: list[list[float]] = [[] for _ in keys]
-        live = list(range(len(keys)))
         choose = TokenChooser(sampling, keys, logits.shape[-1], logits.device)
-        ends = torch.tensor(self._adapter.end_token_ids, device=logits.device)
+        banned = banned_places(self._adapter.banned_token_ids, logits.shape[-1], logits.device)
+        rows = SampledRows(len(keys), self._adapter.end_token_ids)
+        length = 0 if visible is None else visible.shape[1]
+        visible = None if visible is None else F.pad(visible, (0, sampling.max_new_tokens), value=True)
+        pause = steps_between_looks(logits.device)
         for step in range(sampling.max_new_tokens):
-            scores = choose.warp(mask_banned(logits, self._adapter.banned_token_ids))
-            tokens = choose(scores, live, step)
-            for row, token in zip(live, tokens.tolist(), strict=True):
-                completions[row].append(token)
-            if keep_log_probs:
-                for row, log_prob in zip(live, choose.log_probs(scores, tokens).tolist(), strict=True):
-                    log_probs[row].append(log_prob)
-            if step == sampling.max_new_tokens - 1:
-                break
-            going_on = (~torch.isin(tokens, ends)).nonzero()[:, 0]
-            if len(going_on) < len(live):
-                live = [live[i] for i in going_on.tolist()]
-                if not live:
+            scores = choose.warp(logits if banned is None else logits.index_fill(-1, banned, -torch.inf))
+            tokens = choose(scores, step)
+            log_probs = choose.log_probs(scores, tokens) if keep_log_probs else None
+            rows.add(tokens, choose.scores_of(scores, tokens), log_probs)
+            is_last = step == sampling.max_new_tokens - 1
+            if is_last or (step + 1) % pause == 0:
+                going_on = rows.look()
+                if is_last or not going_on:
                     break
-                cache.batch_select_indices(going_on)
-                tokens, positions = tokens[going_on], positions[:, going_on]
-                visible = None if visible is None else visible[going_on]
-            visible = None if visible is None else F.pad(visible, (0, 1), value=True)
-            logits = self._next_logits(tokens, visible, positions, cache, state.head)
+                if len(going_on) < len(tokens):
+                    kept = torch.tensor(going_on, device=tokens.device)
+                    cache.batch_select_indices(kept)
+                    choose.keep(going_on)
+                    tokens, positions = tokens[kept], positions[:, kept]
+                    visible = None if visible is None else visible[kept]
+            seen = None if visible is None else visible[:, : length + step + 1]
+            logits = self._next_logits(tokens, seen, positions, cache, state.head)
             positions = positions + 1
-        return [
-            self._completion(ids, row if keep_log_probs else None)
-            for ids, row in zip(completions, log_probs, strict=True)
-        ]
+        return [self._completion(*each) for each in rows.finish()]
+
+    def _completion(self, token_ids: tuple[int, ...], log_probs: tuple[float, ...] | None) -> Completion:
+        finished = token_ids[-1] in self._adapter.end_token_ids
+        return Completion(token_ids, self._adapter.decode(token_ids), finished, log_probs)
 
     def _prefill(self, encoded: Sequence[Encoded], group_size: int) -> _Prefilled:
         """Runs each prompt once, padded on the left, and expands the results to the group."""
@@ -252,20 +252,15 @@ class HfEngine:
         parts = [prompt.vision for prompt in prompts if prompt.vision is not None]
         if not parts:
             return None, None
-        vision = move_vision(self._adapter.join_vision(parts), self._adapter.device)
+        # moved before they are joined: what is joined would no longer be in pinned memory
+        vision = self._adapter.join_vision([move_vision(part, self._adapter.device) for part in parts])
         return (None, self._adapter.encode_images(vision)) if self._adapter.has_frozen_tower() else (vision, None)
 
     def _next_logits(
         self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache, head: Tensor
     ) -> Tensor:
-        hidden = self._adapter.run_body(
-            input_ids=tokens[:, None],
-            token_types=torch.zeros_like(tokens)[:, None],
-            position_ids=positions[:, :, None],
-            visible=None if visible is None else visible[:, None, :],
-            cache=cache,
-        )
-        return self._logits(hidden, head)
+        """[R, V] float32 logits of the token after ``tokens``."""
+        return head_logits(run_step(self._adapter, tokens, positions, visible, cache), head, self._adapter.logit_cap)
 
     def _logits(self, hidden: Tensor, head: Tensor) -> Tensor:
         """[R, V] float32 logits at the last position."""

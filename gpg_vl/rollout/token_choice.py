@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from gpg_vl.models.finite import NotFinite
 from gpg_vl.rollout.engine import Sampling
 
 _NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # passed to top-k and top-p as the tokens so far; they ignore it
@@ -35,6 +34,9 @@ class TokenChooser:
         self._device = device
         self._generators = [] if sampling.temperature == 0 else [_generator(key, device) for key in keys]
         self._log_noise = torch.empty(0)
+        self.live = list(range(len(keys)))
+        """The rows that are left."""
+        self._places: Tensor | None = None  # of the rows that are left, in the noise; None while they are all of it
 
     def warp(self, logits: Tensor) -> Tensor:
         """[R, V] logits of the distribution that is sampled from."""
@@ -49,35 +51,39 @@ class TokenChooser:
             return torch.zeros(len(tokens))
         return scores.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
 
-    def __call__(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
-        """Tokens [R] of the rows ``live`` from their warped logits [R, V].
-
-        Raises:
-            NotFinite: a row's logits hold a NaN or an infinity
-        """
-        tokens = self._choose(scores, live, step)
-        if not scores.gather(-1, tokens[:, None]).isfinite().all():  # NaN and infinity are the largest to argmax
-            raise NotFinite(
-                "the model's logits are not finite (NaN or infinite): its weights or activations are too large; take "
-                "an earlier checkpoint, set model.dtype to float32, or lower update.learning_rate"
-            )
-        return tokens
-
-    def _choose(self, scores: Tensor, live: Sequence[int], step: int) -> Tensor:
+    def __call__(self, scores: Tensor, step: int) -> Tensor:
+        """Tokens [R] of the rows that are left, from their warped logits [R, V]."""
         if self._sampling.temperature == 0:
             return scores.argmax(dim=-1)
         if step % self._block == 0:
-            self._draw_noise(live)
-        rows = torch.tensor([self._slot[row] for row in live], device=self._device)
-        return (scores - self._log_noise[rows, step % self._block]).argmax(dim=-1)
+            self._draw_noise()
+        noise = self._log_noise[:, step % self._block]
+        return (scores - (noise if self._places is None else noise[self._places])).argmax(dim=-1)
 
-    def _draw_noise(self, live: Sequence[int]) -> None:
+    @staticmethod
+    def scores_of(scores: Tensor, tokens: Tensor) -> Tensor:
+        """[R] of the chosen tokens; not finite where a row's logits hold NaN or infinity: argmax takes these first."""
+        return scores.gather(-1, tokens[:, None])[:, 0]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leaves out all rows but these, which are counted among those that were left."""
+        kept = torch.tensor(rows, device=self._device)
+        self.live = [self.live[row] for row in rows]
+        self._places = kept if self._places is None else self._places[kept]
+
+    def _draw_noise(self) -> None:
         """Log of the noise of the next steps, [R, block, V]."""
-        noise = torch.empty(len(live), self._block, self._vocab_size, device=self._device)
-        for slot, row in enumerate(live):
-            noise[slot].exponential_(generator=self._generators[row])
+        noise = torch.empty(len(self.live), self._block, self._vocab_size, device=self._device)
+        for of_row, row in zip(noise, self.live, strict=True):
+            of_row.exponential_(generator=self._generators[row])
         self._log_noise = noise.log_()
-        self._slot = {row: slot for slot, row in enumerate(live)}
+        self._places = None
+
+
+def banned_places(banned_token_ids: Sequence[int], num_logits: int, device: torch.device) -> Tensor | None:
+    """As ``models.log_probs.mask_banned`` has them; None if there are none. A head may have fewer rows than tokens."""
+    below = [token for token in banned_token_ids if token < num_logits]
+    return torch.tensor(below, device=device) if below else None
 
 
 def _generator(key: tuple[object, ...], device: torch.device) -> torch.Generator:

@@ -42,6 +42,7 @@ MAY_CHANGE_ON_RESUME = {
     "rewards.memory_mb",
     "rewards.on_error",
     "data.on_bad_image",
+    "data.workers",
 }
 
 
@@ -157,7 +158,7 @@ def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in Recipe().to_plain().items():
         if isinstance(keys, dict):
             filled[section] = {**keys, **filled[section]}
-    if isinstance(filled["model"], dict) and isinstance(filled["model"]["lora"], dict):
+    if isinstance(filled["model"]["lora"], dict):
         filled["model"]["lora"] = {**asdict(LoraConfig()), **filled["model"]["lora"]}
     return filled
 

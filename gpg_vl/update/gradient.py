@@ -13,6 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
 
@@ -47,6 +48,9 @@ class PassStats:
     loss: float  # this rank's part of it: the whole one is the sum over the ranks
     surprisal: float  # the sum of -log-prob over this rank's trained tokens, in nats
     num_tokens: int  # of which it is the sum
+    gap: float  # the sum of the distances between these log-probs and those of the rollout, in nats
+    largest_gap: float
+    num_compared: int  # tokens whose log-prob the rollout has kept
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
     num_padded_tokens: int  # tokens of the forward passes, padding included
@@ -113,27 +117,41 @@ def _run_passes(
     plan = prepare(lambda: plan_update(groups, config))
     num_rows = sum(len(rows) for rows in plan)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
-    loss = surprisal = 0.0
-    num_tokens = padded_tokens = 0
+    loss = surprisal = gap = largest_gap = 0.0
+    num_tokens = padded_tokens = num_compared = 0
     for number, rows in enumerate(passes, start=1):
         batch = prepare(partial(_build_batch, rows, adapter))
         log_probs = layout.forward(batch)
         weighted_sum = (batch.coefficients * log_probs).sum()
         count = _count_tokens(plan[number - 1 : number])  # a filler, which comes last, does not count
-        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum()])
-        value, log_prob = sums.tolist()  # at once: the device waits for it
+        kept = _kept_log_probs(plan[number - 1 : number])
+        gaps = F.pad((log_probs[: len(kept)].detach() - log_probs.new_tensor(kept)).abs(), (0, 1))  # never empty
+        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), gaps.sum(), gaps.amax()])
+        value, log_prob, *gaps_here = sums.tolist()  # at once: the device waits for it
         num_tokens += count
         surprisal -= log_prob
+        gap, largest_gap = gap + gaps_here[0], max(largest_gap, gaps_here[1])
+        num_compared += len(kept)
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
     num_split = num_rows - len(groups)
-    return PassStats(loss, surprisal, num_tokens, len(plan), num_split, padded_tokens, config.tokens_per_micro_batch)
+    return PassStats(
+        loss, surprisal, num_tokens, gap, largest_gap, num_compared, len(plan), num_split, padded_tokens,
+        config.tokens_per_micro_batch,
+    )  # fmt: skip
 
 
 def _count_tokens(passes: Sequence[Sequence[PackedRow]]) -> int:
     return sum(count_tokens(row.completions) for rows in passes for row in rows)
+
+
+def _kept_log_probs(passes: Sequence[Sequence[PackedRow]]) -> list[float]:
+    """Those of the rollout, in the order of the tokens of a pass; empty if it has not kept all of them."""
+    completions = [completion for rows in passes for row in rows for completion in row.completions]
+    kept = [completion.log_probs for completion in completions if completion.log_probs is not None]
+    return [value for of_one in kept for value in of_one] if len(kept) == len(completions) else []
 
 
 def _at_once(work: Callable[[], T]) -> T:

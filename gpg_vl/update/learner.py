@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from accelerate import Accelerator
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import Recipe, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
-from gpg_vl.processes.collectives import sum_losses
+from gpg_vl.processes.collectives import gather_object, max_over_ranks, sum_losses
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
@@ -22,12 +23,16 @@ from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
-from gpg_vl.update.packing import plan_update
+from gpg_vl.update.packing import plan_update, shortest_budget
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.policy_shift import completion_shifts
 from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing, check_prefill
+
+_LEAST_ROWS = 4
+"""Longest rows for which a micro-batch keeps room after memory ran out: where it was short for once, a step can still
+halve the budget."""
 
 
 class FurtherGradient(Protocol):
@@ -72,6 +77,7 @@ class Learner:
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
+        self._tokens = recipe.update.tokens_per_micro_batch  # of a micro-batch, for which memory has sufficed
         self._beside = beside
         if beside is not None and self.layout.needs_equal_passes:
             raise ValueError("objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1; set it to score")
@@ -104,12 +110,14 @@ class Learner:
         rollout.current = None
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
-            self.layout, self.groups, denominator, self._recipe.update, self._adapter, self._accelerator
+            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator
         )
+        self._tokens = min(self._tokens, passes.tokens_per_micro_batch)
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
         if self._beside is not None:
             further = partial(self._beside.accumulate, self.layout, self.groups, batch.totals.sequences, rollout.step)
             loss += run_together(further)
+        mean_gap, largest_gap = self._gaps(passes) if rollout.is_fresh else (None, None)
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
             loss=sum_losses(self._accelerator, loss),
@@ -119,7 +127,25 @@ class Learner:
             tokens_per_micro_batch=passes.tokens_per_micro_batch,
             kl=None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
             entropy=None if self._objective.imitates_gold else self._mean_surprisal(passes),
+            log_prob_gap=mean_gap,
+            largest_log_prob_gap=largest_gap,
         )
+
+    def _gaps(self, passes: PassStats) -> tuple[float | None, float | None]:
+        """How far the log-probs of rollout and update are apart, over all ranks: mean and largest; None if not kept."""
+        total, count = (sum_losses(self._accelerator, each) for each in (passes.gap, float(passes.num_compared)))
+        largest = max(gather_object([passes.largest_gap]))
+        return (total / count, largest) if count else (None, None)
+
+    def _budget(self) -> UpdateConfig:
+        """The recipe's budget, or the one that was left when memory ran out, with room for a few rows."""
+        update = self._recipe.update
+        if self._tokens >= update.tokens_per_micro_batch:
+            return update
+        longest = max_over_ranks(self._accelerator, max(map(shortest_budget, self.groups), default=0))
+        tokens = min(update.tokens_per_micro_batch, max(self._tokens, _LEAST_ROWS * longest))
+        patches = update.patches_per_micro_batch * tokens // update.tokens_per_micro_batch
+        return replace(update, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
 
     def _mean_surprisal(self, passes: PassStats) -> float:
         total, count = (sum_losses(self._accelerator, each) for each in (passes.surprisal, float(passes.num_tokens)))

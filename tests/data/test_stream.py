@@ -77,3 +77,16 @@ def test_rows_left_out_are_passed_over_and_move_no_other() -> None:
     stream.leave_out(dict.fromkeys(whole, "long_prompt"))
     with pytest.raises(ValueError, match=naming("data.train", 12)):
         stream.draw(1)
+
+
+def test_looking_ahead_sees_the_next_draw_and_draws_nothing() -> None:
+    """Over the ends of epochs, without some tasks, with rows left out."""
+    stream = SampleStream([source("a", 7), source("b", 5, 2.0)], seed=3)
+    stream.leave_out({"a-3": "bad_image"})
+    for count, without in ((4, ()), (9, {"b"}), (1, ()), (30, {"a"})):
+        state = stream.state()
+        seen = ids(stream.look_ahead(count, without))
+        assert stream.state() == state
+        assert ids(stream.draw(count, without)) == seen
+    assert stream.look_ahead(1, {"a", "b"}) == []
+    assert len(stream.draw(3)) == 3

@@ -36,16 +36,18 @@ def model(model_folders: dict[str, Path]) -> Path:
 @pytest.mark.faults
 @pytest.mark.faults_ci
 @pytest.mark.timeout(3 * SECONDS)
-def test_ten_steps_equal_five_a_kill_and_five(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_steps_equal_five_a_kill_and_five(tmp_path: Path, model: Path, workers: int) -> None:
     """By the command line: weights, optimizer, random states, samples, tokens, rewards and losses, bit for bit."""
+    words = [*train_words("cut"), "--data.workers", str(workers)]
     folder = write_recipe_folder(tmp_path / "runs", model)
     assert start_command(folder, train_words("whole")).wait(SECONDS) == 0
-    process = start_command(folder, train_words("cut"))
+    process = start_command(folder, words)
     wait_for(lambda: last_step(folder / "cut") >= 7, SECONDS)
     process.kill()
     assert process.wait(SECONDS) == -signal.SIGKILL
     assert last_saved_step(folder / "cut") == 5
-    assert start_command(folder, train_words("cut")).wait(SECONDS) == 0
+    assert start_command(folder, words).wait(SECONDS) == 0
     assert lines_naming((folder / "log.txt").read_text(), "resuming", "cut", "step 5")
     assert_equal_runs(folder / "whole", folder / "cut")
 

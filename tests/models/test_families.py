@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpg_vl.data.images import open_image
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
+from gpg_vl.models.vision_records import move_vision
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
@@ -61,6 +63,26 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
         assert bench.adapter.count_tokens(prompt.text, prompt.views) == len(encoded.token_ids)
         num_places = encoded.token_ids.count(bench.adapter.model.config.image_token_id)
         assert encoded.vision is None or encoded.vision.num_tokens == num_places
+
+
+def test_images_are_encoded_without_their_text(bench: Bench) -> None:
+    """As workers do it, and joined where they have been moved to: no family makes a tensor on another device."""
+    parts = [prompt.encoded.vision for prompt in bench.prompts if prompt.encoded.vision is not None]
+    moved = bench.adapter.join_vision([move_vision(part, torch.device("meta")) for part in parts])
+    whole = bench.adapter.join_vision(parts)
+    assert {name: each.shape for name, each in moved.tensors.items()} == {
+        name: each.shape for name, each in whole.tensors.items()
+    }
+    for prompt in bench.prompts:
+        images = [open_image(source) for source in prompt.sample.images]
+        vision = bench.adapter.encode_media(images, prompt.views)
+        expected = prompt.encoded.vision
+        assert (vision is None) == (expected is None)
+        if vision is not None and expected is not None:
+            assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in vision.tensors.items())
+            again = bench.adapter.encode(prompt.text, (), prompt.views, vision=vision)
+            assert (again.token_ids, again.vision) == (prompt.encoded.token_ids, vision)
+            assert torch.equal(again.position_ids, prompt.encoded.position_ids)
 
 
 def test_packed_rows_are_plain_ones(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from gpg_vl.models.finite import NotFinite, refuse_not_finite
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.sampled_rows import SampledRows
 from gpg_vl.rollout.token_choice import TokenChooser
 from tests.support.builders import make_prompt, make_sample, png
 from tests.support.messages import lines_naming, naming
@@ -77,21 +78,42 @@ def test_every_command_that_runs_a_model_refuses_it(
 @pytest.mark.parametrize("sampling", [Sampling(4, 0.0), Sampling(4, 1.0), Sampling(4, 0.7, 0.9, 20)], ids=str)
 def test_logits_of_a_live_row(value: float, sampling: Sampling) -> None:
     scores = torch.randn(3, 50)
-    choose = TokenChooser(sampling, [(n,) for n in range(3)], 50, scores.device)
-    assert choose(choose.warp(scores), [0, 1, 2], 0).shape == (3,)
+    assert sample(sampling, scores) == [0, 1, 2]
     scores[1, 7] = value
     with pytest.raises(NotFinite, match="logits"):
-        choose(choose.warp(scores), [0, 1, 2], 0)
+        sample(sampling, scores)
     scores[1] = -INF
     with pytest.raises(NotFinite, match="logits"):
-        choose(choose.warp(scores), [0, 1, 2], 0)
+        sample(sampling, scores)
+
+
+def sample(sampling: Sampling, scores: torch.Tensor) -> list[int]:
+    """The rows that go on after one token."""
+    choose = TokenChooser(sampling, [(n,) for n in range(len(scores))], scores.shape[1], scores.device)
+    rows = SampledRows(len(scores), ())
+    warped = choose.warp(scores)
+    tokens = choose(warped, 0)
+    rows.add(tokens, choose.scores_of(warped, tokens), None)
+    return rows.look()
+
+
+def test_logits_behind_the_end_of_a_row_do_not_count() -> None:
+    """Between two looks a row that has ended goes on; what it would read there is nobody's."""
+    rows = SampledRows(2, [2])
+    rows.add(torch.tensor([2, 5]), torch.tensor([1.0, 1.0]), None)
+    rows.add(torch.tensor([6, 7]), torch.tensor([NAN, 1.0]), None)
+    assert rows.look() == [1]
+    assert [tokens for tokens, _ in rows.finish()] == [(2,), (5, 7)]
+    rows.add(torch.tensor([8]), torch.tensor([NAN]), None)
+    with pytest.raises(NotFinite, match="logits"):
+        rows.look()
 
 
 def test_banned_tokens_are_infinite_and_no_obstacle() -> None:
     scores = torch.randn(2, 50)
     scores[:, 10:40] = -INF
     choose = TokenChooser(Sampling(4, 1.0, 0.9, 45), [(0,), (1,)], 50, scores.device)
-    assert all(token < 10 or token >= 40 for token in choose(choose.warp(scores), [0, 1], 0).tolist())
+    assert all(token < 10 or token >= 40 for token in choose(choose.warp(scores), 0).tolist())
 
 
 def test_activations_that_overflow_end_the_rollout(load: Callable[..., QwenVLAdapter]) -> None:

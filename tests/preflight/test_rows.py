@@ -219,7 +219,7 @@ def test_rows_that_break_during_the_run_are_replaced_and_stay_out_after_a_resume
 
     monkeypatch.setattr(assemble_module, "show_rows", start)
     run = rows.parent / "run"
-    train(make_recipe(**policies, run__steps=3, update__schedule="constant"))
+    train(make_recipe(**policies, run__steps=3, update__schedule="constant", data__workers=2))
     is_training = False
     assert lines_naming(capsys.readouterr().err, "left out", "counting-2", "3-0.png")
     assert read_metrics(run)[-1]["left_out"] == {"bad_image": 3, "long_prompt": 2}
@@ -235,10 +235,11 @@ def test_rows_that_break_during_the_run_are_replaced_and_stay_out_after_a_resume
     assert sampled(rows.parent / "whole") == ids, "as without the interruption"
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_breaks_during_the_run_ends_it_by_default(
-    make_recipe: MakeRecipe, rows: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, rows: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """The message has the way out, and that way goes on from the same place."""
+    """The message has the way out, and that way goes on from the same place; a worker that finds it says the same."""
     original = assemble_module.show_rows
 
     def start(*words: Any) -> None:
@@ -247,7 +248,7 @@ def test_an_image_that_breaks_during_the_run_ends_it_by_default(
 
     good = rows.parent / "good.jsonl"
     good.write_text("".join(rows.read_text().splitlines(keepends=True)[:4]))
-    recipe = {"data__train": [str(good)], "rollout__prompts_per_step": 1}
+    recipe = {"data__train": [str(good)], "rollout__prompts_per_step": 1, "data__workers": workers}
     with monkeypatch.context() as patch:
         patch.setattr(assemble_module, "show_rows", start)
         with pytest.raises(ValueError, match=naming("counting-3", "4-0.png", "data.on_bad_image", "skip")):

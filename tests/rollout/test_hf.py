@@ -12,6 +12,7 @@ from transformers import SuppressTokensLogitsProcessor
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
+from gpg_vl.rollout import hf
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
@@ -234,14 +235,20 @@ def test_the_image_is_encoded_once_and_the_prompt_runs_once_per_group(load: Load
 
 def out_of_memory_above(adapter: QwenVLAdapter, monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> None:
     """As if no more than ``rows`` rows fitted."""
-    run_body = type(adapter).run_body
+    run_body, run_step = type(adapter).run_body, hf.run_step
 
     def limited(self: QwenVLAdapter, *, input_ids: torch.Tensor, **more: Any) -> torch.Tensor:
         if len(input_ids) > rows:
             raise error
         return run_body(self, input_ids=input_ids, **more)
 
+    def limited_step(adapter: QwenVLAdapter, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
+        if len(tokens) > rows:
+            raise error
+        return run_step(adapter, tokens, *more)
+
     monkeypatch.setattr(type(adapter), "run_body", limited)
+    monkeypatch.setattr(hf, "run_step", limited_step)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def sample(max_new_tokens: int, vocab_size: int, num_steps: int) -> list[list[int]]:
     """The tokens of each step, of three rows with even odds."""
     choose = TokenChooser(Sampling(max_new_tokens, 1.0), [(row,) for row in range(3)], vocab_size, CPU)
-    return [choose(torch.zeros(3, vocab_size), range(3), step).tolist() for step in range(num_steps)]
+    return [choose(torch.zeros(3, vocab_size), step).tolist() for step in range(num_steps)]
 
 
 @pytest.mark.parametrize("vocab_size", [50, 5000, NOISE_PER_DRAW + 1])

@@ -56,6 +56,9 @@ class Answers:
         self.seeds: list[tuple[object, ...]] = []
         self._is_synced = False
 
+    def expect(self, samples: Sequence[Sample]) -> None:
+        pass
+
     def build(self, sample: Sample) -> Prompt:
         if self._outcomes[sample.id] == "bad image":
             raise BadImage(f"{sample.id}: no image")

@@ -20,7 +20,7 @@ from gpg_vl.train import train
 from tests.support.messages import lines_naming, naming
 from tests.support.scripted_rewards import noise, score_by
 from tests.support.small_recipes import MakeRecipe
-from tests.support.tiny_runs import sampled
+from tests.support.tiny_runs import sampled, without_seconds
 
 TASKS = ("counting", "geometry", "grounding")
 
@@ -140,3 +140,14 @@ def test_a_longer_run_says_what_becomes_of_the_schedule(
     train(make_recipe(run__steps=4))
     [line] = lines_naming(capfd.readouterr().err, "note", "run.steps", 2, 4, "0.0005", 0)
     assert line.startswith("note: ")
+
+
+def test_a_deterministic_run_is_the_same_on_a_cpu(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    """Every operation of rollout and update has a deterministic form there, and torch's setting ends with the run."""
+    for name, is_deterministic in (("any", False), ("fixed", True)):
+        keys = {"run__steps": 1, "run__deterministic": is_deterministic, "run__output_dir": str(tmp_path / name)}
+        train(make_recipe(**keys))
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert without_seconds(tmp_path / "any") == without_seconds(tmp_path / "fixed")
+    [row] = read_metrics(tmp_path / "any")
+    assert 0 <= row["update"]["log_prob_gap"] <= row["update"]["largest_log_prob_gap"] < 1e-5

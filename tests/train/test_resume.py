@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def test_a_run_that_cast_its_weights_in_each_call_goes_on_in_rounded_ones(
         is_frozen = "visual." in name and ".merger." not in name
         assert each.dtype == torch.float32
         assert torch.equal(each, before[name].bfloat16().float()) == is_frozen, name
+
+
+def test_workers_change_nothing(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:
+    """A run without workers, and one with two that stopped on its way."""
+    keys = {"objective.beta_th": 0.6, "run.steps": 3}
+    whole = train(make_recipe(**keys, data__workers=0, run__output_dir=str(tmp_path / "whole")))
+    recipe = make_recipe(**keys, data__workers=2, run__output_dir=str(tmp_path / "cut"))
+    stop_after(1, lambda: train(recipe))
+    resumed = train(recipe)
+    assert_equal_checkpoints(whole, resumed)
+    assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
+    assert "data.workers" not in {thread.name for thread in threading.enumerate()}
 
 
 def stop_after(steps: int, run: Callable[[], Any]) -> None:

@@ -7,16 +7,21 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.objectives import build_objective
+from gpg_vl.objectives.base import given
+from gpg_vl.records import count_tokens
 from gpg_vl.update import learner as learner_module
 from gpg_vl.update.learner import Learner
+from gpg_vl.update.packing import shortest_budget
 from gpg_vl.update.policy import PolicyForward
 from tests.support import learner_gradients
 from tests.support.builders import SMALL_IMAGES
@@ -154,6 +159,76 @@ def test_entropy_is_a_mean_over_tokens_and_none_of_gold(
     assert entropies["supervised"] is None
     num_logits = len(counted.learner._adapter.head_weight)
     assert entropies["gpg"] == pytest.approx(math.log(num_logits), rel=0.1)
+
+
+def test_the_gap_is_that_between_the_rollouts_log_probs_and_the_updates(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    """The same forward gives none; log-probs that are off by 0.25, or off by 0.5 for one token, show as such."""
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], UpdateConfig(tokens_per_micro_batch=64), name="gpg")
+    measured = counted.learner._measure(counted.groups)
+
+    def gaps(shift: float, of_first: float = 0.0) -> tuple[float, float]:
+        groups = [
+            replace(group, completions=tuple(
+                replace(completion, log_probs=tuple(value + shift for value in values))
+                for completion, values in zip(group.completions, of_group, strict=True)
+            ))
+            for group, of_group in zip(counted.groups, measured, strict=True)
+        ]  # fmt: skip
+        n = next(n for n, group in enumerate(groups) if counted.objective.trains(group))
+        first = groups[n].completions[0]
+        moved = replace(first, log_probs=(given(first.log_probs)[0] + of_first, *given(first.log_probs)[1:]))
+        groups[n] = replace(groups[n], completions=(moved, *groups[n].completions[1:]))
+        rollout = counted.learner.open_rollout(1, learner_gradients.collect(groups, counted.objective, Accelerator()))
+        stats = counted.learner.accumulate_gradient(rollout)
+        assert stats is not None and stats.num_micro_batches > 1
+        return given(stats.log_prob_gap), given(stats.largest_log_prob_gap)
+
+    assert max(gaps(0.0)) < 1e-5
+    assert gaps(0.25) == pytest.approx((0.25, 0.25), abs=1e-5)
+    mean, largest = gaps(0.0, of_first=0.5)
+    assert largest == pytest.approx(0.5, abs=1e-5)
+    trained = [group for group in counted.groups if counted.objective.trains(group)]
+    num = sum(count_tokens(group.completions) for group in trained)
+    assert mean == pytest.approx(0.5 / num, abs=1e-5)
+
+
+def test_no_gap_without_log_probs_and_in_later_updates(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, name="gpg")
+    rollout = counted.learner.open_rollout(
+        1, learner_gradients.collect(counted.groups, counted.objective, Accelerator())
+    )
+    stats = counted.learner.accumulate_gradient(rollout)
+    assert stats is not None and (stats.log_prob_gap, stats.largest_log_prob_gap) == (None, None)
+
+
+def test_a_budget_that_memory_has_halved_is_kept(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next step begins with it, but never below room for a few of its longest rows."""
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], UpdateConfig(tokens_per_micro_batch=2**16), name="gpg")
+    counted.groups = counted.groups * 12
+    forward, most = PolicyForward.forward, 10**6
+
+    def limited(module: PolicyForward, batch: Any) -> Any:
+        if batch.input_ids.numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(module, batch)
+
+    monkeypatch.setattr(PolicyForward, "forward", limited)
+    most = 400
+    counted.run(1)
+    said = capsys.readouterr().err
+    assert "update.tokens_per_micro_batch" in said
+    counted.run(1)
+    assert capsys.readouterr().err == ""
+    assert counted.learner._budget().patches_per_micro_batch < UpdateConfig().patches_per_micro_batch
+    counted.learner._tokens = 1
+    longest = max(map(shortest_budget, counted.learner.groups))
+    assert counted.learner._budget().tokens_per_micro_batch == 4 * longest
 
 
 def test_a_step_without_an_update_counts_what_it_sampled_alone(

@@ -1,0 +1,80 @@
+"""The tokens that a rollout has sampled, and which of its rows go on.
+
+A look copies what was sampled since the last one from the device, once. What a row sampled after its end is cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor
+
+from gpg_vl.models.finite import NotFinite
+
+_STEPS_ON_A_DEVICE = 8
+"""Between two looks: what a row samples in vain after its end costs less than waiting in every step."""
+
+
+def steps_between_looks(device: torch.device) -> int:
+    """1 on a CPU, where nothing has to be waited for, and a row that has ended makes the next step shorter."""
+    return 1 if device.type == "cpu" else _STEPS_ON_A_DEVICE
+
+
+class SampledRows:
+    def __init__(self, num_rows: int, end_token_ids: Collection[int]):
+        self._ends = frozenset(end_token_ids)
+        self._tokens: list[list[int]] = [[] for _ in range(num_rows)]
+        self._log_probs: list[list[float]] = [[] for _ in range(num_rows)]
+        self._live = list(range(num_rows))
+        self._added: list[tuple[Tensor, ...]] = []
+
+    def add(self, tokens: Tensor, scores: Tensor, log_probs: Tensor | None) -> None:
+        """
+        Args:
+            tokens: [R], one of each row that is left
+            scores: [R], logits of these tokens
+            log_probs: [R], where they are kept
+        """
+        self._added.append((tokens, scores) if log_probs is None else (tokens, scores, log_probs))
+
+    def look(self) -> list[int]:
+        """The rows that go on, counted among those that were left.
+
+        Raises:
+            NotFinite: a token's logit is NaN or infinite
+        """
+        columns = [torch.stack(column).tolist() for column in zip(*self._added, strict=True)]  # [steps][R] each
+        self._added = []
+        has_ended = [self._take(row, place, *columns) for place, row in enumerate(self._live)]
+        going_on = [place for place, ended in enumerate(has_ended) if not ended]
+        self._live = [self._live[place] for place in going_on]
+        return going_on
+
+    def _take(
+        self,
+        row: int,
+        place: int,
+        tokens: list[list[int]],
+        scores: list[list[float]],
+        log_probs: list[list[float]] | None = None,
+    ) -> bool:
+        """Whether the row has ended in these steps."""
+        for step, of_step in enumerate(tokens):
+            if not math.isfinite(scores[step][place]):
+                raise NotFinite(
+                    "the model's logits are not finite (NaN or infinite): its weights or activations are too large; "
+                    "take an earlier checkpoint, set model.dtype to float32, or lower update.learning_rate"
+                )
+            self._tokens[row].append(of_step[place])
+            if log_probs is not None:
+                self._log_probs[row].append(log_probs[step][place])
+            if of_step[place] in self._ends:
+                return True
+        return False
+
+    def finish(self) -> Iterator[tuple[tuple[int, ...], tuple[float, ...] | None]]:
+        """Tokens and log-probs of each row; None where they are not kept."""
+        for tokens, log_probs in zip(self._tokens, self._log_probs, strict=True):
+            yield tuple(tokens), tuple(log_probs) if log_probs else None
