@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from gpg_vl.errors import first_line
+
+_SETTINGS: Any = torch.utils.deterministic  # torch puts its attribute there when it is imported
 
 
 @contextmanager
@@ -21,10 +24,10 @@ def deterministic(*, is_wanted: bool) -> Iterator[None]:
     if not is_wanted:
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), _SETTINGS.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(mode=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write all memory twice
+    _SETTINGS.fill_uninitialized_memory = False  # it would write all memory twice
     try:
         yield
     except RuntimeError as error:
@@ -37,4 +40,4 @@ def deterministic(*, is_wanted: bool) -> Iterator[None]:
         ) from error
     finally:
         torch.use_deterministic_algorithms(mode=before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        _SETTINGS.fill_uninitialized_memory = before[1]
