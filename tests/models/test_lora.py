@@ -134,7 +134,7 @@ def test_every_linear_layer_of_a_part_has_an_adapter(load: LoadModel, family: st
         (["mlp.gate_proj"], {"mlp.gate_proj"}),
         (r".*\.(0|1)\.self_attn\.[kv]_proj", {"self_attn.k_proj", "self_attn.v_proj"}),
     ],
-    ids=str,
+    ids=("two", "one", "a pattern"),
 )
 def test_target_modules_choose_among_the_layers_of_the_parts(
     load: LoadModel, tmp_path: Path, target_modules: Any, adapted: set[str]
