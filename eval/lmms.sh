@@ -33,4 +33,12 @@ if ! command -v "$PYTHON" > /dev/null; then
     echo "eval/lmms.sh: $PYTHON is not there; make its environment: make setup-lmms" >&2
     exit 2
 fi
-PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} exec "${command[@]}"
+mkdir -p "$out"
+start=$(mktemp)
+trap 'rm -f "$start"' EXIT
+PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} "${command[@]}"
+# lmms-eval ends with code 0 after an error, too
+if [ -z "$(find "$out" -name '*results.json' -newer "$start")" ]; then
+    echo "eval/lmms.sh: lmms-eval wrote no results to $out; its last lines above say why" >&2
+    exit 1
+fi
