@@ -7,7 +7,6 @@ decodes to the checkpoint's own end tokens, in plain transformers. It runs in lm
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

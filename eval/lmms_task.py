@@ -122,6 +122,7 @@ def _describe(rows: Path, max_new_tokens: int) -> str:
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_target": "answer",
+        "reasoning_tags": "none",  # the kit's rules read the reasoning too
         "generation_kwargs": {"max_new_tokens": max_new_tokens, "temperature": 0.0, "do_sample": False},
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in SCORES],
         "metadata": [{"version": 1}],

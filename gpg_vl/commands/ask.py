@@ -45,8 +45,8 @@ def ask(
     note(describe_device(device, recipe.model))
     adapter = load_adapter(recipe.model)
     adapter.to(device)
-    sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
-    prompt = PromptBuilder(adapter, tasks, prompt_config, sampling=sampling).build(sample)
+    frames = FrameSampling(recipe.data.fps, recipe.data.max_frames)
+    prompt = PromptBuilder(adapter, tasks, prompt_config, sampling=frames).build(sample)
     rollout = recipe.rollout
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)

@@ -94,6 +94,7 @@ def test_the_description_names_functions_that_exist(
 
     assert all(callable(getattr(lmms_scoring, name.removeprefix("eval.lmms_scoring."))) for name in named)
     assert len(named) == 4 and described["generation_kwargs"]["max_new_tokens"] == 26
+    assert described["reasoning_tags"] == "none", "lmms-eval would cut the reasoning out before it is scored"
     assert [metric["metric"] for metric in described["metric_list"]] == ["score", "reward"]
     assert lmms_task.main(words) == 2
     assert lines_naming(capfd.readouterr().err, "--out", tmp_path / "task")
