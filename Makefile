@@ -12,7 +12,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels check docs clean
+.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels setup-lmms check docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-python  run the tests on every Python of 3.11, 3.12 and 3.13 that is found, each in its own environment"
 	@echo "make bench        compare speed and memory with plain transformers code and TRL"
 	@echo "make gpu-wheels   fetch the packages that an offline GPU machine lacks (docs/gpu.md)"
+	@echo "make setup-lmms   make the environment of eval/lmms.sh, which runs lmms-eval on a checkpoint (docs/evaluation.md)"
 	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make docs         write the pages as a site to build/site, and end with an error if a link is broken"
 	@echo "make clean        remove the environments and caches"
@@ -113,6 +114,8 @@ check: .venv/.installed
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+setup-lmms: .venv-lmms/.installed
+
 docs: .venv/.docs-installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html; with search: .venv/bin/python -m http.server --bind 127.0.0.1 --directory build/site"
@@ -122,7 +125,7 @@ docs: .venv/.docs-installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lower .venv-3.* .gpu-wheels build dist *.egg-info
+	rm -rf .venv .venv-lower .venv-lmms .venv-3.* .gpu-wheels build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -131,6 +134,13 @@ clean:
 
 .venv-lower/.installed: pyproject.toml constraints-lower.txt
 	$(call install,.venv-lower,constraints-lower.txt)
+
+# lmms-eval asks for older versions of some libraries than the kit, so it has an environment of its own; torch and
+# transformers are the same.
+.venv-lmms/.installed: constraints-lmms.txt
+	$(PYTHON) -m venv .venv-lmms
+	.venv-lmms/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lmms.txt lmms-eval num2words
+	@touch $@
 
 .venv-3.%/.installed: pyproject.toml constraints.txt
 	$(call install,.venv-3.$*,constraints.txt)

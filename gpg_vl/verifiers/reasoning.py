@@ -47,21 +47,25 @@ def completion_text(prompt: Prompt, text: str) -> str:
     Chat templates of thinking models end in ``<think>`` and a newline, or in an empty block where they are not to
     think. A model that opens its reasoning again needs no other opening.
     """
-    given = _reasoning_at_end(prompt.text)
+    return with_opening(opened_reasoning(prompt.text), text)
+
+
+def with_opening(given: str, text: str) -> str:
+    """A completion behind the reasoning that its prompt opened, unless it opens one again."""
     opening = next((opening for opening, _ in _PAIRS if given.startswith(opening)), THINK_OPENING)
     return text if text.lstrip().startswith(opening) else given + text
 
 
 def continue_prompt(prompt_text: str, text: str) -> str:
     """A written completion as the model has to continue the prompt: the reverse of ``completion_text``."""
-    given = "".join(_reasoning_at_end(prompt_text).split())
+    given = "".join(opened_reasoning(prompt_text).split())
     for opening, closing in _NATIVE:
         if given.startswith(opening):
             text = text.replace(THINK_OPENING, opening, 1).replace(THINK_CLOSING, closing, 1)
     return text.removeprefix(given)
 
 
-def _reasoning_at_end(prompt_text: str) -> str:
+def opened_reasoning(prompt_text: str) -> str:
     """The opening that a prompt ends in, with white space after it or closed at once; empty for none."""
     for opening, closing in _PAIRS:
         bare = prompt_text.rstrip().removesuffix(closing).rstrip()

@@ -15,8 +15,10 @@ from tests.support.messages import lines_naming
 EVAL = Path(__file__).parents[2] / "eval"
 
 
-def run_script(name: str, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHON": sys.executable}
+def run_script(
+    name: str, folder: Path, *words: object, python: object = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHON": str(python)}
     command = [str(EVAL / name), *map(str, words)]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=250, check=False)
 
@@ -46,7 +48,7 @@ def test_lmms_smoke_prints_and_checks(model_folders: dict[str, Path], tmp_path: 
     model = model_folders["qwen2_5_vl"]
     ended = run_script("lmms.sh", tmp_path, "--smoke", model, "mmmu_val,mme", "out", "--limit", "8")
     assert ended.returncode == 0, ended.stderr
-    assert f"-m lmms_eval --model qwen2_5_vl --model_args pretrained={model}\\,max_pixels=401408" in ended.stdout
+    assert f"-m eval.lmms_model --model gpg_vl --model_args pretrained={model}" in ended.stdout
     assert "--tasks mmmu_val\\,mme --batch_size 1 --log_samples --output_path out --limit 8" in ended.stdout
     for words, named in (
         ([], ["usage", "eval/lmms.sh"]),
@@ -59,4 +61,6 @@ def test_lmms_smoke_prints_and_checks(model_folders: dict[str, Path], tmp_path: 
         (tmp_path / "other" / name).write_text(content)
     ended = run_script("lmms.sh", tmp_path, "--smoke", "other", "mme", "out")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert lines_naming(ended.stderr, "eval/lmms.sh", "other", "Qwen2-VL", "Qwen2.5-VL")
+    assert lines_naming(ended.stderr, "eval/lmms.sh", "other", "vision_config")
+    ended = run_script("lmms.sh", tmp_path, model, "mme", "out", python=tmp_path / "none")
+    assert ended.returncode == 2 and lines_naming(ended.stderr, "eval/lmms.sh", tmp_path / "none", "make setup-lmms")

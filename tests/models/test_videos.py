@@ -20,7 +20,7 @@ from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
-from tests.support.families import TOKEN_TYPES, worst_gradient
+from tests.support.families import TOKEN_TYPES, reload, with_lora, worst_gradient
 from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6
@@ -70,6 +70,28 @@ def test_packed_rows_are_plain_ones(bench: VideoBench) -> None:
 def test_rows_that_are_not_packed_share_their_videos(bench: VideoBench) -> None:
     rows = [row for group in bench.groups for row in split_into_rows(group, MANY, pack=False)]
     assert bench.difference(rows) < bench.case.tolerance
+
+
+def test_split_groups_are_plain_ones(bench: VideoBench) -> None:
+    rows = [row for g in bench.groups for row in split_into_rows(g, len(g.prompt.encoded.token_ids) + 10)]
+    assert len(rows) > len(bench.groups)
+    assert bench.difference(rows) < bench.case.tolerance
+
+
+@pytest.mark.families
+def test_gradient_checkpointing_changes_nothing(bench: VideoBench) -> None:
+    other = reload(bench, gradient_checkpointing=True)
+    other.adapter.model.train()
+    error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
+    assert error < bench.case.tolerance, name
+
+
+@pytest.mark.families
+def test_lora_is_read_by_transformers(bench: VideoBench, tmp_path: Path) -> None:
+    adapted = with_lora(bench, tmp_path)
+    assert adapted.difference() < bench.case.tolerance
+    error, name = worst_gradient(adapted.packed_gradients(), adapted.plain_gradients)
+    assert error < bench.case.tolerance, name
 
 
 @torch.no_grad()
