@@ -106,7 +106,8 @@ class _Head(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[rows] = of_product @ head
             if of_head is not None:
-                of_head.addmm_(of_product.t(), hidden[rows].float())
+                # not addmm_, which torch's counter of operations does not know
+                torch.addmm(of_head, of_product.t(), hidden[rows].float(), out=of_head)
         return of_hidden, of_head, None, None
 
 
