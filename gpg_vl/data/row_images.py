@@ -82,7 +82,9 @@ def _read(entry: Any, number: int, root: Path | None, hosts: Collection[str]) ->
         kind = "null (NoneType)" if found is None else f"a {type(found).__name__}"
         raise ValueError(f"image {number} is {kind}; give a path, base64, or the bytes of an image file")
     if not found.strip():
-        raise ValueError(f"image {number} is an empty text; give a path, base64, or the bytes of an image file")
+        raise ValueError(
+            f"image {number} is an empty text; give a path below data.image_root, base64, or the bytes of an image file"
+        )
     content = _decode(found, number)
     return find_image(found, root, hosts) if content is None else content
 

@@ -127,7 +127,7 @@ def finished_run(folder: Path, name: str, seed: int, score: float) -> comparison
     run = comparison.Run(name, seed, folder / f"{name}-{seed}", compare.Recipe())
     run.held_out.mkdir(parents=True)
     run.results.write_text(json.dumps({"tasks": {"counting": {"value": score}}}))
-    row = {"groups": 4, "trained_groups": 2, "draws": 1, "reward": 0.1, "seconds": {"step": 1.0}}
+    row = {"step": 1, "groups": 4, "trained_groups": 2, "draws": 1, "reward": 0.1, "seconds": {"step": 1.0}}
     (run.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     return run
 

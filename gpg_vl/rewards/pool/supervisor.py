@@ -235,7 +235,9 @@ class Supervisor:
             return
         self.watched_at = now
         for worker in [each for each in self.workers if each.span and any(map(is_stopped, each.pids))]:
-            self._starts_again(worker, work)
+            if not self._starts_again(worker, work) and worker.is_loading:
+                worker.is_loading = False  # its code did not fail: this costs one unit, not all of them
+                self._end_unit(worker, work, Outcome(None, "error", "signals stopped its worker again and again"))
         for worker in [each for each in self.workers if each.span and not each.is_loading and not each.verdict]:
             loaded = worker.loaded_bytes or 0
             worker.used_bytes = sum(max(0, memory_bytes(pid) - loaded) for pid in family(worker.pid))

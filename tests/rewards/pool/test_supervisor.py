@@ -83,3 +83,15 @@ def test_a_limit_of_the_shell_is_named() -> None:
     command = [sys.executable, "-c", LIMITED, "RLIMIT_NOFILE", "3"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert lines_naming(ran.stdout, "ulimit"), (ran.stdout, ran.stderr)
+
+
+def test_code_that_is_stopped_while_it_loads_is_not_waited_for(tmp_path: Path) -> None:
+    """As a neighbour's call may do, again and again; each completion has its own outcome."""
+    path = tmp_path / "stopping.py"
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)")
+    start = time.monotonic()
+    with ScoringPool(1.0, 512, 2) as pool:
+        stopped, fine = pool.run([job("right", "right", task=f"{path}:Task"), job("right")])
+    assert time.monotonic() - start < 30
+    assert [outcome and (outcome.status, "stopped" in outcome.message) for outcome in stopped] == [("error", True)] * 2
+    assert fine[0] is not None and fine[0].status == "ok"
