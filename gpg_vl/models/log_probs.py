@@ -77,7 +77,9 @@ class _Score:
         """[C, V]: of the log-probs, times ``gradient`` [C]."""
         capped = head_logits(hidden, head, self.logit_cap)
         slope: Any = 1.0 if self.logit_cap is None else 1 - (capped / self.logit_cap) ** 2
-        found = F.softmax(self._finish(capped), dim=-1).mul_(-gradient[:, None])
+        logits = self._finish(capped)
+        # exp(x - logsumexp), not softmax: the sum is the forward's, to the last bit
+        found = logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True)).exp_().mul_(-gradient[:, None])
         found.scatter_add_(-1, target_ids[:, None], gradient[:, None])
         return found.mul_(slope).div_(self.temperature)
 
