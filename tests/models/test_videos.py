@@ -155,8 +155,9 @@ def test_mutations_are_caught(bench: VideoBench, monkeypatch: pytest.MonkeyPatch
 
 
 def test_greedy_rollout_is_that_of_generate(bench: VideoBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = bench.prompts  # made with the real end tokens
     monkeypatch.setattr(bench.adapter.model.generation_config, "eos_token_id", [10**9])
-    expected = [bench.generate(prompt, NUM_NEW) for prompt in bench.prompts]
-    seeds: list[tuple[object, ...]] = [(n,) for n in range(len(bench.prompts))]
-    rolled = HfEngine(bench.adapter, MANY).generate(bench.prompts, 1, Sampling(NUM_NEW, 0.0), seeds)
+    expected = [bench.generate(prompt, NUM_NEW) for prompt in prompts]
+    seeds: list[tuple[object, ...]] = [(n,) for n in range(len(prompts))]
+    rolled = HfEngine(bench.adapter, MANY).generate(prompts, 1, Sampling(NUM_NEW, 0.0), seeds)
     assert [list(group.completions[0].token_ids) for group in rolled] == expected
