@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging import version
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import Cache, DynamicCache
@@ -24,6 +25,8 @@ LoadModel = Callable[..., QwenVLAdapter]
 Step = Callable[[Adapter, Tensor, Tensor, Tensor | None, Cache], Tensor]
 EQUAL, PADDED = [[(84, 84)], [(84, 84)]], [[(84, 84)], [], [(140, 56), (56, 84)]]
 NUM_STEPS = 12
+LIMIT = 1e-6 if version.parse(torch.__version__) >= version.parse("2.12") else 1e-5
+"""Of the relative error; torch 2.11 adds up in other blocks where heads that share keys are the queries of one head."""
 
 
 def model_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache) -> Tensor:
@@ -71,7 +74,7 @@ def difference(adapter: QwenVLAdapter, pictures: Sequence[Any], num: int = NUM_S
 def test_a_step_is_that_of_the_models_forward(load: LoadModel, family: str, pictures: Sequence[Any]) -> None:
     adapter = load(family)
     make_lively(adapter)
-    assert difference(adapter, pictures) <= 1e-6
+    assert difference(adapter, pictures) <= LIMIT
 
 
 @pytest.mark.parametrize("config", [{"dtype": "bfloat16"}, {"lora": LoraConfig(r=4)}, {"attention": "eager"}], ids=str)
@@ -79,7 +82,7 @@ def test_the_same_with(load: LoadModel, config: dict[str, Any]) -> None:
     """Autocast, adapters on the layers, an attention that only the model's own forward has."""
     adapter = load(**config)
     make_lively(adapter)
-    assert difference(adapter, PADDED, num=12) <= 1e-6
+    assert difference(adapter, PADDED, num=12) <= LIMIT
 
 
 def key_before_its_rotation(patch: pytest.MonkeyPatch) -> None:
