@@ -28,11 +28,16 @@ def head_logits(hidden: Tensor, head_weight: Tensor, cap: float | None) -> Tenso
 
 def mask_banned(logits: Tensor, banned_token_ids: Sequence[int], *, in_place: bool = False) -> Tensor:
     """Logits [..., V] with the banned tokens at minus infinity: sampler and update share this distribution."""
-    below = [token for token in banned_token_ids if token < logits.shape[-1]]  # a head may have fewer rows than tokens
-    if not below:
+    banned = banned_places(banned_token_ids, logits.shape[-1], logits.device)
+    if banned is None:
         return logits
-    banned = torch.tensor(below, device=logits.device)
     return logits.index_fill_(-1, banned, -torch.inf) if in_place else logits.index_fill(-1, banned, -torch.inf)
+
+
+def banned_places(banned_token_ids: Sequence[int], num_logits: int, device: torch.device) -> Tensor | None:
+    """Where banned tokens are among the logits; None if there are none. A head may have fewer rows than tokens."""
+    below = [token for token in banned_token_ids if token < num_logits]
+    return torch.tensor(below, device=device) if below else None
 
 
 def token_log_probs(

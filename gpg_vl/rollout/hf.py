@@ -20,13 +20,13 @@ from transformers.cache_utils import Cache
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.decode_step import run_step
-from gpg_vl.models.log_probs import head_logits
+from gpg_vl.models.log_probs import banned_places, head_logits
 from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.sampled_rows import SampledRows, steps_between_looks
-from gpg_vl.rollout.token_choice import TokenChooser, banned_places
+from gpg_vl.rollout.token_choice import TokenChooser
 from gpg_vl.screen import say
 
 

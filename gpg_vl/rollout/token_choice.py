@@ -80,12 +80,6 @@ class TokenChooser:
         self._places = None
 
 
-def banned_places(banned_token_ids: Sequence[int], num_logits: int, device: torch.device) -> Tensor | None:
-    """As ``models.log_probs.mask_banned`` has them; None if there are none. A head may have fewer rows than tokens."""
-    below = [token for token in banned_token_ids if token < num_logits]
-    return torch.tensor(below, device=device) if below else None
-
-
 def _generator(key: tuple[object, ...], device: torch.device) -> torch.Generator:
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -77,4 +77,5 @@ def test_with_a_gpu_any_size_is_loaded(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, with_gpu: None
 ) -> None:
     monkeypatch.setattr(device, "MOST_WEIGHTS_ON_CPU", 1)
-    load_adapter(config_of(model_folders["qwen2_vl"], attention="sdpa"))
+    adapter = load_adapter(config_of(model_folders["qwen2_vl"], attention="sdpa"))
+    assert adapter.num_parameters()[0] > device.MOST_WEIGHTS_ON_CPU

@@ -142,7 +142,8 @@ def test_objectives_of_rewards_alone_load_no_reference(
     monkeypatch.setattr(learner_module, "Reference", None)  # calling it would fail
     for name in set(CASES) - NEED_A_REFERENCE:
         update = ONE_UPDATE if name in ON_POLICY else TWO_UPDATES
-        Counted(monkeypatch, model_folders["qwen2_vl"], update, **CASES[name])
+        counted = Counted(monkeypatch, model_folders["qwen2_vl"], update, **CASES[name])
+        assert counted.learner._reference is None, name
 
 
 def test_entropy_is_a_mean_over_tokens_and_none_of_gold(
