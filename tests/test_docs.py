@@ -132,7 +132,7 @@ def test_add_a_task_as_written(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("page", "num_tests", "num_runs"),
-    [("add-a-model.md", 6, 1), ("add-an-objective.md", 3, 2), ("add-a-rollout-engine.md", 2, 2)],
+    [("add-a-model.md", 7, 1), ("add-an-objective.md", 3, 2), ("add-a-rollout-engine.md", 2, 2)],
 )
 def test_pages_that_change_the_kit_as_written(tmp_path: Path, page: str, num_tests: int, num_runs: int) -> None:
     copy_checkout(tmp_path)

@@ -1,4 +1,4 @@
-"""How a command ends: 0 done, 2 a user's mistake, 1 a disk error, 128 plus the number of a signal."""
+"""How a command ends: 0 done, 2 a user's mistake, 1 a disk or a library fails, 128 plus the number of a signal."""
 
 from __future__ import annotations
 
@@ -23,17 +23,6 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
         quiet_libraries()
     try:
         work()
-    except (ValueError, OSError) as error:  # OSError: the disk is full, or gone
-        if debug:
-            raise
-        say(f"{name}: {printable(describe_error_of_files(error))}")
-        return 2 if isinstance(error, ValueError) else 1
-    except (RuntimeError, MemoryError) as error:
-        if debug or not is_out_of_memory(error):
-            raise
-        keys = "rollout.tokens_per_batch, update.tokens_per_micro_batch or model.max_pixels"
-        say(f"{name}: out of memory ({printable(first_line(error))}); lower {keys}")
-        return 1
     except Interrupted as error:
         return error.exit_code
     except KeyboardInterrupt:  # before or after the part that handles signals itself
@@ -43,4 +32,23 @@ def run_command(name: str, work: Callable[[], None], debug: bool = False) -> int
             return int(error.code or 0)
         say(f"{name}: {printable(error.code)}")
         return 2
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        line = _explain(error)
+        if debug or line is None:
+            raise
+        say(f"{name}: {printable(line)}")
+        return 2 if isinstance(error, ValueError) else 1
     return 0
+
+
+def _explain(error: Exception) -> str | None:
+    """The line for an error that has a way out, None for one that has to be looked into."""
+    if isinstance(error, ValueError | OSError):  # OSError: the disk is full, or gone
+        return describe_error_of_files(error)
+    if isinstance(error, ImportError):
+        way_out = "install it again, or raise the limit of memory (ulimit -v)"
+        return f"a library could not be loaded ({first_line(error)}); {way_out}"
+    if is_out_of_memory(error):
+        keys = "rollout.tokens_per_batch, update.tokens_per_micro_batch or model.max_pixels"
+        return f"out of memory ({first_line(error)}); lower {keys}"
+    return None

@@ -18,6 +18,12 @@ from tests.support.messages import lines_naming
         (OSError(28, "No space left on device"), 1, "name: [Errno 28] No space left on device\n"),
         (OSError(28, "No space left", "a"), 1, "name: a: No space left; free space, or choose another place\n"),
         (OSError(13, "Permission denied", "a"), 1, "name: a: Permission denied\n"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            1,
+            "name: a library could not be loaded (libtorch_cpu.so: failed to map segment from shared object); "
+            "install it again, or raise the limit of memory (ulimit -v)\n",
+        ),
         (Interrupted(signal.SIGTERM), 143, ""),
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(2), 2, ""),
