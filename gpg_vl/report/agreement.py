@@ -1,0 +1,157 @@
+"""Recorded groups -> whether answers are the gold ones, whether the reward goes to such answers, and what is wrong.
+
+The comparison knows neither the task nor its reward, so that it also shows a reward that can be had in another way. An
+answer agrees with the gold one if it has the same words, is the same number, or has boxes that overlap with the gold
+boxes by half. Where no answer of a run agrees, as in free text, it says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpg_vl.verifiers.boxes import assigned_iou
+
+LEAST_OVERLAP = 0.5
+EDGE = 0.1
+"""Share of the steps at either end of a run that "first" and "last" are about."""
+_SOME_OVERLAP = 0.1
+_MOST_MISTAKES = 5
+_NUMBER = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?")
+
+Group = Mapping[str, Any]
+"""A row of the record, whose completions say whether they agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A kind of wrong answer in the last recorded steps."""
+
+    what: str
+    share: float  # of the completions of the task in these steps
+    example: int  # place of a group that has one, among those of the run
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the answers to a task, and their rewards, go with the gold answers."""
+
+    task: str
+    first: float  # share of the completions of the first recorded steps that agree
+    last: float
+    num_last: int  # completions of the last recorded steps
+    gain: float | None  # what agreeing answers earned beyond others of their group; None: no group has both
+    gain_low: float | None  # its 95 % interval over groups
+    gain_high: float | None
+    num_groups: int  # groups that have both
+    mistakes: list[Mistake]
+
+
+def agrees(completion: Mapping[str, Any], group: Group) -> bool:
+    answer = completion["answer"]
+    if answer is None:
+        return False
+    return _overlap(completion, group) >= LEAST_OVERLAP if group["boxes"] else _plain(answer) == _plain(group["answer"])
+
+
+def _overlap(completion: Mapping[str, Any], group: Group) -> float:
+    return assigned_iou([tuple(box) for box in completion["boxes"]], [tuple(box) for box in group["boxes"]])
+
+
+def _plain(text: str) -> str | float:
+    words = " ".join(text.split()).casefold().removesuffix(".")
+    return float(words) if _NUMBER.fullmatch(words) else words
+
+
+def describe_agreement(groups: Sequence[Group]) -> list[Agreement]:
+    """For each task of which an answer agrees, by name.
+
+    Args:
+        groups: of one run, in the order of their steps
+    """
+    tasks = sorted({group["task"] for group in groups})
+    numbered = {task: [(n, group) for n, group in enumerate(groups) if group["task"] == task] for task in tasks}
+    return [_describe(task, members) for task, members in numbered.items() if _share(g for _, g in members)]
+
+
+def _describe(task: str, members: Sequence[tuple[int, Group]]) -> Agreement:
+    groups = [group for _, group in members]
+    first, last = _edges([group["step"] for group in groups])
+    at_end = [(n, group) for n, group in members if group["step"] in last]
+    gains = list(_gains(groups))
+    low, high = _interval(gains)
+    return Agreement(
+        task, _share(group for group in groups if group["step"] in first), _share(group for _, group in at_end),
+        sum(len(group["completions"]) for _, group in at_end), statistics.fmean(gains) if gains else None, low, high,
+        len(gains), _mistakes(at_end),
+    )  # fmt: skip
+
+
+def _edges(steps: Iterable[int]) -> tuple[set[int], set[int]]:
+    """The first and the last tenth of the recorded steps, one at least."""
+    known = sorted(set(steps))
+    size = max(1, round(len(known) * EDGE))
+    return set(known[:size]), set(known[-size:])
+
+
+def _share(groups: Iterable[Group]) -> float:
+    found = [each["agrees"] for group in groups for each in group["completions"]]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _gains(groups: Iterable[Group]) -> Iterator[float]:
+    """Of each group that has both kinds of answers; within a group, since rewards may rise and fall with the run."""
+    for group in groups:
+        right, others = (
+            [c["reward"] for c in group["completions"] if c["agrees"] is wanted] for wanted in (True, False)
+        )
+        if right and others:
+            yield statistics.fmean(right) - statistics.fmean(others)
+
+
+def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    from scipy.stats import t as student
+
+    if len(values) < 2:
+        return None, None
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def _mistakes(members: Sequence[tuple[int, Group]]) -> list[Mistake]:
+    """The most frequent kinds, each with the last group that has one."""
+    kinds: Counter[str] = Counter()
+    examples: dict[str, int] = {}
+    for number, group in members:
+        for completion in group["completions"]:
+            if not completion["agrees"]:
+                kind = _kind_of_mistake(completion, group)
+                kinds[kind] += 1
+                examples[kind] = number
+    total = sum(len(group["completions"]) for _, group in members)
+    return [Mistake(what, count / total, examples[what]) for what, count in kinds.most_common(_MOST_MISTAKES)]
+
+
+def _kind_of_mistake(completion: Mapping[str, Any], group: Group) -> str:
+    if completion["answer"] is None:
+        return "no answer that can be found" if completion["finished"] else "cut off before an answer"
+    if not group["boxes"]:
+        return f"{_brief(completion['answer'])} instead of {_brief(group['answer'])}"
+    if not completion["boxes"]:
+        return "no boxes"
+    overlap = _overlap(completion, group)
+    least, most = (
+        ("0", f"{_SOME_OVERLAP:g}") if overlap < _SOME_OVERLAP else (f"{_SOME_OVERLAP:g}", f"{LEAST_OVERLAP:g}")
+    )
+    return f"boxes that overlap with the gold ones by {least} to {most}"
+
+
+def _brief(text: str) -> str:
+    words = " ".join(text[:200].split())
+    return words if len(words) <= 40 else f"{words[:37]}..."

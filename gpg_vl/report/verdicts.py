@@ -1,0 +1,61 @@
+"""What a run has learnt, in a line for each task: the reward beside answers that agree with the gold ones.
+
+Where both rise, it has learnt; where the reward rises alone, it is earned in another way. A reward that goes to right
+answers no more than to others of their group, as in a control with shuffled rewards, teaches nothing of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpg_vl.report.run_data import RunData
+
+_CHANGE = 0.05
+_LEAST_GAIN = 0.02
+_LEAST_GROUPS = 20
+"""Below which the reward is not judged."""
+
+
+def make_verdicts(run: RunData) -> list[str]:
+    rewards = {each["name"]: each for each in run.tasks if each["what"] == "reward"}
+    return [
+        f"{each['task']}: {_describe(each, rewards[each['task']])}" for each in run.agreement if each["task"] in rewards
+    ]
+
+
+def _describe(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> str:
+    numbers = (
+        f"reward {reward['first']:.2f} to {reward['last']:.2f}, answers that agree with the gold ones "
+        f"{agreement['first']:.0%} to {agreement['last']:.0%}."
+    )
+    return " ".join([numbers, *_judge(agreement, reward)])
+
+
+def _judge(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> Iterator[str]:
+    gained, learnt = reward["last"] - reward["first"], agreement["last"] - agreement["first"]
+    if not follows_gold(agreement):
+        yield f"The reward does not follow the gold answers: within a group, right ones earned {_gain(agreement)} more."
+        yield "What it teaches is not the task." if gained > _CHANGE else "Nobody can learn the task from it."
+    if gained > _CHANGE and learnt > _CHANGE:
+        yield "It has learnt the task, and the reward was not gamed."
+    elif gained > _CHANGE:
+        yield "The reward rose without them: it was earned in another way, and may be gamed. Look at the last answers."
+    elif learnt > _CHANGE:
+        yield "The answers are better, though the reward did not rise."
+    elif learnt < -_CHANGE:
+        yield "It has become worse" + (", and the reward fell too: it was not gamed." if gained < -_CHANGE else ".")
+    else:
+        yield "Little has changed."
+
+
+def follows_gold(agreement: Mapping[str, Any]) -> bool:
+    """Whether right answers earned more than others of their group, as far as that is known."""
+    if agreement["num_groups"] < _LEAST_GROUPS:
+        return True
+    return bool(agreement["gain_low"] > 0 and agreement["gain"] > _LEAST_GAIN)
+
+
+def _gain(agreement: Mapping[str, Any]) -> str:
+    low, high = agreement["gain_low"], agreement["gain_high"]
+    return f"{agreement['gain']:+.2f} [{low:+.2f}, {high:+.2f}] (95 %, {agreement['num_groups']} groups)"
