@@ -11,10 +11,11 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpg_vl.report.curves import mean_of
 from gpg_vl.verifiers.boxes import assigned_iou
 
 LEAST_OVERLAP = 0.5
@@ -48,6 +49,7 @@ class Agreement:
     gain: float | None  # what agreeing answers earned beyond others of their group; None: no group has both
     gain_low: float | None  # its 95 % interval over groups
     gain_high: float | None
+    spread: float | None  # what the best completion earned beyond the worst of its group, in these groups
     num_groups: int  # groups that have both
     mistakes: list[Mistake]
 
@@ -83,12 +85,13 @@ def _describe(task: str, members: Sequence[tuple[int, Group]]) -> Agreement:
     groups = [group for _, group in members]
     first, last = _edges([group["step"] for group in groups])
     at_end = [(n, group) for n, group in members if group["step"] in last]
-    gains = list(_gains(groups))
+    compared = [group for group in groups if 0 < _share([group]) < 1]
+    gains = [_gain(group) for group in compared]
     low, high = _interval(gains)
     return Agreement(
         task, _share(group for group in groups if group["step"] in first), _share(group for _, group in at_end),
-        sum(len(group["completions"]) for _, group in at_end), statistics.fmean(gains) if gains else None, low, high,
-        len(gains), _mistakes(at_end),
+        sum(len(group["completions"]) for _, group in at_end), mean_of(gains), low, high,
+        mean_of(map(_spread, compared)), len(gains), _mistakes(at_end),
     )  # fmt: skip
 
 
@@ -104,14 +107,15 @@ def _share(groups: Iterable[Group]) -> float:
     return sum(found) / len(found) if found else 0.0
 
 
-def _gains(groups: Iterable[Group]) -> Iterator[float]:
-    """Of each group that has both kinds of answers; within a group, since rewards may rise and fall with the run."""
-    for group in groups:
-        right, others = (
-            [c["reward"] for c in group["completions"] if c["agrees"] is wanted] for wanted in (True, False)
-        )
-        if right and others:
-            yield statistics.fmean(right) - statistics.fmean(others)
+def _gain(group: Group) -> float:
+    """Within a group, since rewards may rise and fall with the run."""
+    right, others = ([c["reward"] for c in group["completions"] if c["agrees"] is wanted] for wanted in (True, False))
+    return statistics.fmean(right) - statistics.fmean(others)
+
+
+def _spread(group: Group) -> float:
+    rewards = [each["reward"] for each in group["completions"]]
+    return float(max(rewards) - min(rewards))
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:

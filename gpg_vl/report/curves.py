@@ -89,7 +89,7 @@ def _validations(rows: Rows) -> Chart:
 
 
 def _validation(task: str, rows: Rows) -> Curve:
-    scores = [(float(row["step"]), row["eval"][task]) for row in rows if task in row["eval"]]
+    scores = [(float(row["step"]), row["eval"].get(task, {})) for row in rows]
     known = [(step, score) for step, score in scores if _is_number(score.get("value"))]
     values = [float(score["value"]) for _, score in known]
     low, high = ([_end(score, name) for _, score in known] for name in ("low", "high"))

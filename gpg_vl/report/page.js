@@ -44,10 +44,10 @@
       make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
       make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => cell instanceof Node ? make("td", {}, cell) : make("td", {}, String(cell))))))));
   }
-  const delta = (first, last) => first === null || last === null ? "–"
-    : make("span", { class: last > first + 0.005 ? "good" : last < first - 0.005 ? "bad" : "dim" }, signed(last - first));
+  const delta = (first, last, write = signed) => first === null || last === null ? "–"
+    : make("span", { class: last > first + 0.005 ? "good" : last < first - 0.005 ? "bad" : "dim" }, write(last - first));
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.095 ? 1 : 0)} %`;
-  const example = (run, number, mistake) => make("button", { type: "button", "aria-label": `show ${mistake.what}`, onclick: () => visit(number, mistake.example) }, `step ${run.groups[mistake.example].step}`);
+  const example = (run, number, mistake) => make("button", { type: "button", "aria-label": `step ${run.groups[mistake.example].step}: ${mistake.what}`, onclick: () => visit(number, mistake.example) }, `step ${run.groups[mistake.example].step}`);
   const named = (run) => (data.runs.length > 1 ? [run.name] : []);
   const head = (...names) => [...(data.runs.length > 1 ? ["run"] : []), ...names];
 
@@ -63,10 +63,10 @@
     const tables = make("div", { class: "tables" });
     const add = (caption, heads, rows) => { if (rows.length) tables.append(table(caption, heads, rows)); };
     add("Reward while training, by task", head("task", "first tenth", "last tenth", "change"), changes("reward"));
-    add("Parts of the reward", head("part", "first tenth", "last tenth", "change"), changes("part"));
-    const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last)];
-    add("Answers that agree with the gold ones", head("task", "first", "last", "change", "earned more by", "95 %"), data.runs.flatMap((run) => run.agreement
+    const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last, (change) => `${signed(100 * change, 0)} points`)];
+    add("Answers that agree with the gold ones", head("task", "first tenth", "last tenth", "change", "earn more by", "95 %"), data.runs.flatMap((run) => run.agreement
       .map((row) => [...named(run), row.task, ...shares(row), signed(row.gain, 2), row.gain_low === null ? "–" : `${signed(row.gain_low, 2)} – ${signed(row.gain_high, 2)}`])));
+    add("Parts of the reward", head("part", "first tenth", "last tenth", "change"), changes("part"));
     add("What is still wrong, in the last recorded steps", head("task", "answers", "share", "look"), data.runs.flatMap((run, number) => run.agreement
       .flatMap((row) => row.mistakes.map((mistake) => [...named(run), row.task, mistake.what, percent(mistake.share), example(run, number, mistake)]))));
     add("Validation", head("step", "task", "metric", "score", "95 %"), data.runs.flatMap((run) => run.validation
@@ -91,7 +91,7 @@
     const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
     const [firstStep, lastStep] = extent(all("steps"));
     let [low, high] = extent([...all("low"), ...all("high"), ...all("values")]);
-    if (low === high) { low -= 0.5; high += 0.5; }
+    if (low === high) { const room = Math.abs(low) / 2 || 0.5; low -= room; high += room; }
     const x = (step) => BOX.left + (step - firstStep) / (lastStep - firstStep || 1) * (BOX.width - BOX.left - BOX.right);
     const y = (value) => BOX.height - BOX.bottom - (value - low) / (high - low) * (BOX.height - BOX.top - BOX.bottom);
     const words = curves.map((curve) => `${curve.label} from ${brief(curve.values[0])} to ${brief(curve.values[curve.values.length - 1])}`);
@@ -143,7 +143,7 @@
   for (const group of groups) {
     group.hasGold = comparable[group.run].has(group.task);
     group.right = group.completions.filter((each) => each.agrees).length;
-    group.gold = !group.hasGold ? "" : group.right === 0 ? "none" : group.right === group.completions.length ? "all" : "some";
+    group.gold = !group.hasGold ? "" : group.right === 0 ? "none" : group.right === group.completions.length ? "every" : "some";
   }
   const chosen = { run: "", step: "", task: "", kind: "", gold: "", status: "", id: "", text: "" };
   let matching = [];
@@ -164,7 +164,7 @@
       select("step", "Step", plain(values((group) => [group.step]).sort((a, b) => a - b))),
       select("task", "Task", plain(values((group) => [group.task]).sort())),
       select("kind", "Kind", [["mixed", "mixed: rewards differ"], ["easy", "easy: all earn the same, and much"], ["hard", "hard: all earn the same, and little"]]),
-      ...(groups.some((group) => group.hasGold) ? [select("gold", "As gold", [["none", "no answer"], ["some", "some answers"], ["all", "all answers"]])] : []),
+      ...(groups.some((group) => group.hasGold) ? [select("gold", "As gold", [["none", "no answer"], ["some", "some answers"], ["every", "every answer"]])] : []),
       select("status", "Status", plain(values((group) => group.statuses).sort())),
       make("label", {}, "Text", make("input", { type: "search", name: "text", placeholder: "in question, gold or answers", oninput: (event) => { chosen.text = event.target.value.toLowerCase(); filter(); } })),
       make("button", { type: "button", id: "all", onclick: clear }, "Show all"),

@@ -12,7 +12,8 @@ from typing import Any
 from gpg_vl.report.run_data import RunData
 
 _CHANGE = 0.05
-_LEAST_GAIN = 0.02
+_LEAST_GAIN = 0.25
+"""Share of the spread of a group's rewards that right answers earn more than others, if the reward is about them."""
 _LEAST_GROUPS = 20
 """Below which the reward is not judged."""
 
@@ -35,7 +36,7 @@ def _describe(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> str:
 def _judge(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> Iterator[str]:
     gained, learnt = reward["last"] - reward["first"], agreement["last"] - agreement["first"]
     if not follows_gold(agreement):
-        yield f"The reward does not follow the gold answers: within a group, right ones earned {_gain(agreement)} more."
+        yield f"The reward does not follow the gold answers: within a group, {_describe_gain(agreement)}."
         yield "What it teaches is not the task." if gained > _CHANGE else "Nobody can learn the task from it."
     if gained > _CHANGE and learnt > _CHANGE:
         yield "It has learnt the task, and the reward was not gamed."
@@ -50,12 +51,15 @@ def _judge(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> Iterator[
 
 
 def follows_gold(agreement: Mapping[str, Any]) -> bool:
-    """Whether right answers earned more than others of their group, as far as that is known."""
+    """Whether right answers earned clearly more than others of their group, as far as that is known."""
     if agreement["num_groups"] < _LEAST_GROUPS:
         return True
-    return bool(agreement["gain_low"] > 0 and agreement["gain"] > _LEAST_GAIN)
+    return bool(agreement["gain_low"] > 0 and agreement["gain"] > _LEAST_GAIN * agreement["spread"])
 
 
-def _gain(agreement: Mapping[str, Any]) -> str:
+def _describe_gain(agreement: Mapping[str, Any]) -> str:
     low, high = agreement["gain_low"], agreement["gain_high"]
-    return f"{agreement['gain']:+.2f} [{low:+.2f}, {high:+.2f}] (95 %, {agreement['num_groups']} groups)"
+    return (
+        f"right ones earned {agreement['gain']:+.2f} [{low:+.2f}, {high:+.2f}] beyond others (95 %, "
+        f"{agreement['num_groups']} groups), where the best earned {agreement['spread']:+.2f} beyond the worst"
+    )

@@ -53,7 +53,7 @@ def test_what_has_become_of_a_task() -> None:
     groups.append(group(["4", "4", "4", "5"], [1, 1, 1, 0], step=10))
     [found] = describe_agreement([group(["x"], [1.0], gold="y", task="free"), *groups])
     assert (found.task, found.first, found.last, found.num_last) == ("counting", 0.25, 0.75, 4)
-    assert (found.gain, found.gain_low, found.gain_high, found.num_groups) == (1.0, 1.0, 1.0, 10)
+    assert (found.gain, found.gain_low, found.gain_high, found.spread, found.num_groups) == (1.0, 1.0, 1.0, 1.0, 10)
     assert [(each.what, each.share, each.example) for each in found.mistakes] == [("5 instead of 4", 0.25, 10)]
 
 

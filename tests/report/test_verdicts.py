@@ -14,7 +14,7 @@ def verdict(reward: tuple[float, float], agreed: tuple[float, float], **changes:
     task = {"what": "reward", "name": "counting", "first": reward[0], "last": reward[1]}
     agreement = {
         "task": "counting", "first": agreed[0], "last": agreed[1], "gain": 0.9, "gain_low": 0.8, "gain_high": 1.0,
-        "num_groups": 50, "num_last": 80, "mistakes": [], **changes,
+        "spread": 1.0, "num_groups": 50, "num_last": 80, "mistakes": [], **changes,
     }  # fmt: skip
     [line] = make_verdicts(RunData("run", "gpg", 10, [], [task], [], [], [], "", [agreement]))
     return line
@@ -37,6 +37,12 @@ BLIND = {"gain": 0.01, "gain_low": -0.02, "gain_high": 0.04}
 )
 def test_a_line_says_what_has_become_of_a_task(line: str, words: list[str]) -> None:
     assert line.startswith("counting: ") and all(word in line for word in words), line
+
+
+def test_a_little_more_is_not_enough() -> None:
+    """Chance alone: one interval in forty is above zero."""
+    assert "does not follow" in verdict((0.5, 0.0), (0.5, 0.0), gain=0.1, gain_low=0.02, gain_high=0.18)
+    assert "does not follow" not in verdict((0.1, 0.2), (0.1, 0.2), gain=0.1, gain_low=0.02, gain_high=0.18, spread=0.2)
 
 
 def test_a_reward_is_not_judged_by_a_few_groups() -> None:
