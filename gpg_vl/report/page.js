@@ -39,10 +39,18 @@
   byId("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
 
   // --- overview ---
+  // A table that is wider than the screen scrolls in a frame of its own, by keys too.
   function table(caption, heads, rows) {
-    return make("div", {}, make("h3", {}, caption), make("table", {},
+    const cells = (row) => row.map((cell) => make("td", {}, cell instanceof Node ? cell : String(cell)));
+    return make("div", {}, make("h3", {}, caption), make("div", { class: "scroll", role: "region", "aria-label": caption }, make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
-      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => cell instanceof Node ? make("td", {}, cell) : make("td", {}, String(cell))))))));
+      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row)))))));
+  }
+  function reachWideTables() {
+    for (const frame of document.querySelectorAll(".scroll")) {
+      if (frame.scrollWidth > frame.clientWidth) frame.tabIndex = 0;
+      else frame.removeAttribute("tabindex");
+    }
   }
   const delta = (first, last, write = signed) => first === null || last === null ? "–"
     : make("span", { class: last > first + 0.005 ? "good" : last < first - 0.005 ? "bad" : "dim" }, write(last - first));
@@ -77,7 +85,7 @@
   }
 
   // --- curves ---
-  const BOX = { width: 360, height: 190, left: 44, right: 8, top: 8, bottom: 22 };
+  const BOX = { width: 360, height: 190, left: 44, right: 16, top: 8, bottom: 22 };
   function ticks(low, high, count) {
     const raw = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(raw));
@@ -301,4 +309,6 @@
   filters();
   filter();
   recipes();
+  reachWideTables();
+  window.addEventListener("resize", reachWideTables);
 })();
