@@ -19,6 +19,8 @@ from gpg_vl.report.curves import mean_of
 from gpg_vl.verifiers.boxes import assigned_iou
 
 LEAST_OVERLAP = 0.5
+_ENOUGH_GROUPS = 20
+"""An end of a run has more than a tenth of the recorded steps where these have fewer groups, and at most a third."""
 EDGE = 0.1
 """Share of the steps at either end of a run that "first" and "last" are about."""
 _SOME_OVERLAP = 0.1
@@ -45,7 +47,7 @@ class Agreement:
     task: str
     first: float  # share of the completions of the first recorded steps that agree
     last: float
-    num_last: int  # completions of the last recorded steps
+    num_at_ends: int  # groups of the first or the last recorded steps, whichever has fewer; 0 if these are the same
     gain: float | None  # what agreeing answers earned beyond others of their group; None: no group has both
     gain_low: float | None  # its 95 % interval over groups
     gain_high: float | None
@@ -83,23 +85,34 @@ def describe_agreement(groups: Sequence[Group]) -> list[Agreement]:
 
 def _describe(task: str, members: Sequence[tuple[int, Group]]) -> Agreement:
     groups = [group for _, group in members]
-    first, last = _edges([group["step"] for group in groups])
+    first, last = _ends(Counter(group["step"] for group in groups))
     at_end = [(n, group) for n, group in members if group["step"] in last]
     compared = [group for group in groups if 0 < _share([group]) < 1]
     gains = [_gain(group) for group in compared]
     low, high = _interval(gains)
     return Agreement(
         task, _share(group for group in groups if group["step"] in first), _share(group for _, group in at_end),
-        sum(len(group["completions"]) for _, group in at_end), mean_of(gains), low, high,
-        mean_of(map(_spread, compared)), len(gains), _mistakes(at_end),
+        0 if first & last else min(sum(group["step"] in first for group in groups), len(at_end)),
+        mean_of(gains), low, high, mean_of(map(_spread, compared)), len(gains), _mistakes(at_end),
     )  # fmt: skip
 
 
-def _edges(steps: Iterable[int]) -> tuple[set[int], set[int]]:
-    """The first and the last tenth of the recorded steps, one at least."""
-    known = sorted(set(steps))
-    size = max(1, round(len(known) * EDGE))
-    return set(known[:size]), set(known[-size:])
+def _ends(num_groups: Mapping[int, int]) -> tuple[set[int], set[int]]:
+    """The first and the last recorded steps.
+
+    Args:
+        num_groups: by step
+    """
+    steps = sorted(num_groups)
+    least, most = max(1, round(len(steps) * EDGE)), max(1, len(steps) // 3)
+    return _take(steps, num_groups, least, most), _take(steps[::-1], num_groups, least, most)
+
+
+def _take(steps: Sequence[int], num_groups: Mapping[int, int], least: int, most: int) -> set[int]:
+    taken = list(steps[:least])
+    while len(taken) < most and sum(num_groups[step] for step in taken) < _ENOUGH_GROUPS:
+        taken.append(steps[len(taken)])
+    return set(taken)
 
 
 def _share(groups: Iterable[Group]) -> float:

@@ -72,7 +72,7 @@
     const add = (caption, heads, rows) => { if (rows.length) tables.append(table(caption, heads, rows)); };
     add("Reward while training, by task", head("task", "first tenth", "last tenth", "change"), changes("reward"));
     const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last, (change) => `${signed(100 * change, 0)} points`)];
-    add("Answers that agree with the gold ones", head("task", "first tenth", "last tenth", "change", "earn more by", "95 %"), data.runs.flatMap((run) => run.agreement
+    add("Answers that agree with the gold ones", head("task", "first steps", "last steps", "change", "earn more by", "95 %"), data.runs.flatMap((run) => run.agreement
       .map((row) => [...named(run), row.task, ...shares(row), signed(row.gain, 2), row.gain_low === null ? "–" : `${signed(row.gain_low, 2)} – ${signed(row.gain_high, 2)}`])));
     add("Parts of the reward", head("part", "first tenth", "last tenth", "change"), changes("part"));
     add("What is still wrong, in the last recorded steps", head("task", "answers", "share", "look"), data.runs.flatMap((run, number) => run.agreement

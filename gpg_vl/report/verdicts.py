@@ -15,7 +15,9 @@ _CHANGE = 0.05
 _LEAST_GAIN = 0.25
 """Share of the spread of a group's rewards that right answers earn more than others, if the reward is about them."""
 _LEAST_GROUPS = 20
-"""Below which the reward is not judged."""
+"""Below which it is not judged whether the reward goes to right answers."""
+_LEAST_AT_ENDS = 10
+"""Groups below which a reward that rises without right answers is not called gamed."""
 
 
 def make_verdicts(run: RunData) -> list[str]:
@@ -38,16 +40,21 @@ def _judge(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> Iterator[
     if not follows_gold(agreement):
         yield f"The reward does not follow the gold answers: within a group, {_describe_gain(agreement)}."
         yield "What it teaches is not the task." if gained > _CHANGE else "Nobody can learn the task from it."
+    yield _judge_change(gained, learnt, agreement["num_at_ends"], follows_gold(agreement))
+
+
+def _judge_change(gained: float, learnt: float, num_at_ends: int, follows: bool) -> str:
+    if num_at_ends == 0 or (num_at_ends < _LEAST_AT_ENDS and gained > _CHANGE > learnt):
+        return "Too few groups are recorded to say what it has learnt."
     if gained > _CHANGE and learnt > _CHANGE:
-        yield "It has learnt the task, and the reward was not gamed."
-    elif gained > _CHANGE:
-        yield "The reward rose without them: it was earned in another way, and may be gamed. Look at the last answers."
-    elif learnt > _CHANGE:
-        yield "The answers are better, though the reward did not rise."
-    elif learnt < -_CHANGE:
-        yield "It has become worse" + (", and the reward fell too: it was not gamed." if gained < -_CHANGE else ".")
-    else:
-        yield "Little has changed."
+        return "It has learnt the task, and the reward was not gamed." if follows else "Yet both rose."
+    if gained > _CHANGE:
+        return "The reward rose without them: it was earned in another way, and may be gamed. Look at the last answers."
+    if learnt > _CHANGE:
+        return "The answers are better, though the reward did not rise."
+    if learnt < -_CHANGE:
+        return "It has become worse" + (", and the reward fell too: it was not gamed." if gained < -_CHANGE else ".")
+    return "Little has changed."
 
 
 def follows_gold(agreement: Mapping[str, Any]) -> bool:

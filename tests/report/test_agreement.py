@@ -48,13 +48,32 @@ def test_boxes_overlap_by_half(boxes: list[list[float]], expected: bool) -> None
 
 
 def test_what_has_become_of_a_task() -> None:
-    """Ten recorded steps, so that the first and the last one are its ends."""
+    """Of ten recorded steps with a group each, the ends are the first and the last three."""
     groups = [group(["4", "5", "5", None], [1, 0, 0, 0], step=step) for step in range(1, 10)]
     groups.append(group(["4", "4", "4", "5"], [1, 1, 1, 0], step=10))
     [found] = describe_agreement([group(["x"], [1.0], gold="y", task="free"), *groups])
-    assert (found.task, found.first, found.last, found.num_last) == ("counting", 0.25, 0.75, 4)
+    assert (found.task, found.first, found.last, found.num_at_ends) == ("counting", 0.25, pytest.approx(5 / 12), 3)
     assert (found.gain, found.gain_low, found.gain_high, found.spread, found.num_groups) == (1.0, 1.0, 1.0, 1.0, 10)
-    assert [(each.what, each.share, each.example) for each in found.mistakes] == [("5 instead of 4", 0.25, 10)]
+    assert [(each.what, each.share, each.example) for each in found.mistakes] == [
+        ("5 instead of 4", pytest.approx(5 / 12), 10), ("no answer that can be found", pytest.approx(2 / 12), 9),
+    ]  # fmt: skip
+
+
+def test_the_ends_of_a_run() -> None:
+    """A tenth of the steps; where these have fewer than 20 groups more, and at most a third."""
+
+    def ends(num_steps: int, groups_a_step: int) -> tuple[float, float, int]:
+        steps = range(1, num_steps + 1)
+        groups = [
+            group(["4" if step <= max(1, num_steps / 2) else "5"], [1], step=step)
+            for step in steps
+            for _ in range(groups_a_step)
+        ]
+        [found] = describe_agreement(groups)
+        return found.first, found.last, found.num_at_ends
+
+    assert ends(100, 5) == (1, 0, 50) and ends(30, 5) == (1, 0, 20) and ends(9, 1) == (1, 0, 3)
+    assert ends(2, 1) == (1, 0, 1) and ends(1, 40)[2] == 0, "one step has no ends"
 
 
 def shuffled(num_groups: int, is_shuffled: bool) -> Agreement:

@@ -14,7 +14,7 @@ def verdict(reward: tuple[float, float], agreed: tuple[float, float], **changes:
     task = {"what": "reward", "name": "counting", "first": reward[0], "last": reward[1]}
     agreement = {
         "task": "counting", "first": agreed[0], "last": agreed[1], "gain": 0.9, "gain_low": 0.8, "gain_high": 1.0,
-        "spread": 1.0, "num_groups": 50, "num_last": 80, "mistakes": [], **changes,
+        "spread": 1.0, "num_groups": 50, "num_at_ends": 30, "mistakes": [], **changes,
     }  # fmt: skip
     [line] = make_verdicts(RunData("run", "gpg", 10, [], [task], [], [], [], "", [agreement]))
     return line
@@ -47,6 +47,13 @@ def test_a_little_more_is_not_enough() -> None:
 
 def test_a_reward_is_not_judged_by_a_few_groups() -> None:
     assert "does not follow" not in verdict((0.2, 0.9), (0.1, 0.8), **BLIND, num_groups=19)
+
+
+def test_nothing_is_judged_by_a_step_or_two() -> None:
+    """Where one step is recorded, the answers cannot have changed."""
+    assert "Too few" in verdict((0.2, 0.9), (0.3, 0.3), num_at_ends=0)
+    assert "Too few" in verdict((0.2, 0.9), (0.3, 0.3), num_at_ends=9)
+    assert "learnt the task" in verdict((0.2, 0.9), (0.3, 0.9), num_at_ends=9)
 
 
 def test_a_task_without_comparable_answers_has_none() -> None:
