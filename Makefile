@@ -58,6 +58,7 @@ smoke-reproduce: .venv/.installed
 	rm -rf build/smoke && mkdir -p build/smoke
 	@printf '%s\n' fine_grained geoqa lisa sat clevr | $(TEST_ENV) SETS=pets xargs -P 2 -I NAME sh -c \
 		'OUT=build/smoke/NAME timeout 600 scripts/reproduce/NAME.sh --smoke > build/smoke/NAME.log 2>&1 \
+		&& tail -n 1 build/smoke/NAME.log | grep -q "open build/smoke/NAME/.*/report.html " \
 		&& echo "NAME: passed" || { cat build/smoke/NAME.log; echo "NAME: failed"; exit 1; }'
 
 test-lower: .venv-lower/.installed

@@ -170,11 +170,11 @@ def show(summary: dict[str, Any], out: Path) -> None:
 {row["n"]} images per task, not trained on. sampled: mean of {row["samples_per_image"]} answers at temperature 1,
 the number that GPG optimises, with its 95 % interval. greedy: the most likely answer.
 {summary["seconds"]:.0f} s in total. The run is {out}/gpg, the numbers are in {out}/summary.json.
-What it learned, with pictures and answers: open {out}/gpg/report.html in a browser.
 Ask it about a new picture:
   .venv/bin/python -m data_tools.generate --task counting --num 3 --seed 9 --out {out}/new/rows.jsonl
   .venv/bin/gpg-vl ask {out}/gpg --image {out}/new/rows_images/1-0.png --question "How many shapes?" \\
-    --task counting --answer 3 --n 8"""
+    --task counting --answer 3 --n 8
+What it learned and what it still gets wrong, with pictures and answers: open {out}/gpg/report.html in a browser."""
     )
 
 

@@ -38,6 +38,15 @@ def test_sparkline(quickstart: Any) -> None:
     assert len(quickstart.sparkline(list(range(150)))) == 15
 
 
+def test_it_ends_with_the_path_of_the_report(quickstart: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "metric": "accuracy", "before": 0.5, "after": 0.9, "before_interval": [0.4, 0.6], "after_interval": [0.8, 1.0],
+        "greedy_before": 0.6, "greedy_after": 1.0, "n": 256, "samples_per_image": 4, "reward_curve": [0.5, 0.9],
+    }  # fmt: skip
+    quickstart.show({"seconds": 300.0, "tasks": {"counting": row}}, Path("runs/mine"))
+    assert "runs/mine/gpg/report.html" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_recipes_move_to_another_folder(quickstart: Any, tmp_path: Path) -> None:
     from gpg_vl.recipes import load_recipe
 

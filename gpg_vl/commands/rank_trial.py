@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import gpg_vl
 from gpg_vl.commands.recipes import shipped_folder
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
+from gpg_vl.rewards.pool.process_trees import die_with_parent, kill_family
 from gpg_vl.update.layouts import build_layout
 
 Kind = Literal["plain", "fsdp2", "deepspeed"]
@@ -44,8 +44,8 @@ def try_ranks(kind: Kind) -> str:
     )  # fmt: skip
     try:
         out, said = process.communicate(timeout=_SECONDS)
-    except BaseException as error:  # Ctrl-C included: the ranks are in a session of their own
-        os.killpg(process.pid, signal.SIGKILL)
+    except BaseException as error:  # Ctrl-C included: the ranks are in sessions of their own
+        kill_family(process.pid)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise RuntimeError(f"no answer within {_SECONDS} s") from error
@@ -121,6 +121,7 @@ def _step_of_fsdp2(layer: torch.nn.Linear, inputs: torch.Tensor, ranks: int) -> 
 
 
 if __name__ == "__main__":
+    die_with_parent(os.getppid())
     try:
         run_rank(sys.argv[1])  # type: ignore[arg-type]
     except Exception as error:

@@ -19,8 +19,8 @@ class Curve:
     name: str
     steps: list[float]
     values: list[float]
-    low: list[float]  # the 10th percentile of the steps of each point
-    high: list[float]  # the 90th
+    low: list[float]  # the 10th percentile of the steps of each point; of a validation, its interval's lower end
+    high: list[float]  # the 90th, or the upper end
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def make_charts(rows: Rows) -> list[Chart]:
     charts = [
         _chart("Reward", "Mean total reward of all completions, by task.", steps, "reward", "reward_by_task"),
         _chart("Reward by part", "Mean of each part before weights; unscored ones count 0.", steps, None, "parts"),
+        _validations([row for row in rows if row.get("eval")]),
         *(_several(title, explanation, steps, getters) for title, explanation, getters in _SINGLE_CHARTS),
     ]
     return [chart for chart in charts if chart.curves]
@@ -77,6 +78,27 @@ def _chart(title: str, explanation: str, rows: Rows, whole: str | None, by_name:
 def _several(title: str, explanation: str, rows: Rows, getters: Mapping[str, _Getter]) -> Chart:
     curves = (make_curve(name, rows, get) for name, get in getters.items())
     return Chart(title, explanation, [curve for curve in curves if curve is not None])
+
+
+def _validations(rows: Rows) -> Chart:
+    """A curve for each task; with more validations than points, evenly spaced ones and the last."""
+    kept = rows[::-1][:: -(-len(rows) // MAX_POINTS) or 1][::-1]
+    names = sorted({name for row in kept for name in row["eval"]})
+    curves = [_validation(name, kept) for name in names]
+    return Chart("Validation", "Score on data.eval; bands are 95 % intervals.", [each for each in curves if each.steps])
+
+
+def _validation(task: str, rows: Rows) -> Curve:
+    scores = [(float(row["step"]), row["eval"].get(task, {})) for row in rows]
+    known = [(step, score) for step, score in scores if _is_number(score.get("value"))]
+    values = [float(score["value"]) for _, score in known]
+    low, high = ([_end(score, name) for _, score in known] for name in ("low", "high"))
+    return Curve(task, [step for step, _ in known], values, low, high)
+
+
+def _end(score: Mapping[str, Any], name: str) -> float:
+    """Of the interval; the value itself where it has none."""
+    return float(score[name] if _is_number(score.get(name)) else score["value"])
 
 
 def _entry(key: str, name: str) -> _Getter:
@@ -129,6 +151,12 @@ _SINGLE_CHARTS: tuple[tuple[str, str, dict[str, _Getter]], ...] = (
         "Share of completions that reached rollout.max_new_tokens, and of those without a readable answer.",
         {"cut off": _cut_off, "unreadable": lambda row: _status_share(row, "unparsable"), "failed": _failed},
     ),
+    (
+        "Different answers",
+        "Answer diversity: 0 where all answers to a prompt are the same, 1 where all differ.",
+        {"diversity": lambda row: row.get("answer_diversity")},
+    ),
+    ("Entropy", "Of the tokens that were trained on, in nats.", {"entropy": lambda row: _of_update(row, "entropy")}),
     ("Gradient norm", "Before clipping.", {"norm": lambda row: _of_update(row, "grad_norm")}),
     ("KL", "Mean k3 to the frozen reference, in nats.", {"kl": lambda row: _of_update(row, "kl")}),
     ("Learning rate", "Of each step.", {"rate": lambda row: row.get("learning_rate")}),

@@ -23,7 +23,7 @@
     return element;
   }
   const show = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-  const signed = (value) => (value === null ? "–" : (value > 0 ? "+" : "") + value.toFixed(3));
+  const signed = (value, digits = 3) => (value === null ? "–" : (value > 0 ? "+" : "") + value.toFixed(digits));
   const brief = (value) => {
     const size = Math.abs(value);
     if (size !== 0 && (size < 0.001 || size >= 1e5)) return value.toExponential(1);
@@ -39,13 +39,23 @@
   byId("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
 
   // --- overview ---
+  // A table that is wider than the screen scrolls in a frame of its own, by keys too.
   function table(caption, heads, rows) {
-    return make("div", {}, make("h3", {}, caption), make("table", {},
+    const cells = (row) => row.map((cell) => make("td", {}, cell instanceof Node ? cell : String(cell)));
+    return make("div", {}, make("h3", {}, caption), make("div", { class: "scroll", role: "region", "aria-label": caption }, make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
-      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell) => cell instanceof Node ? make("td", {}, cell) : make("td", {}, String(cell))))))));
+      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row)))))));
   }
-  const delta = (first, last) => first === null || last === null ? "–"
-    : make("span", { class: last > first + 0.005 ? "good" : last < first - 0.005 ? "bad" : "dim" }, signed(last - first));
+  function reachWideTables() {
+    for (const frame of document.querySelectorAll(".scroll")) {
+      if (frame.scrollWidth > frame.clientWidth) frame.tabIndex = 0;
+      else frame.removeAttribute("tabindex");
+    }
+  }
+  const delta = (first, last, write = signed) => first === null || last === null ? "–"
+    : make("span", { class: last > first + 0.005 ? "good" : last < first - 0.005 ? "bad" : "dim" }, write(last - first));
+  const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.095 ? 1 : 0)} %`;
+  const example = (run, number, mistake) => make("button", { type: "button", "aria-label": `step ${run.groups[mistake.example].step}: ${mistake.what}`, onclick: () => visit(number, mistake.example) }, `step ${run.groups[mistake.example].step}`);
   const named = (run) => (data.runs.length > 1 ? [run.name] : []);
   const head = (...names) => [...(data.runs.length > 1 ? ["run"] : []), ...names];
 
@@ -53,6 +63,7 @@
     const body = byId("overview-body");
     for (const run of data.runs) {
       body.append(make("p", {}, make("strong", {}, run.name), ` – objective ${run.objective}, ${run.num_steps} steps, ${run.groups.length} groups recorded`));
+      for (const verdict of run.verdicts) body.append(make("p", { class: "verdict" }, verdict));
       for (const note of run.notes) body.append(make("p", { class: "note" }, note));
     }
     const changes = (what) => data.runs.flatMap((run) => run.tasks.filter((row) => row.what === what)
@@ -60,7 +71,12 @@
     const tables = make("div", { class: "tables" });
     const add = (caption, heads, rows) => { if (rows.length) tables.append(table(caption, heads, rows)); };
     add("Reward while training, by task", head("task", "first tenth", "last tenth", "change"), changes("reward"));
+    const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last, (change) => `${signed(100 * change, 0)} points`)];
+    add("Answers that agree with the gold ones", head("task", "first steps", "last steps", "change", "earn more by", "95 %"), data.runs.flatMap((run) => run.agreement
+      .map((row) => [...named(run), row.task, ...shares(row), signed(row.gain, 2), row.gain_low === null ? "–" : `${signed(row.gain_low, 2)} – ${signed(row.gain_high, 2)}`])));
     add("Parts of the reward", head("part", "first tenth", "last tenth", "change"), changes("part"));
+    add("What is still wrong, in the last recorded steps", head("task", "answers", "share", "look"), data.runs.flatMap((run, number) => run.agreement
+      .flatMap((row) => row.mistakes.map((mistake) => [...named(run), row.task, mistake.what, percent(mistake.share), example(run, number, mistake)]))));
     add("Validation", head("step", "task", "metric", "score", "95 %"), data.runs.flatMap((run) => run.validation
       .map((row) => [...named(run), row.step, row.task, row.metric, show(row.value), `${show(row.low, 2)} – ${show(row.high, 2)}`])));
     add("Evaluation", head("folder", "task", "metric", "score", "95 %", "rows"), data.runs.flatMap((run) => run.evaluations
@@ -69,7 +85,7 @@
   }
 
   // --- curves ---
-  const BOX = { width: 360, height: 190, left: 44, right: 8, top: 8, bottom: 22 };
+  const BOX = { width: 360, height: 190, left: 44, right: 16, top: 8, bottom: 22 };
   function ticks(low, high, count) {
     const raw = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(raw));
@@ -83,7 +99,7 @@
     const extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
     const [firstStep, lastStep] = extent(all("steps"));
     let [low, high] = extent([...all("low"), ...all("high"), ...all("values")]);
-    if (low === high) { low -= 0.5; high += 0.5; }
+    if (low === high) { const room = Math.abs(low) / 2 || 0.5; low -= room; high += room; }
     const x = (step) => BOX.left + (step - firstStep) / (lastStep - firstStep || 1) * (BOX.width - BOX.left - BOX.right);
     const y = (value) => BOX.height - BOX.bottom - (value - low) / (high - low) * (BOX.height - BOX.top - BOX.bottom);
     const words = curves.map((curve) => `${curve.label} from ${brief(curve.values[0])} to ${brief(curve.values[curve.values.length - 1])}`);
@@ -126,12 +142,18 @@
   }
 
   // --- rollouts ---
-  const groups = data.runs.flatMap((run, number) => run.groups.map((group) => ({ ...group, run: number })));
+  const groups = data.runs.flatMap((run, number) => run.groups.map((group, place) => ({ ...group, run: number, place })));
   groups.forEach((group, number) => {
     group.number = number;
     group.words = [group.id, group.question, group.answer, ...group.completions.map((each) => each.text)].join("\n").toLowerCase();
   });
-  const chosen = { run: "", step: "", task: "", kind: "", status: "", id: "", text: "" };
+  const comparable = data.runs.map((run) => new Set(run.agreement.map((each) => each.task)));
+  for (const group of groups) {
+    group.hasGold = comparable[group.run].has(group.task);
+    group.right = group.completions.filter((each) => each.agrees).length;
+    group.gold = !group.hasGold ? "" : group.right === 0 ? "none" : group.right === group.completions.length ? "every" : "some";
+  }
+  const chosen = { run: "", step: "", task: "", kind: "", gold: "", status: "", id: "", text: "" };
   let matching = [];
   let current = -1;
 
@@ -149,7 +171,8 @@
     form.append(
       select("step", "Step", plain(values((group) => [group.step]).sort((a, b) => a - b))),
       select("task", "Task", plain(values((group) => [group.task]).sort())),
-      select("kind", "Kind", [["mixed", "mixed: rewards differ"], ["easy", "easy: all earn the same"], ["hard", "hard: none earns anything"]]),
+      select("kind", "Kind", [["mixed", "mixed: rewards differ"], ["easy", "easy: all earn the same, and much"], ["hard", "hard: all earn the same, and little"]]),
+      ...(groups.some((group) => group.hasGold) ? [select("gold", "As gold", [["none", "no answer"], ["some", "some answers"], ["every", "every answer"]])] : []),
       select("status", "Status", plain(values((group) => group.statuses).sort())),
       make("label", {}, "Text", make("input", { type: "search", name: "text", placeholder: "in question, gold or answers", oninput: (event) => { chosen.text = event.target.value.toLowerCase(); filter(); } })),
       make("button", { type: "button", id: "all", onclick: clear }, "Show all"),
@@ -161,7 +184,7 @@
     filter();
   }
   const fits = (group) => (!chosen.run || String(group.run) === chosen.run) && (!chosen.step || String(group.step) === chosen.step)
-    && (!chosen.task || group.task === chosen.task) && (!chosen.kind || group.kind === chosen.kind)
+    && (!chosen.task || group.task === chosen.task) && (!chosen.kind || group.kind === chosen.kind) && (!chosen.gold || group.gold === chosen.gold)
     && (!chosen.status || group.statuses.includes(chosen.status)) && (!chosen.id || group.id === chosen.id) && (!chosen.text || group.words.includes(chosen.text));
 
   function filter() {
@@ -175,7 +198,7 @@
     return make("div", { class: "item", role: "option", id: `item-${place}`, "aria-selected": "false", onclick: () => open(place) },
       make("div", { class: "top" }, make("span", {}, `${where} · ${group.task}`), make("span", { class: "kind" }, group.kind)),
       make("div", { class: "what" }, group.question || group.prompt),
-      make("div", { class: "dim" }, `mean ${show(group.mean, 2)} · ${group.num_answers} different answers of ${group.completions.length}`));
+      make("div", { class: "dim" }, `mean ${show(group.mean, 2)} · ${group.hasGold ? `${group.right} as gold, ` : ""}${group.num_answers} different of ${group.completions.length}`));
   }
   function open(place) {
     byId(`item-${current}`)?.setAttribute("aria-selected", "false");
@@ -244,7 +267,7 @@
       make("div", {}, make("strong", {}, `reward ${show(completion.reward)}`), " ", make("span", { class: mark }, completion.advantage === null ? "not trained" : `advantage ${signed(completion.advantage)}`)),
       make("div", { class: "dim" }, `${parts}${parts ? " · " : ""}${completion.num_tokens} tokens${completion.finished ? "" : ", cut off"}${completion.log_prob === null ? "" : ` · log-prob ${show(completion.log_prob, 1)}`}`),
       completion.status === "ok" ? null : make("div", { class: "bad" }, `${completion.status}${completion.message ? `: ${completion.message}` : ""}`),
-      make("div", {}, "answer: ", make("strong", {}, completion.answer === null ? "none found" : completion.answer)),
+      make("div", {}, "answer: ", make("strong", {}, completion.answer === null ? "none found" : completion.answer), completion.agrees ? make("span", { class: "good" }, " ✓ as gold") : null),
       ...textOf(completion));
   }
   function overSteps(group) {
@@ -259,6 +282,12 @@
     chosen.id = group.id;
     filter();
     open(matching.indexOf(group));
+  }
+  function visit(run, place) {
+    clear();
+    open(matching.findIndex((group) => group.run === run && group.place === place));
+    byId("rollouts").scrollIntoView();
+    byId("list").focus({ preventScroll: true });
   }
   function detail(group) {
     const words = make("div", { class: "words" }, make("pre", {}, group.question || group.prompt),
@@ -280,4 +309,6 @@
   filters();
   filter();
   recipes();
+  reachWideTables();
+  window.addEventListener("resize", reachWideTables);
 })();

@@ -19,6 +19,7 @@ import jinja2
 
 from gpg_vl.report.notes import make_notes
 from gpg_vl.report.run_data import RunData
+from gpg_vl.report.verdicts import make_verdicts
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufff9-\uffff]"
@@ -31,7 +32,7 @@ def render_page(runs: Sequence[RunData], title: str) -> str:
     """The page of one run, or of several that are compared."""
     style, script = _asset("page.css"), _asset("page.js")
     images = {name: uri for run in runs for name, uri in run.images.items()}
-    shown = [{**asdict(run), "images": None, "notes": make_notes(run)} for run in runs]
+    shown = [{**asdict(run), "images": None, "verdicts": make_verdicts(run), "notes": make_notes(run)} for run in runs]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_asset("page.html.jinja")).render(
         title=_plain(title),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.data.images import BadImage, read_image_file
+from gpg_vl.report.agreement import EDGE, agrees, describe_agreement
 from gpg_vl.report.curves import make_charts, mean_of
 from gpg_vl.run.record import IMAGE_NAME, RECORD_FOLDER, picture_names, read_record
 from gpg_vl.run.run_log import METRICS_FILE, read_metrics
@@ -19,8 +20,7 @@ from gpg_vl.user_code import describe_error
 
 MAX_GROUPS = 2000
 """Of a run on the page; of more, evenly spaced steps are shown."""
-_EDGE = 0.1
-"""Share of the steps at either end of a run that "first" and "last" are the mean of."""
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class RunData:
     evaluations: list[dict[str, Any]]  # name, task, metric, value, low, high, n
     groups: list[dict[str, Any]]
     recipe: str
+    agreement: list[dict[str, Any]] = field(default_factory=list)  # of answers with the gold ones, by task
     images: dict[str, str] = field(default_factory=dict)  # data URIs by file name
 
 
@@ -70,6 +71,7 @@ def _read_run(folder: Path, metrics: list[dict[str, Any]], evaluations: Sequence
         evaluations=_evaluations([*inside, *evaluations]),
         groups=groups,
         recipe=text,
+        agreement=[asdict(each) for each in describe_agreement(groups)],
         images=_images(folder / RECORD_FOLDER, groups),
     )
 
@@ -119,7 +121,8 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     answers = Counter(each["answer"] for each in row["completions"])
     return {
         **row,
-        "kind": _kind(rewards, row["is_trained"]),
+        "completions": [{**each, "agrees": agrees(each, row)} for each in row["completions"]],
+        "kind": _kind(row),
         "mean": mean_of(rewards),
         "best": best,
         "num_answers": len(answers),
@@ -127,17 +130,24 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kind(rewards: Sequence[float], is_trained: bool) -> str:
-    """easy: all completions earn the same, and something; hard: all earn the same, nothing; mixed: they differ."""
-    if is_trained or (rewards and max(rewards) - min(rewards) > 1e-5):
+def _kind(row: Mapping[str, Any]) -> str:
+    """mixed: rewards differ. Else easy where the completions earn at least half of the marks, and hard where not."""
+    rewards = [each["reward"] for each in row["completions"]]
+    if row["is_trained"] or (rewards and max(rewards) - min(rewards) > 1e-5):
         return "mixed"
-    return "easy" if rewards and rewards[0] > 0 else "hard"
+    return "easy" if (mean_of(map(_marks, row["completions"])) or 0.0) >= _HALF else "hard"
+
+
+def _marks(completion: Mapping[str, Any]) -> float:
+    """Of the first part that is no format, which is that of the task; 0 for an answer that has none."""
+    values = [part["value"] for part in completion["parts"] if part["name"] != "format"]
+    return float(values[0]) if values else 0.0
 
 
 def _changes(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Reward by task and by part, over the first and the last tenth of the steps."""
     rows = [row for row in metrics if "reward" in row]
-    size = max(1, round(len(rows) * _EDGE))
+    size = max(1, round(len(rows) * EDGE))
     changes = []
     for what, key in (("reward", "reward_by_task"), ("part", "parts")):
         for name in sorted({name for row in rows for name in row.get(key, {})}):

@@ -1,6 +1,7 @@
 """A control: ``gpg-vl train`` with the rewards of each draw dealt out at random among its completions.
 
-Everything else is as it was, so what rises here does not come from the rewards. Takes what ``gpg-vl train`` takes:
+Everything else is as it was, validation too, so what rises here does not come from the rewards. Takes what ``gpg-vl
+train`` takes:
 
     python scripts/controls/shuffled_rewards.py scripts/recipes/quickstart.yaml --run.output_dir runs/control
 """
@@ -10,17 +11,22 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from gpg_vl import cli
-from gpg_vl.records import RolloutGroup, ScoredGroup
+from gpg_vl.records import RolloutGroup, Rule, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
 
 score = Scorer.score
 
 
-def score_and_shuffle(scorer: Scorer, groups: Sequence[RolloutGroup], *rule: Any) -> list[ScoredGroup]:
-    scored = score(scorer, groups, *rule)
+def score_and_shuffle(scorer: Scorer, groups: Sequence[RolloutGroup], rule: Rule | None = None) -> list[ScoredGroup]:
+    """
+    Args:
+        rule: given by a validation, which tells the truth
+    """
+    scored = score(scorer, groups, rule)
+    if rule is not None:
+        return scored
     rewards = [reward for group in scored for reward in group.rewards]
     random.Random(groups[0].prompt.sample.id).shuffle(rewards)
     dealt = iter(rewards)

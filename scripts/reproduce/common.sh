@@ -95,12 +95,14 @@ evaluate() {
     [[ $variant == base ]] || run "$PYTHON" -m gpg_vl report "$folder"
 }
 
-# show_table BENCHMARK: every variant evaluated so far, next to the paper
+# show_table BENCHMARK: every variant evaluated so far, next to the paper; then the page of each run
 show_table() {
-    local results runs=() method
+    local results folder runs=() pages=()
     while IFS= read -r results; do
-        method=$(basename "$(dirname "$(dirname "$results")")")
-        runs+=("$method=$(dirname "$results")")
+        folder=$(dirname "$(dirname "$results")")
+        runs+=("$(basename "$folder")=$(dirname "$results")")
+        [[ ! -f $folder/report.html ]] || pages+=("$folder/report.html")
     done < <(find "$out" -path '*/eval/results.json' | sort)
     run "$PYTHON" -m eval.table "${runs[@]}" --benchmark "$1" --out "$out/table.md"
+    [[ ${#pages[@]} == 0 ]] || printf 'What it learned, with pictures and answers: open %s in a browser.\n' "${pages[@]}"
 }

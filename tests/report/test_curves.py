@@ -45,3 +45,24 @@ def test_charts_are_those_that_the_run_has_numbers_for() -> None:
     assert [curve.name for curve in charts["Reward"].curves] == ["counting"]
     two = [{"step": 1, **metrics_of(0.5, reward_by_task={"a": 0.25, "b": 0.75})}]
     assert [curve.name for curve in make_charts(two)[0].curves] == ["all", "a", "b"]
+
+
+def test_validations_have_their_intervals() -> None:
+    score = {"metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6}
+    rows = [
+        {"step": 10, "eval": {"counting": score, "grounding": {**score, "low": None, "high": None}}},
+        {"step": 15, **metrics_of(0.5)},
+        {"step": 20, "eval": {"counting": {**score, "value": 0.7, "low": 0.6, "high": 0.8}}},
+    ]
+    [chart] = [chart for chart in make_charts(rows) if chart.title == "Validation"]
+    counting, grounding = chart.curves
+    assert (counting.steps, counting.values, counting.low, counting.high) == (
+        [10, 20], [0.5, 0.7], [0.4, 0.6], [0.6, 0.8],
+    )  # fmt: skip
+    assert (grounding.steps, grounding.low, grounding.high) == ([10], [0.5], [0.5]), "a figure without an interval"
+
+
+def test_of_many_validations_some_are_shown_and_the_last() -> None:
+    rows = [{"step": step, "eval": {"counting": {"value": step / 1000}}} for step in range(1, 1001)]
+    [curve] = [chart.curves[0] for chart in make_charts(rows) if chart.title == "Validation"]
+    assert len(curve.steps) <= MAX_POINTS and curve.steps[-1] == 1000

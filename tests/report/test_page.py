@@ -13,7 +13,7 @@ import pytest
 from gpg_vl.records import FrameList
 from gpg_vl.report.page import MAX_TEXT, render_page
 from gpg_vl.report.run_data import RunData, read_run
-from tests.support.browsers import CONTRASTS, open_browser
+from tests.support.browsers import CONTRASTS, open_browser, read_axe
 from tests.support.builders import png
 from tests.support.recorded_runs import scored_group, write_run
 
@@ -48,7 +48,7 @@ def show(tmp_path: Path, browser: Any) -> Iterator[Open]:
         path = tmp_path / "report.html"
         path.write_text(render_page(runs, "GPG-VL: " + ", ".join(run.name for run in runs)), encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # other work on the machine slows a browser down
         pages.append(page)
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append(message.text))
@@ -93,6 +93,9 @@ def test_filters(show: Open, run: RunData) -> None:
         ("kind", "hard", 4),
         ("task", "geometry", 4),
         ("step", "10", 4),
+        ("gold", "some", 8),
+        ("gold", "every", 4),
+        ("gold", "none", 0),
     ):
         page.locator(f"select[name={name}]").select_option(value)
         assert counted(page)[0] == expected == page.locator(".item").count()
@@ -116,6 +119,33 @@ def test_a_group_shows_what_was_answered_and_earned(show: Open, run: RunData) ->
     )
     cards.first.locator("summary").click()
     assert "two and two" in cards.first.inner_text(), "the reasoning is folded"
+
+
+def test_what_was_learnt_and_what_is_wrong_is_said(show: Open, run: RunData) -> None:
+    """The button of a mistake opens a group of the last steps that has it."""
+    page = show(run)
+    said = page.locator(".verdict").all_inner_texts()
+    assert [line.split(":")[0] for line in said] == ["counting"]
+    assert "67% to 67%" in said[0], "four of six answers"
+    page.locator("select[name=task]").select_option("geometry")
+    page.get_by_role("button", name="step 30: 5 instead of 4").click()
+    assert "mixed-1 · step 30" in page.locator("#group h3").inner_text() and counted(page) == (16, 16)
+    assert ["✓ as gold" in each for each in page.locator(".answer-card").all_inner_texts()] == [True, False, False]
+    assert page.evaluate("document.activeElement.id") == "list", "the arrow keys go on from there"
+
+
+AXE = """async () => (await axe.run()).violations.filter(each => ["serious", "critical"].includes(each.impact))
+    .map(each => `${each.help}: ${each.nodes.map(node => node.html).slice(0, 3).join(" ")}`)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(show: Open, run: RunData, tmp_path: Path, scheme: str) -> None:
+    other = read_run(write_run(tmp_path / "other", [0.5, 0.4], GROUPS[:1]))
+    page = show(run, other, scheme=scheme)
+    page.locator("select[name=task]").select_option("grounding")
+    page.locator("#group summary").first.click()
+    page.evaluate(read_axe())
+    assert page.evaluate(AXE) == []
 
 
 def test_boxes_are_drawn_where_they_are(show: Open, run: RunData) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gpg_vl.records import Reward
 from gpg_vl.report import run_data
 from gpg_vl.report.run_data import read_run
 from tests.support.messages import naming
@@ -34,6 +36,17 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
     assert "objective" in run.recipe
     [uri] = run.images.values()
     assert uri.startswith("data:image/png;base64,")
+
+
+def test_groups_without_signal_are_easy_or_hard_by_the_marks_of_the_task(tmp_path: Path) -> None:
+    """As in metrics.jsonl: a reward for the format alone makes no group easy."""
+    parts = {"easy": {"format": 0.0, "correct": 1.0}, "hard": {"format": 1.0, "correct": 0.0}, "none": {"format": 1.0}}
+    rewards = {name: Reward(0.2, each, "ok") for name, each in parts.items()}
+    groups = [replace(scored_group(["a", "b"], [0, 0], name), rewards=(each, each)) for name, each in rewards.items()]
+    run = read_run(write_run(tmp_path, [0.5], groups))
+    assert [(group["id"], group["kind"]) for group in run.groups] == [
+        ("easy", "easy"), ("hard", "hard"), ("none", "hard"),
+    ]  # fmt: skip
 
 
 def test_a_run_without_a_record_is_shown_without_groups(tmp_path: Path) -> None:
