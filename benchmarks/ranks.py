@@ -1,4 +1,4 @@
-"""Time and memory of each rank under ZeRO 0, 2 and 3: ``python -m benchmarks.ranks --out FOLDER [--shape 40M]``.
+"""Time and memory of each rank, sharded and not: ``python -m benchmarks.ranks --out FOLDER [--shape 40M]``.
 
 Trains on generated rows with ``scripts/train.sh``, two processes per layout. Memory is read from /proc for each rank's
 process every 0.2 s: the peak, which is determined by loading the whole model, and the median during training.
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     recipe = write_recipe(options.out, options.shape, options.steps)
-    rows = [measure(options.out, recipe, deepspeed, options.ranks) for deepspeed in ("zero0", "zero2", "zero3")]
+    layouts = ("none", "fsdp", "zero2", "zero3")
+    rows = [measure(options.out, recipe, sharding, options.ranks) for sharding in layouts]
     (options.out / "bench_ranks.json").write_text(json.dumps({"shape": options.shape, "rows": rows}, indent=1))
     print(f"{'layout':<8} {'step, s (min..max)':>24} {'update, s':>10} {'training, MiB':>16} {'peak, MiB':>16}")
     for row in rows:
@@ -64,10 +65,10 @@ def write_recipe(out: Path, shape: str, steps: int) -> Path:
     return path
 
 
-def measure(out: Path, recipe: Path, deepspeed: str, num_ranks: int) -> dict[str, Any]:
-    folder = out / f"run-{deepspeed}-{time.time_ns()}"
-    environment = {**os.environ, "DEEPSPEED": deepspeed, "NUM_PROCESSES": str(num_ranks), "PYTHON": sys.executable}
-    with (out / f"{deepspeed}.log").open("w") as log:
+def measure(out: Path, recipe: Path, sharding: str, num_ranks: int) -> dict[str, Any]:
+    folder = out / f"run-{sharding}-{time.time_ns()}"
+    environment = {**os.environ, "SHARDING": sharding, "NUM_PROCESSES": str(num_ranks), "PYTHON": sys.executable}
+    with (out / f"{sharding}.log").open("w") as log:
         run = subprocess.Popen(
             [str(LAUNCHER), str(recipe), "--run.output_dir", str(folder)], env=environment, stdout=log, stderr=log
         )
@@ -77,7 +78,7 @@ def measure(out: Path, recipe: Path, deepspeed: str, num_ranks: int) -> dict[str
     seconds = [row["seconds"] for row in read_metrics(folder)][WARM_UP:]
     steps = [each["step"] for each in seconds]
     return {
-        "layout": deepspeed,
+        "layout": sharding,
         "step_s": statistics.median(steps),
         "step_min_s": min(steps),
         "step_max_s": max(steps),

@@ -22,12 +22,13 @@ from benchmarks.models import QWEN2_5_VL_3B, QWEN2_5_VL_7B, QWEN2_5_VL_32B
 from gpg_vl.config import ModelConfig, Recipe, RolloutConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.planning.cards import Card, find_card
-from gpg_vl.planning.layouts import LayoutName, rounds_weights
+from gpg_vl.planning.layouts import rounds_weights
 from gpg_vl.planning.memory import Runs, memory_of, run_phases, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, flops_of
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.seconds import seconds_of, total, work_of
 from gpg_vl.planning.trial_groups import longest_groups, prompts_at_once, share_of
+from gpg_vl.processes.sharding import LayoutName
 from gpg_vl.run.speed import GIB
 
 GPUS = (1, 8, 16, 64, 256, 512)

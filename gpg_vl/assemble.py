@@ -31,7 +31,7 @@ from gpg_vl.preflight.start import check_recipe
 from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
-from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.weights import check_whole_weights_fit
 from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
 from gpg_vl.prompts.gold import GoldCompletions
@@ -159,7 +159,7 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
     objective = check_recipe(recipe)
     check_trackers(recipe.run.trackers)
-    check_optimizer(recipe.update, sharding_stage(accelerator))
+    check_optimizer(recipe.update, sharding_of(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
         note("note: samples come from a truncated distribution, but log-probs from the full one")
@@ -186,16 +186,18 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
     num_weights, _ = adapter.num_parameters()
-    cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights))
+    sharding, is_rounded = sharding_of(accelerator), adapter.config.dtype == "bfloat16"
+    cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights, is_rounded=is_rounded))
     if cost is not None:
         note(
-            f"ZeRO-3: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
+            f"{sharding.title}: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "
             f"{cost.free / 2**30:.2f} GiB are free"
         )
-    if sharding_stage(accelerator) == 0:  # DeepSpeed keeps float32 weights, which are cast in each call
+    if not sharding.keeps_whole_weights:
+        return  # each rank's share is moved to its device when the layout has been cut
+    if sharding.computes_rounded:
         adapter.round_weights()
-    if sharding_stage(accelerator) < 3:  # with ZeRO-3, DeepSpeed moves each rank's share to its device
-        adapter.to(accelerator.device)
+    adapter.to(accelerator.device)
 
 
 def _check_rows(parts: _Parts) -> list[SourceReport]:
@@ -247,8 +249,8 @@ def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
     learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient, learned.initial)
     if accelerator.num_processes > 1:
-        stage, layout = sharding_stage(accelerator), type(learner.layout).__name__
-        note(f"{accelerator.num_processes} ranks, ZeRO-{stage}, {layout}")
+        title, layout = sharding_of(accelerator).title, type(learner.layout).__name__
+        note(f"{accelerator.num_processes} ranks, {title}, {layout}")
     return learner
 
 

@@ -1,19 +1,36 @@
 #!/usr/bin/env bash
 # Trains a recipe on any number of processes and nodes: scripts/train.sh RECIPE [--section.key VALUE ...]
 #
-#   DEEPSPEED      zero0 | zero1 | zero2 | zero3 | zero3_offload: a file of scripts/deepspeed/ (default zero0)
+#   SHARDING       what the processes share: none | fsdp | hsdp | zero1 | zero2 | zero3 | zero3_offload
+#                  (default: fsdp on several GPUs, hsdp on several nodes with GPUs, else none)
+#   DEEPSPEED      the same by its older name: zero0 (none) | zero1 | zero2 | zero3 | zero3_offload
 #   NUM_PROCESSES  processes on this node (default: one per GPU, or 1 without a GPU)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes (default: this node only)
 #   PYTHON         the interpreter (default: .venv/bin/python of this checkout if it exists, else python3)
 set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-deepspeed=${DEEPSPEED:-zero0}
-config=$home/scripts/deepspeed/$deepspeed.json
-if [[ ! -f $config ]]; then
-    echo "scripts/train.sh: DEEPSPEED=$deepspeed is not known; use zero0, zero1, zero2, zero3 or zero3_offload" >&2
-    exit 2
+asked="SHARDING=${SHARDING:-}"
+layout=${SHARDING:-}
+if [[ -n ${DEEPSPEED:-} ]]; then
+    asked="DEEPSPEED=$DEEPSPEED"
+    layout=${DEEPSPEED/#zero0/none}
+    if [[ -n ${SHARDING:-} && $SHARDING != "$layout" ]]; then
+        echo "scripts/train.sh: SHARDING=$SHARDING and $asked are two layouts; set one of them" >&2
+        exit 2
+    fi
+    if [[ $DEEPSPEED != zero[0-3] && $DEEPSPEED != zero3_offload ]]; then
+        echo "scripts/train.sh: $asked is not known; use zero0, zero1, zero2, zero3 or zero3_offload" >&2
+        exit 2
+    fi
 fi
+case $layout in
+    "" | none | fsdp | hsdp | zero1 | zero2 | zero3 | zero3_offload) ;;
+    *)
+        echo "scripts/train.sh: $asked is not known; use none, fsdp, hsdp, zero1, zero2, zero3 or zero3_offload" >&2
+        exit 2
+        ;;
+esac
 if [[ $# -eq 0 ]]; then
     echo "usage: scripts/train.sh RECIPE [--section.key VALUE ...]" >&2
     exit 2
@@ -32,6 +49,12 @@ for number in "NUM_PROCESSES=$num_processes" "NNODES=$nnodes"; do
         exit 2
     fi
 done
+if [[ -z $layout ]]; then
+    layout=none
+    [[ $num_gpus -eq 0 || $num_processes -eq 1 ]] || layout=fsdp
+    [[ $num_gpus -eq 0 || $nnodes -eq 1 ]] || layout=hsdp
+    asked="SHARDING=$layout"
+fi
 
 if [[ -d $home/gpg_vl ]]; then  # a checkout; what is installed is found without
     export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
@@ -39,21 +62,19 @@ fi
 # Seconds that the launcher gives the ranks to save after a signal. Ranks that cannot save end by themselves.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-if [[ $num_gpus -eq 0 ]]; then
-    export DS_ACCELERATOR=cpu
-    if [[ $deepspeed == zero0 ]]; then
-        export ACCELERATE_USE_CPU=true  # not with DeepSpeed: accelerate would then silently ignore DeepSpeed
-    else
-        unset ACCELERATE_USE_CPU
-    fi
-fi
-if [[ $deepspeed != zero0 ]]; then
-    export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$config
+[[ $num_gpus -ne 0 ]] || export DS_ACCELERATOR=cpu
+if [[ $layout == zero* ]]; then
+    [[ $num_gpus -ne 0 ]] || unset ACCELERATE_USE_CPU  # accelerate would then silently ignore DeepSpeed
+    unset GPG_VL_SHARDING
+    export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=$home/scripts/deepspeed/$layout.json
+else
+    [[ $num_gpus -ne 0 ]] || export ACCELERATE_USE_CPU=true
+    export GPG_VL_SHARDING=$layout
 fi
 
 train=(-m gpg_vl train "$@")
 launch=("$PYTHON" -m gpg_vl.launch --nproc_per_node "$num_processes")
-if [[ $deepspeed == zero0 && $num_processes -eq 1 && $nnodes -eq 1 ]]; then
+if [[ $layout == none && $num_processes -eq 1 && $nnodes -eq 1 ]]; then
     launch=("$PYTHON")
 elif [[ $nnodes -gt 1 ]]; then
     launch+=(--nnodes "$nnodes" --node_rank "${NODE_RANK:?set it to 0 .. NNODES-1}"
@@ -64,5 +85,5 @@ else
     launch+=(--standalone)
 fi
 
-{ printf '+ DEEPSPEED=%q' "$deepspeed"; printf ' %q' "${launch[@]}" "${train[@]}"; echo; } >&2
+{ printf '+ %q' "$asked"; printf ' %q' "${launch[@]}" "${train[@]}"; echo; } >&2
 exec "${launch[@]}" "${train[@]}"

@@ -216,6 +216,13 @@ class Adapter(Protocol):
         float32 weights stay and are cast in each call (``autocast``).
         """
 
+    def leave_rounding(self) -> torch.dtype | None:
+        """Leaves ``model.dtype`` to a layout, which has float32 weights and gathers them in that type for each call.
+
+        Returns:
+            the type; None if everything is computed in the precision of the weights
+        """
+
     def follow_masters(self) -> None:
         """Brings rounded weights to where a step has moved their masters."""
 

@@ -25,7 +25,7 @@ class Masters:
             dtype: of the rounded weights
         """
         self._model, self._dtype = model, dtype
-        self._rounded: Mapping[str, Tensor] = {} if model is None else dict(_find_rounded(model))
+        self._rounded: Mapping[str, Tensor] = {} if model is None else dict(find_rounded(model))
         self._of = {name: nn.Parameter(each.detach()) for name, each in self._rounded.items() if each.requires_grad}
         self._round()
         for name, master in self._of.items():
@@ -71,7 +71,7 @@ class Masters:
             weight.data = self._of.get(name, weight).data.to(self._dtype)
 
 
-def _find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """What transformers rounds when it loads a model in another type: all but a few, and no buffer that it computes."""
     kept = model._keep_in_fp32_modules_strict or ()
     saved = model.state_dict().keys()

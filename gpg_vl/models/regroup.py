@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,20 +74,29 @@ def regroup(layer: Any, cache_name: str) -> None:
     Args:
         cache_name: the forward's argument for a cache
     """
-    plain = layer.forward
+    layer.forward = _Regrouped(layer, cache_name)
 
-    def forward(hidden_states: Tensor, attention_mask: Tensor | RegroupedRows | None = None, **more: Any) -> Any:
+
+@dataclass(frozen=True, slots=True)
+class _Regrouped:
+    """The forward of its layer. Not a closure: the copy of a model has to call the copy of the layer."""
+
+    layer: Any
+    cache_name: str
+
+    def __call__(
+        self, hidden_states: Tensor, attention_mask: Tensor | RegroupedRows | None = None, **more: Any
+    ) -> Tensor:
+        plain = partial(type(self.layer).forward, self.layer)
         if not isinstance(attention_mask, RegroupedRows):
-            return plain(hidden_states=hidden_states, attention_mask=attention_mask, **more)
-        packed, states = attention_mask, StatesInGraph(layer.layer_idx)
-        more[cache_name] = states
+            return plain(hidden_states=hidden_states, attention_mask=attention_mask, **more)  # type: ignore[no-any-return]
+        packed, states = attention_mask, StatesInGraph(self.layer.layer_idx)
+        more[self.cache_name] = states
         prompts = plain(hidden_states=_take(hidden_states, packed.prompts), attention_mask=packed.real, **more)
         states.expand(packed.rows)
         completions = plain(hidden_states=_take(hidden_states, packed.completions), attention_mask=None, **more)
         results = torch.cat([prompts.flatten(0, 1), completions.flatten(0, 1)])
         return results.index_select(0, packed.home).view_as(hidden_states)
-
-    layer.forward = forward
 
 
 def _take(hidden: Tensor, places: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ class TrainedWeights:
         if self.autocast_dtype is not None:
             self._masters, self.autocast_dtype = Masters(self.model, self.autocast_dtype), None
 
+    def leave_rounding(self) -> torch.dtype | None:
+        """See ``Adapter.leave_rounding``."""
+        dtype, self.autocast_dtype = self.autocast_dtype, None
+        return dtype
+
     def follow_masters(self) -> None:
         self._masters.follow()
 

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import card_here
-from gpg_vl.planning.layouts import LAYOUTS, SHARDED_GRADIENTS, LayoutName, rounds_weights
+from gpg_vl.planning.layouts import SHARDED_GRADIENTS, rounds_weights
 from gpg_vl.planning.memory import Budgets, largest_budgets, memory_of, run_phases, run_smallest, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.run.speed import GIB
 
 _MOST_ROWS = 512
@@ -28,15 +28,7 @@ _MOST_ROWS = 512
 
 def machine_here(accelerator: Accelerator) -> Machine:
     """The cards of a run's ranks, as this one has it."""
-    return Machine(card_here(accelerator.device), accelerator.num_processes, _layout_here(accelerator))
-
-
-def _layout_here(accelerator: Accelerator) -> LayoutName:
-    stage = sharding_stage(accelerator)
-    if stage < 3:
-        return LAYOUTS[stage]
-    zero = accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
-    return "zero3_offload" if "offload_optimizer" in zero else "zero3"
+    return Machine(card_here(accelerator.device), accelerator.num_processes, sharding_of(accelerator).name)
 
 
 def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> str:

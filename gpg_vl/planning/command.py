@@ -15,7 +15,8 @@ from gpg_vl.planning.page import describe_measured, describe_plan
 from gpg_vl.planning.plan import Machine, make_plan, read_rows
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.start import check_recipe
-from gpg_vl.processes.start import sharding_stage, start_ranks
+from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.start import start_ranks
 
 DEFAULT_CARD = "h100-80"
 
@@ -40,7 +41,8 @@ def _measure(recipe: Recipe, checked: Sequence[CheckedSources]) -> list[str]:
     accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
     adapter = load_adapter(recipe.model)
     rows = read_rows(recipe, checked, adapter)
-    if sharding_stage(accelerator) == 0:
+    sharding = sharding_of(accelerator)
+    if sharding.keeps_whole_weights and sharding.computes_rounded:
         adapter.round_weights()
     adapter.to(accelerator.device)
     return describe_measured(measure_step(recipe, adapter, rows.worst, accelerator))

@@ -1,37 +1,40 @@
 """How many bytes a rank holds of weights, gradients and optimizer in each layout, before any row runs.
 
-Without DeepSpeed a bfloat16 model has weights of two bytes, and trained ones a float32 master besides; else all weights
-are float32 (docs/cluster.md). Under ZeRO a rank keeps a second float32 copy of its share, and DeepSpeed has buffers of
-the sizes that its defaults name.
+Without sharding a bfloat16 model has weights of two bytes, and trained ones a float32 master besides; else all weights
+are float32 (docs/cluster.md). FSDP2 gathers a block at a time in the compute type, and for a whole pass what lies
+outside of the blocks. Under ZeRO a rank keeps a second float32 copy of its share, and DeepSpeed has buffers of the
+sizes that its defaults name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.processes.sharding import LayoutName, Sharding
 
-LayoutName = Literal["none", "zero1", "zero2", "zero3", "zero3_offload"]
-LAYOUTS: tuple[LayoutName, ...] = ("none", "zero1", "zero2", "zero3", "zero3_offload")
-"""From the cheapest in time on."""
-SHARDED_GRADIENTS = ("zero2", "zero3", "zero3_offload")
+LAYOUTS: tuple[LayoutName, ...] = ("none", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload")
+"""In the order in which they are tried."""
+SHARDED_GRADIENTS = ("fsdp", "hsdp", "zero2", "zero3", "zero3_offload")
 """Their update ends where memory runs out; in the others it restarts with half the budget."""
 
 FLOAT = 4
 ROUNDED = 2
 """Bytes of a number, in float32 and in bfloat16."""
+CARDS_PER_MACHINE = 8
 _BUCKET = 5 * 10**8  # numbers: reduce_bucket_size and allgather_bucket_size of DeepSpeed
 _LIVE = 10**9  # numbers: stage3_max_live_parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a model: weights in all, trained ones, and those of its largest tensor that is trained."""
+    """Of a model: numbers of weights."""
 
     weights: int
     trained: int
-    largest: int
+    largest: int  # of its largest tensor that is trained
+    block: int  # of its largest block, of text or vision
+    outside: int  # of all that is in no block
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,13 @@ class State:
 
 
 def rounds_weights(layout: LayoutName, config: ModelConfig) -> bool:
-    """Whether the model has bfloat16 weights, as ``Adapter.round_weights`` makes them."""
-    return layout == "none" and config.dtype == "bfloat16"
+    """Whether the model computes in bfloat16 weights, as ``Adapter.round_weights`` makes them or FSDP2 gathers them."""
+    return Sharding(layout).computes_rounded and config.dtype == "bfloat16"
+
+
+def num_sharing(layout: LayoutName, num_ranks: int) -> int:
+    """Ranks over which something is shared; HSDP has as many sets of shards as machines."""
+    return {"none": 1, "hsdp": min(num_ranks, CARDS_PER_MACHINE)}.get(layout, num_ranks)
 
 
 def state_of(
@@ -67,6 +75,8 @@ def state_of(
         optimizer: ``update.optimizer``
         is_rounded: see ``rounds_weights``
     """
+    if Sharding(layout).is_fsdp:
+        return _state_of_fsdp(size, num_sharing(layout, num_ranks), ROUNDED if is_rounded else FLOAT)
     share = -(-size.trained // num_ranks)
     moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)
     copy = 0 if layout == "none" else FLOAT * share
@@ -87,3 +97,18 @@ def state_of(
     if layout == "zero3":
         return State(weights, FLOAT * share, moments + copy, live, gathered, step, 0)
     return State(weights, FLOAT * share, 0, live, gathered, 0, moments + copy)
+
+
+def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> State:
+    """
+    Args:
+        width: bytes of a weight in the compute type
+    """
+    share = -(-size.trained // num_ranks)
+    passing = size.outside + 2 * size.block  # the next block is gathered while one runs
+    trained = passing * size.trained // size.weights
+    # gathered weights, their gradients, and one group's in float32, on their way to the ranks
+    buffers = width * (passing + trained) + FLOAT * min(trained, max(size.outside, size.block))
+    step = 2 * FLOAT * -(-size.largest // num_ranks)
+    weights, gathered = FLOAT * -(-size.weights // num_ranks), width * size.weights
+    return State(weights, FLOAT * share, 2 * FLOAT * share, buffers, gathered, step, 0)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import build_objective
-from gpg_vl.planning.layouts import FLOAT, SHARDED_GRADIENTS, LayoutName, Size, State, rounds_weights, state_of
+from gpg_vl.planning.layouts import FLOAT, SHARDED_GRADIENTS, Size, State, rounds_weights, state_of
 from gpg_vl.planning.live_memory import GRADIENTS
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.shapes import Pass, Shapes
 from gpg_vl.planning.trial_groups import longest_groups, prompts_at_once, share_of
+from gpg_vl.processes.sharding import LayoutName, Sharding
+from gpg_vl.update.fsdp import find_blocks
 from gpg_vl.update.packing import shortest_budget
 
 
@@ -43,7 +45,9 @@ class Memory:
 
 def size_of(adapter: Adapter) -> Size:
     weights, trained = adapter.num_parameters()
-    return Size(weights, trained, max(p.numel() for _, p in adapter.trainable_parameters()))
+    blocks = [sum(p.numel() for p in block.parameters()) for block in find_blocks(adapter.model)]
+    largest = max(p.numel() for _, p in adapter.trainable_parameters())
+    return Size(weights, trained, largest, max(blocks, default=0), weights - sum(blocks))
 
 
 def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, *, on_gpu: bool = True) -> Runs:
@@ -65,8 +69,9 @@ def memory_of(
         "update": _add(always, _update_parts(state, runs.update, layout)),
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
-    if is_rounded:  # for the self-check the weights are widened
-        phases["check"] = _add(always, {"weights": FLOAT * size.weights - state.weights})
+    if is_rounded:  # for the self-check the weights are widened, or gathered as they are stored
+        gathered = FLOAT * size.weights - (state.weights if Sharding(layout).keeps_whole_weights else 0)
+        phases["check"] = _add(always, {"weights": gathered})
     return Memory(phases, state.host * num_ranks)
 
 

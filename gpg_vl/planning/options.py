@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
-from gpg_vl.planning.layouts import LAYOUTS, LayoutName
+from gpg_vl.planning.layouts import LAYOUTS
+from gpg_vl.processes.sharding import LayoutName
 from gpg_vl.recipes import load_recipe
 
 OVERRIDES = "Every other --section.key VALUE overrides the recipe. What the numbers mean: docs/scale.md."

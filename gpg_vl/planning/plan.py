@@ -10,7 +10,7 @@ from pathlib import Path
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card
-from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, rounds_weights
+from gpg_vl.planning.layouts import CARDS_PER_MACHINE, LAYOUTS, Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
     Memory,
@@ -25,6 +25,7 @@ from gpg_vl.planning.seconds import checkpoint_bytes, seconds_of, work_of
 from gpg_vl.planning.trial_groups import longest_groups
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.sharding import LayoutName
 from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
 from gpg_vl.run.kept_checkpoints import count_checkpoints
@@ -112,14 +113,17 @@ def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | No
 
 
 def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> LayoutName | None:
-    """The first that fits; ZeRO has nothing to share on one GPU, but it can leave the optimizer to the host.
+    """The first that fits. There is nothing to share on one GPU, but ZeRO can leave the optimizer to the host; HSDP is
+    FSDP2 on one machine.
 
     Args:
         run: the phases, of rounded weights or others
     """
     run = cache(run)
     for layout in LAYOUTS:
-        if machine.num_gpus == 1 and layout in ("zero1", "zero2", "zero3"):
+        if machine.num_gpus == 1 and layout not in ("none", "zero3_offload"):
+            continue
+        if machine.num_gpus <= CARDS_PER_MACHINE and layout == "hsdp":
             continue
         if recipe.update.optimizer == "adamw_8bit" and layout != "none":
             continue

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import Card
-from gpg_vl.planning.layouts import FLOAT, ROUNDED, LayoutName, Size, rounds_weights
+from gpg_vl.planning.layouts import CARDS_PER_MACHINE, FLOAT, ROUNDED, Size, num_sharing, rounds_weights
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
 from gpg_vl.planning.trial_groups import share_of
+from gpg_vl.processes.sharding import LayoutName
 
 ACHIEVED = 0.6
 """Share of the card's rate that large bfloat16 products reach."""
@@ -25,7 +26,6 @@ TRAFFIC = 4
 """How often what is kept for the backward pass moves: written and read, there and back."""
 LINK = {True: 300e9, False: 40e9}
 """Bytes per second and card, within a machine and between machines."""
-CARDS_PER_MACHINE = 8
 DISK = 0.9e9
 """Bytes per second of one process that writes and hashes a checkpoint."""
 IMAGE_SECONDS = 0.034
@@ -54,8 +54,8 @@ def seconds_of(
         "data": work.images * IMAGE_SECONDS,
         "rollout": _rollout(recipe, runs, work, card, rate, width * size.weights),
         "update": _update(recipe, runs, work, card, rate),
-        "exchange": _exchange(size, runs, layout, num_ranks),
-        "step": stepped * size.trained / card.bandwidth / (1 if layout == "none" else num_ranks),
+        "exchange": _exchange(size, runs, layout, num_ranks, width),
+        "step": stepped * size.trained / card.bandwidth / num_sharing(layout, num_ranks),
         "checkpoint": save_seconds(size) / recipe.run.save_every,
     }
 
@@ -74,12 +74,19 @@ def _update(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float) -> 
     return max(runs.update.count * runs.update.kernels * LAUNCH_SECONDS, computed)
 
 
-def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int) -> float:
-    """Gradients once a step, or once a pass where they are sharded; weights for each pass and a rollout in ZeRO-3."""
+def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width: int) -> float:
+    """Gradients once a step, or in each pass where they are sharded; weights that are, in each pass and for a rollout.
+
+    Args:
+        width: bytes of a weight that is gathered
+    """
     if num_ranks == 1:
         return 0.0
     link = LINK[num_ranks <= CARDS_PER_MACHINE]
-    gradients, weights = FLOAT * size.trained / link, FLOAT * size.weights / link
+    gradients, weights = FLOAT * size.trained / link, width * size.weights / link
+    if layout == "hsdp" and num_ranks > CARDS_PER_MACHINE:  # between machines, a rank's share of the gradients alone
+        between = 2 * gradients / CARDS_PER_MACHINE
+        gradients, weights = gradients * link / LINK[True] + between, weights * link / LINK[True]
     if layout in ("none", "zero1"):
         return 2 * gradients
     if layout == "zero2":

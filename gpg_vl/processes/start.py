@@ -11,6 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.sharding import sharding_of
+
 _LONGEST_WAIT = timedelta(hours=4)
 """Time to wait for the slowest rank, e.g. in a long rollout; its launcher and ``rank_watch`` notice one that died."""
 
@@ -18,13 +21,14 @@ _LONGEST_WAIT = timedelta(hours=4)
 def start_ranks(*, on_cpu: bool = False) -> Accelerator:
     """Joins the processes that torchrun, accelerate or ``scripts/train.sh`` started; otherwise a single process.
 
-    DeepSpeed is enabled by accelerate's own variables, ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE.
+    DeepSpeed is enabled by accelerate's own variables, ACCELERATE_USE_DEEPSPEED and ACCELERATE_DEEPSPEED_CONFIG_FILE;
+    FSDP2 by GPG_VL_SHARDING.
 
     Args:
         on_cpu: use no GPU, though there is one
 
     Raises:
-        ValueError: the DeepSpeed file enables something that would make the update inexact
+        ValueError: no such layout, or the DeepSpeed file enables something that would make the update inexact
     """
     with_gpu = torch.cuda.is_available()
     backend = "nccl" if with_gpu and not on_cpu else "gloo"
@@ -38,7 +42,22 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
         _check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config)
         # otherwise transformers would shard while loading and save under other names; layouts.py shards instead
         unset_hf_deepspeed_config()
+    _check_alike(accelerator)
+    if sharding_of(accelerator).is_fsdp and not torch.distributed.is_initialized():  # a single process
+        torch.distributed.init_process_group(backend, rank=0, world_size=1, store=torch.distributed.HashStore())
     return accelerator
+
+
+def _check_alike(accelerator: Accelerator) -> None:
+    """
+    Raises:
+        ValueError: the processes were started with different layouts
+    """
+    names = sorted(set(gather_object([sharding_of(accelerator).name])))
+    if len(names) > 1:
+        raise ValueError(
+            f"the processes share in different ways: {' and '.join(names)}; start all of them with one SHARDING"
+        )
 
 
 def _do_not_compile() -> None:
@@ -65,9 +84,3 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
             f"the DeepSpeed file has gradient_accumulation_steps={steps}; set it to 1: a step's micro-batches follow "
             "from update.tokens_per_micro_batch"
         )
-
-
-def sharding_stage(accelerator: Accelerator) -> int:
-    """ZeRO's stage: 0 shards nothing, 1 the optimizer, 2 also the gradients, 3 also the weights."""
-    plugin = accelerator.state.deepspeed_plugin
-    return 0 if plugin is None else int(plugin.zero_stage)

@@ -32,8 +32,8 @@ from gpg_vl.models.saving import save_model
 from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
-from gpg_vl.processes.start import sharding_stage
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.weights import weights_to_save
 from gpg_vl.run.claim import LostFolder, check_claim
 from gpg_vl.run.kept_checkpoints import removable_checkpoints
 from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
@@ -102,10 +102,10 @@ def save_checkpoint(
     random_states = gather_object([random_state])
     packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
     try:
-        with whole_weights(accelerator):
+        with weights_to_save(accelerator):
             _on_main(lambda: _start(adapter, partial, state.step))
             _on_main(lambda: save_model(adapter, partial, recipe, metrics))
-        shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_stage(accelerator))
+        shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
         for number, shard in enumerate(shards, start=1):
             _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
         _on_main(lambda: _write_if_any(packed, learned, training_state))
@@ -281,7 +281,7 @@ def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator:
         def stored(name: str) -> dict[str, Tensor]:
             return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
 
-        load_entries(optimizer, adapter.trainable_parameters(), stored, sharding_stage(accelerator))
+        load_entries(optimizer, adapter.trainable_parameters(), stored, sharding_of(accelerator))
 
 
 def _refuse_others(has_files: bool, found: Collection[str], trained: Collection[str]) -> None:

@@ -14,7 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.update.fsdp import clip_shards
+from gpg_vl.update.policy import PolicyForward
 
 ELEMENTS_PER_REDUCTION = 2**24
 """Number of gradients reduced together: 64 MiB in float32."""
@@ -23,6 +25,9 @@ ELEMENTS_PER_REDUCTION = 2**24
 class Layout(Protocol):
     needs_equal_passes: bool
     """Whether each pass is a collective, so that all ranks must run the same number, through the same modules."""
+
+    deals_by_cost: bool
+    """Whether groups move between ranks before they are trained, so that all have about as much to do."""
 
     forward: nn.Module
     optimizer: torch.optim.Optimizer
@@ -45,18 +50,26 @@ class Layout(Protocol):
 def build_layout(
     accelerator: Accelerator, forward: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
 ) -> Layout:
-    stage = sharding_stage(accelerator)
-    if stage == 0:
+    """
+    Args:
+        forward: under FSDP2, sharded before ``optimizer`` was built (``fsdp.shard_policy``)
+    """
+    sharding = sharding_of(accelerator)
+    if sharding.is_fsdp:
+        assert isinstance(forward, PolicyForward) and forward.is_sharded
+        return FullySharded(forward, optimizer, max_grad_norm)
+    if sharding.zero_stage == 0:
         return Replicated(accelerator, forward, optimizer, max_grad_norm)
     accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = max_grad_norm
     engine, _ = accelerator.prepare(forward, optimizer)
-    return ShardedOptimizer(engine) if stage == 1 else ShardedGradients(engine)
+    return ShardedOptimizer(engine) if sharding.zero_stage == 1 else ShardedGradients(engine)
 
 
 class Replicated:
     """Every rank has everything; gradients are summed over ranks once per step. Also used with a single process."""
 
     needs_equal_passes = False
+    deals_by_cost = False
 
     def __init__(
         self, accelerator: Accelerator, forward: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
@@ -89,6 +102,7 @@ class ShardedOptimizer:
     """ZeRO-1: each rank has all weights and gradients, and updates its share of the weights."""
 
     needs_equal_passes = False
+    deals_by_cost = False
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -115,6 +129,7 @@ class ShardedGradients:
     """ZeRO-2 and ZeRO-3: each rank has its share of the gradients, and with ZeRO-3 of the weights too."""
 
     needs_equal_passes = True
+    deals_by_cost = False
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -130,6 +145,35 @@ class ShardedGradients:
 
     def step(self) -> float:
         return take_engine_step(self._engine)
+
+
+class FullySharded:
+    """FSDP2 and HSDP: each rank has its share of weights, gradients and optimizer."""
+
+    needs_equal_passes = True
+    deals_by_cost = True
+
+    def __init__(self, forward: PolicyForward, optimizer: torch.optim.Optimizer, max_grad_norm: float):
+        self._max_grad_norm = max_grad_norm
+        self.forward: Any = forward
+        self.optimizer = optimizer
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def backward(self, loss: Tensor, is_last: bool) -> None:
+        if loss.requires_grad:  # else only the tower is trained, and no rank's rows have an image
+            loss.backward()
+
+    def clear(self) -> None:
+        raise AssertionError("other ranks hold their share of these gradients")
+
+    def step(self) -> float:
+        self.forward.reshard()  # what a pass without a backward has gathered
+        fill_missing_gradients(self._parameters)
+        norm = clip_shards(self._parameters, self._max_grad_norm)
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
 
 def take_engine_step(engine: Any) -> float:

@@ -18,7 +18,9 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
+from gpg_vl.update.balance import balance
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
+from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
@@ -69,18 +71,22 @@ class Learner:
         self._adapter = adapter
         self._accelerator = accelerator
         forward = PolicyForward(adapter, recipe.rollout.temperature)
-        optimizer = build_optimizer(adapter, recipe.update)
         has_reference = "reference" in objective.needs
         self._reference = Reference(recipe, adapter, accelerator, initial) if has_reference else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self._weights = count_weights(adapter)  # before the layout shards them
+        shard_policy(accelerator, forward)
+        optimizer = build_optimizer(adapter, recipe.update)
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
         self._tokens = recipe.update.tokens_per_micro_batch  # of a micro-batch, for which memory has sufficed
         self._beside = beside
         if beside is not None and self.layout.needs_equal_passes:
-            raise ValueError("objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1; set it to score")
+            raise ValueError(
+                "objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1 (SHARDING=none, zero1); set it "
+                "to score"
+            )
 
     @property
     def optimizer(self) -> Any:
@@ -95,6 +101,8 @@ class Learner:
         """
         update = self._recipe.update
         parts = deal_updates(collected, self._objective, update.groups_per_update, self._accelerator)
+        if self.layout.deals_by_cost:
+            parts = [(balance(groups, self._accelerator.device), totals) for groups, totals in parts]
         with self._whole_weights(bool(self._objective.needs)):
             batches = run_together(lambda: [UpdateBatch(self._anchor(trained), totals) for trained, totals in parts])
         return Rollout(step, batches, len(batches) * update.epochs_per_rollout)
@@ -105,9 +113,10 @@ class Learner:
         if batch.totals.trained_groups == 0:
             return None
         measures = bool(self._objective.needs) and not rollout.is_fresh and rollout.current is None
-        with self._whole_weights(measures or not self._is_checked):
+        with self._whole_weights(measures):
             log_probs, self.groups = run_together(lambda: self._prepare_groups(rollout))
         rollout.current = None
+        self._check_once()
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
             self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator
@@ -196,9 +205,6 @@ class Learner:
         else:
             log_probs = [each.beside(now) for each, now in zip(batch.groups, self._current(rollout), strict=True)]
             training = list(map(self._objective.training_group, groups, log_probs))
-        if not self._is_checked:
-            self._check_forwards(training)
-            self._is_checked = True
         return log_probs, training
 
     def _current(self, rollout: Rollout) -> list[GroupLogProbs]:
@@ -214,6 +220,13 @@ class Learner:
         """The objective's loss of this rank's groups, before the division; else it is that of the linear surrogate."""
         pairs = zip(batch.groups, log_probs, strict=True)
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
+
+    def _check_once(self) -> None:
+        """Before the run's first gradient, on weights that no layout has rounded."""
+        if not self._is_checked:
+            with whole_weights(self._accelerator, is_exact=True):
+                run_together(lambda: self._check_forwards(self.groups))
+            self._is_checked = True
 
     def _check_forwards(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""

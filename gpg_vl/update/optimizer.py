@@ -11,6 +11,7 @@ from transformers import get_scheduler
 
 from gpg_vl.config import PARTS, ModelConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.processes.sharding import WHOLE, Sharding
 from gpg_vl.screen import say
 
 
@@ -52,16 +53,18 @@ def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: 
     return torch.optim.AdamW(groups, fused=on_cuda or None, **options)
 
 
-def check_optimizer(config: UpdateConfig, sharding_stage: int = 0) -> None:
+def check_optimizer(config: UpdateConfig, sharding: Sharding = WHOLE) -> None:
     """
     Raises:
-        ValueError: the 8-bit optimizer is requested without its library, without a device that it runs on, or with ZeRO
+        ValueError: the 8-bit optimizer is requested without its library, without a device that it runs on, or with a
+            layout that shards moments
     """
     if config.optimizer != "adamw_8bit":
         return
-    if sharding_stage:
+    if not sharding.keeps_whole_moments:
         raise ValueError(
-            "update.optimizer: adamw_8bit stores its moments in blocks that cannot be saved under ZeRO; use adamw"
+            f"update.optimizer: adamw_8bit stores its moments in blocks that cannot be saved under {sharding.title}; "
+            "use adamw, or SHARDING=none"
         )
     try:
         import bitsandbytes  # noqa: F401

@@ -1,7 +1,8 @@
 """The optimizer's state by parameter, as whole tensors, whatever the layout and the number of ranks.
 
-Without DeepSpeed a rank has all of it. With ZeRO a rank has slices, in flat tensors that the optimizer treats as its
-parameters; they are assembled one parameter at a time, and cut out of whole tensors in the same way.
+Where nothing is sharded a rank has all of it. Under FSDP2 a rank has a share of each tensor. Under ZeRO a rank has
+slices, in flat tensors that the optimizer treats as its parameters. Both are assembled one parameter at a time, and cut
+out of whole tensors in the same way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.processes.sharding import WHOLE, Sharding
+
 Entries = dict[str, Tensor]
 """The state of one parameter by name, on the CPU; empty before the first step."""
 
@@ -24,18 +27,17 @@ SHARD_BYTES = 2**31
 def read_shards(
     optimizer: Any,
     named_parameters: Iterable[tuple[str, nn.Parameter]],
-    stage: int = 0,
+    sharding: Sharding = WHOLE,
     shard_bytes: int = SHARD_BYTES,
 ) -> Iterator[dict[str, Tensor]]:
     """The state as ``PARAMETER/ENTRY`` -> tensor, in at least one portion of about ``shard_bytes``.
 
-    All ranks iterate together. With ZeRO only the first rank gets the values.
+    All ranks iterate together. Where the state is sharded, only the first rank gets the values.
 
     Args:
         optimizer: torch's optimizer, or DeepSpeed's wrapper of it
-        stage: ZeRO's stage, from ``sharding_stage``; 0 without DeepSpeed
     """
-    read = partial(_read_whole, optimizer) if stage == 0 else _ShardedState(optimizer, stage).read
+    read = _reader(optimizer, sharding)
     shard: dict[str, Tensor] = {}
     for name, parameter in named_parameters:
         if sum(tensor.nbytes for tensor in shard.values()) >= shard_bytes:
@@ -49,34 +51,34 @@ def load_entries(
     optimizer: Any,
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     stored: Callable[[str], Entries],
-    stage: int = 0,
+    sharding: Sharding = WHOLE,
 ) -> None:
     """Restores the state; each rank restores its share.
 
     Args:
         stored: returns the entries of a parameter by its name
-        stage: as in ``read_shards``
 
     Raises:
         ValueError: they are not those of AdamW for these parameters
     """
-    if stage == 0:
+    if sharding.zero_stage == 0:
         state = optimizer.state_dict()
-        entries = enumerate(_checked(stored(name), name, each.shape) for name, each in named_parameters)
+        cut = _cut_like if sharding.is_fsdp else _as_they_are
+        entries = enumerate(cut(_checked(stored(name), name, each.shape), each) for name, each in named_parameters)
         state["state"] = {index: of_parameter for index, of_parameter in entries if of_parameter}
         optimizer.load_state_dict(state)
         return
-    sharded, step = _ShardedState(optimizer, stage), None
+    zero, step = _ZeroState(optimizer, sharding.zero_stage), None
     for name, parameter in named_parameters:
-        shape = parameter.ds_shape if stage == 3 else parameter.shape  # type: ignore[attr-defined]
+        shape = parameter.ds_shape if sharding.zero_stage == 3 else parameter.shape  # type: ignore[attr-defined]
         of_parameter = _checked(stored(name), name, shape)
         if not of_parameter:
             continue
         if step is None:
             step = of_parameter["step"]
-            sharded.fill_with_zeros(step)
+            zero.fill_with_zeros(step)
         assert torch.equal(of_parameter["step"], step), f"{name} took {of_parameter['step']} steps, others {step}"
-        sharded.write(parameter, of_parameter)
+        zero.write(parameter, of_parameter)
 
 
 def _checked(entries: Entries, name: str, shape: torch.Size) -> Entries:
@@ -89,8 +91,41 @@ def _checked(entries: Entries, name: str, shape: torch.Size) -> Entries:
     return entries
 
 
+def _reader(optimizer: Any, sharding: Sharding) -> Callable[[nn.Parameter], Entries]:
+    if sharding.zero_stage:
+        return _ZeroState(optimizer, sharding.zero_stage).read
+    return partial(_read_shared if sharding.is_fsdp else _read_whole, optimizer)
+
+
 def _read_whole(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:
     return {entry: torch.as_tensor(value).cpu() for entry, value in optimizer.state.get(parameter, {}).items()}
+
+
+def _read_shared(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:
+    """Of FSDP2. On other ranks than the first, the moments have shapes alone."""
+    state = optimizer.state.get(parameter, {})
+    if not state:
+        return {}
+    at = "cpu" if torch.distributed.get_rank() == 0 else "meta"
+    moments = {entry: state[entry].full_tensor().to(at) for entry in MOMENTS}
+    return {"step": state["step"].cpu(), **moments}
+
+
+def _as_they_are(entries: Entries, parameter: nn.Parameter) -> Entries:
+    return entries
+
+
+def _cut_like(entries: Entries, parameter: Any) -> Entries:
+    """This rank's share of whole moments, sharded as FSDP2 has sharded their parameter."""
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return {
+        entry: value
+        if entry == "step"
+        else distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+        for entry, value in entries.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +142,7 @@ class _Share:
         return values.narrow(0, self.offset, self.num)
 
 
-class _ShardedState:
+class _ZeroState:
     """The state of DeepSpeed's optimizer for its flat tensors, over all ranks."""
 
     def __init__(self, optimizer: Any, stage: int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -49,14 +51,22 @@ class PolicyForward(nn.Module):
     def __init__(self, adapter: Adapter, temperature: float):
         super().__init__()
         self.model = adapter.model
-        self._adapter = adapter
+        self.adapter = adapter
         self._temperature = temperature
+        self.is_sharded = False
+        """Whether FSDP2 has sharded the weights; then a layout accepts log-probs without a gradient."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Of a sharded model, this is also for the one that its weights are gathered in."""
+        super().train(mode)
+        self.adapter.model.train(mode)
+        return self
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Log-probs [M] of the completion tokens of the micro-batch, float32."""
-        with self._adapter.autocast():
-            log_probs = packed_log_probs(self._adapter, batch, self._temperature)
-        if torch.is_grad_enabled() and not log_probs.requires_grad:
+        with self.adapter.autocast():
+            log_probs = packed_log_probs(self.adapter, batch, self._temperature)
+        if torch.is_grad_enabled() and not log_probs.requires_grad and not self.is_sharded:
             # if only the tower is trained, rows without an image have a zero gradient, which is not an error
             log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
         return log_probs

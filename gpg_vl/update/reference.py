@@ -18,7 +18,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
@@ -35,11 +35,12 @@ class InitialModel:
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
         self._policy = adapter
         self._copy: Adapter | None = None
-        self._home = torch.device("cpu") if sharding_stage(accelerator) == 3 else accelerator.device
+        sharding = sharding_of(accelerator)
+        self._home = accelerator.device if sharding.keeps_whole_weights else torch.device("cpu")
         if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
             self._copy = load_adapter(recipe.model)
             self._copy.model.requires_grad_(requires_grad=False)
-            if sharding_stage(accelerator) == 0:
+            if sharding.computes_rounded:
                 self._copy.round_weights()
             keep_in_compute_type(self._copy)
             self._copy.to(self._home)

@@ -1,4 +1,4 @@
-"""Checkpoints of several CPU ranks with real DeepSpeed: bit for bit on as many ranks, good for any other layout."""
+"""Checkpoints of several CPU ranks with real FSDP2 and DeepSpeed: bit for bit on as many ranks, good for others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ def run_ranks(
 
 
 @pytest.mark.timeout(3 * SECONDS)
-@pytest.mark.parametrize("deepspeed", ["zero2", pytest.param("zero3", marks=pytest.mark.faults_ci)])
+@pytest.mark.parametrize(
+    "deepspeed",
+    [
+        "zero2",
+        pytest.param("zero3", marks=pytest.mark.faults_ci),
+        pytest.param("fsdp", marks=pytest.mark.faults_ci),
+    ],
+)
 def test_ten_steps_equal_five_a_kill_and_five(
     tmp_path: Path, model_folders: dict[str, Path], deepspeed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,8 +77,8 @@ def test_ten_steps_equal_five_a_kill_and_five(
     assert lines_naming(capsys.readouterr().out, MANIFEST_FILE)
 
 
-@pytest.mark.timeout(12 * SECONDS)
-@pytest.mark.parametrize("deepspeed", ["zero1", "zero3"])
+@pytest.mark.timeout(16 * SECONDS)
+@pytest.mark.parametrize("deepspeed", ["fsdp", "zero1", "zero3"])
 def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
     """Other layouts get the same moments, bit for bit; their next step differs by rounding, and not as with lost ones.
 
@@ -89,7 +96,8 @@ def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
         weights = load_file(folder / name / "checkpoint-3/model.safetensors")
         return max(float((weights[key] - expected[key]).abs().max()) for key in expected)
 
-    for layout, num in [("zero0", 1), ("zero0", 2), ("zero1", 3), ("zero2", 2), ("zero3", 3), ("zero3_offload", 2)]:
+    others = [("zero0", 1), ("zero0", 2), ("zero1", 3), ("zero2", 2), ("zero3", 3), ("zero3_offload", 2)]
+    for layout, num in [*others, ("fsdp", 1), ("fsdp", 2), ("fsdp", 3), ("hsdp", 4)]:
         name = f"{layout}-{num}"
         shutil.copytree(folder / "start", folder / name)
         run_ranks(folder, name, layout, num, [*words, "--run.steps", "3"], "save_moments_again")
@@ -104,11 +112,12 @@ def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
 
 
 @pytest.mark.timeout(5 * SECONDS)
-def test_there_and_back(folder: Path) -> None:
-    """1 rank, 2 under ZeRO-3, 2 under ZeRO-2, 1 again: the samples of one process, and its weights but for rounding."""
+@pytest.mark.parametrize("sharded", ["zero3", "fsdp"])
+def test_there_and_back(folder: Path, sharded: str) -> None:
+    """1 rank, 2 that share weights, 2 under ZeRO-2, 1 again: one process' samples, and its weights but for rounding."""
     words = ["--task", "counting", "--update.schedule", "constant"]
     run_ranks(folder, "whole", "zero0", 1, [*words, "--run.steps", "8"])
-    for steps, (layout, num) in zip("2468", [("zero0", 1), ("zero3", 2), ("zero2", 2), ("zero0", 1)], strict=True):
+    for steps, (layout, num) in zip("2468", [("zero0", 1), (sharded, 2), ("zero2", 2), ("zero0", 1)], strict=True):
         run_ranks(folder, "hops", layout, num, [*words, "--run.steps", steps])
     assert len(lines_naming((folder / "log.txt").read_text(), "resuming", "hops")) == 3
     assert [sorted(step.splitlines()) for step in sampled(folder / "hops")] == [
@@ -170,7 +179,7 @@ def test_a_damaged_file_of_any_rank_is_noticed(folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.timeout(4 * SECONDS)
-@pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
+@pytest.mark.parametrize("deepspeed", ["fsdp", "zero2", "zero3"])
 def test_a_save_killed_on_one_of_two_ranks(folder: Path, deepspeed: str) -> None:
     """The rank that writes, or the one that only gives: the checkpoint before is whole, and the run goes on from it."""
     run_ranks(folder, "whole", deepspeed)

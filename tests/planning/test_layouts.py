@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.planning.layouts import LAYOUTS, LayoutName, Size, State, rounds_weights, state_of
+from gpg_vl.planning.layouts import LAYOUTS, Size, State, rounds_weights, state_of
+from gpg_vl.processes.sharding import LayoutName
 
-SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000)
-ADAPTER = Size(weights=8_000_000_000, trained=40_000_000, largest=1_000_000)
+BLOCKS = {"block": 230_000_000, "outside": 1_200_000_000}
+SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000, **BLOCKS)
+ADAPTER = Size(weights=8_000_000_000, trained=40_000_000, largest=1_000_000, **BLOCKS)
 
 
 def held(state: State) -> float:
@@ -19,7 +21,15 @@ def held(state: State) -> float:
 @pytest.mark.parametrize(
     ("layout", "bytes_per_weight"),
     # weights, gradients, a rank's float32 copy, two moments; eight ranks
-    [("none", 16), ("zero1", 4 + 4 + 12 / 8), ("zero2", 4 + 16 / 8), ("zero3", 20 / 8), ("zero3_offload", 8 / 8)],
+    [
+        ("none", 16),
+        ("fsdp", 16 / 8),
+        ("hsdp", 16 / 8),
+        ("zero1", 4 + 4 + 12 / 8),
+        ("zero2", 4 + 16 / 8),
+        ("zero3", 20 / 8),
+        ("zero3_offload", 8 / 8),
+    ],
 )
 def test_state_of_eight_ranks(layout: LayoutName, bytes_per_weight: float) -> None:
     assert held(state_of(layout, SEVEN_B, 8)) == pytest.approx(8 * bytes_per_weight)
@@ -34,6 +44,20 @@ def test_an_offloaded_optimizer_is_in_the_hosts_memory() -> None:
 def test_zero3_gathers_all_weights_in_a_rollout() -> None:
     assert state_of("zero3", SEVEN_B, 8).gathered == 4 * SEVEN_B.weights
     assert state_of("zero2", SEVEN_B, 8).gathered == 0
+
+
+def test_fsdp_gathers_the_compute_type() -> None:
+    """All of it in a rollout; in the update what is outside of the blocks, and two blocks, with their gradients."""
+    for is_rounded, width in ((False, 4), (True, 2)):
+        state = state_of("fsdp", SEVEN_B, 8, is_rounded=is_rounded)
+        assert state.gathered == width * SEVEN_B.weights
+        assert state.buffers == 2 * width * 1_660_000_000 + 4 * 1_200_000_000
+    assert state_of("fsdp", ADAPTER, 8, is_rounded=True).buffers < 1.01 * 2 * 1_660_000_000 + 4 * 10_000_000
+
+
+def test_hsdp_shares_within_a_machine() -> None:
+    one, many = (held(state_of("hsdp", SEVEN_B, num)) for num in (8, 64))
+    assert one == many == held(state_of("fsdp", SEVEN_B, 8)) > held(state_of("fsdp", SEVEN_B, 64))
 
 
 def test_an_adapter_needs_little_beside_its_weights() -> None:
@@ -52,7 +76,7 @@ def test_rounded_weights_are_two_bytes_and_a_master_of_what_is_trained() -> None
 
 def test_deepspeed_keeps_float32_weights() -> None:
     bfloat16, float32 = ModelConfig(dtype="bfloat16"), ModelConfig(dtype="float32")
-    assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == ["none"]
+    assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == ["none", "fsdp", "hsdp"]
     assert not any(rounds_weights(layout, float32) for layout in LAYOUTS)
 
 

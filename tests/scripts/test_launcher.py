@@ -13,13 +13,13 @@ WORDS = ["my recipe.yaml", "--run.steps", "6"]
 
 @pytest.fixture
 def interpreter(tmp_path: Path) -> Path:
-    """As Python on a machine with two GPUs: it counts them, and prints its words and what DeepSpeed is to be."""
+    """As Python on a machine with two GPUs: it counts them, and prints its words and what is to be shared."""
     path = tmp_path / "python"
     path.write_text(
         """#!/usr/bin/env bash
 if [[ $1 == -c ]]; then echo 2; exit; fi
 printf '<%s>' "$@"
-echo " deepspeed ${ACCELERATE_USE_DEEPSPEED:-no} ${ACCELERATE_DEEPSPEED_CONFIG_FILE##*/}"
+echo " own ${GPG_VL_SHARDING:--} deepspeed ${ACCELERATE_USE_DEEPSPEED:-no} ${ACCELERATE_DEEPSPEED_CONFIG_FILE##*/}"
 """
     )
     path.chmod(0o755)
@@ -33,27 +33,43 @@ def launch(interpreter: Path, **environment: str) -> subprocess.CompletedProcess
 
 
 TRAIN = "<-m><gpg_vl><train><my recipe.yaml><--run.steps><6>"
+ON_TWO_GPUS = "<-m><gpg_vl.launch><--nproc_per_node><2><--standalone>"
 NODES = {"NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "node-0"}
 
 
 @pytest.mark.parametrize(
     ("environment", "called"),
     [
-        ({}, f"<-m><gpg_vl.launch><--nproc_per_node><2><--standalone>{TRAIN} deepspeed no"),
-        ({"NUM_PROCESSES": "1"}, f"{TRAIN} deepspeed no"),
+        ({}, f"{ON_TWO_GPUS}{TRAIN} own fsdp deepspeed no"),
+        ({"SHARDING": "none"}, f"{ON_TWO_GPUS}{TRAIN} own none deepspeed no"),
+        ({"DEEPSPEED": "zero0"}, f"{ON_TWO_GPUS}{TRAIN} own none deepspeed no"),
+        ({"NUM_PROCESSES": "1"}, f"{TRAIN} own none deepspeed no"),
+        (
+            {"SHARDING": "hsdp", "NUM_PROCESSES": "1"},
+            f"<-m><gpg_vl.launch><--nproc_per_node><1><--standalone>{TRAIN} own hsdp deepspeed no",
+        ),
+        (
+            {**NODES, "GPG_VL_SHARDING": "fsdp"},
+            "<-m><gpg_vl.launch><--nproc_per_node><2><--nnodes><4><--node_rank><3><--master_addr><node-0>"
+            f"<--master_port><29500>{TRAIN} own hsdp deepspeed no",
+        ),
+        (
+            {"SHARDING": "zero3", "DEEPSPEED": "zero3", "GPG_VL_SHARDING": "fsdp"},
+            f"{ON_TWO_GPUS}{TRAIN} own - deepspeed true zero3.json",
+        ),
         (
             {"NUM_PROCESSES": "3", "DEEPSPEED": "zero3_offload"},
-            f"<-m><gpg_vl.launch><--nproc_per_node><3><--standalone>{TRAIN} deepspeed true zero3_offload.json",
+            f"<-m><gpg_vl.launch><--nproc_per_node><3><--standalone>{TRAIN} own - deepspeed true zero3_offload.json",
         ),
         (
             {"DEEPSPEED": "zero2", "MASTER_PORT": "1234"},
             "<-m><gpg_vl.launch><--nproc_per_node><2><--master_addr><127.0.0.1><--master_port><1234>"
-            f"{TRAIN} deepspeed true zero2.json",
+            f"{TRAIN} own - deepspeed true zero2.json",
         ),
         (
             {**NODES, "DEEPSPEED": "zero1"},
             "<-m><gpg_vl.launch><--nproc_per_node><2><--nnodes><4><--node_rank><3><--master_addr><node-0>"
-            f"<--master_port><29500>{TRAIN} deepspeed true zero1.json",
+            f"<--master_port><29500>{TRAIN} own - deepspeed true zero1.json",
         ),
     ],
 )
@@ -63,8 +79,9 @@ def test_the_environment_becomes_the_launchers_words(
     done = launch(interpreter, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == called
-    printed = f"+ DEEPSPEED={environment.get('DEEPSPEED', 'zero0')} {interpreter} -m gpg_vl"
-    assert done.stderr.startswith(printed), "it prints the command that it runs"
+    asked = next((f"{key}={environment[key]}" for key in ("DEEPSPEED", "SHARDING") if key in environment), "SHARDING=")
+    assert done.stderr.startswith(f"+ {asked}"), "it prints the command that it runs"
+    assert f" {interpreter} -m gpg_vl" in done.stderr
     assert done.stderr.endswith("train my\\ recipe.yaml --run.steps 6\n")
 
 
@@ -72,6 +89,8 @@ def test_the_environment_becomes_the_launchers_words(
     ("environment", "named"),
     [
         ({"DEEPSPEED": "zero4"}, ["DEEPSPEED=zero4", "zero0", "zero1", "zero2", "zero3", "zero3_offload"]),
+        ({"SHARDING": "zero0"}, ["SHARDING=zero0", "none", "fsdp", "hsdp", "zero1", "zero3_offload"]),
+        ({"SHARDING": "fsdp", "DEEPSPEED": "zero2"}, ["SHARDING=fsdp", "DEEPSPEED=zero2"]),
         ({"NUM_PROCESSES": "all"}, ["NUM_PROCESSES=all", "1"]),
         ({"NNODES": "0"}, ["NNODES=0", "1"]),
         ({"NNODES": "2"}, ["NODE_RANK", "0 .. NNODES-1"]),

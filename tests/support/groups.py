@@ -28,7 +28,8 @@ def plain_gradients(adapter: BaseAdapter, groups: Sequence[TrainingGroup]) -> di
     for group in groups:
         for completion, coefficients in zip(group.completions, group.coefficients, strict=True):
             log_probs = plain_log_probs(adapter, group.prompt.encoded, completion, 1.0)
-            (log_probs * torch.tensor(coefficients)).sum().backward()
+            if log_probs.requires_grad:  # else only the tower is trained, and the row has no image
+                (log_probs * torch.tensor(coefficients)).sum().backward()
     return gradients(adapter)
 
 

@@ -1,4 +1,4 @@
-"""Starts ``rank_gradients.py`` on two ranks of this machine and reads what it prints."""
+"""Starts ``rank_gradients.py`` on ranks of this machine and reads what it prints."""
 
 from __future__ import annotations
 
@@ -10,24 +10,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.tiny_runs import free_port
+
 TESTS = Path(__file__).parents[1]
 SECONDS = 280  # of a start that takes 30, on a busy machine
 
 
-def measure_gradients(deepspeed: str, folders: Sequence[Path], seconds: float = SECONDS) -> list[dict[str, Any]]:
+OWN_LAYOUTS = {"zero0": "none", "fsdp": "fsdp", "hsdp": "hsdp"}
+"""Those without DeepSpeed, as ``SHARDING`` calls them."""
+
+
+def measure_gradients(
+    deepspeed: str, folders: Sequence[Path], seconds: float = SECONDS, num_ranks: int = 2, num_nodes: int = 1
+) -> list[dict[str, Any]]:
+    """
+    Args:
+        deepspeed: a file of ``scripts/deepspeed``, or of ``OWN_LAYOUTS``
+        num_nodes: launchers that share the ranks, as of several machines
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(TESTS.parent),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
+        "MASTER_PORT": str(free_port()),
     }
-    if deepspeed == "zero0":
-        environment["ACCELERATE_USE_CPU"] = "true"
+    if deepspeed in OWN_LAYOUTS:
+        environment |= {"ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": OWN_LAYOUTS[deepspeed]}
     else:
         environment["ACCELERATE_USE_DEEPSPEED"] = "true"
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(TESTS.parent / f"scripts/deepspeed/{deepspeed}.json")
-    command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2"]
+    launchers = [_launch(node, num_nodes, num_ranks // num_nodes, folders, environment) for node in range(num_nodes)]
+    outs = [launcher.communicate(timeout=seconds) for launcher in launchers]
+    assert not any(launcher.returncode for launcher in launchers), outs
+    return [json.loads(line) for out, _ in outs for line in out.splitlines() if line.startswith("{")]
+
+
+def _launch(
+    node: int, num_nodes: int, num_ranks: int, folders: Sequence[Path], environment: dict[str, str]
+) -> subprocess.Popen[str]:
+    """
+    Args:
+        num_ranks: of the node
+    """
+    where = ["--standalone"]
+    if num_nodes > 1:
+        where = ["--nnodes", str(num_nodes), "--node_rank", str(node), "--master_addr", "127.0.0.1"]
+        where += ["--master_port", environment["MASTER_PORT"]]
+    command = [sys.executable, "-m", "gpg_vl.launch", *where, "--nproc_per_node", str(num_ranks)]
     command += [str(TESTS / "support/rank_gradients.py"), *map(str, folders)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=seconds)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl import assemble
-from gpg_vl.processes.start import sharding_stage
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint
 from gpg_vl.update import optimizer_state, policy
@@ -75,7 +75,8 @@ def die_in_second_gathering() -> None:
         nonlocal saves
         saves += 1
         if saves == 2:
-            in_call(9, optimizer_state, "_put_together", die)
+            in_call(9, optimizer_state, "_put_together", die)  # of ZeRO
+            in_call(5, optimizer_state, "_read_shared", die)  # of FSDP2
         return original(*words)
 
     checkpoint.read_shards = read_shards
@@ -105,8 +106,8 @@ def save_moments_again() -> None:
 
     def load_optimizer(folder: Any, adapter: Any, optimizer: Any, accelerator: Any) -> None:
         original(folder, adapter, optimizer, accelerator)
-        stage = sharding_stage(accelerator)
-        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters(), stage)
+        sharding = sharding_of(accelerator)
+        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters(), sharding)
         if os.environ["RANK"] == "0":
             save_file(shard, "again.safetensors")
 

@@ -110,23 +110,26 @@ def fork_ranks(
     """The same on several ranks, in the environment that ``scripts/train.sh`` and its launcher make.
 
     Args:
-        deepspeed: a file of ``scripts/deepspeed``
+        deepspeed: a file of ``scripts/deepspeed``, or fsdp or hsdp, of two nodes
         faults: by rank
     """
+    of_node = num // 2 if deepspeed == "hsdp" else num
     environment = {
         "WORLD_SIZE": str(num),
-        "LOCAL_WORLD_SIZE": str(num),
+        "LOCAL_WORLD_SIZE": str(of_node),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
-    if deepspeed == "zero0":
+    if deepspeed in ("zero0", "fsdp", "hsdp"):
         environment["ACCELERATE_USE_CPU"] = "true"
+        environment["GPG_VL_SHARDING"] = deepspeed.replace("zero0", "none")
     else:
         environment["ACCELERATE_USE_DEEPSPEED"] = "true"
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(REPOSITORY / f"scripts/deepspeed/{deepspeed}.json")
+    numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank % of_node)} for rank in range(num)]
     return [
-        _fork(folder, words, (faults or {}).get(rank), {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(num)
+        _fork(folder, words, (faults or {}).get(rank), {**environment, **of_rank})
+        for rank, of_rank in enumerate(numbers)
     ]
 
 
@@ -149,7 +152,7 @@ def kill_ranks(ranks: Sequence[BaseProcess]) -> None:
         rank.join()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,8 +1,9 @@
-"""The gradient of two ranks in every layout, by real DeepSpeed on CPU ranks, against that of plain rows."""
+"""The gradient of ranks in every layout, by FSDP2 and real DeepSpeed on CPU ranks, against that of plain rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     ("deepspeed", "layout"),
     [
         pytest.param("zero0", "Replicated", marks=[pytest.mark.faults, pytest.mark.faults_ci]),
+        pytest.param("fsdp", "FullySharded", marks=[pytest.mark.faults, pytest.mark.faults_ci]),
         pytest.param("zero1", "ShardedOptimizer", marks=pytest.mark.faults),
         pytest.param("zero2", "ShardedGradients", marks=pytest.mark.faults),
         ("zero3", "ShardedGradients"),
@@ -30,13 +32,30 @@ def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     ],
 )
 def test_gradient_of_two_ranks_is_that_of_plain_rows(deepspeed: str, layout: str, folders: list[Path]) -> None:
-    rows = measure_gradients(deepspeed, folders)
+    check_rows(measure_gradients(deepspeed, folders), layout)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(2 * SECONDS + 20)
+@pytest.mark.parametrize(
+    ("layout", "num_ranks", "num_nodes"), [("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("hsdp", 4, 2)]
+)
+def test_gradient_under_fsdp2_is_that_of_plain_rows(
+    layout: str, num_ranks: int, num_nodes: int, folders: list[Path]
+) -> None:
+    """Weights are cut where two ranks do not cut them, and some shares are empty; one rank has no groups at all."""
+    rows = measure_gradients(layout, folders, 2 * SECONDS, num_ranks, num_nodes)
+    check_rows(rows, "FullySharded", has_fillers=num_ranks > 1)
+
+
+def check_rows(rows: list[dict[str, Any]], layout: str, *, has_fillers: bool = True) -> None:
     assert {row["layout"] for row in rows} == {layout}
     right = [row for row in rows if not row["mutation"]]
-    assert len(right) == (13 if deepspeed == "zero0" else 12)
+    assert len(right) == {"Replicated": 13, "FullySharded": 18}.get(layout, 12)
     for row in right:
         assert max(row["errors"]) < (1e-6 if row["dtype"] == "torch.float64" else 1e-5), row
+    assert all(min(row["num_groups"]) > 0 for row in right if row["is_dealt"]), "each rank gets a group"
     mutated = [row for row in rows if row["mutation"]]
-    assert len(mutated) == (2 if layout == "ShardedGradients" else 1)
+    assert len(mutated) == (2 if layout in ("ShardedGradients", "FullySharded") and has_fillers else 1)
     for row in mutated:
         assert min(row["errors"]) > 1e-2, row

@@ -10,6 +10,7 @@ import torch
 
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.processes.sharding import Sharding
 from gpg_vl.update.optimizer import (
     _make_adamw,
     build_optimizer,
@@ -101,8 +102,10 @@ def test_8_bit_adamw_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(ValueError, match=naming("bitsandbytes", "gpg-vl[bnb]", "adamw")):
         check_optimizer(config)
-    with pytest.raises(ValueError, match=naming("ZeRO", "adamw")):
-        check_optimizer(config, sharding_stage=1)
+    with pytest.raises(ValueError, match=naming("ZeRO-1", "adamw")):
+        check_optimizer(config, Sharding("zero1"))
+    with pytest.raises(ValueError, match=naming("FSDP2", "adamw")):
+        check_optimizer(config, Sharding("fsdp"))
 
 
 def test_table_of_trained_parts(load: LoadModel, capsys: pytest.CaptureFixture[str]) -> None:

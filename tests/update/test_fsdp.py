@@ -1,0 +1,207 @@
+"""FSDP2 in one process, which has all shards: the same numbers as without it, to the last bit.
+
+Several ranks: ``test_layouts.py``, ``faults/test_rank_checkpoints.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gpg_vl.config import LoraConfig, UpdateConfig
+from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.processes.ranks import end_ranks
+from gpg_vl.processes.sharding import Sharding, sharding_of
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.processes.weights import weights_to_save, whole_weights
+from gpg_vl.records import Completion
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.fsdp import find_blocks, shard_policy
+from gpg_vl.update.gradient import accumulate_gradient, take_step
+from gpg_vl.update.layouts import build_layout
+from gpg_vl.update.optimizer import build_optimizer
+from gpg_vl.update.optimizer_state import Entries, load_entries, read_shards
+from gpg_vl.update.policy import PolicyForward
+from tests.support.builders import FAMILIES, make_prompt, make_sample
+from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.groups import make_groups
+from tests.support.messages import naming
+
+PARTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "frozen": {"freeze": ["vision", "projector"]},
+    "lora": {"lora": LoraConfig(r=4, parts=["text", "vision"])},
+}
+MODELS = {**PARTS, "checkpointing": {"gradient_checkpointing": True}}
+LoadModel = Callable[..., BaseAdapter]
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
+    monkeypatch.setenv("GPG_VL_SHARDING", "fsdp")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield start_ranks(on_cpu=True)
+    end_ranks()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class Trained:
+    """An adapter under a layout, with groups that all have an image: none needs a row that levels the passes."""
+
+    def __init__(self, adapter: BaseAdapter, accelerator: Accelerator):
+        self.adapter, self.accelerator = adapter, accelerator
+        forward = PolicyForward(adapter, 1.0)
+        sharding = sharding_of(accelerator)
+        if sharding.keeps_whole_weights:
+            adapter.round_weights()
+        shard_policy(accelerator, forward)
+        self.optimizer = build_optimizer(adapter, UpdateConfig())
+        self.layout = build_layout(accelerator, forward, self.optimizer, max_grad_norm=1e9)
+
+    def step(self) -> None:
+        groups = [group for group in make_groups(self.adapter) if group.prompt.encoded.vision is not None]
+        config = UpdateConfig(tokens_per_micro_batch=128)
+        stats = accumulate_gradient(self.layout, groups, 3.0, config, self.adapter, self.accelerator)
+        assert stats.num_micro_batches > 1
+        assert take_step(self.layout, 1e-3) > 0
+
+    def masters(self) -> dict[str, Tensor]:
+        return {name: _whole(each) for name, each in self.adapter.trainable_parameters()}
+
+    def moments(self) -> dict[str, Tensor]:
+        [shard] = read_shards(self.optimizer, self.adapter.trainable_parameters(), sharding_of(self.accelerator))
+        return shard
+
+
+def _whole(tensor: Any) -> Tensor:
+    return (tensor.detach().full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()).clone()
+
+
+def trained_by(layout: str, adapter: BaseAdapter, accelerator: Accelerator) -> Trained:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPG_VL_SHARDING", layout)
+        trained = Trained(adapter, accelerator)
+        for _ in range(2):
+            trained.step()
+    return trained
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_steps_are_those_of_one_process(
+    load: LoadModel, accelerator: Accelerator, family: str, model: str, dtype: str
+) -> None:
+    """Two of AdamW: weights and moments. In bfloat16, the shards are what the masters are."""
+    found, expected = (
+        trained_by(layout, seeded(partial(load, family, dtype=dtype, **MODELS[model])), accelerator)
+        for layout in ("fsdp", "none")
+    )
+    assert_equal(found.masters(), expected.masters())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPG_VL_SHARDING", "none")
+        moments = expected.moments()
+    assert len(moments) == 3 * len(expected.masters())
+    assert_equal(found.moments(), moments)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("family", CASES)
+def test_steps_and_samples_of_every_family_are_those_of_one_process(
+    tmp_path: Path, accelerator: Accelerator, family: str
+) -> None:
+    case = CASES[family]
+    skip_unless_installed(case)
+    folder = write_tiny_model(tmp_path / family, family, seed=1)
+    found, expected = (trained_by(layout, load_case(case, folder), accelerator) for layout in ("fsdp", "none"))
+    assert_equal(found.masters(), expected.masters())
+    assert sample(found.adapter, accelerator) == sample(expected.adapter, None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whole_weights_are_those_of_the_compute_type(load: LoadModel, accelerator: Accelerator, dtype: str) -> None:
+    """They sample what the unsharded model samples; outside of the context the adapter has its shards alone."""
+    found, expected = (trained_by(layout, load(dtype=dtype), accelerator) for layout in ("fsdp", "none"))
+    assert sample(found.adapter, accelerator) == sample(expected.adapter, None)
+    sharded, masters = found.adapter.model, expected.masters()
+    with whole_weights(accelerator):
+        assert {each.dtype for each in found.adapter.model.parameters()} == {getattr(torch, dtype)}
+        assert found.adapter.head_weight is found.adapter.model.get_input_embeddings().weight, "tied as ever"
+    with whole_weights(accelerator, is_exact=True):
+        assert_equal(dict(found.adapter.model.named_parameters()), masters)
+    assert found.adapter.model is sharded
+    assert not [name for name, each in sharded.named_parameters() if not hasattr(each, "full_tensor")]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_what_is_saved_is_what_one_process_saves(
+    load: LoadModel, accelerator: Accelerator, tmp_path: Path, parts: str
+) -> None:
+    found, expected = (
+        trained_by(layout, seeded(partial(load, **PARTS[parts])), accelerator) for layout in ("fsdp", "none")
+    )
+    with weights_to_save(accelerator):
+        found.adapter.save(tmp_path / "fsdp")
+    expected.adapter.save(tmp_path / "none")
+    names = sorted(path.name for path in (tmp_path / "none").iterdir())
+    assert sorted(path.name for path in (tmp_path / "fsdp").iterdir()) == names
+    for name in names:
+        one, other = (tmp_path / folder / name for folder in ("fsdp", "none"))
+        if name.endswith(".safetensors"):
+            assert_equal(load_file(one), load_file(other))
+        else:
+            assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_moments_are_taken_up_to_the_last_bit(load: LoadModel, accelerator: Accelerator) -> None:
+    start, again = trained_by("fsdp", load(), accelerator), Trained(load(), accelerator)
+    moments = start.moments()
+
+    def stored(name: str) -> Entries:
+        return {key.rpartition("/")[2]: each for key, each in moments.items() if key.rpartition("/")[0] == name}
+
+    load_entries(again.optimizer, again.adapter.trainable_parameters(), stored, Sharding("fsdp"))
+    assert_equal(again.moments(), moments)
+
+
+def test_blocks_hold_most_of_a_model(load: LoadModel) -> None:
+    adapter = load()
+    inside = {id(each) for block in find_blocks(adapter.model) for each in block.parameters()}
+    outside = {name for name, each in adapter.model.named_parameters() if id(each) not in inside}
+    assert inside and not [name for name in outside if ".layers." in name or ".blocks." in name]
+
+
+def test_unknown_layouts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPG_VL_SHARDING", "zero3")
+    with pytest.raises(ValueError, match=naming("GPG_VL_SHARDING=zero3", "fsdp", "hsdp", "SHARDING=zero3")):
+        start_ranks(on_cpu=True)
+
+
+def seeded(load: Callable[[], BaseAdapter]) -> BaseAdapter:
+    """A new LoRA adapter draws its weights."""
+    torch.manual_seed(0)
+    return load()
+
+
+def sample(adapter: BaseAdapter, accelerator: Accelerator | None) -> list[tuple[Completion, ...]]:
+    prompts = [make_prompt(adapter, make_sample(sizes, seed)) for seed, sizes in enumerate([[(84, 84)], [(56, 84)]])]
+    engine = HfEngine(adapter, 10**6, accelerator)
+    with engine.sync_weights():
+        groups = engine.generate(prompts, 2, Sampling(5, 1.0), [(0, number) for number in range(2)])
+    return [group.completions for group in groups]
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
