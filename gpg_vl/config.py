@@ -272,11 +272,48 @@ class RefreshConfig:
 
 
 @dataclass(frozen=True)
+class VllmConfig:
+    """Where rollout.engine: vllm samples (docs/rollout-engines.md).
+
+    Args:
+        mode: server: in the processes of gpg-vl serve-rollouts, which may have other libraries and other GPUs
+        servers: their addresses; the prompts of a draw are dealt to all of them
+        weights: folder that the run and the servers share: each update's weights and the servers' token are in it
+        timeout_s: seconds that an answer may take, completions or new weights
+        retries: how often all servers are asked again before on_failure applies
+        retry_s: pause before the first time; it doubles each time
+        on_failure: what follows when no server answers; stop: the run ends, to be resumed; hf: the engine hf does the
+            servers' part
+        max_gap: largest distance between the log-probs of engine and update, in nats; float32: of any token, else the
+            mean; null: 1e-3 in float32, 0.05 in bfloat16
+    """
+
+    mode: Literal["server"] = "server"
+    servers: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8470"])
+    weights: str = "runs/rollout-weights"
+    timeout_s: float = 600.0
+    retries: int = 3
+    retry_s: float = 1.0
+    on_failure: Literal["stop", "hf"] = "stop"
+    max_gap: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
+        wrong = [each for each in self.servers if not re.fullmatch(r"http://([\w.-]+|\[[0-9a-f:]+\]):\d{1,5}", each)]
+        _require(not wrong, f"rollout.vllm.servers: {wrong} is no address; write http://HOST:PORT")
+        _require(self.timeout_s > 0, "rollout.vllm.timeout_s must be above 0")
+        _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
+        _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
+        _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """Sampling of the groups.
 
     Args:
-        engine: what generates the completions; hf: the kit's own loop on the transformers model
+        engine: what generates the completions; hf: the kit's own loop on the transformers model; vllm: vLLM, as
+            rollout.vllm says
         prompts_per_step: prompts drawn per optimizer step, over all ranks
         group_size: completions sampled per prompt; the supervised objective takes one, the gold completion
         max_new_tokens: maximum length of a sampled completion in tokens, end token included
@@ -286,6 +323,7 @@ class RolloutConfig:
         tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
             the room for its completion; a group is never split
         refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
+        vllm: {mode, servers, ...}: of the engine vllm
     """
 
     engine: str = "hf"
@@ -297,6 +335,7 @@ class RolloutConfig:
     top_k: int = 0
     tokens_per_batch: int = 65536
     refresh: RefreshConfig | None = None
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -306,6 +345,11 @@ class RolloutConfig:
         _require(0 < self.top_p <= 1, "rollout.top_p must be in (0, 1]")
         _require(self.top_k >= 0, "rollout.top_k must be 0 (off) or positive")
         _require(self.tokens_per_batch >= 1, "rollout.tokens_per_batch must be at least 1")
+
+    @property
+    def sends_pictures(self) -> bool:
+        """Whether the engine is given images as pixels, which prompts then keep, beside the tensors made from them."""
+        return self.engine == "vllm"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
@@ -178,6 +179,7 @@ class Prompt:
     views: tuple[ImageView, ...]  # N, then one of each video
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; empty if base
     answer_in: AnswerIn = "tags"  # where it asks for the answer
+    pictures: tuple[Image, ...] = ()  # its images in the sizes that the model sees; kept for engines that take pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +318,7 @@ class UpdateStats:
     entropy: float | None  # mean -log-prob of all trained tokens, in nats; None for gold completions
     log_prob_gap: float | None = None  # mean distance from the log-probs of the rollout, in nats; see docs/metrics.md
     largest_log_prob_gap: float | None = None
+    rollout_kl: float | None = None  # of the policy that sampled to this one, estimated by k3 on the same tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
@@ -50,6 +51,7 @@ class PassStats:
     num_tokens: int  # of which it is the sum
     gap: float  # the sum of the distances between these log-probs and those of the rollout, in nats
     largest_gap: float
+    divergence: float  # the sum of the k3 estimates of the KL from the rollout's distribution to these, in nats
     num_compared: int  # tokens whose log-prob the rollout has kept
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
@@ -117,7 +119,7 @@ def _run_passes(
     plan = prepare(lambda: plan_update(groups, config))
     num_rows = sum(len(rows) for rows in plan)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
-    loss = surprisal = gap = largest_gap = 0.0
+    loss = surprisal = gap = largest_gap = divergence = 0.0
     num_tokens = padded_tokens = num_compared = 0
     for number, rows in enumerate(passes, start=1):
         batch = prepare(partial(_build_batch, rows, adapter))
@@ -125,12 +127,13 @@ def _run_passes(
         weighted_sum = (batch.coefficients * log_probs).sum()
         count = _count_tokens(plan[number - 1 : number])  # a filler, which comes last, does not count
         kept = _kept_log_probs(plan[number - 1 : number])
-        gaps = F.pad((log_probs[: len(kept)].detach() - log_probs.new_tensor(kept)).abs(), (0, 1))  # never empty
-        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), gaps.sum(), gaps.amax()])
+        gaps = F.pad(log_probs[: len(kept)].detach() - log_probs.new_tensor(kept), (0, 1))  # never empty
+        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), *_measure_gaps(gaps)])
         value, log_prob, *gaps_here = sums.tolist()  # at once: the device waits for it
         num_tokens += count
         surprisal -= log_prob
         gap, largest_gap = gap + gaps_here[0], max(largest_gap, gaps_here[1])
+        divergence += gaps_here[2]
         num_compared += len(kept)
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
@@ -138,9 +141,15 @@ def _run_passes(
         padded_tokens += batch.input_ids.numel()
     num_split = num_rows - len(groups)
     return PassStats(
-        loss, surprisal, num_tokens, gap, largest_gap, num_compared, len(plan), num_split, padded_tokens,
+        loss, surprisal, num_tokens, gap, largest_gap, divergence, num_compared, len(plan), num_split, padded_tokens,
         config.tokens_per_micro_batch,
     )  # fmt: skip
+
+
+def _measure_gaps(gaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum and largest of the distances, and the sum of ``exp(gap) - 1 - gap``, which is 0 where they are equal."""
+    distances = gaps.abs()
+    return distances.sum(), distances.amax(), (gaps.expm1() - gaps).sum()
 
 
 def _count_tokens(passes: Sequence[Sequence[PackedRow]]) -> int:
