@@ -102,16 +102,20 @@ class Client:
             raise ServerFault(f"{self.url} gives a bad answer: {first_line(error)}") from error
 
     def _exchange(self, method: str, path: str, body: bytes, most: int) -> bytes:
-        started = time.monotonic()
+        end = time.monotonic() + self._timeout_s
         try:
             status, answer = self._send(method, path, body, most)
         except (OSError, http.client.HTTPException) as error:
-            if time.monotonic() - started >= self._timeout_s:
-                raise NoAnswer(f"{self.url} gives no answer within {self._timeout_s:g} s") from error
+            self._refuse_late(end)
             raise ServerFault(f"{self.url} cannot be reached: {first_line(error)}") from error
+        self._refuse_late(end)  # a link that was cut looks like the end of an answer
         if len(answer) > most:
             raise ServerFault(f"{self.url} gives a bad answer: more than {most} bytes")
         return self._accept(status, answer)
+
+    def _refuse_late(self, end: float) -> None:
+        if time.monotonic() >= end:
+            raise NoAnswer(f"{self.url} gives no answer within {self._timeout_s:g} s")
 
     def _send(self, method: str, path: str, body: bytes, most: int) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(*self._address, timeout=min(_CONNECT_SECONDS, self._timeout_s))
