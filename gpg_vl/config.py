@@ -324,6 +324,9 @@ class RolloutConfig:
             the room for its completion; a group is never split
         refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
         vllm: {mode, servers, ...}: of the engine vllm
+        importance: weights by how likely the update finds what was sampled, compared with the engine; none; token: each
+            token by itself; sequence: all of a completion by its product (docs/rollout-engines.md)
+        importance_cap: largest such weight
     """
 
     engine: str = "hf"
@@ -336,6 +339,8 @@ class RolloutConfig:
     tokens_per_batch: int = 65536
     refresh: RefreshConfig | None = None
     vllm: VllmConfig = field(default_factory=VllmConfig)
+    importance: Literal["none", "token", "sequence"] = "none"
+    importance_cap: float = 2.0
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -345,6 +350,9 @@ class RolloutConfig:
         _require(0 < self.top_p <= 1, "rollout.top_p must be in (0, 1]")
         _require(self.top_k >= 0, "rollout.top_k must be 0 (off) or positive")
         _require(self.tokens_per_batch >= 1, "rollout.tokens_per_batch must be at least 1")
+        _require(self.importance_cap >= 1, "rollout.importance_cap must be at least 1")
+        truncated = "rollout.importance compares whole distributions; set rollout.top_p to 1 and rollout.top_k to 0"
+        _require(self.importance == "none" or (self.top_p == 1 and self.top_k == 0), truncated)
 
     @property
     def sends_pictures(self) -> bool:
@@ -623,6 +631,9 @@ class Recipe:
         refresh, epochs = self.rollout.refresh, self.update.epochs_per_rollout
         never = "rollout.refresh.max_uses must be above update.epochs_per_rollout, or no rollout is used again"
         _require(refresh is None or refresh.max_uses > epochs, never)
+        first = "rollout.importance weighs the first update of a rollout; set update.epochs_per_rollout to 1, and "
+        single = self.rollout.importance == "none" or not self.reuses_rollouts
+        _require(single, f"{first}update.groups_per_update and rollout.refresh to null")
 
     @property
     def reuses_rollouts(self) -> bool:

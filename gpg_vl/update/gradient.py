@@ -26,6 +26,7 @@ from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
 from gpg_vl.screen import say
+from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
 from gpg_vl.update.packing import PackedRow, build_micro_batch, num_patches, plan_update, shortest_budget
@@ -66,6 +67,7 @@ def accumulate_gradient(
     config: UpdateConfig,
     adapter: Adapter,
     accelerator: Accelerator,
+    importance: Importance | None = None,
 ) -> PassStats:
     """Accumulates the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
 
@@ -75,11 +77,12 @@ def accumulate_gradient(
     Args:
         groups: this rank's groups
         denominator: of the whole step, over all ranks
+        importance: weights of the tokens whose log-probs the rollout has kept; None: every token counts as it is
 
     Raises:
         UpdateError, OutOfMemory: memory ran out, and a smaller budget was not possible
     """
-    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator)
+    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator, importance)
     if layout.needs_equal_passes:
         try:
             return run(config)
@@ -111,6 +114,7 @@ def _run_passes(
     denominator: float,
     adapter: Adapter,
     accelerator: Accelerator,
+    importance: Importance | None,
     config: UpdateConfig,
 ) -> PassStats:
     layout.forward.train()
@@ -124,10 +128,11 @@ def _run_passes(
     for number, rows in enumerate(passes, start=1):
         batch = prepare(partial(_build_batch, rows, adapter))
         log_probs = layout.forward(batch)
-        weighted_sum = (batch.coefficients * log_probs).sum()
-        count = _count_tokens(plan[number - 1 : number])  # a filler, which comes last, does not count
-        kept = _kept_log_probs(plan[number - 1 : number])
-        gaps = F.pad(log_probs[: len(kept)].detach() - log_probs.new_tensor(kept), (0, 1))  # never empty
+        mine = plan[number - 1 : number]  # a filler, which comes last, does not count
+        count, kept = _count_tokens(mine), log_probs.new_tensor(_kept_log_probs(mine))
+        weights = 1.0 if importance is None else importance.weights(log_probs, kept, _lengths(mine, kept))
+        weighted_sum = (batch.coefficients * weights * log_probs).sum()
+        gaps = F.pad(log_probs[: len(kept)].detach() - kept, (0, 1))  # never empty
         sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), *_measure_gaps(gaps)])
         value, log_prob, *gaps_here = sums.tolist()  # at once: the device waits for it
         num_tokens += count
@@ -154,6 +159,12 @@ def _measure_gaps(gaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _count_tokens(passes: Sequence[Sequence[PackedRow]]) -> int:
     return sum(count_tokens(row.completions) for rows in passes for row in rows)
+
+
+def _lengths(passes: Sequence[Sequence[PackedRow]], kept: Tensor) -> list[int]:
+    """Those of the completions whose log-probs are kept: all, or none."""
+    completions = [completion for rows in passes for row in rows for completion in row.completions]
+    return [len(completion.token_ids) for completion in completions] if len(kept) else []
 
 
 def _kept_log_probs(passes: Sequence[Sequence[PackedRow]]) -> list[float]:

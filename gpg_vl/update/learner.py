@@ -21,6 +21,7 @@ from gpg_vl.screen import say
 from gpg_vl.update.engine_gap import check_gap
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
+from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
@@ -111,7 +112,7 @@ class Learner:
         rollout.current = None
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
-            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator
+            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator, self._importance()
         )
         self._tokens = min(self._tokens, passes.tokens_per_micro_batch)
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
@@ -140,6 +141,10 @@ class Learner:
         total, divergence, count = (sum_losses(self._accelerator, each) for each in sums)
         largest = max(gather_object([passes.largest_gap]))
         return (total / count, largest, divergence / count) if count else (None, None, None)
+
+    def _importance(self) -> Importance | None:
+        rollout = self._recipe.rollout
+        return None if rollout.importance == "none" else Importance(rollout.importance, rollout.importance_cap)
 
     def _budget(self) -> UpdateConfig:
         """The recipe's budget, or the one that was left when memory ran out, with room for a few rows."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.records import Prompt, Sample
 from gpg_vl.rollout.hf import HfEngine
@@ -22,6 +25,19 @@ from gpg_vl.rollout.served.server import RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE
+
+
+def load_published(folder: Path, config: ModelConfig) -> BaseAdapter:
+    """The model of ``config.path`` with published weights, as transformers loads a model folder."""
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place)
+        for path in Path(config.path).iterdir():
+            if path.suffix != ".safetensors":
+                shutil.copy(path, whole)
+        shutil.copy(folder / WEIGHTS_FILE, whole)
+        adapter = load_adapter(replace(config, path=place, lora=None))
+    assert isinstance(adapter, BaseAdapter)
+    return adapter
 
 
 class TinyBackend:
@@ -35,9 +51,7 @@ class TinyBackend:
         return {"engine": "tiny", "dtype": self.adapter.config.dtype, "context_length": 512}
 
     def load_weights(self, folder: Path) -> None:
-        weights = load_file(folder / WEIGHTS_FILE)
-        missing, unexpected = self.adapter.model.load_state_dict(weights, strict=False)
-        assert not unexpected and all("lm_head" in name for name in missing), (missing, unexpected)
+        self.adapter.model.load_state_dict(load_published(folder, self.adapter.config).model.state_dict())
         self.num_loads += 1
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
@@ -130,8 +144,9 @@ def canned_server(canned: Canned) -> Iterator[str]:
 
 
 def perturb(adapter: BaseAdapter, seed: int = 0, scale: float = 0.5) -> None:
-    """Other weights than before, in every tensor that is trained."""
+    """Other weights than before, in every tensor: also in those that are all equal, as a fresh adapter's."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.model.parameters():
-            parameter.add_(scale * parameter.std().nan_to_num(0.0) * torch.randn(parameter.shape, generator=generator))
+            spread = max(0.05, float(parameter.std().nan_to_num(0.0)))
+            parameter.add_(scale * spread * torch.randn(parameter.shape, generator=generator))
