@@ -5,14 +5,9 @@ A server is a process of its own, as a user starts it. Models are tiny, in float
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,58 +30,13 @@ from gpg_vl.update.engine_gap import MAX_GAP
 from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import SMALL_IMAGES, make_lively, make_sample
 from tests.support.rollout_servers import perturb
+from tests.support.vllm_servers import CONTEXT, Server, start_server, stop
 
 pytestmark = pytest.mark.vllm
 
-ROOT = Path(__file__).parents[3]
-PYTHON = ROOT / ".venv-vllm/bin/python"
-START_SECONDS = 1500
-CONTEXT = 1024
 GREEDY, SAMPLED = Sampling(24, 0.0), Sampling(24, 1.3)
 SIZES = ([(84, 84)], [], [(140, 56), (300, 200), (33, 47)], [(1000, 40)])
 """Sizes that are resized, a row of text alone, and several images."""
-WITHOUT = """
-import sys
-from gpg_vl.cli import main
-from gpg_vl.rollout.served.vllm_backend import VllmBackend
-setattr(VllmBackend, sys.argv[1], lambda self: None)
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-
-def start_server(model: Path, weights: Path, port: int = 0, without: str | None = None) -> Server:
-    """
-    Args:
-        without: a step of ``VllmBackend`` that this server leaves out
-    """
-    words = ["serve-rollouts", str(model), "--dtype", "float32", "--eager", "--port", str(port), "--weights"]
-    head = ["-m", "gpg_vl"] if without is None else ["-c", WITHOUT, without]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1"}
-    weights.mkdir(parents=True, exist_ok=True)
-    log = weights / f"log-{time.monotonic_ns()}.txt"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [str(PYTHON), *head, *words, str(weights), "--max-model-len", str(CONTEXT)],
-            env=environment, stdout=file, stderr=file, text=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
-    while not (found := re.search(r"serving rollouts at (\S+),", log.read_text())):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.5)
-    return Server(process, found[1], log)
-
-
-def stop(server: Server) -> None:
-    if server.process.poll() is None:
-        server.process.kill()
-    server.process.wait(60)
 
 
 @pytest.fixture(scope="module")
