@@ -276,7 +276,8 @@ class VllmConfig:
     """Where rollout.engine: vllm samples (docs/rollout-engines.md).
 
     Args:
-        mode: server: in the processes of gpg-vl serve-rollouts, which may have other libraries and other GPUs
+        mode: server: in the processes of gpg-vl serve-rollouts, which may have other libraries and other GPUs;
+            colocate: in the training processes, on the same GPUs, asleep while the update runs; experimental
         servers: their addresses; the prompts of a draw are dealt to all of them
         weights: folder that the run and the servers share: each update's weights and the servers' token are in it
         timeout_s: seconds that an answer may take, completions or new weights
@@ -286,9 +287,11 @@ class VllmConfig:
             servers' part
         max_gap: largest distance between the log-probs of engine and update, in nats; float32: of any token, else the
             mean; null: 1e-3 in float32, 0.05 in bfloat16
+        gpu_memory: colocate: share of a GPU that the engine takes while it is awake
+        max_model_len: colocate: tokens of prompt and completion together; null: the model's
     """
 
-    mode: Literal["server"] = "server"
+    mode: Literal["server", "colocate"] = "server"
     servers: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8470"])
     weights: str = "runs/rollout-weights"
     timeout_s: float = 600.0
@@ -296,6 +299,8 @@ class VllmConfig:
     retry_s: float = 1.0
     on_failure: Literal["stop", "hf"] = "stop"
     max_gap: float | None = None
+    gpu_memory: float = 0.3
+    max_model_len: int | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
@@ -305,6 +310,8 @@ class VllmConfig:
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
         _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
+        _require(0 < self.gpu_memory < 1, "rollout.vllm.gpu_memory must be above 0 and below 1")
+        _require(self.max_model_len is None or self.max_model_len >= 2, "rollout.vllm.max_model_len must be at least 2")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,12 @@ ENGINES: dict[str, MakeEngine] = {"hf": _hf, "vllm": _vllm}
 def check_engine(config: RolloutConfig) -> None:
     """
     Raises:
-        ValueError: there is no engine ``rollout.engine``
+        ValueError: there is no engine ``rollout.engine``, or what it needs is not installed
     """
     if config.engine not in ENGINES:
         raise ValueError(f"rollout.engine: {config.engine!r} is not known; the engines are {list(ENGINES)}")
+    if config.engine == "vllm" and config.vllm.mode == "colocate" and importlib.util.find_spec("vllm") is None:
+        raise ValueError("rollout.vllm.mode: colocate needs vllm in this environment; install it, or set it to server")
 
 
 def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerator | None = None) -> RolloutEngine:

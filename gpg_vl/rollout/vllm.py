@@ -1,5 +1,7 @@
 """Prompt -> RolloutGroup: the engine ``vllm``, which asks the servers of ``gpg-vl serve-rollouts`` for completions.
 
+With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
+
 The servers get the tokens and the pixels that the update sees, and the weights through a shared folder before they are
 asked. Noise is theirs: a seed for each prompt and the number of a completion decide it, up to the rounding of what is
 computed together. Image features are not kept; the update computes them.
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from gpg_vl.config import RolloutConfig
+from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.weights import whole_weights
@@ -23,6 +25,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
 from gpg_vl.rollout.served.client import Client
+from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.pool import ServerPool
 from gpg_vl.rollout.served.shared_folder import Published, read_token
@@ -32,6 +35,20 @@ from gpg_vl.screen import say
 
 class NoServer(ValueError):
     """No server has answered, however often it was asked; one line."""
+
+
+def _connect(adapter: Adapter, config: VllmConfig, accelerator: Accelerator | None) -> ServerPool | LocalEngine:
+    """
+    Raises:
+        ValueError: the shared folder has no token of a server
+    """
+    folder, vocab_size = Path(config.weights), adapter.head_weight.shape[0]
+    rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    if config.mode == "colocate":
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), folder, vocab_size)
+    token = read_token(folder)
+    clients = [Client(url, token, config.timeout_s, vocab_size) for url in config.servers]
+    return ServerPool(clients, config, rank)
 
 
 class VllmEngine:
@@ -45,11 +62,8 @@ class VllmEngine:
         self._adapter = adapter
         self._config = config.vllm
         self._accelerator = accelerator
-        rank = 0 if accelerator is None else accelerator.process_index
         folder = Path(self._config.weights)
-        token, vocab_size = read_token(folder), adapter.head_weight.shape[0]
-        clients = [Client(url, token, self._config.timeout_s, vocab_size) for url in self._config.servers]
-        self._servers = ServerPool(clients, self._config, rank)
+        self._servers = _connect(adapter, self._config, accelerator)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
         self._published = Published(folder)
         self._fingerprint: Fingerprint | None = None
@@ -61,7 +75,8 @@ class VllmEngine:
         whole = nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
         with whole:  # to the end: where no server answers, ``hf`` needs them
             self._version = run_on_main(self._publish)
-            yield
+            with self._servers.ready(self._version):
+                yield
 
     def _publish(self) -> str:
         found = fingerprint(self._adapter)

@@ -5,6 +5,7 @@ vLLM itself is run by ``make test-vllm``.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engine, vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
@@ -161,6 +162,85 @@ def test_a_server_that_dies_hands_its_prompts_to_another(load: Any, tmp_path: Pa
     with serving(FailingBackend(load()), tmp_path) as (one, _), serving(TinyBackend(load()), tmp_path) as (two, _):
         served = sample(make_engine(adapter, tmp_path, one, two), prompts, GREEDY)
     assert served == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+
+
+class SleepingTiny(TinyBackend):
+    """Asleep it has no weights, as an engine that has freed them."""
+
+    def __init__(self, adapter: Any):
+        super().__init__(adapter)
+        self.is_awake = True
+        self.sleep()
+
+    def sleep(self) -> None:
+        assert self.is_awake
+        self.is_awake = False
+        with torch.no_grad():
+            for parameter in self.adapter.model.parameters():
+                parameter.zero_()
+
+    def wake(self) -> None:
+        assert not self.is_awake
+        self.is_awake = True
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        assert self.is_awake
+        return super().generate(request)
+
+
+def make_colocated(
+    adapter: Any, backend: TinyBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any
+) -> Any:
+    monkeypatch.setattr(vllm, "start_local_engine", lambda *_: backend)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    return make_engine(adapter, folder, "http://127.0.0.1:9", mode="colocate", **keys)
+
+
+def test_an_engine_in_this_process_sleeps_between_rollouts(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, backend = load(), SleepingTiny(load())
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch)
+    for _ in range(2):
+        assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+        assert not backend.is_awake
+        perturb(adapter)
+    with engine.sync_weights():  # a second draw of the step that follows: the weights are published once
+        assert backend.is_awake
+        one = engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)])
+    with engine.sync_weights():
+        assert engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)]) == one
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    with pytest.raises(KeyError), engine.sync_weights():
+        raise KeyError
+    assert not backend.is_awake
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "hf"])
+def test_an_engine_in_this_process_that_fails(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str
+) -> None:
+    class Failing(SleepingTiny):
+        def generate(self, request: Request) -> list[AnsweredGroup]:
+            raise RuntimeError("CUDA out of memory")
+
+    adapter = load()
+    prompts = make_prompts(adapter)
+    engine = make_colocated(adapter, Failing(load()), tmp_path, monkeypatch, on_failure=on_failure)
+    for _ in range(2):
+        if on_failure == "hf":
+            assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+        else:
+            with pytest.raises(NoServer):
+                sample(engine, prompts, GREEDY)
+
+
+def test_colocate_without_vllm_is_refused(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"rollout.vllm.mode.*server"):
+        build_engine(RolloutConfig(engine="vllm", vllm=VllmConfig(mode="colocate")), load())
 
 
 def test_without_the_servers_folder_the_mistake_is_told(load: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from gpg_vl.config import VllmConfig
@@ -49,6 +50,10 @@ class ServerPool:
     def load(self, version: str) -> None:
         """Has every server take a version; one that does not is told again when it is asked for completions."""
         self._each(lambda client: client.load(version))
+
+    def ready(self, version: str) -> AbstractContextManager[None]:
+        """A server that lacks the version gets it when it is asked."""
+        return nullcontext()
 
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """The answer to each; None for those that no server has answered.

@@ -73,6 +73,11 @@ class Service:
             self._run(lambda: self._backend.load_weights(folder))
             self._version = version
 
+    def forget(self) -> None:
+        """The engine's weights are gone."""
+        with self._lock:
+            self._version = None
+
     def generate(self, request: Request) -> list[AnsweredGroup]:
         """
         Raises:

@@ -29,6 +29,8 @@ class EngineOptions:
     gpu_memory: float = 0.85
     tensor_parallel: int = 1
     eager: bool = False
+    sleeps: bool = False  # whether it can free its memory for a while
+    joins_ranks: bool = False  # whether it runs in one of several ranks that have found each other
 
 
 class VllmBackend:
@@ -43,6 +45,7 @@ class VllmBackend:
 
         self._vllm = vllm
         self._dtype = options.dtype
+        launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
         self._llm = vllm.LLM(
             model=model,
             dtype=options.dtype,
@@ -56,11 +59,21 @@ class VllmBackend:
             enable_prefix_caching=True,
             trust_remote_code=False,
             seed=0,
+            enable_sleep_mode=options.sleeps,
+            **launcher,
         )
 
     def describe(self) -> Mapping[str, str | int]:
         length: int = self._llm.llm_engine.model_config.max_model_len
         return {"engine": f"vllm {self._vllm.__version__}", "dtype": self._dtype, "context_length": length}
+
+    def sleep(self) -> None:
+        """See ``SleepingBackend.sleep``."""
+        self._llm.sleep(level=2)
+
+    def wake(self) -> None:
+        """See ``SleepingBackend.wake``."""
+        self._llm.wake_up()
 
     def load_weights(self, folder: Path) -> None:
         """See ``Backend.load_weights``. Keys and values, and images, were computed with the old weights."""
