@@ -26,6 +26,8 @@ from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE
 
+_LOADING = threading.Lock()  # transformers changes what torch does while it loads, for every thread
+
 
 def load_published(folder: Path, config: ModelConfig) -> BaseAdapter:
     """The model of ``config.path`` with published weights, as transformers loads a model folder."""
@@ -35,7 +37,8 @@ def load_published(folder: Path, config: ModelConfig) -> BaseAdapter:
             if path.suffix != ".safetensors":
                 shutil.copy(path, whole)
         shutil.copy(folder / WEIGHTS_FILE, whole)
-        adapter = load_adapter(replace(config, path=place, lora=None))
+        with _LOADING:
+            adapter = load_adapter(replace(config, path=place, lora=None))
     assert isinstance(adapter, BaseAdapter)
     return adapter
 

@@ -6,10 +6,14 @@ freed. It is called from the thread that trains, whose GPU is the rank's.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+
+import numpy
+import torch
 
 from gpg_vl.config import VllmConfig
 from gpg_vl.models.adapter import Adapter
@@ -93,6 +97,17 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
         sleeps=True,
         joins_ranks=num_ranks > 1,
     )
-    backend = VllmBackend(find_base(path) or path, options)
+    with _random_states_kept():
+        backend = VllmBackend(find_base(path) or path, options)
     backend.sleep()
     return backend
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """vLLM seeds the generators of the process that it runs in."""
+    of_python, of_numpy = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(of_python)
+    numpy.random.set_state(of_numpy)
