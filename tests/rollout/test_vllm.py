@@ -37,7 +37,7 @@ def make_prompts(adapter: Any, sizes: Sequence[list[tuple[int, int]]] = SIZES) -
 
 
 def make_engine(adapter: Any, folder: Path, *urls: str, **keys: Any) -> VllmEngine:
-    config = VllmConfig(servers=list(urls), weights=str(folder), retries=1, retry_s=0.05, timeout_s=60.0, **keys)
+    config = VllmConfig(servers=list(urls), weights=str(folder), retries=1, retry_s=0.05, timeout_s=300.0, **keys)
     engine = build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
     assert isinstance(engine, VllmEngine)
     return engine

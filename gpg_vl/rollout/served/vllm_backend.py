@@ -94,8 +94,9 @@ class VllmBackend:
         prompts = [self._prompt(prompt) for prompt in request.prompts]
         sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
         outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        times = request.group_size // sampling[0].n if sampling else 1
         pairs = zip(request.prompts, outputs, strict=True)
-        return [AnsweredGroup(_checked_length(asked, each), _completions(each)) for asked, each in pairs]
+        return [AnsweredGroup(_checked_length(asked, each), _completions(each) * times) for asked, each in pairs]
 
     def _prompt(self, prompt: AskedPrompt) -> dict[str, Any]:
         if not prompt.pictures:
@@ -110,7 +111,7 @@ class VllmBackend:
     def _sampling(self, request: Request, seed: int) -> Any:
         how = request.sampling
         return self._vllm.SamplingParams(
-            n=request.group_size,
+            n=request.group_size if how.temperature else 1,  # the others would be the same
             max_tokens=how.max_new_tokens,
             temperature=how.temperature,
             top_p=how.top_p,
