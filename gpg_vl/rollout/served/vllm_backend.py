@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from gpg_vl.errors import first_line
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 
 _NOT_RESIZED = {"do_resize": False}
@@ -42,7 +43,9 @@ class VllmBackend:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine ends with this process
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import vllm
+        from vllm.exceptions import VLLMClientError
 
+        self._client_error = VLLMClientError
         self._vllm = vllm
         self._dtype = options.dtype
         launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
@@ -91,9 +94,11 @@ class VllmBackend:
         self._llm.llm_engine.reset_mm_cache()
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
-        prompts = [self._prompt(prompt) for prompt in request.prompts]
-        sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
-        outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        try:
+            sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
+            outputs = self._llm.generate(list(map(self._prompt, request.prompts)), sampling, use_tqdm=False)
+        except self._client_error as error:
+            raise ValueError(f"vllm refuses it: {first_line(error)}") from error
         times = request.group_size // sampling[0].n if sampling else 1
         pairs = zip(request.prompts, outputs, strict=True)
         return [AnsweredGroup(_checked_length(asked, each), _completions(each) * times) for asked, each in pairs]
