@@ -35,6 +35,8 @@ class Importance:
         logs = log_probs[: len(kept)].detach() - kept
         if self.per == "sequence":
             places = torch.arange(len(lengths), device=logs.device)
-            row = places.repeat_interleave(torch.tensor(lengths, device=logs.device), output_size=len(logs))
+            row = places.repeat_interleave(
+                torch.tensor(lengths, dtype=torch.long, device=logs.device), output_size=len(logs)
+            )
             logs = logs.new_zeros(len(lengths)).index_add(0, row, logs)[row]
         return F.pad(logs.exp().clamp(max=self.cap), (0, len(log_probs) - len(kept)), value=1.0)
