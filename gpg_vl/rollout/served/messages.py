@@ -46,7 +46,8 @@ class AskedPrompt:
     @property
     def short_token_ids(self) -> list[int]:
         """The prompt with a single token for each image."""
-        short, start = [], 0
+        short: list[int] = []
+        start = 0
         for first, count in self.runs:
             short += self.token_ids[start : first + 1]
             start = first + count

@@ -86,9 +86,11 @@ class _Handler(BaseHTTPRequestHandler):
         """None if it was refused."""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
-            return self._refuse(411, "the length of the request is not given")
+            self._refuse(411, "the length of the request is not given")
+            return None
         if len(length) > 12 or int(length) > MOST_BYTES:
-            return self._refuse(413, f"the request is larger than {MOST_BYTES} bytes; ask for fewer prompts at once")
+            self._refuse(413, f"the request is larger than {MOST_BYTES} bytes; ask for fewer prompts at once")
+            return None
         body = self.rfile.read(int(length))
         return body if len(body) == int(length) else None
 
