@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
@@ -36,8 +35,7 @@ Status = Literal["ok", "unparsable", "timeout", "error"]
 GroupKind = Literal["easy", "hard", "signal"]
 """signal: the rewards of a group differ. If they are equal: easy from half of the marks on, hard below."""
 
-Rule = Literal["strict", "legacy"]
-"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
+Rule = Literal["strict", "legacy"]  # the kit's own rules; those of the published code, for parity with it alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +177,7 @@ class Prompt:
     views: tuple[ImageView, ...]  # N, then one of each video
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; empty if base
     answer_in: AnswerIn = "tags"  # where it asks for the answer
-    pictures: tuple[Image, ...] = ()  # its images in the sizes that the model sees; kept for engines that take pixels
+    pictures: tuple[Any, ...] = ()  # its PIL images in the sizes that the model sees, for engines that take pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +227,7 @@ class ScoredGroup:
         return any(reward.has_failed for reward in self.rewards)
 
 
-GroupLogProbs = tuple[tuple[float, ...], ...]
-"""Of every completion token of a group, [G][T], in nats."""
+GroupLogProbs = tuple[tuple[float, ...], ...]  # of every completion token of a group, [G][T], in nats
 
 
 @dataclass(frozen=True, slots=True)
