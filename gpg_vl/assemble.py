@@ -218,7 +218,7 @@ def _build_stages(
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-    engine = build_engine(recipe.rollout, adapter, parts.accelerator)
+    engine = run_together(lambda: build_engine(recipe.rollout, adapter, parts.accelerator))
     learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
     device = parts.accelerator.device
     prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)

@@ -244,6 +244,12 @@ def _train_recipe(recipe: Recipe) -> Path:
     return train(recipe)
 
 
+def _serve_rollouts(words: list[str]) -> None:
+    from gpg_vl.commands.serve_rollouts import EPILOG, read_options, serve_rollouts
+
+    raise SystemExit(serve_rollouts(*read_options(_make_parser("serve-rollouts", EPILOG), words)))
+
+
 def _doctor(words: list[str]) -> None:
     parser = _make_parser("doctor")
     parser.add_argument("--checkpoint", help="model folder or run folder")
@@ -306,6 +312,7 @@ COMMANDS = {
     "prefer": Command("Learns a reward part from pairs of answers; experimental.", _prefer),
     "report": Command("Shows runs as a page: curves, pictures, answers, rewards.", _report),
     "merge": Command("Writes a LoRA checkpoint and its model as one model folder.", _merge),
+    "serve-rollouts": Command("Runs vLLM as a server that training asks for completions.", _serve_rollouts),
     "doctor": Command("Shows what this machine has, or checks a checkpoint.", _doctor),
     "recipes": Command("Lists the recipes that come with the kit, or writes one out.", _recipes),
     "new-task": Command("Writes an example task and its test to the current folder.", _new_task),

@@ -272,11 +272,55 @@ class RefreshConfig:
 
 
 @dataclass(frozen=True)
+class VllmConfig:
+    """Where rollout.engine: vllm samples (docs/rollout-engines.md).
+
+    Args:
+        mode: server: in the processes of gpg-vl serve-rollouts, which may have other libraries and other GPUs;
+            colocate: in the training processes, on the same GPUs, asleep while the update runs; experimental
+        servers: their addresses; the prompts of a draw are dealt to all of them
+        weights: folder that the run and the servers share: each update's weights and the servers' token are in it
+        timeout_s: seconds that an answer may take, completions or new weights
+        retries: how often all servers are asked again before on_failure applies
+        retry_s: pause before the first time; it doubles each time
+        on_failure: what follows when no server answers; stop: the run ends, to be resumed; hf: the engine hf does the
+            servers' part
+        max_gap: largest distance between the log-probs of engine and update, in nats; float32: of any token, else the
+            mean; null: 1e-3 in float32, 0.05 in bfloat16
+        gpu_memory: colocate: share of a GPU that the engine takes while it is awake
+        max_model_len: colocate: tokens of prompt and completion together; null: the model's
+    """
+
+    mode: Literal["server", "colocate"] = "server"
+    servers: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8470"])
+    weights: str = "runs/rollout-weights"
+    timeout_s: float = 600.0
+    retries: int = 3
+    retry_s: float = 1.0
+    on_failure: Literal["stop", "hf"] = "stop"
+    max_gap: float | None = None
+    gpu_memory: float = 0.3
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
+        wrong = [each for each in self.servers if not re.fullmatch(r"http://([\w.-]+|\[[0-9a-f:]+\]):\d{1,5}", each)]
+        _require(not wrong, f"rollout.vllm.servers: {wrong} is no address; write http://HOST:PORT")
+        _require(self.timeout_s > 0, "rollout.vllm.timeout_s must be above 0")
+        _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
+        _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
+        _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
+        _require(0 < self.gpu_memory < 1, "rollout.vllm.gpu_memory must be above 0 and below 1")
+        _require(self.max_model_len is None or self.max_model_len >= 2, "rollout.vllm.max_model_len must be at least 2")
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """Sampling of the groups.
 
     Args:
-        engine: what generates the completions; hf: the kit's own loop on the transformers model
+        engine: what generates the completions; hf: the kit's own loop on the transformers model; vllm: vLLM, as
+            rollout.vllm says
         prompts_per_step: prompts drawn per optimizer step, over all ranks
         group_size: completions sampled per prompt; the supervised objective takes one, the gold completion
         max_new_tokens: maximum length of a sampled completion in tokens, end token included
@@ -286,6 +330,10 @@ class RolloutConfig:
         tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
             the room for its completion; a group is never split
         refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
+        vllm: {mode, servers, ...}: of the engine vllm
+        importance: weights by how likely the update finds what was sampled, compared with the engine; none; token: each
+            token by itself; sequence: all of a completion by its product (docs/rollout-engines.md)
+        importance_cap: largest such weight
     """
 
     engine: str = "hf"
@@ -297,6 +345,9 @@ class RolloutConfig:
     top_k: int = 0
     tokens_per_batch: int = 65536
     refresh: RefreshConfig | None = None
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    importance: Literal["none", "token", "sequence"] = "none"
+    importance_cap: float = 2.0
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -306,6 +357,14 @@ class RolloutConfig:
         _require(0 < self.top_p <= 1, "rollout.top_p must be in (0, 1]")
         _require(self.top_k >= 0, "rollout.top_k must be 0 (off) or positive")
         _require(self.tokens_per_batch >= 1, "rollout.tokens_per_batch must be at least 1")
+        _require(self.importance_cap >= 1, "rollout.importance_cap must be at least 1")
+        truncated = "rollout.importance compares whole distributions; set rollout.top_p to 1 and rollout.top_k to 0"
+        _require(self.importance == "none" or (self.top_p == 1 and self.top_k == 0), truncated)
+
+    @property
+    def sends_pictures(self) -> bool:
+        """Whether the engine is given images as pixels, which prompts then keep, beside the tensors made from them."""
+        return self.engine == "vllm"
 
 
 @dataclass(frozen=True)
@@ -579,6 +638,9 @@ class Recipe:
         refresh, epochs = self.rollout.refresh, self.update.epochs_per_rollout
         never = "rollout.refresh.max_uses must be above update.epochs_per_rollout, or no rollout is used again"
         _require(refresh is None or refresh.max_uses > epochs, never)
+        first = "rollout.importance weighs the first update of a rollout; set update.epochs_per_rollout to 1, and "
+        single = self.rollout.importance == "none" or not self.reuses_rollouts
+        _require(single, f"{first}update.groups_per_update and rollout.refresh to null")
 
     @property
     def reuses_rollouts(self) -> bool:

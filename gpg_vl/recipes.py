@@ -54,6 +54,7 @@ _NESTED = (
     "run.stop_when",
     "model.lora",
     "rollout.refresh",
+    "rollout.vllm",
     "run.record",
     "update.learning_rates",
     "update.schedule_options",

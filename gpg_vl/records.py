@@ -35,8 +35,7 @@ Status = Literal["ok", "unparsable", "timeout", "error"]
 GroupKind = Literal["easy", "hard", "signal"]
 """signal: the rewards of a group differ. If they are equal: easy from half of the marks on, hard below."""
 
-Rule = Literal["strict", "legacy"]
-"""strict: the kit's own rules. legacy: those of the published code, for parity with published numbers alone."""
+Rule = Literal["strict", "legacy"]  # the kit's own rules; those of the published code, for parity with it alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +177,7 @@ class Prompt:
     views: tuple[ImageView, ...]  # N, then one of each video
     messages: tuple[tuple[str, str], ...] = ()  # role and text of each message of a chat prompt; empty if base
     answer_in: AnswerIn = "tags"  # where it asks for the answer
+    pictures: tuple[Any, ...] = ()  # its PIL images in the sizes that the model sees, for engines that take pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +227,7 @@ class ScoredGroup:
         return any(reward.has_failed for reward in self.rewards)
 
 
-GroupLogProbs = tuple[tuple[float, ...], ...]
-"""Of every completion token of a group, [G][T], in nats."""
+GroupLogProbs = tuple[tuple[float, ...], ...]  # of every completion token of a group, [G][T], in nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +315,7 @@ class UpdateStats:
     entropy: float | None  # mean -log-prob of all trained tokens, in nats; None for gold completions
     log_prob_gap: float | None = None  # mean distance from the log-probs of the rollout, in nats; see docs/metrics.md
     largest_log_prob_gap: float | None = None
+    rollout_kl: float | None = None  # of the policy that sampled to this one, estimated by k3 on the same tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,9 @@ def ask(
     adapter.round_weights()
     adapter.to(device)
     frames = FrameSampling(recipe.data.fps, recipe.data.max_frames)
-    prompt = PromptBuilder(adapter, tasks, prompt_config, sampling=frames).build(sample)
     rollout = recipe.rollout
+    builder = PromptBuilder(adapter, tasks, prompt_config, sampling=frames, keep_pictures=rollout.sends_pictures)
+    prompt = builder.build(sample)
     sampling = Sampling(rollout.max_new_tokens, temperature, rollout.top_p, rollout.top_k)
     engine = build_engine(rollout, adapter)
     with engine.sync_weights():

@@ -29,6 +29,8 @@ class Adapter(Protocol):
     config: ModelConfig
     frame: Frame | None
     """How the model writes coordinates; None if neither its family nor the recipe says it."""
+    takes_sized_images: bool
+    """Whether the family's own processor, told not to resize, takes an image in the size of its view as it is."""
     autocast_dtype: torch.dtype | None
     """The type that each call casts weights to; None if everything is computed in the precision of the weights."""
 

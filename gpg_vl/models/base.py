@@ -54,6 +54,8 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
     """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
     has_tiles: ClassVar[bool] = False
     """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
+    takes_sized_images = False
+    """See ``Adapter``."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""
 

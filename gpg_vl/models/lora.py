@@ -17,6 +17,8 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from gpg_vl.config import LoraConfig
@@ -128,6 +130,22 @@ def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         raise ValueError(
             f"model.path: the adapter in {folder} does not fit its model ({first_line(error)}); restore one"
         ) from error
+    return merged
+
+
+def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of ``model`` by name; with an adapter, as they are without it: its part is added, in new tensors."""
+    weights: dict[str, Tensor] = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            weights[f"{name}.weight"] = _merged(module, weights.pop(f"{name}.base_layer.weight"))
+    return {name.replace(".base_layer.", "."): each for name, each in weights.items() if ".lora_" not in name}
+
+
+def _merged(layer: Any, weight: Tensor) -> Tensor:
+    """In float32 to the end: an adapter's part may be too small for the type of the weight."""
+    [active] = layer.active_adapters
+    merged: Tensor = weight.float() + layer.get_delta_weight(active).float()
     return merged
 
 

@@ -20,6 +20,7 @@ class QwenVLAdapter(BaseAdapter):
     """A Qwen2-VL or Qwen2.5-VL model with its processor."""
 
     image_token = "<|image_pad|>"
+    takes_sized_images = True
     vision_tokens: ClassVar[tuple[str, ...]] = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|video_pad|>")
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]] = (
         ("model.visual.merger.", "projector"),

@@ -18,6 +18,7 @@ from gpg_vl.data.images import BadImage, open_image, original_size
 from gpg_vl.data.videos import FrameSampling, Video, VideoShape, measure_video, open_video
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.prompts.places import check_template, place_media, used_markers
 from gpg_vl.records import Encoded, ImageView, Prompt, Sample, VisionInputs
 from gpg_vl.screen import printable
@@ -39,6 +40,7 @@ class PreparedMedia:
     shapes: tuple[VideoShape, ...]  # of the videos
     views: tuple[ImageView, ...]  # which ``vision`` shows: of the images, then of the videos
     vision: VisionInputs
+    pictures: tuple[Image, ...] = ()  # the images in the sizes of ``views``, where prompts keep them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class PromptBuilder:
         shrink_to: int | None = None,
         shrink_large: bool = False,
         sampling: FrameSampling = _DEFAULT_SAMPLING,
+        keep_pictures: bool = False,
     ):
         """
         Args:
@@ -72,7 +75,9 @@ class PromptBuilder:
             shrink_to: images are scaled down until the prompt has at most this many tokens; None: they are not
             shrink_large: whether an image of too many pixels is opened at a part of its size, or is refused
             sampling: which frames of a video the model sees
+            keep_pictures: whether prompts keep their images as pixels
         """
+        self._keep_pictures = keep_pictures
         self._sampling = sampling
         self._shrink_large = shrink_large
         self._shrink_to = shrink_to
@@ -102,7 +107,8 @@ class PromptBuilder:
         with _naming(sample):
             images, videos = self._open(sample)
             layout = self.read(sample, [original_size(image) for image in images], [video.shape for video in videos])
-            return self._prompt(sample, layout, self._encode(layout.text, images, videos, layout.views))
+            encoded = self._encode(layout.text, images, videos, layout.views)
+            return self._prompt(sample, layout, encoded, self._pictures(images, layout.views))
 
     def prepare(self, sample: Sample) -> PreparedMedia | None:
         """The part of ``build`` that depends on the images and videos alone; any thread may do it at any time.
@@ -121,7 +127,9 @@ class PromptBuilder:
             sizes, shapes = tuple(map(original_size, images)), tuple(video.shape for video in videos)
             views = tuple(self._views(sizes, shapes))
             vision = self._adapter.encode_media(images, views, [video.frames for video in videos])
-            return None if vision is None else PreparedMedia(sizes, shapes, views, vision)
+            if vision is None:
+                return None
+            return PreparedMedia(sizes, shapes, views, vision, self._pictures(images, views))
 
     def finish(self, sample: Sample, prepared: PreparedMedia) -> Prompt:
         """The prompt of ``build`` from what ``prepare`` found. Images are opened again only if they have to shrink.
@@ -134,13 +142,18 @@ class PromptBuilder:
             layout = self.read(sample, prepared.sizes, prepared.shapes)
             if layout.views == prepared.views:
                 encoded = self._adapter.encode(layout.text, (), layout.views, vision=prepared.vision)
-            else:
-                encoded = self._encode(layout.text, *self._open(sample), layout.views)
-            return self._prompt(sample, layout, encoded)
+                return self._prompt(sample, layout, encoded, prepared.pictures)
+            images, videos = self._open(sample)
+            encoded = self._encode(layout.text, images, videos, layout.views)
+            return self._prompt(sample, layout, encoded, self._pictures(images, layout.views))
 
-    def _prompt(self, sample: Sample, layout: PromptLayout, encoded: Encoded) -> Prompt:
+    def _prompt(self, sample: Sample, layout: PromptLayout, encoded: Encoded, pictures: tuple[Image, ...]) -> Prompt:
         messages = self._messages(layout)
-        return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in)
+        return Prompt(sample, layout.text, encoded, layout.views, messages, self._config.answer_in, pictures)
+
+    def _pictures(self, images: Sequence[Image], views: Sequence[ImageView]) -> tuple[Image, ...]:
+        """The images as the adapter sizes them; none unless prompts keep them."""
+        return tuple(resized(images, views[: len(images)])) if self._keep_pictures else ()
 
     def rebuild(
         self, sample: Sample, text: str, views: tuple[ImageView, ...], messages: tuple[tuple[str, str], ...]
@@ -153,7 +166,8 @@ class PromptBuilder:
         with _naming(sample):
             images, videos = self._open(sample)
             encoded = self._encode(text, images, videos, views)
-            return Prompt(sample, text, encoded, views, messages, self._config.answer_in)
+            pictures = self._pictures(images, views)
+            return Prompt(sample, text, encoded, views, messages, self._config.answer_in, pictures)
 
     def _open(self, sample: Sample) -> tuple[list[Image], list[Video]]:
         images = [open_image(source, self._image_hosts, self._shrink_large) for source in sample.images]

@@ -59,7 +59,10 @@ def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, r
     shrink_to = room.longest_prompt if recipe.data.on_long_prompt == "shrink" else None
     shrink_large = recipe.data.on_large_image == "shrink"
     sampling = FrameSampling(recipe.data.fps, recipe.data.max_frames)
-    return PromptBuilder(adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to, shrink_large, sampling)
+    return PromptBuilder(
+        adapter, tasks, recipe.prompt, recipe.data.image_hosts, shrink_to, shrink_large, sampling,
+        recipe.rollout.sends_pictures,
+    )  # fmt: skip
 
 
 def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:

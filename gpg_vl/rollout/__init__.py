@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,25 +14,33 @@ if TYPE_CHECKING:
 
     from gpg_vl.models.adapter import Adapter
 
-MakeEngine = Callable[["Adapter", int, "Accelerator | None"], RolloutEngine]
+MakeEngine = Callable[["Adapter", RolloutConfig, "Accelerator | None"], RolloutEngine]
 
 
-def _hf(adapter: Adapter, tokens_per_batch: int, accelerator: Accelerator | None) -> RolloutEngine:
+def _hf(adapter: Adapter, config: RolloutConfig, accelerator: Accelerator | None) -> RolloutEngine:
     from gpg_vl.rollout.hf import HfEngine  # late, so that a mistake in a recipe is said before torch is imported
 
-    return HfEngine(adapter, tokens_per_batch, accelerator)
+    return HfEngine(adapter, config.tokens_per_batch, accelerator)
 
 
-ENGINES: dict[str, MakeEngine] = {"hf": _hf}
+def _vllm(adapter: Adapter, config: RolloutConfig, accelerator: Accelerator | None) -> RolloutEngine:
+    from gpg_vl.rollout.vllm import VllmEngine
+
+    return VllmEngine(adapter, config, accelerator)
+
+
+ENGINES: dict[str, MakeEngine] = {"hf": _hf, "vllm": _vllm}
 
 
 def check_engine(config: RolloutConfig) -> None:
     """
     Raises:
-        ValueError: there is no engine ``rollout.engine``
+        ValueError: there is no engine ``rollout.engine``, or what it needs is not installed
     """
     if config.engine not in ENGINES:
         raise ValueError(f"rollout.engine: {config.engine!r} is not known; the engines are {list(ENGINES)}")
+    if config.engine == "vllm" and config.vllm.mode == "colocate" and importlib.util.find_spec("vllm") is None:
+        raise ValueError("rollout.vllm.mode: colocate needs vllm in this environment; install it, or set it to server")
 
 
 def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerator | None = None) -> RolloutEngine:
@@ -44,4 +53,4 @@ def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerat
         ValueError: there is no such engine
     """
     check_engine(config)
-    return ENGINES[config.engine](adapter, config.tokens_per_batch, accelerator)
+    return ENGINES[config.engine](adapter, config, accelerator)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
@@ -25,6 +26,7 @@ from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
 from gpg_vl.screen import say
+from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
 from gpg_vl.update.packing import PackedRow, build_micro_batch, num_patches, plan_update, shortest_budget
@@ -50,6 +52,7 @@ class PassStats:
     num_tokens: int  # of which it is the sum
     gap: float  # the sum of the distances between these log-probs and those of the rollout, in nats
     largest_gap: float
+    divergence: float  # the sum of the k3 estimates of the KL from the rollout's distribution to these, in nats
     num_compared: int  # tokens whose log-prob the rollout has kept
     num_micro_batches: int
     num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
@@ -64,6 +67,7 @@ def accumulate_gradient(
     config: UpdateConfig,
     adapter: Adapter,
     accelerator: Accelerator,
+    importance: Importance | None = None,
 ) -> PassStats:
     """Accumulates the gradient of ``sum of coefficient * log-prob / denominator`` in the layout, for ``take_step``.
 
@@ -73,11 +77,12 @@ def accumulate_gradient(
     Args:
         groups: this rank's groups
         denominator: of the whole step, over all ranks
+        importance: weights of the tokens whose log-probs the rollout has kept; None: every token counts as it is
 
     Raises:
         UpdateError, OutOfMemory: memory ran out, and a smaller budget was not possible
     """
-    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator)
+    run = partial(_run_passes, layout, groups, denominator, adapter, accelerator, importance)
     if layout.needs_equal_passes:
         try:
             return run(config)
@@ -109,6 +114,7 @@ def _run_passes(
     denominator: float,
     adapter: Adapter,
     accelerator: Accelerator,
+    importance: Importance | None,
     config: UpdateConfig,
 ) -> PassStats:
     layout.forward.train()
@@ -117,20 +123,22 @@ def _run_passes(
     plan = prepare(lambda: plan_update(groups, config))
     num_rows = sum(len(rows) for rows in plan)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
-    loss = surprisal = gap = largest_gap = 0.0
+    loss = surprisal = gap = largest_gap = divergence = 0.0
     num_tokens = padded_tokens = num_compared = 0
     for number, rows in enumerate(passes, start=1):
         batch = prepare(partial(_build_batch, rows, adapter))
         log_probs = layout.forward(batch)
-        weighted_sum = (batch.coefficients * log_probs).sum()
-        count = _count_tokens(plan[number - 1 : number])  # a filler, which comes last, does not count
-        kept = _kept_log_probs(plan[number - 1 : number])
-        gaps = F.pad((log_probs[: len(kept)].detach() - log_probs.new_tensor(kept)).abs(), (0, 1))  # never empty
-        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), gaps.sum(), gaps.amax()])
+        mine = plan[number - 1 : number]  # a filler, which comes last, does not count
+        count, kept = _count_tokens(mine), log_probs.new_tensor(_kept_log_probs(mine))
+        weights = 1.0 if importance is None else importance.weights(log_probs, kept, _lengths(mine, kept))
+        weighted_sum = (batch.coefficients * weights * log_probs).sum()
+        gaps = F.pad(log_probs[: len(kept)].detach() - kept, (0, 1))  # never empty
+        sums = torch.stack([weighted_sum.detach(), log_probs[:count].detach().sum(), *_measure_gaps(gaps)])
         value, log_prob, *gaps_here = sums.tolist()  # at once: the device waits for it
         num_tokens += count
         surprisal -= log_prob
         gap, largest_gap = gap + gaps_here[0], max(largest_gap, gaps_here[1])
+        divergence += gaps_here[2]
         num_compared += len(kept)
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
@@ -138,13 +146,25 @@ def _run_passes(
         padded_tokens += batch.input_ids.numel()
     num_split = num_rows - len(groups)
     return PassStats(
-        loss, surprisal, num_tokens, gap, largest_gap, num_compared, len(plan), num_split, padded_tokens,
+        loss, surprisal, num_tokens, gap, largest_gap, divergence, num_compared, len(plan), num_split, padded_tokens,
         config.tokens_per_micro_batch,
     )  # fmt: skip
 
 
+def _measure_gaps(gaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum and largest of the distances, and the sum of ``exp(gap) - 1 - gap``, which is 0 where they are equal."""
+    distances = gaps.abs()
+    return distances.sum(), distances.amax(), (gaps.expm1() - gaps).sum()
+
+
 def _count_tokens(passes: Sequence[Sequence[PackedRow]]) -> int:
     return sum(count_tokens(row.completions) for rows in passes for row in rows)
+
+
+def _lengths(passes: Sequence[Sequence[PackedRow]], kept: Tensor) -> list[int]:
+    """Those of the completions whose log-probs are kept: all, or none."""
+    completions = [completion for rows in passes for row in rows for completion in row.completions]
+    return [len(completion.token_ids) for completion in completions] if len(kept) else []
 
 
 def _kept_log_probs(passes: Sequence[Sequence[PackedRow]]) -> list[float]:

@@ -19,9 +19,11 @@ from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
 from gpg_vl.update.balance import balance
+from gpg_vl.update.engine_gap import check_gap
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
 from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
+from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.optimizer import build_optimizer
@@ -119,14 +121,15 @@ class Learner:
         self._check_once()
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
         passes = accumulate_gradient(
-            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator
+            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator, self._importance()
         )
         self._tokens = min(self._tokens, passes.tokens_per_micro_batch)
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
         if self._beside is not None:
             further = partial(self._beside.accumulate, self.layout, self.groups, batch.totals.sequences, rollout.step)
             loss += run_together(further)
-        mean_gap, largest_gap = self._gaps(passes) if rollout.is_fresh else (None, None)
+        gaps = self._gaps(passes) if rollout.is_fresh else (None, None, None)
+        check_gap(self._recipe, *gaps[:2])
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
             loss=sum_losses(self._accelerator, loss),
@@ -136,15 +139,21 @@ class Learner:
             tokens_per_micro_batch=passes.tokens_per_micro_batch,
             kl=None if kl is None else sum_losses(self._accelerator, kl) / batch.totals.trained_tokens,
             entropy=None if self._objective.imitates_gold else self._mean_surprisal(passes),
-            log_prob_gap=mean_gap,
-            largest_log_prob_gap=largest_gap,
+            log_prob_gap=gaps[0],
+            largest_log_prob_gap=gaps[1],
+            rollout_kl=gaps[2],
         )
 
-    def _gaps(self, passes: PassStats) -> tuple[float | None, float | None]:
-        """How far the log-probs of rollout and update are apart, over all ranks: mean and largest; None if not kept."""
-        total, count = (sum_losses(self._accelerator, each) for each in (passes.gap, float(passes.num_compared)))
+    def _gaps(self, passes: PassStats) -> tuple[float | None, float | None, float | None]:
+        """How far the log-probs of rollout and update are apart, on all ranks: mean, largest, KL; None if not kept."""
+        sums = (passes.gap, passes.divergence, float(passes.num_compared))
+        total, divergence, count = (sum_losses(self._accelerator, each) for each in sums)
         largest = max(gather_object([passes.largest_gap]))
-        return (total / count, largest) if count else (None, None)
+        return (total / count, largest, divergence / count) if count else (None, None, None)
+
+    def _importance(self) -> Importance | None:
+        rollout = self._recipe.rollout
+        return None if rollout.importance == "none" else Importance(rollout.importance, rollout.importance_cap)
 
     def _budget(self) -> UpdateConfig:
         """The recipe's budget, or the one that was left when memory ran out, with room for a few rows."""

@@ -10,10 +10,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import docstring_parser
 import yaml
 
-from gpg_vl.config import LoraConfig, Recipe, RecordConfig, RefreshConfig
+from gpg_vl.config import LoraConfig, Recipe, RecordConfig, RefreshConfig, VllmConfig
 
 PAGE = Path(__file__).parents[2] / "docs/recipe-keys.md"
-NESTED = {"model.lora": LoraConfig, "rollout.refresh": RefreshConfig, "run.record": RecordConfig}
+NESTED = {
+    "model.lora": LoraConfig,
+    "rollout.refresh": RefreshConfig,
+    "rollout.vllm": VllmConfig,
+    "run.record": RecordConfig,
+}
 HEAD = """\
 # Every key of a recipe
 

@@ -1,0 +1,113 @@
+"""vLLM in the training processes (``rollout.vllm.mode: colocate``), asked as a server is, with the same checks.
+
+Each rank has an engine of its own on its GPU. It sleeps while the update runs: its weights and its keys and values are
+freed. It is called from the thread that trains, whose GPU is the rank's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy
+import torch
+
+from gpg_vl.config import VllmConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.lora import find_base
+from gpg_vl.processes.ranks import run_together
+from gpg_vl.rollout.served.client import Refused
+from gpg_vl.rollout.served.fields import BadMessage
+from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
+from gpg_vl.rollout.served.service import Backend, EngineFailed, Service, StaleWeights
+from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
+from gpg_vl.screen import say
+
+
+class SleepingBackend(Backend, Protocol):
+    def sleep(self) -> None:
+        """Frees what the engine holds of the GPU; its weights are lost."""
+
+    def wake(self) -> None:
+        """Takes the memory again, for weights that are loaded next."""
+
+
+class LocalEngine:
+    """What ``ServerPool`` is for servers."""
+
+    def __init__(self, backend: SleepingBackend, weights: Path, vocab_size: int):
+        self._backend = backend
+        self._service = Service(backend, weights.resolve())
+        self._vocab_size = vocab_size
+
+    def __len__(self) -> int:
+        return 1
+
+    def check(self, dtype: str) -> None:
+        """It was made with the run's."""
+
+    def load(self, version: str) -> None:
+        """Each rank loads for itself, in ``ready``."""
+
+    @contextmanager
+    def ready(self, version: str) -> Iterator[None]:
+        """Within, the engine is awake and has the version. All ranks enter it together."""
+        run_together(lambda: self._wake(version))
+        try:
+            yield
+        finally:
+            self._service.forget()
+            if not self._service.has_failed:
+                self._backend.sleep()
+
+    def _wake(self, version: str) -> None:
+        if self._service.has_failed:
+            return
+        try:
+            self._backend.wake()
+            self._service.load(version)
+        except EngineFailed as error:
+            say(f"rollout: {error}")
+
+    def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
+        """See ``ServerPool.generate``."""
+        return [self._ask(request) for request in requests]
+
+    def _ask(self, request: Request) -> list[AnsweredGroup] | None:
+        try:
+            body = write_answer(request.version, self._service.generate(request))
+            return read_answer(body, request, self._vocab_size)
+        except BadMessage as error:
+            raise Refused(f"rollout.vllm: {error}") from error
+        except (EngineFailed, StaleWeights) as error:
+            say(f"rollout: {error}")
+            return None
+
+
+def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> SleepingBackend:
+    """The engine of a rank, asleep."""
+    path = adapter.config.path
+    options = EngineOptions(
+        dtype=adapter.config.dtype,
+        max_model_len=config.max_model_len,
+        gpu_memory=config.gpu_memory,
+        sleeps=True,
+        joins_ranks=num_ranks > 1,
+    )
+    with _random_states_kept():
+        backend = VllmBackend(find_base(path) or path, options)
+    backend.sleep()
+    return backend
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """vLLM seeds the generators of the process that it runs in."""
+    of_python, of_numpy = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(of_python)
+    numpy.random.set_state(of_numpy)

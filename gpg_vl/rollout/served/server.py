@@ -1,0 +1,133 @@
+"""HTTP in front of a ``Service``: who may ask, how much, and in which words a mistake is told.
+
+``GET /status``, ``POST /weights`` (take a version), ``POST /generate``; bodies are those of ``messages``. 400: the
+request is wrong; 401: the token is; 409: the engine has other weights; 500 and 503: the engine has failed, and the
+server ends.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import socket
+from typing import Any
+
+from gpg_vl.errors import first_line, is_out_of_memory
+from gpg_vl.rollout.served.fields import BadMessage, Fields
+from gpg_vl.rollout.served.messages import PROTOCOL, VERSION, read_request, write_answer
+from gpg_vl.rollout.served.service import EngineFailed, Service, StaleWeights
+from gpg_vl.screen import say
+
+MOST_BYTES = 2**29
+"""Of a request; pixels are most of it."""
+MOST_CONNECTIONS = 64
+_SILENCE_SECONDS = 60.0  # that a sender may pause in the middle of a request
+
+
+class RolloutServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], service: Service, token: str):
+        """
+        Raises:
+            OSError: the address cannot be used
+        """
+        self.service = service
+        self._token = token.encode()
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        super().__init__(address, _Handler)
+
+    def knows(self, header: str) -> bool:
+        """Whether a header ``Authorization`` has the token; takes as long for a wrong one as for the right one."""
+        return hmac.compare_digest(header.encode(), b"Bearer " + self._token)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+        """Who asked went away; the others go on."""
+
+    def end_soon(self) -> None:
+        threading.Thread(target=self.shutdown, daemon=True).start()  # waits for the loop, which this thread may serve
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: RolloutServer
+    timeout = _SILENCE_SECONDS
+
+    def do_GET(self) -> None:
+        self._answer({"/status": self._status}, has_body=False)
+
+    def do_POST(self) -> None:
+        self._answer({"/weights": self._load, "/generate": self._generate}, has_body=True)
+
+    def _answer(self, actions: dict[str, Callable[[bytes], bytes]], has_body: bool) -> None:
+        action = actions.get(self.path)
+        if not self.server.knows(self.headers.get("Authorization", "")):
+            self._refuse(401, "the token is not this server's; run and server need the same folder --weights")
+        elif action is None:
+            self._refuse(404, "there is no such action")
+        elif (body := self._body() if has_body else b"") is not None:
+            self._act(action, body)
+
+    def _body(self) -> bytes | None:
+        """None if it was refused."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+            self._refuse(411, "the length of the request is not given")
+            return None
+        if len(length) > 12 or int(length) > MOST_BYTES:
+            self._refuse(413, f"the request is larger than {MOST_BYTES} bytes; ask for fewer prompts at once")
+            return None
+        body = self.rfile.read(int(length))
+        return body if len(body) == int(length) else None
+
+    def _act(self, action: Callable[[bytes], bytes], body: bytes) -> None:
+        try:
+            self._send(200, action(body))
+        except BadMessage as error:
+            self._refuse(400, first_line(error))
+        except StaleWeights as error:
+            self._refuse(409, first_line(error))
+        except EngineFailed as error:
+            say(f"the engine has failed and the server ends: {first_line(error)}")
+            self._refuse(503 if is_out_of_memory(error) else 500, first_line(error))
+            self.server.end_soon()
+
+    def _status(self, _: bytes) -> bytes:
+        return json.dumps({"protocol": PROTOCOL, **self.server.service.describe()}).encode()
+
+    def _load(self, body: bytes) -> bytes:
+        version = Fields.of_message(body, PROTOCOL).matching("version", VERSION)
+        self.server.service.load(version)
+        return json.dumps({"protocol": PROTOCOL, "version": version}).encode()
+
+    def _generate(self, body: bytes) -> bytes:
+        request = read_request(body)
+        return write_answer(request.version, self.server.service.generate(request))
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._send(status, json.dumps({"protocol": PROTOCOL, "error": text}).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -1,0 +1,112 @@
+"""One engine behind a server: which weights it has, and one thing at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from gpg_vl.errors import first_line
+from gpg_vl.rollout.served.fields import BadMessage
+from gpg_vl.rollout.served.messages import AnsweredGroup, Request
+
+T = TypeVar("T")
+
+
+class StaleWeights(Exception):
+    """The engine's weights are not those that a request asks for."""
+
+
+class EngineFailed(Exception):
+    """The engine raised an error in the middle of its work: it is not used again."""
+
+
+class Backend(Protocol):
+    """What generates in a server's process."""
+
+    def describe(self) -> Mapping[str, str | int]:
+        """At least ``engine``, ``dtype`` and ``context_length``, in tokens of prompt and completion together."""
+
+    def load_weights(self, folder: Path) -> None:
+        """Takes the weights in ``folder``, safetensors in the names of the model's folder, and forgets what it cached.
+
+        Raises:
+            ValueError: they are not this model's
+        """
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        """
+        Raises:
+            ValueError: a prompt cannot be asked; nothing was begun
+        """
+
+
+class Service:
+    def __init__(self, backend: Backend, weights: Path):
+        """
+        Args:
+            weights: folder in which runs publish their versions
+        """
+        self._backend = backend
+        self._weights = weights
+        self._lock = threading.Lock()
+        self._version: str | None = None  # None also while weights are loaded, and if that has failed
+        self.has_failed = False
+
+    def describe(self) -> dict[str, str | int | None]:
+        return {**self._backend.describe(), "version": self._version}
+
+    def load(self, version: str) -> None:
+        """
+        Raises:
+            BadMessage: no such version was published
+            EngineFailed: the weights may be half loaded
+        """
+        with self._lock:
+            folder = self._weights / version
+            if self._version == version:
+                return
+            if not folder.is_dir():
+                raise BadMessage(f"{folder} does not exist; run and server need the same folder --weights")
+            self._version = None
+            self._run(lambda: self._backend.load_weights(folder))
+            self._version = version
+
+    def forget(self) -> None:
+        """The engine's weights are gone."""
+        with self._lock:
+            self._version = None
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        """
+        Raises:
+            StaleWeights: the engine has other weights
+            BadMessage: a prompt cannot be asked
+            EngineFailed: the engine is of no more use
+        """
+        with self._lock:
+            if request.version != self._version:
+                raise StaleWeights(f"the server has the weights {self._version}, not {request.version}")
+            self._refuse_long(request)
+            return self._run(lambda: self._backend.generate(request))
+
+    def _refuse_long(self, request: Request) -> None:
+        room = int(self._backend.describe()["context_length"]) - request.sampling.max_new_tokens
+        longest = max((len(prompt.token_ids) for prompt in request.prompts), default=0)
+        if longest > room:
+            raise BadMessage(
+                f"a prompt of {longest} tokens and {request.sampling.max_new_tokens} new ones are more than the server "
+                "holds; raise its --max-model-len"
+            )
+
+    def _run(self, work: Callable[[], T]) -> T:
+        if self.has_failed:
+            raise EngineFailed("the engine has failed before")
+        try:
+            return work()
+        except ValueError as error:
+            raise BadMessage(first_line(error)) from error
+        except Exception as error:
+            self.has_failed = True
+            raise EngineFailed(f"{type(error).__name__}: {first_line(error)}") from error

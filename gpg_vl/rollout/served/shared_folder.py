@@ -1,0 +1,84 @@
+"""The folder that a run and its servers share: the token, and a folder of weights for each version."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+TOKEN_FILE = "token"
+_LEAST_TOKEN = 32
+
+
+def make_token(folder: Path) -> str:
+    """The folder's token, which only its owner can read; a new one where there is none.
+
+    Raises:
+        ValueError: others can read it, or it is too short to be one
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(folder / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return read_token(folder)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return read_token(folder)
+
+
+def read_token(folder: Path) -> str:
+    """
+    Raises:
+        ValueError: there is none, others can read it, or it is too short to be one
+    """
+    path = folder / TOKEN_FILE
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): start gpg-vl serve-rollouts with the same folder --weights"
+        ) from error
+    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise ValueError(f"{path} can be read by others; chmod 600 it")
+        token = file.read(4096).strip()
+    if len(token) < _LEAST_TOKEN or not token.isalnum() or not token.isascii():
+        raise ValueError(f"{path} holds no token; remove it, and start gpg-vl serve-rollouts again")
+    return token
+
+
+class Published:
+    """The versions of one run; all but the last two are removed, and those when the process ends."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._run = secrets.token_hex(8)
+        self._num = 0
+
+    def publish(self, write: Callable[[Path], None]) -> str:
+        """A new version, whose folder appears complete or not at all.
+
+        Args:
+            write: puts the weights into a folder
+        """
+        if not self._num:
+            atexit.register(self.remove, 0)
+        self._num += 1
+        version = f"{self._run}-{self._num:08d}"
+        partial = self._folder / f".{version}.partial"
+        partial.mkdir(parents=True)
+        write(partial)
+        partial.rename(self._folder / version)
+        self.remove(2)
+        return version
+
+    def remove(self, num_kept: int) -> None:
+        """Removes all versions of this run but the last ones, and what a failed publication left."""
+        for path in self._folder.glob(f".{self._run}-*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+        versions = sorted(self._folder.glob(f"{self._run}-*"))
+        for path in versions[: len(versions) - num_kept]:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""vLLM behind a ``Service``: requests -> completions with their log-probs. Runs where vllm is installed, nowhere else.
+
+vLLM expands each image's single token itself; the expanded prompt has to be the one that the update sees.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from gpg_vl.errors import first_line
+from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
+
+_NOT_RESIZED = {"do_resize": False}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a server's command line says of its engine."""
+
+    dtype: str = "bfloat16"
+    max_model_len: int | None = None
+    max_images: int = 8  # of a prompt
+    gpu_memory: float = 0.85
+    tensor_parallel: int = 1
+    eager: bool = False
+    sleeps: bool = False  # whether it can free its memory for a while
+    joins_ranks: bool = False  # whether it runs in one of several ranks that have found each other
+
+
+class VllmBackend:
+    def __init__(self, model: str, options: EngineOptions):
+        """
+        Args:
+            model: folder, or name on the hub
+        """
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine ends with this process
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import vllm
+        from vllm.exceptions import VLLMClientError
+
+        self._client_error = VLLMClientError
+        self._vllm = vllm
+        self._dtype = options.dtype
+        launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
+        self._llm = vllm.LLM(
+            model=model,
+            dtype=options.dtype,
+            max_model_len=options.max_model_len,
+            limit_mm_per_prompt={"image": options.max_images, "video": 0},
+            gpu_memory_utilization=options.gpu_memory,
+            tensor_parallel_size=options.tensor_parallel,
+            enforce_eager=options.eager,
+            logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
+            generation_config="vllm",  # none of the model folder's sampling defaults
+            enable_prefix_caching=True,
+            trust_remote_code=False,
+            seed=0,
+            enable_sleep_mode=options.sleeps,
+            **launcher,
+        )
+
+    def describe(self) -> Mapping[str, str | int]:
+        length: int = self._llm.llm_engine.model_config.max_model_len
+        return {"engine": f"vllm {self._vllm.__version__}", "dtype": self._dtype, "context_length": length}
+
+    def sleep(self) -> None:
+        """See ``SleepingBackend.sleep``."""
+        self._llm.sleep(level=2)
+
+    def wake(self) -> None:
+        """See ``SleepingBackend.wake``."""
+        self._llm.wake_up()
+
+    def load_weights(self, folder: Path) -> None:
+        """See ``Backend.load_weights``. Keys and values, and images, were computed with the old weights."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._forget_prefixes()
+        self._forget_images()
+
+    def _forget_prefixes(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the engine keeps keys and values of the old weights")
+
+    def _forget_images(self) -> None:
+        """Their features, and the pixels that both sides of the engine keep: else one counts on what the other lost."""
+        self._llm.llm_engine.reset_encoder_cache()
+        self._llm.llm_engine.reset_mm_cache()
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        try:
+            sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
+            outputs = self._llm.generate(list(map(self._prompt, request.prompts)), sampling, use_tqdm=False)
+        except self._client_error as error:
+            raise ValueError(f"vllm refuses it: {first_line(error)}") from error
+        times = request.group_size // sampling[0].n if sampling else 1
+        pairs = zip(request.prompts, outputs, strict=True)
+        return [AnsweredGroup(_checked_length(asked, each), _completions(each) * times) for asked, each in pairs]
+
+    def _prompt(self, prompt: AskedPrompt) -> dict[str, Any]:
+        if not prompt.pictures:
+            return {"prompt_token_ids": list(prompt.token_ids)}
+        images = [Image.frombytes("RGB", (each.width, each.height), each.rgb) for each in prompt.pictures]
+        return {
+            "prompt_token_ids": prompt.short_token_ids,
+            "multi_modal_data": {"image": images},
+            "mm_processor_kwargs": _NOT_RESIZED,
+        }
+
+    def _sampling(self, request: Request, seed: int) -> Any:
+        how = request.sampling
+        return self._vllm.SamplingParams(
+            n=request.group_size if how.temperature else 1,  # the others would be the same
+            max_tokens=how.max_new_tokens,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            seed=seed,
+            logprobs=0,  # that of the sampled token
+            ignore_eos=True,  # the run says what ends a completion
+            stop_token_ids=list(request.end_token_ids),
+            logit_bias=dict.fromkeys(request.banned_token_ids, -math.inf) or None,
+            detokenize=False,
+        )
+
+
+def _checked_length(asked: AskedPrompt, output: Any) -> int:
+    """
+    Raises:
+        ValueError: the engine has read another prompt than the one that the update sees
+    """
+    read: Sequence[int] = output.prompt_token_ids
+    if tuple(read) != asked.token_ids:
+        raise ValueError(f"the engine reads a prompt of {len(read)} tokens, not the run's of {len(asked.token_ids)}")
+    return len(read)
+
+
+def _completions(output: Any) -> tuple[AnsweredCompletion, ...]:
+    in_order = sorted(output.outputs, key=lambda each: each.index)
+    return tuple(AnsweredCompletion(tuple(each.token_ids), _log_probs(each)) for each in in_order)
+
+
+def _log_probs(completion: Any) -> tuple[float, ...]:
+    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+    return tuple(float(of_step[token].logprob) for token, of_step in pairs)

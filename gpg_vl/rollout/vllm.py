@@ -1,0 +1,142 @@
+"""Prompt -> RolloutGroup: the engine ``vllm``, which asks the servers of ``gpg-vl serve-rollouts`` for completions.
+
+With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
+
+The servers get the tokens and the pixels that the update sees, and the weights through a shared folder before they are
+asked. Noise is theirs: a seed for each prompt and the number of a completion decide it, up to the rounding of what is
+computed together. Image features are not kept; the update computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from gpg_vl.config import RolloutConfig, VllmConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.processes.weights import whole_weights
+from gpg_vl.records import Completion, Prompt, RolloutGroup
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.served.asking import ask_prompt, deal
+from gpg_vl.rollout.served.client import Client
+from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
+from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
+from gpg_vl.rollout.served.pool import ServerPool
+from gpg_vl.rollout.served.shared_folder import Published, read_token
+from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
+from gpg_vl.screen import say
+
+
+class NoServer(ValueError):
+    """No server has answered, however often it was asked; one line."""
+
+
+def _connect(adapter: Adapter, config: VllmConfig, accelerator: Accelerator | None) -> ServerPool | LocalEngine:
+    """
+    Raises:
+        ValueError: the shared folder has no token of a server
+    """
+    folder, vocab_size = Path(config.weights), adapter.head_weight.shape[0]
+    rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    if config.mode == "colocate":
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), folder, vocab_size)
+    token = read_token(folder)
+    clients = [Client(url, token, config.timeout_s, vocab_size) for url in config.servers]
+    return ServerPool(clients, config, rank)
+
+
+class VllmEngine:
+    """Completions from servers; from the policy itself where none answers and the recipe says so."""
+
+    def __init__(self, adapter: Adapter, config: RolloutConfig, accelerator: Accelerator | None = None):
+        """
+        Raises:
+            ValueError: the shared folder has no token
+        """
+        self._adapter = adapter
+        self._config = config.vllm
+        self._accelerator = accelerator
+        folder = Path(self._config.weights)
+        self._servers = _connect(adapter, self._config, accelerator)
+        self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
+        self._published = Published(folder)
+        self._fingerprint: Fingerprint | None = None
+        self._version = ""
+
+    @contextmanager
+    def sync_weights(self) -> Iterator[None]:
+        """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new."""
+        whole = nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
+        with whole:  # to the end: where no server answers, ``hf`` needs them
+            self._version = run_on_main(self._publish)
+            with self._servers.ready(self._version):
+                yield
+
+    def _publish(self) -> str:
+        found = fingerprint(self._adapter)
+        if self._fingerprint is None:
+            self._servers.check(self._adapter.config.dtype)
+        if found != self._fingerprint:
+            self._version = self._published.publish(partial(write_weights, self._adapter))
+            self._fingerprint = found
+            self._servers.load(self._version)
+        return self._version
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+    ) -> list[RolloutGroup]:
+        """As ``RolloutEngine.generate`` has it.
+
+        Raises:
+            ValueError: no server answers and ``on_failure`` is ``stop``, or a server refuses a prompt
+        """
+        if not prompts:
+            return []
+        asked = tuple(ask_prompt(self._adapter, *each) for each in zip(prompts, seeds, strict=True))
+        ends, banned = self._adapter.end_token_ids, self._adapter.banned_token_ids
+        parts = deal(Request(self._version, asked, group_size, sampling, ends, banned), len(self._servers))
+        answers = self._servers.generate(parts)
+        generate = partial(self._hf.generate, group_size=group_size, sampling=sampling, keep_log_probs=keep_log_probs)
+        groups: list[RolloutGroup] = []
+        for part, answer in zip(parts, answers, strict=True):
+            here = slice(len(groups), len(groups) + len(part.prompts))
+            if answer is None:
+                self._refuse_failure(len(part.prompts))
+                groups += generate(prompts[here], seeds=seeds[here])
+            else:
+                pairs = zip(prompts[here], answer, strict=True)
+                groups += [self._group(prompt, given, sampling, keep_log_probs) for prompt, given in pairs]
+        return groups
+
+    def _refuse_failure(self, num_prompts: int) -> None:
+        """
+        Raises:
+            NoServer: ``on_failure`` is ``stop``
+        """
+        if self._config.on_failure == "stop":
+            raise NoServer(
+                f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again, or "
+                "set rollout.vllm.on_failure to hf"
+            )
+        say(f"rollout: no server answers; the engine hf completes {num_prompts} prompts")
+
+    def _group(self, prompt: Prompt, given: AnsweredGroup, sampling: Sampling, keep_log_probs: bool) -> RolloutGroup:
+        rows = [self._completion(each, sampling, keep_log_probs) for each in given.completions]
+        return RolloutGroup(prompt, tuple(rows))
+
+    def _completion(self, given: AnsweredCompletion, sampling: Sampling, keep_log_probs: bool) -> Completion:
+        ids = given.token_ids
+        log_probs = given.log_probs if sampling.temperature else (0.0,) * len(ids)  # the choice is deterministic then
+        finished = ids[-1] in self._adapter.end_token_ids
+        return Completion(ids, self._adapter.decode(ids), finished, log_probs if keep_log_probs else None)

@@ -1,0 +1,188 @@
+"""The kit's HTTP server: who may ask, how much, and what a failing engine means."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from gpg_vl.rollout.served.client import Client, Refused, ServerFault
+from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_request
+from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS
+from gpg_vl.rollout.served.shared_folder import read_token
+from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
+from tests.support.rollout_servers import serving
+
+
+class WrittenBackend:
+    """Gives the groups of the messages' tests, or raises."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+        self.error: Exception | None = None
+        self.context_length = 11
+
+    def describe(self) -> Mapping[str, str | int]:
+        return {"engine": "written", "dtype": "float32", "context_length": self.context_length}
+
+    def load_weights(self, folder: Path) -> None:
+        self._fail()
+        self.loaded.append(folder.name)
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        self._fail()
+        assert request == REQUEST
+        return GROUPS
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def backend() -> WrittenBackend:
+    return WrittenBackend()
+
+
+@pytest.fixture
+def url(backend: WrittenBackend, tmp_path: Path) -> Iterator[str]:
+    (tmp_path / VERSION).mkdir()
+    with serving(backend, tmp_path) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def client(url: str, tmp_path: Path) -> Client:
+    return Client(url, read_token(tmp_path), 20.0, 10)
+
+
+def send(url: str, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection.putrequest(method, path)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_it_says_what_it_is_and_answers_once_it_has_the_weights(client: Client, backend: WrittenBackend) -> None:
+    assert client.status() == {"engine": "written", "dtype": "float32", "context_length": 11}
+    assert client.generate(REQUEST) == GROUPS
+    assert client.generate(REQUEST) == GROUPS
+    client.load(VERSION)
+    assert backend.loaded == [VERSION], "only once"
+
+
+@pytest.mark.parametrize("token", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic {}", "{}", "Bearer {}x", "Bearer é"])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/generate"), ("POST", "/other")])
+def test_without_its_token_it_does_nothing(
+    url: str, tmp_path: Path, backend: WrittenBackend, token: str, method: str, path: str
+) -> None:
+    headers = {"Authorization": token.format(read_token(tmp_path)), "Content-Length": "0"}
+    status, answer = send(url, method, path, headers)
+    assert (status, set(answer)) == (401, {"protocol", "error"})
+    assert backend.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {}, 404),
+        ("GET", "/generate", {}, 404),
+        ("POST", "/status", {"Content-Length": "0"}, 404),
+        ("POST", "/../token", {"Content-Length": "0"}, 404),
+        ("POST", "/generate", {}, 411),
+        ("POST", "/generate", {"Content-Length": "-1"}, 411),
+        ("POST", "/generate", {"Content-Length": "5", "Transfer-Encoding": "chunked"}, 411),
+        ("POST", "/generate", {"Content-Length": str(MOST_BYTES + 1)}, 413),
+        ("POST", "/generate", {"Content-Length": "9" * 5000}, 413),
+        ("POST", "/generate", {"Content-Length": "0"}, 400),
+    ],
+)
+def test_bounds_are_kept_before_a_body_is_read(
+    url: str, tmp_path: Path, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    authorization = {"Authorization": f"Bearer {read_token(tmp_path)}"}
+    assert send(url, method, path, {**authorization, **headers})[0] == status
+
+
+def test_it_takes_only_versions_that_were_published(client: Client) -> None:
+    with pytest.raises(Refused, match=r"400.*does not exist"):
+        client.load("f" * 16 + "-00000001")
+
+
+@pytest.mark.parametrize("version", ["../" + VERSION, "/etc", VERSION + "/..", VERSION.upper(), ""])
+def test_a_version_is_no_path(url: str, tmp_path: Path, backend: WrittenBackend, version: str) -> None:
+    headers = {"Authorization": f"Bearer {read_token(tmp_path)}"}
+    body = json.dumps({"protocol": 1, "version": version}).encode()
+    assert send(url, "POST", "/weights", {**headers, "Content-Length": str(len(body))}, body)[0] == 400
+    assert backend.loaded == []
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_it_is_begun(client: Client, backend: WrittenBackend) -> None:
+    backend.context_length = 10
+    with pytest.raises(Refused, match="--max-model-len"):
+        client.generate(REQUEST)
+
+
+def test_what_the_engine_finds_wrong_with_a_request_is_told(client: Client, backend: WrittenBackend) -> None:
+    client.load(VERSION)
+    backend.error = ValueError("too many images\nand more")
+    with pytest.raises(Refused, match=r"400: too many images$"):
+        client.generate(REQUEST)
+    backend.error = None
+    assert client.generate(REQUEST) == GROUPS
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("engine died"), 500), (RuntimeError("CUDA out of memory"), 503)]
+)
+def test_an_engine_that_failed_is_not_used_again(
+    client: Client, backend: WrittenBackend, error: Exception, status: int
+) -> None:
+    client.load(VERSION)
+    backend.error = error
+    with pytest.raises(ServerFault, match=f"{status}: RuntimeError: {error}"):
+        client.generate(REQUEST)
+    backend.error = None
+    with pytest.raises(ServerFault):  # it has ended, or refuses
+        client.generate(REQUEST)
+
+
+def test_weights_that_were_half_loaded_are_none(client: Client, backend: WrittenBackend, tmp_path: Path) -> None:
+    client.load(VERSION)
+    other = VERSION[:-1] + "4"
+    (tmp_path / other).mkdir()
+    backend.error = ValueError("not this model's")
+    with pytest.raises(Refused):
+        client.load(other)
+    assert backend.loaded == [VERSION]
+    backend.error = None
+    assert client.generate(REQUEST) == GROUPS
+    assert backend.loaded == [VERSION, VERSION], "taken again, since the attempt may have changed some"
+
+
+def test_more_connections_than_it_has_room_for_are_closed(url: str, client: Client) -> None:
+    address = (urlsplit(url).hostname, urlsplit(url).port)
+    links = [socket.create_connection(address, timeout=20) for _ in range(MOST_CONNECTIONS)]
+    try:
+        with pytest.raises(ServerFault):
+            client.status()
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_who_goes_away_in_the_middle_disturbs_nobody(url: str, tmp_path: Path, client: Client) -> None:
+    body = write_request(REQUEST)
+    head = f"POST /generate HTTP/1.0\r\nAuthorization: Bearer {read_token(tmp_path)}\r\n"
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20) as link:
+        link.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:50])
+    assert client.generate(REQUEST) == GROUPS

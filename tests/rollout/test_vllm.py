@@ -1,0 +1,262 @@
+"""The engine ``vllm`` against the kit's server with a tiny model behind it: prompts, weights, faults.
+
+vLLM itself is run by ``make test-vllm``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Prompt
+from gpg_vl.rollout import build_engine, vllm
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.served.messages import AnsweredGroup, Request
+from gpg_vl.rollout.served.shared_folder import make_token
+from gpg_vl.rollout.vllm import NoServer, VllmEngine
+from gpg_vl.update.self_check import plain_log_probs
+from tests.support.builders import FAMILIES, make_lively, make_sample
+from tests.support.rollout_servers import TinyBackend, perturb, serving
+
+GREEDY, SAMPLED = Sampling(10, 0.0), Sampling(10, 1.5)
+SIZES = ([(84, 84)], [], [(140, 56), (300, 200)])
+
+
+def make_prompts(adapter: Any, sizes: Sequence[list[tuple[int, int]]] = SIZES) -> list[Prompt]:
+    builder = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=True)
+    return [builder.build(make_sample(each, seed)) for seed, each in enumerate(sizes)]
+
+
+def make_engine(adapter: Any, folder: Path, *urls: str, **keys: Any) -> VllmEngine:
+    config = VllmConfig(servers=list(urls), weights=str(folder), retries=1, retry_s=0.05, timeout_s=300.0, **keys)
+    engine = build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
+    assert isinstance(engine, VllmEngine)
+    return engine
+
+
+def sample(engine: Any, prompts: list[Prompt], sampling: Sampling, keep: bool = True) -> Any:
+    seeds = [("test", n) for n in range(len(prompts))]
+    with engine.sync_weights():
+        return engine.generate(prompts, 3, sampling, seeds, keep)
+
+
+def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
+    return [[each.token_ids for each in group.completions] for group in groups]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_server_gives_what_the_policy_gives(load: Any, tmp_path: Path, family: str) -> None:
+    """It starts from other weights; two servers share the prompts."""
+    adapter = load(family)
+    make_lively(adapter)
+    adapter.model.generation_config.eos_token_id = [2, *range(40, 60)]  # so that some completions end early
+    prompts = make_prompts(adapter)
+    with ExitStack() as stack:
+        backends = [TinyBackend(load(family)) for _ in range(2)]
+        for backend in backends:
+            backend.adapter.model.generation_config.eos_token_id = [2, *range(40, 60)]
+        urls = [stack.enter_context(serving(backend, tmp_path))[0] for backend in backends]
+        engine = make_engine(adapter, tmp_path, *urls)
+        served, own = (sample(each, prompts, GREEDY) for each in (engine, HfEngine(adapter, 65536)))
+        assert served == own
+        finished = set()
+        for group in sample(engine, prompts, SAMPLED):
+            assert len({each.token_ids for each in group.completions}) > 1
+            for each in group.completions:
+                with torch.no_grad():
+                    plain = plain_log_probs(adapter, group.prompt.encoded, each, SAMPLED.temperature)
+                assert each.log_probs == pytest.approx(plain.tolist(), abs=1e-4)
+                assert (each.token_ids[-1] in adapter.end_token_ids) == each.finished
+                finished.add(each.finished)
+        assert finished == {True, False}
+        assert sample(engine, prompts, SAMPLED, keep=False)[0].completions[0].log_probs is None
+    assert [backend.num_loads for backend in backends] == [1, 1], "the weights have not changed since"
+
+
+def test_new_weights_reach_the_server_before_the_next_completion(load: Any, tmp_path: Path) -> None:
+    adapter, backend = load(), TinyBackend(load())
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    with serving(backend, tmp_path) as (url, _):
+        engine = make_engine(adapter, tmp_path, url)
+        before = tokens(sample(engine, prompts, GREEDY))
+        perturb(adapter)
+        after = sample(engine, prompts, GREEDY)
+        assert tokens(after) != before
+        assert after == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+    assert backend.num_loads == 2
+
+
+def test_an_adapter_is_served_merged(load: Any, tmp_path: Path) -> None:
+    adapter, backend = load(lora=LoraConfig(r=4)), TinyBackend(load())
+    perturb(adapter, scale=1.0)
+    prompts = make_prompts(adapter)
+    with serving(backend, tmp_path) as (url, _):
+        served = sample(make_engine(adapter, tmp_path, url), prompts, SAMPLED)
+    largest = 0.0
+    for group in served:
+        for each in group.completions:
+            with torch.no_grad():
+                plain = plain_log_probs(adapter, group.prompt.encoded, each, SAMPLED.temperature)
+                assert each.log_probs == pytest.approx(plain.tolist(), abs=1e-4)
+                with adapter.without_lora():
+                    other = plain_log_probs(adapter, group.prompt.encoded, each, SAMPLED.temperature)
+            largest = max(largest, float((plain - other).abs().max()))
+    assert largest > 0.01, "the adapter does something"
+
+
+def test_a_server_that_was_restarted_gets_the_weights_again(load: Any, tmp_path: Path) -> None:
+    """In the middle of a rollout, between two calls of ``generate``."""
+    adapter = load()
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    with serving(TinyBackend(load()), tmp_path) as (url, server):
+        engine = make_engine(adapter, tmp_path, url)
+        with engine.sync_weights():
+            before = engine.generate(prompts, 2, GREEDY, [(n,) for n in range(3)])
+            server.service = type(server.service)(TinyBackend(load()), tmp_path)
+            assert engine.generate(prompts, 2, GREEDY, [(n,) for n in range(3)]) == before
+
+
+class FailingBackend(TinyBackend):
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        raise RuntimeError("CUDA out of memory")
+
+
+class ForgetfulBackend(TinyBackend):
+    """Gives one completion too few."""
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        return [AnsweredGroup(each.num_prompt_tokens, each.completions[1:]) for each in super().generate(request)]
+
+
+@pytest.mark.parametrize("kind", [FailingBackend, ForgetfulBackend])
+def test_on_failure_stop_ends_in_one_line(load: Any, tmp_path: Path, kind: type[TinyBackend]) -> None:
+    adapter = load()
+    with serving(kind(load()), tmp_path) as (url, _):
+        engine = make_engine(adapter, tmp_path, url)
+        with pytest.raises(NoServer, match=f"{url}.*rollout.vllm.on_failure") as caught:
+            sample(engine, make_prompts(adapter), GREEDY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [FailingBackend, ForgetfulBackend, None])
+def test_on_failure_hf_completes_the_step(
+    load: Any, tmp_path: Path, kind: type[TinyBackend] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a server, too; whole groups, with log-probs."""
+    adapter = load()
+    make_token(tmp_path)
+    prompts = make_prompts(adapter)
+    with ExitStack() as stack:
+        url = "http://127.0.0.1:9" if kind is None else stack.enter_context(serving(kind(load()), tmp_path))[0]
+        engine = make_engine(adapter, tmp_path, url, on_failure="hf")
+        assert sample(engine, prompts, SAMPLED) == sample(HfEngine(adapter, 65536), prompts, SAMPLED)
+    assert "hf completes 3 prompts" in capsys.readouterr().err
+
+
+def test_a_server_that_dies_hands_its_prompts_to_another(load: Any, tmp_path: Path) -> None:
+    adapter = load()
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    with serving(FailingBackend(load()), tmp_path) as (one, _), serving(TinyBackend(load()), tmp_path) as (two, _):
+        served = sample(make_engine(adapter, tmp_path, one, two), prompts, GREEDY)
+    assert served == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+
+
+class SleepingTiny(TinyBackend):
+    """Asleep it has no weights, as an engine that has freed them."""
+
+    def __init__(self, adapter: Any):
+        super().__init__(adapter)
+        self.is_awake = True
+        self.sleep()
+
+    def sleep(self) -> None:
+        assert self.is_awake
+        self.is_awake = False
+        with torch.no_grad():
+            for parameter in self.adapter.model.parameters():
+                parameter.zero_()
+
+    def wake(self) -> None:
+        assert not self.is_awake
+        self.is_awake = True
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        assert self.is_awake
+        return super().generate(request)
+
+
+def make_colocated(
+    adapter: Any, backend: TinyBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any
+) -> Any:
+    monkeypatch.setattr(vllm, "start_local_engine", lambda *_: backend)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    return make_engine(adapter, folder, "http://127.0.0.1:9", mode="colocate", **keys)
+
+
+def test_an_engine_in_this_process_sleeps_between_rollouts(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, backend = load(), SleepingTiny(load())
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch)
+    for _ in range(2):
+        assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+        assert not backend.is_awake
+        perturb(adapter)
+    with engine.sync_weights():  # a second draw of the step that follows: the weights are published once
+        assert backend.is_awake
+        one = engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)])
+    with engine.sync_weights():
+        assert engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)]) == one
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    with pytest.raises(KeyError), engine.sync_weights():
+        raise KeyError
+    assert not backend.is_awake
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "hf"])
+def test_an_engine_in_this_process_that_fails(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str
+) -> None:
+    class Failing(SleepingTiny):
+        def generate(self, request: Request) -> list[AnsweredGroup]:
+            raise RuntimeError("CUDA out of memory")
+
+    adapter = load()
+    prompts = make_prompts(adapter)
+    engine = make_colocated(adapter, Failing(load()), tmp_path, monkeypatch, on_failure=on_failure)
+    for _ in range(2):
+        if on_failure == "hf":
+            assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+        else:
+            with pytest.raises(NoServer):
+                sample(engine, prompts, GREEDY)
+
+
+def test_colocate_without_vllm_is_refused(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"rollout.vllm.mode.*server"):
+        build_engine(RolloutConfig(engine="vllm", vllm=VllmConfig(mode="colocate")), load())
+
+
+def test_without_the_servers_folder_the_mistake_is_told(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="serve-rollouts"):
+        make_engine(load(), tmp_path / "other", "http://127.0.0.1:9")
+
+
+def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
+    make_token(tmp_path)
+    assert make_engine(load(), tmp_path, "http://127.0.0.1:9").generate([], 3, GREEDY, []) == []
