@@ -47,6 +47,8 @@ class Agreement:
     task: str
     first: float  # share of the completions of the first recorded steps that agree
     last: float
+    reward_first: float  # mean reward of the same completions
+    reward_last: float
     num_at_ends: int  # groups of the first or the last recorded steps, whichever has fewer; 0 if these are the same
     gain: float | None  # what agreeing answers earned beyond others of their group; None: no group has both
     gain_low: float | None  # its 95 % interval over groups
@@ -86,13 +88,13 @@ def describe_agreement(groups: Sequence[Group]) -> list[Agreement]:
 def _describe(task: str, members: Sequence[tuple[int, Group]]) -> Agreement:
     groups = [group for _, group in members]
     first, last = _ends(Counter(group["step"] for group in groups))
-    at_end = [(n, group) for n, group in members if group["step"] in last]
+    at_start, at_end = ([(n, group) for n, group in members if group["step"] in steps] for steps in (first, last))
     compared = [group for group in groups if 0 < _share([group]) < 1]
     gains = [_gain(group) for group in compared]
     low, high = _interval(gains)
     return Agreement(
-        task, _share(group for group in groups if group["step"] in first), _share(group for _, group in at_end),
-        0 if first & last else min(sum(group["step"] in first for group in groups), len(at_end)),
+        task, _mean(at_start, "agrees"), _mean(at_end, "agrees"), _mean(at_start, "reward"), _mean(at_end, "reward"),
+        0 if first & last else min(len(at_start), len(at_end)),
         mean_of(gains), low, high, mean_of(map(_spread, compared)), len(gains), _mistakes(at_end),
     )  # fmt: skip
 
@@ -118,6 +120,10 @@ def _take(steps: Sequence[int], num_groups: Mapping[int, int], least: int, most:
 def _share(groups: Iterable[Group]) -> float:
     found = [each["agrees"] for group in groups for each in group["completions"]]
     return sum(found) / len(found) if found else 0.0
+
+
+def _mean(members: Sequence[tuple[int, Group]], key: str) -> float:
+    return mean_of(each[key] for _, group in members for each in group["completions"]) or 0.0
 
 
 def _gain(group: Group) -> float:

@@ -122,7 +122,8 @@
   function legend(curves) {
     return make("ul", { class: "legend" }, ...curves.map((curve) => {
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = curve.colour;
+      const dash = parseFloat(curve.dash);  // of "none" it is no number
+      swatch.style.background = dash ? `repeating-linear-gradient(90deg, ${curve.colour} 0 ${dash}px, transparent 0 ${dash + 3}px)` : curve.colour;
       return make("li", {}, swatch, `${curve.label} ${brief(curve.values[curve.values.length - 1])}`);
     }));
   }

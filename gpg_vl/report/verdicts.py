@@ -21,22 +21,20 @@ _LEAST_AT_ENDS = 10
 
 
 def make_verdicts(run: RunData) -> list[str]:
-    rewards = {each["name"]: each for each in run.tasks if each["what"] == "reward"}
-    return [
-        f"{each['task']}: {_describe(each, rewards[each['task']])}" for each in run.agreement if each["task"] in rewards
-    ]
+    return [f"{each['task']}: {_describe(each)}" for each in run.agreement]
 
 
-def _describe(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> str:
+def _describe(agreement: Mapping[str, Any]) -> str:
     numbers = (
-        f"reward {reward['first']:.2f} to {reward['last']:.2f}, answers that agree with the gold ones "
-        f"{agreement['first']:.0%} to {agreement['last']:.0%}."
+        f"in the recorded steps, reward {agreement['reward_first']:.2f} to {agreement['reward_last']:.2f}, "
+        f"answers that agree with the gold ones {agreement['first']:.0%} to {agreement['last']:.0%}."
     )
-    return " ".join([numbers, *_judge(agreement, reward)])
+    return " ".join([numbers, *_judge(agreement)])
 
 
-def _judge(agreement: Mapping[str, Any], reward: Mapping[str, Any]) -> Iterator[str]:
-    gained, learnt = reward["last"] - reward["first"], agreement["last"] - agreement["first"]
+def _judge(agreement: Mapping[str, Any]) -> Iterator[str]:
+    gained = agreement["reward_last"] - agreement["reward_first"]  # of the same completions, so with the same chance
+    learnt = agreement["last"] - agreement["first"]
     if not follows_gold(agreement):
         yield f"The reward does not follow the gold answers: within a group, {_describe_gain(agreement)}."
         yield "What it teaches is not the task." if gained > _CHANGE else "Nobody can learn the task from it."

@@ -53,6 +53,7 @@ def test_what_has_become_of_a_task() -> None:
     groups.append(group(["4", "4", "4", "5"], [1, 1, 1, 0], step=10))
     [found] = describe_agreement([group(["x"], [1.0], gold="y", task="free"), *groups])
     assert (found.task, found.first, found.last, found.num_at_ends) == ("counting", 0.25, pytest.approx(5 / 12), 3)
+    assert (found.reward_first, found.reward_last) == (found.first, found.last), "right answers alone earned one"
     assert (found.gain, found.gain_low, found.gain_high, found.spread, found.num_groups) == (1.0, 1.0, 1.0, 1.0, 10)
     assert [(each.what, each.share, each.example) for each in found.mistakes] == [
         ("5 instead of 4", pytest.approx(5 / 12), 10), ("no answer that can be found", pytest.approx(2 / 12), 9),

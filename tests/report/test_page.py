@@ -125,7 +125,7 @@ def test_what_was_learnt_and_what_is_wrong_is_said(show: Open, run: RunData) -> 
     """The button of a mistake opens a group of the last steps that has it."""
     page = show(run)
     said = page.locator(".verdict").all_inner_texts()
-    assert [line.split(":")[0] for line in said] == ["counting"]
+    assert [line.split(":")[0] for line in said] == ["counting", "grounding"]
     assert "67% to 67%" in said[0], "four of six answers"
     page.locator("select[name=task]").select_option("geometry")
     page.get_by_role("button", name="step 30: 5 instead of 4").click()

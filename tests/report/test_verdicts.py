@@ -11,12 +11,12 @@ from gpg_vl.report.verdicts import make_verdicts
 
 
 def verdict(reward: tuple[float, float], agreed: tuple[float, float], **changes: Any) -> str:
-    task = {"what": "reward", "name": "counting", "first": reward[0], "last": reward[1]}
     agreement = {
-        "task": "counting", "first": agreed[0], "last": agreed[1], "gain": 0.9, "gain_low": 0.8, "gain_high": 1.0,
+        "task": "counting", "first": agreed[0], "last": agreed[1],
+        "reward_first": reward[0], "reward_last": reward[1], "gain": 0.9, "gain_low": 0.8, "gain_high": 1.0,
         "spread": 1.0, "num_groups": 50, "num_at_ends": 30, "mistakes": [], **changes,
     }  # fmt: skip
-    [line] = make_verdicts(RunData("run", "gpg", 10, [], [task], [], [], [], "", [agreement]))
+    [line] = make_verdicts(RunData("run", "gpg", 10, [], [], [], [], [], "", [agreement]))
     return line
 
 
