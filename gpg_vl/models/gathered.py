@@ -63,7 +63,8 @@ class GatheredModel:
 
     def _gather(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
         """Whole weights by name, one after the other."""
-        for name, parameter in self._sharded.named_parameters():
+        named: Iterator[tuple[str, Any]] = self._sharded.named_parameters()
+        for name, parameter in named:
             assert isinstance(parameter, DTensor), f"{name} is gathered in the middle of a pass"
             mine: Any = parameter.detach()
             yield name, (mine if dtype is None else mine.to(dtype)).full_tensor()
