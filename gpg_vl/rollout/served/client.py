@@ -52,6 +52,7 @@ class Client:
         self._timeout_s = timeout_s
         self._vocab_size = vocab_size
         self._open: set[socket.socket] = set()
+        self._is_closed = False
 
     def status(self) -> dict[str, Any]:
         """What ``Backend.describe`` says of the engine."""
@@ -136,6 +137,8 @@ class Client:
         limit.daemon = True
         limit.start()
         try:
+            if self._is_closed:  # while this one was being opened
+                raise ServerFault(f"{self.url} is asked no more")
             yield
         finally:
             limit.cancel()
@@ -152,8 +155,13 @@ class Client:
             raise ServerFault(said)
         raise Refused(f"rollout.vllm.servers: {said}")
 
+    def open(self) -> None:
+        """Allows exchanges again."""
+        self._is_closed = False
+
     def close(self) -> None:
-        """Ends the exchanges under way, which other threads wait for."""
+        """Ends the exchanges under way, which other threads wait for, and begins no other."""
+        self._is_closed = True
         for link in list(self._open):
             _cut(link)
 

@@ -73,6 +73,8 @@ class ServerPool:
     def _at_once(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Whatever ends this, as a signal, ends the exchanges as well."""
         self._ended.clear()
+        for client in self._clients:
+            client.open()
         executor = ThreadPoolExecutor(max_workers=max(1, len(self._clients)), thread_name_prefix="rollout")
         try:
             futures: list[Future[T]] = [executor.submit(work) for work in works]

@@ -60,7 +60,12 @@ class RolloutServer(ThreadingHTTPServer):
         """Who asked went away; the others go on."""
 
     def end_soon(self) -> None:
-        threading.Thread(target=self.shutdown, daemon=True).start()  # waits for the loop, which this thread may serve
+        """Lets the loop end, for which the thread of a request cannot wait."""
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        self.shutdown()
+        self.server_close()  # or who connects now would wait for an answer
 
 
 class _Handler(BaseHTTPRequestHandler):

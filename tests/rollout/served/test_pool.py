@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -76,6 +77,15 @@ def test_what_no_server_takes_ends_the_attempts() -> None:
         ask([refusing, hanging], num_requests=2, config=replace(CONFIG, timeout_s=600.0))
     assert time.monotonic() - start < 30, "the exchange with the other server is cut"
     assert len(refusing.seen) == 1
+
+
+def test_a_signal_ends_the_wait() -> None:
+    hanging = Canned([GOOD], pause_s=60.0)
+    threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask([hanging], config=replace(CONFIG, timeout_s=600.0))
+    assert time.monotonic() - start < 30
 
 
 def test_no_thread_is_left() -> None:
