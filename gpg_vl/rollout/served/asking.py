@@ -23,7 +23,7 @@ def ask_prompt(adapter: Adapter, prompt: Prompt, seed: tuple[object, ...]) -> As
     encoded = prompt.encoded
     _refuse_media(adapter, prompt)
     counts = adapter.count_image_tokens(prompt.views) if prompt.views else []
-    pictures = tuple(Picture(*image.size, image.convert("RGB").tobytes()) for image in prompt.pictures)
+    pictures = tuple(Picture(image.width, image.height, image.convert("RGB").tobytes()) for image in prompt.pictures)
     assert len(pictures) == len(prompt.views), "the prompts of this engine keep their pictures"
     digest = hashlib.blake2b(repr(seed).encode(), digest_size=8).digest()
     number = int.from_bytes(digest, "big") >> 2  # room for the numbers of the completions, which are added to it

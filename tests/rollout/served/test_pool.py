@@ -81,7 +81,7 @@ def test_what_no_server_takes_ends_the_attempts() -> None:
 
 def test_a_signal_ends_the_wait() -> None:
     hanging = Canned([GOOD], pause_s=60.0)
-    threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+    threading.Timer(1.0, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         ask([hanging], config=replace(CONFIG, timeout_s=600.0))
