@@ -64,7 +64,7 @@ class Thing:
         return _RADII[self.attributes["size"]]
 
     def matches(self, description: Description) -> bool:
-        return all(self.attributes[name] == value for name, value in description.items())
+        return description.items() <= self.attributes.items()
 
     def outline(self) -> list[Point]:
         """The corners; those of its bounding box for a circle."""
