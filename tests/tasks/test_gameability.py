@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import gold_completion, score_completion
+from tests.support.clock import slowness
 
 GRID = ImageView(640, 480, 644, 476, "grid_1000")
 PIXELS = ImageView(640, 480, 320, 240, "resized_pixels")
@@ -124,7 +125,8 @@ def timed_score(sample: Sample, text: str, view: ImageView = GRID) -> Reward:
     task = TASKS[sample.task]
     score_completion(task, sample, wrap("3^2"), [view])  # warm
     # a slow text is slow every time; the collector and other threads of the process are not
-    assert any(_seconds(lambda: score_completion(task, sample, text, [view])) < MAX_SECONDS for _ in range(3))
+    tries = (_seconds(lambda: score_completion(task, sample, text, [view])) for _ in range(3))
+    assert any(seconds < MAX_SECONDS or seconds < MAX_SECONDS * slowness() for seconds in tries)
     return score_completion(task, sample, text, [view])
 
 
@@ -278,7 +280,7 @@ def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: 
 
     score_completion(TASKS[sample.task], sample, wrap("3^2"), [GRID])
     half, whole = best_of_three(32_000), best_of_three(64_000)
-    assert whole < MAX_SECONDS
+    assert whole < MAX_SECONDS * slowness()
     assert whole <= 2 * half + 0.005  # what the clock and the collector add
 
 

@@ -6,6 +6,7 @@ import pytest
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS, load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
+from tests.support.clock import slowness
 from tests.support.messages import naming
 
 GRID = ImageView(640, 480, 644, 476, "grid_1000")
@@ -174,7 +175,7 @@ def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, answer: s
         start = time.process_time()
         reward = score(sample, answer)
         times.append(time.process_time() - start)
-    assert min(times) < 0.05
+    assert min(times) < 0.05 or min(times) < 0.05 * slowness()
     assert reward.total <= 0.2
     assert reward.parts[TASKS[sample.task].main_part] == 0
 

@@ -1,0 +1,25 @@
+"""How much slower this processor is than the one that the tests' bounds of processor time are meant for."""
+
+from __future__ import annotations
+
+import time
+
+REFERENCE = 0.05
+"""Seconds for ``_work`` within which the bounds hold as they are written."""
+
+
+def slowness() -> float:
+    """By which to multiply a bound of processor time: 1 on a processor that is fast enough, 2 on one half as fast.
+
+    It is measured when it is asked for, since other work on the same core slows a processor down too.
+    """
+    return max(1.0, min(_work() for _ in range(3)) / REFERENCE)
+
+
+def _work() -> float:
+    start = time.process_time()
+    total = 0
+    for number in range(300_000):
+        total += number * number % 7
+    {str(number): number for number in range(60_000)}
+    return time.process_time() - start
