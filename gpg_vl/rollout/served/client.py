@@ -155,7 +155,7 @@ class Client:
             raise ServerFault(said)
         raise Refused(f"rollout.vllm.servers: {said}")
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Allows exchanges again."""
         self._is_closed = False
 

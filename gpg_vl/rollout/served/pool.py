@@ -74,7 +74,7 @@ class ServerPool:
         """Whatever ends this, as a signal, ends the exchanges as well."""
         self._ended.clear()
         for client in self._clients:
-            client.open()
+            client.begin()
         executor = ThreadPoolExecutor(max_workers=max(1, len(self._clients)), thread_name_prefix="rollout")
         try:
             futures: list[Future[T]] = [executor.submit(work) for work in works]
