@@ -20,7 +20,7 @@ _FILE_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".zip", ".yaml")
 
 def replace_file(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8; half of a surrogate pair, which UTF-8 does not have, is escaped as in JSON."""
-    with unfinished(path) as partial:
+    with naming(path), unfinished(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -156,3 +157,14 @@ def test_two_writers_each_have_a_file_of_their_own(tmp_path: Path) -> None:
         os.replace(first, path)
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replaced_file_names_itself_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, which knows no name
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace_file(tmp_path / "settings.json", "{}")
+    assert caught.value.filename == str(tmp_path / "settings.json")
+    assert list(tmp_path.iterdir()) == []
