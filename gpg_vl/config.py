@@ -578,6 +578,8 @@ class RunConfig:
         seed: determines the prompts, the samples and the initial state of the run
         deterministic: only operations that give the same bits each time on one device, which takes longer; a run that
             needs another one ends (docs/algorithm.md)
+        hang_timeout_s: seconds without progress in an update or a rollout, after which a rank counts as hung and all
+            ranks end; raise it where a single micro-batch takes minutes
         resume: auto: continue the run found in output_dir; never: refuse to touch it
         trackers: trackers to write to in addition to metrics.jsonl: tensorboard, wandb, trackio, mlflow, swanlab; only
             tensorboard comes with the kit (docs/metrics.md)
@@ -593,6 +595,7 @@ class RunConfig:
     eval_every: int = 100
     seed: int = 42
     deterministic: bool = False
+    hang_timeout_s: float = 600.0
     resume: Literal["auto", "never"] = "auto"
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     record: RecordConfig = field(default_factory=RecordConfig)
@@ -604,6 +607,7 @@ class RunConfig:
         _require(self.save_every >= 1, "run.save_every must be at least 1")
         _require(self.save_total_limit is None or self.save_total_limit >= 1, "run.save_total_limit must be at least 1")
         _require(self.eval_every >= 0, "run.eval_every must not be negative")
+        _require(self.hang_timeout_s > 0, "run.hang_timeout_s must be above 0")
         _require(-(2**63) <= self.seed < 2**64, "run.seed must have at most 64 bits: from -2^63 to 2^64 - 1")
         _require(0 <= self.cooldown_steps <= self.steps, "run.cooldown_steps must be between 0 and run.steps")
         unknown = sorted(set(self.trackers) - set(TRACKERS))

@@ -56,7 +56,8 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
     """
     accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
     note(describe_device(accelerator.device, recipe.model))
-    with deterministic(is_wanted=recipe.run.deterministic), ranks_end_together(), ExitStack() as stack:
+    is_exact, limit = recipe.run.deterministic, recipe.run.hang_timeout_s
+    with deterministic(is_wanted=is_exact), ranks_end_together(limit), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)

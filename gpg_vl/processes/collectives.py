@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, fields
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +14,35 @@ from accelerate import Accelerator
 from gpg_vl.records import StepTotals
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(hours=4)
+"""Time to wait for the slowest rank, e.g. in a long rollout; its launcher and ``rank_watch`` notice one that died."""
+_MARGIN_SECONDS = 60.0  # in which rank_watch, which says more, comes first
+
+
+@contextmanager
+def in_step(limit_seconds: float) -> Iterator[None]:
+    """Inside, all ranks do the same at the same time: one that waits much longer than the limit fails.
+
+    Holds for collectives of all ranks. Groups that torch forms for a mesh of several dimensions have torch's own limit.
+    """
+    if not torch.distributed.is_initialized():
+        yield
+        return
+    world: Any = torch.distributed.group.WORLD
+    world.set_timeout(timedelta(seconds=limit_seconds + _MARGIN_SECONDS))
+    try:
+        yield
+    finally:
+        world.set_timeout(LONGEST_WAIT)
+
+
+def count_collectives() -> int:
+    """How many this rank has entered so far, over all groups."""
+    if not torch.distributed.is_initialized():
+        return 0
+    groups: list[Any] = list(torch.distributed.distributed_c10d._world.pg_map)  # no public list of them
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def gather_object(mine: list[T]) -> list[T]:

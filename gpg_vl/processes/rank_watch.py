@@ -1,7 +1,8 @@
 """How ranks end: all together at the same point. A thread on every rank ends it if nothing else can.
 
 A rank that waits in a collective for a rank that is gone handles no signals; on GPUs it would wait for hours. So a rank
-ends itself if a signal has waited for ``PATIENCE_SECONDS``, or if its own launcher or the first rank's is gone.
+ends itself if a signal has waited for ``PATIENCE_SECONDS``, if its own launcher or the first rank's is gone, or if some
+rank hangs (``processes.hangs``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from torch.distributed import TCPStore
 
+from gpg_vl.processes.hangs import HANG_SECONDS, HangWatch, say_stacks, stacks_on_signal
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted, WaitingSignal
 from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
 from gpg_vl.screen import say
@@ -23,20 +25,26 @@ from gpg_vl.screen import say
 PATIENCE_SECONDS = 20.0
 """Time for all ranks to reach a point where they handle a signal together; restarts while one writes a checkpoint."""
 _PERIOD_SECONDS = 0.5
+_LONGEST_PERIOD_SECONDS = 2.0  # what a period counts at most, where this thread did not run
+_TELLING_SECONDS = 3.0
+"""Time for all ranks to print their stacks before the first of them ends, after which the launcher ends the others."""
 _SIGNAL_KEY = "gpg_vl/signal"
 _WORK_KEY = "gpg_vl/deferred_work"
 
 
 @contextmanager
-def ranks_end_together() -> Iterator[None]:
+def ranks_end_together(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
     """Inside, a signal to stop raises ``Interrupted``; with several ranks, at the same point of ``run_together``.
 
     If all ranks raise, their connections are closed, the first rank re-raises, and the others exit with its code.
+
+    Args:
+        hang_seconds: without progress, after which a rank hangs
     """
     with INTERRUPTS.raising(), ExitStack() as stack:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             stack.enter_context(INTERRUPTS.held())
-            stack.enter_context(watched_rank())
+            stack.enter_context(watched_rank(hang_seconds))
         try:
             yield
         except (RankError, RankDiskError, Interrupted) as error:  # raised on all ranks
@@ -47,14 +55,14 @@ def ranks_end_together() -> Iterator[None]:
 
 
 @contextmanager
-def watched_rank() -> Iterator[None]:
+def watched_rank(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
     """Inside, this rank is watched. Has no effect in a run of one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     is_over = threading.Event()
-    with INTERRUPTS.listening() as waiting_signal:
-        watch = _Watch(waiting_signal)
+    with stacks_on_signal(), INTERRUPTS.listening() as waiting_signal:
+        watch = _Watch(waiting_signal, hang_seconds)
         thread = threading.Thread(target=watch.run, args=(is_over,), daemon=True, name="rank_watch")
         thread.start()
         try:
@@ -65,31 +73,44 @@ def watched_rank() -> Iterator[None]:
 
 
 class _Watch:
-    def __init__(self, waiting_signal: Callable[[], WaitingSignal | None]):
+    def __init__(self, waiting_signal: Callable[[], WaitingSignal | None], hang_seconds: float):
         self._waiting_signal = waiting_signal
         self._launcher = os.getppid()
         self._store = TCPStore(
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
             timeout=timedelta(seconds=PATIENCE_SECONDS),
         )  # fmt: skip
+        self._hangs = HangWatch(self._store, hang_seconds)
         self._is_shared = False
         self._work_seen = 0
         self._work_seen_at = 0.0
 
     def run(self, is_over: threading.Event) -> None:
-        while not is_over.wait(_PERIOD_SECONDS):
-            if os.getppid() != self._launcher:
-                _end(1, "its launcher is gone")
-            waiting = self._waiting_signal()
-            try:
-                self._share_signal(waiting)
-                self._look_for_work()
-            except RuntimeError:  # the connection is lost
-                if not is_over.wait(PATIENCE_SECONDS):
-                    _end(1, "the first rank or its launcher is gone")
-                return
-            if waiting is not None and time.monotonic() - max(waiting[1], self._work_seen_at) > PATIENCE_SECONDS:
-                _end(128 + waiting[0], "the other ranks do not answer")
+        try:
+            while not is_over.wait(_PERIOD_SECONDS):
+                self._look()
+            self._hangs.close()
+        except RuntimeError:  # the connection is lost
+            if not is_over.wait(PATIENCE_SECONDS):
+                _end(1, "the first rank or its launcher is gone")
+
+    def _look(self) -> None:
+        """
+        Raises:
+            RuntimeError: the store is gone
+        """
+        if os.getppid() != self._launcher:
+            _end(1, "its launcher is gone")
+        waiting = self._waiting_signal()
+        self._share_signal(waiting)
+        self._look_for_work()
+        verdict = self._hangs.look(_LONGEST_PERIOD_SECONDS)
+        if verdict is not None:
+            say_stacks(verdict)
+            time.sleep(_TELLING_SECONDS)
+            os._exit(1)
+        if waiting is not None and time.monotonic() - max(waiting[1], self._work_seen_at) > PATIENCE_SECONDS:
+            _end(128 + waiting[0], "the other ranks do not answer")
 
     def _share_signal(self, waiting: WaitingSignal | None) -> None:
         """Tells the others about this rank's signal, or takes theirs; only once."""

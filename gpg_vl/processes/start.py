@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,11 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.collectives import LONGEST_WAIT, gather_object
 from gpg_vl.processes.sharding import sharding_of
-
-_LONGEST_WAIT = timedelta(hours=4)
-"""Time to wait for the slowest rank, e.g. in a long rollout; its launcher and ``rank_watch`` notice one that died."""
 
 
 def start_ranks(*, on_cpu: bool = False) -> Accelerator:
@@ -34,7 +30,7 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
     backend = "nccl" if with_gpu and not on_cpu else "gloo"
     if backend == "gloo":
         _do_not_compile()
-    handlers = [InitProcessGroupKwargs(backend=backend, timeout=_LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
+    handlers = [InitProcessGroupKwargs(backend=backend, timeout=LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(cpu=with_gpu and on_cpu, mixed_precision="no", kwargs_handlers=handlers)
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
         raise ValueError("DeepSpeed was requested, but accelerate ignores it; unset ACCELERATE_USE_CPU")

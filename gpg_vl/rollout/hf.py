@@ -22,6 +22,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.decode_step import run_step
 from gpg_vl.models.log_probs import banned_places, head_logits
 from gpg_vl.models.vision_records import move_vision, split_features
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.engine import Sampling
@@ -110,7 +111,8 @@ class HfEngine:
         try:
             for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
                 draw = _Draw([prompts[i] for i in batch], [seeds[i] for i in batch], range(group_size))
-                groups |= zip(batch, self._sample(draw, sampling, keep_log_probs), strict=True)
+                with PULSE.beating("the rollout"):
+                    groups |= zip(batch, self._sample(draw, sampling, keep_log_probs), strict=True)
         finally:
             model.train(was_training)
         return [groups[i] for i in range(len(prompts))]
@@ -260,6 +262,7 @@ class HfEngine:
         self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache, head: Tensor
     ) -> Tensor:
         """[R, V] float32 logits of the token after ``tokens``."""
+        PULSE.beat()
         return head_logits(run_step(self._adapter, tokens, positions, visible, cache), head, self._adapter.logit_cap)
 
     def _logits(self, hidden: Tensor, head: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ MAY_CHANGE_ON_RESUME = {
     "run.save_total_limit",
     "run.eval_every",
     "run.trackers",
+    "run.hang_timeout_s",
     "run.resume",
     "run.output_dir",
     "rollout.engine",  # where a server is gone; only the noise of the samples is another one

@@ -23,6 +23,7 @@ from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.parts import Medium
 from gpg_vl.processes.collectives import max_over_ranks
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
 from gpg_vl.screen import say
@@ -126,6 +127,7 @@ def _run_passes(
     loss = surprisal = gap = largest_gap = divergence = 0.0
     num_tokens = padded_tokens = num_compared = 0
     for number, rows in enumerate(passes, start=1):
+        PULSE.beat(f"the forward of pass {number} of {len(passes)}")
         batch = prepare(partial(_build_batch, rows, adapter))
         log_probs = layout.forward(batch)
         mine = plan[number - 1 : number]  # a filler, which comes last, does not count
@@ -140,6 +142,7 @@ def _run_passes(
         gap, largest_gap = gap + gaps_here[0], max(largest_gap, gaps_here[1])
         divergence += gaps_here[2]
         num_compared += len(kept)
+        PULSE.beat(f"the backward of pass {number} of {len(passes)}")
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
         loss += value / denominator

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
-from gpg_vl.processes.collectives import gather_object, max_over_ranks, sum_losses
+from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
@@ -120,9 +121,11 @@ class Learner:
         rollout.current = None
         self._check_once()
         denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
-        passes = accumulate_gradient(
-            self.layout, self.groups, denominator, self._budget(), self._adapter, self._accelerator, self._importance()
-        )
+        budget, importance = self._budget(), self._importance()
+        with self._watched("the update", is_in_step=self.layout.needs_equal_passes):
+            passes = accumulate_gradient(
+                self.layout, self.groups, denominator, budget, self._adapter, self._accelerator, importance
+            )
         self._tokens = min(self._tokens, passes.tokens_per_micro_batch)
         loss = passes.loss if log_probs is None else self._written_loss(batch, log_probs) / denominator
         if self._beside is not None:
@@ -190,7 +193,15 @@ class Learner:
 
     def take_step(self, learning_rate: float) -> float:
         """Updates the weights; returns the gradient's norm, see ``update.gradient.take_step``."""
-        return take_step(self.layout, learning_rate)
+        with self._watched("the optimizer's step", is_in_step=True):
+            return take_step(self.layout, learning_rate)
+
+    @contextmanager
+    def _watched(self, work: str, *, is_in_step: bool) -> Iterator[None]:
+        """Inside, a rank without progress hangs; where all ranks do the same at the same time, a long wait fails."""
+        limit = in_step(self._recipe.run.hang_timeout_s) if is_in_step else nullcontext()
+        with PULSE.beating(work), limit:
+            yield
 
     def _whole_weights(self, is_needed: bool) -> AbstractContextManager[None]:
         return whole_weights(self._accelerator) if is_needed else nullcontext()

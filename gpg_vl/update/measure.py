@@ -12,6 +12,7 @@ from torch import nn
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.records import GroupLogProbs, ScoredGroup, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, plan_update, shortest_budget
 from gpg_vl.update.policy import move_to
@@ -32,7 +33,8 @@ def measure_log_probs(
     shortest = max(map(shortest_budget, unweighted), default=0)
     while True:
         try:
-            return _measure(forward, groups, unweighted, config, adapter)
+            with PULSE.beating("measuring log-probs"):
+                return _measure(forward, groups, unweighted, config, adapter)
         except RuntimeError as error:
             tokens = config.tokens_per_micro_batch // 2
             if not is_out_of_memory(error) or tokens < shortest:
@@ -51,6 +53,7 @@ def _measure(
 ) -> list[GroupLogProbs]:
     found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
     for rows in plan_update(unweighted, config):
+        PULSE.beat()
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         log_probs = iter(forward(batch).tolist())
         for completion in (completion for row in rows for completion in row.completions):

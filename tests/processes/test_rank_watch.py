@@ -16,10 +16,11 @@ from tests.support.messages import lines_naming
 REPOSITORY = Path(__file__).parents[2]
 
 SCRIPT = """
-import os, signal, sys, threading, time
+import os, re, signal, sys, threading, time
 import torch.distributed
-from gpg_vl.processes import rank_watch
+from gpg_vl.processes import collectives, rank_watch
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_on_main, run_together
 
 rank, case = int(os.environ["RANK"]), sys.argv[1]
@@ -41,13 +42,50 @@ def save():
     time.sleep(9)  # three times as long as a rank is patient
     sys.stdout.write("saved\\n")
 
-with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank():
+def learn(seconds):
+    with PULSE.beating("the lesson"):
+        for _ in range(seconds):
+            PULSE.beat()
+            time.sleep(1)
+        if case == "hang" and rank == 1:
+            time.sleep(60)
+        torch.distributed.barrier()
+
+def fall_behind():
+    torch.distributed.barrier()
+    with collectives.in_step(3 - collectives._MARGIN_SECONDS):
+        torch.distributed.barrier()
+    if rank == 1:
+        time.sleep(6)  # outside, a rank may take longer
+    torch.distributed.barrier()
+    sys.stdout.write("waited\\n")
+    sys.stdout.flush()
+    with collectives.in_step(3 - collectives._MARGIN_SECONDS):
+        if rank == 1:
+            time.sleep(20)
+        torch.distributed.barrier()
+
+with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(4.0):
     torch.distributed.barrier()  # both are watched
     try:
         if case == "stuck" and rank == 1:  # like a wait for a rank that is gone: no point where a signal is taken
             os.kill(os.getpid(), signal.SIGTERM)
         if case == "stuck":
             time.sleep(60)
+        if case in ("hang", "work"):
+            learn(10 if rank == 1 else 0)
+        if case == "work":
+            sys.exit(0)
+        if case == "step":
+            fall_behind()
+        if case == "stopped" and rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if case == "stopped":
+            torch.distributed.barrier()
+        if case == "held" and rank == 1:
+            re.match("(a+)+b", 40 * "a")  # in which no other thread runs
+        if case == "held":
+            torch.distributed.barrier()
         if case == "deaf" and rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)  # it neither answers nor ends
         if case == "deaf":
@@ -104,6 +142,46 @@ def test_a_save_may_take_longer_than_a_rank_is_patient() -> None:
     done, _ = launch("save")
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert sorted(done.stdout.splitlines()) == ["rank 0 took SIGTERM", "rank 1 took SIGTERM", "saved"], done.stderr
+
+
+@pytest.mark.faults
+@pytest.mark.faults_ci
+def test_a_rank_without_progress_is_found_by_itself() -> None:
+    done, seconds = launch("hang")
+    assert done.returncode == 1, done.stderr
+    assert len(lines_naming(done.stderr, "rank 1 hangs", "the lesson", "4 s", "the same command")) == 1
+    assert lines_naming(done.stderr, "rank 0 ends", "rank 1 hangs")
+    assert lines_naming(done.stderr, "rank 1 ends", "rank 1 hangs")
+    assert len([line for line in done.stderr.splitlines() if "in learn" in line]) == 2, "the stacks of both"
+    assert seconds < 60
+
+
+@pytest.mark.faults
+def test_a_rank_may_wait_for_one_that_goes_on() -> None:
+    """The other works for more than twice the limit."""
+    done, _ = launch("work")
+    assert done.returncode == 0, done.stderr
+    assert "hangs" not in done.stderr
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", ["stopped", "held"])
+def test_a_rank_of_which_no_thread_runs_is_found_by_another(case: str) -> None:
+    """A stopped process, and one in a call that holds the interpreter; nobody knows how long their work takes."""
+    done, _ = launch(case)
+    assert done.returncode == 1, done.stderr
+    assert len(lines_naming(done.stderr, "rank 1 hangs", "no thread", "process", "the same command")) == 1
+    assert lines_naming(done.stderr, "rank 0 ends", "rank 1 hangs")
+    if case == "held":
+        assert lines_naming(done.stderr, "File", "line", "in match"), "where it is"
+
+
+@pytest.mark.faults
+def test_ranks_in_step_do_not_wait_long() -> None:
+    done, _ = launch("step")
+    assert done.returncode == 1
+    assert done.stdout.count("waited") == 2
+    assert lines_naming(done.stderr, "Timed out", "3000ms")
 
 
 def test_no_rank_outlives_its_launcher() -> None:

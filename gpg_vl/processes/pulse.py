@@ -1,0 +1,37 @@
+"""What this process is doing, for the thread that watches whether it goes on (``processes.hangs``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    work: str | None  # what is being done; None: work of which nobody knows how long it takes
+    number: int
+
+
+class Pulse:
+    """Where the main thread is. One instance, ``PULSE``: a process has one main thread."""
+
+    def __init__(self) -> None:
+        self.last = Beat(None, 0)
+
+    @contextmanager
+    def beating(self, work: str) -> Iterator[None]:
+        """Inside, there is a beat at least every few minutes, or the process hangs."""
+        outer = self.last.work
+        self.beat(work)
+        try:
+            yield
+        finally:
+            self.last = Beat(outer, self.last.number + 1)
+
+    def beat(self, work: str | None = None) -> None:
+        """Inside of ``beating``: the work goes on; or, where it is named, the next begins."""
+        self.last = Beat(work or self.last.work, self.last.number + 1)
+
+
+PULSE = Pulse()
