@@ -18,7 +18,6 @@ from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
-from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import check_fits, machine_here
@@ -57,6 +56,7 @@ from gpg_vl.run.saved_rollout import read_rollout
 from gpg_vl.run.schedule import describe_extension
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
+from gpg_vl.update.fsdp import load_policy
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.update.rollouts import Rollout
@@ -102,7 +102,7 @@ def assemble(
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
     run_together(lambda: _check_memory(recipe, path, sources, accelerator))
     seed_everything(recipe.run.seed)
-    adapter = run_together(lambda: load_adapter(replace(recipe.model, path=path)))
+    adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
     parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from gpg_vl.models.adapter import Adapter
 
 
-def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
+def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bool = True) -> Adapter:
     """Loads the model, its processor and its generation config. A LoRA folder is loaded together with its base model.
 
     With ``config.lora`` a saved LoRA adapter stays an adapter; without it, it is merged into the weights.
 
     Args:
         with_weights: False reads no weights; the result can only render prompts, count tokens and size images
+        with_values: False reads no weights either; the result is the same model, whose weights take no memory and get
+            their values from another process (``update.fsdp``)
 
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families.
@@ -45,7 +47,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True) -> Adapter:
         return family.adapter.load_without_weights(path, model_config, config, family)
     refuse_without_bfloat16(config)
     refuse_slow(config, family.model, model_config)
-    adapter = family.adapter.load(path, model_config, config, family)
+    adapter = family.adapter.load(path, model_config, config, family, with_values=with_values)
     refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")
     return adapter
 

@@ -25,7 +25,7 @@ from gpg_vl.models.chat import ChatTemplate
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.images_to_tensors import ImagesToTensors
 from gpg_vl.models.kv_cache import GrowingCache
-from gpg_vl.models.loading import load_processor, load_weights
+from gpg_vl.models.loading import build_without_values, load_processor, load_weights
 from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
@@ -82,21 +82,30 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
         self._attention = PackedAttention(self.model.config.get_text_config(), config)
 
     @classmethod
-    def load(cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family) -> BaseAdapter:
+    def load(
+        cls, path: str, model_config: PreTrainedConfig, config: ModelConfig, family: Family, *, with_values: bool = True
+    ) -> BaseAdapter:
         """Loads float32 weights; with ``model.dtype: bfloat16`` they are cast in each call until ``round_weights``.
+
+        Args:
+            with_values: False leaves the weights on the meta device
 
         Raises:
             ValueError: the folder is incomplete, or its tokenizer does not match its config
         """
         processor = load_processor(path, model_config)
         base = find_base(path)
-        model, unexpected = load_weights(base or path, family.model, config)
-        carried = CarriedWeights(base or path, model, unexpected)
+        if with_values:
+            model, unexpected = load_weights(base or path, family.model, config)
+            carried: CarriedWeights | None = CarriedWeights(base or path, model, unexpected)
+        else:
+            model, carried = build_without_values(base or path, family.model, config), None
+            model.generation_config = read_generation_config(base or path) or model.generation_config
         if config.lora is not None and base is not None:
             attach_saved(model, path, config.lora, cls.lora_layers, base)
         elif config.lora is not None:
             attach(model, config.lora, cls.lora_layers, path)
-        elif base is not None:
+        elif base is not None and with_values:
             model = merge_saved(model, path)
         cls.refuse_other_tokenizer(path, processor, model_config)
         adapter = cls(model, processor, config, family.frame)

@@ -39,8 +39,8 @@ class GatheredModel:
         self._device = device
         self._body = _copy_without_weights(adapter.model)
         rounded = {name for name, _ in find_rounded(adapter.model)}
-        self._weights = _find_places(self._body, "_parameters")
-        buffers = _find_places(self._body, "_buffers")
+        self._weights = find_places(self._body, "_parameters")
+        buffers = find_places(self._body, "_buffers")
         self._buffers = [_Buffer(place, name in rounded) for name, place in buffers.items()]
 
     @contextmanager
@@ -91,7 +91,7 @@ class GatheredModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a tensor is in a model: in each module that it is tied in, under its name there."""
 
     modules: list[tuple[dict[str, Tensor | None], str]]
@@ -109,12 +109,14 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Buffer:
-    place: _Place
+    place: Place
     is_rounded: bool  # where the compute type is another
 
 
-def _find_places(model: nn.Module, kind: str) -> dict[str, _Place]:
-    """By name, in the order of ``named_parameters``; tensors that are tied share a place, under their first name.
+def find_places(model: nn.Module, kind: str) -> dict[str, Place]:
+    """Where a model's tensors are, by name, in the order of ``named_parameters``.
+
+    Tensors that are tied share a place, under their first name.
 
     Args:
         kind: the attribute of a module with its own tensors
@@ -127,7 +129,7 @@ def _find_places(model: nn.Module, kind: str) -> dict[str, _Place]:
             if tensor is not None:
                 full_name = f"{prefix}.{name}" if prefix else name
                 places[names.setdefault(id(tensor), full_name)].append((tensors, name))
-    return {name: _Place(modules) for name, modules in places.items()}
+    return {name: Place(modules) for name, modules in places.items()}
 
 
 def _copy_without_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -76,10 +77,8 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreT
     Raises:
         ValueError: a weight is missing or does not match the config
     """
-    attention = {f"{name}_config": dense_attention(config, name) for name in ("text", "vision")}
     model_config = read_config(path)
-    if has_capped_scores(model_config.get_text_config()):
-        attention["text_config"] = "eager"
+    attention = _choose_attention(model_config, config)
     check_names(path)
     try:
         model, info = model_class.from_pretrained(
@@ -97,6 +96,28 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreT
             f"model.path: {len(missing)} weights are missing in {path}, the first is {missing[0]}; copy them again"
         )
     return model, set(info["unexpected_keys"])
+
+
+def build_without_values(path: str, model_class: Any, config: ModelConfig) -> PreTrainedModel:
+    """The model that ``load_weights`` returns, with its weights on the meta device, where they take no memory.
+
+    Buffers have values: those that a model computes are in no file.
+    """
+    model_config = read_config(path)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = model_class._from_config(
+            model_config, dtype=torch.float32, attn_implementation=_choose_attention(model_config, config)
+        )
+    model.tie_weights()  # which are separate after that context
+    return model.eval()
+
+
+def _choose_attention(model_config: PreTrainedConfig, config: ModelConfig) -> dict[str, str]:
+    """By sub-config."""
+    attention = {f"{name}_config": dense_attention(config, name) for name in ("text", "vision")}
+    if has_capped_scores(model_config.get_text_config()):
+        attention["text_config"] = "eager"
+    return attention
 
 
 def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -> str:

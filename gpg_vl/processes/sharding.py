@@ -31,6 +31,11 @@ class Sharding:
         return self.name in ("fsdp", "hsdp")
 
     @property
+    def shares_out_weights(self) -> bool:
+        """Whether the first rank alone reads the weights, and the others get their part of them from it."""
+        return self.is_fsdp
+
+    @property
     def zero_stage(self) -> int:
         """ZeRO's stage: 1 shards the optimizer, 2 also the gradients, 3 also the weights; 0 without DeepSpeed."""
         return int(self.name[4]) if self.name.startswith("zero") else 0

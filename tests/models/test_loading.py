@@ -13,12 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.gathered import find_places
 from gpg_vl.models.loading import check_names, read_config
 from gpg_vl.models.parts import Medium
 from gpg_vl.models.saving import check_model_folder
-from tests.support.builders import SMALL_IMAGES
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.records import Completion
+from gpg_vl.update.self_check import plain_log_probs
+from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample
+from tests.support.families import CASES, skip_unless_installed
 from tests.support.messages import naming
 
 
@@ -195,3 +200,44 @@ def test_a_chat_template_is_a_program_with_limits(folder: Path, template: str, m
     with pytest.raises(ValueError, match=naming("model.path", folder, "chat template")):
         adapter.render_chat([Medium.IMAGE, "How many?"], None)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2, parts=["text", "vision"])], ids=["full", "lora"])
+def test_a_model_without_values_is_the_same_one_once_it_has_them(
+    model_folders: dict[str, Path], family: str, lora: LoraConfig | None
+) -> None:
+    assert_same_without_values(ModelConfig(path=str(model_folders[family]), lora=lora, freeze=[]))
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("family", CASES)
+def test_so_it_is_in_every_family(tmp_path: Path, family: str) -> None:
+    skip_unless_installed(CASES[family])
+    folder = write_tiny_model(tmp_path / family, family, seed=1)
+    assert_same_without_values(ModelConfig(path=str(folder), **CASES[family].config))
+
+
+def assert_same_without_values(config: ModelConfig) -> None:
+    """With the weights in their places it has the same log-probs: what it computes for itself is there too."""
+    expected, found = load_adapter(config), load_adapter(config, with_values=False)
+    named = [dict(adapter.model.named_parameters()) for adapter in (found, expected)]
+    for name, each in named[1].items():
+        assert named[0][name].shape == each.shape and named[0][name].requires_grad == each.requires_grad
+    assert list(named[0]) == list(named[1])
+    base = [each for name, each in found.model.named_parameters() if ".lora_" not in name]
+    assert base and all(each.is_meta for each in base)
+    for (name, buffer), (other, value) in zip(found.model.named_buffers(), expected.model.named_buffers(), strict=True):
+        assert name == other and torch.equal(buffer, value)
+    places = [find_places(adapter.model, "_parameters") for adapter in (found, expected)]
+    assert {name: len(place.modules) for name, place in places[0].items()} == {
+        name: len(place.modules) for name, place in places[1].items()
+    }
+    for name, place in places[0].items():
+        place.put(places[1][name].get())
+    prompt = make_prompt(expected, make_sample([(84, 84)])).encoded
+    completion = Completion(expected.encode_completion("2"), "2", finished=True)
+    with torch.no_grad():
+        log_probs = [plain_log_probs(adapter, prompt, completion, 1.0) for adapter in (found, expected)]
+    assert torch.equal(*log_probs)
+    assert found.end_token_ids == expected.end_token_ids

@@ -1,0 +1,103 @@
+"""Host memory of two ranks that load a model, which one of them reads and both keep a share of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.models import SMALL, build_model, write_processor
+from tests.support.tiny_runs import REPOSITORY, free_port
+
+SECONDS = 280  # of two starts that take 30, on a busy machine
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def test_processes_together_load_one_model(tmp_path: Path, stored: torch.dtype) -> None:
+    """40 M weights, stored as published models are and as checkpoints are: never more than 1.3 of them in float32."""
+    size = write_model(tmp_path, stored)
+    port = free_port()
+    ranks = [start_rank(rank, port, tmp_path) for rank in range(2)]
+    try:
+        for rank in ranks:
+            assert said(rank) == "ready"
+        before = sum(map(anonymous_bytes, ranks))
+        samples: list[int] = []
+        watch = threading.Thread(target=sample, args=(ranks, samples))
+        watch.start()
+        go_on(ranks)
+        for rank in ranks:
+            assert said(rank) == "loaded"
+        after = sum(map(anonymous_bytes, ranks))
+        go_on(ranks)
+        assert [rank.wait(60) for rank in ranks] == [0, 0]
+        watch.join()
+    finally:
+        for rank in ranks:
+            rank.kill()
+    print(f"{len(samples)} samples: {(max(samples) - before) / size:.2f} models at the peak, ", end="")
+    print(f"{(after - before) / size:.2f} in the end, {before / 2**20 / 2:.0f} MiB a process without it")
+    assert len(samples) > 20
+    assert max(samples) - before <= 1.3 * size
+    assert max(samples) - before >= size, "a whole model was there"
+    assert after - before <= 1.15 * size
+
+
+def write_model(folder: Path, stored: torch.dtype) -> int:
+    """The bytes of its weights in float32."""
+    processor = write_processor(folder, SMALL)
+    model = build_model(SMALL, processor)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: each.to(stored) for name, each in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return sum(4 * weight.numel() for weight in model.parameters())
+
+
+def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
+        "GPG_VL_SHARDING": "fsdp", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank),
+        "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    command = [sys.executable, str(REPOSITORY / "tests/support/rank_loading.py"), str(folder)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+
+def said(rank: subprocess.Popen[str]) -> str:
+    assert rank.stdout is not None
+    return rank.stdout.readline().strip()
+
+
+def go_on(ranks: Sequence[subprocess.Popen[str]]) -> None:
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write("\n")
+        rank.stdin.flush()
+
+
+def anonymous_bytes(rank: subprocess.Popen[str]) -> int:
+    """Memory of a process's own and its part of what it shares with others, but for pages of files, which are cache."""
+    lines = Path(f"/proc/{rank.pid}/smaps_rollup").read_text().splitlines()
+    kib = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
+    return 1024 * (kib["Pss_Anon:"] + kib["Pss_Shmem:"])
+
+
+def sample(ranks: Sequence[subprocess.Popen[str]], samples: list[int]) -> None:
+    while all(rank.poll() is None for rank in ranks):
+        try:
+            samples.append(sum(map(anonymous_bytes, ranks)))
+        except (ProcessLookupError, FileNotFoundError, KeyError, IndexError):  # one has just ended
+            return
+        time.sleep(0.002)
