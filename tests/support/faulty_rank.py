@@ -19,7 +19,6 @@ import torch
 from gpg_vl import cli
 from gpg_vl.collect import Collector
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint, run_log
 from gpg_vl.update import learner, policy
 
@@ -41,28 +40,6 @@ def run_out_of_memory() -> None:
 
 def run_out_of_disk() -> None:
     raise OSError(errno.ENOSPC, "injected: no space left")
-
-
-def hang() -> None:
-    say_when()
-    while True:
-        time.sleep(1)
-
-
-def hang_in_backward() -> None:
-    """From within autograd, on its way from the log-probs to the weights."""
-    original = policy.packed_log_probs
-    calls = 0
-
-    def log_probs(*words: Any) -> torch.Tensor:
-        nonlocal calls
-        result = original(*words)
-        calls += result.requires_grad
-        if calls == 2 and result.requires_grad:
-            result.register_hook(lambda gradient: hang())
-        return result
-
-    policy.packed_log_probs = log_probs
 
 
 def in_call(number: int, owner: Any, name: str, fault: Callable[[], None]) -> None:
@@ -131,8 +108,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "nan once": lambda: poison(2, 2),
     "nan for ever": lambda: poison(2, 99),
-    "hang in backward": hang_in_backward,
-    "hang in rollout": partial(in_call, 8, HfEngine, "_next_logits", hang),  # a step of six tokens calls it five times
     **{
         f"{action} in {phase}": partial(in_call, *place, fault)
         for phase, place in PHASES.items()

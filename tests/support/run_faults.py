@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ def sigterm_in_rollout() -> None:
 
 def sigterm_in_backward() -> None:
     """From within autograd, on its way from the log-probs to the weights."""
+    _in_second_backward(send_sigterm)
+
+
+def _in_second_backward(fault: Callable[[], None]) -> None:
     original = policy.packed_log_probs
     calls = 0
 
@@ -41,10 +46,26 @@ def sigterm_in_backward() -> None:
         result = original(*words)
         calls += result.requires_grad
         if calls == 2 and result.requires_grad:
-            result.register_hook(lambda gradient: send_sigterm())
+            result.register_hook(lambda gradient: fault())
         return result
 
     policy.packed_log_probs = log_probs
+
+
+def hang() -> None:
+    print(f"hanging at {time.time()}", flush=True)
+    while True:
+        time.sleep(1)
+
+
+def hang_in_backward() -> None:
+    """From within autograd, on its way from the log-probs to the weights."""
+    _in_second_backward(hang)
+
+
+def hang_in_rollout() -> None:
+    """Between two tokens: a step of six tokens reads its own five times."""
+    in_call(8, HfEngine, "_next_logits", hang)
 
 
 def sigterm_in_save() -> None:
