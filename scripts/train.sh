@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains a recipe on any number of processes and nodes: scripts/train.sh RECIPE [--section.key VALUE ...]
 #
-#   SHARDING       what the processes share: none | fsdp | hsdp | zero1 | zero2 | zero3 | zero3_offload
+#   SHARDING       what the processes share:
+#                  none | fsdp | hsdp | fsdp_offload | zero1 | zero2 | zero3 | zero3_offload
 #                  (default: fsdp on several GPUs, hsdp on several nodes with GPUs, else none)
 #   DEEPSPEED      the same by its older name: zero0 (none) | zero1 | zero2 | zero3 | zero3_offload
 #   NUM_PROCESSES  processes on this node (default: one per GPU, or 1 without a GPU)
@@ -25,9 +26,9 @@ if [[ -n ${DEEPSPEED:-} ]]; then
     fi
 fi
 case $layout in
-    "" | none | fsdp | hsdp | zero1 | zero2 | zero3 | zero3_offload) ;;
+    "" | none | fsdp | hsdp | fsdp_offload | zero1 | zero2 | zero3 | zero3_offload) ;;
     *)
-        echo "scripts/train.sh: $asked is not known; use none, fsdp, hsdp, zero1, zero2, zero3 or zero3_offload" >&2
+        echo "scripts/train.sh: $asked is not known; use none, fsdp, hsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload" >&2
         exit 2
         ;;
 esac

@@ -225,6 +225,9 @@ class Adapter(Protocol):
             the type; None if everything is computed in the precision of the weights
         """
 
+    def compute_on(self, device: torch.device) -> None:
+        """Leaves the weights' place to a layout, which has them on that device whenever the model runs."""
+
     def follow_masters(self) -> None:
         """Brings rounded weights to where a step has moved their masters."""
 

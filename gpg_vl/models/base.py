@@ -72,6 +72,7 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
         self.refuse_inexact(model.config)
         self._chat = ChatTemplate(processor, config.path, self._placeholders)
         self._carried: CarriedWeights | None = None
+        self._computes_on: torch.device | None = None
         self._num_logits = len(self.head_weight)
         refuse_wrong_ends(config.path, self.end_token_ids, self._num_logits)
         self._choose_weights(config)
@@ -205,7 +206,11 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        return self._computes_on or torch.device(self.model.device)
+
+    def compute_on(self, device: torch.device) -> None:
+        """See ``Adapter.compute_on``."""
+        self._computes_on = device
 
     @property
     def head_weight(self) -> Tensor:

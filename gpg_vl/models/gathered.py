@@ -66,8 +66,8 @@ class GatheredModel:
         named: Iterator[tuple[str, Any]] = self._sharded.named_parameters()
         for name, parameter in named:
             assert isinstance(parameter, DTensor), f"{name} is gathered in the middle of a pass"
-            mine: Any = parameter.detach()
-            yield name, (mine if dtype is None else mine.to(dtype)).full_tensor()
+            mine: Any = parameter.detach()  # perhaps in the host's memory, where its ranks exchange nothing
+            yield name, mine.to(self._device, dtype or mine.dtype).full_tensor()
 
     @contextmanager
     def _filled(self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:

@@ -2,20 +2,23 @@
 
 Without sharding a bfloat16 model has weights of two bytes, and trained ones a float32 master besides; else all weights
 are float32 (docs/cluster.md). FSDP2 gathers a block at a time in the compute type, and for a whole pass what lies
-outside of the blocks. Under ZeRO a rank keeps a second float32 copy of its share, and DeepSpeed has buffers of the
+outside of the blocks; with CPU offload the shards are in the host's memory. Under ZeRO a rank keeps a second float32
+copy of its share, and DeepSpeed has buffers of the
 sizes that its defaults name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
-LAYOUTS: tuple[LayoutName, ...] = ("none", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload")
+LAYOUTS: tuple[LayoutName, ...] = (
+    "none", "fsdp", "hsdp", "zero1", "zero2", "zero3", "fsdp_offload", "zero3_offload",
+)  # fmt: skip
 """In the order in which they are tried."""
-SHARDED_GRADIENTS = ("fsdp", "hsdp", "zero2", "zero3", "zero3_offload")
+SHARDED_GRADIENTS = ("fsdp", "hsdp", "fsdp_offload", "zero2", "zero3", "zero3_offload")
 """Their update ends where memory runs out; in the others it restarts with half the budget."""
 
 FLOAT = 4
@@ -76,7 +79,8 @@ def state_of(
         is_rounded: see ``rounds_weights``
     """
     if Sharding(layout).is_fsdp:
-        return _state_of_fsdp(size, num_sharing(layout, num_ranks), ROUNDED if is_rounded else FLOAT)
+        state = _state_of_fsdp(size, num_sharing(layout, num_ranks), ROUNDED if is_rounded else FLOAT)
+        return _offloaded(state, size) if Sharding(layout).keeps_shards_on_host else state
     share = -(-size.trained // num_ranks)
     moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)
     copy = 0 if layout == "none" else FLOAT * share
@@ -112,3 +116,10 @@ def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> State:
     step = 2 * FLOAT * -(-size.largest // num_ranks)
     weights, gathered = FLOAT * -(-size.weights // num_ranks), width * size.weights
     return State(weights, FLOAT * share, 2 * FLOAT * share, buffers, gathered, step, 0)
+
+
+def _offloaded(state: State, size: Size) -> State:
+    """The shards on the host; a block's are copied to the card on their way to the other ranks."""
+    host = state.weights + state.gradients + state.optimizer
+    on_the_way = state.weights * max(size.outside, size.block) // size.weights
+    return replace(state, weights=0, gradients=0, optimizer=0, step=0, buffers=state.buffers + on_the_way, host=host)

@@ -113,15 +113,15 @@ def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | No
 
 
 def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> LayoutName | None:
-    """The first that fits. There is nothing to share on one GPU, but ZeRO can leave the optimizer to the host; HSDP is
-    FSDP2 on one machine.
+    """The first that fits. There is nothing to share on one GPU, but weights or moments can be left to the host; HSDP
+    is FSDP2 on one machine.
 
     Args:
         run: the phases, of rounded weights or others
     """
     run = cache(run)
     for layout in LAYOUTS:
-        if machine.num_gpus == 1 and layout not in ("none", "zero3_offload"):
+        if machine.num_gpus == 1 and layout not in ("none", "fsdp_offload", "zero3_offload"):
             continue
         if machine.num_gpus <= CARDS_PER_MACHINE and layout == "hsdp":
             continue

@@ -16,7 +16,7 @@ from gpg_vl.planning.layouts import CARDS_PER_MACHINE, FLOAT, ROUNDED, Size, num
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
 from gpg_vl.planning.trial_groups import share_of
-from gpg_vl.processes.sharding import LayoutName
+from gpg_vl.processes.sharding import LayoutName, Sharding
 
 ACHIEVED = 0.6
 """Share of the card's rate that large bfloat16 products reach."""
@@ -26,6 +26,10 @@ TRAFFIC = 4
 """How often what is kept for the backward pass moves: written and read, there and back."""
 LINK = {True: 300e9, False: 40e9}
 """Bytes per second and card, within a machine and between machines."""
+HOST = 100e9
+"""Bytes per second of a machine's memory, which the steps of all its cards share."""
+BUS = 25e9
+"""Bytes per second and card between its memory and the host's."""
 DISK = 0.9e9
 """Bytes per second of one process that writes and hashes a checkpoint."""
 IMAGE_SECONDS = 0.034
@@ -54,8 +58,8 @@ def seconds_of(
         "data": work.images * IMAGE_SECONDS,
         "rollout": _rollout(recipe, runs, work, card, rate, width * size.weights),
         "update": _update(recipe, runs, work, card, rate),
-        "exchange": _exchange(size, runs, layout, num_ranks, width),
-        "step": stepped * size.trained / card.bandwidth / num_sharing(layout, num_ranks),
+        "exchange": _exchange(size, runs, layout, num_ranks, width) + _over_bus(size, runs, layout, num_ranks),
+        "step": stepped * size.trained / _bandwidth(card, layout, num_ranks) / num_sharing(layout, num_ranks),
         "checkpoint": save_seconds(size) / recipe.run.save_every,
     }
 
@@ -92,6 +96,21 @@ def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width:
     if layout == "zero2":
         return runs.update.count * gradients + gradients
     return runs.update.count * (gradients + 2 * weights) + weights
+
+
+def _over_bus(size: Size, runs: Runs, layout: LayoutName, num_ranks: int) -> float:
+    """A rank's share of the weights on its way to the card, in each pass and for a rollout; of the gradients, back."""
+    if not Sharding(layout).keeps_shards_on_host:
+        return 0.0
+    weights, gradients = FLOAT * size.weights / num_ranks / BUS, FLOAT * size.trained / num_ranks / BUS
+    return runs.update.count * (2 * weights + gradients) + weights
+
+
+def _bandwidth(card: Card, layout: LayoutName, num_ranks: int) -> float:
+    """Of the memory that the optimizer's step reads and writes."""
+    if layout in ("fsdp_offload", "zero3_offload"):
+        return HOST / min(num_ranks, CARDS_PER_MACHINE)
+    return card.bandwidth
 
 
 def save_seconds(size: Size) -> float:

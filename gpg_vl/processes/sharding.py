@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LayoutName = Literal["none", "fsdp", "hsdp", "zero1", "zero2", "zero3", "zero3_offload"]
-_OWN = ("none", "fsdp", "hsdp")
+LayoutName = Literal["none", "fsdp", "hsdp", "fsdp_offload", "zero1", "zero2", "zero3", "zero3_offload"]
+_OWN = ("none", "fsdp", "hsdp", "fsdp_offload")
 """Those that GPG_VL_SHARDING names, which ``scripts/train.sh`` sets. DeepSpeed has accelerate's own variables."""
 
 
@@ -23,12 +23,18 @@ class Sharding:
     @property
     def title(self) -> str:
         """What messages call it."""
-        return {"fsdp": "FSDP2", "hsdp": "HSDP"}.get(self.name, f"ZeRO-{self.zero_stage}")
+        own = {"fsdp": "FSDP2", "hsdp": "HSDP", "fsdp_offload": "FSDP2 with CPU offload"}
+        return own.get(self.name, f"ZeRO-{self.zero_stage}")
 
     @property
     def is_fsdp(self) -> bool:
         """Whether torch's ``fully_shard`` shares weights, gradients and optimizer."""
-        return self.name in ("fsdp", "hsdp")
+        return self.name in ("fsdp", "hsdp", "fsdp_offload")
+
+    @property
+    def keeps_shards_on_host(self) -> bool:
+        """Whether each rank's share of weights, gradients and optimizer is in the host's memory."""
+        return self.name == "fsdp_offload"
 
     @property
     def shares_out_weights(self) -> bool:

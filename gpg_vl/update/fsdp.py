@@ -2,7 +2,8 @@
 
 Each block of the text model and of the vision tower is gathered for as long as it runs, in the compute type; what lies
 outside of them, embeddings and head, for a whole pass. The float32 weights that the optimizer trains are never gathered
-for a pass. Under HSDP, each node has a whole set of shards, and gradients are added up over the nodes.
+for a pass. Under HSDP, each node has a whole set of shards, and gradients are added up over the nodes. With CPU offload
+the shards, their gradients and the optimizer are in the host's memory, where the optimizer's step runs.
 
 The weights are those that the first rank has read. The others get them weight by weight and keep their share, so all
 processes together need the host's memory for one model.
@@ -19,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -57,6 +58,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
         return
     mesh = _build_mesh(accelerator, sharding)
     adapter = forward.adapter
+    adapter.compute_on(accelerator.device)
     dtype = adapter.leave_rounding()
     _check_alike(adapter.model)
     places = list(find_places(adapter.model, "_parameters").values())
@@ -73,7 +75,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     )
     for module in (*reversed(find_blocks(forward)), forward):  # from within
         _fill(module, places, accelerator.device)
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=_offload_policy(accelerator, sharding))
     _add_up(forward)
     forward.is_sharded = True
 
@@ -113,9 +115,15 @@ def _from_first_rank(tensor: Tensor, device: torch.device) -> Tensor:
     return found
 
 
+def _offload_policy(accelerator: Accelerator, sharding: Sharding) -> OffloadPolicy:
+    if not sharding.keeps_shards_on_host:
+        return OffloadPolicy()
+    return CPUOffloadPolicy(pin_memory=accelerator.device.type == "cuda")
+
+
 def _build_mesh(accelerator: Accelerator, sharding: Sharding) -> DeviceMesh:
     kind, num_ranks = accelerator.device.type, accelerator.num_processes
-    if sharding.name == "fsdp":
+    if sharding.name != "hsdp":
         return init_device_mesh(kind, (num_ranks,), mesh_dim_names=("shard",))
     of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if num_ranks % of_node:
@@ -140,7 +148,9 @@ def clip_shards(parameters: Sequence[Any], max_norm: float) -> float:
     """
     shards: list[Tensor] = [parameter.grad.to_local() for parameter in parameters]
     squares = torch.stack([shard.double().square().sum() for shard in shards]).sum()
-    torch.distributed.all_reduce(squares, group=parameters[0].device_mesh.get_group("shard"))
+    mesh = parameters[0].device_mesh
+    squares = squares.to(mesh.device_type)  # the shards may be in the host's memory
+    torch.distributed.all_reduce(squares, group=mesh.get_group("shard"))
     norm = float(squares.sqrt())
     if norm > max_norm:
         torch._foreach_mul_(shards, max_norm / (norm + 1e-6))  # as clip_grad_norm_

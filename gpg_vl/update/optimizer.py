@@ -32,7 +32,8 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
         rate = config.learning_rates.get(part, config.learning_rate)
         parameters = [parameter for _, parameter in named]
         groups.append({"params": parameters, "lr": rate, "lr_scale": rate / config.learning_rate})
-    optimizer = _make_adamw(groups, config, on_cuda=adapter.device.type == "cuda")
+    on_cuda = all(each.device.type == "cuda" for group in groups for each in group["params"])
+    optimizer = _make_adamw(groups, config, on_cuda=on_cuda)
     optimizer.register_step_post_hook(lambda *_: adapter.follow_masters())
     return optimizer
 

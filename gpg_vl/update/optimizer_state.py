@@ -107,7 +107,7 @@ def _read_shared(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> E
     if not state:
         return {}
     at = "cpu" if torch.distributed.get_rank() == 0 else "meta"
-    moments = {entry: state[entry].full_tensor().to(at) for entry in MOMENTS}
+    moments = {entry: _on_mesh(state[entry]).full_tensor().to(at) for entry in MOMENTS}
     return {"step": state["step"].cpu(), **moments}
 
 
@@ -123,9 +123,14 @@ def _cut_like(entries: Entries, parameter: Any) -> Entries:
     return {
         entry: value
         if entry == "step"
-        else distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+        else distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
         for entry, value in entries.items()
     }
+
+
+def _on_mesh(tensor: Any) -> Any:
+    """A sharded tensor on the device that its ranks exchange it on; with CPU offload it is in the host's memory."""
+    return tensor.to(tensor.device_mesh.device_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
         return max(float((weights[key] - expected[key]).abs().max()) for key in expected)
 
     others = [("zero0", 1), ("zero0", 2), ("zero1", 3), ("zero2", 2), ("zero3", 3), ("zero3_offload", 2)]
-    for layout, num in [*others, ("fsdp", 1), ("fsdp", 2), ("fsdp", 3), ("hsdp", 4)]:
+    for layout, num in [*others, ("fsdp", 1), ("fsdp", 2), ("fsdp", 3), ("hsdp", 4), ("fsdp_offload", 2)]:
         name = f"{layout}-{num}"
         shutil.copytree(folder / "start", folder / name)
         run_ranks(folder, name, layout, num, [*words, "--run.steps", "3"], "save_moments_again")

@@ -29,6 +29,7 @@ def held(state: State) -> float:
         ("zero2", 4 + 16 / 8),
         ("zero3", 20 / 8),
         ("zero3_offload", 8 / 8),
+        ("fsdp_offload", 0),
     ],
 )
 def test_state_of_eight_ranks(layout: LayoutName, bytes_per_weight: float) -> None:
@@ -39,6 +40,14 @@ def test_an_offloaded_optimizer_is_in_the_hosts_memory() -> None:
     state = state_of("zero3_offload", SEVEN_B, 8)
     assert state.optimizer == 0
     assert state.host == 12 * SEVEN_B.trained / 8
+
+
+def test_offloaded_shards_are_in_the_hosts_memory() -> None:
+    """What is gathered for a pass and for a rollout stays on the card, with one block's share on its way there."""
+    here, there = (state_of(layout, SEVEN_B, 8, is_rounded=True) for layout in ("fsdp", "fsdp_offload"))
+    assert there.host == 16 * SEVEN_B.weights / 8
+    assert there.gathered == here.gathered
+    assert here.buffers < there.buffers < 1.1 * here.buffers
 
 
 def test_zero3_gathers_all_weights_in_a_rollout() -> None:
@@ -76,7 +85,9 @@ def test_rounded_weights_are_two_bytes_and_a_master_of_what_is_trained() -> None
 
 def test_deepspeed_keeps_float32_weights() -> None:
     bfloat16, float32 = ModelConfig(dtype="bfloat16"), ModelConfig(dtype="float32")
-    assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == ["none", "fsdp", "hsdp"]
+    assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == [
+        "none", "fsdp", "hsdp", "fsdp_offload",
+    ]  # fmt: skip
     assert not any(rounds_weights(layout, float32) for layout in LAYOUTS)
 
 

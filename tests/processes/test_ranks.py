@@ -66,7 +66,7 @@ def run(tmp_path: Path, model_folders: dict[str, Path]) -> Run:
         words = ["recipe.yaml", "--run.output_dir", name, *(words or [])]
         environment = {
             **os.environ,
-            "SHARDING" if deepspeed in ("fsdp", "hsdp") else "DEEPSPEED": deepspeed,
+            "SHARDING" if deepspeed in ("fsdp", "hsdp", "fsdp_offload") else "DEEPSPEED": deepspeed,
             "NUM_PROCESSES": str(num),
             "PYTHON": sys.executable,
             "FAULT": fault,
@@ -146,14 +146,17 @@ def test_layouts_make_the_same_update(run: Run, tmp_path: Path) -> None:
     words: list[object] = ["--run.steps", 1, "--update.learning_rate", 1.0, "--rollout.prompts_per_step", 5]
     words += ["--update.learning_rates", '{"vision": 0.3}']
     assert run("zero0", words, num=1, name="one", fault="plain descent").returncode == 0
-    cases = {"zero0": 512, "fsdp": 64, "hsdp": 512, "zero1": 64, "zero2": 512, "zero3": 64, "zero3_offload": 512}
+    cases = {"zero0": 512, "fsdp": 64, "hsdp": 512, "fsdp_offload": 64}
+    cases |= {"zero1": 64, "zero2": 512, "zero3": 64, "zero3_offload": 512}
     one, [metrics] = weights(tmp_path, "one", 1), read_metrics(tmp_path / "with space/one")
     for deepspeed, budget in cases.items():
         done = run(
             deepspeed, [*words, "--update.tokens_per_micro_batch", budget], name=deepspeed, fault="plain descent"
         )
         assert done.returncode == 0, done.stderr
-        title = {"fsdp": "FSDP2", "hsdp": "HSDP"}.get(deepspeed, f"ZeRO-{deepspeed[4:5]}")
+        title = {"fsdp": "FSDP2", "hsdp": "HSDP", "fsdp_offload": "FSDP2 with CPU offload"}.get(
+            deepspeed, f"ZeRO-{deepspeed[4:5]}"
+        )
         assert lines_naming(done.stderr, "2 ranks", title)
         assert ids(tmp_path, deepspeed) == ids(tmp_path, "one")
         [other] = read_metrics(tmp_path / "with space" / deepspeed)

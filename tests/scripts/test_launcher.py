@@ -42,6 +42,7 @@ NODES = {"NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "node-0"}
     [
         ({}, f"{ON_TWO_GPUS}{TRAIN} own fsdp deepspeed no"),
         ({"SHARDING": "none"}, f"{ON_TWO_GPUS}{TRAIN} own none deepspeed no"),
+        ({"SHARDING": "fsdp_offload"}, f"{ON_TWO_GPUS}{TRAIN} own fsdp_offload deepspeed no"),
         ({"DEEPSPEED": "zero0"}, f"{ON_TWO_GPUS}{TRAIN} own none deepspeed no"),
         ({"NUM_PROCESSES": "1"}, f"{TRAIN} own none deepspeed no"),
         (
@@ -89,7 +90,7 @@ def test_the_environment_becomes_the_launchers_words(
     ("environment", "named"),
     [
         ({"DEEPSPEED": "zero4"}, ["DEEPSPEED=zero4", "zero0", "zero1", "zero2", "zero3", "zero3_offload"]),
-        ({"SHARDING": "zero0"}, ["SHARDING=zero0", "none", "fsdp", "hsdp", "zero1", "zero3_offload"]),
+        ({"SHARDING": "zero0"}, ["SHARDING=zero0", "none", "fsdp", "hsdp", "fsdp_offload", "zero1", "zero3_offload"]),
         ({"SHARDING": "fsdp", "DEEPSPEED": "zero2"}, ["SHARDING=fsdp", "DEEPSPEED=zero2"]),
         ({"NUM_PROCESSES": "all"}, ["NUM_PROCESSES=all", "1"]),
         ({"NNODES": "0"}, ["NNODES=0", "1"]),

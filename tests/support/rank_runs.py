@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 SECONDS = 280  # of a start that takes 30, on a busy machine
 
 
-OWN_LAYOUTS = {"zero0": "none", "fsdp": "fsdp", "hsdp": "hsdp"}
+OWN_LAYOUTS = {"zero0": "none", "fsdp": "fsdp", "hsdp": "hsdp", "fsdp_offload": "fsdp_offload"}
 """Those without DeepSpeed, as ``SHARDING`` calls them."""
 
 

@@ -110,7 +110,7 @@ def fork_ranks(
     """The same on several ranks, in the environment that ``scripts/train.sh`` and its launcher make.
 
     Args:
-        deepspeed: a file of ``scripts/deepspeed``, or fsdp or hsdp, of two nodes
+        deepspeed: a file of ``scripts/deepspeed``, or fsdp, fsdp_offload or hsdp, of two nodes
         faults: by rank
     """
     of_node = num // 2 if deepspeed == "hsdp" else num
@@ -120,7 +120,7 @@ def fork_ranks(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    if deepspeed in ("zero0", "fsdp", "hsdp"):
+    if deepspeed in ("zero0", "fsdp", "hsdp", "fsdp_offload"):
         environment["ACCELERATE_USE_CPU"] = "true"
         environment["GPG_VL_SHARDING"] = deepspeed.replace("zero0", "none")
     else:

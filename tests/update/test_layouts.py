@@ -38,7 +38,8 @@ def test_gradient_of_two_ranks_is_that_of_plain_rows(deepspeed: str, layout: str
 @pytest.mark.faults
 @pytest.mark.timeout(2 * SECONDS + 20)
 @pytest.mark.parametrize(
-    ("layout", "num_ranks", "num_nodes"), [("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("hsdp", 4, 2)]
+    ("layout", "num_ranks", "num_nodes"),
+    [("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("hsdp", 4, 2), ("fsdp_offload", 2, 1)],
 )
 def test_gradient_under_fsdp2_is_that_of_plain_rows(
     layout: str, num_ranks: int, num_nodes: int, folders: list[Path]
