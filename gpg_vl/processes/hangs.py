@@ -57,6 +57,7 @@ class HangWatch:
         self._number = 0
         self._own = _Span()
         self._other = _Span()
+        self._send(count_collectives())  # so that a rank that stops at once is missed
 
     def look(self, longest_seconds: float) -> str | None:
         """Sends this rank's heartbeat and looks at the others. To be called twice a second.

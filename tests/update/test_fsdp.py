@@ -117,6 +117,14 @@ def test_steps_are_those_of_one_process(
     assert_equal(found.moments(), moments)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_shards_in_the_hosts_memory_make_the_same_steps(load: LoadModel, accelerator: Accelerator, dtype: str) -> None:
+    found, expected = (trained_by(layout, load(dtype=dtype), accelerator) for layout in ("fsdp_offload", "fsdp"))
+    assert_equal(found.masters(), expected.masters())
+    assert_equal(found.moments(), expected.moments())
+    assert sample(found.adapter, accelerator) == sample(expected.adapter, accelerator)
+
+
 @pytest.mark.families
 @pytest.mark.parametrize("family", CASES)
 def test_steps_and_samples_of_every_family_are_those_of_one_process(
