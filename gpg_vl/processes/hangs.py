@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
+import torch
 from torch.distributed import TCPStore
 
 from gpg_vl.processes.collectives import count_collectives
@@ -95,8 +96,9 @@ class HangWatch:
         return any(_read(each).num_collectives < num_collectives for each in self._store.multi_get(keys))
 
     def close(self) -> None:
-        """No heartbeat is expected from here on."""
-        self._store.delete_key(_key(self._rank))
+        """No heartbeat is expected from here on. Where the ranks have parted, all of them end, and none looks."""
+        if torch.distributed.is_initialized():
+            self._store.delete_key(_key(self._rank))
 
     def _look_at_neighbour(self, seconds: float) -> None:
         """Each rank is looked at by the one before it, so that the work does not grow with their number."""

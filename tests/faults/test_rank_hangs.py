@@ -12,7 +12,7 @@ from gpg_vl.run.run_log import read_metrics
 from tests.support.messages import lines_naming
 from tests.support.tiny_runs import fork_ranks, join_ranks, train_words, wait_for, write_recipe_folder
 
-HANG_SECONDS = 10  # in which a pass of the tiny model ends, on a busy machine
+HANG_SECONDS = 30  # in which a pass and a step of the tiny model end, on a busy machine
 SECONDS = 200  # of a run that ought to take 20, on a busy machine
 
 pytestmark = pytest.mark.faults
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
 @pytest.mark.parametrize(
     ("layout", "rank", "work"),
     [
-        pytest.param("fsdp", 1, "backward", marks=pytest.mark.faults_ci),
+        ("fsdp", 1, "backward"),
         ("fsdp", 0, "backward"),
         ("zero0", 1, "backward"),
         ("zero3", 1, "rollout"),
