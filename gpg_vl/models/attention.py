@@ -26,15 +26,19 @@ def visible_keys(segment_ids: Tensor) -> Tensor:
     return causal & ((keys == 0) | (keys == queries))
 
 
-def visible_blocks(segment_ids: Tensor) -> BlockMask:
-    """The same for FlexAttention, which skips blocks of 128 x 128 without a visible key."""
+def visible_blocks(segment_ids: Tensor, num_earlier: int = 0) -> BlockMask:
+    """The same for FlexAttention, which skips blocks of 128 x 128 without a visible key.
+
+    Args:
+        num_earlier: first tokens of each row that are no queries
+    """
 
     def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        segment = segment_ids[row, key]
-        return (query >= key) & ((segment == 0) | (segment == segment_ids[row, query]))
+        segment, place = segment_ids[row, key], query + num_earlier
+        return (place >= key) & ((segment == 0) | (segment == segment_ids[row, place]))
 
     num_rows, length = segment_ids.shape
-    return create_block_mask(is_visible, num_rows, None, length, length, device=segment_ids.device)
+    return create_block_mask(is_visible, num_rows, None, length - num_earlier, length, device=segment_ids.device)
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)

@@ -35,9 +35,9 @@ def grouped_attention(
     Rows that are not packed have no mask or a real one; they use transformers' own attention.
 
     Args:
-        query: [R, heads, S, d]
-        key: [R, key heads, S, d], like ``value``
-        attention_mask: [R, 1, 1, S] segment ids, passed where transformers passes a mask
+        query: [R, heads, S, d]; where the keys of the prompts come from a cache, of the completions alone
+        key: [R, key heads, keys, d], like ``value``
+        attention_mask: [R, 1, 1, keys] segment ids, passed where transformers passes a mask
         scaling: factor of the scores
 
     Returns:
@@ -45,14 +45,17 @@ def grouped_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    moves = _moves_of(attention_mask)
+    moves, num_earlier = _moves_of(attention_mask), key.shape[2] - query.shape[2]
+    if num_earlier:
+        query = F.pad(query, (0, 0, num_earlier, 0))  # a place for each token, as the keys have
     repeats = query.shape[1] // key.shape[1]
     heads = (query, key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1))
     rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in heads]  # [R * S, heads, d]
     q, k, v = (_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows)
-    parts = [part for n, batch in enumerate(moves.batches) for part in _attend(batch, q[n], k[n], v[n], scaling)]
+    attend = partial(_attend, scaling=scaling, has_prompts=num_earlier == 0)
+    parts = [part for n, batch in enumerate(moves.batches) for part in attend(batch, q[n], k[n], v[n])]
     output = _Move.apply(torch.cat(parts), moves.back, moves.there)
-    return output.unflatten(0, (len(query), -1)), None
+    return output.unflatten(0, (len(query), -1))[:, num_earlier:], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,14 @@ class _Moves:
     back: Tensor  # [R * S], the place of each token
 
 
-def _attend(batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Iterator[Tensor]:
-    """What the prompts of a batch attend to, then what its completions do, each as [places, heads, d]."""
+def _attend(
+    batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, has_prompts: bool
+) -> Iterator[Tensor]:
+    """What the prompts of a batch attend to, then what its completions do, each as [places, heads, d].
+
+    Args:
+        has_prompts: False: prompts have keys alone, and 0 for their queries
+    """
     num_prompt = batch.num_rows * batch.longest_prompt
 
     def prompts(tensor: Tensor) -> Tensor:  # [B, heads, P, d]
@@ -93,9 +102,14 @@ def _attend(batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: f
         return attended.transpose(1, 2).flatten(0, 1)
 
     attend = partial(F.scaled_dot_product_attention, scale=scaling)
-    yield flat(attend(prompts(query), prompts(key), prompts(value), is_causal=True))
+    if has_prompts:
+        yield flat(attend(prompts(query), prompts(key), prompts(value), is_causal=True))
+    else:
+        yield query[:num_prompt].detach()
     if len(batch.row_of):
-        yield flat(attend(completions(query), keys(key), keys(value), attn_mask=batch.sees))
+        # without prompts, a copy: the graph would keep their empty places
+        own = completions(query) if has_prompts else completions(query).clone()
+        yield flat(attend(own, keys(key), keys(value), attn_mask=batch.sees))
 
 
 class _Move(torch.autograd.Function):

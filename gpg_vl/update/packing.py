@@ -2,7 +2,8 @@
 
 Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue from
 the end of the prompt, so the log-probs and gradients equal those of G separate rows. The last token of a completion is
-predicted but never read, so it is left out of the input. A group too long for the budget is split between completions.
+predicted but never read, so it is left out of the input. A group too long for the budget is split between completions;
+its parts are rows that run their prompt again, or passes that run behind it (``kept_prompts.py``).
 
 With ``update.pack: false`` a group is G ordinary rows ``[prompt, c_g]``: the prompt is repeated, its images are encoded
 once per micro-batch, and no mask is the kit's own.
@@ -32,6 +33,7 @@ class PackedRow:
     coefficients: tuple[tuple[float, ...], ...]
     features: ImageFeatures | None = None
     is_packed: bool = True  # False: an ordinary row, one of several that repeat the prompt
+    parts_left: int | None = None  # of its group behind this one, if all of them run behind one prompt
 
     @property
     def num_tokens(self) -> int:
@@ -53,11 +55,14 @@ def shortest_budget(group: TrainingGroup) -> int:
     return len(group.prompt.encoded.token_ids) + max(_input_length(completion) for completion in group.completions)
 
 
-def split_into_rows(group: TrainingGroup, max_tokens: int, pack: bool = True) -> list[PackedRow]:
-    """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
+def split_into_rows(
+    group: TrainingGroup, max_tokens: int, pack: bool = True, keeps_prompts: bool = False
+) -> list[PackedRow]:
+    """One row per group, or several where it exceeds ``max_tokens``.
 
     Args:
         pack: False: one ordinary row per completion
+        keeps_prompts: the prompt runs once for all rows, else once per row
 
     Raises:
         ValueError: the prompt and one completion alone exceed ``max_tokens``
@@ -85,20 +90,24 @@ def split_into_rows(group: TrainingGroup, max_tokens: int, pack: bool = True) ->
             tuple(group.coefficients[i] for i in part),
             group.features,
             pack,
+            len(parts) - number if keeps_prompts and len(parts) > 1 else None,
         )
-        for part in parts
+        for number, part in enumerate(parts, start=1)
     ]
 
 
 def plan_micro_batches(
-    groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int, pack: bool = True
+    groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int, pack: bool = True, keeps_prompts: bool = False
 ) -> list[list[PackedRow]]:
     """Batches rows of similar length, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
     A single row may exceed ``max_patches``, since an image cannot be split. The largest micro-batch comes first, so
     that a budget that is too large fails at once. Ordinary rows of one prompt stay together, as they share its images.
+    With ``keeps_prompts``, the parts of a group follow one another, each a micro-batch; such groups come before others.
     """
-    by_group = [split_into_rows(group, max_tokens, pack) for group in groups]
+    by_group = [split_into_rows(group, max_tokens, pack, keeps_prompts) for group in groups]
+    in_parts = [rows for rows in by_group if rows[0].parts_left is not None]
+    by_group = [rows for rows in by_group if rows[0].parts_left is None]
     if not pack:
         by_group.sort(key=lambda rows: max(row.num_tokens for row in rows), reverse=True)
     rows = [row for of_group in by_group for row in of_group]
@@ -110,12 +119,16 @@ def plan_micro_batches(
             batches.append([])
         batches[-1].append(row)
     batches.sort(key=_size, reverse=True)
-    return batches
+    in_parts.sort(key=lambda parts: max(_size([part]) for part in parts), reverse=True)
+    return [[part] for parts in in_parts for part in parts] + batches
 
 
-def plan_update(groups: Sequence[TrainingGroup], config: UpdateConfig) -> list[list[PackedRow]]:
+def plan_update(
+    groups: Sequence[TrainingGroup], config: UpdateConfig, keeps_prompts: bool = False
+) -> list[list[PackedRow]]:
     """The micro-batches of a recipe's update."""
-    return plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch, config.pack)
+    tokens, patches = config.tokens_per_micro_batch, config.patches_per_micro_batch
+    return plan_micro_batches(groups, tokens, patches, config.pack, keeps_prompts and config.pack)
 
 
 def _fits(rows: Sequence[PackedRow], max_tokens: int, max_patches: int) -> bool:
