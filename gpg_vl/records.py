@@ -308,7 +308,7 @@ class UpdateStats:
 
     loss: float
     num_micro_batches: int
-    num_split_rows: int  # rows beyond one per group: prompts that ran again
+    num_split_rows: int  # prompts that ran again, for a part of a group that was split
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
     kl: float | None  # mean k3 to the reference over all trained tokens, in nats; None without a reference

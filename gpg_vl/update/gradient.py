@@ -57,7 +57,7 @@ class PassStats:
     divergence: float  # the sum of the k3 estimates of the KL from the rollout's distribution to these, in nats
     num_compared: int  # tokens whose log-prob the rollout has kept
     num_micro_batches: int
-    num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
+    num_split_rows: int  # prompts that ran again, for a part of a group that was split
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
 
