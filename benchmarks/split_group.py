@@ -18,8 +18,8 @@ import torch
 
 from benchmarks import timing
 from benchmarks.flops import Lengths
+from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
-from benchmarks.update_step import compare_gradients
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.update.kept_prompts import KeptPrompts, build_part
