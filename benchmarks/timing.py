@@ -31,6 +31,7 @@ HEADINGS = {
     "kept_vs_whole": "kept / whole",
     "again_vs_whole": "again / whole",
     "peak_kept_vs_again": "peak, kept / again",
+    "padded_vs_joined": "padded / joined",
     "decode_step_ratio": "decode step",
     "peak_memory_ratio": "memory",
     "vs_gpg": "first / gpg",

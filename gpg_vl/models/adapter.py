@@ -195,6 +195,13 @@ class Adapter(Protocol):
         """An empty cache for a rollout, whose rows can be repeated and selected in every layer."""
 
     @property
+    def joins_groups(self) -> bool:
+        """Whether a packed row may hold several groups, which see nothing of each other.
+
+        Not where a layer reads its row from left to right, or counts places in it, nor under a dense mask.
+        """
+
+    @property
     def keeps_prompts(self) -> bool:
         """Whether packed completions may run behind their prompt's keys and values, as ``KeptKeys`` has them.
 

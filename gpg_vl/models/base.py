@@ -249,6 +249,10 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
         return GrowingCache()
 
     @property
+    def joins_groups(self) -> bool:
+        return self._attention.skips_groups(self.device)
+
+    @property
     def keeps_prompts(self) -> bool:
         return not self.config.gradient_checkpointing
 

@@ -103,6 +103,10 @@ class LayerMasksAdapter(BaseAdapter):
         super().__init__(model, processor, config, frame)
 
     @property
+    def joins_groups(self) -> bool:
+        return False
+
+    @property
     def keeps_prompts(self) -> bool:
         return False
 

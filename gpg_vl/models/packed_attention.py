@@ -16,6 +16,10 @@ FLEX_ROW_LENGTH = 2048
 """Row length in tokens from which ``model.attention: auto`` uses FlexAttention on CUDA: a dense mask is quadratic."""
 
 
+_WITHOUT_DENSE = ("cpu", "cuda", "meta")
+"""Devices on which ``auto`` has a code that skips pairs, or a dense mask for rows that are short."""
+
+
 class PackedAttention:
     """Switches the text model between attention for packed and for ordinary rows, before each forward."""
 
@@ -48,6 +52,11 @@ class PackedAttention:
         if segment_ids is not None:
             visible = visible_keys(segment_ids)[:, num_earlier:]
         return None if visible is None else self._dense_mask(visible, dtype)
+
+    def skips_groups(self, device: torch.device) -> bool:
+        """Whether groups in one row cost no more than in rows of their own: a dense mask computes their pairs."""
+        skipping = (GROUPED_ATTENTION, "flex_attention", *(["auto"] if device.type in _WITHOUT_DENSE else []))
+        return self._config.attention_of("text") in skipping
 
     def dense(self, visible: Tensor | Mapping[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """The mask argument for keys that a family says itself: one mask, or one for each type of layer."""

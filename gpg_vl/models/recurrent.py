@@ -31,6 +31,10 @@ class RecurrentAdapter(BaseAdapter):
                 regroup(getattr(layer, name), cache)
 
     @property
+    def joins_groups(self) -> bool:
+        return False
+
+    @property
     def keeps_prompts(self) -> bool:
         return False
 

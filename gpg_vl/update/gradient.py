@@ -123,7 +123,7 @@ def _run_passes(
     # where passes are collectives, the ranks agree before each one; in the other layouts, once for all of them
     prepare = run_together if layout.needs_equal_passes else _at_once
     prompts = KeptPrompts(adapter)
-    plan = prepare(lambda: plan_update(groups, config, keeps_prompts(layout, adapter)))
+    plan = prepare(lambda: plan_update(groups, config, adapter, keeps_prompts(layout, adapter)))
     num_prompts = sum(not row.parts_left for rows in plan for row in rows)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
     loss = surprisal = gap = largest_gap = divergence = 0.0

@@ -239,7 +239,8 @@ class Learner:
 
     def _check_forwards(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
-        plan = plan_update(groups, self._recipe.update, keeps_prompts(self.layout, self._adapter))
+        keeps = keeps_prompts(self.layout, self._adapter)
+        plan = plan_update(groups, self._recipe.update, self._adapter, keeps)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             temperature = self._recipe.rollout.temperature

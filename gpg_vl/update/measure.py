@@ -50,7 +50,7 @@ def _measure(
     adapter: Adapter,
 ) -> list[GroupLogProbs]:
     found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
-    for rows in plan_update(unweighted, config):
+    for rows in plan_update(unweighted, config, adapter):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         log_probs = iter(forward(batch).tolist())
         for completion in (completion for row in rows for completion in row.completions):

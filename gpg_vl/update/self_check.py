@@ -23,7 +23,7 @@ from gpg_vl.models.vision_records import feature_distance, move_vision
 from gpg_vl.records import Completion, Encoded
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.kept_prompts import build_part, run_prompt
-from gpg_vl.update.packing import PackedRow, build_micro_batch
+from gpg_vl.update.packing import PackedRow, build_micro_batch, place_rows
 from gpg_vl.update.policy import move_to, packed_log_probs
 from gpg_vl.update.routers import changed_share, recording_choices
 
@@ -64,7 +64,7 @@ def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: floa
             packed = packed_log_probs(adapter, batch, temperature)
         with recording_choices(adapter.model) as chosen_plainly:
             plain = [_plain_of_row(adapter, row, temperature) for row in exact]
-        changed = changed_share(chosen, chosen_plainly, _places(exact, batch.input_ids.shape[1]))
+        changed = changed_share(chosen, chosen_plainly, _places(exact, adapter))
         others = (_from_features(adapter, exact, temperature), _behind_prompt(adapter, exact, temperature))
     if not changed <= CHANGED_CHOICES:
         raise RuntimeError(
@@ -150,12 +150,12 @@ def _plain_of_row(adapter: Adapter, row: PackedRow, temperature: float) -> Tenso
     return torch.cat([plain_log_probs(adapter, row.encoded, each, temperature) for each in row.completions])
 
 
-def _places(rows: Sequence[PackedRow], length: int) -> list[Tensor]:
-    """For each completion, where the tokens of its prompt and its own are in a micro-batch of that length."""
+def _places(rows: Sequence[PackedRow], adapter: Adapter) -> list[Tensor]:
+    """For each completion, where the tokens of its prompt and its own are in the micro-batch."""
     places = []
-    for r, row in enumerate(rows):
-        start = r * length + len(row.encoded.token_ids)
-        prompt, end = torch.arange(r * length, start), start
+    for start, row in zip(place_rows(rows, adapter)[0], rows, strict=True):
+        end = start + len(row.encoded.token_ids)
+        prompt = torch.arange(start, end)
         for completion in row.completions:
             end += len(completion.token_ids) - 1
             places.append(torch.cat([prompt, torch.arange(end - len(completion.token_ids) + 1, end)]))

@@ -19,7 +19,7 @@ from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
 from gpg_vl.models.vision_records import move_vision
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.packing import split_into_rows
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.self_check import check_packing, plain_log_probs
 from tests.support.builders import whole
 from tests.support.families import (
@@ -103,10 +103,13 @@ def test_split_groups_are_plain_ones(bench: Bench) -> None:
     assert error < bench.case.tolerance, name
 
 
-def test_families_that_attend_alone_keep_prompts(bench: Bench) -> None:
+def test_families_that_attend_alone_keep_prompts_and_join_groups(bench: Bench) -> None:
     """Not those whose layers have states, or masks that count places."""
     others = isinstance(bench.adapter, RecurrentAdapter | LayerMasksAdapter)
     assert bench.adapter.keeps_prompts != others
+    assert bench.adapter.joins_groups != others
+    batch = build_micro_batch(whole(*bench.groups), bench.adapter)
+    assert (len(batch.input_ids) == 1) != others
 
 
 @torch.no_grad()
