@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths, ideal_update_ratio
+from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.command_line import ScriptParser
@@ -119,39 +119,6 @@ def _trl_work(adapter: QwenVLAdapter, group: TrainingGroup, lengths: Lengths) ->
         loss.backward()
 
     return run
-
-
-def compare_gradients(adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Relative difference of each side's whole gradient from that of ``plain``; bans are off for it.
-
-    The gradient of ``plain`` waits in the memory of the host and comes back a parameter at a time.
-    """
-    banned = type(adapter).banned_token_ids
-    type(adapter).banned_token_ids = property(lambda self: ())  # type: ignore[assignment]
-    try:
-        sides["plain"]()
-        plain = {name: p.grad.cpu() for name, p in adapter.model.named_parameters() if p.grad is not None}
-        differences = {}
-        for name in [name for name in sides if name != "plain"]:
-            sides[name]()
-            differences[name] = _relative_difference(adapter, plain)
-    finally:
-        type(adapter).banned_token_ids = banned  # type: ignore[method-assign]
-    return differences
-
-
-def _relative_difference(adapter: QwenVLAdapter, plain: dict[str, Tensor]) -> float:
-    """Norm of the model's gradient less ``plain``, over the norm of ``plain``."""
-    parameters = dict(adapter.model.named_parameters())
-    found = {name for name, p in parameters.items() if p.grad is not None}
-    assert found == plain.keys(), f"gradients on one side alone: {sorted(found ^ plain.keys())[:3]}"
-    difference = norm = 0.0
-    for name, expected in plain.items():
-        gradient = parameters[name].grad
-        assert gradient is not None
-        difference += float((gradient - expected.to(gradient.device)).double().square().sum())
-        norm += float(expected.double().square().sum())
-    return (difference / norm) ** 0.5
 
 
 if __name__ == "__main__":

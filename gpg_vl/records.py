@@ -253,15 +253,15 @@ class TrainingGroup:
 class MicroBatch:
     """The inputs of one forward, and where the log-probs of the completion tokens are.
 
-    A row is one prompt followed by completions of its group, or by one of them where nothing is packed; it is padded on
-    the right. Token m of the M completion tokens is ``target_ids[m]``; it is predicted at flat position
-    ``source_index[m]`` of the [R, S] grid.
+    A row is one prompt followed by completions of its group, or several of these one after the other, or a prompt and
+    one completion where nothing is packed; it is padded on the right. Token m of the M completion tokens is
+    ``target_ids[m]``; it is predicted at flat position ``source_index[m]`` of the [R, S] grid.
     """
 
     input_ids: Tensor  # [R, S] int64
     token_types: Tensor  # [R, S] int64
     position_ids: Tensor  # [A, R, S] int64
-    segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding
+    segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding; see models/segments.py
     vision: VisionInputs | None  # of all images that are not in ``features``
     features: ImageFeatures | None  # in place of ``vision``, if the vision tower is fully frozen
     source_index: Tensor  # [M] int64
@@ -308,7 +308,7 @@ class UpdateStats:
 
     loss: float
     num_micro_batches: int
-    num_split_rows: int  # rows beyond one per group: prompts that ran again
+    num_split_rows: int  # prompts that ran again, for a part of a group that was split
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
     kl: float | None  # mean k3 to the reference over all trained tokens, in nats; None without a reference

@@ -23,6 +23,7 @@ from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.segments import prompt_of
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.recipes import load_recipe
@@ -85,14 +86,15 @@ def attention_that_ran(adapter: QwenVLAdapter) -> str:
 
 
 def pack(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> MicroBatch:
-    """Each group as one row, on the device."""
+    """The groups as one micro-batch, on the device."""
     rows = [row for group in groups for row in split_into_rows(group, 10**9)]
     return move_to(build_micro_batch(rows, adapter), adapter.device)
 
 
 def without_borders(batch: MicroBatch) -> MicroBatch:
     """A wrong mask: every completion also sees those before it."""
-    return replace(batch, segment_ids=batch.segment_ids.clamp(max=1))
+    ids = batch.segment_ids
+    return replace(batch, segment_ids=torch.minimum(ids, prompt_of(ids) + 1))
 
 
 def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:

@@ -6,6 +6,7 @@ The rows are those of the update: a prompt and its images once, its completions 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import Completion, MicroBatch, RolloutGroup, ScoredGroup, TrainingGroup
-from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, shortest_budget
+from gpg_vl.update.packing import PackedRow, build_micro_batch, place_rows, plan_update, shortest_budget
 from gpg_vl.update.policy import move_to, packed_states
 
 Group = RolloutGroup | ScoredGroup
@@ -26,11 +27,13 @@ def read_completions(adapter: Adapter, groups: Sequence[Group], config: UpdateCo
     """
     extended = [_with_completions(group, [_extend(each, adapter) for each in group.completions]) for group in groups]
     found: dict[int, Tensor] = {}  # by the completion's identity: micro-batches reorder and cut groups
-    for rows, batch, hidden in _run(adapter, extended, config):
-        for r, row in enumerate(rows):
-            for number, completion in enumerate(row.completions, start=1):
-                states = hidden[r][batch.segment_ids[r] == number]
-                found[id(completion)] = states.float().mean(0).cpu()
+    for rows, _, hidden in _run(adapter, extended, config):
+        states = hidden.flatten(0, 1)
+        for start, row in zip(place_rows(rows, adapter)[0], rows, strict=True):
+            end = start + len(row.encoded.token_ids)
+            for completion in row.completions:
+                first, end = end, end + len(completion.token_ids) - 1
+                found[id(completion)] = states[first:end].float().mean(0).cpu()
     return [torch.stack([found[id(completion)] for completion in group.completions]) for group in extended]
 
 
@@ -62,7 +65,7 @@ def _run(
     """The hidden states [R, S, H] of each micro-batch."""
     adapter.model.eval()
     budget = max([config.tokens_per_micro_batch, *map(shortest_budget, groups)])  # of a longest row, the token more
-    for rows in plan_micro_batches(groups, budget, config.patches_per_micro_batch, config.pack):
+    for rows in plan_update(groups, replace(config, tokens_per_micro_batch=budget), adapter):
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         with adapter.autocast():
             yield rows, batch, packed_states(adapter, batch)

@@ -49,7 +49,7 @@ class RelaxedGradient:
         update, loss = self._recipe.update, 0.0
         states = {id(group.prompt.encoded): self._gold.prompt_state(group.prompt) for group in groups}
         layout.forward.train()
-        for rows in plan_update(groups, update):
+        for rows in plan_update(groups, update, self._adapter):
             values = self._values(rows, states, step)
             part = -self._weight / num_sequences * values.sum()
             layout.backward(part, is_last=False)

@@ -183,7 +183,7 @@ class Adapter(Protocol):
             vision: inputs of all images, in the order of their tokens
             features: the result of ``encode_images``, in place of ``vision``
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
-            segment_ids: [R, S] of packed rows (``MicroBatch``), in place of ``visible``
+            segment_ids: [R, keys] of packed rows (``MicroBatch``), in place of ``visible``
             real: [R, keys] bool, which tokens of a padded prefill are real
             cache: earlier keys, values and states, extended in place
 
@@ -193,6 +193,20 @@ class Adapter(Protocol):
 
     def new_cache(self) -> Cache:
         """An empty cache for a rollout, whose rows can be repeated and selected in every layer."""
+
+    @property
+    def joins_groups(self) -> bool:
+        """Whether a packed row may hold several groups, which see nothing of each other.
+
+        Not where a layer reads its row from left to right, or counts places in it, nor under a dense mask.
+        """
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether packed completions may run behind their prompt's keys and values, as ``KeptKeys`` has them.
+
+        Not where a layer keeps anything else of a prompt, or counts places in a row; nor with gradient checkpointing.
+        """
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """Hidden states [P + T, H] of one ordinary row, with the model's own masks and positions."""

@@ -1,7 +1,7 @@
-"""Attention of packed rows: a token sees earlier tokens of the prompt and of its own completion.
+"""Attention of packed rows: a token sees earlier tokens of its group's prompt and of its own completion.
 
 One rule, computed in three ways: a dense mask, blocks for FlexAttention, and ``grouped_attention``, which skips every
-pair that the rule forbids. All take segment ids [R, S]: 0 prompt, 1.. the row's completions in order, -1 padding.
+pair that the rule forbids. All take segment ids [R, S] (``segments.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from gpg_vl.models.grouped_attention import grouped_attention
+from gpg_vl.models.segments import prompt_of
 
 GROUPED_ATTENTION = "grouped_sdpa"
 """Name under which transformers knows ``grouped_attention``."""
@@ -23,18 +24,24 @@ def visible_keys(segment_ids: Tensor) -> Tensor:
     length = segment_ids.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
     keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
-    return causal & ((keys == 0) | (keys == queries))
+    return causal & ((keys == prompt_of(queries)) | (keys == queries))
 
 
-def visible_blocks(segment_ids: Tensor) -> BlockMask:
-    """The same for FlexAttention, which skips blocks of 128 x 128 without a visible key."""
+def visible_blocks(segment_ids: Tensor, num_earlier: int = 0) -> BlockMask:
+    """The same for FlexAttention, which skips blocks of 128 x 128 without a visible key.
+
+    Args:
+        num_earlier: first tokens of each row that are no queries
+    """
+
+    prompts = prompt_of(segment_ids)
 
     def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        segment = segment_ids[row, key]
-        return (query >= key) & ((segment == 0) | (segment == segment_ids[row, query]))
+        segment, place = segment_ids[row, key], query + num_earlier
+        return (place >= key) & ((segment == prompts[row, place]) | (segment == segment_ids[row, place]))
 
     num_rows, length = segment_ids.shape
-    return create_block_mask(is_visible, num_rows, None, length, length, device=segment_ids.device)
+    return create_block_mask(is_visible, num_rows, None, length - num_earlier, length, device=segment_ids.device)
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)

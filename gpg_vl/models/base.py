@@ -244,7 +244,7 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
     ) -> Tensor:
         """See ``Adapter.run_body``."""
         # with gradient checkpointing, transformers drops the cache in training mode: tokens would not see their prompt
-        assert cache is None or not (self.model.training and self.model.is_gradient_checkpointing)
+        assert cache is None or not (self.model.training and self.config.gradient_checkpointing)
         body, tokens = self._inputs(input_ids, token_types, vision, features)
         mask = self._attention_mask(
             token_types=token_types, position_ids=position_ids, visible=visible, segment_ids=segment_ids, real=real,
@@ -261,6 +261,14 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
 
     def new_cache(self) -> Cache:
         return GrowingCache()
+
+    @property
+    def joins_groups(self) -> bool:
+        return self._attention.skips_groups(self.device)
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return not self.config.gradient_checkpointing
 
     def _inputs(
         self, input_ids: Tensor, token_types: Tensor, vision: VisionInputs | None, features: ImageFeatures | None
@@ -285,7 +293,8 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
         cache: Cache | None,
     ) -> Any:
         """The mask argument of the forward: one for all layers, or a dict by the type of layer."""
-        return self._attention.mask(visible, segment_ids, self.autocast_dtype or self.model.dtype)
+        num_earlier = 0 if cache is None else cache.get_seq_length()
+        return self._attention.mask(visible, segment_ids, self.autocast_dtype or self.model.dtype, num_earlier)
 
     def _forward_arguments(self, token_types: Tensor, vision: VisionInputs | None) -> dict[str, Any]:
         """Arguments of the forward other than tokens, positions and mask."""

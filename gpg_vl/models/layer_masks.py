@@ -102,6 +102,14 @@ class LayerMasksAdapter(BaseAdapter):
             )
         super().__init__(model, processor, config, frame)
 
+    @property
+    def joins_groups(self) -> bool:
+        return False
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return False
+
     @abstractmethod
     def layer_masks(self, sight: Sight) -> Tensor | Mapping[str, Tensor]:
         """Which keys each query sees, [R, S, keys] bool, for all layers or by type of layer."""

@@ -16,6 +16,10 @@ FLEX_ROW_LENGTH = 2048
 """Row length in tokens from which ``model.attention: auto`` uses FlexAttention on CUDA: a dense mask is quadratic."""
 
 
+_WITHOUT_DENSE = ("cpu", "cuda", "meta")
+"""Devices on which ``auto`` has a code that skips pairs, or a dense mask for rows that are short."""
+
+
 class PackedAttention:
     """Switches the text model between attention for packed and for ordinary rows, before each forward."""
 
@@ -28,23 +32,31 @@ class PackedAttention:
         self._config = config
         self._dense = text_config._attn_implementation
 
-    def mask(self, visible: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype) -> Tensor | BlockMask | None:
+    def mask(
+        self, visible: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype, num_earlier: int = 0
+    ) -> Tensor | BlockMask | None:
         """The mask argument; also sets the text model to the implementation that takes it.
 
         Args:
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones
             segment_ids: [R, S] of packed rows, in place of ``visible``
             dtype: dtype of the scores
+            num_earlier: tokens of packed rows that are in a cache, and have keys alone
         """
         code = self._dense if segment_ids is None else self._packed(segment_ids)
         self._text_config._attn_implementation = code
         if segment_ids is not None and code == GROUPED_ATTENTION:
             return segment_ids[:, None, None]
         if segment_ids is not None and code == "flex_attention":
-            return visible_blocks(segment_ids)
+            return visible_blocks(segment_ids, num_earlier)
         if segment_ids is not None:
-            visible = visible_keys(segment_ids)
+            visible = visible_keys(segment_ids)[:, num_earlier:]
         return None if visible is None else self._dense_mask(visible, dtype)
+
+    def skips_groups(self, device: torch.device) -> bool:
+        """Whether groups in one row cost no more than in rows of their own: a dense mask computes their pairs."""
+        skipping = (GROUPED_ATTENTION, "flex_attention", *(["auto"] if device.type in _WITHOUT_DENSE else []))
+        return self._config.attention_of("text") in skipping
 
     def dense(self, visible: Tensor | Mapping[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """The mask argument for keys that a family says itself: one mask, or one for each type of layer."""

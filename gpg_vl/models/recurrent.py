@@ -30,6 +30,14 @@ class RecurrentAdapter(BaseAdapter):
             if hasattr(layer, name):
                 regroup(getattr(layer, name), cache)
 
+    @property
+    def joins_groups(self) -> bool:
+        return False
+
+    @property
+    def keeps_prompts(self) -> bool:
+        return False
+
     def new_cache(self) -> Cache:
         return GrowingCache(self.model.config.get_text_config().layer_types)
 

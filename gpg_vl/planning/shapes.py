@@ -64,7 +64,8 @@ class Shapes:
             tokens: the budget; None: the recipe's
         """
         config = self._recipe.update
-        plan = plan_update(groups, config if tokens is None else replace(config, tokens_per_micro_batch=tokens))
+        config = config if tokens is None else replace(config, tokens_per_micro_batch=tokens)
+        plan = plan_update(groups, config, self._adapter)
         batch = build_micro_batch(plan[0], self._adapter)
         if self._has_one_kernel:  # without values they are no plan for batches
             batch = replace(batch, segment_ids=batch.segment_ids.to("meta"))

@@ -21,6 +21,7 @@ from torch import Tensor
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.kept_keys import KeptPrompt
 from gpg_vl.models.parts import Medium
 from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.pulse import PULSE
@@ -28,6 +29,7 @@ from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.records import Completion, MicroBatch, TrainingGroup, count_tokens
 from gpg_vl.screen import say
 from gpg_vl.update.importance import Importance
+from gpg_vl.update.kept_prompts import KeptPrompts, build_part
 from gpg_vl.update.layouts import Layout
 from gpg_vl.update.optimizer import set_learning_rate
 from gpg_vl.update.packing import PackedRow, build_micro_batch, num_patches, plan_update, shortest_budget
@@ -56,7 +58,7 @@ class PassStats:
     divergence: float  # the sum of the k3 estimates of the KL from the rollout's distribution to these, in nats
     num_compared: int  # tokens whose log-prob the rollout has kept
     num_micro_batches: int
-    num_split_rows: int  # rows beyond one per group, i.e. prompts that ran again
+    num_split_rows: int  # prompts that ran again, for a part of a group that was split
     num_padded_tokens: int  # tokens of the forward passes, padding included
     tokens_per_micro_batch: int  # the budget, less than the recipe's where memory ran out
 
@@ -121,15 +123,17 @@ def _run_passes(
     layout.forward.train()
     # where passes are collectives, the ranks agree before each one; in the other layouts, once for all of them
     prepare = run_together if layout.needs_equal_passes else _at_once
-    plan = prepare(lambda: plan_update(groups, config))
-    num_rows = sum(len(rows) for rows in plan)
+    prompts = KeptPrompts(adapter)
+    plan = prepare(lambda: plan_update(groups, config, adapter, keeps_prompts(layout, adapter)))
+    num_prompts = sum(not row.parts_left for rows in plan for row in rows)
     passes = level_passes(plan, adapter, accelerator, config.pack) if layout.needs_equal_passes else plan
     loss = surprisal = gap = largest_gap = divergence = 0.0
     num_tokens = padded_tokens = num_compared = 0
     for number, rows in enumerate(passes, start=1):
         PULSE.beat(f"the forward of pass {number} of {len(passes)}")
-        batch = prepare(partial(_build_batch, rows, adapter))
-        log_probs = layout.forward(batch)
+        prompt = prompts.before(rows)
+        batch = prepare(partial(_build_batch, rows, adapter, prompt))
+        log_probs = layout.forward(batch, prompt)
         mine = plan[number - 1 : number]  # a filler, which comes last, does not count
         count, kept = _count_tokens(mine), log_probs.new_tensor(_kept_log_probs(mine))
         weights = 1.0 if importance is None else importance.weights(log_probs, kept, _lengths(mine, kept))
@@ -145,13 +149,18 @@ def _run_passes(
         PULSE.beat(f"the backward of pass {number} of {len(passes)}")
         # a loss that is not finite makes the gradient not finite, which every layout notices on all ranks
         layout.backward(weighted_sum * (1 / denominator if math.isfinite(value) else math.nan), number == len(passes))
+        prompts.after(rows)
         loss += value / denominator
         padded_tokens += batch.input_ids.numel()
-    num_split = num_rows - len(groups)
     return PassStats(
-        loss, surprisal, num_tokens, gap, largest_gap, divergence, num_compared, len(plan), num_split, padded_tokens,
-        config.tokens_per_micro_batch,
+        loss, surprisal, num_tokens, gap, largest_gap, divergence, num_compared, len(plan), num_prompts - len(groups),
+        padded_tokens + prompts.num_tokens, config.tokens_per_micro_batch,
     )  # fmt: skip
+
+
+def keeps_prompts(layout: Layout, adapter: Adapter) -> bool:
+    """Whether a split group's prompt runs once. Where passes are collectives, all ranks would have to split alike."""
+    return adapter.keeps_prompts and not layout.needs_equal_passes
 
 
 def _measure_gaps(gaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,8 +190,9 @@ def _at_once(work: Callable[[], T]) -> T:
     return work()
 
 
-def _build_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
-    return move_to(build_micro_batch(rows, adapter), adapter.device)
+def _build_batch(rows: Sequence[PackedRow], adapter: Adapter, prompt: KeptPrompt | None) -> MicroBatch:
+    batch = build_micro_batch(rows, adapter) if prompt is None else build_part(rows[0], adapter)
+    return move_to(batch, adapter.device)
 
 
 def level_passes(

@@ -23,7 +23,7 @@ from gpg_vl.update.balance import balance
 from gpg_vl.update.engine_gap import check_gap
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
 from gpg_vl.update.fsdp import shard_policy
-from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
+from gpg_vl.update.gradient import PassStats, accumulate_gradient, keeps_prompts, take_step
 from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
@@ -250,7 +250,8 @@ class Learner:
 
     def _check_forwards(self, groups: Sequence[TrainingGroup]) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
-        plan = plan_update(groups, self._recipe.update)
+        keeps = keeps_prompts(self.layout, self._adapter)
+        plan = plan_update(groups, self._recipe.update, self._adapter, keeps)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             temperature = self._recipe.rollout.temperature

@@ -52,7 +52,7 @@ def _measure(
     adapter: Adapter,
 ) -> list[GroupLogProbs]:
     found: dict[int, tuple[float, ...]] = {}  # by the completion's identity: micro-batches reorder and cut groups
-    for rows in plan_update(unweighted, config):
+    for rows in plan_update(unweighted, config, adapter):
         PULSE.beat()
         batch = move_to(build_micro_batch(rows, adapter), adapter.device)
         log_probs = iter(forward(batch).tolist())

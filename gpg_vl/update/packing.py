@@ -1,8 +1,10 @@
-"""TrainingGroup -> MicroBatch: a group is one row, with its prompt and images once, followed by its completions.
+"""TrainingGroup -> MicroBatch: a group has its prompt and images once, followed by its completions.
 
-Row of a group: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue from
-the end of the prompt, so the log-probs and gradients equal those of G separate rows. The last token of a completion is
-predicted but never read, so it is left out of the input. A group too long for the budget is split between completions.
+A group in a row: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue
+from the end of the prompt, so the log-probs and gradients equal those of G separate rows. The groups of a micro-batch
+follow one another in one row without padding, or have a row each where the model needs it. The last token of one is
+predicted but never read, so it is left out of the input. A group too long for the budget is split between completions;
+its parts are rows that run their prompt again, or passes that run behind it (``kept_prompts.py``).
 
 With ``update.pack: false`` a group is G ordinary rows ``[prompt, c_g]``: the prompt is repeated, its images are encoded
 once per micro-batch, and no mask is the kit's own.
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.segments import GROUP
 from gpg_vl.models.vision_records import join_features
 from gpg_vl.records import Completion, Encoded, ImageFeatures, MicroBatch, TrainingGroup, VisionInputs
 
@@ -32,6 +35,7 @@ class PackedRow:
     coefficients: tuple[tuple[float, ...], ...]
     features: ImageFeatures | None = None
     is_packed: bool = True  # False: an ordinary row, one of several that repeat the prompt
+    parts_left: int | None = None  # of its group behind this one, if all of them run behind one prompt
 
     @property
     def num_tokens(self) -> int:
@@ -53,11 +57,14 @@ def shortest_budget(group: TrainingGroup) -> int:
     return len(group.prompt.encoded.token_ids) + max(_input_length(completion) for completion in group.completions)
 
 
-def split_into_rows(group: TrainingGroup, max_tokens: int, pack: bool = True) -> list[PackedRow]:
-    """One row per group, or several where it exceeds ``max_tokens``; the prompt runs once per row.
+def split_into_rows(
+    group: TrainingGroup, max_tokens: int, pack: bool = True, keeps_prompts: bool = False
+) -> list[PackedRow]:
+    """One row per group, or several where it exceeds ``max_tokens``.
 
     Args:
         pack: False: one ordinary row per completion
+        keeps_prompts: the prompt runs once for all rows, else once per row
 
     Raises:
         ValueError: the prompt and one completion alone exceed ``max_tokens``
@@ -85,20 +92,29 @@ def split_into_rows(group: TrainingGroup, max_tokens: int, pack: bool = True) ->
             tuple(group.coefficients[i] for i in part),
             group.features,
             pack,
+            len(parts) - number if keeps_prompts and len(parts) > 1 else None,
         )
-        for part in parts
+        for number, part in enumerate(parts, start=1)
     ]
 
 
 def plan_micro_batches(
-    groups: Sequence[TrainingGroup], max_tokens: int, max_patches: int, pack: bool = True
+    groups: Sequence[TrainingGroup],
+    max_tokens: int,
+    max_patches: int,
+    pack: bool = True,
+    keeps_prompts: bool = False,
+    joins_groups: bool = False,
 ) -> list[list[PackedRow]]:
     """Batches rows of similar length, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
     A single row may exceed ``max_patches``, since an image cannot be split. The largest micro-batch comes first, so
     that a budget that is too large fails at once. Ordinary rows of one prompt stay together, as they share its images.
+    With ``keeps_prompts``, the parts of a group follow one another, each a micro-batch; such groups come before others.
     """
-    by_group = [split_into_rows(group, max_tokens, pack) for group in groups]
+    by_group = [split_into_rows(group, max_tokens, pack, keeps_prompts) for group in groups]
+    in_parts = [rows for rows in by_group if rows[0].parts_left is not None]
+    by_group = [rows for rows in by_group if rows[0].parts_left is None]
     if not pack:
         by_group.sort(key=lambda rows: max(row.num_tokens for row in rows), reverse=True)
     rows = [row for of_group in by_group for row in of_group]
@@ -106,20 +122,27 @@ def plan_micro_batches(
         rows.sort(key=lambda row: row.num_tokens, reverse=True)
     batches: list[list[PackedRow]] = []
     for row in rows:
-        if not batches or not _fits([*batches[-1], row], max_tokens, max_patches):
+        together = [*batches[-1], row] if batches else [row]
+        if not batches or _num_tokens(together, joins_groups) > max_tokens or num_patches(together) > max_patches:
             batches.append([])
         batches[-1].append(row)
-    batches.sort(key=_size, reverse=True)
-    return batches
+    batches.sort(key=lambda rows: _num_tokens(rows, joins_groups) + num_patches(rows), reverse=True)
+    in_parts.sort(key=lambda parts: max(part.num_tokens + part.num_patches for part in parts), reverse=True)
+    return [[part] for parts in in_parts for part in parts] + batches
 
 
-def plan_update(groups: Sequence[TrainingGroup], config: UpdateConfig) -> list[list[PackedRow]]:
+def plan_update(
+    groups: Sequence[TrainingGroup], config: UpdateConfig, adapter: Adapter, keeps_prompts: bool = False
+) -> list[list[PackedRow]]:
     """The micro-batches of a recipe's update."""
-    return plan_micro_batches(groups, config.tokens_per_micro_batch, config.patches_per_micro_batch, config.pack)
+    tokens, patches, pack = config.tokens_per_micro_batch, config.patches_per_micro_batch, config.pack
+    return plan_micro_batches(groups, tokens, patches, pack, pack and keeps_prompts, pack and adapter.joins_groups)
 
 
-def _fits(rows: Sequence[PackedRow], max_tokens: int, max_patches: int) -> bool:
-    return len(rows) * max(row.num_tokens for row in rows) <= max_tokens and num_patches(rows) <= max_patches
+def _num_tokens(rows: Sequence[PackedRow], joins_groups: bool) -> int:
+    """Of their micro-batch, padding included."""
+    lengths = [row.num_tokens for row in rows]
+    return sum(lengths) if joins_groups else len(rows) * max(lengths)
 
 
 def num_patches(rows: Sequence[PackedRow]) -> int:
@@ -127,28 +150,23 @@ def num_patches(rows: Sequence[PackedRow]) -> int:
     return sum({id(row if row.is_packed else row.encoded): row.num_patches for row in rows}.values())
 
 
-def _size(rows: Sequence[PackedRow]) -> int:
-    """Padded tokens and patches of a micro-batch: roughly proportional to its memory."""
-    return len(rows) * max(row.num_tokens for row in rows) + num_patches(rows)
-
-
 def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch:
-    """Pads the rows on the right and records where each completion token is predicted."""
-    length = max(row.num_tokens for row in rows)
-    shape = (len(rows), length)
+    """Joins the rows or pads them on the right, and records where each completion token is predicted."""
+    starts, shape = place_rows(rows, adapter)
     input_ids = torch.full(shape, adapter.pad_token_id)
     token_types = torch.zeros(shape, dtype=torch.long)
     segment_ids = torch.full(shape, -1)
     position_ids = torch.zeros((len(rows[0].encoded.position_ids), *shape), dtype=torch.long)
     sources: list[int] = []
-    for r, row in enumerate(rows):
-        n = row.num_tokens
+    for number, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        r, first = divmod(start, shape[1])
+        places = slice(first, first + row.num_tokens)
         ids, segments = _lay_out(row)
-        input_ids[r, :n] = torch.tensor(ids)
-        segment_ids[r, :n] = torch.tensor(segments)
-        token_types[r, : len(row.encoded.token_types)] = torch.tensor(row.encoded.token_types)
-        position_ids[:, r, :n] = _positions(row)
-        sources += [r * length + s for s in _source_positions(row)]
+        input_ids[r, places] = torch.tensor(ids)
+        segment_ids[r, places] = torch.tensor(segments) + (number - r) * GROUP  # so many groups are before it there
+        token_types[r, first : first + len(row.encoded.token_types)] = torch.tensor(row.encoded.token_types)
+        position_ids[:, r, places] = _positions(row)
+        sources += [start + s for s in _source_positions(row)]
     return MicroBatch(
         input_ids=input_ids,
         token_types=token_types,
@@ -162,6 +180,15 @@ def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch
         coefficients=torch.tensor([x for row in rows for c in row.coefficients for x in c], dtype=torch.float32),
         is_packed=all(row.is_packed for row in rows),
     )
+
+
+def place_rows(rows: Sequence[PackedRow], adapter: Adapter) -> tuple[list[int], tuple[int, int]]:
+    """Where each row's first token is in the micro-batch, counted row after row, and its shape [R, S]."""
+    lengths = [row.num_tokens for row in rows]
+    if adapter.joins_groups and all(row.is_packed for row in rows):
+        return [sum(lengths[:n]) for n in range(len(rows))], (1, sum(lengths))
+    longest = max(lengths)
+    return [n * longest for n in range(len(rows))], (len(rows), longest)
 
 
 def _lay_out(row: PackedRow) -> tuple[list[int], list[int]]:

@@ -6,15 +6,17 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.kept_keys import KeptPrompt
 from gpg_vl.models.log_probs import token_log_probs
 from gpg_vl.models.vision_records import move_features, move_vision, select_features
 from gpg_vl.records import MicroBatch
 
 
-def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
-    """Hidden states [R, S, H] of a micro-batch's rows."""
+def packed_states(adapter: Adapter, batch: MicroBatch, cache: Cache | None = None) -> Tensor:
+    """Hidden states [R, S, H] of a micro-batch's rows, behind what a cache holds."""
     vision, features = batch.vision, batch.features
     if vision is not None and batch.feature_index is not None:
         features = select_features(adapter.encode_images(vision), batch.feature_index)
@@ -28,18 +30,28 @@ def packed_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
         else None,  # what pads a row on the right is after all it reads
         vision=vision,
         features=features,
+        cache=cache,
     )
 
 
-def source_states(adapter: Adapter, batch: MicroBatch) -> Tensor:
-    """Hidden states [M, H] from which the completion tokens of a micro-batch are predicted."""
+def source_states(adapter: Adapter, batch: MicroBatch, prompt: KeptPrompt | None = None) -> Tensor:
+    """Hidden states [M, H] from which the completion tokens of a micro-batch are predicted.
+
+    Args:
+        prompt: that the batch runs behind (``kept_prompts.build_part``); None: it holds its prompts
+    """
+    states = packed_states(adapter, batch, None if prompt is None else prompt.keys).flatten(0, 1)
+    if prompt is not None:
+        states = torch.cat([prompt.last_state.leaf, states])
     # index_select, not [...]: for repeated indices, the summation order in the backward of [...] depends on threads
-    return packed_states(adapter, batch).flatten(0, 1).index_select(0, batch.source_index)
+    return states.index_select(0, batch.source_index)
 
 
-def packed_log_probs(adapter: Adapter, batch: MicroBatch, temperature: float) -> Tensor:
-    """Log-probs [M] of the completion tokens of a micro-batch, float32."""
-    sources = source_states(adapter, batch)
+def packed_log_probs(
+    adapter: Adapter, batch: MicroBatch, temperature: float, prompt: KeptPrompt | None = None
+) -> Tensor:
+    """Log-probs [M] of the completion tokens of a micro-batch, float32. For ``prompt`` see ``source_states``."""
+    sources = source_states(adapter, batch, prompt)
     return token_log_probs(
         sources, adapter.head_weight, batch.target_ids, temperature, adapter.banned_token_ids, adapter.logit_cap
     )
@@ -62,10 +74,10 @@ class PolicyForward(nn.Module):
         self.adapter.model.train(mode)
         return self
 
-    def forward(self, batch: MicroBatch) -> Tensor:
-        """Log-probs [M] of the completion tokens of the micro-batch, float32."""
+    def forward(self, batch: MicroBatch, prompt: KeptPrompt | None = None) -> Tensor:
+        """Log-probs [M] of the completion tokens of the micro-batch, float32. For ``prompt`` see ``source_states``."""
         with self.adapter.autocast():
-            log_probs = packed_log_probs(self.adapter, batch, self._temperature)
+            log_probs = packed_log_probs(self.adapter, batch, self._temperature, prompt)
         if torch.is_grad_enabled() and not log_probs.requires_grad and not self.is_sharded:
             # if only the tower is trained, rows without an image have a zero gradient, which is not an error
             log_probs = log_probs + 0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)

@@ -22,7 +22,8 @@ from gpg_vl.models.log_probs import head_logits, mask_banned, token_log_probs
 from gpg_vl.models.vision_records import feature_distance, move_vision
 from gpg_vl.records import Completion, Encoded
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.packing import PackedRow, build_micro_batch
+from gpg_vl.update.kept_prompts import build_part, run_prompt
+from gpg_vl.update.packing import PackedRow, build_micro_batch, place_rows
 from gpg_vl.update.policy import move_to, packed_log_probs
 from gpg_vl.update.routers import changed_share, recording_choices
 
@@ -50,8 +51,8 @@ def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, 
 def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> float:
     """Difference between packed and plain log-probs of a micro-batch, in nats: the largest, or in bfloat16 the mean.
 
-    Features of images that are encoded beforehand are compared with the images themselves, and the experts that the
-    routers of a mixture choose in packed and in plain rows.
+    Features of images that are encoded beforehand are compared with the images themselves, a part of a group behind its
+    kept prompt with plain rows too, and the experts that the routers of a mixture choose in packed and in plain rows.
 
     Raises:
         RuntimeError: it exceeds the tolerance; training would follow a wrong gradient
@@ -63,17 +64,14 @@ def check_packing(adapter: Adapter, rows: Sequence[PackedRow], temperature: floa
             packed = packed_log_probs(adapter, batch, temperature)
         with recording_choices(adapter.model) as chosen_plainly:
             plain = [_plain_of_row(adapter, row, temperature) for row in exact]
-        changed = changed_share(chosen, chosen_plainly, _places(exact, batch.input_ids.shape[1]))
-        reused = _from_features(adapter, exact, temperature)
+        changed = changed_share(chosen, chosen_plainly, _places(exact, adapter))
+        others = (_from_features(adapter, exact, temperature), _behind_prompt(adapter, exact, temperature))
     if not changed <= CHANGED_CHOICES:
         raise RuntimeError(
             f"self-check failed: routers choose other experts for {changed:.1%} of the tokens in packed rows than in "
             "plain ones; set update.pack to false, and report the versions in use"
         )
-    found = [_compare(adapter, rows, packed, plain)]
-    if reused is not None:
-        found.append(_compare(adapter, rows, reused, plain))
-    return max(found)
+    return max(_compare(adapter, rows, each, plain) for each in (packed, *others) if each is not None)
 
 
 @torch.no_grad()
@@ -152,12 +150,12 @@ def _plain_of_row(adapter: Adapter, row: PackedRow, temperature: float) -> Tenso
     return torch.cat([plain_log_probs(adapter, row.encoded, each, temperature) for each in row.completions])
 
 
-def _places(rows: Sequence[PackedRow], length: int) -> list[Tensor]:
-    """For each completion, where the tokens of its prompt and its own are in a micro-batch of that length."""
+def _places(rows: Sequence[PackedRow], adapter: Adapter) -> list[Tensor]:
+    """For each completion, where the tokens of its prompt and its own are in the micro-batch."""
     places = []
-    for r, row in enumerate(rows):
-        start = r * length + len(row.encoded.token_ids)
-        prompt, end = torch.arange(r * length, start), start
+    for start, row in zip(place_rows(rows, adapter)[0], rows, strict=True):
+        end = start + len(row.encoded.token_ids)
+        prompt = torch.arange(start, end)
         for completion in row.completions:
             end += len(completion.token_ids) - 1
             places.append(torch.cat([prompt, torch.arange(end - len(completion.token_ids) + 1, end)]))
@@ -175,6 +173,14 @@ def _from_features(adapter: Adapter, rows: Sequence[PackedRow], temperature: flo
     ]
     known = [replace(row, features=features) for row, features in zip(rows, encoded, strict=True)]
     return packed_log_probs(adapter, move_to(build_micro_batch(known, adapter), adapter.device), temperature)
+
+
+def _behind_prompt(adapter: Adapter, rows: Sequence[PackedRow], temperature: float) -> Tensor | None:
+    """Log-probs of a part of a group behind its prompt's keys and values; None if the rows run their own prompts."""
+    if rows[0].parts_left is None:
+        return None
+    prompt = run_prompt(adapter, rows[0])
+    return packed_log_probs(adapter, move_to(build_part(rows[0], adapter), adapter.device), temperature, prompt)
 
 
 def _two_prompts(adapter: Adapter, rows: Sequence[PackedRow]) -> list[Encoded]:

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import nn
 
-from benchmarks import gpu, update_step
+from benchmarks import gpu, gradients
 from benchmarks.flops import Lengths
 from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, ranks
 from benchmarks.gpu_sections.progress import append, read_rows
@@ -470,11 +470,11 @@ def test_gradients_are_compared_a_parameter_at_a_time() -> None:
     flat = [torch.cat([g.flatten() for g in each]) for each in
             ([p.grad for p in model.parameters()], list(plain_gradient.values()))]  # fmt: skip
     expected = float((flat[0] - flat[1]).norm() / flat[1].norm())
-    found = update_step._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
+    found = gradients._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
     assert found == pytest.approx(expected, rel=1e-5)
     model[1].bias.grad = None
     with pytest.raises(AssertionError, match="one side alone"):
-        update_step._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
+        gradients._relative_difference(SimpleNamespace(model=model), plain_gradient)  # type: ignore[arg-type]
 
 
 def requirements_of(package: str) -> set[str]:

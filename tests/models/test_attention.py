@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gpg_vl.models.attention import visible_blocks, visible_keys
 from gpg_vl.models.grouped_attention import _moves_of, grouped_attention
+from gpg_vl.models.segments import GROUP
 
 SEGMENT_IDS = torch.tensor([
     [0, 0, 0, 1, 1, 2, 3, 3, 3],
@@ -22,6 +23,29 @@ SEGMENT_IDS = torch.tensor([
 def test_the_rule() -> None:
     seen = visible_keys(torch.tensor([[0, 0, 1, 1, 2]]))[0].int().tolist()
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+
+
+def test_the_rule_for_two_groups() -> None:
+    """Neither the second prompt nor its completions see anything of the first group."""
+    ids = torch.tensor([[0, 0, 1, GROUP, GROUP + 1, GROUP + 2]])
+    assert visible_keys(ids)[0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 1, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 1, GROUP, GROUP, GROUP + 2], [0, 0, 0, 2, 2, 3]])
+def test_blocks_of_groups_in_one_row_show_the_same_keys(ids: list[int]) -> None:
+    """Of all tokens, and of those behind a cache."""
+    index, segment_ids = torch.arange(6), torch.tensor([ids])
+    for first in (0, 3):
+        blocks = visible_blocks(segment_ids, first)
+        shown = blocks.mask_mod(torch.tensor(0), torch.tensor(0), index[: 6 - first, None], index[None, :])
+        assert torch.equal(shown, visible_keys(segment_ids)[0, first:])
 
 
 def test_blocks_show_the_same_keys_as_the_dense_mask() -> None:
@@ -69,10 +93,18 @@ def test_padding_gets_nothing() -> None:
 
 @st.composite
 def rows_of_segments(draw: st.DrawFn) -> Tensor:
-    """Rows of prompts and completions of any lengths, none and only padding included."""
-    row = st.tuples(st.integers(0, 40), st.lists(st.integers(0, 12), max_size=4))
-    rows = draw(st.lists(row, min_size=1, max_size=6))
-    ids = [[0] * prompt + [n for n, length in enumerate(each, 1) for _ in range(length)] for prompt, each in rows]
+    """Rows of groups whose prompts and completions have any lengths, none and only padding included."""
+    group = st.tuples(st.integers(0, 40), st.lists(st.integers(0, 12), max_size=4))
+    rows = draw(st.lists(st.lists(group, min_size=1, max_size=3), min_size=1, max_size=4))
+    ids = [
+        [
+            g * GROUP + n
+            for g, (prompt, each) in enumerate(row)
+            for n, length in enumerate([prompt, *each])
+            for _ in range(length)
+        ]
+        for row in rows
+    ]
     longest = max(1, *map(len, ids))
     return torch.tensor([row + [-1] * (longest - len(row)) for row in ids])
 

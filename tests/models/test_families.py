@@ -13,11 +13,13 @@ import torch
 
 from gpg_vl.data.images import open_image
 from gpg_vl.models.families import FAMILIES
+from gpg_vl.models.layer_masks import LayerMasksAdapter
+from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
 from gpg_vl.models.vision_records import move_vision
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.packing import split_into_rows
+from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.self_check import check_packing, plain_log_probs
 from tests.support.builders import whole
 from tests.support.families import (
@@ -30,6 +32,7 @@ from tests.support.families import (
     with_lora,
     worst_gradient,
 )
+from tests.support.groups import kept_gradients
 from tests.support.rank_runs import measure_gradients
 
 MANY = 10**6
@@ -96,6 +99,17 @@ def test_split_groups_are_plain_ones(bench: Bench) -> None:
     rows = [row for group in bench.groups for row in split_into_rows(group, room)]
     assert len(rows) > len(bench.groups)
     assert bench.difference(rows) < bench.case.tolerance
+    error, name = worst_gradient(kept_gradients(bench.adapter, bench.groups, room), bench.plain_gradients)
+    assert error < bench.case.tolerance, name
+
+
+def test_families_that_attend_alone_keep_prompts_and_join_groups(bench: Bench) -> None:
+    """Not those whose layers have states, or masks that count places."""
+    others = isinstance(bench.adapter, RecurrentAdapter | LayerMasksAdapter)
+    assert bench.adapter.keeps_prompts != others
+    assert bench.adapter.joins_groups != others
+    batch = build_micro_batch(whole(*bench.groups), bench.adapter)
+    assert (len(batch.input_ids) == 1) != others
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from tests.support.family_mutations import (
     images_swapped,
     no_depths,
     not_regrouped,
+    one_group,
     one_mask,
     padding_in_state,
     positions_start_late,
@@ -285,7 +286,8 @@ PATCHES_32: tuple[Sizes, ...] = ([], [(96, 64)], [(32, 64), (96, 32), (64, 64)],
 
 SHARED_MUTATIONS = {"positions start late": positions_start_late, "images swapped": images_swapped}
 PLAIN_MUTATIONS = {**SHARED_MUTATIONS, "completions see each other": one_mask}
-QWEN3_MUTATIONS = {**PLAIN_MUTATIONS, "no depths": no_depths}
+JOINED_MUTATIONS = {**PLAIN_MUTATIONS, "groups see each other": one_group}
+QWEN3_MUTATIONS = {**JOINED_MUTATIONS, "no depths": no_depths}
 OF_28 = {"min_pixels": 784, "max_pixels": 50176}
 OF_32 = {"min_pixels": 1024, "max_pixels": 65536}
 RECURRENT_MUTATIONS = {
@@ -304,18 +306,18 @@ PALI_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(PaliGemmaAdapter), "no ca
 MOLMO_MUTATIONS = {**SHARED_MUTATIONS, "no later token": see_no_later_token, "patches": count_patches_by_prompt}
 
 CASES: dict[str, FamilyCase] = {
-    "qwen2_vl": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
-    "qwen2_5_vl": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
+    "qwen2_vl": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
+    "qwen2_5_vl": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "qwen3_vl": FamilyCase(PATCHES_32, OF_32, mutations=QWEN3_MUTATIONS),
     "qwen3_vl_moe": FamilyCase(PATCHES_32, OF_32, mutations=QWEN3_MUTATIONS),
-    "internvl": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),
-    "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS, needs="num2words"),
-    "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),
-    "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
-    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
-    "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=PLAIN_MUTATIONS),
-    "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=PLAIN_MUTATIONS),
-    "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=PLAIN_MUTATIONS),
+    "internvl": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
+    "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS, needs="num2words"),
+    "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
+    "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
+    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
+    "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
+    "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=JOINED_MUTATIONS),
+    "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "gemma3": FamilyCase(ONE_SIZE, is_tied=False, attentions=DENSE, mutations=GEMMA3_MUTATIONS),
     "gemma4": FamilyCase(ONE_SIZE, tolerance=5e-5, is_tied=False, attentions=DENSE, mutations=GEMMA4_MUTATIONS),
     "paligemma": FamilyCase(

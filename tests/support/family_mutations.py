@@ -27,13 +27,27 @@ def positions_start_late(patch: Any) -> None:
 
 
 def one_mask(patch: Any) -> None:
-    """Completions see the earlier ones."""
+    """Completions see the earlier ones of their group."""
     from gpg_vl.models import attention, packed_attention
+    from gpg_vl.models.segments import prompt_of
 
     def causal(segment_ids: Tensor) -> Tensor:
-        return attention.visible_keys(torch.zeros_like(segment_ids))
+        return attention.visible_keys(prompt_of(segment_ids))
 
     patch.setattr(packed_attention, "visible_keys", causal)
+    patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
+
+
+def one_group(patch: Any) -> None:
+    """The document mask leaks: tokens see the prompts of earlier groups in their row."""
+    from gpg_vl.models import attention, packed_attention
+    from gpg_vl.models.segments import GROUP
+
+    def leaking(segment_ids: Tensor) -> Tensor:
+        keys, causal = segment_ids[:, None], attention.visible_keys(torch.zeros_like(segment_ids))
+        return causal & ((keys % GROUP == 0) | (keys == segment_ids[:, :, None]))
+
+    patch.setattr(packed_attention, "visible_keys", leaking)
     patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.records import TrainingGroup
-from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
+from gpg_vl.update.kept_prompts import KeptPrompts, build_part
+from gpg_vl.update.packing import build_micro_batch, plan_micro_batches, shortest_budget
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import make_sample, make_training_group
@@ -43,6 +44,24 @@ def packed_gradients(
         batch = build_micro_batch(rows, adapter)
         (batch.coefficients * forward(batch)).sum().backward()
     return gradients(adapter)
+
+
+def kept_gradients(adapter: BaseAdapter, groups: Sequence[TrainingGroup], max_tokens: int) -> dict[str, Tensor]:
+    """As ``packed_gradients``, with the prompts of split groups kept for their parts."""
+    adapter.model.zero_grad()
+    adapter.model.train()
+    forward, prompts = PolicyForward(adapter, 1.0), KeptPrompts(adapter)
+    for rows in plan_micro_batches(groups, max_tokens, 10_000, keeps_prompts=adapter.keeps_prompts):
+        prompt = prompts.before(rows)
+        batch = build_micro_batch(rows, adapter) if prompt is None else build_part(rows[0], adapter)
+        (batch.coefficients * forward(batch, prompt)).sum().backward()
+        prompts.after(rows)
+    return gradients(adapter)
+
+
+def least_budget(groups: Sequence[TrainingGroup]) -> int:
+    """For which every group with completions of two lengths is split."""
+    return max(map(shortest_budget, groups))
 
 
 def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

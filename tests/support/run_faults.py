@@ -112,11 +112,11 @@ def soak() -> None:
     original = policy.PolicyForward.forward
     fates = random.Random(0)
 
-    def forward(module: Any, batch: Any) -> Tensor:
+    def forward(module: Any, batch: Any, *prompt: Any) -> Tensor:
         fate = fates.random()
         if fate < 0.01:
             raise torch.OutOfMemoryError("injected")
-        return original(module, batch) * (torch.nan if fate < 0.02 else 1.0)
+        return original(module, batch, *prompt) * (torch.nan if fate < 0.02 else 1.0)
 
     policy.PolicyForward.forward = forward  # type: ignore[method-assign]
 

@@ -270,10 +270,10 @@ def test_memory_that_runs_out_halves_the_budget(
     [(_, norm)] = run_updates(expected, make_groups(expected), UpdateConfig(learning_rate=1e-3))
     original = PolicyForward.forward
 
-    def forward(module: Any, batch: Any) -> Tensor:
+    def forward(module: Any, batch: Any, *prompt: Any) -> Tensor:
         if batch.input_ids.numel() > 60:
             raise error
-        return original(module, batch)
+        return original(module, batch, *prompt)
 
     monkeypatch.setattr(PolicyForward, "forward", forward)
     adapter = load()
@@ -285,7 +285,7 @@ def test_memory_that_runs_out_halves_the_budget(
 
 
 def test_other_errors_of_the_update_are_raised(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(module: Any, batch: Any) -> Tensor:
+    def forward(module: Any, batch: Any, *prompt: Any) -> Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(PolicyForward, "forward", forward)

@@ -83,9 +83,9 @@ class Counted:
         self.groups = learner_gradients.make_groups(adapter)
         original = PolicyForward.forward
 
-        def forward(module: PolicyForward, batch: Any) -> Any:
+        def forward(module: PolicyForward, *given: Any) -> Any:
             self.forwards += not module.training
-            return original(module, batch)
+            return original(module, *given)
 
         monkeypatch.setattr(PolicyForward, "forward", forward)
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gpg_vl.models import packed_attention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.segments import GROUP
 from gpg_vl.records import ImageFeatures, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -52,15 +54,70 @@ def test_packed_gradients_equal_plain_ones_in_float64(load: LoadModel, family: s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_flex_attention_gives_the_same_log_probs(load: LoadModel, family: str) -> None:
-    """Forward alone: FlexAttention has no backward pass on a CPU."""
-    adapter = load(family, attention="sdpa")
-    batch = build_micro_batch([row for g in make_groups(adapter) for row in split_into_rows(g, 8192)], adapter)
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_flex_attention_gives_the_same_log_probs(
+    load: LoadModel, monkeypatch: pytest.MonkeyPatch, family: str, attention: str
+) -> None:
+    """With all groups in one row, and in a row each. Forward alone: FlexAttention has no backward pass on a CPU."""
+    adapter = load(family, attention=attention)
+    rows = whole(*make_groups(adapter))
+    batch = build_micro_batch(rows, adapter)
+    assert (len(batch.input_ids) == 1) == (attention == "auto")
     with torch.no_grad():
-        dense = policy.packed_log_probs(adapter, batch, 1.0)
-        adapter._attention._packed = lambda segment_ids: "flex_attention"  # type: ignore[method-assign]
-        blocks = policy.packed_log_probs(adapter, batch, 1.0)
-    assert float((dense - blocks).abs().max()) < 1e-5
+        found = {"as it is": policy.packed_log_probs(adapter, batch, 1.0)}
+        for code in ("sdpa", "flex_attention"):
+            monkeypatch.setattr(adapter._attention, "_packed", lambda segment_ids, code=code: code)
+            found[code] = policy.packed_log_probs(adapter, batch, 1.0)
+        assert all(float((found["as it is"] - each).abs().max()) < 1e-5 for each in found.values())
+        monkeypatch.setattr(adapter._attention, "_packed", lambda segment_ids: "sdpa")
+        monkeypatch.setattr(packed_attention, "visible_keys", seeing_all_prompts)
+        leaking = policy.packed_log_probs(adapter, batch, 1.0)
+    assert (float((found["sdpa"] - leaking).abs().max()) > 1e-3) == (attention == "auto")
+
+
+def seeing_all_prompts(segment_ids: Tensor) -> Tensor:
+    """A document mask that leaks: a token sees the prompts of the groups before its own."""
+    keys, queries = segment_ids[:, None, :], segment_ids[:, :, None]
+    causal = torch.ones(len(segment_ids), *[segment_ids.shape[1]] * 2, dtype=torch.bool).tril()
+    return causal & ((keys % GROUP == 0) | (keys == queries))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_share_a_row_without_padding(load: LoadModel, family: str) -> None:
+    adapter = load(family)
+    rows = whole(*make_groups(adapter))
+    batch = build_micro_batch(rows, adapter)
+    assert batch.input_ids.shape == (1, sum(row.num_tokens for row in rows))
+    assert torch.equal(
+        batch.segment_ids[0] // GROUP,
+        torch.arange(len(rows)).repeat_interleave(torch.tensor([row.num_tokens for row in rows])),
+    )
+    alone = [build_micro_batch([row], adapter) for row in rows]
+    assert torch.equal(batch.position_ids, torch.cat([each.position_ids for each in alone], dim=2))
+    assert torch.equal(batch.segment_ids % GROUP, torch.cat([each.segment_ids for each in alone], dim=1))
+
+
+def test_groups_that_are_not_told_apart_are_caught(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = load()
+    groups = make_groups(adapter)[-2:]  # without completions that would show where a group ends
+    monkeypatch.setattr(packing, "GROUP", 0)
+    assert worst_relative_error(packed_gradients(adapter, groups), plain_gradients(adapter, groups)) > 1e-3
+    with pytest.raises(RuntimeError, match=naming("self-check")):
+        check_packing(adapter, whole(*groups), 1.0)
+
+
+def test_joined_groups_fill_micro_batches_better(load: LoadModel) -> None:
+    adapter = load()
+    groups = make_groups(adapter)
+    for budget in (80, 120, 8192):
+        joined, padded = (plan_micro_batches(groups, budget, 10_000, joins_groups=joins) for joins in (True, False))
+        assert all(sum(row.num_tokens for row in rows) <= budget for rows in joined)
+        assert len(joined) <= len(padded)
+        sizes = [sum(row.num_tokens + row.num_patches for row in rows) for rows in joined]
+        assert sizes == sorted(sizes, reverse=True)
+    assert sum(build_micro_batch(rows, adapter).input_ids.numel() for rows in joined) == sum(
+        row.num_tokens for row in whole(*groups)
+    )
 
 
 def test_gradient_does_not_depend_on_the_budget(load: LoadModel) -> None:
