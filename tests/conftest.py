@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +23,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import FAMILIES, SMALL_IMAGES
+from tests.support.vllm_servers import Server, running
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,17 @@ def load(model_folders: dict[str, Path]) -> Callable[..., QwenVLAdapter]:
         return load_adapter(ModelConfig(**options))  # type: ignore[arg-type]
 
     return load_family
+
+
+@pytest.fixture(scope="session")
+def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("vllm") / "tiny", family="qwen2_vl", seed=1)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory, vllm_model: Path) -> Iterator[Server]:
+    """One server of ``gpg-vl serve-rollouts`` for the tests that leave it as it is (``make test-vllm``)."""
+    with running(vllm_model, tmp_path_factory.mktemp("weights")) as server:
+        yield server
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(120) == 0

@@ -114,6 +114,7 @@ WHOLE_ROOMS = {
     "evaluation/test_earlier_version.py": "an evaluation that an earlier version began",
     "run/test_earlier_version.py": "runs that an earlier version wrote",
     "tasks/test_tasks.py": "every task of the kit, and tasks by path",
+    "rollout/served/test_recorded_exchanges.py": "exchanges with vLLM itself, repeated to both sides",
     "verifiers/maths/test_published_answers.py": "the published answers of GEOQA, each against every other",
     "tasks/test_gameability.py": "what every task must not reward",
     "tasks/test_reward_cases.py": "answers as models write them, every task",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 from benchmarks.gpu_sections.records import Section
@@ -15,3 +16,5 @@ SECTIONS: Mapping[str, Section] = {
     "memory": Section("benchmarks.gpu_sections.memory", 90),
     "ranks": Section("benchmarks.gpu_sections.ranks", 20),
 }
+if importlib.util.find_spec("vllm") is not None:
+    SECTIONS = {**SECTIONS, "engines": Section("benchmarks.gpu_sections.engines", 150)}

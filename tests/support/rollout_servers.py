@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,13 +18,14 @@ from PIL import Image
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
-from gpg_vl.records import Prompt, Sample
+from gpg_vl.records import Prompt, RolloutGroup, Sample
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 from gpg_vl.rollout.served.server import RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE
+from gpg_vl.update.self_check import plain_log_probs
 
 _LOADING = threading.Lock()  # transformers changes what torch does while it loads, for every thread
 
@@ -144,6 +145,17 @@ def canned_server(canned: Canned) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def largest_gap(adapter: BaseAdapter, groups: Sequence[RolloutGroup], temperature: float) -> float:
+    """Between the log-probs of an engine and those of plain rows of the policy, over all tokens, in nats."""
+    gaps = [0.0]
+    for group in groups:
+        for each in group.completions:
+            with torch.no_grad():
+                plain = plain_log_probs(adapter, group.prompt.encoded, each, temperature)
+            gaps.append(float((plain - torch.tensor(each.log_probs)).abs().max()))
+    return max(gaps)
 
 
 def perturb(adapter: BaseAdapter, seed: int = 0, scale: float = 0.5) -> None:

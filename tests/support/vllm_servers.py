@@ -6,36 +6,61 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from gpg_vl.config import ModelConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Prompt
+from gpg_vl.rollout import build_engine
+from gpg_vl.rollout.engine import Sampling
+from tests.support.builders import SMALL_IMAGES, make_sample
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm/bin/python"
 START_SECONDS = 1500  # on a machine that has much else to do; alone it takes half a minute
 CONTEXT = 1024
-WITHOUT = """
+GREEDY, SAMPLED = Sampling(24, 0.0), Sampling(24, 1.3)
+SIZES = ([(84, 84)], [], [(140, 56), (300, 200), (33, 47)], [(1000, 40)])
+"""Sizes that are resized, a row of text alone, and several images."""
+FORGETFUL = """
 import sys
+from pathlib import Path
 from gpg_vl.cli import main
 from gpg_vl.rollout.served.vllm_backend import VllmBackend
-setattr(VllmBackend, sys.argv[1], lambda self: None)
+
+def unless_left_out(step, name):
+    def run(self):
+        if Path(sys.argv[1]).read_text() != name:
+            step(self)
+    return run
+
+for name in ("_forget_prefixes", "_forget_images"):
+    setattr(VllmBackend, name, unless_left_out(getattr(VllmBackend, name), name))
 sys.exit(main(sys.argv[2:]))
 """
+"""A server that leaves out the step of ``VllmBackend`` that a file names."""
 
 
 @dataclass
 class Server:
     process: subprocess.Popen[str]
     url: str
+    weights: Path
     log: Path
 
 
-def start_server(model: Path, weights: Path, port: int = 0, without: str | None = None) -> Server:
+def start_server(model: Path, weights: Path, port: int = 0, left_out: Path | None = None) -> Server:
     """
     Args:
-        without: a step of ``VllmBackend`` that this server leaves out
+        left_out: file that names a step of ``VllmBackend`` which this server leaves out
     """
     words = ["serve-rollouts", str(model), "--dtype", "float32", "--eager", "--port", str(port), "--weights"]
-    head = ["-m", "gpg_vl"] if without is None else ["-c", WITHOUT, without]
+    head = ["-m", "gpg_vl"] if left_out is None else ["-c", FORGETFUL, str(left_out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1"}
     weights.mkdir(parents=True, exist_ok=True)
     log = weights / f"log-{time.monotonic_ns()}.txt"
@@ -44,16 +69,59 @@ def start_server(model: Path, weights: Path, port: int = 0, without: str | None 
             [str(PYTHON), *head, *words, str(weights), "--max-model-len", str(CONTEXT)],
             env=environment, stdout=file, stderr=file, text=True,
         )  # fmt: skip
+    try:
+        return Server(process, _wait_for_address(process, log), weights, log)
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _wait_for_address(process: subprocess.Popen[str], log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while not (found := re.search(r"serving rollouts at (\S+),", log.read_text())):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise AssertionError(log.read_text()[-3000:])
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.5)
-    return Server(process, found[1], log)
+    return found[1]
 
 
 def stop(server: Server) -> None:
     if server.process.poll() is None:
         server.process.kill()
     server.process.wait(60)
+
+
+@contextmanager
+def running(model: Path, weights: Path, port: int = 0, left_out: Path | None = None) -> Iterator[Server]:
+    """See ``start_server``."""
+    server = start_server(model, weights, port, left_out)
+    try:
+        yield server
+    finally:
+        stop(server)
+
+
+# --- a run that asks them --------------------------------------------------------------------------------------------
+
+
+def load(model: Path) -> Any:
+    return load_adapter(ModelConfig(path=str(model), **SMALL_IMAGES))  # type: ignore[arg-type]
+
+
+def make_prompts(adapter: Any, sizes: Sequence[Any] = SIZES, question: str = "How many shapes?") -> list[Prompt]:
+    builder = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=True)
+    return [builder.build(make_sample(each, seed, question=question)) for seed, each in enumerate(sizes)]
+
+
+def make_engine(adapter: Any, *servers: Server, **keys: Any) -> Any:
+    options = {"retries": 1, "retry_s": 0.2, "timeout_s": 900.0, **keys}
+    config = VllmConfig(servers=[each.url for each in servers], weights=str(servers[0].weights), **options)
+    return build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
+
+
+def sample(engine: Any, prompts: list[Prompt], sampling: Sampling, size: int = 3) -> Any:
+    with engine.sync_weights():
+        return engine.generate(prompts, size, sampling, [("test", n) for n in range(len(prompts))], keep_log_probs=True)
+
+
+def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
+    return [[each.token_ids for each in group.completions] for group in groups]

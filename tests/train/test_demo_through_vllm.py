@@ -1,4 +1,7 @@
-"""The demo's GPG run through a vLLM server (``make test-vllm``): its rewards rise as with the engine ``hf``."""
+"""The demo's GPG run through a vLLM server (``make test-vllm``): its rewards rise as with the engine ``hf``.
+
+The server was started with another model of the same family; it gets the weights of the run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from gpg_vl import cli
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.update.engine_gap import MAX_GAP
-from tests.support.vllm_servers import ROOT, start_server, stop
+from tests.support.vllm_servers import ROOT, Server
 
 pytestmark = pytest.mark.vllm
 STEPS_COMPARED = 10
@@ -35,7 +38,7 @@ def gain(run: Path) -> float:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_rewards_rise_as_with_hf(tmp_path: Path, seed: int) -> None:
+def test_rewards_rise_as_with_hf(tmp_path: Path, vllm_server: Server, seed: int) -> None:
     quickstart = load_quickstart()
     quickstart.draw_data(tmp_path / "data")
     assert cli.main(["tiny-model", str(tmp_path / "tiny-model"), "--seed", str(seed)]) == 0
@@ -49,12 +52,8 @@ def test_rewards_rise_as_with_hf(tmp_path: Path, seed: int) -> None:
 
     train("quickstart-warmup.yaml", "warm-start")
     train("quickstart.yaml", "hf")
-    server = start_server(tmp_path / "tiny-model", tmp_path / "weights")
-    try:
-        words = ["--rollout.vllm.servers", f'["{server.url}"]', "--rollout.vllm.weights", str(tmp_path / "weights")]
-        train("quickstart.yaml", "vllm", "--rollout.engine", "vllm", *words)
-    finally:
-        stop(server)
+    words = ["--rollout.vllm.servers", f'["{vllm_server.url}"]', "--rollout.vllm.weights", str(vllm_server.weights)]
+    train("quickstart.yaml", "vllm", "--rollout.engine", "vllm", *words)
     gains = {name: gain(tmp_path / name) for name in ("hf", "vllm")}
     print(f"seed {seed}: gain in reward {gains}")
     assert gains["vllm"] > LEAST_SHARE * gains["hf"] > 0
