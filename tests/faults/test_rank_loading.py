@@ -23,11 +23,19 @@ SECONDS = 280  # of two starts that take 30, on a busy machine
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
-def test_processes_together_load_one_model(tmp_path: Path, stored: torch.dtype) -> None:
+def test_processes_together_load_one_model(tmp_path: Path, model_folders: dict[str, Path], stored: torch.dtype) -> None:
     """40 M weights, stored as published models are and as checkpoints are: never more than 1.3 of them in float32."""
-    size = write_model(tmp_path, stored)
+    check(tmp_path, write_model(tmp_path, stored), model_folders["qwen2_vl"])
+
+
+def check(folder: Path, size: int, tiny: Path) -> None:
+    """
+    Args:
+        size: bytes of a model in float32
+        tiny: another model, of the same family
+    """
     port = free_port()
-    ranks = [start_rank(rank, port, tmp_path) for rank in range(2)]
+    ranks = [start_rank(rank, port, folder, tiny) for rank in range(2)]
     try:
         for rank in ranks:
             assert said(rank) == "ready"
@@ -64,13 +72,13 @@ def write_model(folder: Path, stored: torch.dtype) -> int:
     return sum(4 * weight.numel() for weight in model.parameters())
 
 
-def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
+def start_rank(rank: int, port: int, folder: Path, tiny: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
         "GPG_VL_SHARDING": "fsdp", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank),
         "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    command = [sys.executable, str(REPOSITORY / "tests/support/rank_loading.py"), str(folder)]
+    command = [sys.executable, str(REPOSITORY / "tests/support/rank_loading.py"), str(folder), str(tiny)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
 

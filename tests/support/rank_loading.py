@@ -1,7 +1,8 @@
-"""``python rank_loading.py FOLDER``, on each of several ranks: loads and shards a policy when told to.
+"""``python rank_loading.py FOLDER TINY``, on each of several ranks: loads and shards a policy when told to.
 
 Says a word on standard output and waits for a line on standard input: ``ready`` once the process has all that it needs
-beside the model, ``loaded`` with its share of the weights. ``FOLDER`` is read once before, without weights.
+beside the model, ``loaded`` with its share of the weights. Before, it has done the same with another model, ``TINY``:
+libraries are imported as they are needed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import gc
 import sys
 
 import torch
+from accelerate import Accelerator
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models import load_adapter
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.update.fsdp import load_policy, shard_policy
@@ -28,14 +29,20 @@ def pause(word: str) -> None:
 
 def main() -> None:
     accelerator = start_ranks(on_cpu=True)
-    config = ModelConfig(path=sys.argv[1])
-    load_adapter(config, with_values=False)
-    torch.distributed.barrier()
+    folder, tiny = sys.argv[1:]
+    load(tiny, accelerator)
     pause("ready")
-    forward = PolicyForward(load_policy(config, accelerator), 1.0)
-    shard_policy(accelerator, forward)
+    forward = load(folder, accelerator)
     pause("loaded")
+    assert forward.is_sharded
     end_ranks()
+
+
+def load(folder: str, accelerator: Accelerator) -> PolicyForward:
+    forward = PolicyForward(load_policy(ModelConfig(path=folder), accelerator), 1.0)
+    shard_policy(accelerator, forward)
+    torch.distributed.barrier()
+    return forward
 
 
 if __name__ == "__main__":
