@@ -27,7 +27,7 @@ def make_verdicts(run: RunData) -> list[str]:
 def _describe(agreement: Mapping[str, Any]) -> str:
     numbers = (
         f"in the recorded steps, reward {agreement['reward_first']:.2f} to {agreement['reward_last']:.2f}, "
-        f"answers that agree with the gold ones {agreement['first']:.0%} to {agreement['last']:.0%}."
+        f"answers that agree with the gold ones {_percent(agreement['first'])} to {_percent(agreement['last'])}."
     )
     return " ".join([numbers, *_judge(agreement)])
 
@@ -68,3 +68,8 @@ def _describe_gain(agreement: Mapping[str, Any]) -> str:
         f"right ones earned {agreement['gain']:+.2f} [{low:+.2f}, {high:+.2f}] beyond others (95 %, "
         f"{agreement['num_groups']} groups), where the best earned {agreement['spread']:+.2f} beyond the worst"
     )
+
+
+def _percent(share: float) -> str:
+    """Halves up, as the page's own tables have it."""
+    return f"{int(100 * share + 0.5)}%"

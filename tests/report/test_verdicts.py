@@ -58,3 +58,8 @@ def test_nothing_is_judged_by_a_step_or_two() -> None:
 
 def test_a_task_without_comparable_answers_has_none() -> None:
     assert make_verdicts(RunData("run", "gpg", 10, [], [], [], [], [], "")) == []
+
+
+def test_shares_are_rounded_as_in_the_tables_of_the_page() -> None:
+    """There 0.125 of the answers are 13 %."""
+    assert "13% to 63%" in verdict((0.2, 0.9), (0.125, 0.625))
