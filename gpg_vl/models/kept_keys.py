@@ -45,7 +45,8 @@ class _KeptLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """[R, heads, new, d] each; all keys and all values, those of the first pass in its own graph."""
         if self.is_initialized:
-            return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+            keys, values = (each.leaf for each in self.kept)
+            return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
         self.lazy_initialization(key_states, value_states)
         self.kept = (Kept.of(key_states), Kept.of(value_states))
         self.keys, self.values = (each.leaf for each in self.kept)

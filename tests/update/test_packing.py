@@ -53,12 +53,12 @@ def test_packed_gradients_equal_plain_ones_in_float64(load: LoadModel, family: s
     assert worst_relative_error(packed_gradients(adapter, doubled), plain_gradients(adapter, doubled)) < 1e-6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+@pytest.mark.parametrize(("family", "attention"), [*((family, "auto") for family in FAMILIES), ("qwen2_vl", "sdpa")])
 def test_flex_attention_gives_the_same_log_probs(
     load: LoadModel, monkeypatch: pytest.MonkeyPatch, family: str, attention: str
 ) -> None:
     """With all groups in one row, and in a row each. Forward alone: FlexAttention has no backward pass on a CPU."""
+    torch._dynamo.reset()  # torch's code for CPUs does not compile for rows of changing shape
     adapter = load(family, attention=attention)
     rows = whole(*make_groups(adapter))
     batch = build_micro_batch(rows, adapter)
