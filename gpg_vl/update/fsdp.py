@@ -30,6 +30,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.gathered import GatheredModel, Place, find_places
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.weights import provide_gathering
 from gpg_vl.update.policy import PolicyForward
@@ -76,6 +77,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     for module in (*reversed(find_blocks(forward)), forward):  # from within
         _fill(module, places, accelerator.device)
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=_offload_policy(accelerator, sharding))
+        give_back()
     _add_up(forward)
     forward.is_sharded = True
 
