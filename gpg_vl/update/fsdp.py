@@ -92,7 +92,8 @@ def _check_alike(model: nn.Module) -> None:
     Raises:
         ValueError: the ranks have different models
     """
-    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in model.named_parameters()]
+    named = (*model.named_parameters(), *model.named_buffers())
+    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
     digests = gather_object([hashlib.sha256(repr(mine).encode()).hexdigest()])
     if len(set(digests)) > 1:
         raise ValueError("the processes have different models; start all of them with one recipe and one model.path")
