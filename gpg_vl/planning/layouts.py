@@ -15,7 +15,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
 LAYOUTS: tuple[LayoutName, ...] = (
-    "none", "fsdp", "hsdp", "zero1", "zero2", "zero3", "fsdp_offload", "zero3_offload",
+    "none", "hsdp", "fsdp", "zero1", "zero2", "zero3", "fsdp_offload", "zero3_offload",
 )  # fmt: skip
 """In the order in which they are tried."""
 SHARDED_GRADIENTS = ("fsdp", "hsdp", "fsdp_offload", "zero2", "zero3", "zero3_offload")

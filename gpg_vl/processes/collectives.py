@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.records import StepTotals
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ def count_collectives() -> int:
     if not torch.distributed.is_initialized():
         return 0
     groups: list[Any] = list(torch.distributed.distributed_c10d._world.pg_map)  # no public list of them
-    return sum(group._get_sequence_number_for_group() for group in groups)
+    counted = [group for group in groups if torch.distributed.get_backend(group) in ("gloo", "nccl")]
+    return sum(group._get_sequence_number_for_group() for group in counted)
 
 
 def gather_object(mine: list[T]) -> list[T]:
@@ -50,7 +52,8 @@ def gather_object(mine: list[T]) -> list[T]:
     if not torch.distributed.is_initialized():
         return mine
     lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(lists, mine)
+    with PULSE.waiting():
+        torch.distributed.all_gather_object(lists, mine)
     return [each for of_rank in lists for each in of_rank]
 
 
@@ -79,5 +82,6 @@ def _reduced(accelerator: Accelerator, values: list[Any], dtype: torch.dtype, ho
     if accelerator.num_processes == 1:
         return values
     tensor = torch.tensor(values, dtype=dtype, device=accelerator.device)
-    torch.distributed.all_reduce(tensor, op=how)
+    with PULSE.waiting():
+        torch.distributed.all_reduce(tensor, op=how)
     return tensor.tolist()  # type: ignore[no-any-return]

@@ -3,8 +3,8 @@
 The thread that watches a rank keeps its heartbeat in the store that all ranks reach. Two things are a hang, if they
 last for the limit:
 
-- a rank makes no progress in work that ought to (``processes.pulse``), and no other rank has entered fewer collectives:
-  those that have entered more only wait for it;
+- a rank makes no progress in work that ought to (``processes.pulse``), does not wait for the others at the end of its
+  own work, and no other rank has entered fewer collectives: those that have entered more only wait for it;
 - a rank has no heartbeat, since its process is stopped, or a call outside Python lets no thread of it run.
 
 Time counts only while the watching thread runs, so a run that is suspended as a whole does not hang.
@@ -78,7 +78,8 @@ class HangWatch:
         self._send(num_collectives)
         beat = PULSE.last
         lasts = self._own.add((beat, num_collectives), seconds)
-        if beat.work is not None and lasts > self._limit and not self._waits_for_others(num_collectives):
+        is_late = beat.work is not None and lasts > self._limit and not PULSE.is_waiting
+        if is_late and not self._is_ahead(num_collectives):
             self._judge(f"rank {self._rank} hangs: no progress for {self._limit:g} s in {beat.work}")
         self._look_at_neighbour(seconds)
         return self._store.get(_VERDICT_KEY).decode() if self._store.check([_VERDICT_KEY]) else None
@@ -88,8 +89,8 @@ class HangWatch:
         mine = _Heartbeat(self._number, num_collectives, socket.gethostname(), os.getpid())
         self._store.set(_key(self._rank), json.dumps(asdict(mine)))
 
-    def _waits_for_others(self, num_collectives: int) -> bool:
-        """Whether a rank has entered fewer collectives than this one."""
+    def _is_ahead(self, num_collectives: int) -> bool:
+        """Whether a rank has entered fewer collectives than this one, which then waits for it."""
         keys = [_key(rank) for rank in range(self._num_ranks)]
         if not self._store.check(keys):  # one is at the end of its work
             return True

@@ -18,6 +18,8 @@ class Pulse:
 
     def __init__(self) -> None:
         self.last = Beat(None, 0)
+        self.is_waiting = False
+        """Whether it waits for the other ranks, however long they take."""
 
     @contextmanager
     def beating(self, work: str) -> Iterator[None]:
@@ -28,6 +30,15 @@ class Pulse:
             yield
         finally:
             self.last = Beat(outer, self.last.number + 1)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, other ranks are waited for, which may do what this one has done already."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
     def beat(self, work: str | None = None) -> None:
         """Inside of ``beating``: the work goes on; or, where it is named, the next begins."""

@@ -30,6 +30,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.gathered import GatheredModel, Place, find_places
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.weights import provide_gathering
 from gpg_vl.update.policy import PolicyForward
@@ -76,6 +77,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     for module in (*reversed(find_blocks(forward)), forward):  # from within
         _fill(module, places, accelerator.device)
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=_offload_policy(accelerator, sharding))
+        give_back()
     _add_up(forward)
     forward.is_sharded = True
 
@@ -90,7 +92,8 @@ def _check_alike(model: nn.Module) -> None:
     Raises:
         ValueError: the ranks have different models
     """
-    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in model.named_parameters()]
+    named = (*model.named_parameters(), *model.named_buffers())
+    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
     digests = gather_object([hashlib.sha256(repr(mine).encode()).hexdigest()])
     if len(set(digests)) > 1:
         raise ValueError("the processes have different models; start all of them with one recipe and one model.path")

@@ -86,7 +86,7 @@ def test_rounded_weights_are_two_bytes_and_a_master_of_what_is_trained() -> None
 def test_deepspeed_keeps_float32_weights() -> None:
     bfloat16, float32 = ModelConfig(dtype="bfloat16"), ModelConfig(dtype="float32")
     assert [layout for layout in LAYOUTS if rounds_weights(layout, bfloat16)] == [
-        "none", "fsdp", "hsdp", "fsdp_offload",
+        "none", "hsdp", "fsdp", "fsdp_offload",
     ]  # fmt: skip
     assert not any(rounds_weights(layout, float32) for layout in LAYOUTS)
 
