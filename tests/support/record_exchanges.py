@@ -23,7 +23,7 @@ from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.messages import PROTOCOL, Picture, Request, read_request, write_request
 from gpg_vl.rollout.served.shared_folder import read_token
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE
-from tests.support.recorded_exchanges import FILE, RUN, STALE, Exchange, make_policy, play_run
+from tests.support.recorded_exchanges import AGAIN, FILE, RUN, STALE, Exchange, make_policy, play_run
 from tests.support.vllm_servers import CONTEXT, Server, running
 
 _SECONDS = 900.0
@@ -113,6 +113,8 @@ def record_refusals(recorder: Recorder, weights: Path) -> None:
     for what, path, body in refusals(last_good(recorder)):
         recorder.what = what
         recorder.exchange("POST", path, body, token)
+    recorder.what = AGAIN
+    recorder.exchange("POST", "/generate", write_request(last_good(recorder)), token)
     recorder.what = "another token"
     recorder.exchange("POST", "/generate", write_request(last_good(recorder)), f"{token}{WRONG}")
 
@@ -129,7 +131,7 @@ def refusals(good: Request) -> Iterator[tuple[str, str, bytes]]:
     for what, prompt in (
         ("a prompt that is too long", replace(text, token_ids=text.token_ids[:1] * CONTEXT)),
         ("an image of another size", replace(shown, pictures=(Picture(56, 56, bytes(3 * 56 * 56)),))),
-        ("a token that the model has not", replace(text, token_ids=(10**6,))),
+        ("a token that the model has not", replace(shown, token_ids=(*shown.token_ids, 10**6))),
         ("images of no token", replace(shown, token_ids=text.token_ids, runs=((0, 1),))),
     ):
         yield what, "/generate", write_request(replace(good, prompts=(prompt,)))

@@ -26,7 +26,7 @@ from tests.support.builders import SMALL_IMAGES, make_lively, make_sample
 from tests.support.rollout_servers import Canned, canned_server, perturb
 
 FILE = Path(__file__).parents[1] / "rollout/served/recorded_exchanges.json"
-RUN, STALE = "a run", "a server with the weights before"
+RUN, STALE, AGAIN = "a run", "a server with the weights before", "the same request after others were refused"
 GREEDY, SAMPLED, NARROW = Sampling(6, 0.0), Sampling(6, 1.3), Sampling(6, 1.3, top_p=0.9, top_k=40)
 SIZES = ([(56, 28)], [], [(28, 28), (28, 56)])
 """None is resized, so that the pixels do not depend on the library that resizes."""

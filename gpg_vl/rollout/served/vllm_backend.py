@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from gpg_vl.errors import first_line
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 
 _NOT_RESIZED = {"do_resize": False}
+_ON_A_CPU = {"enable_chunked_prefill": False}
+"""A CPU's generators cannot go back, as vLLM has those of prompts do that it reads in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class VllmBackend:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import vllm
         from vllm.exceptions import VLLMClientError
+        from vllm.platforms import current_platform
 
         self._client_error = VLLMClientError
         self._vllm = vllm
@@ -63,6 +67,7 @@ class VllmBackend:
             trust_remote_code=False,
             seed=0,
             enable_sleep_mode=options.sleeps,
+            **_ON_A_CPU if current_platform.is_cpu() else {},
             **launcher,
         )
 
@@ -80,9 +85,21 @@ class VllmBackend:
 
     def load_weights(self, folder: Path) -> None:
         """See ``Backend.load_weights``. Keys and values, and images, were computed with the old weights."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        with self._named_as_before():
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._llm.collective_rpc(_repack_head)
         self._forget_prefixes()
         self._forget_images()
+
+    @contextmanager
+    def _named_as_before(self) -> Iterator[None]:
+        """vLLM names its model after the folder of the weights, and would look there for the image processor."""
+        config = self._llm.llm_engine.model_config
+        kept = config.model, config.model_weights, config.revision
+        try:
+            yield
+        finally:
+            config.model, config.model_weights, config.revision = kept
 
     def _forget_prefixes(self) -> None:
         if not self._llm.reset_prefix_cache():
@@ -98,6 +115,7 @@ class VllmBackend:
             sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
             outputs = self._llm.generate(list(map(self._prompt, request.prompts)), sampling, use_tqdm=False)
         except self._client_error as error:
+            self._forget_images()  # one side has those of the refused prompt, and would count on the other having them
             raise ValueError(f"vllm refuses it: {first_line(error)}") from error
         times = request.group_size // sampling[0].n if sampling else 1
         pairs = zip(request.prompts, outputs, strict=True)
@@ -128,6 +146,16 @@ class VllmBackend:
             logit_bias=dict.fromkeys(request.banned_token_ids, -math.inf) or None,
             detokenize=False,
         )
+
+
+def _repack_head(worker: Any) -> None:
+    """On a CPU, vLLM computes with a packed copy of the head, and keeps the old one where the head is the embedding."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    heads = [layer for layer in worker.get_model().modules() if isinstance(layer, ParallelLMHead)]
+    for head in heads if current_platform.is_cpu() else ():
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _checked_length(asked: AskedPrompt, output: Any) -> int:

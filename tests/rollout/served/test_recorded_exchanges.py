@@ -20,6 +20,7 @@ from gpg_vl.rollout.served.messages import VERSION, read_answer, read_request
 from gpg_vl.rollout.served.shared_folder import make_token, read_token
 from gpg_vl.update.engine_gap import MAX_GAP
 from tests.support.recorded_exchanges import (
+    AGAIN,
     RUN,
     SAMPLED,
     STALE,
@@ -51,10 +52,16 @@ FAILED = {"damaged weights": 500}
 
 def test_what_is_recorded() -> None:
     assert STATUS["engine"].startswith("vllm 0.")
-    assert set(RECORDED) == {RUN, STALE, *REFUSED, *FAILED}
+    assert set(RECORDED) == {RUN, STALE, AGAIN, *REFUSED, *FAILED}
     assert {what: RECORDED[what][-1].status for what in (*REFUSED, *FAILED)} == REFUSED | FAILED
     assert [each.status for each in RECORDED[STALE]] == [409, 200, 200]
     assert {each.status for each in RECORDED[RUN]} == {200}
+    assert tokens(RECORDED[AGAIN][0]) == tokens(RECORDED[STALE][-1]), "what was refused leaves nothing behind"
+
+
+def tokens(exchange: Exchange) -> list[list[list[int]]]:
+    groups = json.loads(exchange.answer)["groups"]
+    return [[each["token_ids"] for each in group["completions"]] for group in groups]
 
 
 def said(exchanges: Sequence[Exchange]) -> list[tuple[str, str, str]]:
@@ -65,13 +72,10 @@ def test_a_run_says_what_it_said_and_reads_what_it_read(model_folders: dict[str,
     """The log-probs that vLLM gave are still those of the policy."""
     adapter = make_policy(model_folders["qwen2_vl"])
     make_token(tmp_path)
-    answered = [each.answer for each in RECORDED[RUN] if each.path == "/generate"]
+    answered = [tokens(each) for each in RECORDED[RUN] if each.path == "/generate"]
     with repeating_server(RECORDED[RUN]) as (url, canned):
-        for (sampling, groups), answer in zip(play_run(adapter, url, tmp_path), answered, strict=True):
-            told = json.loads(answer)["groups"]
-            assert [[list(each.token_ids) for each in group.completions] for group in groups] == [
-                [each["token_ids"] for each in group["completions"]] for group in told
-            ]
+        for (sampling, groups), told in zip(play_run(adapter, url, tmp_path), answered, strict=True):
+            assert [[list(each.token_ids) for each in group.completions] for group in groups] == told
             ends = {each.finished for group in groups for each in group.completions}
             if sampling == SAMPLED:
                 assert largest_gap(adapter, groups, SAMPLED.temperature) < MAX_GAP["float32"]
@@ -119,16 +123,14 @@ def ask(url: str, token: str, exchange: Exchange) -> tuple[int, str]:
 
 def test_the_kits_server_answers_as_it_did(tmp_path: Path) -> None:
     """All but the paths in its messages, which are those of the machine."""
-    every = [each for exchanges in RECORDED.values() for each in exchanges]
-    versions = {json.loads(each.request)["version"] for each in every if each.path == "/weights" and each.status == 200}
+    asked = RECORDED[RUN] + RECORDED[STALE] + [RECORDED[what][0] for what in REFUSED]
+    versions = {json.loads(each.request)["version"] for each in asked if each.path == "/weights" and each.status == 200}
     assert len(versions) > 1 and all(map(VERSION.fullmatch, versions))
     for version in versions:
         (tmp_path / version).mkdir()
-    for exchanges in (RECORDED[RUN] + [RECORDED[what][0] for what in REFUSED], RECORDED[STALE]):
-        backend = RecordedBackend(every, STATUS, 10**6)
-        with serving(backend, tmp_path) as (url, _):
-            for exchange in exchanges:
-                status, answer = ask(url, read_token(tmp_path), exchange)
-                assert status == exchange.status, exchange.what
-                if exchange.what != "weights that nobody published":
-                    assert json.loads(answer) == json.loads(exchange.answer), exchange.what
+    with serving(RecordedBackend(asked, STATUS, 10**6), tmp_path) as (url, _):
+        for exchange in asked:
+            status, answer = ask(url, read_token(tmp_path), exchange)
+            assert status == exchange.status, exchange.what
+            if exchange.what != "weights that nobody published":
+                assert json.loads(answer) == json.loads(exchange.answer), exchange.what

@@ -142,6 +142,6 @@ def test_evaluation_and_ask_use_the_servers(
         capfd.readouterr()
         asked = ["--image", str(image), "--question", "How many?", "--temperature", "0"]
         assert cli.main(["ask", str(vllm_model), *asked, *words]) == 0
-        answers[name] = ([json.loads(line)["completion"] for line in predictions], capfd.readouterr().out)
+        answers[name] = ([json.loads(line)["completions"] for line in predictions], capfd.readouterr().out)
     assert answers["vllm"] == answers["hf"]
     assert len(answers["hf"][0]) == len(SIZES)
