@@ -392,10 +392,10 @@ def test_memory_that_runs_out_is_a_row_for_each_budget(monkeypatch: pytest.Monke
     recipe = kit.load_shipped_recipe("geoqa", memory.tiny_overrides())
     forward = kit.PolicyForward.forward
 
-    def run_out(self: Any, batch: Any) -> Any:
+    def run_out(self: Any, batch: Any, *prompt: Any) -> Any:
         if batch.input_ids.numel() > 70:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, batch)
+        return forward(self, batch, *prompt)
 
     monkeypatch.setattr(kit.PolicyForward, "forward", run_out)
     rows = list(memory.run_steps(setting, TINY_QWEN2_5_VL, "geoqa", recipe))

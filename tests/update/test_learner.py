@@ -214,10 +214,10 @@ def test_a_budget_that_memory_has_halved_is_kept(
     counted.groups = counted.groups * 12
     forward, most = PolicyForward.forward, 10**6
 
-    def limited(module: PolicyForward, batch: Any) -> Any:
+    def limited(module: PolicyForward, batch: Any, *prompt: Any) -> Any:
         if batch.input_ids.numel() > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(module, batch)
+        return forward(module, batch, *prompt)
 
     monkeypatch.setattr(PolicyForward, "forward", limited)
     most = 400
