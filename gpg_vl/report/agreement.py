@@ -148,17 +148,16 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _mistakes(members: Sequence[tuple[int, Group]]) -> list[Mistake]:
-    """The most frequent kinds, each with the last group that has one."""
+    """The most frequent kinds, each with the group that has most of it, of several the last."""
     kinds: Counter[str] = Counter()
-    examples: dict[str, int] = {}
+    examples: dict[str, tuple[int, int]] = {}  # how many a group has, and its place
     for number, group in members:
-        for completion in group["completions"]:
-            if not completion["agrees"]:
-                kind = _kind_of_mistake(completion, group)
-                kinds[kind] += 1
-                examples[kind] = number
+        wrong = (completion for completion in group["completions"] if not completion["agrees"])
+        for kind, count in Counter(_kind_of_mistake(completion, group) for completion in wrong).items():
+            kinds[kind] += count
+            examples[kind] = max(examples.get(kind, (0, 0)), (count, number))
     total = sum(len(group["completions"]) for _, group in members)
-    return [Mistake(what, count / total, examples[what]) for what, count in kinds.most_common(_MOST_MISTAKES)]
+    return [Mistake(what, count / total, examples[what][1]) for what, count in kinds.most_common(_MOST_MISTAKES)]
 
 
 def _kind_of_mistake(completion: Mapping[str, Any], group: Group) -> str:
@@ -172,7 +171,7 @@ def _kind_of_mistake(completion: Mapping[str, Any], group: Group) -> str:
     least, most = (
         ("0", f"{_SOME_OVERLAP:g}") if overlap < _SOME_OVERLAP else (f"{_SOME_OVERLAP:g}", f"{LEAST_OVERLAP:g}")
     )
-    return f"boxes that overlap with the gold ones by {least} to {most}"
+    return f"boxes that overlap with the gold ones by {least} to {most} (IoU)"
 
 
 def _brief(text: str) -> str:

@@ -7,13 +7,17 @@ from typing import Any
 
 from gpg_vl.report.curves import mean_of
 from gpg_vl.report.run_data import RunData
+from gpg_vl.report.verdicts import follows_gold
 
 _MOST = 0.5
 _FALL = 0.05
 
 
 def make_notes(run: RunData) -> list[str]:
-    return [*_notes_on_reward(run), *_notes_on_completions(run), *_notes_on_groups(run)]
+    advice = [*_notes_on_completions(run), *_notes_on_groups(run)]
+    if advice and run.agreement and not any(map(follows_gold, run.agreement)):
+        advice = ["What else goes wrong, such as answers that are cut off, may come from that reward: mend it first."]
+    return [*_notes_on_reward(run), *advice]
 
 
 def _notes_on_reward(run: RunData) -> Iterator[str]:

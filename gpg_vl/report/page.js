@@ -40,9 +40,9 @@
 
   // --- overview ---
   // A table that is wider than the screen scrolls in a frame of its own, by keys too.
-  function table(caption, heads, rows) {
+  function table(caption, heads, rows, meaning) {
     const cells = (row) => row.map((cell) => make("td", {}, cell instanceof Node ? cell : String(cell)));
-    return make("div", {}, make("h3", {}, caption), make("div", { class: "scroll", role: "region", "aria-label": caption }, make("table", {},
+    return make("div", {}, make("h3", {}, caption), meaning ? make("p", { class: "meaning" }, meaning) : null, make("div", { class: "scroll", role: "region", "aria-label": caption }, make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
       make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row)))))));
   }
@@ -69,14 +69,16 @@
     const changes = (what) => data.runs.flatMap((run) => run.tasks.filter((row) => row.what === what)
       .map((row) => [...named(run), row.name, show(row.first), show(row.last), delta(row.first, row.last)]));
     const tables = make("div", { class: "tables" });
-    const add = (caption, heads, rows) => { if (rows.length) tables.append(table(caption, heads, rows)); };
+    const add = (caption, heads, rows, meaning) => { if (rows.length) tables.append(table(caption, heads, rows, meaning)); };
     add("Reward while training, by task", head("task", "first tenth", "last tenth", "change"), changes("reward"));
-    const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last, (change) => `${signed(100 * change, 0)} points`)];
+    const shares = (row) => [percent(row.first), percent(row.last), delta(row.first, row.last, () => `${signed(Math.round(100 * row.last) - Math.round(100 * row.first), 0)} points`)];
     add("Answers that agree with the gold ones", head("task", "first steps", "last steps", "change", "earn more by", "95 %"), data.runs.flatMap((run) => run.agreement
-      .map((row) => [...named(run), row.task, ...shares(row), signed(row.gain, 2), row.gain_low === null ? "–" : `${signed(row.gain_low, 2)} – ${signed(row.gain_high, 2)}`])));
+      .map((row) => [...named(run), row.task, ...shares(row), signed(row.gain, 2), row.gain_low === null ? "–" : `${signed(row.gain_low, 2)} to ${signed(row.gain_high, 2)}`])),
+    "First and last steps: a tenth of the recorded steps at either end, more where these have fewer than 20 groups. Earn more by: the reward of answers that agree beyond that of others in their group, with its interval over groups. Boxes agree from an IoU of 0.5 on.");
     add("Parts of the reward", head("part", "first tenth", "last tenth", "change"), changes("part"));
     add("What is still wrong, in the last recorded steps", head("task", "answers", "share", "look"), data.runs.flatMap((run, number) => run.agreement
-      .flatMap((row) => row.mistakes.map((mistake) => [...named(run), row.task, mistake.what, percent(mistake.share), example(run, number, mistake)]))));
+      .flatMap((row) => row.mistakes.map((mistake) => [...named(run), row.task, mistake.what, percent(mistake.share), example(run, number, mistake)]))),
+    "The five most frequent kinds of each task, each with the group that has most of it.");
     add("Validation", head("step", "task", "metric", "score", "95 %"), data.runs.flatMap((run) => run.validation
       .map((row) => [...named(run), row.step, row.task, row.metric, show(row.value), `${show(row.low, 2)} – ${show(row.high, 2)}`])));
     add("Evaluation", head("folder", "task", "metric", "score", "95 %", "rows"), data.runs.flatMap((run) => run.evaluations

@@ -12,6 +12,8 @@ from typing import Any
 from gpg_vl.report.run_data import RunData
 
 _CHANGE = 0.05
+_LEARNT = 0.75
+"""Share of the last answers that agree from which on a task counts as learnt."""
 _LEAST_GAIN = 0.25
 """Share of the spread of a group's rewards that right answers earn more than others, if the reward is about them."""
 _LEAST_GROUPS = 20
@@ -37,21 +39,23 @@ def _judge(agreement: Mapping[str, Any]) -> Iterator[str]:
     learnt = agreement["last"] - agreement["first"]
     if not follows_gold(agreement):
         yield f"The reward does not follow the gold answers: within a group, {_describe_gain(agreement)}."
-        yield "What it teaches is not the task." if gained > _CHANGE else "Nobody can learn the task from it."
-    yield _judge_change(gained, learnt, agreement["num_at_ends"], follows_gold(agreement))
+        yield "What it teaches is not the task." if gained > _CHANGE else "It cannot teach the task."
+        yield "Check the gold answers and the task's score; a control with shuffled rewards looks like this."
+    yield _judge_change(gained, learnt, agreement["last"], agreement["num_at_ends"], follows_gold(agreement))
 
 
-def _judge_change(gained: float, learnt: float, num_at_ends: int, follows: bool) -> str:
+def _judge_change(gained: float, learnt: float, last: float, num_at_ends: int, follows: bool) -> str:
     if num_at_ends == 0 or (num_at_ends < _LEAST_AT_ENDS and gained > _CHANGE > learnt):
         return "Too few groups are recorded to say what it has learnt."
     if gained > _CHANGE and learnt > _CHANGE:
-        return "It has learnt the task, and the reward was not gamed." if follows else "Yet both rose."
+        what = "learnt the task" if last >= _LEARNT else "become better at the task"
+        return f"It has {what}, and the reward was not gamed." if follows else "Yet both rose."
     if gained > _CHANGE:
         return "The reward rose without them: it was earned in another way, and may be gamed. Look at the last answers."
     if learnt > _CHANGE:
         return "The answers are better, though the reward did not rise."
     if learnt < -_CHANGE:
-        return "It has become worse" + (", and the reward fell too: it was not gamed." if gained < -_CHANGE else ".")
+        return "It has become worse" + (", and so has the reward: it was not gamed." if gained < -_CHANGE else ".")
     return "Little has changed."
 
 

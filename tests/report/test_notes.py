@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,3 +50,10 @@ def test_what_goes_wrong_is_said_with_the_key_to_change(run: RunData, words: lis
 
 def test_a_run_that_learns_needs_no_word() -> None:
     assert make_notes(run_with({"counting": (0.2, 0.9), "correct": (0.2, 0.9)}, [group()])) == []
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_what_a_blind_reward_brings_is_no_reason_to_change_a_key(follows: bool) -> None:
+    agreement = {"num_groups": 50, "gain": 0.9 if follows else 0.0, "gain_low": 0.8 if follows else -0.1, "spread": 1.0}
+    notes = " ".join(make_notes(replace(run_with({}, [group("hard", finished=False)]), agreement=[agreement])))
+    assert ("rollout." in notes) is follows and ("that reward" in notes) is not follows

@@ -27,6 +27,7 @@ BLIND = {"gain": 0.01, "gain_low": -0.02, "gain_high": 0.04}
     ("line", "words"),
     [
         (verdict((0.2, 0.9), (0.1, 0.8)), ["reward 0.20 to 0.90", "10% to 80%", "learnt", "not gamed"]),
+        (verdict((0.2, 0.3), (0.15, 0.29)), ["become better", "not gamed"]),
         (verdict((0.2, 0.9), (0.3, 0.3)), ["without them", "may be gamed"]),
         (verdict((0.5, 0.1), (0.5, 0.0)), ["worse", "not gamed"]),
         (verdict((0.5, 0.5), (0.5, 0.5)), ["Little has changed"]),
