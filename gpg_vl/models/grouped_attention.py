@@ -173,7 +173,7 @@ def _plan_moves(segment_ids: Tensor) -> _Moves:
 
 
 def _find_groups(segment_ids: Tensor) -> Iterator[_Group]:
-    """Those of rows [R, S]; a row's padding counts as a group without tokens."""
+    """Those of rows [R, S]; a row of padding alone counts as a group without tokens."""
     start = 0
     for row in segment_ids:
         ids, counts = (each.tolist() for each in row.unique_consecutive(return_counts=True))
@@ -181,7 +181,8 @@ def _find_groups(segment_ids: Tensor) -> Iterator[_Group]:
             lengths = dict(segments)
             is_padding = number < 0
             prompt = 0 if is_padding else lengths.pop(number * GROUP, 0)
-            yield _Group(start, prompt, [] if is_padding else list(lengths.values()))
+            if not is_padding or len(ids) == 1:
+                yield _Group(start, prompt, [] if is_padding else list(lengths.values()))
             start += prompt + sum(lengths.values())
 
 
