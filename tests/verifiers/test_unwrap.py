@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gpg_vl.verifiers.sentences import changes_value, drop_lead, readings
 from gpg_vl.verifiers.unwrap import MAX_WRAPPERS, normalise_glyphs, unwrap
+from tests.support.clock import slowness
 
 WRAPPERS = [
     *("**{}**", "__{}__", "*{}*", "`{}`", '"{}"', "'{}'", "“{}”", "「{}」", "${}$", "$${}$$", "\\({}\\)", "\\[{}\\]"),
@@ -136,4 +137,4 @@ def test_hostile_text_is_fast(piece: str) -> None:
     start = time.process_time()
     list(readings(text))
     list(readings(text + "}" * 20))
-    assert time.process_time() - start < 0.05
+    assert time.process_time() - start < 0.05 * slowness()

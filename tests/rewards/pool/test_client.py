@@ -16,6 +16,7 @@ import pytest
 
 from gpg_vl.records import Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
+from tests.support.clock import slowness
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
 
@@ -330,7 +331,7 @@ def test_pool_imports_no_torch_and_is_up_in_a_second() -> None:
             start = time.monotonic()
             pool.run([job("right", task="counting")])
             seconds.append(time.monotonic() - start)
-    assert min(seconds) < 1.0, seconds
+    assert min(seconds) < 1.0 * slowness(), seconds
 
 
 def test_throughput() -> None:

@@ -11,6 +11,7 @@ from gpg_vl.verifiers.maths.exact import rational
 from gpg_vl.verifiers.maths.expressions import Number
 from gpg_vl.verifiers.maths.same_values import Items, Letter, Text, same_value
 from gpg_vl.verifiers.maths.values import read_value
+from tests.support.clock import slowness
 from tests.support.shared_data import shared_file
 
 
@@ -78,7 +79,7 @@ def test_every_text_is_read_and_compared_at_once(text: str) -> None:
         value = read_value(text[: 512 - spaces] + " " * spaces)
         assert value is None or not same_value(value, gold)
         times.append(time.process_time() - start)
-    assert min(times) < 0.05
+    assert min(times) < 0.05 * slowness()
 
 
 @given(st.text(alphabet="0123456789.,+-*/(){}√π\\fracsqtmc °^$ANI=:x½²", max_size=60))
