@@ -3,8 +3,7 @@
 Without sharding a bfloat16 model has weights of two bytes, and trained ones a float32 master besides; else all weights
 are float32 (docs/cluster.md). FSDP2 gathers a block at a time in the compute type, and for a whole pass what lies
 outside of the blocks; with CPU offload the shards are in the host's memory. Under ZeRO a rank keeps a second float32
-copy of its share, and DeepSpeed has buffers of the
-sizes that its defaults name.
+copy of its share, and DeepSpeed has buffers of the sizes that its defaults name.
 """
 
 from __future__ import annotations
