@@ -33,6 +33,7 @@ class Worker:
     fork: int | None = None  # pid of the fork that runs the unit
     verdict: Outcome | None = None  # on the unit, whose fork was killed; the worker has still to say so
     is_loading: bool = False
+    looks_stopped: int = 0  # in a row, that found it stopped by a signal
     loaded_bytes: int | None = None  # what it took when its code was there
     used_bytes: int = 0  # on top of that, with all below it
 

@@ -47,6 +47,9 @@ WATCH_SECONDS = 0.05
 KIT_MEMORY_MB = 256
 """The least that the kit's own tasks may take, whatever the recipe: sympy, which they load late, is a part of that."""
 
+STOPPED_LOOKS = 6
+"""Looks in a row that find a worker stopped before it is replaced: a pool that goes on wakes up process by process."""
+
 MAX_LOSSES = 2
 """Workers that may be lost over a unit before the unit is blamed."""
 
@@ -121,6 +124,7 @@ class Supervisor:
         if pause > PAUSE_SECONDS:
             for worker in self.workers:
                 worker.clock.deadline += pause
+                worker.looks_stopped = 0
 
     # --- to the workers ---
 
@@ -234,7 +238,7 @@ class Supervisor:
         if now - self.watched_at < WATCH_SECONDS:
             return
         self.watched_at = now
-        for worker in [each for each in self.workers if each.span and any(map(is_stopped, each.pids))]:
+        for worker in [each for each in self.workers if each.span and self._stays_stopped(each)]:
             if not self._starts_again(worker, work) and worker.is_loading:
                 worker.is_loading = False  # its code did not fail: this costs one unit, not all of them
                 self._end_unit(worker, work, Outcome(None, "error", "signals stopped its worker again and again"))
@@ -244,6 +248,11 @@ class Supervisor:
             if worker.used_bytes > self._allowed_bytes(worker):
                 text = f"took {worker.used_bytes / 2**20:,.0f} MB; rewards.memory_mb is {self.memory_mb}"
                 self._stop_unit(worker, work, Outcome(None, "error", text))
+
+    def _stays_stopped(self, worker: Worker) -> bool:
+        """Whether it was found stopped at this look and at the ones before."""
+        worker.looks_stopped = worker.looks_stopped + 1 if any(map(is_stopped, worker.pids)) else 0
+        return worker.looks_stopped >= STOPPED_LOOKS
 
     def _allowed_bytes(self, worker: Worker) -> int:
         return 2**20 * (self.memory_mb if worker.own_file else max(self.memory_mb, KIT_MEMORY_MB))

@@ -8,48 +8,58 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from gpg_vl.rewards.pool import ScoringPool
+from gpg_vl.rewards.pool import ScoringPool, TaskJob
 from gpg_vl.rewards.pool.process_trees import family
 from tests.support.hostile_jobs import job, run
 from tests.support.messages import lines_naming
 
 
-@pytest.mark.parametrize("part", ["all", "supervisor"])
-def test_a_pool_that_was_stopped_and_goes_on_loses_nothing_to_the_clock(part: str) -> None:
-    """As by a cluster that suspends a job, or Ctrl-Z: several times, each for less than a completion may take."""
+def stop_and_go(supervisor: int, with_workers: bool, pause_s: float = 0.0) -> None:
+    """Three times, as by a cluster that suspends a job, or Ctrl-Z; each for less than a completion may take."""
+    for _ in range(3):
+        time.sleep(0.1)
+        workers = family(supervisor) - {supervisor} if with_workers else set()
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in (supervisor, *workers):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                time.sleep(pause_s)
+            time.sleep(0.8 if number == signal.SIGSTOP else 0)
+
+
+def statuses_when_stopped(*jobs: TaskJob, with_workers: bool = True, pause_s: float = 0.0) -> list[str]:
     with ScoringPool(1.0, 512, 2) as pool:
         run(pool, "right")
         assert pool.process is not None
-        supervisor = pool.process.pid
-
-        def stop_and_go() -> None:
-            for _ in range(3):
-                time.sleep(0.1)
-                members = [supervisor] if part == "supervisor" else list(family(supervisor))
-                for number in (signal.SIGSTOP, signal.SIGCONT):
-                    for pid in members:
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, number)
-                    time.sleep(0.8 if number == signal.SIGSTOP else 0)
-
-        thread = threading.Thread(target=stop_and_go)
+        thread = threading.Thread(target=stop_and_go, args=(pool.process.pid, with_workers, pause_s))
         thread.start()
-        outcomes = [outcome for each in pool.run([job(*["doze"] * 12)] * 2) for outcome in each if outcome]
+        outcomes = [outcome for each in pool.run(list(jobs)) for outcome in each]
         thread.join()
-        assert Counter(outcome.status for outcome in outcomes) == {"ok": 24}, outcomes
+    return [outcome.status for outcome in outcomes if outcome]
+
+
+@pytest.mark.parametrize("with_workers", [True, False])
+def test_a_pool_that_was_stopped_and_goes_on_loses_nothing_to_the_clock(with_workers: bool) -> None:
+    assert statuses_when_stopped(*[job(*["doze"] * 12)] * 2, with_workers=with_workers) == ["ok"] * 24
+
+
+def test_workers_that_go_on_later_than_their_supervisor_were_not_stopped_by_a_neighbour(tmp_path: Path) -> None:
+    """Here while they load, which takes so long that each of the three stops falls into it."""
+    path = tmp_path / "slow_to_load.py"
+    path.write_text("import time\ntime.sleep(1)\nfrom tests.support.hostile_rewards import Hostile")
+    assert statuses_when_stopped(job("right", "right", task=f"{path}:Hostile"), pause_s=0.03) == ["ok"] * 2
 
 
 LIMITED = f"""
 import resource, sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from tests.support.hostile_jobs import job
-from gpg_vl.rewards.pool import ScoringPool
+from gpg_vl.rewards.pool import ScoringPool, TaskJob
 limit, num = getattr(resource, sys.argv[1]), int(sys.argv[2])
 with ScoringPool(20.0, 512, 2) as pool:
     resource.setrlimit(limit, (num, num))
