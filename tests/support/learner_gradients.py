@@ -1,9 +1,9 @@
 """``torchrun learner_gradients.py FOLDER``: the learner's gradient of every objective, against the written loss's.
 
-Four groups are sampled, in name, by the model in FOLDER, the weights are moved, and the learner makes an update of the
-rollout that is then off-policy. The written loss (``written_losses.py``) takes log-probs of plain rows, one for each
-completion, of all groups on one process. Prints a line of JSON for each case, with the worst relative error of a
-parameter.
+The model in FOLDER is the reference. Its weights are moved; four groups are sampled, in name, by that policy; its
+weights are moved again, and the learner makes an update of the rollout that is then off-policy, or makes it before. The
+written loss (``written_losses.py``) takes log-probs of plain rows, one for each completion, of all groups on one
+process. Prints a line of JSON for each case, with the worst relative error of a parameter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -50,8 +51,9 @@ GROUPS: list[tuple[list[tuple[int, int]], list[int], list[float]]] = [
 class Case:
     objective: dict[str, Any]
     tokens_per_micro_batch: int = 8192
+    epochs: int = 2
     groups_per_update: int | None = None
-    num_done: int = 1  # updates made before
+    num_done: int = 1  # updates made before; at 0 the policy is the one that sampled
     expected: tuple[int, ...] = (0, 1, 2, 3)  # the groups that the update is a mean over, of ``GROUPS``
     is_stale: bool = False  # a fault: the weights' move goes unnoticed
 
@@ -78,24 +80,54 @@ def move(adapter: Adapter, size: float = 0.05, seed: int = 3) -> None:
             parameter += size * parameter.std().nan_to_num() * noise
 
 
+def move_to_sample(adapter: Adapter) -> None:
+    """From the reference to the policy that samples."""
+    move(adapter, size=0.2, seed=4)
+
+
 def plain_rows(adapter: Adapter, group: ScoredGroup) -> list[Tensor]:
     return [plain_log_probs(adapter, group.prompt.encoded, c, 1.0).double() for c in group.completions]
 
 
+@dataclass(frozen=True)
+class PlainPolicy:
+    """A policy and its plain rows of every group, [groups][G][T], through which each case goes backward again."""
+
+    adapter: Adapter
+    rows: list[list[Tensor]]
+
+
+@cache
+def plain_policies(folder: str) -> tuple[PlainPolicy, PlainPolicy, PlainPolicy]:
+    """The reference, the policy that sampled, and that which moved since."""
+    reference, sampler, moved = (load(folder) for _ in range(3))
+    for each in (sampler, moved):
+        move_to_sample(each)
+    move(moved)
+    policies = []
+    for each in (reference, sampler, moved):
+        policies.append(PlainPolicy(each, [plain_rows(each, group) for group in make_groups(each)]))
+    return policies[0], policies[1], policies[2]
+
+
 def written_gradients(
-    adapter: Adapter, objective: Objective, groups: Sequence[ScoredGroup], old: Sequence[list[Tensor]]
+    folder: str, objective: Objective, groups: Sequence[ScoredGroup], case: Case
 ) -> dict[str, Tensor]:
-    """By autograd through plain rows. The policy that sampled is the reference."""
-    adapter.model.zero_grad()
+    """By autograd through plain rows."""
+    reference, sampler, moved = plain_policies(folder)
+    policy = moved if case.num_done else sampler
+    policy.adapter.model.zero_grad()
     leaves = [
         Leaves(
-            torch.tensor([reward.total for reward in group.rewards], dtype=torch.float64),
-            plain_rows(adapter, group), rows, rows, [c.finished for c in group.completions],
+            torch.tensor([reward.total for reward in groups[n].rewards], dtype=torch.float64),
+            policy.rows[n], *([row.detach() for row in each.rows[n]] for each in (sampler, reference)),
+            [c.finished for c in groups[n].completions],
         )
-        for group, rows in zip(groups, old, strict=True)
+        for n in case.expected
     ]  # fmt: skip
-    WRITTEN[objective.config.name](leaves, objective.config).backward()
-    return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}
+    WRITTEN[objective.config.name](leaves, objective.config).backward(retain_graph=True)
+    named = policy.adapter.model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def collect(groups: Sequence[ScoredGroup], objective: Objective, accelerator: Accelerator) -> CollectedGroups:
@@ -116,9 +148,8 @@ def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def measure(folder: str, case: Case, accelerator: Accelerator) -> float:
-    is_reused = case.num_done > 0
     update = UpdateConfig(
-        epochs_per_rollout=2 if is_reused else 1,
+        epochs_per_rollout=case.epochs,
         groups_per_update=case.groups_per_update,
         tokens_per_micro_batch=case.tokens_per_micro_batch,
     )
@@ -129,37 +160,52 @@ def measure(folder: str, case: Case, accelerator: Accelerator) -> float:
         objective=config,
         update=update,
     )
-    objective = build_objective(config, MAX_LENGTH, is_reused)
-    plain, adapter = load(folder), load(folder)
+    objective = build_objective(config, MAX_LENGTH, recipe.reuses_rollouts)
+    adapter = load(folder)
+    move_to_sample(adapter)
     groups = make_groups(adapter)
-    with torch.no_grad():
-        old = [plain_rows(plain, group) for group in groups]
     with mock.patch.object(learner_module, "build_optimizer", lambda a, _: KeepGradient(a.model.parameters())):
         learner = Learner(recipe, objective, adapter, accelerator)
     learner.layout._max_grad_norm = 1e9  # type: ignore[attr-defined]
+    learner._is_checked = True  # the self-check is none of this
     rollout = learner.open_rollout(1, collect(groups, objective, accelerator))
-    if is_reused:
-        for each in (plain, adapter):
-            move(each)
+    if case.num_done:
+        move(adapter)
     rollout.num_done = 0 if case.is_stale else case.num_done
     learner.accumulate_gradient(rollout)
     learner.take_step(1.0)
     found = {name: parameter.detach() for name, parameter in adapter.model.named_parameters()}
-    used = [(groups[i], old[i]) for i in case.expected]
-    return worst_error(found, written_gradients(plain, objective, *zip(*used, strict=True)))  # type: ignore[arg-type]
+    return worst_error(found, written_gradients(folder, objective, groups, case))
+
+
+IN_SEVERAL = ("grpo with KL", "gvpo", "rebel", "dapo, shaped and masked")
+WITH_KL = ("grpo with KL", "rloo with KL", "rebel with KL")
 
 
 def cases() -> dict[str, Case]:
-    """Every objective off-policy, or on-policy where it has to be; several micro-batches; mini-batches."""
-    found = {name: Case(keys, num_done=int(name not in ON_POLICY)) for name, keys in CASES.items()}
-    for name in ("grpo with KL", "gvpo", "rebel", "dapo, shaped and masked"):
-        found[f"{name}, small micro-batches"] = Case(CASES[name], tokens_per_micro_batch=64)
+    """Every objective in the only update of a rollout, and off-policy; several micro-batches; mini-batches."""
+    found = {name: Case(keys) for name, keys in CASES.items() if name not in ON_POLICY}
+    found |= {f"{name}, one update": Case(keys, epochs=1, num_done=0) for name, keys in CASES.items()}
+    found |= {f"{name}, first update": Case(CASES[name], num_done=0) for name in WITH_KL}
+    found |= {f"{name}, small micro-batches": in_small_micro_batches(found[name]) for name in IN_SEVERAL}
     grpo, dapo = CASES["grpo"], CASES["dapo"]
     found["first mini-batch"] = Case(grpo, groups_per_update=2, num_done=2, expected=(0, 1))
     found["second mini-batch"] = Case(grpo, groups_per_update=2, num_done=1, expected=(2, 3))
     found["mini-batch of trained groups"] = Case(dapo, groups_per_update=1, num_done=1, expected=(2,))
     found["uneven mini-batch"] = Case(CASES["gvpo"], groups_per_update=3, num_done=1, expected=(3,))
     return found
+
+
+def in_small_micro_batches(case: Case) -> Case:
+    return replace(case, tokens_per_micro_batch=64)
+
+
+def cases_of_one_rank() -> dict[str, Case]:
+    """Those and, for every objective, a budget that cuts the groups into several micro-batches."""
+    found = cases()
+    names = {name: f"{name}, one update" if name in ON_POLICY else name for name in CASES}
+    small = {f"{name}, small micro-batches": in_small_micro_batches(found[case]) for name, case in names.items()}
+    return found | small
 
 
 def main() -> None:

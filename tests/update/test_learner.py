@@ -18,24 +18,39 @@ from accelerate import Accelerator
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import given
-from gpg_vl.records import count_tokens
+from gpg_vl.records import GroupLogProbs, LogProbs, count_tokens
 from gpg_vl.update import learner as learner_module
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.packing import shortest_budget
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.rollouts import AnchoredGroup
 from tests.support import learner_gradients
 from tests.support.builders import SMALL_IMAGES
-from tests.support.learner_gradients import Case, cases
+from tests.support.learner_gradients import Case, cases, cases_of_one_rank
 from tests.support.objective_cases import CASES, ON_POLICY
 
 TOLERANCE = 1e-4  # float32, against plain rows
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", cases_of_one_rank())
 def test_gradient_equals_autograd_of_the_written_loss(model_folders: dict[str, Path], name: str) -> None:
-    error = learner_gradients.measure(str(model_folders["qwen2_vl"]), cases()[name], Accelerator())
+    error = learner_gradients.measure(str(model_folders["qwen2_vl"]), cases_of_one_rank()[name], Accelerator())
     assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["grpo with KL", "rloo with KL", "rebel with KL", "gvpo, reference", "copg", "apa"])
+def test_old_and_reference_that_are_swapped_would_show(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], name: str
+) -> None:
+    beside = AnchoredGroup.beside
+
+    def swapped(each: AnchoredGroup, current: GroupLogProbs) -> LogProbs:
+        return beside(replace(each, old=each.reference, reference=each.old), current)
+
+    monkeypatch.setattr(AnchoredGroup, "beside", swapped)
+    for case in (Case(CASES[name]), Case(CASES[name], epochs=1, num_done=0)):
+        assert learner_gradients.measure(str(model_folders["qwen2_vl"]), case, Accelerator()) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["grpo", "gvpo", "apa", "gspo"])
