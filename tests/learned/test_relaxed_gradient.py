@@ -82,7 +82,7 @@ def test_gradient_equals_autograd_of_both_losses(model_folders: dict[str, Path],
         for group, now, old in zip(groups, rows, [[each.detach() for each in row] for row in rows], strict=True)
     ]
     of_relaxed = relaxed_loss(plain, groups, recipe.run.seed)
-    (gapo(leaves, config) + of_relaxed).backward()
+    (gapo(leaves, objective.config) + of_relaxed).backward()
     expected = {name: p.grad for name, p in plain.model.named_parameters() if p.grad is not None}
     assert worst_error(found, expected) < 1e-4
     assert stats is not None

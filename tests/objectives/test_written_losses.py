@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import OBJECTIVES, resolve_config
-from tests.support.objective_cases import CASES, ON_POLICY
+from tests.support.objective_cases import CASES, KEY_CASES, OTHER_VALUES
 from tests.support.written import Numbers, Rows, follow
 from tests.support.written_losses import WRITTEN, gradients_of, leaves_of
 
@@ -55,13 +55,53 @@ def batches(draw: st.DrawFn) -> list[Numbers]:
 @settings(deadline=None, max_examples=40)
 @given(groups=batches())
 def test_loss_and_gradient_are_those_of_the_written_loss(case: str, groups: list[Numbers]) -> None:
-    config = ObjectiveConfig(**CASES[case])
-    resolved = resolve_config(config, MAX_LENGTH)
+    assert_as_written(ObjectiveConfig(**CASES[case]), groups)
+
+
+def assert_as_written(config: ObjectiveConfig, groups: list[Numbers]) -> None:
+    loss, gradient = follow_written(config, groups)
+    is_reused = OBJECTIVES[config.name].allows_reuse
+    found = follow(config, groups, is_reused=is_reused, max_new_tokens=MAX_LENGTH)
+    assert found.loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
+    assert found.flat == pytest.approx(gradient, rel=1e-9, abs=1e-12)
+
+
+def follow_written(config: ObjectiveConfig, groups: list[Numbers]) -> tuple[float, list[float]]:
     leaves = [leaves_of(each) for each in groups]
-    written = WRITTEN[config.name](leaves, resolved)
-    found = follow(config, groups, is_reused=case not in ON_POLICY, max_new_tokens=MAX_LENGTH)
-    assert found.loss == pytest.approx(float(written), rel=1e-9, abs=1e-12)
-    assert found.flat == pytest.approx(gradients_of(written, leaves), rel=1e-9, abs=1e-12)
+    loss = WRITTEN[config.name](leaves, resolve_config(config, MAX_LENGTH))
+    return loss.item(), gradients_of(loss, leaves)
+
+
+@pytest.mark.parametrize("case", KEY_CASES)
+@settings(deadline=None, max_examples=15)
+@given(groups=batches())
+def test_a_key_that_is_set_is_read(case: str, groups: list[Numbers]) -> None:
+    _, keys = KEY_CASES[case]
+    assert_as_written(ObjectiveConfig(**keys), groups)
+
+
+WITHOUT_EFFECT = {"raft_pp: clip_low": "min(w, clip(w)) is w below the clip, and no weight of it is negative"}
+
+
+@pytest.mark.parametrize("case", [case for case in KEY_CASES if case not in WITHOUT_EFFECT])
+def test_a_key_that_is_not_read_would_show(case: str) -> None:
+    """The written loss of some batch has another gradient without it."""
+    without, with_key = (ObjectiveConfig(**keys) for keys in KEY_CASES[case])
+    rng = random.Random(0)
+    for _ in range(10):
+        groups = [draw_group(rng, 4, 0.2, kind) for kind in ("mixed", "mixed", "right", "wrong", "even")]
+        (_, expected), (_, found) = (follow_written(config, groups) for config in (without, with_key))
+        if found != pytest.approx(expected, rel=1e-3, abs=1e-6):
+            return
+    raise AssertionError(f"{case} changes nothing")
+
+
+def test_every_key_is_tried() -> None:
+    """But for those of the discriminator, which has tests of its own."""
+    for name, objective in OBJECTIVES.items():
+        if name != "supervised":
+            idle = {key for key in objective.keys if key.startswith(("discriminator_", "relaxed_", "spectral_"))}
+            assert set(OTHER_VALUES[name]) == objective.keys - idle
 
 
 @pytest.mark.parametrize("case", CASES)

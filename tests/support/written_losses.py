@@ -61,16 +61,20 @@ def centred(x: Tensor) -> Tensor:
     return x - x.mean()
 
 
-def standardised(x: Tensor, eps: float) -> Tensor:
-    return centred(x) / (x.std() + eps)
+def clip(ratio: Tensor, o: Any) -> Tensor:
+    return ratio.clamp(1 - o.clip_low, 1 + o.clip_high)
 
 
-def clip_loss(ratio: Tensor, advantage: Tensor | float, low: float = 0.2, high: float = 0.2) -> Tensor:
-    return -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+def clip_loss(ratio: Tensor, advantage: Tensor | float, o: Any) -> Tensor:
+    return -torch.min(ratio * advantage, clip(ratio, o) * advantage)
 
 
-def advantages_of(group: Leaves, eps: float = 1e-4) -> Tensor:
-    return standardised(group.rewards, eps) if group.is_mixed else torch.zeros_like(group.rewards)
+def normalised(x: Tensor, o: Any) -> Tensor:
+    return centred(x) / (x.std() + o.f_norm_eps if o.f_norm == "std" else 1.0)
+
+
+def advantages_of(group: Leaves, o: Any) -> Tensor:
+    return normalised(group.rewards, o) if group.is_mixed else torch.zeros_like(group.rewards)
 
 
 def ratios(group: Leaves) -> list[Tensor]:
@@ -93,6 +97,16 @@ def sequence_mean(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([row.mean() for row in rows]).mean()
 
 
+def reduced(groups: Sequence[Sequence[Tensor]], reduction: str) -> Tensor:
+    """The mean of token losses [groups][G][T] over tokens, completions or groups."""
+    rows = [row for group in groups for row in group]
+    if reduction == "sequence_sum":
+        return sums(rows).mean()
+    if reduction == "group":
+        return torch.stack([token_mean(group) for group in groups]).mean()
+    return token_mean(rows) if reduction == "token" else sequence_mean(rows)
+
+
 def over_pairs(loss: Callable[[int, int], Tensor], rewards: Tensor, pairs: str) -> Tensor:
     size = len(rewards)
     chosen = {
@@ -111,21 +125,19 @@ def over_pairs(loss: Callable[[int, int], Tensor], rewards: Tensor, pairs: str) 
 
 def gpg(groups: Sequence[Leaves], o: Any) -> Tensor:
     mixed = [g for g in groups if g.is_mixed]
-    means = [token_mean([-a * row for a, row in zip(centred(g.rewards), g.current, strict=True)]) for g in mixed]
-    alpha = len(groups) / len(mixed)
-    return alpha * total(means) / len(groups)
+    rows = [[-a * row for a, row in zip(advantages_of(g, o), g.current, strict=True)] for g in mixed]
+    share = len(mixed) / len(groups)  # 1 / alpha
+    alpha = 1 / (share + o.alpha_eps) if o.alpha else 1.0
+    if o.reduction == "token_official":
+        return alpha * total([row.sum() for group in rows for row in group]) / sum(g.num_tokens for g in groups)
+    return alpha * share * reduced(rows, o.reduction)
 
 
 def reinforce(groups: Sequence[Leaves], o: Any) -> Tensor:
     rows = [[-a * row for a, row in zip(centred(g.rewards), g.current, strict=True)] for g in groups]
-    flat = [row for group in rows for row in group]
-    if o.reduction == "token":
-        return token_mean(flat)
-    if o.reduction == "sequence":
-        return sequence_mean(flat)
-    if o.reduction == "sequence_sum":
-        return sums(flat).mean()
-    size = o.completions_per_pass or len(rows[0])
+    if o.reduction != "group" or o.completions_per_pass is None:
+        return reduced(rows, o.reduction)
+    size = o.completions_per_pass
     passes = [[token_mean(row[i : i + size]) for i in range(0, len(row), size)] for row in rows]
     return torch.stack([torch.stack(each).mean() for each in passes]).mean()
 
@@ -136,21 +148,24 @@ def rloo(groups: Sequence[Leaves], o: Any) -> Tensor:
         rewards = g.rewards - o.kl_coefficient * (sums(g.old) - sums(g.reference))
         for i, (now, old) in enumerate(zip(g.current, g.old, strict=True)):
             others = torch.cat([rewards[:i], rewards[i + 1 :]])
-            losses.append(clip_loss(torch.exp(now.sum() - old.sum()), rewards[i] - others.mean()))
+            losses.append(clip_loss(torch.exp(now.sum() - old.sum()), rewards[i] - others.mean(), o))
     return torch.stack(losses).mean()
 
 
 def grpo(groups: Sequence[Leaves], o: Any) -> Tensor:
-    rows = []
-    for g in groups:
-        for a, w, now, ref in zip(advantages_of(g), ratios(g), g.current, g.reference, strict=True):
+    def of_group(g: Leaves) -> list[Tensor]:
+        rows = []
+        for a, w, now, ref in zip(advantages_of(g, o), ratios(g), g.current, g.reference, strict=True):
             k3 = torch.exp(ref - now) - (ref - now) - 1
-            rows.append(clip_loss(w, a) + o.kl_coefficient * k3)
-    return token_mean(rows) if o.reduction == "token" else sequence_mean(rows)
+            rows.append(clip_loss(w, a, o) + o.kl_coefficient * k3)
+        return rows
+
+    counted = [g for g in groups if g.is_mixed or not o.alpha or o.kl_coefficient > 0]
+    return reduced([of_group(g) for g in counted], o.reduction)
 
 
 def dr_grpo(groups: Sequence[Leaves], o: Any) -> Tensor:
-    rows = [clip_loss(w, a) for g in groups for a, w in zip(centred(g.rewards), ratios(g), strict=True)]
+    rows = [clip_loss(w, a, o) for g in groups for a, w in zip(centred(g.rewards), ratios(g), strict=True)]
     return total([row.sum() for row in rows]) / (len(rows) * o.max_length)
 
 
@@ -168,27 +183,27 @@ def dapo(groups: Sequence[Leaves], o: Any) -> Tensor:
                 penalties.append(-1.0)
         shaped = g.rewards + torch.tensor(penalties, dtype=torch.float64)
         same = float(shaped.max() - shaped.min()) == 0
-        advantages = torch.zeros_like(shaped) if same else standardised(shaped, 1e-4)
+        advantages = torch.zeros_like(shaped) if same else normalised(shaped, o)
         for a, w, is_finished in zip(advantages, ratios(g), g.finished, strict=True):
             if is_finished or not o.mask_unfinished:
-                rows.append(clip_loss(w, a, 0.2, 0.28))
+                rows.append(clip_loss(w, a, o))
     return token_mean(rows)
 
 
 def gspo(groups: Sequence[Leaves], o: Any) -> Tensor:
     losses = [
-        clip_loss(torch.exp((now - old).mean()), a, 3e-4, 4e-4)
+        clip_loss(torch.exp((now - old).mean()), a, o)
         for g in groups
-        for a, now, old in zip(advantages_of(g), g.current, g.old, strict=True)
+        for a, now, old in zip(advantages_of(g, o), g.current, g.old, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
 def cispo(groups: Sequence[Leaves], o: Any) -> Tensor:
     rows = [
-        -w.clamp(max=5.0).detach() * a * now
+        -w.clamp(max=o.max_ratio).detach() * a * now
         for g in groups
-        for a, w, now in zip(advantages_of(g), ratios(g), g.current, strict=True)
+        for a, w, now in zip(advantages_of(g, o), ratios(g), g.current, strict=True)
     ]
     return token_mean(rows)
 
@@ -196,8 +211,8 @@ def cispo(groups: Sequence[Leaves], o: Any) -> Tensor:
 def sapo(groups: Sequence[Leaves], o: Any) -> Tensor:
     rows = []
     for g in groups:
-        for a, w in zip(advantages_of(g), ratios(g), strict=True):
-            tau = 1.0 if a > 0 else 1.05
+        for a, w in zip(advantages_of(g, o), ratios(g), strict=True):
+            tau = o.gate_temperatures[0 if a > 0 else 1]
             rows.append(-torch.sigmoid(tau * (w - 1)) * 4 / tau * a)
     return sequence_mean(rows)
 
@@ -219,7 +234,7 @@ def raft_pp(groups: Sequence[Leaves], o: Any) -> Tensor:
             is_accepted = bool(reward > o.accept_above and reward > 0)
             is_best = bool(reward == g.rewards.max())
             weight = reward.clamp(min=0) * is_accepted if o.form == "code" else float(is_best and is_accepted)
-            rows.append(-torch.min(w, w.clamp(0.8, 1.2)) * weight)
+            rows.append(-torch.min(w, clip(w, o)) * weight)
     return token_mean(rows) if o.form == "code" else sequence_mean(rows)
 
 
@@ -233,9 +248,9 @@ def reinforce_rej(groups: Sequence[Leaves], o: Any) -> Tensor:
             if not g.is_mixed:
                 rows.append(0 * w.detach())
             elif reward < 0 and o.form == "code":
-                rows.append(torch.min(clip_loss(w, reward), -3.0 * reward * torch.ones_like(w)))
+                rows.append(torch.min(clip_loss(w, reward, o), -o.max_ratio * reward * torch.ones_like(w)))
             else:
-                rows.append(clip_loss(w, reward))
+                rows.append(clip_loss(w, reward, o))
     return token_mean(rows) if o.form == "code" else sequence_mean(rows)
 
 
@@ -291,19 +306,19 @@ def em_pg(groups: Sequence[Leaves], o: Any) -> Tensor:
 def agpo(groups: Sequence[Leaves], o: Any) -> Tensor:
     rows = []
     for g in groups:
-        advantages = advantages_of(g)
+        advantages = advantages_of(g, o)
         if not g.is_mixed and o.form == "v3":
             continue
         if not g.is_mixed:
             low, high = o.reward_range
             mean = float(g.rewards.mean())
             advantages = torch.full_like(g.rewards, 1.0 if mean == high else -1.0 if mean == low else 0.0)
-        rows += [clip_loss(w, a) for a, w in zip(advantages, ratios(g), strict=True)]
-    return token_mean(rows) if o.reduction == "token" else sequence_mean(rows)
+        rows.append([clip_loss(w, a, o) for a, w in zip(advantages, ratios(g), strict=True)])
+    return reduced(rows, o.reduction)
 
 
 def gapo(groups: Sequence[Leaves], o: Any) -> Tensor:
-    rows = [clip_loss(w, a) for g in groups for a, w in zip(centred(g.rewards), ratios(g), strict=True)]
+    rows = [clip_loss(w, a, o) for g in groups for a, w in zip(advantages_of(g, o), ratios(g), strict=True)]
     return sequence_mean(rows)
 
 
