@@ -40,7 +40,7 @@ from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
 from gpg_vl.screen import say
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import Task, main_part
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.reasoning import completion_text
 
@@ -248,8 +248,7 @@ def _kind_of(group: ScoredGroup, task: Task) -> GroupKind:
 
 
 def _marks(reward: Reward, task: Task) -> float:
-    """The share of the marks that a completion earned, its format left out; the published scorers have other parts."""
-    parts = [name for name in reward.parts if name != "format"]
-    main = task.main_part if task.main_part in parts else next(iter(parts), "")
+    """The share of the marks that a completion earned, its format left out."""
+    main = main_part(task, reward.parts)
     low, high = task.ranges.get(main, (0.0, 1.0))
     return (reward.parts.get(main, low) - low) / (high - low) if high > low else 0.0

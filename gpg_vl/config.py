@@ -391,7 +391,8 @@ class ObjectiveConfig:
         eta: scale of the reward differences that rebel regresses on; 1 / beta
         anchor: old (the policy that sampled) or reference (the initial policy)
         pairs: all, disjoint, best_worst, or first (only the first two completions)
-        accept_above: raft and raft_pp accept completions with a reward above this
+        accept_above: raft and raft_pp accept completions with a reward above this; null: what a wrong answer can get
+            for its format and other parts beside the main one, 0 where they have no weight
         reward_range: lowest and highest reward; null: what the tasks declare
         overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
         mask_unfinished: dapo leaves completions that were cut off out of the loss

@@ -3,9 +3,10 @@
     code      loss = mean over the tokens of all groups of  -max(r_i, 0) log p         rejected tokens count
     accepted  loss = mean over the accepted completions of  max(r_i, 0) * mean over the completion's tokens of -log p
 
-A completion is accepted if its reward is above ``accept_above``, 0 as published, where rewards are -1 and 1. A group of
-only right answers is trained, a group of only wrong ones is not. Sources: RLHFlow/Minimal-RL, core_algos.py, for
-``code``; ``accepted`` is this kit's reading of the paper's Eq. 1.
+A completion is accepted if its reward is above ``accept_above``, 0 as published, where rewards are -1 and 1. Where the
+recipe leaves it open and the tasks reward a format too, it is what that alone can give (``preflight/rewards.py``). So a
+group of only right answers is trained, a group of only wrong ones is not. Sources: RLHFlow/Minimal-RL, core_algos.py,
+for ``code``; ``accepted`` is this kit's reading of the paper's Eq. 1.
 """
 
 from __future__ import annotations

@@ -1,21 +1,27 @@
-"""Whether the rewards that a recipe can give are ones that its objective takes, before anything is sampled."""
+"""Whether the rewards that a recipe can give are ones that its objective takes, before anything is sampled.
+
+What an objective has to know of them and the recipe leaves open comes from what the tasks declare.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from gpg_vl.config import Recipe, RewardsConfig
 from gpg_vl.objectives import build_objective, find_objective
-from gpg_vl.objectives.base import Objective
+from gpg_vl.objectives.base import Objective, given
 from gpg_vl.rewards.functions import function_name
-from gpg_vl.tasks.base import Task, task_weights
+from gpg_vl.tasks.base import Task, main_part, task_weights
 
 Range = tuple[float, float]
+ROUNDING = 1e-9
+"""By which the same parts can add up to another total in another order."""
 
 
 def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> Objective:
-    """The objective, with the range of the tasks' rewards where it reads one that the recipe leaves open.
+    """The objective, with what the tasks declare of their rewards where it reads that and the recipe leaves it open.
 
     Raises:
         ValueError: a reward can be outside of what the objective takes, its range is unknown, or it is always 0
@@ -25,13 +31,8 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
         for task in tasks:
             _refuse_no_weight(task, recipe)
     declared = declared_range(recipe, tasks)
-    if objective.needs_reward_range and recipe.objective.reward_range is None:
-        if declared is None:
-            raise ValueError(
-                f"objective.reward_range: {recipe.objective.name} needs the lowest and the highest reward, which "
-                "reward functions and the published scorer do not declare; give both, e.g. [0, 1]"
-            )
-        config = replace(recipe.objective, reward_range=declared)
+    if found := {**_find_range(recipe, objective, declared), **_find_acceptance(recipe, objective, tasks, declared)}:
+        config = replace(recipe.objective, **found)
         objective = build_objective(config, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
     if objective.reward_range is not None and declared is not None:
         (low, high), (lowest, highest) = objective.reward_range, declared
@@ -41,6 +42,42 @@ def fit_rewards(recipe: Recipe, objective: Objective, tasks: Iterable[Task]) -> 
                 f"some in [{lowest:g}, {highest:g}]; change rewards.weights, or objective.reward_range where it has one"
             )
     return objective
+
+
+def _find_range(recipe: Recipe, objective: Objective, declared: Range | None) -> dict[str, Any]:
+    if not objective.needs_reward_range or recipe.objective.reward_range is not None:
+        return {}
+    if declared is None:
+        raise ValueError(
+            f"objective.reward_range: {recipe.objective.name} needs the lowest and the highest reward, which "
+            "reward functions and the published scorer do not declare; give both, e.g. [0, 1]"
+        )
+    return {"reward_range": declared}
+
+
+def _find_acceptance(
+    recipe: Recipe, objective: Objective, tasks: Iterable[Task], declared: Range | None
+) -> dict[str, Any]:
+    """Above what a completion can get besides its main part: a wrong answer is not accepted for its form."""
+    if "accept_above" not in objective.keys or recipe.objective.accept_above is not None:
+        return {}
+    beside = max(_most_beside(task, recipe) for task in tasks)
+    if beside <= given(objective.config.accept_above):
+        return {}
+    if declared is None or declared[1] <= beside + ROUNDING:
+        raise ValueError(
+            f"objective.accept_above: a wrong answer can get a reward of {beside:g}, and what a right one gets beyond "
+            f"that is nothing or not declared; give the number above which {recipe.objective.name} accepts"
+        )
+    return {"accept_above": beside + ROUNDING}
+
+
+def _most_beside(task: Task, recipe: Recipe) -> float:
+    """The highest total of the parts that say nothing of a right answer."""
+    config = recipe.rewards
+    parts = _part_ranges(task, config)
+    learned = sum(max(config.weights.get(name, 1.0), 0.0) for name in learned_names(recipe))
+    return learned + sum(high for name, (_, high) in parts.items() if name != main_part(task, parts))
 
 
 def _refuse_no_weight(task: Task, recipe: Recipe) -> None:
@@ -80,10 +117,14 @@ def declared_range(recipe: Recipe, tasks: Iterable[Task]) -> Range | None:
 
 
 def _range_of(task: Task, config: RewardsConfig) -> Range:
-    weights = {**task_weights(task, config.scorer), **config.weights}
-    ends = [
-        sorted(weight * end for end in task.ranges.get(name, (0.0, 1.0)))
-        for name, weight in weights.items()
-        if name in task_weights(task, config.scorer)
-    ]
-    return sum(low for low, _ in ends), sum(high for _, high in ends)
+    ranges = _part_ranges(task, config).values()
+    return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+
+
+def _part_ranges(task: Task, config: RewardsConfig) -> dict[str, Range]:
+    """Lowest and highest value of each of the task's parts, weighted."""
+    found = {}
+    for name, weight in task_weights(task, config.scorer).items():
+        low, high = sorted(config.weights.get(name, weight) * end for end in task.ranges.get(name, (0.0, 1.0)))
+        found[name] = low, high
+    return found

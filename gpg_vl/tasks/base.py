@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -151,6 +151,12 @@ def task_weights(task: Task, scorer: Rule) -> Mapping[str, float]:
     if scorer == "legacy":
         return legacy_scorer(task).weights
     return task.weights if "format" in task.weights else {"format": 0.0, **task.weights}
+
+
+def main_part(task: Task, parts: Iterable[str]) -> str:
+    """Which of a completion's parts says how right the answer is; the published scorers have other parts."""
+    others = [name for name in parts if name != "format"]
+    return task.main_part if task.main_part in others else next(iter(others), "")
 
 
 def legacy_scorer(task: Task) -> LegacyScorer:

@@ -10,12 +10,15 @@ from gpg_vl.config import ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.rewards import declared_range, fit_rewards
+from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
-from gpg_vl.tasks.base import Task
+from gpg_vl.tasks.base import Task, score_completion
 from tests.support.hostile_groups import FILE
 from tests.support.messages import naming
+from tests.support.written import Numbers
 
 COUNTING = load_task("counting")  # correct 1.0, format 0.2
+SAMPLE = Sample("s1", "counting", (), "How many?", "4")
 SIGNED = load_task(f"{FILE}:Signed")  # correct in [-1, 2]
 
 
@@ -69,6 +72,60 @@ def test_an_open_range_is_that_of_the_tasks() -> None:
     assert fit(COUNTING, RewardsConfig(), name="reinforce_rej").reward_range == pytest.approx((0, 1.2))
     assert fit(SIGNED, RewardsConfig(), name="agpo", form="v1").reward_range == pytest.approx((-1, 2.2))
     assert fit(COUNTING, RewardsConfig(functions=["f.py:f"]), name="gpg").reward_range is None
+
+
+RAFTS = [
+    {"name": "raft"},
+    {"name": "raft", "form": "accepted"},
+    {"name": "raft_pp"},
+    {"name": "raft_pp", "form": "paper"},
+]
+
+
+@pytest.mark.parametrize("objective", RAFTS)
+@pytest.mark.parametrize(
+    ("rewards", "beside"),
+    [
+        (RewardsConfig(), 0.2),
+        (RewardsConfig(weights={"format": 0.5}), 0.5),
+        (RewardsConfig(preference="folder", weights={"preference": 0.3}), 0.5),
+        (RewardsConfig(weights={"format": 0.0}), 0.0),
+        (RewardsConfig(weights={"format": -0.5}), 0.0),
+        (RewardsConfig(weights={"format": 0.0}, functions=["f.py:f"]), 0.0),
+    ],
+)
+def test_a_wrong_answer_is_not_accepted_for_its_format(
+    rewards: RewardsConfig, beside: float, objective: dict[str, Any]
+) -> None:
+    fitted = fit(COUNTING, rewards, **objective)
+    assert fitted.config.accept_above == pytest.approx(beside, abs=1e-8)
+    texts = {
+        "<think>x</think><answer>5</answer>": 0,  # well-formed and wrong
+        "4": 0,
+        "<answer>4</answer>": 1,
+        "<think>x</think><answer>4</answer>": 1,
+    }
+    scored = [score_completion(COUNTING, SAMPLE, text, [], rewards.weights) for text in texts]
+    for reward, is_right in zip(scored, texts.values(), strict=True):
+        group = Numbers((reward.total, beside), ((-1.0,),) * 2, ((-1.0,),) * 2, ((-1.0,),) * 2).group
+        assert [bool(weight) for weight in fitted.advantages(group)] == [bool(is_right), False]
+
+
+@pytest.mark.parametrize("objective", RAFTS)
+@pytest.mark.parametrize(
+    "rewards",
+    [RewardsConfig(functions=["f.py:f"]), RewardsConfig(scorer="legacy"), RewardsConfig(weights={"correct": 0.0})],
+)
+def test_where_a_right_answer_is_not_known_by_its_reward_a_number_is_asked_for(
+    rewards: RewardsConfig, objective: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=naming("objective.accept_above", objective["name"])):
+        fit(COUNTING, rewards, **objective)
+    assert fit(COUNTING, rewards, **objective, accept_above=0.0).config.accept_above == 0.0
+
+
+def test_a_number_that_is_given_stands() -> None:
+    assert fit(COUNTING, RewardsConfig(), name="raft", accept_above=0.1).config.accept_above == 0.1
 
 
 NOTHING = {"correct": 0.0, "format": 0.0}
