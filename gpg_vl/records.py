@@ -48,10 +48,7 @@ class FrameList:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of data.
-
-    >>> Sample("demo-7", "counting", ("img/7.png",), "How many shapes?", "4")  # doctest: +SKIP
-    """
+    """One row of data: ``Sample("demo-7", "counting", ("img/7.png",), "How many shapes?", "4")``."""
 
     id: str  # unique in a run
     task: str  # name of the task that asks and scores
@@ -199,13 +196,14 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """``Reward(1.1, {"correct": 1.0, "format": 1.0}, "ok")`` with weights 1 and 0.1."""
+    """``Reward(1.1, {"correct": 1.0, "format": 1.0}, "ok", main=1.0)`` with weights 1 and 0.1."""
 
     total: float  # weighted sum of the parts
     parts: dict[str, float]  # unweighted
     status: Status
     message: str = ""  # what failed and where, for a timeout or an error
     extras: dict[str, Any] = field(default_factory=dict)  # what reward functions logged of this completion
+    main: float | None = None  # the task's main part; None where that has no weight, or reward functions count too
 
     @property
     def has_failed(self) -> bool:

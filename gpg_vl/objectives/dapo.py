@@ -3,10 +3,13 @@
     A_i   = (r'_i - mean(r')) / (std(r') + f_norm_eps)
     loss  = mean over the tokens of all kept groups of  -min(w A_i, clip(w, 1 - clip_low, 1 + clip_high) A_i)
 
-Dynamic sampling: groups whose rewards, before shaping, are all equal leave the batch, and the step draws again until
-``prompts_per_step`` are kept; the surplus is cut. Overlong shaping, with L = max_length and C = overlong_cache > 0:
-r' = r, from L - C tokens on falling linearly to r - 1 at L. ``mask_unfinished`` leaves completions that the limit cut
-off out of loss and denominator. Sources: verl, docs/algo/dapo.md and reward_manager/dapo.py.
+Dynamic sampling goes by accuracy, the task's main part: groups in which it is the same for all completions leave the
+batch, and the step draws again until ``prompts_per_step`` are kept; the surplus is cut. Where reward functions count
+too, or the main part has no weight, it goes by the reward before shaping.
+
+Overlong shaping, with L = max_length and C = overlong_cache > 0: r' = r, from L - C tokens on falling linearly to r - 1
+at L. ``mask_unfinished`` leaves completions that the limit cut off out of loss and denominator. Sources: verl,
+docs/algo/dapo.md and reward_manager/dapo.py.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, ClassVar
 
 from gpg_vl.objectives.base import Term, given, normalised
 from gpg_vl.objectives.ratio import RatioObjective
-from gpg_vl.objectives.valid_groups import has_signal
+from gpg_vl.objectives.valid_groups import has_mixed_answers
 from gpg_vl.records import LogProbs, ScoredGroup
 
 
@@ -39,14 +42,14 @@ class Dapo(RatioObjective):
         return False
 
     def trains(self, group: ScoredGroup) -> bool:
-        return has_signal(group) and self.num_trained(group)[0] > 0
+        return has_mixed_answers(group) and self.num_trained(group)[0] > 0
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         shaped = [
             reward.total + self._length_penalty(len(completion.token_ids))
             for reward, completion in zip(group.rewards, group.completions, strict=True)
         ]
-        if not has_signal(group) or max(shaped) == min(shaped):
+        if not has_mixed_answers(group) or max(shaped) == min(shaped):
             return [0.0] * len(shaped)
         return normalised(shaped, self.config)
 

@@ -24,7 +24,7 @@ def try_objective(objective: Objective, group: ScoredGroup) -> None:
     low, high = objective.reward_range or (0.0, 1.0)
     low, high = max(low, -1.0), min(high, 1.0)
     for pair in ((low, high), (low, low), (high, high)):
-        rewards = tuple(replace(each, total=pair[number % 2]) for number, each in enumerate(group.rewards))
+        rewards = tuple(replace(each, total=pair[n % 2], main=None) for n, each in enumerate(group.rewards))
         try:
             _try(objective, replace(group, rewards=rewards))
         except Exception as error:  # the code is the user's

@@ -67,7 +67,8 @@ class GroupOutcomes:
         extras = {name: column[n] for result in results.values() for name, column in result.extras.items()}
         reward: Reward = of_task.value if of_task is not None else Reward(0.0, {}, "error", "not scored")
         total = reward.total + sum(weights.get(name, 1.0) * value for name, value in parts.items())
-        return Reward(total, {**reward.parts, **parts}, reward.status, reward.message, extras)
+        main = None if any(weights.get(name, 1.0) for name in parts) else reward.main
+        return Reward(total, {**reward.parts, **parts}, reward.status, reward.message, extras, main)
 
     def metrics(self) -> dict[str, float]:
         """What the functions logged of the group."""

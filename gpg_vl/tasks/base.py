@@ -178,7 +178,8 @@ def _weigh(task: Task, parts: dict[str, float], weights: Mapping[str, float], st
     if not math.isfinite(total):
         text = f"task {task.name} gave {parts}; each part must be finite and named in the task's weights"
         raise CodeMistake(text, task.score)
-    return Reward(total, parts, status)
+    main = main_part(task, parts)
+    return Reward(total, parts, status, main=parts[main] if weights.get(main) else None)
 
 
 def _checked_parts(task: Task, parts: Any) -> dict[str, float]:

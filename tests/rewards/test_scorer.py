@@ -43,7 +43,7 @@ def test_rewards_in_the_order_of_the_completions(scorer: Scorer) -> None:
 
 def test_weights_of_the_recipe_go_before_the_tasks() -> None:
     [reward] = score_once(RewardsConfig(weights={"format": 0.0, "correct": 2.0}), group(RIGHT))
-    assert reward == Reward(2.0, {"correct": 1.0, "format": 1.0}, "ok")
+    assert reward == Reward(2.0, {"correct": 1.0, "format": 1.0}, "ok", main=1.0)
 
 
 def test_think_opened_in_the_prompt_counts_for_the_format(scorer: Scorer) -> None:
@@ -256,3 +256,22 @@ def test_a_call_that_fails_costs_its_group_with_file_and_line() -> None:
     [raised] = score_once(with_functions("raises"), group(RIGHT))
     line = FILE.read_text().splitlines().index('    raise RuntimeError("boom")') + 1
     assert (raised.total, raised.parts, raised.message) == (0.0, {}, f"RuntimeError: boom (hostile_rewards.py:{line})")
+
+
+def test_the_main_part_is_known_where_the_task_alone_scores() -> None:
+    """It decides what DAPO keeps; a function may be what says how right an answer is."""
+    mains = {
+        "the task's own weights": RewardsConfig(),
+        "no weight": RewardsConfig(weights={"correct": 0.0}),
+        "a function": with_functions("half"),
+        "a function without weight": with_functions("half", half=0.0),
+        "published": RewardsConfig(scorer="legacy"),
+    }
+    found = {name: score_once(config, group(RIGHT))[0].main for name, config in mains.items()}
+    assert found == {
+        "the task's own weights": 1.0,
+        "no weight": None,
+        "a function": None,
+        "a function without weight": 1.0,
+        "published": 1.0,
+    }

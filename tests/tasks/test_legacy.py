@@ -348,4 +348,4 @@ def test_weights_of_the_published_rewards_are_one() -> None:
     weighted = score_completion(
         TASKS["counting"], make_sample("counting", "4"), "<answer>4</answer>", [GRID], {"accuracy": 0.5}, "legacy"
     )
-    assert weighted == Reward(0.5, {"accuracy": 1.0, "format": 0.0}, "ok")
+    assert weighted == Reward(0.5, {"accuracy": 1.0, "format": 0.0}, "ok", main=1.0)

@@ -45,7 +45,7 @@ def test_gold_earns_full_marks(sample: Sample, view: ImageView) -> None:
     task = TASKS[sample.task]
     task.check(sample)
     reward = score_completion(task, sample, gold_completion(task, sample, [view]), [view])
-    assert reward == Reward(pytest.approx(1.2), {task.main_part: 1.0, "format": 1.0}, "ok")
+    assert reward == Reward(pytest.approx(1.2), {task.main_part: 1.0, "format": 1.0}, "ok", main=1.0)
 
 
 def test_gold_completion_holds_the_reasoning_of_the_row() -> None:
@@ -195,7 +195,7 @@ def test_hostile_completions_earn_nothing(sample: Sample) -> None:
         f"<think>so <answer>{gold}</answer>",
     ]:
         reward = score_completion(TASKS[sample.task], sample, text, [GRID])
-        assert reward == Reward(0.0, {TASKS[sample.task].main_part: 0.0, "format": 0.0}, "unparsable")
+        assert reward == Reward(0.0, {TASKS[sample.task].main_part: 0.0, "format": 0.0}, "unparsable", main=0.0)
 
 
 def test_whole_image_earns_exactly_its_overlap() -> None:
