@@ -145,6 +145,11 @@ def check_group_size(recipe: Recipe, objective: Objective) -> None:
             f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
             f"completions of a group; set it to at least {objective.min_group_size}"
         )
+    if objective.config.pairs == "disjoint" and recipe.rollout.group_size % 2:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, and objective.pairs: disjoint leaves one completion "
+            "without a partner; set an even number, or other pairs"
+        )
 
 
 def check_refresh(recipe: Recipe, objective: Objective) -> None:

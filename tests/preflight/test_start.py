@@ -56,6 +56,10 @@ def folder(tmp_path: Path) -> Path:
         (["train", "recipe.yaml", "--model.path", "./none"], ["model.path", "./none"]),
         (["train", "recipe.yaml", "--run.output_dir", "m/out"], ["run.output_dir", "m/out", "model.path"]),
         (["train", "recipe.yaml", "--rollout.group_size", "1"], ["rollout.group_size", "gpg"]),
+        (
+            ["train", "recipe.yaml", "--objective.name=rebel", "--objective.pairs=disjoint", "--rollout.group_size=5"],
+            ["rollout.group_size", "5", "disjoint"],
+        ),
         (["train", "recipe.yaml", "--rollout.engine", "fast"], ["rollout.engine", "fast"]),
         (["train", "recipe.yaml", "--run.trackers", "[swanlab]"], ["run.trackers", "pip install swanlab"]),
         (["train", "recipe.yaml", "--objective.name", "ppo"], ["objective.name", "ppo"]),
