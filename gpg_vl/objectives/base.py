@@ -185,11 +185,14 @@ class Objective(ABC):
             trained_tokens=sum(tokens for _, tokens in counted),
         )
 
-    def denominator(self, totals: StepTotals, prompts_per_step: int) -> float:
+    def denominator(self, totals: StepTotals, num_prompts: float) -> float:
         """What the sum over all tokens of the update is divided by.
 
-        With ``alpha`` it makes the mean over the V trained groups; without, that mean times V / prompts_per_step. An
+        With ``alpha`` it makes the mean over the V trained groups; without, that mean times V / num_prompts. An
         objective that ``counts_silent`` has the mean over all groups.
+
+        Args:
+            num_prompts: prompts_per_step; of a mini-batch, its share of that
         """
         if self.counts_silent:
             return {"group": totals.groups, "group_sum": totals.groups}.get(
@@ -203,7 +206,7 @@ class Objective(ABC):
             "token_official": totals.tokens / alpha,
         }.get(self.reduction, totals.trained_sequences)
         if not self.config.alpha:
-            return units * prompts_per_step / totals.trained_groups
+            return units * num_prompts / totals.trained_groups
         return units * (1 + self.config.alpha_eps * alpha)
 
 

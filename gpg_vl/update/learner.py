@@ -120,7 +120,8 @@ class Learner:
             log_probs, self.groups = run_together(lambda: self._prepare_groups(rollout))
         rollout.current = None
         self._check_once()
-        denominator = self._objective.denominator(batch.totals, self._recipe.rollout.prompts_per_step)
+        num_prompts = self._recipe.rollout.prompts_per_step * rollout.share
+        denominator = self._objective.denominator(batch.totals, num_prompts)
         budget, importance = self._budget(), self._importance()
         with self._watched("the update", is_in_step=self.layout.needs_equal_passes):
             passes = accumulate_gradient(

@@ -50,6 +50,11 @@ class Rollout:
         return self.batches[self.num_done % len(self.batches)]
 
     @property
+    def share(self) -> float:
+        """Of the rollout's trained groups, how many are in the next batch."""
+        return self.next_batch.totals.trained_groups / sum(batch.totals.trained_groups for batch in self.batches)
+
+    @property
     def is_fresh(self) -> bool:
         """Whether the policy is still the one that sampled."""
         return self.num_done == 0

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import given
+from gpg_vl.objectives.grpo import Grpo
 from gpg_vl.records import GroupLogProbs, LogProbs, count_tokens
 from gpg_vl.update import learner as learner_module
 from gpg_vl.update.learner import Learner
@@ -159,6 +160,23 @@ def test_objectives_of_rewards_alone_load_no_reference(
         update = ONE_UPDATE if name in ON_POLICY else TWO_UPDATES
         counted = Counted(monkeypatch, model_folders["qwen2_vl"], update, **CASES[name])
         assert counted.learner._reference is None, name
+
+
+def test_a_mini_batch_without_alpha_is_divided_by_its_share_of_the_prompts(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    """Two of four groups have signal: each mini-batch of one is its mean times 2 / 4, as both in one update."""
+    denominator, divided = Grpo.denominator, []
+
+    def noted(*given: Any) -> float:
+        divided.append(denominator(*given))
+        return divided[-1]
+
+    monkeypatch.setattr(Grpo, "counts_silent", property(lambda _: False))
+    monkeypatch.setattr(Grpo, "denominator", noted)
+    update = UpdateConfig(groups_per_update=1)
+    Counted(monkeypatch, model_folders["qwen2_vl"], update, name="grpo", reduction="group").run(2)
+    assert divided == [2.0, 2.0]
 
 
 def test_entropy_is_a_mean_over_tokens_and_none_of_gold(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.objectives import build_objective
+from gpg_vl.objectives import build_objective, resolve_config
+from gpg_vl.objectives.grpo import Grpo
 from gpg_vl.records import CollectedGroups, ScoredGroup
 from gpg_vl.update.rollouts import Rollout, UpdateBatch, deal_updates
 from tests.support.written import Numbers
@@ -71,6 +72,31 @@ def test_every_trained_group_is_in_one_update(kinds: str, per_update: int, name:
         assert totals.trained_groups == len(part)
         assert totals.groups <= per_update or not trained
         assert totals.trained_tokens == sum(2 * n + 3 for n in part)
+
+
+class Summed(Grpo):
+    """Each trained group counts 1 / prompts_per_step, however many have signal."""
+
+    @property
+    def counts_silent(self) -> bool:
+        return False
+
+
+def test_without_alpha_mini_batches_have_their_share_of_the_prompts() -> None:
+    """Each is the mean over its groups times V / prompts_per_step, as the whole rollout in one update."""
+    objective = Summed(resolve_config(ObjectiveConfig(name="grpo", alpha=False, reduction="group"), 8), is_reused=True)
+    groups = [make_group(n, MIXED if n % 2 == 0 else RIGHT) for n in range(10)]  # V = 5 of 10
+    trained = [group for group in groups if objective.trains(group)]
+    collected = CollectedGroups(groups, list(range(10)), trained, [], objective.count(groups, trained), 1, 0.0, 0.0)
+    for per_update, sizes in ((None, [5]), (2, [2, 2, 1])):
+        parts = deal_updates(collected, objective, per_update, Accelerator())
+        rollout = Rollout(1, [UpdateBatch([], totals) for _, totals in parts], len(parts))
+        weights = []
+        for rollout.num_done in range(len(parts)):
+            totals = rollout.next_batch.totals
+            weights.append(totals.trained_groups / objective.denominator(totals, 10 * rollout.share))
+        assert [totals.trained_groups for _, totals in parts] == sizes
+        assert weights == pytest.approx([5 / 10] * len(parts)), "V / prompts_per_step in each"
 
 
 def test_without_mini_batches_the_step_is_one_update_with_its_own_counts() -> None:
