@@ -112,6 +112,11 @@ class Objective(ABC):
         """Whether it reads ``reward_range`` of the config, which the recipe may leave to the tasks."""
         return False
 
+    @property
+    def has_fixed_advantages(self) -> bool:
+        """Whether the update uses the ``advantages`` as they are; not where log-probs add a part to the reward."""
+        return True
+
     @abstractmethod
     def trains(self, group: ScoredGroup) -> bool:
         """Whether the group has anything to learn from. V, refill and the update go by it."""

@@ -41,6 +41,10 @@ class SequenceObjective(Objective):
         """What ``shaped_rewards`` reads."""
         return frozenset({"old", "reference"} if self.config.kl_coefficient > 0 else ())
 
+    @property
+    def has_fixed_advantages(self) -> bool:
+        return not self.needs_of_kl
+
     def shaped_rewards(self, group: ScoredGroup, log_probs: LogProbs) -> list[float]:
         """r_i - kl_coefficient * (S_i_old - S_i_ref), [G]: the KL to the initial policy as a part of the reward."""
         sums = zip(sequence_sums(log_probs.old), sequence_sums(log_probs.reference), strict=True)

@@ -28,7 +28,7 @@ class RunCompletion:
     parts: dict[str, float]  # unweighted
     status: str  # ok, unparsable, timeout or error
     message: str  # what failed, if scoring did
-    advantage: float | None  # None in a group that was not trained
+    advantage: float | None  # None in a group that was not trained, or where the update's had a part from log-probs
     log_prob: float | None  # sum over its tokens under the policy that sampled, in nats
     num_tokens: int
     finished: bool

@@ -263,11 +263,12 @@
     const rest = completion.text.slice(end + "</think>".length);
     return [reasoning ? make("details", {}, make("summary", {}, `reasoning, ${reasoning.length} characters`), make("pre", {}, reasoning)) : null, make("pre", {}, rest)];
   }
-  function answerCard(completion, number) {
+  function answerCard(completion, number, isTrained) {
+    const advantage = completion.advantage !== null ? `advantage ${signed(completion.advantage)}` : isTrained ? "trained" : "not trained";
     const parts = completion.parts.map((part) => `${part.name} ${show(part.value, 2)}`).join(", ");
     const mark = completion.advantage === null ? "dim" : completion.advantage > 0 ? "good" : completion.advantage < 0 ? "bad" : "dim";
     return make("div", { class: "answer-card", role: "group", "aria-label": `answer ${number + 1}`, onmouseenter: () => light(number, true), onmouseleave: () => light(number, false) },
-      make("div", {}, make("strong", {}, `reward ${show(completion.reward)}`), " ", make("span", { class: mark }, completion.advantage === null ? "not trained" : `advantage ${signed(completion.advantage)}`)),
+      make("div", {}, make("strong", {}, `reward ${show(completion.reward)}`), " ", make("span", { class: mark }, advantage)),
       make("div", { class: "dim" }, `${parts}${parts ? " · " : ""}${completion.num_tokens} tokens${completion.finished ? "" : ", cut off"}${completion.log_prob === null ? "" : ` · log-prob ${show(completion.log_prob, 1)}`}`),
       completion.status === "ok" ? null : make("div", { class: "bad" }, `${completion.status}${completion.message ? `: ${completion.message}` : ""}`),
       make("div", {}, "answer: ", make("strong", {}, completion.answer === null ? "none found" : completion.answer), completion.agrees ? make("span", { class: "good" }, " ✓ as gold") : null),
@@ -299,7 +300,7 @@
       make("details", {}, make("summary", {}, "prompt as the model read it"), make("pre", {}, group.prompt)));
     return [make("h3", {}, `${group.task} · sample ${group.id} · step ${group.step}`), overSteps(group),
       make("div", { class: "asked" }, pictures(group), ...videos(group), words),
-      make("div", { class: "answers" }, ...group.completions.map(answerCard))].filter((each) => each !== null);
+      make("div", { class: "answers" }, ...group.completions.map((each, number) => answerCard(each, number, group.is_trained)))].filter((each) => each !== null);
   }
 
   // --- recipe ---

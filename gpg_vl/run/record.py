@@ -101,7 +101,7 @@ class RecordedCompletion:
     parts: list[dict[str, Any]]
     status: str
     message: str
-    advantage: float | None  # None in a group that is not trained
+    advantage: float | None  # None in a group that is not trained, and where the update's has a part from log-probs
     log_prob: float | None  # sum over its tokens, in nats
     num_tokens: int
     finished: bool
@@ -148,8 +148,9 @@ class Record:
 
     def _row(self, step: int, group: ScoredGroup, is_trained: bool) -> dict[str, Any]:
         prompt = group.prompt
+        is_known = is_trained and self._objective.has_fixed_advantages
         advantages: Sequence[float | None] = (
-            self._objective.advantages(group) if is_trained else [None] * len(group.rewards)
+            self._objective.advantages(group) if is_known else [None] * len(group.rewards)
         )
         answers = zip(group.completions, group.rewards, advantages, strict=True)
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-from gpg_vl.config import RecordConfig
+from gpg_vl.config import ObjectiveConfig, RecordConfig
+from gpg_vl.objectives import build_objective
 from gpg_vl.records import FrameList
-from gpg_vl.run.record import read_record
+from gpg_vl.run.record import Record, read_record
 from tests.support.builders import png
 from tests.support.messages import naming
-from tests.support.recorded_runs import collected, make_record, scored_group
+from tests.support.recorded_runs import collected, make_record, recipe_of, scored_group
 from tests.support.videos import Clip, decode, mp4
 
 WITH_BOXES = "<think>left</think><answer>[500, 250, 1000, 1000]</answer>"
@@ -45,6 +47,20 @@ def test_a_group_is_kept_with_all_that_was_said_of_it(tmp_path: Path) -> None:
     [image] = first["images"]
     assert (image["width"], image["height"]) == (60, 40)
     assert Image.open(tmp_path / "record" / image["file"]).size == (60, 40)
+
+
+@pytest.mark.parametrize("name", ["rloo", "rebel", "grpo"])
+def test_advantages_that_the_update_does_not_use_are_not_kept(tmp_path: Path, name: str) -> None:
+    """With a KL in the reward they depend on log-probs; GRPO's KL stands beside them."""
+    for coefficient in (0.0, 0.1):
+        recipe = replace(recipe_of(tmp_path), objective=ObjectiveConfig(name=name, kl_coefficient=coefficient))
+        objective = build_objective(recipe.objective, 8)
+        group = scored_group(["a", "b"], [0.75, 0.25])
+        Record(recipe, objective, 0, is_main=True).write(10, collected([group]))
+        [row] = read_record(tmp_path)
+        found = [each["advantage"] for each in row["completions"]]
+        is_in_reward = coefficient > 0 and name != "grpo"
+        assert row["is_trained"] and found == ([None, None] if is_in_reward else objective.advantages(group))
 
 
 def test_a_picture_is_kept_once_by_its_content(tmp_path: Path) -> None:
