@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from gpg_vl.objectives.base import Objective, centred_rewards
-from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import ScoredGroup
 
 
@@ -21,7 +20,7 @@ class Gpg(Objective):
     min_group_size: ClassVar[int] = 2
 
     def trains(self, group: ScoredGroup) -> bool:
-        return has_signal(group)
+        return any(self.advantages(group))
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         return centred_rewards(group, self.config)
