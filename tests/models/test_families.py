@@ -21,7 +21,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.self_check import check_packing, plain_log_probs
-from tests.support.builders import whole
+from tests.support.builders import make_prompt, make_sample, whole
 from tests.support.families import (
     CASES,
     TOKEN_TYPES,
@@ -66,6 +66,21 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
         assert bench.adapter.count_tokens(prompt.text, prompt.views) == len(encoded.token_ids)
         num_places = encoded.token_ids.count(bench.adapter.model.config.image_token_id)
         assert encoded.vision is None or encoded.vision.num_tokens == num_places
+
+
+def test_a_saved_processor_has_the_limits_of_the_run(bench: Bench) -> None:
+    """It gives pictures beyond them the tokens and grids that the run gives them; the folder as it came has others."""
+    as_it_came = replace(bench, folder=bench.folder.parent / "tiny")
+    for size in ((1000, 700), (10, 10)):
+        prompt = make_prompt(bench.adapter, make_sample([size]))
+        expected = bench.inputs(prompt)
+        assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
+        assert prompt.encoded.vision is not None
+        for name, tensor in prompt.encoded.vision.tensors.items():
+            assert tensor.shape == expected[name].shape
+            assert tensor.is_floating_point() or torch.equal(tensor, expected[name])
+        is_limited = len(as_it_came.inputs(prompt)["input_ids"][0]) > len(prompt.encoded.token_ids)
+        assert is_limited == bool(bench.case.config) or size == (10, 10)
 
 
 def test_images_are_encoded_without_their_text(bench: Bench) -> None:

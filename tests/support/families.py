@@ -288,8 +288,8 @@ SHARED_MUTATIONS = {"positions start late": positions_start_late, "images swappe
 PLAIN_MUTATIONS = {**SHARED_MUTATIONS, "completions see each other": one_mask}
 JOINED_MUTATIONS = {**PLAIN_MUTATIONS, "groups see each other": one_group}
 QWEN3_MUTATIONS = {**JOINED_MUTATIONS, "no depths": no_depths}
-OF_28 = {"min_pixels": 784, "max_pixels": 50176}
-OF_32 = {"min_pixels": 1024, "max_pixels": 65536}
+OF_28 = {"min_pixels": 1568, "max_pixels": 40_000}
+OF_32 = {"min_pixels": 2048, "max_pixels": 50_000}
 RECURRENT_MUTATIONS = {
     **PLAIN_MUTATIONS,
     "not regrouped": not_regrouped,
