@@ -118,6 +118,15 @@ def test_split_groups_are_plain_ones(bench: Bench) -> None:
     assert error < bench.case.tolerance, name
 
 
+def test_rows_that_are_not_packed_are_plain_ones(bench: Bench) -> None:
+    """With ``update.pack: false``: the prompt repeated, shorter rows padded on the right, each image encoded once."""
+    rows = [row for group in bench.groups for row in split_into_rows(group, MANY, pack=False)]
+    assert len(rows) == sum(len(group.completions) for group in bench.groups)
+    assert bench.difference(rows) < bench.case.tolerance
+    error, name = worst_gradient(bench.packed_gradients(rows), bench.plain_gradients)
+    assert error < bench.case.tolerance, name
+
+
 def test_families_that_attend_alone_keep_prompts_and_join_groups(bench: Bench) -> None:
     """Not those whose layers have states, or masks that count places."""
     others = isinstance(bench.adapter, RecurrentAdapter | LayerMasksAdapter)
