@@ -29,6 +29,7 @@ from tests.support.families import (
     is_installed,
     make_bench,
     reload,
+    under,
     with_lora,
     worst_gradient,
 )
@@ -181,9 +182,9 @@ def seeds(bench: Bench) -> list[tuple[object, ...]]:
 @pytest.mark.families
 def test_every_attention_is_exact(bench: Bench) -> None:
     for attention in bench.case.attentions:
-        other = reload(bench, attention=attention)
+        other = under(bench, attention)
         assert check_packing(other.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
-        error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
+        error, name = worst_gradient(other.packed_gradients(), other.plain_gradients)
         assert error < bench.case.tolerance, (attention, name)
 
 

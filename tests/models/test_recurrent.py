@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.self_check import plain_log_probs
-from tests.support.families import CASES, Bench, make_bench
+from tests.support.families import CASES, Bench, make_bench, worst_gradient
 
 FAMILIES = [name for name, case in CASES.items() if "not regrouped" in case.mutations]
 
@@ -33,6 +35,23 @@ def rollout_error(bench: Bench) -> float:
             for g in groups
             for c in g.completions
         )
+
+
+@pytest.mark.families
+def test_plain_rows_are_held_to_no_more_than_they_hold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delta rule token by token, or scores in eager attention: plain gradients move by about 1e-5 already."""
+    expected = bench.plain_gradients
+    layers = [each for each in bench.model.modules() if type(each).__name__.endswith("GatedDeltaNet")]
+    assert (bench.case.tolerance > 1e-5) == bool(layers)
+    if not layers:
+        return
+    eager = replace(bench)
+    eager.model.set_attn_implementation("eager")
+    errors = [worst_gradient(eager.plain_gradients, expected)]
+    module = import_module(type(layers[0]).__module__)
+    monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", module.torch_recurrent_gated_delta_rule)
+    errors.append(worst_gradient(replace(bench).plain_gradients, expected))
+    assert 5e-6 < max(errors)[0] < bench.case.tolerance
 
 
 def test_padding_of_a_prefill_stays_out_of_the_states(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
