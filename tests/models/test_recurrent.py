@@ -14,8 +14,10 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.self_check import plain_log_probs
+from gpg_vl.update.self_check import check_prefill, plain_log_probs
+from tests.support.builders import whole
 from tests.support.families import CASES, Bench, make_bench, worst_gradient
+from tests.support.messages import naming
 
 FAMILIES = [name for name, case in CASES.items() if "not regrouped" in case.mutations]
 
@@ -56,7 +58,9 @@ def test_plain_rows_are_held_to_no_more_than_they_hold(bench: Bench, monkeypatch
 
 def test_padding_of_a_prefill_stays_out_of_the_states(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutation: the recurrent layers get no mask of a padded prefill; the pad token's embedding is not zero."""
+    rows = whole(*bench.groups)
     assert rollout_error(bench) < bench.case.tolerance
+    assert check_prefill(bench.adapter, rows, 0.7) < bench.case.tolerance
     right = RecurrentAdapter._attention_mask
 
     def without_mask(adapter: RecurrentAdapter, *, real: Any, **more: Any) -> Any:
@@ -64,6 +68,8 @@ def test_padding_of_a_prefill_stays_out_of_the_states(bench: Bench, monkeypatch:
 
     monkeypatch.setattr(RecurrentAdapter, "_attention_mask", without_mask)
     assert rollout_error(bench) > 1e-2
+    with pytest.raises(RuntimeError, match=naming("self-check", "rollout of two prompts")):
+        check_prefill(bench.adapter, rows, 0.7)
 
 
 def test_lora_adapts_the_linear_layers(bench: Bench) -> None:
