@@ -49,6 +49,12 @@ def test_every_family_is_tested_and_has_a_tiny_model() -> None:
     assert FAMILIES.keys() == CASES.keys() == TINY_FAMILIES.keys()
 
 
+def test_the_notations_of_boxes() -> None:
+    others = {name: family.adapter.notation for name, family in FAMILIES.items() if family.adapter.notation != "list"}
+    json_keys = dict.fromkeys(("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), "bbox_2d")
+    assert others == {**json_keys, "internvl": "lists", "minicpmv4_6": "box_tags"}
+
+
 # --- fast ---
 
 
@@ -77,6 +83,7 @@ def test_a_saved_processor_has_the_limits_of_the_run(bench: Bench) -> None:
         expected = bench.inputs(prompt)
         assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
         assert prompt.encoded.vision is not None
+        assert prompt.views[0].notation == bench.adapter.notation
         for name, tensor in prompt.encoded.vision.tensors.items():
             assert tensor.shape == expected[name].shape
             assert tensor.is_floating_point() or torch.equal(tensor, expected[name])
