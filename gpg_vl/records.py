@@ -25,6 +25,10 @@ Frame = Literal["grid_1000", "grid_1000_y_first", "loc_1024", "resized_pixels"]
 """How a model writes coordinates: on a 0-1000 grid over the image, also with y before x; as location tokens, y before
 x, on a grid of 1024; or in pixels of the resized image that it sees."""
 
+Notation = Literal["list", "lists", "bbox_2d", "box_tags"]
+"""What a model writes around the numbers of a box: ``[x1, y1, x2, y2]``; the same in a list, also where it is one box;
+``{"bbox_2d": [x1, y1, x2, y2]}``; or ``<box>x1 y1 x2 y2</box>``. Every notation is read from every model."""
+
 _GRIDS: dict[Frame, float] = {"grid_1000": 1000.0, "grid_1000_y_first": 1000.0, "loc_1024": 1024.0}
 
 AnswerIn = Literal["tags", "boxed"]
@@ -63,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """The two sizes of one image in pixels, and the frame of its model's coordinates.
+    """The two sizes of one image in pixels, and the frame and the notation of its model's boxes.
 
     A box of the 0-1000 grid, back in a 640 x 480 original: ``ImageView(640, 480, 644, 476, "grid_1000").to_original(
     (0, 0, 500, 1000))`` is ``(0, 0, 320, 480)``.
@@ -74,6 +78,7 @@ class ImageView:
     model_width: int
     model_height: int
     frame: Frame | None  # None: the family documents none, and the recipe sets none
+    notation: Notation = field(default="list", kw_only=True)
 
     @property
     def is_y_first(self) -> bool:

@@ -67,15 +67,20 @@ def _refuse_new(path: str) -> None:
 
 
 def _unknown(path: str, model_type: str, is_generic: bool) -> ValueError:
-    from gpg_vl.models.families import FAMILIES
+    from gpg_vl.models.families import FAMILIES, SINCE
     from gpg_vl.models.versions import read_versions
 
+    version = read_versions()["transformers"]
+    if model_type in SINCE:
+        return ValueError(
+            f"model.path: {path} is a {model_type!r} model, which needs transformers {SINCE[model_type]}, and "
+            f"{version} is installed; install a newer one"
+        )
     near = difflib.get_close_matches(model_type, FAMILIES, n=1, cutoff=0.4)
     nearest = f"; nearest: {near[0]}" if near else ""
     if is_generic:
         way_out = "model.family: generic runs it on ordinary rows, if the self-check passes"
     else:
-        version = read_versions()["transformers"]
         way_out = f"model.family: generic cannot run it: transformers {version} has no image-text-to-text class for it"
     return ValueError(
         f"model.path: {path} is a {model_type!r} model; the kit knows {', '.join(FAMILIES)}{nearest}; {way_out}"

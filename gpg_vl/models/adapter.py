@@ -29,6 +29,8 @@ class Adapter(Protocol):
     config: ModelConfig
     frame: Frame | None
     """How the model writes coordinates; None if neither its family nor the recipe says it."""
+    sees_whole_prompts: bool
+    """Whether tokens of a prompt see later ones of it that are no image: ordinary rows, too, then say where it ends."""
     takes_sized_images: bool
     """Whether the family's own processor, told not to resize, takes an image in the size of its view as it is."""
     autocast_dtype: torch.dtype | None
@@ -183,7 +185,8 @@ class Adapter(Protocol):
             vision: inputs of all images, in the order of their tokens
             features: the result of ``encode_images``, in place of ``vision``
             visible: [R, S, keys] bool, which keys each query may see; None: all earlier ones, which is faster
-            segment_ids: [R, keys] of packed rows (``MicroBatch``), in place of ``visible``
+            segment_ids: [R, keys] of packed rows (``MicroBatch``), in place of ``visible``; of ordinary ones too where
+                ``sees_whole_prompts``
             real: [R, keys] bool, which tokens of a padded prefill are real
             cache: earlier keys, values and states, extended in place
 

@@ -54,6 +54,8 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
     """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
     has_tiles: ClassVar[bool] = False
     """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
+    sees_whole_prompts = False
+    """See ``Adapter``."""
     takes_sized_images = False
     """See ``Adapter``."""
     lora_layers: ClassVar[Mapping[str, str]]

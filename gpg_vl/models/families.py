@@ -67,5 +67,8 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_6": Family(MiniCPMVAdapter, MiniCPMV4_6ForConditionalGeneration, "grid_1000"),
 }
 
-if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
+SINCE = {"molmo2": "5.23"}
+"""Families of the kit that older versions of transformers do not know, and the version that does."""
+
+if "molmo2" in CONFIG_MAPPING:
     FAMILIES["molmo2"] = Family(Molmo2Adapter, transformers.Molmo2ForConditionalGeneration, None)

@@ -18,7 +18,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models.media import fill_in, order_of_media, split_views
 from gpg_vl.models.parts import Medium, Part
 from gpg_vl.models.tokenizing import read_tokens
-from gpg_vl.records import Encoded, FrameTimes, ImageView, VideoView, VisionInputs
+from gpg_vl.records import Encoded, FrameTimes, ImageView, Notation, VideoView, VisionInputs
 
 
 class ImagesToTensors(ABC):
@@ -30,6 +30,9 @@ class ImagesToTensors(ABC):
     """Text of an image in a rendered prompt, before the image's own text replaces it; None: the image token."""
     video_placeholder: ClassVar[str | None] = None
     """Text of a video in a rendered prompt, before the video's own text replaces it; None: the family reads none."""
+
+    notation: ClassVar[Notation] = "list"
+    """What the family writes around the numbers of a box; its views say it where it is no list."""
 
     model: Any
     processor: Any

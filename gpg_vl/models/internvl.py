@@ -18,6 +18,7 @@ from gpg_vl.records import ImageFeatures, ImageView, VideoView, VisionInputs
 class InternVLAdapter(TiledAdapter):
     image_token = "<IMG_CONTEXT>"
     video_placeholder = "<video>"
+    notation = "lists"
     vision_tokens = ("<img>", "</img>", "<video>")
     part_prefixes = (("model.vision_tower.", "vision"), ("model.multi_modal_projector.", "projector"))
     lora_layers: ClassVar[Mapping[str, str]] = {

@@ -51,7 +51,7 @@ class Sight:
 
 
 def packed_sight(token_types: Tensor, position_ids: Tensor, segment_ids: Tensor) -> Sight:
-    """Of packed rows; positions [A, R, S] count the tokens of the plain row."""
+    """Of rows with segments, packed or ordinary; positions [A, R, S] count the tokens of the plain row."""
     place = position_ids[0]
     return Sight(visible_keys(segment_ids), place, place, segment_ids == 0, _number_images(token_types))
 

@@ -22,6 +22,7 @@ CUT_SINCE = "5.23"
 
 class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
     image_token = "<|image_pad|>"
+    notation = "box_tags"
     vision_tokens = (
         "<image>",
         "</image>",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -52,9 +53,10 @@ class Molmo2Adapter(LayerMasksAdapter):
 
     @property
     def _most_crops(self) -> int:
+        """A recipe's limit counts; without one, neither the pixels nor the processor's own may be exceeded."""
         images = self.processor.image_processor
         pixels = images.size["height"] * images.size["width"]
-        return min(images.max_crops, self.config.max_tiles or max(1, self.config.max_pixels // pixels))
+        return self.config.max_tiles or max(1, min(images.max_crops, self.config.max_pixels // pixels))
 
     def _view(self, width: int, height: int, max_crops: int) -> ImageView:
         images = self.processor.image_processor
@@ -93,7 +95,7 @@ class Molmo2Adapter(LayerMasksAdapter):
         ).data
         return VisionInputs(tensors, tensors["pixel_values"].shape[:2].numel(), len(tensors["image_token_pooling"]))
 
-    # --- running ---
+    # --- running and saving ---
 
     def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
         """The patches that a token pools are counted over all crops."""
@@ -124,3 +126,8 @@ class Molmo2Adapter(LayerMasksAdapter):
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         tensors = {name: vision.tensors[name] for name in ("pixel_values", "image_token_pooling", "image_grids")}
         return ImageFeatures((torch.cat(self.model.model.get_image_features(**tensors).pooler_output),))
+
+    def save(self, folder: Path) -> None:
+        """See ``Adapter.save``: with the run's limit on the crops of an image."""
+        self.processor.image_processor.max_crops = self._most_crops
+        super().save(folder)

@@ -24,6 +24,7 @@ CAPPED_SINCE = "5.23"
 
 class PaliGemmaAdapter(LayerMasksAdapter):
     image_token = "<image>"
+    sees_whole_prompts = True
     part_prefixes = (("model.vision_tower.", "vision"), ("model.multi_modal_projector.", "projector"))
     lora_layers: ClassVar[Mapping[str, str]] = {
         "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",

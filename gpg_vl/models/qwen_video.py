@@ -57,7 +57,7 @@ class QwenVideoAdapter(QwenVLAdapter):
             most = min(most, max_tokens // steps * factor**2)
         sides = self._frame_size(width, height, len(times.numbers), max(self.config.min_pixels, most))
         model_height, model_width = (max(factor, side) for side in sides)
-        return VideoView(width, height, model_width, model_height, self.frame, times)
+        return VideoView(width, height, model_width, model_height, self.frame, times, notation=self.notation)
 
     @property
     def _most_pixels(self) -> int:
@@ -153,6 +153,8 @@ class QwenVideoAdapter(QwenVLAdapter):
 class Qwen25VLAdapter(QwenVideoAdapter):
     """Qwen2.5-VL: positions know how many seconds there are between two pairs of frames."""
 
+    notation = "bbox_2d"
+
     def _encode_videos(self, videos: Sequence[Sequence[Image]], views: Sequence[VideoView]) -> VisionInputs:
         """``second_per_grid_ts`` [number of videos], too."""
         made = super()._encode_videos(videos, views)
@@ -162,6 +164,8 @@ class Qwen25VLAdapter(QwenVideoAdapter):
 
 class TimedVideoAdapter(QwenVideoAdapter):
     """Qwen3-VL and later: ``<1.5 seconds>`` before each pair of frames; the limits are those of a whole video."""
+
+    notation = "bbox_2d"
 
     def _frame_size(self, width: int, height: int, num_frames: int, max_pixels: int) -> tuple[int, int]:
         found: tuple[int, int] = resize_video(

@@ -51,7 +51,7 @@ class QwenVLAdapter(BaseAdapter):
             model_height, model_width = max(factor, model_height), max(factor, model_width)
         if min(model_height, model_width) < factor:
             raise ValueError(f"a {width} x {height} image has no tokens with model.max_pixels={c.max_pixels}; raise it")
-        return ImageView(width, height, model_width, model_height, self.frame)
+        return ImageView(width, height, model_width, model_height, self.frame, notation=self.notation)
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         return [view.model_width * view.model_height // self._resize_factor**2 for view in views]

@@ -72,7 +72,7 @@ class SlicedAdapter(BaseAdapter):
                 break
         if chosen is None:
             raise ValueError(f"a {width} x {height} image is too narrow for the model; crop it")
-        return ImageView(width, height, *chosen.size, self.frame)
+        return ImageView(width, height, *chosen.size, self.frame, notation=self.notation)
 
     def _layouts(self, width: int, height: int) -> Iterator[tuple[Limits, Layout]]:
         for limits in self._limits():

@@ -43,7 +43,9 @@ class TiledAdapter(BaseAdapter):
         most = self._most_tiles()
         while True:
             columns, rows = self.grid(width, height, most)
-            view = ImageView(width, height, columns * self.tile_size, rows * self.tile_size, self.frame)
+            view = ImageView(
+                width, height, columns * self.tile_size, rows * self.tile_size, self.frame, notation=self.notation
+            )
             if max_tokens is None or most == 1 or self.count_image_tokens([view])[0] <= max_tokens:
                 return view
             most = max(1, columns * rows - 1)
@@ -52,7 +54,7 @@ class TiledAdapter(BaseAdapter):
         """See ``Adapter.view_video``. A frame has the tokens of a tile: ``max_tokens`` changes nothing."""
         if self.video_placeholder is None:
             return super().view_video(width, height, times, max_tokens)
-        return VideoView(width, height, self.tile_size, self.tile_size, self.frame, times)
+        return VideoView(width, height, self.tile_size, self.tile_size, self.frame, times, notation=self.notation)
 
     def _encode_media(
         self,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor, inf
 from typing import Any
 
 import numpy
 
-from gpg_vl.records import Box, Frame, ImageView, Sample
+from gpg_vl.records import Box, Frame, ImageView, Notation, Sample
 from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
 from gpg_vl.verifiers.location_tokens import LAST_LOCATION, locations_to_numbers, numbers_to_locations
 
@@ -18,6 +18,12 @@ EDGE_UNITS: dict[Frame, float] = {"grid_1000": 2.0, "grid_1000_y_first": 2.0, "l
 """Units of the model's frame that an answered corner may lie outside: on the grid a gold pixel past the edge of a
 picture of 640 is 1002."""
 _ROUNDING = 1e-6
+_NOTATIONS: dict[Notation, Callable[[str], str]] = {
+    "list": str,
+    "lists": str,
+    "bbox_2d": lambda box: f'{{"bbox_2d": {box}}}',
+    "box_tags": lambda box: f"<box>{box.strip('[]').replace(',', '')}</box>",
+}
 
 
 def describe_frame(views: Sequence[ImageView]) -> str:
@@ -37,7 +43,7 @@ def describe_frame(views: Sequence[ImageView]) -> str:
 
 
 def describe_box(views: Sequence[ImageView]) -> str:
-    """How the model writes a box of the first image, with names in place of numbers.
+    """The numbers of a box of the first image as the model writes them, with names in place of them.
 
     Raises:
         ValueError: there is no image
@@ -47,6 +53,27 @@ def describe_box(views: Sequence[ImageView]) -> str:
     if views[0].known_frame() == "loc_1024":
         return "<locY1><locX1><locY2><locX2>"
     return "[y1, x1, y2, x2]" if views[0].is_y_first else "[x1, y1, x2, y2]"
+
+
+def describe_boxes(views: Sequence[ImageView], *, is_one: bool) -> str:
+    """How the model writes one box of the first image, or several, with names in place of numbers.
+
+    Raises:
+        ValueError: there is no image
+    """
+    box = describe_box(views)
+    return in_notation([box] if is_one else [box, "..."], views[0], is_one=is_one)
+
+
+def in_notation(boxes: Sequence[str], view: ImageView, *, is_one: bool) -> str:
+    """Boxes that are written as lists of numbers, or as location tokens, in the model's notation.
+
+    Args:
+        is_one: whether one box is asked for; a single box of several stands in a list
+    """
+    notation = "list" if view.known_frame() == "loc_1024" else view.notation
+    written = [_NOTATIONS[notation](box) if box != "..." else box for box in boxes]
+    return written[0] if is_one and notation != "lists" else f"[{', '.join(written)}]"
 
 
 def answer_in_numbers(answer: str, view: ImageView) -> str:
@@ -129,7 +156,7 @@ def write_box(box: Box, view: ImageView) -> list[int]:
 
 
 def box_to_text(box: Box, view: ImageView) -> str:
-    """A box of original pixels as the model writes it."""
+    """A box of original pixels as a list of the model's numbers, or as its location tokens."""
     numbers = write_box(box, view)
     return numbers_to_locations(numbers) if view.frame == "loc_1024" else str(numbers)
 

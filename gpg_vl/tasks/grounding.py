@@ -17,9 +17,10 @@ from gpg_vl.tasks.box_answers import (
     box_to_text,
     boxes_in_image,
     check_boxes,
-    describe_box,
+    describe_boxes,
     describe_frame,
     gold_in_image,
+    in_notation,
     pair_boxes,
 )
 from gpg_vl.tasks.legacy.grounding import GROUNDING
@@ -38,8 +39,8 @@ class Grounding(Task):
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         """Asks for one box or for a list, as the row's gold answer is written; never for how many."""
-        box = describe_box(views)
-        wanted = f"one box {box}" if _asks_for_one(sample.answer) else f"a list of boxes [{box}, ...]"
+        is_one = _asks_for_one(sample.answer)
+        wanted = f"{'one box' if is_one else 'a list of boxes'} {describe_boxes(views, is_one=is_one)}"
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is {wanted} {describe_frame(views)}."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> list[Box] | None:
@@ -61,7 +62,7 @@ class Grounding(Task):
 
     def gold(self, sample: Sample, views: Sequence[ImageView]) -> str:
         boxes = [box_to_text(box, views[0]) for box in gold_in_image(_gold_boxes(sample.answer), views[0])]
-        return boxes[0] if _asks_for_one(sample.answer) else f"[{', '.join(boxes)}]"
+        return in_notation(boxes, views[0], is_one=_asks_for_one(sample.answer))
 
     def check(self, sample: Sample) -> None:
         check_boxes(sample, parse_boxes(sample.answer))

@@ -21,13 +21,13 @@ def packed_states(adapter: Adapter, batch: MicroBatch, cache: Cache | None = Non
     if vision is not None and batch.feature_index is not None:
         features = select_features(adapter.encode_images(vision), batch.feature_index)
         vision = None
+    # what pads an ordinary row on the right is after all it reads
+    has_segments = batch.is_packed or adapter.sees_whole_prompts
     return adapter.run_body(
         input_ids=batch.input_ids,
         token_types=batch.token_types,
         position_ids=batch.position_ids,
-        segment_ids=batch.segment_ids
-        if batch.is_packed
-        else None,  # what pads a row on the right is after all it reads
+        segment_ids=batch.segment_ids if has_segments else None,
         vision=vision,
         features=features,
         cache=cache,

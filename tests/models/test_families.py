@@ -21,7 +21,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.self_check import check_packing, plain_log_probs
-from tests.support.builders import whole
+from tests.support.builders import make_prompt, make_sample, whole
 from tests.support.families import (
     CASES,
     TOKEN_TYPES,
@@ -29,6 +29,7 @@ from tests.support.families import (
     is_installed,
     make_bench,
     reload,
+    under,
     with_lora,
     worst_gradient,
 )
@@ -46,6 +47,12 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_every_family_is_tested_and_has_a_tiny_model() -> None:
     assert FAMILIES.keys() == CASES.keys() == TINY_FAMILIES.keys()
+
+
+def test_the_notations_of_boxes() -> None:
+    others = {name: family.adapter.notation for name, family in FAMILIES.items() if family.adapter.notation != "list"}
+    json_keys = dict.fromkeys(("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), "bbox_2d")
+    assert others == {**json_keys, "internvl": "lists", "minicpmv4_6": "box_tags"}
 
 
 # --- fast ---
@@ -66,6 +73,22 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
         assert bench.adapter.count_tokens(prompt.text, prompt.views) == len(encoded.token_ids)
         num_places = encoded.token_ids.count(bench.adapter.model.config.image_token_id)
         assert encoded.vision is None or encoded.vision.num_tokens == num_places
+
+
+def test_a_saved_processor_has_the_limits_of_the_run(bench: Bench) -> None:
+    """It gives pictures beyond them the tokens and grids that the run gives them; the folder as it came has others."""
+    as_it_came = replace(bench, folder=bench.folder.parent / "tiny")
+    for size in ((1000, 700), (10, 10)):
+        prompt = make_prompt(bench.adapter, make_sample([size]))
+        expected = bench.inputs(prompt)
+        assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
+        assert prompt.encoded.vision is not None
+        assert prompt.views[0].notation == bench.adapter.notation
+        for name, tensor in prompt.encoded.vision.tensors.items():
+            assert tensor.shape == expected[name].shape
+            assert tensor.is_floating_point() or torch.equal(tensor, expected[name])
+        is_limited = len(as_it_came.inputs(prompt)["input_ids"][0]) > len(prompt.encoded.token_ids)
+        assert is_limited == bool(bench.case.config) or size == (10, 10)
 
 
 def test_images_are_encoded_without_their_text(bench: Bench) -> None:
@@ -100,6 +123,15 @@ def test_split_groups_are_plain_ones(bench: Bench) -> None:
     assert len(rows) > len(bench.groups)
     assert bench.difference(rows) < bench.case.tolerance
     error, name = worst_gradient(kept_gradients(bench.adapter, bench.groups, room), bench.plain_gradients)
+    assert error < bench.case.tolerance, name
+
+
+def test_rows_that_are_not_packed_are_plain_ones(bench: Bench) -> None:
+    """With ``update.pack: false``: the prompt repeated, shorter rows padded on the right, each image encoded once."""
+    rows = [row for group in bench.groups for row in split_into_rows(group, MANY, pack=False)]
+    assert len(rows) == sum(len(group.completions) for group in bench.groups)
+    assert bench.difference(rows) < bench.case.tolerance
+    error, name = worst_gradient(bench.packed_gradients(rows), bench.plain_gradients)
     assert error < bench.case.tolerance, name
 
 
@@ -157,9 +189,9 @@ def seeds(bench: Bench) -> list[tuple[object, ...]]:
 @pytest.mark.families
 def test_every_attention_is_exact(bench: Bench) -> None:
     for attention in bench.case.attentions:
-        other = reload(bench, attention=attention)
+        other = under(bench, attention)
         assert check_packing(other.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
-        error, name = worst_gradient(other.packed_gradients(), bench.plain_gradients)
+        error, name = worst_gradient(other.packed_gradients(), other.plain_gradients)
         assert error < bench.case.tolerance, (attention, name)
 
 

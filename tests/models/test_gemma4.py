@@ -4,47 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import AutoConfig, Gemma4Config, Gemma4ForConditionalGeneration
+from PIL import Image
+from transformers import AutoProcessor
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
-from tests.support.families import CASES, open_bench
-
-SIZES: dict[str, dict[str, Any]] = {
-    "an image sees earlier tokens alone": {"use_bidirectional_attention": None},
-    "keys are values": {
-        "attention_k_eq_v": True,
-        "num_global_key_value_heads": 1,
-        "num_kv_shared_layers": 0,
-        "hidden_size_per_layer_input": 0,
-    },
-    "experts": {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
-}
+from tests.support.families import CASES, load_case, open_bench
+from tests.support.gemma4_sizes import SIZES, write_other_size
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_other_sizes_pack_too(name: str, tmp_path: Path) -> None:
     folder = write_other_size(tmp_path / "tiny", SIZES[name])
-    bench = open_bench(folder, replace(CASES["gemma4"], tolerance=5e-5), tmp_path)
+    bench = open_bench(folder, CASES["gemma4"], tmp_path)
     text = bench.adapter.model.config.text_config
     assert all(getattr(text, key, value) == value for key, value in SIZES[name].items())
     assert bench.difference() < bench.case.tolerance
-
-
-def write_other_size(folder: Path, changes: dict[str, Any]) -> Path:
-    """A tiny model's folder with keys of the text model changed."""
-    write_tiny_model(folder, "gemma4")
-    config = AutoConfig.from_pretrained(folder).to_dict()
-    del config["text_config"]["per_layer_config"]
-    config["text_config"] |= {"global_head_dim": 48, **changes}
-    model = Gemma4ForConditionalGeneration(Gemma4Config.from_dict(config))
-    model.generation_config.eos_token_id = 4
-    model.save_pretrained(folder)
-    return folder
 
 
 def test_an_image_takes_the_largest_limit_that_fits(tmp_path: Path) -> None:
@@ -59,3 +37,18 @@ def test_an_image_takes_the_largest_limit_that_fits(tmp_path: Path) -> None:
     whole = load_adapter(replace(config, max_pixels=400_000), with_weights=False)
     whole.processor.image_processor.max_soft_tokens = 280  # type: ignore[attr-defined]
     assert 140 < sum(whole.count_image_tokens([whole.view(640, 480)])) <= 280
+
+
+def test_the_saved_processor_has_the_limit_of_the_run(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", "gemma4")
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor.max_soft_tokens = processor.image_seq_length = 280
+    processor.save_pretrained(folder)
+    adapter = load_case(CASES["gemma4"], folder, max_pixels=200 * 144)
+    adapter.save(tmp_path / "saved")
+    picture = Image.new("RGB", (640, 480))
+    counts = []
+    for each in (folder, tmp_path / "saved"):
+        made = AutoProcessor.from_pretrained(each)(text="<|image|>", images=[picture])
+        counts.append(made["input_ids"][0].count(adapter.model.config.image_token_id))
+    assert counts[0] > counts[1] == adapter.count_image_tokens([adapter.view(640, 480)])[0] - 2  # begin and end

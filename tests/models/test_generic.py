@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,28 +13,29 @@ import pytest
 from gpg_vl import cli
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, check_prefill
 from tests.support.builders import SMALL_IMAGES, whole
-from tests.support.families import CASES, Bench, shake, worst_gradient
+from tests.support.families import CASES, ONE_SIZE, Bench, FamilyCase, open_bench, worst_gradient
 from tests.support.messages import lines_naming, naming
+from tests.support.unknown_models import write_llava
 
 LIMITS = {**SMALL_IMAGES, "family": "generic"}
 
 
 @pytest.fixture(scope="module")
 def open_generic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
-    """A tiny model of a family that the kit knows, as if it did not, beside plain transformers."""
+    """A tiny model that the kit does not know, or as if it did not, beside plain transformers."""
 
     def open_it(family: str) -> Bench:
         root = tmp_path_factory.mktemp(family)
-        adapter = load_adapter(ModelConfig(path=str(write_tiny_model(root / "tiny", family, seed=1)), **LIMITS))  # type: ignore[arg-type]
-        shake(adapter)  # type: ignore[arg-type]
-        adapter.save(root / "saved")
-        return Bench(CASES[family], adapter, root / "saved")  # type: ignore[arg-type]
+        tiny = write_llava(root / "tiny") if family == "llava" else write_tiny_model(root / "tiny", family, seed=1)
+        case = CASES.get(family, FamilyCase(ONE_SIZE))
+        return open_bench(tiny, replace(case, config={**case.config, **LIMITS, "max_tiles": None}), root)
 
     return open_it
 
@@ -45,15 +47,17 @@ def ordinary(bench: Bench) -> list[PackedRow]:
     return sorted(rows, key=lambda row: place[id(row.encoded)])
 
 
-@pytest.mark.parametrize("family", ["internvl", "qwen2_vl"])
+@pytest.mark.parametrize("family", ["internvl", "qwen2_vl", "mistral3", "llava_onevision", "llava"])
 def test_ordinary_rows_of_any_model_are_plain_ones(open_generic: Callable[[str], Bench], family: str) -> None:
-    """Tiles and positions on one axis; patches and positions on three."""
+    """Tiles, patches, images of one size; positions on one axis and on three. The kit has nothing for LLaVA."""
+    assert (family in FAMILIES) == (family != "llava")
     bench = open_generic(family)
     rows = ordinary(bench)
     assert check_packing(bench.adapter, rows, 0.7) < 1e-5
     assert check_prefill(bench.adapter, rows, 0.7) < 1e-5
     assert bench.difference(rows) < 1e-5
-    assert worst_gradient(bench.packed_gradients(rows), bench.plain_gradients) < (1e-5, "")
+    error, name = worst_gradient(bench.packed_gradients(rows), bench.plain_gradients)
+    assert error < 1e-5, name
     rolled = HfEngine(bench.adapter, 10**6).generate(bench.prompts, 1, Sampling(6, 0.0), [(n,) for n in range(4)])
     for prompt, group in zip(bench.prompts, rolled, strict=True):
         assert list(group.completions[0].token_ids) == bench.generate(prompt, 6)

@@ -1,10 +1,20 @@
-"""Versions as package metadata has them."""
+"""Versions as package metadata has them, and families that need a later one."""
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
 
+import pytest
+from transformers.models.auto import configuration_auto
+
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter, minicpm_v, paligemma
+from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.versions import MODEL_LIBRARIES, read_versions
+from tests.support.messages import naming
 
 
 def test_versions_are_those_installed_and_others_come_last() -> None:
@@ -12,3 +22,27 @@ def test_versions_are_those_installed_and_others_come_last() -> None:
     found = read_versions(["math-verify"])
     assert list(found) == [*MODEL_LIBRARIES, "math-verify"]
     assert found == {name: version(name) for name in found}
+
+
+def test_a_family_that_transformers_does_not_know_yet_is_refused_with_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where this version has no class of the family, not even for its config."""
+    known = {name: config for name, config in configuration_auto.CONFIG_MAPPING.items() if name != "molmo2"}
+    monkeypatch.setattr(configuration_auto, "CONFIG_MAPPING", known)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "molmo2"}))
+    with pytest.raises(ValueError, match=naming("model.path", "molmo2", "5.23", version("transformers"))):
+        load_adapter(ModelConfig(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("module", "constant", "family"),
+    [(minicpm_v, "CUT_SINCE", "minicpmv4_6"), (paligemma, "CAPPED_SINCE", "paligemma")],
+)
+def test_a_family_that_an_old_version_gets_wrong_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, constant: str, family: str
+) -> None:
+    monkeypatch.setattr(module, constant, "99.1")
+    folder = write_tiny_model(tmp_path, family)
+    with pytest.raises(ValueError, match=naming("model.path", "99.1", version("transformers"))):
+        load_adapter(ModelConfig(path=str(folder)), with_weights=False)

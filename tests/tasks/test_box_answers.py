@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpg_vl.records import Frame, ImageView, Sample
+from gpg_vl.records import Frame, ImageView, Notation, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import gold_completion, score_completion
 from gpg_vl.tasks.box_answers import boxes_in_image
@@ -61,6 +61,38 @@ def test_boxes_are_asked_for_written_and_read_as_the_model_writes_them(frame: Fr
         other = [ImageView(640, 480, 320, 240, "grid_1000_y_first")]
         swapped = score_completion(TASKS[task], sample, gold_completion(TASKS[task], sample, views), other)
         assert swapped.parts["iou"] < 0.95
+
+
+IN_NOTATION: dict[Notation, tuple[str, str]] = {
+    "list": ("one box [x1, y1, x2, y2] on", "boxes [[x1, y1, x2, y2], ...] on"),
+    "lists": ("one box [[x1, y1, x2, y2]] on", "boxes [[x1, y1, x2, y2], ...] on"),
+    "bbox_2d": ('one box {"bbox_2d": [x1, y1, x2, y2]} on', 'boxes [{"bbox_2d": [x1, y1, x2, y2]}, ...] on'),
+    "box_tags": ("one box <box>x1 y1 x2 y2</box> on", "boxes [<box>x1 y1 x2 y2</box>, ...] on"),
+}
+
+
+@pytest.mark.parametrize("notation", IN_NOTATION)
+@pytest.mark.parametrize("gold", [ONE_GOLD, TWO_GOLD, "[[100, 60, 640, 480]]"])
+def test_boxes_are_asked_for_and_written_in_the_notation_of_the_model(notation: Notation, gold: str) -> None:
+    """And the gold earns full marks, also from a model of another notation; of a list, a single box is one."""
+    task, is_one = TASKS["grounding"], gold == ONE_GOLD
+    sample = Sample("row-1", "grounding", ("image.png",), "Where?", gold)
+    views = [ImageView(640, 480, 320, 240, "grid_1000", notation=notation)]
+    asked = task.ask(sample, views)
+    assert IN_NOTATION[notation][0 if is_one else 1] in asked
+    opening = asked.partition("x1")[0].rpartition(" ")[2] if notation != "bbox_2d" else '"bbox_2d": ['
+    assert opening in task.gold(sample, views)
+    for reader in IN_NOTATION:
+        others = [ImageView(640, 480, 320, 240, "grid_1000", notation=reader)]
+        assert score_completion(task, sample, gold_completion(task, sample, views), others).parts["iou"] == 1.0
+
+
+def test_location_tokens_and_detections_have_no_other_notation() -> None:
+    sample = Sample("row-1", "grounding", ("image.png",), "Where?", ONE_GOLD)
+    views = [ImageView(640, 480, 320, 240, "loc_1024", notation="bbox_2d")]
+    assert TASKS["grounding"].gold(sample, views) == WRITTEN["loc_1024"][1]
+    views = [ImageView(640, 480, 320, 240, "grid_1000", notation="bbox_2d")]
+    assert "bbox_2d" not in TASKS["detection"].ask(sample, views) + TASKS["detection"].gold(sample, views)
 
 
 @pytest.mark.parametrize("task", ["grounding", "detection"])

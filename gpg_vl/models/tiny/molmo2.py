@@ -1,4 +1,4 @@
-"""A tiny model of Molmo2: up to four crops of 84 x 84 pixels that overlap, and the whole image in 9 tokens."""
+"""A tiny model of Molmo2: up to eight crops of 84 x 84 pixels that overlap, and the whole image in 9 tokens."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Molmo2Config:
 def _processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     size = {"height": 84, "width": 84}
     return Molmo2Processor(
-        image_processor=Molmo2ImageProcessor(size=size, max_crops=4, overlap_margins=[1, 1]),
+        image_processor=Molmo2ImageProcessor(size=size, max_crops=8, overlap_margins=[1, 1]),
         video_processor=Molmo2VideoProcessor(size=size),
         tokenizer=tokenizer,
         chat_template=tokenizer.chat_template,
