@@ -22,6 +22,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import check_fits, machine_here
 from gpg_vl.planning.shapes import NotOnShapes
+from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -92,13 +93,15 @@ def assemble(
     Raises:
         ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
     """
+    check_same_recipe(recipe)
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
-    objective = _build_objective(recipe, accelerator)
+    objective = run_together(lambda: _build_objective(recipe, accelerator))
     sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
     pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
+    path = recipe.model.path if checkpoint is None else str(checkpoint)
+    _check_content(recipe, path, sources, pins, accelerator)
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
-    path = recipe.model.path if checkpoint is None else str(checkpoint)
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
     run_together(lambda: _check_memory(recipe, path, sources, accelerator))
     seed_everything(recipe.run.seed)
@@ -182,6 +185,15 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
     if checkpoint is not None:
         check_pins(pins, load_state(checkpoint).pins)
     return pins
+
+
+def _check_content(
+    recipe: Recipe, path: str, checked: Sequence[CheckedSources], pins: dict[str, str], accelerator: Accelerator
+) -> None:
+    """Refuses ranks with different files. A model that the first rank alone reads is that of all."""
+    reads = not sharding_of(accelerator).shares_out_weights
+    model = run_together(lambda: find_weights(path, recipe.model.revision) if reads else None)
+    check_same_content(checked, pins, model)
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
