@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -107,13 +108,14 @@ def assemble(
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
-    parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
+    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator))
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: _write_recipe(recipe, Path(recipe.run.output_dir)))
     if checkpoint is not None:
-        _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
+        rank = accelerator.process_index
+        run_together(partial(_restore_random_state, checkpoint, rank))  # last: loading the model draws random numbers
     return stages
 
 
@@ -244,8 +246,8 @@ def _build_stages(
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
-        progress = _resume(parts, checkpoint, learner, stream)
-        _restore_learned(learned, checkpoint)
+        progress = run_together(partial(_resume, parts, checkpoint, learner, stream))
+        run_together(partial(_restore_learned, learned, checkpoint))
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))

@@ -35,7 +35,7 @@ from gpg_vl.preflight.start import load_evaluation
 from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
+from gpg_vl.processes.ranks import RankError, end_ranks, is_main_rank, note, run_on_main, run_together
 from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
@@ -126,7 +126,7 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.round_weights()
         adapter.to(PartialState().device)
-        run = _Run(recipe, next(iter(folders), None), sources, adapter, scorer)
+        run = run_together(lambda: _Run(recipe, next(iter(folders), None), sources, adapter, scorer))
         evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
@@ -215,7 +215,7 @@ class _Run:
         reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
-            raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
+            raise RankError(f"no row has an image that can be opened; the first: {without[0]}")
         if without:
             note(f"{len(without)} of {len(rows)} rows count as wrong because their image cannot be opened:")
             note("\n".join(list_rows(without, "results.json")))

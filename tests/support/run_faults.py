@@ -133,3 +133,12 @@ def save_moments_again() -> None:
             save_file(shard, "again.safetensors")
 
     assemble.load_optimizer = load_optimizer
+
+
+def share_everything() -> None:
+    """Another layout than that of a rank that was started without one."""
+    os.environ["GPG_VL_SHARDING"] = "fsdp"
+
+
+def share_in_no_known_way() -> None:
+    os.environ["GPG_VL_SHARDING"] = "some"
