@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.collectives import forget_groups, gather_object
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.screen import say
 
@@ -43,6 +43,7 @@ def end_ranks() -> None:
     """Closes the connections between ranks that are all ending; an open one's threads may abort an exiting process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        forget_groups()
 
 
 @contextmanager
