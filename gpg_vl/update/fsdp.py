@@ -30,6 +30,7 @@ from gpg_vl.models.gathered import GatheredModel, Place, find_places
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import RankError
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import ranks_of_node
@@ -115,7 +116,8 @@ def _from_first_rank(tensor: Tensor, device: torch.device) -> Tensor:
         found = tensor.detach().to(device).contiguous()
     else:
         found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    torch.distributed.broadcast(found, 0)
+    with PULSE.beating("the handing out of weights"):
+        torch.distributed.broadcast(found, 0)
     return found
 
 
