@@ -65,7 +65,7 @@ def _check_alike(accelerator: Accelerator) -> None:
         RankError: the processes were started with different layouts, or HSDP on nodes of different sizes
     """
     name = sharding_of(accelerator).name
-    names, sizes = (sorted(set(gather_object([mine]))) for mine in (name, ranks_of_node()))
+    names, sizes = sorted(set(gather_object([name]))), sorted(set(gather_object([ranks_of_node()])))
     if len(names) > 1:
         raise RankError(
             f"the processes share in different ways: {' and '.join(names)}; start all of them with one SHARDING"
