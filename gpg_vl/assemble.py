@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import check_fits, machine_here
 from gpg_vl.planning.shapes import NotOnShapes
+from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -92,25 +94,28 @@ def assemble(
     Raises:
         ValueError: the recipe, the data, the model or the output directory cannot be used; one line says what to do
     """
+    check_same_recipe(recipe)
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
-    objective = _build_objective(recipe, accelerator)
+    objective = run_together(lambda: _build_objective(recipe, accelerator))
     sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
     pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
+    path = recipe.model.path if checkpoint is None else str(checkpoint)
+    _check_content(recipe, path, sources, pins, accelerator)
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
-    path = recipe.model.path if checkpoint is None else str(checkpoint)
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
     run_together(lambda: _check_memory(recipe, path, sources, accelerator))
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
-    parts = _Parts(recipe, objective, sources, adapter, scorer, accelerator)
+    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator))
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
     run_on_main(lambda: _write_recipe(recipe, Path(recipe.run.output_dir)))
     if checkpoint is not None:
-        _restore_random_state(checkpoint, accelerator.process_index)  # last: loading the model draws random numbers
+        rank = accelerator.process_index
+        run_together(partial(_restore_random_state, checkpoint, rank))  # last: loading the model draws random numbers
     return stages
 
 
@@ -184,6 +189,15 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
     return pins
 
 
+def _check_content(
+    recipe: Recipe, path: str, checked: Sequence[CheckedSources], pins: dict[str, str], accelerator: Accelerator
+) -> None:
+    """Refuses ranks with different files. A model that the first rank alone reads is that of all."""
+    reads = not sharding_of(accelerator).shares_out_weights
+    model = run_together(lambda: find_weights(path, recipe.model.revision) if reads else None)
+    check_same_content(checked, pins, model)
+
+
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
     num_weights, _ = adapter.num_parameters()
     sharding, is_rounded = sharding_of(accelerator), adapter.config.dtype == "bfloat16"
@@ -232,8 +246,8 @@ def _build_stages(
     if checkpoint is None:
         progress = Progress(recipe.run, checked[0].digests, pins, shrunk_rows=num_shrunk)
     else:
-        progress = _resume(parts, checkpoint, learner, stream)
-        _restore_learned(learned, checkpoint)
+        progress = run_together(partial(_resume, parts, checkpoint, learner, stream))
+        run_together(partial(_restore_learned, learned, checkpoint))
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))

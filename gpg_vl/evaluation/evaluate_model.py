@@ -27,6 +27,7 @@ from gpg_vl.evaluation.settings import Settings, add_model, settings_without_mod
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.device import choose_device, describe_device
+from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources
@@ -34,7 +35,7 @@ from gpg_vl.preflight.start import load_evaluation
 from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import end_ranks, is_main_rank, note, run_on_main, run_together
+from gpg_vl.processes.ranks import RankError, end_ranks, is_main_rank, note, run_on_main, run_together
 from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
@@ -109,12 +110,15 @@ def run_evaluation(
     PartialState(cpu=choose_device(recipe.model).type == "cpu")  # joins the processes that torchrun started
     note(describe_device(PartialState().device, recipe.model))
     with ranks_end_together(), ExitStack() as stack:
+        check_same_recipe(recipe)
         folders: list[EvaluationFolder] = []  # on the first rank only
         if out is not None:
             run_on_main(lambda: refuse_inputs("--out", out, recipe))
             run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         sources = checked or run_together(lambda: load_evaluation(recipe))
+        weights = run_together(lambda: find_weights(recipe.model.path, recipe.model.revision))
+        check_same_content([sources], {}, weights, ["data.eval"])
         rows = number_rows(sources, splits, category)
         known = run_on_main(lambda: _known_settings(recipe, benchmark, rows, sources, folders))
         scorer.start()
@@ -122,7 +126,7 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.round_weights()
         adapter.to(PartialState().device)
-        run = _Run(recipe, next(iter(folders), None), sources, adapter, scorer)
+        run = run_together(lambda: _Run(recipe, next(iter(folders), None), sources, adapter, scorer))
         evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
@@ -211,7 +215,7 @@ class _Run:
         reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
-            raise ValueError(f"no row has an image that can be opened; the first: {without[0]}")
+            raise RankError(f"no row has an image that can be opened; the first: {without[0]}")
         if without:
             note(f"{len(without)} of {len(rows)} rows count as wrong because their image cannot be opened:")
             note("\n".join(list_rows(without, "results.json")))

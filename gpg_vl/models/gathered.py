@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.masters import find_rounded
+from gpg_vl.processes.pulse import PULSE
 
 
 class GatheredModel:
@@ -67,7 +68,9 @@ class GatheredModel:
         for name, parameter in named:
             assert isinstance(parameter, DTensor), f"{name} is gathered in the middle of a pass"
             mine: Any = parameter.detach()  # perhaps in the host's memory, where its ranks exchange nothing
-            yield name, mine.to(self._device, dtype or mine.dtype).full_tensor()
+            with PULSE.beating("the gathering of weights"):
+                whole = mine.to(self._device, dtype or mine.dtype).full_tensor()
+            yield name, whole
 
     @contextmanager
     def _filled(self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:

@@ -26,7 +26,7 @@ def plan_lines(recipe: Recipe, options: Options) -> list[str]:
     Raises:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
     """
-    machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout)
+    machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout, options.of_machine)
     checked = _read_sources(recipe)
     return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
 

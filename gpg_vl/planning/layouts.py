@@ -24,6 +24,7 @@ FLOAT = 4
 ROUNDED = 2
 """Bytes of a number, in float32 and in bfloat16."""
 CARDS_PER_MACHINE = 8
+"""Where nothing else is said."""
 _BUCKET = 5 * 10**8  # numbers: reduce_bucket_size and allgather_bucket_size of DeepSpeed
 _LIVE = 10**9  # numbers: stage3_max_live_parameters
 
@@ -57,9 +58,9 @@ def rounds_weights(layout: LayoutName, config: ModelConfig) -> bool:
     return Sharding(layout).computes_rounded and config.dtype == "bfloat16"
 
 
-def num_sharing(layout: LayoutName, num_ranks: int) -> int:
+def num_sharing(layout: LayoutName, num_ranks: int, of_machine: int = CARDS_PER_MACHINE) -> int:
     """Ranks over which something is shared; HSDP has as many sets of shards as machines."""
-    return {"none": 1, "hsdp": min(num_ranks, CARDS_PER_MACHINE)}.get(layout, num_ranks)
+    return {"none": 1, "hsdp": min(num_ranks, of_machine)}.get(layout, num_ranks)
 
 
 def state_of(
@@ -70,15 +71,17 @@ def state_of(
     *,
     on_gpu: bool = True,
     is_rounded: bool = False,
+    of_machine: int = CARDS_PER_MACHINE,
 ) -> State:
     """
     Args:
         num_ranks: GPUs
+        of_machine: GPUs of each machine
         optimizer: ``update.optimizer``
         is_rounded: see ``rounds_weights``
     """
     if Sharding(layout).is_fsdp:
-        state = _state_of_fsdp(size, num_sharing(layout, num_ranks), ROUNDED if is_rounded else FLOAT)
+        state = _state_of_fsdp(size, num_sharing(layout, num_ranks, of_machine), ROUNDED if is_rounded else FLOAT)
         return _offloaded(state, size) if Sharding(layout).keeps_shards_on_host else state
     share = -(-size.trained // num_ranks)
     moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.planning.memory import keeps_initial_model
 from gpg_vl.planning.trial_groups import longest_groups
 from gpg_vl.records import Prompt, TrainingGroup
 from gpg_vl.rollout.engine import Sampling
@@ -27,6 +28,7 @@ from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.reference import InitialModel
 
 PHASES = ("rollout", "update", "step")
 
@@ -60,6 +62,7 @@ class _Step:
         self._recipe, self._adapter, self._accelerator = recipe, adapter, accelerator
         self._prompts = [prompt] * recipe.rollout.prompts_per_step
         self._engine = HfEngine(adapter, recipe.rollout.tokens_per_batch)
+        self._initial = InitialModel(recipe, adapter, accelerator) if keeps_initial_model(recipe) else None
         self._layout: Layout = build_layout(
             accelerator, PolicyForward(adapter, recipe.rollout.temperature), build_optimizer(adapter, recipe.update),
             recipe.update.max_grad_norm,
@@ -76,7 +79,8 @@ class _Step:
         states = chain.from_iterable(state.values() for state in self._layout.optimizer.state.values())
         trained = [parameter for _, parameter in self._adapter.trainable_parameters()]
         gradients = (parameter.grad for parameter in trained)
-        kept = [each for each in chain(model.parameters(), model.buffers(), trained, states, gradients)
+        initial = () if self._initial is None else self._initial.tensors()
+        kept = [each for each in chain(model.parameters(), model.buffers(), trained, states, gradients, initial)
                 if isinstance(each, Tensor)]  # fmt: skip
         return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values())
 

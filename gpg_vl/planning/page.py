@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.measure import Measured
 from gpg_vl.planning.plan import Plan, describe_lack
 from gpg_vl.run.speed import GIB
@@ -13,7 +14,9 @@ _SHOWN = 20 * 2**20  # bytes: smaller parts are shown together
 
 def describe_plan(plan: Plan) -> list[str]:
     machine = plan.machine
-    where = f"{machine.num_gpus} x {machine.card.name}, layout {machine.layout}"
+    machines = -(-machine.num_gpus // machine.of_machine)
+    several = f" on {machines} machines" if machines > 1 else ""
+    where = f"{machine.num_gpus} x {machine.card.name}{several}, layout {machine.layout}"
     return [
         f"model      {plan.size.weights:,} weights, {plan.size.trained:,} trained",
         f"machine    {where}",
@@ -72,7 +75,8 @@ def _verdict(plan: Plan) -> Iterator[str]:
     yield "budgets    the largest that fit, and the recipe's:"
     update, rollout = plan.recipe.update.tokens_per_micro_batch, plan.recipe.rollout.tokens_per_batch
     yield f"  update.tokens_per_micro_batch    {_count(budgets.update, none):>12}  {update:>10,}"
-    yield f"  rollout.tokens_per_batch         {_count(budgets.rollout, none):>12}  {rollout:>10,}"
+    if not samples_elsewhere(plan.recipe.rollout):
+        yield f"  rollout.tokens_per_batch         {_count(budgets.rollout, none):>12}  {rollout:>10,}"
     yield f"cheapest layout that fits: {plan.fitting_layout}" if plan.fitting_layout else "no layout fits"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card
+from gpg_vl.planning.engines import engine_bytes
 from gpg_vl.planning.layouts import CARDS_PER_MACHINE, LAYOUTS, Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
@@ -38,6 +39,8 @@ class Machine:
     card: Card
     num_gpus: int
     layout: LayoutName
+    of_machine: int = CARDS_PER_MACHINE
+    """Cards of each machine; fewer where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +91,16 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     rows = read_rows(recipe, checked, adapter)
     run = cache(lambda is_rounded: run_phases(recipe, load(is_rounded), rows, num))
     size, runs = size_of(adapter), run(rounds_weights(layout, recipe.model))
-    memory = memory_of(recipe, size, runs, layout, num)
+    many, engine = machine.of_machine, engine_bytes(recipe.rollout, card)
+    memory = memory_of(recipe, size, runs, layout, num, of_machine=many, engine=engine)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
     flops = flops_of(adapter, group)
-    seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num)
+    seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num, many)
     all_flops = None if flops is None else (
         flops[0] * recipe.rollout.prompts_per_step, flops[1] * recipe.rollout.prompts_per_step)  # fmt: skip
     return Plan(
         recipe, machine, size, rows, runs, memory,
-        largest_budgets(recipe, adapter, rows, layout, num, card.usable), seconds, all_flops,
+        largest_budgets(recipe, adapter, rows, layout, num, card.usable, many), seconds, all_flops,
         count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(size),
         cheapest_layout(recipe, size, run, machine),
     )  # fmt: skip
@@ -123,12 +127,16 @@ def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], mac
     for layout in LAYOUTS:
         if machine.num_gpus == 1 and layout not in ("none", "fsdp_offload", "zero3_offload"):
             continue
-        if machine.num_gpus <= CARDS_PER_MACHINE and layout == "hsdp":
+        if machine.num_gpus <= machine.of_machine and layout == "hsdp":
             continue
         if recipe.update.optimizer == "adamw_8bit" and layout != "none":
             continue
         runs = run(rounds_weights(layout, recipe.model))
-        if memory_of(recipe, size, runs, layout, machine.num_gpus).peak <= machine.card.usable:
+        memory = memory_of(
+            recipe, size, runs, layout, machine.num_gpus, of_machine=machine.of_machine,
+            engine=engine_bytes(recipe.rollout, machine.card),
+        )  # fmt: skip
+        if memory.peak <= machine.card.usable:
             return layout
     return None
 
@@ -159,5 +167,7 @@ def _ways_out(recipe: Recipe, phase: str, budgets: Budgets) -> Iterator[str]:
         yield f"lower update.tokens_per_micro_batch to {budgets.update}"
     if phase == "rollout" and budgets.rollout is not None:
         yield f"lower rollout.tokens_per_batch to {budgets.rollout}"
+    if phase == "rollout" and recipe.rollout.engine == "vllm" and recipe.rollout.vllm.mode == "colocate":
+        yield "lower rollout.vllm.gpu_memory"
     if phase == "step" and recipe.update.optimizer == "adamw":
         yield "set update.optimizer to adamw_fused"

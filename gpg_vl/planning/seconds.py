@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import Card
+from gpg_vl.planning.engines import engine_seconds, samples_elsewhere
 from gpg_vl.planning.layouts import CARDS_PER_MACHINE, FLOAT, ROUNDED, Size, num_sharing, rounds_weights
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
@@ -48,18 +49,36 @@ class Work:
 
 
 def seconds_of(
-    recipe: Recipe, size: Size, runs: Runs, work: Work, card: Card, layout: LayoutName, num_ranks: int
+    recipe: Recipe,
+    size: Size,
+    runs: Runs,
+    work: Work,
+    card: Card,
+    layout: LayoutName,
+    num_ranks: int,
+    of_machine: int = CARDS_PER_MACHINE,
 ) -> dict[str, float]:
-    """By phase, of the rank that has most; ``checkpoint`` is its share of a step."""
+    """By phase, of the rank that has most; ``checkpoint`` is its share of a step.
+
+    Args:
+        of_machine: ranks of each machine
+    """
     rate = card.rate * ACHIEVED if recipe.model.dtype == "bfloat16" else card.rate * ACHIEVED / 8
     width = ROUNDED if rounds_weights(layout, recipe.model) else FLOAT
     stepped = STEP_TRAFFIC * FLOAT + (0 if width == FLOAT else FLOAT + width)  # rounding reads masters, writes weights
+    rollout = (
+        engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
+        if samples_elsewhere(recipe.rollout)
+        else _rollout(recipe, runs, work, card, rate, width * size.weights)
+    )
+    exchange = _exchange(size, runs, layout, num_ranks, width, of_machine)
+    bandwidth = _bandwidth(card, layout, min(num_ranks, of_machine))
     return {
         "data": work.images * IMAGE_SECONDS,
-        "rollout": _rollout(recipe, runs, work, card, rate, width * size.weights),
+        "rollout": rollout,
         "update": _update(recipe, runs, work, card, rate),
-        "exchange": _exchange(size, runs, layout, num_ranks, width) + _over_bus(size, runs, layout, num_ranks),
-        "step": stepped * size.trained / _bandwidth(card, layout, num_ranks) / num_sharing(layout, num_ranks),
+        "exchange": exchange + _over_bus(size, runs, layout, num_ranks),
+        "step": stepped * size.trained / bandwidth / num_sharing(layout, num_ranks, of_machine),
         "checkpoint": save_seconds(size) / recipe.run.save_every,
     }
 
@@ -78,7 +97,7 @@ def _update(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float) -> 
     return max(runs.update.count * runs.update.kernels * LAUNCH_SECONDS, computed)
 
 
-def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width: int) -> float:
+def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width: int, of_machine: int) -> float:
     """Gradients once a step, or in each pass where they are sharded; weights that are, in each pass and for a rollout.
 
     Args:
@@ -86,10 +105,10 @@ def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width:
     """
     if num_ranks == 1:
         return 0.0
-    link = LINK[num_ranks <= CARDS_PER_MACHINE]
+    link = LINK[num_ranks <= of_machine]
     gradients, weights = FLOAT * size.trained / link, width * size.weights / link
-    if layout == "hsdp" and num_ranks > CARDS_PER_MACHINE:  # between machines, a rank's share of the gradients alone
-        between = 2 * gradients / CARDS_PER_MACHINE
+    if layout == "hsdp" and num_ranks > of_machine:  # between machines, a rank's share of the gradients alone
+        between = 2 * gradients / of_machine
         gradients, weights = gradients * link / LINK[True] + between, weights * link / LINK[True]
     if layout in ("none", "zero1"):
         return 2 * gradients
@@ -106,10 +125,14 @@ def _over_bus(size: Size, runs: Runs, layout: LayoutName, num_ranks: int) -> flo
     return runs.update.count * (2 * weights + gradients) + weights
 
 
-def _bandwidth(card: Card, layout: LayoutName, num_ranks: int) -> float:
-    """Of the memory that the optimizer's step reads and writes."""
+def _bandwidth(card: Card, layout: LayoutName, num_on_host: int) -> float:
+    """Of the memory that the optimizer's step reads and writes.
+
+    Args:
+        num_on_host: ranks that share a machine's memory
+    """
     if layout in ("fsdp_offload", "zero3_offload"):
-        return HOST / min(num_ranks, CARDS_PER_MACHINE)
+        return HOST / num_on_host
     return card.bandwidth
 
 

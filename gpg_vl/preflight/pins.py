@@ -9,6 +9,7 @@ import ast
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gpg_vl.config import HEAD_FILE, Recipe
 from gpg_vl.models.lora import find_base
@@ -74,13 +75,26 @@ def check_pins(now: Mapping[str, str], then: Mapping[str, str]) -> None:
     Raises:
         ValueError: something is not what it was; names it
     """
+    if changed := find_changed_pin(now, then):
+        raise ValueError(
+            f"{changed.key}: the {changed.name} is not that which the run in run.output_dir has trained with; "
+            "restore it, or choose another run.output_dir"
+        )
+
+
+class Pin(NamedTuple):
+    """What a digest is of."""
+
+    key: str  # of the recipe
+    name: str
+
+
+def find_changed_pin(now: Mapping[str, str], then: Mapping[str, str]) -> Pin | None:
+    """The first that is in both, with another digest."""
     for name, digest in then.items():
         if name in now and _has_changed(name, now[name], digest):
-            key = next(key for start, key in _KEYS.items() if name.startswith(start))
-            raise ValueError(
-                f"{key}: the {name} is not that which the run in run.output_dir has trained with; "
-                "restore it, or choose another run.output_dir"
-            )
+            return Pin(next(key for start, key in _KEYS.items() if name.startswith(start)), name)
+    return None
 
 
 _KEYS = {

@@ -29,7 +29,7 @@ from gpg_vl.objectives import find_objective
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import run_together
+from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import LongPrompt, Room, evaluation_room, training_room
@@ -231,7 +231,7 @@ def check_all_rows(
     reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
-        raise ValueError(f"no row of data.train can be used; the first: {left_out[0].text}")
+        raise RankError(f"no row of data.train can be used; the first: {left_out[0].text}")
     for each in checked[1:]:
         check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped)
     return reports

@@ -1,11 +1,15 @@
-"""Exchange between ranks: objects, sums, maxima. All ranks call these together; a single process gets its own value."""
+"""Exchange between ranks: objects, sums, maxima. All ranks call these together; a single process gets its own value.
+
+It goes over gloo, also where tensors of GPUs go over NCCL: nothing is copied to a GPU, whose memory may be full.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -21,21 +25,54 @@ LONGEST_WAIT = timedelta(hours=4)
 _MARGIN_SECONDS = 60.0  # in which rank_watch, which says more, comes first
 
 
+def _is_alone() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+
+
+def host_group() -> Any:
+    """All ranks over gloo, for what is in the host's memory; None if the default group is that.
+
+    All ranks call it together the first time. It ends with the default group (``ranks.end_ranks``).
+    """
+    return _host_group(torch.distributed.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _host_group(world: Any) -> Any:
+    """
+    Args:
+        world: the default group, of which there may be another one later in this process
+    """
+    is_gloo = torch.distributed.get_backend(world) == "gloo"
+    # torch's own limit for gloo is half an hour, whatever that of the default group is
+    return None if is_gloo else torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+def forget_groups() -> None:
+    """Once the default group has ended."""
+    _host_group.cache_clear()
+
+
 @contextmanager
 def in_step(limit_seconds: float) -> Iterator[None]:
     """Inside, all ranks do the same at the same time: one that waits much longer than the limit fails.
 
     Holds for collectives of all ranks. Groups that torch forms for a mesh of several dimensions have torch's own limit.
     """
-    if not torch.distributed.is_initialized():
+    if _is_alone():
         yield
         return
-    world: Any = torch.distributed.group.WORLD
-    world.set_timeout(timedelta(seconds=limit_seconds + _MARGIN_SECONDS))
+    groups: list[Any] = [each for each in (torch.distributed.group.WORLD, host_group()) if each is not None]
+    _set_timeouts(groups, timedelta(seconds=limit_seconds + _MARGIN_SECONDS))
     try:
         yield
     finally:
-        world.set_timeout(LONGEST_WAIT)
+        _set_timeouts(groups, LONGEST_WAIT)
+
+
+def _set_timeouts(groups: Iterable[Any], timeout: timedelta) -> None:
+    for group in groups:
+        group.set_timeout(timeout)
 
 
 def count_collectives() -> int:
@@ -49,11 +86,11 @@ def count_collectives() -> int:
 
 def gather_object(mine: list[T]) -> list[T]:
     """The concatenated lists of all ranks."""
-    if not torch.distributed.is_initialized():
+    if _is_alone():
         return mine
     lists: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
     with PULSE.waiting():
-        torch.distributed.all_gather_object(lists, mine)
+        torch.distributed.all_gather_object(lists, mine, group=host_group())
     return [each for of_rank in lists for each in of_rank]
 
 
@@ -81,7 +118,7 @@ def sum_losses(accelerator: Accelerator, value: float) -> float:
 def _reduced(accelerator: Accelerator, values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
     if accelerator.num_processes == 1:
         return values
-    tensor = torch.tensor(values, dtype=dtype, device=accelerator.device)
+    tensor = torch.tensor(values, dtype=dtype)
     with PULSE.waiting():
-        torch.distributed.all_reduce(tensor, op=how)
+        torch.distributed.all_reduce(tensor, op=how, group=host_group())
     return tensor.tolist()  # type: ignore[no-any-return]

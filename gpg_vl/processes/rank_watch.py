@@ -18,8 +18,8 @@ from typing import NoReturn
 from torch.distributed import TCPStore
 
 from gpg_vl.processes.hangs import HANG_SECONDS, HangWatch, say_stacks, stacks_on_signal
-from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted, WaitingSignal
-from gpg_vl.processes.ranks import RankDiskError, RankError, end_ranks
+from gpg_vl.processes.interrupts import INTERRUPTS, WaitingSignal
+from gpg_vl.processes.ranks import failing_as_one
 from gpg_vl.screen import say
 
 PATIENCE_SECONDS = 20.0
@@ -36,7 +36,7 @@ _WORK_KEY = "gpg_vl/deferred_work"
 def ranks_end_together(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
     """Inside, a signal to stop raises ``Interrupted``; with several ranks, at the same point of ``run_together``.
 
-    If all ranks raise, their connections are closed, the first rank re-raises, and the others exit with its code.
+    If all ranks raise, they end as one (``ranks.failing_as_one``).
 
     Args:
         hang_seconds: without progress, after which a rank hangs
@@ -45,13 +45,8 @@ def ranks_end_together(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             stack.enter_context(INTERRUPTS.held())
             stack.enter_context(watched_rank(hang_seconds))
-        try:
+        with failing_as_one():
             yield
-        except (RankError, RankDiskError, Interrupted) as error:  # raised on all ranks
-            end_ranks()
-            if os.environ.get("RANK", "0") == "0" or isinstance(error, Interrupted):
-                raise
-            raise SystemExit(2 if isinstance(error, RankError) else 1) from error  # only one rank prints it
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
-from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.collectives import forget_groups, gather_object
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.screen import say
 
@@ -42,6 +43,22 @@ def end_ranks() -> None:
     """Closes the connections between ranks that are all ending; an open one's threads may abort an exiting process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        forget_groups()
+
+
+@contextmanager
+def failing_as_one() -> Iterator[None]:
+    """Where all ranks raise inside, their connections are closed, and one line is said: the first rank's.
+
+    It re-raises; the others exit with its code.
+    """
+    try:
+        yield
+    except (RankError, RankDiskError, Interrupted) as error:  # raised on all ranks
+        end_ranks()
+        if is_main_rank() or isinstance(error, Interrupted):
+            raise
+        raise SystemExit(2 if isinstance(error, RankError) else 1) from error
 
 
 def run_together(work: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.processes.collectives import LONGEST_WAIT, gather_object
+from gpg_vl.processes.ranks import RankError, failing_as_one, run_together
 from gpg_vl.processes.sharding import sharding_of
 
 
@@ -24,7 +25,8 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
         on_cpu: use no GPU, though there is one
 
     Raises:
-        ValueError: no such layout, or the DeepSpeed file enables something that would make the update inexact
+        ValueError: no such layout, the DeepSpeed file enables something that would make the update inexact, or the
+            processes cannot share as they were told. Of several ranks the first raises it, the others exit
     """
     with_gpu = torch.cuda.is_available()
     backend = "nccl" if with_gpu and not on_cpu else "gloo"
@@ -32,27 +34,46 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
         _do_not_compile()
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(cpu=with_gpu and on_cpu, mixed_precision="no", kwargs_handlers=handlers)
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and accelerator.state.deepspeed_plugin is None:
-        raise ValueError("DeepSpeed was requested, but accelerate ignores it; unset ACCELERATE_USE_CPU")
+    with failing_as_one():
+        run_together(lambda: _check_layout(accelerator))
+        _check_alike(accelerator)
     if accelerator.state.deepspeed_plugin is not None:
-        _check_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config)
         # otherwise transformers would shard while loading and save under other names; layouts.py shards instead
         unset_hf_deepspeed_config()
-    _check_alike(accelerator)
     if sharding_of(accelerator).is_fsdp and not torch.distributed.is_initialized():  # a single process
         torch.distributed.init_process_group(backend, rank=0, world_size=1, store=torch.distributed.HashStore())
     return accelerator
 
 
+def _check_layout(accelerator: Accelerator) -> None:
+    plugin = accelerator.state.deepspeed_plugin
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and plugin is None:
+        raise ValueError("DeepSpeed was requested, but accelerate ignores it; unset ACCELERATE_USE_CPU")
+    if plugin is not None:
+        _check_deepspeed(plugin.deepspeed_config)
+    sharding_of(accelerator)  # refuses one that there is not
+
+
+def ranks_of_node() -> int:
+    """How many ranks this one's node has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _check_alike(accelerator: Accelerator) -> None:
     """
     Raises:
-        ValueError: the processes were started with different layouts
+        RankError: the processes were started with different layouts, or HSDP on nodes of different sizes
     """
-    names = sorted(set(gather_object([sharding_of(accelerator).name])))
+    name = sharding_of(accelerator).name
+    names, sizes = sorted(set(gather_object([name]))), sorted(set(gather_object([ranks_of_node()])))
     if len(names) > 1:
-        raise ValueError(
+        raise RankError(
             f"the processes share in different ways: {' and '.join(names)}; start all of them with one SHARDING"
+        )
+    if name == "hsdp" and (len(sizes) > 1 or accelerator.num_processes % sizes[0]):
+        raise RankError(
+            f"HSDP needs as many processes on each node, not {' and '.join(map(str, sizes))} of "
+            f"{accelerator.num_processes}; set NUM_PROCESSES alike on each, or use SHARDING=fsdp"
         )
 
 

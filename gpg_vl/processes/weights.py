@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.sharding import sharding_of
 
 
@@ -54,7 +55,9 @@ def whole_weights(accelerator: Accelerator, *, is_exact: bool = False) -> Iterat
     else:
         from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
-        with unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine):
+        with ExitStack() as stack:
+            with PULSE.beating("the gathering of weights"):
+                stack.enter_context(unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine))
             yield
 
 

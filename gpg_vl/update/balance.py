@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
 
 from gpg_vl.models.vision_records import move_features
-from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.collectives import gather_object, host_group
 from gpg_vl.records import ScoredGroup, count_tokens
 
 SLACK = 0.05
@@ -86,7 +85,7 @@ def _exchange(groups: Sequence[ScoredGroup], moves: Sequence[Move], device: torc
             for target in range(torch.distributed.get_world_size())
         ]
     received: list[Any] = [None]
-    torch.distributed.scatter_object_list(received, parcels, src=source, group=_on_host())
+    torch.distributed.scatter_object_list(received, parcels, src=source, group=host_group())
     return [_features_to(group, device) for group in received[0]]
 
 
@@ -94,10 +93,3 @@ def _features_to(group: ScoredGroup, device: torch.device) -> ScoredGroup:
     if group.features is None:
         return group
     return replace(group, features=move_features(group.features, device))
-
-
-@cache
-def _on_host() -> Any:
-    """The ranks over gloo, which needs no tensor of a GPU."""
-    is_gloo = torch.distributed.get_backend() == "gloo"
-    return None if is_gloo else torch.distributed.new_group(backend="gloo")

@@ -12,7 +12,6 @@ processes together need the host's memory for one model.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,10 @@ from gpg_vl.models.gathered import GatheredModel, Place, find_places
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
+from gpg_vl.processes.pulse import PULSE
+from gpg_vl.processes.ranks import RankError
 from gpg_vl.processes.sharding import Sharding, sharding_of
+from gpg_vl.processes.start import ranks_of_node
 from gpg_vl.processes.weights import provide_gathering
 from gpg_vl.update.policy import PolicyForward
 
@@ -52,7 +54,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     What moves to the device is a block at a time, and stays as this rank's share of it.
 
     Raises:
-        ValueError: the ranks are not spread evenly over the nodes, as HSDP needs it
+        RankError: the ranks have different models
     """
     sharding = sharding_of(accelerator)
     if not sharding.is_fsdp:
@@ -90,13 +92,13 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 def _check_alike(model: nn.Module) -> None:
     """
     Raises:
-        ValueError: the ranks have different models
+        RankError: the ranks have different models
     """
     named = (*model.named_parameters(), *model.named_buffers())
     mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
     digests = gather_object([hashlib.sha256(repr(mine).encode()).hexdigest()])
     if len(set(digests)) > 1:
-        raise ValueError("the processes have different models; start all of them with one recipe and one model.path")
+        raise RankError("the processes have different models; start all of them with one recipe and one model.path")
 
 
 def _fill(module: nn.Module, places: Sequence[Place], device: torch.device) -> None:
@@ -114,7 +116,8 @@ def _from_first_rank(tensor: Tensor, device: torch.device) -> Tensor:
         found = tensor.detach().to(device).contiguous()
     else:
         found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    torch.distributed.broadcast(found, 0)
+    with PULSE.beating("the handing out of weights"):
+        torch.distributed.broadcast(found, 0)
     return found
 
 
@@ -128,9 +131,7 @@ def _build_mesh(accelerator: Accelerator, sharding: Sharding) -> DeviceMesh:
     kind, num_ranks = accelerator.device.type, accelerator.num_processes
     if sharding.name != "hsdp":
         return init_device_mesh(kind, (num_ranks,), mesh_dim_names=("shard",))
-    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if num_ranks % of_node:
-        raise ValueError(f"HSDP needs as many processes on each node, not {num_ranks} in all; use SHARDING=fsdp")
+    of_node = ranks_of_node()  # the same on each node (processes.start)
     return init_device_mesh(kind, (num_ranks // of_node, of_node), mesh_dim_names=("replicate", "shard"))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.sharding import WHOLE, Sharding
 
 Entries = dict[str, Tensor]
@@ -43,7 +44,9 @@ def read_shards(
         if sum(tensor.nbytes for tensor in shard.values()) >= shard_bytes:
             yield shard
             shard = {}
-        shard |= {f"{name}/{entry}": value for entry, value in read(parameter).items()}
+        with PULSE.beating("the gathering of the optimizer's state for a save"):
+            entries = read(parameter)
+        shard |= {f"{name}/{entry}": value for entry, value in entries.items()}
     yield shard
 
 

@@ -49,6 +49,12 @@ class InitialModel:
     def hidden_size(self) -> int:
         return self._policy.head_weight.shape[1]
 
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Those that it has besides the policy's."""
+        if self._copy is not None:
+            yield from self._copy.model.parameters()
+            yield from self._copy.model.buffers()
+
     @contextmanager
     def running(self) -> Iterator[Adapter]:
         """Within, it is on the policy's device; where it is the policy itself, this rank must have all weights."""

@@ -46,7 +46,12 @@ def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("words", "known"),
-    [(["--gpu", "h100"], CARDS), (["--sharding", "zero9"], ("none", "zero3_offload")), (["--gpus", "0"], ("--gpus",))],
+    [
+        (["--gpu", "h100"], CARDS),
+        (["--sharding", "zero9"], ("none", "zero3_offload")),
+        (["--gpus", "0"], ("--gpus",)),
+        (["--gpus", "2x"], ("--gpus", "2x8")),
+    ],
 )
 def test_what_is_not_known_is_one_line(
     recipe_file: Path, capsys: pytest.CaptureFixture[str], words: list[str], known: list[str]

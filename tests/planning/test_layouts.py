@@ -67,6 +67,8 @@ def test_fsdp_gathers_the_compute_type() -> None:
 def test_hsdp_shares_within_a_machine() -> None:
     one, many = (held(state_of("hsdp", SEVEN_B, num)) for num in (8, 64))
     assert one == many == held(state_of("fsdp", SEVEN_B, 8)) > held(state_of("fsdp", SEVEN_B, 64))
+    of_four = state_of("hsdp", SEVEN_B, 8, of_machine=4)
+    assert held(of_four) == held(state_of("fsdp", SEVEN_B, 4)) == 2 * one
 
 
 def test_an_adapter_needs_little_beside_its_weights() -> None:

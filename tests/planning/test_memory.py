@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.models import SMALL, build_model, write_processor
+from gpg_vl.config import RolloutConfig, VllmConfig
+from gpg_vl.planning import measure
+from gpg_vl.planning.cards import CARDS
+from gpg_vl.planning.engines import engine_bytes
 from gpg_vl.planning.live_memory import ACTIVATIONS, GRADIENTS
+from gpg_vl.planning.memory import INITIAL
 from tests.support.plans import VARIANTS, compare, planned_for, variant_of
 
 WITHIN = 0.15
@@ -29,6 +37,60 @@ def test_planned_peaks_are_those_measured(model_folders: dict[str, Path], name: 
 @pytest.mark.parametrize("name", ["frozen", "small budget", "ordinary rows", "bfloat16 lora"])
 def test_planned_peaks_are_those_measured_of_more_recipes(model_folders: dict[str, Path], name: str) -> None:
     assert_near(model_folders["qwen2_vl"], name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "discriminator",
+        pytest.param("reference", marks=pytest.mark.slow),
+        pytest.param("preference", marks=pytest.mark.slow),
+        pytest.param("preference of an adapter", marks=pytest.mark.slow),
+    ],
+)
+def test_planned_peaks_with_an_initial_model(model_folders: dict[str, Path], name: str) -> None:
+    assert_near(model_folders["qwen2_vl"], name)
+
+
+def test_an_initial_model_waits_on_the_host_where_weights_are_shared(model_folders: dict[str, Path]) -> None:
+    """It is on the card while it runs, beside the gathered weights."""
+    plain, learned = (variant_of(model_folders["qwen2_vl"], name) for name in ("full", "discriminator"))
+    without, found = planned_for(plain, "zero3", 4), planned_for(learned, "zero3", 4)
+    size = found.phases["rollout"][INITIAL]
+    assert size == planned_for(learned).phases["update"][INITIAL] > 0
+    assert INITIAL not in found.phases["update"]
+    assert found.host == without.host + 4 * size
+
+
+class Elsewhere:
+    """An engine whose samples take no memory of this process."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def generate(self, prompts: Sequence[object], *_: object) -> list[SimpleNamespace]:
+        return [SimpleNamespace(completions=(), features=None) for _ in prompts]
+
+
+def test_another_engine_takes_nothing_here_but_what_it_is_given(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each phase by itself. The update runs the frozen tower, whose features no rollout has computed."""
+    monkeypatch.setattr(measure, "HfEngine", Elsewhere)
+    recipe = variant_of(model_folders["qwen2_vl"], "vllm")
+    found = compare(recipe)
+    for phase in measure.PHASES:
+        assert sum(found.planned.phases[phase].values()) == pytest.approx(found.measured.bytes[phase], rel=WITHIN)
+    assert found.planned.phases["rollout"].keys() == {"weights", "optimizer"}
+    needs_hf = replace(recipe, rollout=replace(recipe.rollout, vllm=VllmConfig(on_failure="hf")))
+    assert planned_for(needs_hf).phases["rollout"].keys() > {"weights", "optimizer"}, "the kit's own may step in"
+
+
+def test_an_engine_on_the_same_card_has_its_share_of_it() -> None:
+    card = CARDS["h100-80"]
+    here, there = (RolloutConfig(engine="vllm", vllm=VllmConfig(mode=mode)) for mode in ("colocate", "server"))
+    assert engine_bytes(here, card) == pytest.approx(0.3 * card.total)
+    assert engine_bytes(there, card) == engine_bytes(RolloutConfig(), card) == 0
 
 
 @pytest.fixture(scope="module")

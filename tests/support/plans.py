@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from gpg_vl.config import LoraConfig, ModelConfig, Recipe, RolloutConfig, UpdateConfig
+from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.planning.layouts import rounds_weights
 from gpg_vl.planning.measure import Measured, measure_step
@@ -29,6 +29,15 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Keys of model and update."""
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "reference": {"objective": ObjectiveConfig(name="grpo", kl_coefficient=0.1)},
+    "discriminator": {"objective": ObjectiveConfig(name="gapo")},
+    "preference": {"rewards": RewardsConfig(preference="head")},
+    "preference of an adapter": {"rewards": RewardsConfig(preference="head"), "model": {"lora": LoraConfig()}},
+    "vllm": {"rollout": {"engine": "vllm"}, "model": {"freeze": ["vision", "projector"]}},
+}
+"""Other sections, by recipe; keys of model and rollout."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -41,11 +50,14 @@ class Compared:
 
 
 def variant_of(folder: Path, name: str) -> Recipe:
-    model, update = VARIANTS[name]
+    sections = dict(OTHERS.get(name, {}))
+    model, update = VARIANTS.get(name, (sections.pop("model", {}), {}))
+    rollout = {"prompts_per_step": 3, "group_size": 4, "max_new_tokens": 16, **sections.pop("rollout", {})}
     return Recipe(
         model=ModelConfig(path=str(folder), **{**SMALL_IMAGES, **model}),
-        rollout=RolloutConfig(prompts_per_step=3, group_size=4, max_new_tokens=16),
+        rollout=RolloutConfig(**rollout),
         update=UpdateConfig(**update),
+        **sections,
     )
 
 

@@ -68,6 +68,11 @@ def hang_in_rollout() -> None:
     in_call(8, HfEngine, "_next_logits", hang)
 
 
+def hang_in_save() -> None:
+    """Half-way through the optimizer's state of the second save."""
+    _in_second_gathering(hang)
+
+
 def sigterm_in_save() -> None:
     """When all files are written, before they are sealed."""
     in_call(1, checkpoint, "seal_folder", send_sigterm)
@@ -89,6 +94,10 @@ def die_in_second_save() -> None:
 
 def die_in_second_gathering() -> None:
     """Of a rank that writes nothing: half-way through the optimizer's state of the second save."""
+    _in_second_gathering(die)
+
+
+def _in_second_gathering(fault: Callable[[], None]) -> None:
     original = optimizer_state.read_shards
     saves = 0
 
@@ -96,8 +105,8 @@ def die_in_second_gathering() -> None:
         nonlocal saves
         saves += 1
         if saves == 2:
-            in_call(9, optimizer_state, "_put_together", die)  # of ZeRO
-            in_call(5, optimizer_state, "_read_shared", die)  # of FSDP2
+            in_call(9, optimizer_state, "_put_together", fault)  # of ZeRO
+            in_call(5, optimizer_state, "_read_shared", fault)  # of FSDP2
         return original(*words)
 
     checkpoint.read_shards = read_shards
@@ -133,3 +142,12 @@ def save_moments_again() -> None:
             save_file(shard, "again.safetensors")
 
     assemble.load_optimizer = load_optimizer
+
+
+def share_everything() -> None:
+    """Another layout than that of a rank that was started without one."""
+    os.environ["GPG_VL_SHARDING"] = "fsdp"
+
+
+def share_in_no_known_way() -> None:
+    os.environ["GPG_VL_SHARDING"] = "some"

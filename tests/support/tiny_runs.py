@@ -105,18 +105,25 @@ def fork_command(folder: Path, words: Sequence[str], fault: str | None = None) -
 
 
 def fork_ranks(
-    folder: Path, words: Sequence[str], deepspeed: str, num: int = 2, faults: Mapping[int, str] | None = None
+    folder: Path,
+    words: Sequence[str],
+    deepspeed: str,
+    num: int = 2,
+    faults: Mapping[int, str] | None = None,
+    more: Mapping[int, Sequence[str]] | None = None,
+    nodes: Sequence[int] | None = None,
 ) -> list[BaseProcess]:
     """The same on several ranks, in the environment that ``scripts/train.sh`` and its launcher make.
 
     Args:
         deepspeed: a file of ``scripts/deepspeed``, or fsdp, fsdp_offload or hsdp, of two nodes
         faults: by rank
+        more: words of single ranks, by rank
+        nodes: ranks of each node; None: two nodes with hsdp, else one
     """
-    of_node = num // 2 if deepspeed == "hsdp" else num
+    nodes = nodes or ([num // 2, num // 2] if deepspeed == "hsdp" else [num])
     environment = {
         "WORLD_SIZE": str(num),
-        "LOCAL_WORLD_SIZE": str(of_node),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
@@ -126,11 +133,14 @@ def fork_ranks(
     else:
         environment["ACCELERATE_USE_DEEPSPEED"] = "true"
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(REPOSITORY / f"scripts/deepspeed/{deepspeed}.json")
-    numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank % of_node)} for rank in range(num)]
+    places = [(str(local), str(of_node)) for of_node in nodes for local in range(of_node)]
     return [
-        _fork(folder, words, (faults or {}).get(rank), {**environment, **of_rank})
-        for rank, of_rank in enumerate(numbers)
-    ]
+        _fork(
+            folder, [*words, *(more or {}).get(rank, ())], (faults or {}).get(rank),
+            {**environment, "RANK": str(rank), "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": of_node},
+        )
+        for rank, (local, of_node) in enumerate(places)
+    ]  # fmt: skip
 
 
 def join_ranks(ranks: Sequence[BaseProcess], seconds: float) -> list[int | None]:

@@ -6,6 +6,7 @@ Several ranks: ``test_layouts.py``, ``faults/test_rank_checkpoints.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import start_ranks
@@ -182,6 +184,31 @@ def test_moments_are_taken_up_to_the_last_bit(load: LoadModel, accelerator: Acce
 
     load_entries(again.optimizer, again.adapter.trainable_parameters(), stored, Sharding("fsdp"))
     assert_equal(again.moments(), moments)
+
+
+def test_each_weight_and_moment_is_a_beat(load: LoadModel, accelerator: Accelerator) -> None:
+    """For the watch of a rank, which else could not tell a long gathering from a hang."""
+    adapter = load()
+    num = len(list(adapter.model.parameters()))
+
+    def beats(work: Callable[[], object]) -> int:
+        before = PULSE.last
+        work()
+        assert PULSE.last.work == before.work
+        return PULSE.last.number - before.number
+
+    def enter(gathering: AbstractContextManager[None]) -> None:
+        with gathering:
+            pass
+
+    made: list[Trained] = []
+    assert beats(lambda: made.append(Trained(adapter, accelerator))) >= num
+    with PULSE.beating("the update"):
+        made[0].step()
+    assert beats(lambda: enter(whole_weights(accelerator))) >= num
+    assert beats(lambda: enter(weights_to_save(accelerator))) >= num
+    named = adapter.trainable_parameters()
+    assert beats(lambda: list(read_shards(made[0].optimizer, named, sharding_of(accelerator)))) >= num
 
 
 def test_blocks_hold_most_of_a_model(load: LoadModel) -> None:

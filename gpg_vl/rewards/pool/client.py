@@ -8,16 +8,21 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.rewards.pool.jobs import Batch, Job, JobBytes, Outcome, read_outcome
+from gpg_vl.rewards.pool.time_limits import LOAD_SECONDS, START_SECONDS
 
 _log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 """Verifiers take microseconds: more processes than this only cost memory."""
+
+_BEAT_SECONDS = 5.0
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """A process with threads must not fork; numpy starts none then."""
@@ -91,31 +96,37 @@ class ScoringPool:
         seconds = self._timeout_s if timeout_s is None else timeout_s
         sent = [JobBytes(pickle.dumps(job), job.own_file, job.num_units, seconds) for job in jobs]
         batch = pickle.dumps(Batch(sent, stops_on_failure))
+        longest_s = 2 * (LOAD_SECONDS + (seconds + START_SECONDS) * sum(job.num_units for job in jobs))
         try:
-            answer = self._ask(batch)
+            answer = self._ask(batch, longest_s)
         except (EOFError, OSError):
             _log.warning("the process that supervises scoring ended; it is started once more")
-            answer = self._ask_again(batch)
+            answer = self._ask_again(batch, longest_s)
         return [
             [None if each is None else read_outcome(job, each) for each in outcomes]
             for job, outcomes in zip(jobs, answer, strict=True)
         ]
 
-    def _ask(self, batch: bytes) -> list[list[bytes | None]]:
-        """Sends a batch and waits for its outcomes, as JSON."""
+    def _ask(self, batch: bytes, longest_s: float) -> list[list[bytes | None]]:
+        """Sends a batch and waits for its outcomes, as JSON.
+
+        Args:
+            longest_s: that they take; a supervisor without an answer for longer hangs
+        """
         self.start()
         assert self._connection is not None
         try:
             self._connection.send_bytes(batch)
+            _wait(self._connection, longest_s)
             answer: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())
         except BaseException:  # also an interrupt: the answer to this batch would be taken for that to the next
             self.close()
             raise
         return answer
 
-    def _ask_again(self, batch: bytes) -> list[list[bytes | None]]:
+    def _ask_again(self, batch: bytes, longest_s: float) -> list[list[bytes | None]]:
         try:
-            return self._ask(batch)
+            return self._ask(batch, longest_s)
         except (EOFError, OSError) as error:
             raise PoolError("the process that supervises scoring ended twice; its output is above") from error
 
@@ -138,6 +149,15 @@ class ScoringPool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wait(connection: Connection, longest_s: float) -> None:
+    """Until there is an answer or no other end; after the longest time without a beat (``processes.pulse``)."""
+    end = time.monotonic() + longest_s
+    with PULSE.beating("scoring"):
+        while not connection.poll(_BEAT_SECONDS):
+            if time.monotonic() < end:
+                PULSE.beat()
 
 
 def _share_of_cores() -> int:

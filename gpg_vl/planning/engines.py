@@ -1,0 +1,36 @@
+"""What a rollout takes of a training card where another engine than the kit's own samples (docs/rollout-engines.md)."""
+
+from __future__ import annotations
+
+from gpg_vl.config import Recipe, RolloutConfig
+from gpg_vl.planning.cards import Card
+from gpg_vl.planning.layouts import FLOAT, ROUNDED, Size
+
+
+def samples_elsewhere(config: RolloutConfig) -> bool:
+    """Whether no rollout of the kit's own runs; ``on_failure: hf`` may have to, with all prompts."""
+    return config.engine == "vllm" and (config.vllm.mode == "colocate" or config.vllm.on_failure == "stop")
+
+
+def engine_bytes(config: RolloutConfig, card: Card) -> int:
+    """Of a training card, while the engine is awake."""
+    is_here = samples_elsewhere(config) and config.vllm.mode == "colocate"
+    return int(config.vllm.gpu_memory * card.total) if is_here else 0
+
+
+def engine_seconds(
+    recipe: Recipe, size: Size, flops: float | None, card: Card, rate: float, num_ranks: int, disk: float
+) -> float:
+    """New weights through a shared folder; then each engine its part, all of it at once, on a card like the run's own.
+
+    A decode step reads all weights. What the cache adds and what launches kernels are left out.
+
+    Args:
+        flops: of a training rank's part of the rollout
+        disk: bytes per second
+    """
+    config = recipe.rollout
+    weights = (ROUNDED if recipe.model.dtype == "bfloat16" else FLOAT) * size.weights
+    num_engines = num_ranks if config.vllm.mode == "colocate" else len(config.vllm.servers)
+    computed = (flops or 0.0) * num_ranks / num_engines / rate
+    return 2 * weights / disk + config.max_new_tokens * weights / card.bandwidth + computed
