@@ -3,14 +3,15 @@
 With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
 
 The servers get the tokens and the pixels that the update sees, and the weights through a shared folder before they are
-asked. Noise is theirs: a seed for each prompt and the number of a completion decide it, up to the rounding of what is
-computed together. Image features are not kept; the update computes them.
+asked. Where weights are sharded, they are whole while they are written, or for as long as ``hf`` may have to take over.
+Noise is theirs: a seed for each prompt and the number of a completion decide it, up to the rounding of what is computed
+together. Image features are not kept; the update computes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -72,9 +73,12 @@ class VllmEngine:
     @contextmanager
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new."""
-        whole = nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
-        with whole:  # to the end: where no server answers, ``hf`` needs them
+        with ExitStack() as whole:
+            if self._accelerator is not None:
+                whole.enter_context(whole_weights(self._accelerator))
             self._version = run_on_main(self._publish)
+            if self._config.on_failure == "stop":  # nothing here generates, on no rank: all of them leave
+                whole.close()
             with self._servers.ready(self._version):
                 yield
 

@@ -6,6 +6,10 @@ vLLM itself is run by ``make test-vllm``.
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -260,3 +264,25 @@ def test_without_the_servers_folder_the_mistake_is_told(load: Any, tmp_path: Pat
 def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
     make_token(tmp_path)
     assert make_engine(load(), tmp_path, "http://127.0.0.1:9").generate([], 3, GREEDY, []) == []
+
+
+# --- ranks that share the weights ------------------------------------------------------------------------------------
+
+
+def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two ranks under FSDP2: while servers sample, each has its shards alone, unless ``hf`` may have to take over."""
+    script = Path(__file__).parents[1] / "support/served_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": "fsdp"}
+    words = [str(model_folders["qwen2_vl"]), str(tmp_path)]
+    ran = subprocess.run(
+        [*command, *words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [row["on_failure"] for row in rows] == ["stop", "stop", "hf", "hf"]
+    for row in rows:
+        assert row["whole"] == [row["on_failure"] == "hf"] * 2
+        assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"
