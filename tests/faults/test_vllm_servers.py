@@ -133,7 +133,7 @@ def test_a_server_that_is_killed_and_started_again(
         check_half_of_the_weights(policy, again, monkeypatch)
     said = capfd.readouterr().err
     assert f"{server.url} says 500" in said and "hf completes 4 prompts" in said
-    engine._published.remove(0)
+    engine._published.end()
     left = [path for path in (tmp_path / "weights").iterdir() if path.is_dir()]
     assert len(left) == 1, "the run has removed its versions; that of the last engine is left"
 
