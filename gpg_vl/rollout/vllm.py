@@ -129,11 +129,13 @@ class VllmEngine:
             NoServer: ``on_failure`` is ``stop``
         """
         if self._config.on_failure == "stop":
-            raise NoServer(
-                f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again, or "
-                "set rollout.vllm.on_failure to hf"
-            )
+            raise NoServer(self._describe_failure() + ", or set rollout.vllm.on_failure to hf")
         say(f"rollout: no server answers; the engine hf completes {num_prompts} prompts")
+
+    def _describe_failure(self) -> str:
+        if self._config.mode == "colocate":
+            return "the vllm of this process has failed, as it says above; lower rollout.vllm.gpu_memory"
+        return f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again"
 
     def _group(self, prompt: Prompt, given: AnsweredGroup, sampling: Sampling, keep_log_probs: bool) -> RolloutGroup:
         rows = [self._completion(each, sampling, keep_log_probs) for each in given.completions]

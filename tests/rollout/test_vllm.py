@@ -182,6 +182,7 @@ class SleepingTiny(TinyBackend):
 
     def __init__(self, adapter: Any):
         super().__init__(adapter)
+        self.num_shut_down = 0
         self.is_awake = True
         self.sleep()
 
@@ -195,6 +196,9 @@ class SleepingTiny(TinyBackend):
     def wake(self) -> None:
         assert not self.is_awake
         self.is_awake = True
+
+    def shut_down(self) -> None:
+        self.num_shut_down += 1
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
         assert self.is_awake
@@ -232,22 +236,35 @@ def test_an_engine_in_this_process_sleeps_between_rollouts(
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])
-def test_an_engine_in_this_process_that_fails(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str
+@pytest.mark.parametrize("place", ["wake", "load_weights", "generate"])
+def test_an_engine_in_this_process_that_fails_gives_its_memory_back(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, place: str
 ) -> None:
-    class Failing(SleepingTiny):
-        def generate(self, request: Request) -> list[AnsweredGroup]:
-            raise RuntimeError("CUDA out of memory")
+    """Before ``hf`` takes over, and it is not asked again."""
 
-    adapter = load()
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    adapter, backend = load(), SleepingTiny(load())
+    monkeypatch.setattr(backend, place, fail)
     prompts = make_prompts(adapter)
-    engine = make_colocated(adapter, Failing(load()), tmp_path, monkeypatch, on_failure=on_failure)
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch, on_failure=on_failure)
+    monkeypatch.setattr(HfEngine, "generate", while_shut_down(backend, HfEngine.generate))
     for _ in range(2):
         if on_failure == "hf":
             assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
         else:
-            with pytest.raises(NoServer):
+            with pytest.raises(NoServer, match=r"rollout.vllm.gpu_memory"):
                 sample(engine, prompts, GREEDY)
+    assert backend.num_shut_down == 1
+
+
+def while_shut_down(backend: SleepingTiny, generate: Any) -> Any:
+    def checked(*words: Any, **keys: Any) -> Any:
+        assert backend.num_shut_down == 1
+        return generate(*words, **keys)
+
+    return checked
 
 
 def test_colocate_without_vllm_is_refused(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Service:
             if not folder.is_dir():
                 raise BadMessage(f"{folder} does not exist; run and server need the same folder --weights")
             self._version = None
-            self._run(lambda: self._backend.load_weights(folder))
+            self.run(lambda: self._backend.load_weights(folder))
             self._version = version
 
     def forget(self) -> None:
@@ -89,7 +89,7 @@ class Service:
             if request.version != self._version:
                 raise StaleWeights(f"the server has the weights {self._version}, not {request.version}")
             self._refuse_long(request)
-            return self._run(lambda: self._backend.generate(request))
+            return self.run(lambda: self._backend.generate(request))
 
     def _refuse_long(self, request: Request) -> None:
         room = int(self._backend.describe()["context_length"]) - request.sampling.max_new_tokens
@@ -100,7 +100,13 @@ class Service:
                 "holds; raise its --max-model-len"
             )
 
-    def _run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> T:
+        """What the engine does.
+
+        Raises:
+            BadMessage: it cannot be asked for that
+            EngineFailed: it is of no more use
+        """
         if self.has_failed:
             raise EngineFailed("the engine has failed before")
         try:
