@@ -9,10 +9,10 @@ import torch
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.families import CASES, Bench, make_bench
 
 FAMILIES = [name for name, case in CASES.items() if "not regrouped" in case.mutations]

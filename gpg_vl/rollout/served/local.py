@@ -77,6 +77,11 @@ class LocalEngine:
         self._service.run(self._backend.wake)
         self._service.load(version)
 
+    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
+        """See ``ServerPool.ask_each``."""
+        answer = self._ask(request)
+        return [] if answer is None else [("the vllm of this process", answer)]
+
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""
         return [self._ask(request) for request in requests]
