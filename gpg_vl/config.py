@@ -289,6 +289,7 @@ class VllmConfig:
             mean; null: 1e-3 in float32, 0.05 in bfloat16
         gpu_memory: colocate: share of a GPU that the engine takes while it is awake
         max_model_len: colocate: tokens of prompt and completion together; null: the model's
+        max_images: colocate: most images of a prompt, for which the engine keeps room
     """
 
     mode: Literal["server", "colocate"] = "server"
@@ -301,6 +302,7 @@ class VllmConfig:
     max_gap: float | None = None
     gpu_memory: float = 0.3
     max_model_len: int | None = None
+    max_images: int = 8
 
     def __post_init__(self) -> None:
         _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
@@ -312,6 +314,7 @@ class VllmConfig:
         _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
         _require(0 < self.gpu_memory < 1, "rollout.vllm.gpu_memory must be above 0 and below 1")
         _require(self.max_model_len is None or self.max_model_len >= 2, "rollout.vllm.max_model_len must be at least 2")
+        _require(self.max_images >= 0, "rollout.vllm.max_images must be at least 0")
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, requir
 from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_VL_2B
 from gpg_vl.config import RolloutConfig, VllmConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
-from gpg_vl.update.self_check import plain_log_probs
 
 PYTHON = sys.executable
 """Of the server's environment."""

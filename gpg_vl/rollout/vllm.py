@@ -3,14 +3,17 @@
 With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
 
 The servers get the tokens and the pixels that the update sees, and the weights through a shared folder before they are
-asked. Noise is theirs: a seed for each prompt and the number of a completion decide it, up to the rounding of what is
-computed together. Image features are not kept; the update computes them.
+asked; what they sample first is compared with the policy. Weights that ranks share are whole while they are written or
+compared, or for as long as ``hf`` may have to take over. Noise is the servers': a seed for each prompt and the number
+of a completion decide it, up to the rounding of what is computed together. Image features are not kept; the update
+computes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from accelerate import Accelerator
 
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import is_main_rank, run_on_main
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
@@ -27,6 +31,7 @@ from gpg_vl.rollout.served.asking import ask_prompt, deal
 from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
+from gpg_vl.rollout.served.parity import check_parity, first_sampling
 from gpg_vl.rollout.served.pool import ServerPool
 from gpg_vl.rollout.served.shared_folder import Published, read_token
 from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
@@ -68,15 +73,25 @@ class VllmEngine:
         self._published = Published(folder)
         self._fingerprint: Fingerprint | None = None
         self._version = ""
+        self._is_compared = config.vllm.mode == "server" and not is_main_rank()  # the first rank asks all servers
+        self._all_compared = False
 
     @contextmanager
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new."""
-        whole = nullcontext() if self._accelerator is None else whole_weights(self._accelerator)
-        with whole:  # to the end: where no server answers, ``hf`` needs them
+        with ExitStack() as whole:
+            if self._accelerator is not None:
+                whole.enter_context(whole_weights(self._accelerator))
             self._version = run_on_main(self._publish)
+            if not self._needs_policy():
+                whole.close()  # on all ranks together
             with self._servers.ready(self._version):
                 yield
+
+    def _needs_policy(self) -> bool:
+        """Whether some rank may run it while servers sample. All ranks together."""
+        self._all_compared = self._all_compared or all(gather_object([self._is_compared]))
+        return self._config.on_failure == "hf" or not self._all_compared
 
     def _publish(self) -> str:
         found = fingerprint(self._adapter)
@@ -100,6 +115,7 @@ class VllmEngine:
 
         Raises:
             ValueError: no server answers and ``on_failure`` is ``stop``, or a server refuses a prompt
+            OtherPolicy: what a server samples first is not from the policy
         """
         if not prompts:
             return []
@@ -107,6 +123,8 @@ class VllmEngine:
         ends, banned = self._adapter.end_token_ids, self._adapter.banned_token_ids
         parts = deal(Request(self._version, asked, group_size, sampling, ends, banned), len(self._servers))
         answers = self._servers.generate(parts)
+        if not self._is_compared and any(answer is not None for answer in answers):
+            self._compare(parts, prompts)
         generate = partial(self._hf.generate, group_size=group_size, sampling=sampling, keep_log_probs=keep_log_probs)
         groups: list[RolloutGroup] = []
         for part, answer in zip(parts, answers, strict=True):
@@ -119,17 +137,33 @@ class VllmEngine:
                 groups += [self._group(prompt, given, sampling, keep_log_probs) for prompt, given in pairs]
         return groups
 
+    def _compare(self, parts: Sequence[Request], prompts: Sequence[Prompt]) -> None:
+        """
+        Raises:
+            OtherPolicy: an engine is not the policy
+        """
+        asked = [each for part in parts for each in part.prompts]
+        place = next((n for n, prompt in enumerate(prompts) if prompt.views), 0)
+        sampling = first_sampling(parts[0].sampling)
+        request = replace(parts[0], prompts=(asked[place],), group_size=1, sampling=sampling)
+        for name, [group] in self._servers.ask_each(request):
+            [given] = group.completions
+            check_parity(self._adapter, self._config, name, prompts[place], given, sampling)
+        self._is_compared = True
+
     def _refuse_failure(self, num_prompts: int) -> None:
         """
         Raises:
             NoServer: ``on_failure`` is ``stop``
         """
         if self._config.on_failure == "stop":
-            raise NoServer(
-                f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again, or "
-                "set rollout.vllm.on_failure to hf"
-            )
+            raise NoServer(self._describe_failure() + ", or set rollout.vllm.on_failure to hf")
         say(f"rollout: no server answers; the engine hf completes {num_prompts} prompts")
+
+    def _describe_failure(self) -> str:
+        if self._config.mode == "colocate":
+            return "the vllm of this process has failed, as it says above; lower rollout.vllm.gpu_memory"
+        return f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again"
 
     def _group(self, prompt: Prompt, given: AnsweredGroup, sampling: Sampling, keep_log_probs: bool) -> RolloutGroup:
         rows = [self._completion(each, sampling, keep_log_probs) for each in given.completions]

@@ -1,7 +1,8 @@
 """Whether an engine of its own still computes what the update does: a bound on the distance of their log-probs.
 
 The engine ``hf`` runs the very model, and the self-check compares its forwards. Another engine has code of its own: a
-difference beyond rounding trains a distribution that was never sampled from, so the run ends.
+difference beyond rounding trains a distribution that was never sampled from, so the run ends. What it samples first is
+compared when it does (``rollout.served.parity``).
 """
 
 from __future__ import annotations
@@ -9,11 +10,8 @@ from __future__ import annotations
 import math
 
 from gpg_vl.config import Recipe
+from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.update.gradient import UpdateError
-
-MAX_GAP = {"float32": 1e-3, "bfloat16": 0.05}
-"""Bounds by ``model.dtype``, in nats: in float32 of any token; in bfloat16, where rounding alone moves single tokens
-far apart, of the mean."""
 
 
 def check_gap(recipe: Recipe, mean: float | None, largest: float | None) -> None:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.log_probs import head_logits, mask_banned, token_log_probs
+from gpg_vl.models.log_probs import head_logits, mask_banned
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.vision_records import feature_distance, move_vision
-from gpg_vl.records import Completion, Encoded
+from gpg_vl.records import Encoded
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.kept_prompts import build_part, run_prompt
 from gpg_vl.update.packing import PackedRow, build_micro_batch, place_rows
@@ -35,16 +36,6 @@ CHANGED_CHOICES = 0.01
 """Tolerance for the routers of a mixture: share of the tokens and layers with other experts."""
 FEATURE_TOLERANCE = 0.25
 """Tolerance for image features that were computed in bfloat16: difference as a fraction of their norm."""
-
-
-def plain_log_probs(adapter: Adapter, encoded: Encoded, completion: Completion, temperature: float) -> Tensor:
-    """Log-probs [T] of one completion after its prompt, as one ordinary row: nothing shared, no mask of our own."""
-    hidden = adapter.run_plain(encoded, completion.token_ids)
-    sources = hidden[len(encoded.token_ids) - 1 : -1]
-    targets = torch.tensor(completion.token_ids, device=adapter.device)
-    return token_log_probs(
-        sources, adapter.head_weight, targets, temperature, adapter.banned_token_ids, adapter.logit_cap
-    )
 
 
 @torch.no_grad()

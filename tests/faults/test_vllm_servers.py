@@ -18,10 +18,10 @@ from gpg_vl.models.base import BaseAdapter
 from gpg_vl.rollout import vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE, write_weights
 from gpg_vl.rollout.vllm import NoServer
 from gpg_vl.run.run_log import read_metrics
-from gpg_vl.update.engine_gap import MAX_GAP
 from tests.support.builders import make_lively
 from tests.support.rollout_servers import perturb
 from tests.support.tiny_runs import last_step, start_command, train_words, wait_for, write_recipe_folder
@@ -133,7 +133,7 @@ def test_a_server_that_is_killed_and_started_again(
         check_half_of_the_weights(policy, again, monkeypatch)
     said = capfd.readouterr().err
     assert f"{server.url} says 500" in said and "hf completes 4 prompts" in said
-    engine._published.remove(0)
+    engine._published.end()
     left = [path for path in (tmp_path / "weights").iterdir() if path.is_dir()]
     assert len(left) == 1, "the run has removed its versions; that of the last engine is left"
 

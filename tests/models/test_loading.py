@@ -18,10 +18,10 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.gathered import find_places
 from gpg_vl.models.loading import check_names, read_config
 from gpg_vl.models.parts import Medium
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Completion
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample
 from tests.support.families import CASES, skip_unless_installed
 from tests.support.messages import naming

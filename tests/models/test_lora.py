@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.records import TrainingGroup
@@ -26,7 +27,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
-from gpg_vl.update.self_check import check_packing, plain_log_probs
+from gpg_vl.update.self_check import check_packing
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
 from tests.support.messages import naming
 

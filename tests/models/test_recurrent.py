@@ -11,10 +11,11 @@ import torch
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.self_check import check_prefill, plain_log_probs
+from gpg_vl.update.self_check import check_prefill
 from tests.support.builders import whole
 from tests.support.families import CASES, Bench, make_bench, worst_gradient
 from tests.support.messages import naming

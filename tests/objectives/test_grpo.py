@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
@@ -20,7 +21,6 @@ from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
 from tests.support.messages import naming
 

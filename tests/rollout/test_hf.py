@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import SuppressTokensLogitsProcessor
 
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import hf
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
 from tests.support.messages import naming
 

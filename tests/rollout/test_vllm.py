@@ -6,6 +6,10 @@ vLLM itself is run by ``make test-vllm``.
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 import torch
 
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engine, vllm
@@ -23,7 +28,6 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.vllm import NoServer, VllmEngine
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_lively, make_sample
 from tests.support.rollout_servers import TinyBackend, perturb, serving
 
@@ -178,6 +182,7 @@ class SleepingTiny(TinyBackend):
 
     def __init__(self, adapter: Any):
         super().__init__(adapter)
+        self.num_shut_down = 0
         self.is_awake = True
         self.sleep()
 
@@ -191,6 +196,9 @@ class SleepingTiny(TinyBackend):
     def wake(self) -> None:
         assert not self.is_awake
         self.is_awake = True
+
+    def shut_down(self) -> None:
+        self.num_shut_down += 1
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
         assert self.is_awake
@@ -228,22 +236,35 @@ def test_an_engine_in_this_process_sleeps_between_rollouts(
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])
-def test_an_engine_in_this_process_that_fails(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str
+@pytest.mark.parametrize("place", ["wake", "load_weights", "generate"])
+def test_an_engine_in_this_process_that_fails_gives_its_memory_back(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, place: str
 ) -> None:
-    class Failing(SleepingTiny):
-        def generate(self, request: Request) -> list[AnsweredGroup]:
-            raise RuntimeError("CUDA out of memory")
+    """Before ``hf`` takes over, and it is not asked again."""
 
-    adapter = load()
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    adapter, backend = load(), SleepingTiny(load())
+    monkeypatch.setattr(backend, place, fail)
     prompts = make_prompts(adapter)
-    engine = make_colocated(adapter, Failing(load()), tmp_path, monkeypatch, on_failure=on_failure)
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch, on_failure=on_failure)
+    monkeypatch.setattr(HfEngine, "generate", while_shut_down(backend, HfEngine.generate))
     for _ in range(2):
         if on_failure == "hf":
             assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
         else:
-            with pytest.raises(NoServer):
+            with pytest.raises(NoServer, match=r"rollout.vllm.gpu_memory"):
                 sample(engine, prompts, GREEDY)
+    assert backend.num_shut_down == 1
+
+
+def while_shut_down(backend: SleepingTiny, generate: Any) -> Any:
+    def checked(*words: Any, **keys: Any) -> Any:
+        assert backend.num_shut_down == 1
+        return generate(*words, **keys)
+
+    return checked
 
 
 def test_colocate_without_vllm_is_refused(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,3 +281,28 @@ def test_without_the_servers_folder_the_mistake_is_told(load: Any, tmp_path: Pat
 def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
     make_token(tmp_path)
     assert make_engine(load(), tmp_path, "http://127.0.0.1:9").generate([], 3, GREEDY, []) == []
+
+
+# --- ranks that share the weights ------------------------------------------------------------------------------------
+
+
+def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two ranks under FSDP2: while servers sample, each has its shards alone, unless ``hf`` may have to take over.
+
+    The first time, whole ones are compared with what a server samples.
+    """
+    script = Path(__file__).parents[1] / "support/served_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": "fsdp"}
+    words = [str(model_folders["qwen2_vl"]), str(tmp_path)]
+    ran = subprocess.run(
+        [*command, *words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [row["on_failure"] for row in rows] == ["stop", "stop", "hf", "hf"]
+    for row in rows:
+        assert row["whole"] == [True, row["on_failure"] == "hf"]
+        assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.kept_prompts import KeptPrompts, build_part
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches, shortest_budget
 from gpg_vl.update.policy import PolicyForward
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import make_sample, make_training_group
 
 

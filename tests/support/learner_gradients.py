@@ -23,6 +23,7 @@ from torch import Tensor
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.processes.collectives import gather_object, sum_totals
@@ -31,7 +32,6 @@ from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, Reward, ScoredGroup
 from gpg_vl.update import learner as learner_module
 from gpg_vl.update.learner import Learner
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import SMALL_IMAGES, make_prompt, make_sample, random_completions
 from tests.support.objective_cases import CASES, ON_POLICY
 from tests.support.rank_gradients import KeepGradient

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gpg_vl import cli
+from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.run.run_log import read_metrics
-from gpg_vl.update.engine_gap import MAX_GAP
 from tests.support.vllm_servers import ROOT, Server
 
 pytestmark = pytest.mark.vllm

@@ -16,6 +16,7 @@ from data_tools.generate import draw_samples
 from gpg_vl.assemble import assemble
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.models import load_adapter
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.records import ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
@@ -23,7 +24,6 @@ from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import Loop, train
 from gpg_vl.update import layouts
 from gpg_vl.update.gradient import UpdateError
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.messages import naming
 from tests.support.scripted_rewards import noise, score_by
 from tests.support.small_recipes import MakeRecipe

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from gpg_vl.config import ModelConfig, Recipe, RolloutConfig, VllmConfig
-from gpg_vl.update.engine_gap import MAX_GAP, check_gap
+from gpg_vl.rollout.served.parity import MAX_GAP
+from gpg_vl.update.engine_gap import check_gap
 from gpg_vl.update.gradient import UpdateError
 
 

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig, UpdateConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_sample, make_training_group
 
 LoadModel = Callable[..., QwenVLAdapter]

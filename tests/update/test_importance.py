@@ -11,13 +11,13 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.gradient import accumulate_gradient
 from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.policy import PolicyForward
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import make_sample, make_training_group
 
 LOG_PROBS = torch.tensor([-1.0, -2.0, -0.5, -3.0, -1.0, -9.0])

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import LogProbs, Reward, ScoredGroup
@@ -19,7 +20,6 @@ from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference, keep_in_compute_type, sum_kl
-from gpg_vl.update.self_check import plain_log_probs
 from tests.support.builders import FAMILIES, make_prompt, make_sample, random_completions
 
 LoadModel = Callable[..., QwenVLAdapter]

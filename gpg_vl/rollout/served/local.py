@@ -1,16 +1,17 @@
 """vLLM in the training processes (``rollout.vllm.mode: colocate``), asked as a server is, with the same checks.
 
 Each rank has an engine of its own on its GPU. It sleeps while the update runs: its weights and its keys and values are
-freed. It is called from the thread that trains, whose GPU is the rank's.
+freed. One that has failed is shut down. It is called from the thread that trains, whose GPU is the rank's.
 """
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy
 import torch
@@ -22,9 +23,11 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
-from gpg_vl.rollout.served.service import Backend, EngineFailed, Service, StaleWeights
+from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
 from gpg_vl.screen import say
+
+T = TypeVar("T")
 
 
 class SleepingBackend(Backend, Protocol):
@@ -33,6 +36,9 @@ class SleepingBackend(Backend, Protocol):
 
     def wake(self) -> None:
         """Takes the memory again, for weights that are loaded next."""
+
+    def shut_down(self) -> None:
+        """Frees all of it, for good, after it has failed."""
 
 
 class LocalEngine:
@@ -59,32 +65,48 @@ class LocalEngine:
         try:
             yield
         finally:
-            self._service.forget()
             if not self._service.has_failed:
+                self._service.forget()
                 self._backend.sleep()
 
     def _wake(self, version: str) -> None:
-        if self._service.has_failed:
-            return
-        try:
-            self._backend.wake()
-            self._service.load(version)
-        except EngineFailed as error:
-            say(f"rollout: {error}")
+        if not self._service.has_failed:
+            self._try(lambda: self._take_up(version))
+
+    def _take_up(self, version: str) -> None:
+        self._service.run(self._backend.wake)
+        self._service.load(version)
+
+    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
+        """See ``ServerPool.ask_each``."""
+        answer = self._ask(request)
+        return [] if answer is None else [("the vllm of this process", answer)]
 
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""
         return [self._ask(request) for request in requests]
 
     def _ask(self, request: Request) -> list[AnsweredGroup] | None:
+        return None if self._service.has_failed else self._try(lambda: self._answer(request))
+
+    def _answer(self, request: Request) -> list[AnsweredGroup]:
         try:
             body = write_answer(request.version, self._service.generate(request))
             return read_answer(body, request, self._vocab_size)
         except BadMessage as error:
             raise Refused(f"rollout.vllm: {error}") from error
-        except (EngineFailed, StaleWeights) as error:
+
+    def _try(self, work: Callable[[], T]) -> T | None:
+        """An engine that fails gives its memory back: what goes on, goes on without it."""
+        try:
+            return work()
+        except EngineFailed as error:
             say(f"rollout: {error}")
-            return None
+        self._backend.shut_down()  # after the exception, whose frames hold parts of it
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
 
 def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> SleepingBackend:
@@ -93,6 +115,7 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
     options = EngineOptions(
         dtype=adapter.config.dtype,
         max_model_len=config.max_model_len,
+        max_images=config.max_images,
         gpu_memory=config.gpu_memory,
         sleeps=True,
         joins_ranks=num_ranks > 1,

@@ -55,6 +55,16 @@ class ServerPool:
         """A server that lacks the version gets it when it is asked."""
         return nullcontext()
 
+    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
+        """The address and the answer of every server that gives one.
+
+        Raises:
+            Refused: a server will never take it
+        """
+        answers = self._each(lambda client: client.generate(request))
+        pairs = zip(self._clients, answers, strict=True)
+        return [(client.url, answer) for client, answer in pairs if answer is not None]
+
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """The answer to each; None for those that no server has answered.
 

@@ -1,9 +1,15 @@
-"""One engine behind a server: which weights it has, and one thing at a time."""
+"""One engine behind a server: which weights it has, and one thing at a time.
+
+Requests that come while it generates are answered together, in one go of the engine: so none waits longer than for the
+one under way and for its own.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -42,6 +48,30 @@ class Backend(Protocol):
         """
 
 
+Outcome = list[AnsweredGroup] | StaleWeights | BadMessage | EngineFailed
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request, and what became of it."""
+
+    request: Request
+    outcome: Outcome | None = None
+
+    @property
+    def manner(self) -> Request:
+        """All of the request but its prompts: requests of one manner can be answered together."""
+        return replace(self.request, prompts=())
+
+
+def _deal(waiting: Sequence[_Waiting], together: Outcome) -> Iterator[Outcome]:
+    if isinstance(together, Exception):
+        yield from (together for _ in waiting)
+        return
+    groups = iter(together)
+    yield from (list(islice(groups, len(each.request.prompts))) for each in waiting)
+
+
 class Service:
     def __init__(self, backend: Backend, weights: Path):
         """
@@ -51,6 +81,7 @@ class Service:
         self._backend = backend
         self._weights = weights
         self._lock = threading.Lock()
+        self._waiting: list[_Waiting] = []  # whoever has the lock takes some out
         self._version: str | None = None  # None also while weights are loaded, and if that has failed
         self.has_failed = False
 
@@ -70,7 +101,7 @@ class Service:
             if not folder.is_dir():
                 raise BadMessage(f"{folder} does not exist; run and server need the same folder --weights")
             self._version = None
-            self._run(lambda: self._backend.load_weights(folder))
+            self.run(lambda: self._backend.load_weights(folder))
             self._version = version
 
     def forget(self) -> None:
@@ -85,11 +116,45 @@ class Service:
             BadMessage: a prompt cannot be asked
             EngineFailed: the engine is of no more use
         """
+        mine = _Waiting(request)
+        self._waiting.append(mine)
         with self._lock:
+            if mine.outcome is None:  # else whoever had the lock before has seen to it
+                self._answer(self._take(mine))
+        assert mine.outcome is not None
+        if isinstance(mine.outcome, Exception):
+            raise mine.outcome
+        return mine.outcome
+
+    def _take(self, first: _Waiting) -> list[_Waiting]:
+        """All that wait and can be answered together with the first."""
+        alike = [each for each in list(self._waiting) if each.manner == first.manner]
+        for each in alike:
+            self._waiting.remove(each)
+        return alike
+
+    def _answer(self, waiting: Sequence[_Waiting]) -> None:
+        """Gives each its outcome; one that cannot be asked fails alone."""
+        if len(waiting) == 1:
+            waiting[0].outcome = self._outcome(waiting[0].request)
+            return
+        prompts = tuple(prompt for each in waiting for prompt in each.request.prompts)
+        together = self._outcome(replace(waiting[0].request, prompts=prompts))
+        if isinstance(together, BadMessage):
+            for each in waiting:
+                self._answer([each])
+            return
+        for each, outcome in zip(waiting, _deal(waiting, together), strict=True):
+            each.outcome = outcome
+
+    def _outcome(self, request: Request) -> Outcome:
+        try:
             if request.version != self._version:
                 raise StaleWeights(f"the server has the weights {self._version}, not {request.version}")
             self._refuse_long(request)
-            return self._run(lambda: self._backend.generate(request))
+            return self.run(lambda: self._backend.generate(request))
+        except (StaleWeights, BadMessage, EngineFailed) as error:
+            return error
 
     def _refuse_long(self, request: Request) -> None:
         room = int(self._backend.describe()["context_length"]) - request.sampling.max_new_tokens
@@ -100,7 +165,13 @@ class Service:
                 "holds; raise its --max-model-len"
             )
 
-    def _run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> T:
+        """What the engine does.
+
+        Raises:
+            BadMessage: it cannot be asked for that
+            EngineFailed: it is of no more use
+        """
         if self.has_failed:
             raise EngineFailed("the engine has failed before")
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from gpg_vl.rollout.served.dead_runs import forget_run, hold_lock, remove_dead_runs, remove_versions
 
 TOKEN_FILE = "token"
 _LEAST_TOKEN = 32
@@ -51,7 +52,10 @@ def read_token(folder: Path) -> str:
 
 
 class Published:
-    """The versions of one run; all but the last two are removed, and those when the process ends."""
+    """The versions of one run; all but the last two are removed, and those when the process ends.
+
+    Those of a run that was killed are removed by the next one of this machine.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -65,20 +69,22 @@ class Published:
             write: puts the weights into a folder
         """
         if not self._num:
-            atexit.register(self.remove, 0)
+            self._begin()
         self._num += 1
         version = f"{self._run}-{self._num:08d}"
         partial = self._folder / f".{version}.partial"
         partial.mkdir(parents=True)
         write(partial)
         partial.rename(self._folder / version)
-        self.remove(2)
+        remove_versions(self._folder, self._run, 2)
         return version
 
-    def remove(self, num_kept: int) -> None:
-        """Removes all versions of this run but the last ones, and what a failed publication left."""
-        for path in self._folder.glob(f".{self._run}-*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
-        versions = sorted(self._folder.glob(f"{self._run}-*"))
-        for path in versions[: len(versions) - num_kept]:
-            shutil.rmtree(path, ignore_errors=True)
+    def _begin(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        hold_lock(self._folder, self._run)
+        atexit.register(self.end)
+        remove_dead_runs(self._folder)
+
+    def end(self) -> None:
+        """Removes all of this run's."""
+        forget_run(self._folder, self._run)

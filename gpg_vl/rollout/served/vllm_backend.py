@@ -33,7 +33,7 @@ class EngineOptions:
     gpu_memory: float = 0.85
     tensor_parallel: int = 1
     eager: bool = False
-    sleeps: bool = False  # whether it can free its memory for a while
+    sleeps: bool = False  # whether it frees its memory for a while, where vLLM can
     joins_ranks: bool = False  # whether it runs in one of several ranks that have found each other
 
 
@@ -52,6 +52,7 @@ class VllmBackend:
         self._client_error = VLLMClientError
         self._vllm = vllm
         self._dtype = options.dtype
+        self._sleeps = options.sleeps and current_platform.is_sleep_mode_available()
         launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
         self._llm = vllm.LLM(
             model=model,
@@ -66,7 +67,7 @@ class VllmBackend:
             enable_prefix_caching=True,
             trust_remote_code=False,
             seed=0,
-            enable_sleep_mode=options.sleeps,
+            enable_sleep_mode=self._sleeps,
             **_ON_A_CPU if current_platform.is_cpu() else {},
             **launcher,
         )
@@ -76,12 +77,18 @@ class VllmBackend:
         return {"engine": f"vllm {self._vllm.__version__}", "dtype": self._dtype, "context_length": length}
 
     def sleep(self) -> None:
-        """See ``SleepingBackend.sleep``."""
-        self._llm.sleep(level=2)
+        """See ``SleepingBackend.sleep``. Where vLLM cannot, as on a CPU, it holds what it has."""
+        if self._sleeps:
+            self._llm.sleep(level=2)
 
     def wake(self) -> None:
         """See ``SleepingBackend.wake``."""
-        self._llm.wake_up()
+        if self._sleeps:
+            self._llm.wake_up()
+
+    def shut_down(self) -> None:
+        """See ``SleepingBackend.shut_down``. Its own shutdown would also take the ranks of the run apart."""
+        self._llm.collective_rpc("shutdown")
 
     def load_weights(self, folder: Path) -> None:
         """See ``Backend.load_weights``. Keys and values, and images, were computed with the old weights."""

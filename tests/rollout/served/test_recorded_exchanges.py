@@ -17,8 +17,8 @@ import pytest
 
 from gpg_vl.rollout.served.client import Client, Refused, ServerFault
 from gpg_vl.rollout.served.messages import VERSION, read_answer, read_request
+from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.rollout.served.shared_folder import make_token, read_token
-from gpg_vl.update.engine_gap import MAX_GAP
 from tests.support.recorded_exchanges import (
     AGAIN,
     RUN,

@@ -47,9 +47,13 @@ def test_a_missing_token_names_the_command(tmp_path: Path) -> None:
         read_token(tmp_path)
 
 
+def versions_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
 def test_versions_appear_whole_and_the_last_two_are_kept(tmp_path: Path) -> None:
-    published = Published(tmp_path)
-    other = Published(tmp_path).publish(lambda folder: (folder / "w").touch())
+    published, another = Published(tmp_path), Published(tmp_path)
+    other = another.publish(lambda folder: (folder / "w").touch())
 
     def write(folder: Path) -> None:
         assert not VERSION.fullmatch(folder.name), "a server could take it now"
@@ -57,9 +61,11 @@ def test_versions_appear_whole_and_the_last_two_are_kept(tmp_path: Path) -> None
 
     versions = [published.publish(write) for _ in range(4)]
     assert len({*versions, other}) == 5 and all(map(VERSION.fullmatch, versions))
-    assert {path.name for path in tmp_path.iterdir()} == {*versions[-2:], other}
-    published.remove(0)
-    assert {path.name for path in tmp_path.iterdir()} == {other}
+    assert versions_in(tmp_path) == {*versions[-2:], other}
+    published.end()
+    assert versions_in(tmp_path) == {other}
+    another.end()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_cannot_be_written_are_no_version(tmp_path: Path) -> None:
@@ -71,6 +77,6 @@ def test_weights_that_cannot_be_written_are_no_version(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="full"):
         published.publish(fail)
-    assert [path.name for path in tmp_path.iterdir() if VERSION.fullmatch(path.name)] == []
+    assert [name for name in versions_in(tmp_path) if VERSION.fullmatch(name)] == []
     [kept] = [published.publish(lambda folder: None)]
-    assert [path.name for path in tmp_path.iterdir()] == [kept]
+    assert versions_in(tmp_path) == {kept}

@@ -16,8 +16,8 @@ from gpg_vl.data.sources import write_jsonl
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.client import Refused
+from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.rollout.vllm import NoServer
-from gpg_vl.update.engine_gap import MAX_GAP
 from tests.support.builders import make_lively, make_sample, png
 from tests.support.rollout_servers import largest_gap, perturb
 from tests.support.vllm_servers import (

@@ -1,0 +1,74 @@
+"""How far an engine's log-probs may be from the policy's, and whether they are so far at the start.
+
+Every trained step compares them again (``update.engine_gap``). But validation comes before the first one, ``gpg-vl
+eval`` and ``ask`` have none, and with top-p or top-k the update's are of another distribution. So the first time that
+an engine samples, one short completion of the full distribution is compared with a plain row of the policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from gpg_vl.config import VllmConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.plain_rows import plain_log_probs
+from gpg_vl.records import Completion, Prompt
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.served.messages import AnsweredCompletion
+
+MAX_GAP = {"float32": 1e-3, "bfloat16": 0.05}
+"""Bounds by ``model.dtype``, in nats: in float32 of any token; in bfloat16, where rounding alone moves single tokens
+far apart, of the mean."""
+_MOST_TOKENS = 32
+
+
+class OtherPolicy(ValueError):
+    """The engine is not the policy; one line that says how far it is from it."""
+
+
+def first_sampling(sampling: Sampling) -> Sampling:
+    """That of the completion that is compared; it fits wherever the run's own do."""
+    return Sampling(min(_MOST_TOKENS, sampling.max_new_tokens), 1.0)
+
+
+def check_parity(
+    adapter: Adapter, config: VllmConfig, engine: str, prompt: Prompt, given: AnsweredCompletion, sampling: Sampling
+) -> None:
+    """
+    Args:
+        engine: what messages call it
+        given: a completion of the prompt, as the engine sampled it
+
+    Raises:
+        OtherPolicy: its log-probs are not the policy's
+    """
+    plain = _plain(adapter, prompt, given.token_ids, sampling.temperature)
+    gaps = [abs(one - other) for one, other in zip(given.log_probs, plain, strict=True)]
+    what, found = ("largest", max(gaps)) if adapter.config.dtype == "float32" else ("mean", _mean(gaps))
+    bound = config.max_gap or MAX_GAP[adapter.config.dtype]
+    if not found <= bound:
+        raise OtherPolicy(
+            f"rollout.vllm: {engine} is not the policy: a first completion has a mean log-prob of "
+            f"{_mean(given.log_probs):.4f} there and {_mean(plain):.4f} here, and the {what} distance of a token's is "
+            f"{found:.2g} nats, more than {bound:g}; serve {adapter.config.path} in {adapter.config.dtype}, set "
+            "rollout.engine to hf, or raise rollout.vllm.max_gap"
+        )
+
+
+@torch.no_grad()
+def _plain(adapter: Adapter, prompt: Prompt, token_ids: tuple[int, ...], temperature: float) -> list[float]:
+    was_training = adapter.model.training
+    adapter.model.eval()
+    try:
+        with adapter.autocast():
+            row = plain_log_probs(adapter, prompt.encoded, Completion(token_ids, "", finished=True), temperature)
+    finally:
+        adapter.model.train(was_training)
+    return row.tolist()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

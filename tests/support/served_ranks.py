@@ -1,0 +1,101 @@
+"""``torchrun served_ranks.py MODEL FOLDER``: ranks that share their weights by FSDP2 and sample through one server.
+
+The first rank serves a model of its own in a thread. Prints a line of JSON for each value of ``on_failure``: whether
+this rank's adapter has whole weights while the server samples, and whether the samples are those of one process; then
+another one, after work that failed on the second rank alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+
+from gpg_vl.config import ModelConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.models import load_adapter
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import RankError, end_ranks, run_together
+from gpg_vl.processes.start import start_ranks
+from gpg_vl.prompts.builder import PromptBuilder
+from gpg_vl.records import Prompt
+from gpg_vl.rollout import build_engine
+from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.fsdp import load_policy, shard_policy
+from gpg_vl.update.policy import PolicyForward
+from tests.support.builders import SMALL_IMAGES, make_sample
+from tests.support.rollout_servers import TinyBackend, serving
+
+GREEDY = Sampling(6, 0.0)
+
+
+def make_prompts(adapter: Any) -> list[Prompt]:
+    builder = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=True)
+    return [builder.build(make_sample(each, seed)) for seed, each in enumerate(([(84, 84)], []))]
+
+
+@contextmanager
+def served(config: ModelConfig, folder: Path, accelerator: Accelerator) -> Iterator[str]:
+    """The address of a server that lives in the first rank."""
+    if not accelerator.is_main_process:
+        yield gather_object([""])[0]
+        gather_object([0])
+        return
+    with serving(TinyBackend(load_adapter(config)), folder) as (url, _):  # type: ignore[arg-type]
+        yield gather_object([url])[0]
+        gather_object([0])  # nobody asks any more
+
+
+def sample(engine: Any, prompts: list[Prompt]) -> list[Any]:
+    groups = engine.generate(prompts, 2, GREEDY, [(n,) for n in range(len(prompts))])
+    return [[each.token_ids for each in group.completions] for group in groups]
+
+
+def is_whole(adapter: Any) -> bool:
+    return not any(isinstance(each, DTensor) for each in adapter.model.parameters())
+
+
+def fail_on_the_second(accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        raise ValueError("no")
+
+
+def main(model: str, folder: Path) -> None:
+    accelerator = start_ranks(on_cpu=True)
+    config = ModelConfig(path=model, **SMALL_IMAGES)  # type: ignore[arg-type]
+    adapter, plain = load_policy(config, accelerator), load_adapter(config)
+    shard_policy(accelerator, PolicyForward(adapter, 1.0))
+    prompts = make_prompts(plain)
+    expected = sample(HfEngine(plain, 65536), prompts)
+    with served(config, folder, accelerator) as url:
+        for on_failure in ("stop", "hf"):
+            keys = VllmConfig(servers=[url], weights=str(folder), on_failure=on_failure)  # type: ignore[arg-type]
+            engine = build_engine(RolloutConfig(engine="vllm", vllm=keys), adapter, accelerator)
+            whole = []
+            for _ in range(2):
+                with engine.sync_weights():
+                    found = run_together(lambda: sample(engine, prompts))  # noqa: B023
+                    whole.append(is_whole(adapter))
+            try:
+                with engine.sync_weights():
+                    run_together(lambda: fail_on_the_second(accelerator))
+            except RankError as error:
+                failure = str(error)
+            with engine.sync_weights():
+                again = run_together(lambda: sample(engine, prompts))  # noqa: B023
+            row = {"on_failure": on_failure, "whole": whole, "is_same": found == again == expected}
+            row |= {"failure": failure, "is_sharded": not is_whole(adapter)}
+            rows = gather_object([row])
+            if accelerator.is_main_process:
+                sys.stdout.write("".join(json.dumps(each) + "\n" for each in rows))
+    end_ranks()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
