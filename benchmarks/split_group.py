@@ -82,7 +82,8 @@ def build_sides(adapter: QwenVLAdapter, lengths: Lengths, num_parts: int) -> dic
 
 
 def run(adapter: QwenVLAdapter, forward: PolicyForward, plan: list[list[PackedRow]]) -> None:
-    adapter.model.zero_grad()
+    for _, parameter in adapter.trainable_parameters():
+        parameter.grad = None
     prompts = KeptPrompts(adapter)
     for rows in plan:
         prompt = prompts.before(rows)

@@ -10,10 +10,10 @@ from benchmarks.gpu_sections.records import Section
 SECTIONS: Mapping[str, Section] = {
     "machine": Section("benchmarks.gpu_sections.machine", 20),
     "exactness": Section("benchmarks.gpu_sections.exactness", 70),
-    "flex": Section("benchmarks.gpu_sections.flex", 40),
+    "flex": Section("benchmarks.gpu_sections.flex", 30),
     "rollout": Section("benchmarks.gpu_sections.rollout", 125),
-    "update": Section("benchmarks.gpu_sections.update", 110),
-    "memory": Section("benchmarks.gpu_sections.memory", 90),
+    "update": Section("benchmarks.gpu_sections.update", 135),
+    "memory": Section("benchmarks.gpu_sections.memory", 80),
     "ranks": Section("benchmarks.gpu_sections.ranks", 20),
 }
 if importlib.util.find_spec("vllm") is not None:

@@ -61,7 +61,7 @@ class EnginesRow(Row):
 
 def run(setting: Setting) -> Iterator[EnginesRow]:
     shape = kit.sized(QWEN2_VL_2B, is_tiny=setting.is_tiny)
-    dtype = kit.compute_dtype(setting.device)
+    dtype = kit.COMPUTE_DTYPE if setting.device == "cuda" else "float32"
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         adapter = kit.build(shape, setting.device, dtype)
@@ -106,8 +106,9 @@ class Draw:
         self.once(engine)
         asleep = held_mib(self.setting.device) - held
         with torch.no_grad():
-            for parameter in self.adapter.model.parameters():
+            for _, parameter in self.adapter.trainable_parameters():
                 parameter.mul_(1.01)
+            self.adapter.follow_masters()
         sync_s, draw_s, groups = self.once(engine)
         tokens = sum(len(each.token_ids) for group in groups for each in group.completions)
         values = {"start_s": start_s, "sync_s": sync_s, "draw_s": draw_s, "asleep_mib": asleep}

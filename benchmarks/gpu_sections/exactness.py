@@ -51,6 +51,7 @@ TEXT_LAYERS, TOWER_LAYERS = 4, 8  # the eighth block of a Qwen2.5-VL tower is th
 class ExactnessRow(Row):
     model: str = ""
     precision: str = ""
+    weights: str = ""  # the type that they are computed in
     verdict: str = ""  # exact, NOT EXACT, NOT COMPILED, caught, MISSED; same or DIFFERENT for what is done twice
     log_prob_error: float | None = None  # nats
     log_prob_ratio: float | None = None  # of the floor
@@ -86,6 +87,10 @@ class Bench:
     model: str
     precision: str
 
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"model": self.model, "precision": self.precision, "weights": kit.weights_of(self.adapter)}
+
 
 def run(setting: Setting) -> Iterator[ExactnessRow]:
     kit.trace_only(setting.device)
@@ -94,18 +99,29 @@ def run(setting: Setting) -> Iterator[ExactnessRow]:
         shape = reduce(full, is_tiny=setting.is_tiny)
         adapter = kit.build(shape, setting.device, "float32")
         groups = draw_groups(adapter, is_tiny=setting.is_tiny)
-        reference = compute_reference(adapter, groups)
         floors: dict[str, Errors] = {}
+        references: dict[str, Reference] = {}
         for precision in PRECISIONS:
-            bench = Bench(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
+            bench = build_bench(adapter, shape, groups, precision, references)
             yield from find_floor(bench, floors)
             yield from compare(bench, floors, CODES)
         yield from repeat_work(kit.in_dtype(adapter, shape, "float32"), groups, shape.name, setting)
         for precision in PRECISIONS:  # compiles, which takes long: last
-            bench = Bench(kit.in_dtype(adapter, shape, precision), groups, reference, shape.name, precision)
+            bench = build_bench(adapter, shape, groups, precision, references)
             yield from compare(bench, floors, COMPILED_CODES)
-        del adapter, reference, bench
+        del adapter, references, bench
         free_memory()
+
+
+def build_bench(
+    adapter: QwenVLAdapter, shape: ModelShape, groups: Sequence[TrainingGroup], precision: str,
+    references: dict[str, Reference],
+) -> Bench:  # fmt: skip
+    """Adds to ``references`` what is not there: rounded weights are others, and have a float64 result of their own."""
+    measured_one = kit.in_dtype(adapter, shape, precision)
+    if precision not in references:
+        references[precision] = compute_reference(measured_one, groups)
+    return Bench(measured_one, groups, references[precision], shape.name, precision)
 
 
 def reduce(full: ModelShape, *, is_tiny: bool) -> ModelShape:
@@ -140,7 +156,7 @@ def find_floor(bench: Bench, floors: dict[str, Errors]) -> Iterator[ExactnessRow
     errors: list[Errors] = []
     for name, together in (("plain, row by row", 1), ("plain, rows together", 64)):
         work = partial(plain_values, bench.adapter, bench.groups, bench.reference, together, errors)
-        yield measured(ExactnessRow, work, name=name, model=bench.model, precision=bench.precision)
+        yield measured(ExactnessRow, work, name=name, **bench.identity)
     if len(errors) == 2:
         floors[bench.precision] = join(errors)
 
@@ -148,8 +164,7 @@ def find_floor(bench: Bench, floors: dict[str, Errors]) -> Iterator[ExactnessRow
 def compare(bench: Bench, floors: Mapping[str, Errors], codes: Mapping[str, str]) -> Iterator[ExactnessRow]:
     """Packed rows by each attention code, right and wrong; nothing where there is no floor: its rows say why."""
     adapter, groups = bench.adapter, bench.groups
-    identity = {"model": bench.model, "precision": bench.precision}
-    floor = floors.get(bench.precision)
+    identity, floor = bench.identity, floors.get(bench.precision)
     if floor is None:
         return
     for name, attention in codes.items():
@@ -166,7 +181,7 @@ def plain_values(
 ) -> dict[str, Any]:
     """Adds the errors to ``kept``."""
     adapter.model.train()
-    adapter.model.zero_grad()
+    kit.clear_gradients(adapter)
     found = plain.run_plain(adapter, groups, len(groups), plain.precise_head, together)
     kept.append(measure_errors(adapter, found, reference, with_gradient=True))
     gradient_error = statistics.median(kept[-1].by_parameter.values())
@@ -232,7 +247,7 @@ def measure_errors(adapter: QwenVLAdapter, found: Tensor, reference: Reference, 
     log_prob = float((found.double() - reference.log_probs).square().mean().sqrt())
     by_parameter: dict[str, float] = {}
     if with_gradient:
-        gradients = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+        gradients = kit.gradients_of(adapter)
         assert gradients.keys() == reference.gradients.keys(), "a parameter has a gradient on one side alone"
         for name, expected in reference.gradients.items():
             by_parameter[name] = relative_difference(gradients[name], expected)
@@ -258,7 +273,7 @@ def repeat_work(
 ) -> Iterator[ExactnessRow]:
     """What should come out the same: greedy completions alone and in a batch, and the same step twice."""
     kit.set_attention(adapter, "auto")
-    identity = {"model": model, "precision": "float32"}
+    identity = {"model": model, "precision": "float32", "weights": kit.weights_of(adapter)}
     alone = partial(compare_greedy, adapter, is_tiny=setting.is_tiny)
     yield measured(ExactnessRow, alone, name="greedy rollout, alone and in a batch", **identity)
     twice = partial(compare_twice, adapter, groups)
@@ -290,9 +305,9 @@ def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
 def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
     batch = kit.pack(adapter, groups)
     kit.packed_pass(adapter, batch, len(groups))
-    first = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+    first = kit.gradients_of(adapter)
     kit.packed_pass(adapter, batch, len(groups))
-    second = {name: p.grad for name, p in adapter.model.named_parameters() if p.grad is not None}
+    second = kit.gradients_of(adapter)
     same = sum(torch.equal(first[name], second[name]) for name in first)
     error = largest(relative_difference(second[name], first[name].double()) for name in first)
     verdict = "same" if same == len(first) else "DIFFERENT"

@@ -49,7 +49,7 @@ def run(setting: Setting) -> Iterator[FlexRow]:
     """One layer of the 3B model: each layer calls the same compiled code."""
     kit.trace_only(setting.device)
     shape = replace(kit.sized(QWEN2_5_VL_3B, is_tiny=setting.is_tiny), layers=1)
-    adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device), attention="flex_attention")
+    adapter = kit.build(shape, setting.device, attention="flex_attention")
     adapter.model.train()
     if not setting.is_tiny:  # cold, as a run finds it: other sections have compiled already
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")

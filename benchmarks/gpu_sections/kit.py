@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from gpg_vl.models import log_probs
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.segments import prompt_of
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.recipes import load_recipe
@@ -36,6 +38,8 @@ from gpg_vl.update.policy import PolicyForward, move_to
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 RECIPES, LAYOUTS = SCRIPTS / "recipes", SCRIPTS / "deepspeed"
+COMPUTE_DTYPE = "bfloat16"
+"""What the recipes compute in."""
 
 
 def sized(shape: ModelShape, *, is_tiny: bool) -> ModelShape:
@@ -45,22 +49,58 @@ def sized(shape: ModelShape, *, is_tiny: bool) -> ModelShape:
     return TINY_QWEN2_VL if shape.family == "qwen2_vl" else TINY_QWEN2_5_VL
 
 
-def build(shape: ModelShape, device: str, dtype: str, **options: Any) -> QwenVLAdapter:
-    """The adapter; its processor's files are gone once it is built."""
+def build(
+    shape: ModelShape, device: str, dtype: str = COMPUTE_DTYPE, *, is_rounded: bool = True, **options: Any
+) -> QwenVLAdapter:
+    """The adapter as training has it; its processor's files are gone once it is built.
+
+    Args:
+        is_rounded: False: float32 weights, which autocast casts in each call
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return build_adapter(shape, Path(folder), dtype, device=device, **options)
+        adapter = build_adapter(shape, Path(folder), dtype, device=device, **options)
+    if is_rounded:
+        adapter.round_weights()
+    return adapter
 
 
-def compute_dtype(device: str) -> str:
-    """What the recipes compute in; a CPU has no speed in bfloat16."""
-    return "bfloat16" if device == "cuda" else "float32"
+def weights_of(adapter: QwenVLAdapter) -> str:
+    """The type of the weights that the model computes in."""
+    return str(adapter.head_weight.dtype).removeprefix("torch.")
+
+
+def clear_gradients(adapter: QwenVLAdapter) -> None:
+    """Those of the masters too, which the model does not know."""
+    for _, parameter in adapter.trainable_parameters():
+        parameter.grad = None
+
+
+def gradients_of(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+    """By the weight's name; float32, whatever the weights are."""
+    return {name: p.grad for name, p in adapter.trainable_parameters() if p.grad is not None}
 
 
 def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAdapter:
-    """The same model and weights under an adapter that computes in ``dtype``."""
+    """A float32 model under an adapter that computes in ``dtype``; rounded, it is a copy."""
     config: Any = {"dtype": dtype}
     adapter.model.config.text_config._attn_implementation = "sdpa"  # an adapter takes what it finds for rows unpacked
-    return wrap(adapter.model, adapter.processor, shape, replace(adapter.config, **config))
+    model = adapter.model if dtype == "float32" else copy.deepcopy(adapter.model)
+    wrapped = wrap(model, adapter.processor, shape, replace(adapter.config, **config))
+    wrapped.round_weights()
+    return wrapped
+
+
+@contextmanager
+def without_checkpointing(adapter: QwenVLAdapter) -> Iterator[None]:
+    """Within, all activations stay for the backward pass."""
+    before = adapter.config
+    adapter.model.gradient_checkpointing_disable()
+    adapter.config = replace(before, gradient_checkpointing=False)
+    try:
+        yield
+    finally:
+        adapter.config = before
+        adapter.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def trace_only(device: str) -> None:
@@ -103,7 +143,7 @@ def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
 
 def packed_pass(adapter: QwenVLAdapter, batch: MicroBatch, divisor: float) -> Tensor:
     """Log-probs [M]; the gradient is left on the model, which had none."""
-    adapter.model.zero_grad()
+    clear_gradients(adapter)
     found = packed_log_probs(adapter, batch)
     ((batch.coefficients * found).sum() / divisor).backward()
     return found.detach()
@@ -194,11 +234,10 @@ def load_shipped_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
-    """The recipe's optimizer and checkpointing; its compute type on a GPU."""
-    dtype = recipe.model.dtype if device == "cuda" else compute_dtype(device)
-    checkpointing = recipe.model.gradient_checkpointing
-    adapter = build(shape, device, dtype, gradient_checkpointing=checkpointing)
+    """The recipe's optimizer, checkpointing and compute type, the weights as the layout has them in a run."""
     accelerator = start_ranks()
+    checkpointing, is_rounded = recipe.model.gradient_checkpointing, sharding_of(accelerator).computes_rounded
+    adapter = build(shape, device, recipe.model.dtype, is_rounded=is_rounded, gradient_checkpointing=checkpointing)
     optimizer = build_optimizer(adapter, recipe.update)
     forward = PolicyForward(adapter, recipe.rollout.temperature)
     layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
@@ -222,4 +261,4 @@ def layout_gradients(
     accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
     take_step(layout, 1.0)
     with whole_weights(accelerator):
-        return {name: parameter.detach().cpu().clone() for name, parameter in adapter.model.named_parameters()}
+        return {name: parameter.detach().cpu().clone() for name, parameter in adapter.trainable_parameters()}

@@ -4,7 +4,7 @@ The recipes' own budgets, optimizer and checkpointing. A rollout batch is as ful
 prompts are longer and its completions shorter than the recipe's, of the same length together: the cache grows as large
 in a sixteenth of the time. The update fills two micro-batches, since the second one finds the gradient of the first
 there. Where memory runs out, the attempt is a row, and the next attempt has half the budget, as in a run. Later steps
-start where the one before came to: a run would come down to it again each time.
+start where the one before came to, as in a run.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class MemoryRow(Row):
     step: int = 0
     phase: str = ""  # rollout, update, optimizer
     items: str = ""  # what it ran on
+    weights: str = ""  # the type that they are computed in
     allocated_mib: float | None = None
     reserved_mib: float | None = None
     micro_batch_tokens: int | None = None  # the budget
@@ -71,6 +72,7 @@ class Bench:
     ) -> MemoryRow:
         identity: dict[str, Any] = {"step": step, "phase": phase, "items": items, "model": self.model}
         identity |= {"recipe": self.recipe, "micro_batch_tokens": micro_batch_tokens}
+        identity["weights"] = kit.weights_of(self.steps.adapter)
         return measured(MemoryRow, partial(measure, self.setting, work), name=f"step {step}, {phase}", **identity)
 
 
@@ -108,7 +110,7 @@ def update_rows(bench: Bench, step: int, budget: int) -> Generator[MemoryRow, No
     """A row for each attempt, the next with half the budget, as an update does it.
 
     Returns:
-        the budget that was left, where later steps start: they would come down to it again; None where there is none
+        the budget that was left, where later steps start; None where there is none
     """
     retries = 0
     while True:

@@ -42,11 +42,12 @@ def own_head(model: Any, inputs: dict[str, Tensor], keep: int) -> Tensor:
 
 
 def precise_head(model: Any, inputs: dict[str, Tensor], keep: int) -> Tensor:
-    """In the precision of its weights, as the kit runs it: what is left to differ is the body."""
+    """In float32 or more, as the kit runs it: what is left to differ is the body."""
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, -keep - 1 : -1]
     weight = model.lm_head.weight
+    dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        return F.linear(hidden.to(weight.dtype), weight)
+        return F.linear(hidden.to(dtype), weight.to(dtype))
 
 
 def run_plain(

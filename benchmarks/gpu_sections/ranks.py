@@ -91,7 +91,7 @@ def measure(setting: Setting, shape: ModelShape, layout: str, expected: dict[str
     adapter = kit.build(shape, setting.device, "float32")
     lengths = Lengths(16, 24, 8, 4) if setting.is_tiny else Lengths(256, 88, 64, 8)
     groups = [draw_group(adapter, lengths, seed) for seed in range(2)]
-    found = kit.layout_gradients(adapter, groups, layout, KeepGradient(adapter.model.parameters()))
+    found = kit.layout_gradients(adapter, groups, layout, KeepGradient(p for _, p in adapter.trainable_parameters()))
     peak = read_peak(setting.device)
     values: dict[str, Any] = {
         "allocated_mib": peak.allocated - held.allocated,

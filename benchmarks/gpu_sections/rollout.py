@@ -1,14 +1,15 @@
 """How fast the kit's rollout decodes, and how far that is from what the memory's bandwidth allows.
 
-Completions end where they are told to, not before. A decode step is timed between the choices of two tokens, where the
-loop waits for the device anyway; the first step is left out. The roofline reads each weight and each cached key and
-value once a step, in bfloat16, at the bandwidth of a copy measured here.
+Completions end where they are told to, not before. A decode step is the mean of all from the second token to the last;
+in between, nothing waits for the device that would not wait in a run. The roofline reads each weight and each cached
+key and value once a step, in bfloat16, at the bandwidth of a copy measured here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,8 +28,10 @@ from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
+from gpg_vl.rollout import hf
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.sampled_rows import steps_between_looks
 
 PROFILED_STEPS = 2
 """Decoded after the timed ones, with all rows: their kernels are counted, and the profiler costs time."""
@@ -51,7 +54,9 @@ class Load:
 @dataclass(frozen=True, kw_only=True)
 class RolloutRow(Row):
     model: str = ""
-    side: str = ""  # kit, kit with LoRA, TRL
+    side: str = ""  # kit, kit with LoRA, kit with other looks, TRL
+    weights: str = ""  # the type that they are computed in
+    look_every: int | None = None  # steps, for ends
     rows: int = 0
     tokens: int = 0  # forced per row
     total_s: float | None = None
@@ -71,12 +76,14 @@ def run(setting: Setting) -> Iterator[RolloutRow]:
     full, some, few = loads(is_tiny=setting.is_tiny)
     for model in (QWEN2_5_VL_3B, QWEN2_VL_2B):
         shape = kit.sized(model, is_tiny=setting.is_tiny)
-        adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device))
+        adapter = kit.build(shape, setting.device)
         for load in (full, some, few):
             yield row(setting, adapter, shape, load, bandwidth, "kit")
+        with looking_every(other_pause(adapter.device)):
+            yield row(setting, adapter, shape, some, bandwidth, "kit with other looks")
         del adapter
         free_memory()
-        adapted = kit.build(shape, setting.device, kit.compute_dtype(setting.device), lora=kit.default_lora())
+        adapted = kit.build(shape, setting.device, lora=kit.default_lora())
         for load in (some, full, few):
             yield row(setting, adapted, shape, shorten(load, some), bandwidth, "kit with LoRA")
         del adapted
@@ -93,6 +100,21 @@ def loads(*, is_tiny: bool) -> tuple[Load, Load, Load]:
         return Load(4, Lengths(16, 24, 10, 2)), Load(2, Lengths(16, 24, 8, 2)), Load(1, Lengths(16, 24, 8, 2))
     whole = Lengths(512, 88, 256, 8)
     return Load(16, whole), Load(9, replace(whole, completion_tokens=64)), Load(2, replace(whole, completion_tokens=64))
+
+
+def other_pause(device: torch.device) -> int:
+    """Steps between two looks for ends: every step where a run looks at some, or some where it looks at every one."""
+    return 1 if steps_between_looks(device) > 1 else 8
+
+
+@contextmanager
+def looking_every(steps: int) -> Iterator[None]:
+    before = hf.steps_between_looks
+    hf.steps_between_looks = lambda device: steps
+    try:
+        yield
+    finally:
+        hf.steps_between_looks = before
 
 
 def shorten(load: Load, other: Load) -> Load:
@@ -115,22 +137,24 @@ def row(
 
 
 class StepClock:
-    """When each token was chosen, and how many kernels the steps after them took."""
+    """When the second and the last token were chosen, and how many kernels the steps after them took."""
 
     def __init__(self, device: str, tokens: int):
         self._device = device
         self._tokens = tokens
         self._profile = profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU])
-        self.times: list[float] = []
-        self.peak: Peak | None = None  # until the last of them
+        self.second = self.last = 0.0
+        self.peak: Peak | None = None  # until the last token
 
     def __call__(self, step: int) -> None:
-        """Once a token, the first one is 0."""
-        synchronise(self._device)
-        if step < self._tokens:
-            self.times.append(time.perf_counter())
-        if step == self._tokens - 1:
-            self.peak = read_peak(self._device)
+        """Once a token, the first one is 0. It waits for the device where a time is taken, and for the profiler."""
+        last = self._tokens - 1
+        if step in (1, last) or step > last:
+            synchronise(self._device)
+        if step == 1:
+            self.second = time.perf_counter()
+        if step == last:
+            self.last, self.peak = time.perf_counter(), read_peak(self._device)
         if step == self._tokens:
             self._profile.start()
         if step == self._tokens + PROFILED_STEPS:
@@ -138,7 +162,7 @@ class StepClock:
 
     def step_seconds(self) -> float:
         """Mean, without the first."""
-        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
+        return (self.last - self.second) / (self._tokens - 2)
 
     def kernels_per_step(self) -> float | None:
         """None where the profiler sees none, as without the driver's permission."""
@@ -161,10 +185,12 @@ def run_kit(
     synchronise(setting.device)
     began = time.perf_counter()
     generate(adapter, prompts, n.group_size, n.completion_tokens + 1 + PROFILED_STEPS, clock)
-    step, total, peak = clock.step_seconds(), clock.times[-1] - began, clock.peak
+    step, total, peak = clock.step_seconds(), clock.last - began, clock.peak
     assert peak is not None
     least = decode_bytes(shape, load.rows, n.prompt_tokens + n.completion_tokens / 2) / bandwidth
     return {
+        "weights": kit.weights_of(adapter),
+        "look_every": hf.steps_between_looks(adapter.device),
         "total_s": total,
         "prefill_s": total - step * (n.completion_tokens - 1),
         "step_ms": 1000 * step,
@@ -192,7 +218,7 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     """TRL's own rollout by ``generate``: it runs image and prompt once for every completion."""
     n = load.lengths
     require_seconds(setting, TRL_SECONDS[shape.family] if setting.device == "cuda" else 0)
-    adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device))
+    adapter = kit.build(shape, setting.device)
     clock = StepClock(setting.device, n.completion_tokens)
     work = build_trl_work(adapter, load, clock)
     free_memory()
@@ -201,6 +227,7 @@ def run_trl(setting: Setting, shape: ModelShape, load: Load) -> dict[str, Any]:
     peak = read_peak(setting.device)
     step = clock.step_seconds()
     return {
+        "weights": kit.weights_of(adapter),
         "total_s": total,
         "prefill_s": total - step * (n.completion_tokens - 1),
         "step_ms": 1000 * step,
@@ -241,8 +268,8 @@ class TimedLengths(ForceLengths):
 
     def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter, clock: StepClock):
         super().__init__(counts, prompt_length, adapter)
-        self._clock = clock
+        self._clock, self._first = clock, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._clock(len(self._clock.times))
+        self._clock(input_ids.shape[1] - self._first)
         return super().__call__(input_ids, scores)

@@ -1,9 +1,10 @@
 """How fast and how large the update is: forward and backward of one micro-batch, as the recipes fill it.
 
-Three groups of 600 + 8 x 256 tokens, gradient checkpointing on. Then one knob at a time, and beside it the plain rows
-of transformers' own forward and TRL, each on one group: they run image and prompt once for every completion. Seconds
-are those of one group. The MFU counts the FLOPs that a group needs when nothing is computed twice, on every side:
-neither repeated prompts nor recomputed activations earn anything.
+Three groups of 600 + 8 x 256 tokens, gradient checkpointing on. Then one knob at a time: among them a group that is
+split, which keeps its prompt only without checkpointing, and float32 weights under autocast. Beside it the plain rows
+of transformers' own forward and TRL, each on one group and on the same weights: they run image and prompt once for
+every completion. Seconds are those of one group. The MFU counts the FLOPs that a group needs when nothing is computed
+twice, on every side: neither repeated prompts nor recomputed activations earn anything.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, require_seconds
 from benchmarks.groups import draw_group
+from benchmarks.joined_groups import one_group_a_row
 from benchmarks.models import QWEN2_5_VL_3B, ModelShape
+from benchmarks.split_group import run as run_plan
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
+from gpg_vl.update.packing import plan_micro_batches
+from gpg_vl.update.policy import PolicyForward
 
 SMALL_CHUNK = 2**24
 REPEATS = 3
@@ -47,6 +52,7 @@ class UpdateRow(Row):
     model: str = ""
     side: str = ""  # kit, plain, TRL
     attention: str = ""  # of packed rows
+    weights: str = ""  # the type that they are computed in
     groups: int = 0
     group_s: float | None = None  # seconds of forward and backward, a group
     first_s: float | None = None  # of the whole first pass, compilation included
@@ -57,10 +63,17 @@ class UpdateRow(Row):
 
 
 def run(setting: Setting) -> Iterator[UpdateRow]:
-    bench = build_bench(setting)
+    yield from run_rounded(build_bench(setting))
+    free_memory()
+    bench = build_bench(setting, is_rounded=False)
+    yield row(bench, "autocast", "kit", partial(measure_kit, bench))
+
+
+def run_rounded(bench: Bench) -> Iterator[UpdateRow]:
     kit_row = partial(measure_kit, bench)
     yield row(bench, "as the recipes have it", "kit", kit_row)
     knobs: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        "a row for each group": lambda: one_group_a_row(bench.adapter),
         "tower in one call a block": lambda: tower_attention(bench.adapter.model, VARLEN),
         "head chunk 2^24": lambda: kit.head_chunk(SMALL_CHUNK),
     }
@@ -69,15 +82,17 @@ def run(setting: Setting) -> Iterator[UpdateRow]:
     usual = kit.attention_that_ran(bench.adapter)
     for attention in ("sdpa", "flex_attention"):
         yield row(bench, f"attention {attention}", "kit", partial(measure_attention, bench, attention, usual))
+    for name, keeps in (("split group, prompt kept", True), ("split group, prompt run again", False)):
+        yield row(bench, name, "kit", partial(measure_split, bench, keeps_prompt=keeps))
     yield row(bench, "rows by transformers' forward", "plain", partial(measure_plain, bench))
     yield row(bench, "TRL's loss", "TRL", partial(measure_trl, bench))
 
 
-def build_bench(setting: Setting) -> Bench:
+def build_bench(setting: Setting, *, is_rounded: bool = True) -> Bench:
     shape = kit.sized(QWEN2_5_VL_3B, is_tiny=setting.is_tiny)
     rate = peak_rate(setting.device)
     free_memory()
-    adapter = kit.build(shape, setting.device, kit.compute_dtype(setting.device), gradient_checkpointing=True)
+    adapter = kit.build(shape, setting.device, is_rounded=is_rounded, gradient_checkpointing=True)
     adapter.model.train()
     lengths = Lengths(16, 24, 8, 4) if setting.is_tiny else Lengths(512, 88, 256, 8)
     groups = [draw_group(adapter, lengths, seed) for seed in range(3)]
@@ -88,15 +103,15 @@ def row(bench: Bench, name: str, side: str, work: Callable[[], dict[str, Any]]) 
     try:
         return measured(UpdateRow, work, name=name, model=bench.shape.name, side=side)
     finally:
-        bench.adapter.model.zero_grad()
+        kit.clear_gradients(bench.adapter)
         free_memory()
 
 
 def measure_kit(
     bench: Bench, knob: Callable[[], AbstractContextManager[None]] = nullcontext, least_seconds: float = 4.0
 ) -> dict[str, Any]:
-    batch = kit.pack(bench.adapter, bench.groups)
     with knob():
+        batch = kit.pack(bench.adapter, bench.groups)
         values = time_passes(
             bench, lambda: kit.packed_pass(bench.adapter, batch, len(bench.groups)), len(bench.groups), least_seconds
         )
@@ -115,11 +130,22 @@ def measure_attention(bench: Bench, attention: str, usual: str) -> dict[str, Any
         kit.set_attention(bench.adapter, "auto")
 
 
+def measure_split(bench: Bench, *, keeps_prompt: bool) -> dict[str, Any]:
+    """One group in two parts, without checkpointing: with it the prompt is not kept."""
+    n, adapter = bench.lengths, bench.adapter
+    budget = n.prompt_tokens + n.completion_tokens * n.group_size // 2
+    plan = plan_micro_batches(bench.groups[:1], budget, 10**9, keeps_prompts=keeps_prompt)
+    assert len(plan) == 2
+    with kit.without_checkpointing(adapter):
+        values = time_passes(bench, lambda: run_plan(adapter, PolicyForward(adapter, 1.0), plan), 1, 4.0)
+    return values | {"attention": kit.attention_that_ran(adapter)}
+
+
 def measure_plain(bench: Bench) -> dict[str, Any]:
     [group, *_] = bench.groups
 
     def work() -> None:
-        bench.adapter.model.zero_grad()
+        kit.clear_gradients(bench.adapter)
         plain.run_plain(bench.adapter, [group], 1, plain.own_head, bench.lengths.group_size)
 
     return time_passes(bench, work, 1, least_seconds=12.0)
@@ -137,7 +163,7 @@ def measure_trl(bench: Bench) -> dict[str, Any]:
     inputs = trl_side.loss_inputs(adapter, bench.groups[:1])
 
     def work() -> None:
-        adapter.model.zero_grad()
+        kit.clear_gradients(adapter)
         with adapter.autocast():
             loss = trainer._compute_loss(trainer.model, inputs)
         loss.backward()
@@ -163,6 +189,7 @@ def time_passes(bench: Bench, work: Callable[[], object], groups: int, least_sec
     seconds = statistics.median(taken) / groups
     return {
         "groups": groups,
+        "weights": kit.weights_of(bench.adapter),
         "group_s": seconds,
         "first_s": first,
         "mfu": useful_update_flops(bench.shape, bench.lengths) / seconds / bench.peak_rate,

@@ -216,20 +216,20 @@ def build_filler_row(adapter: Adapter, with_image: bool) -> PackedRow:
 
 
 def _halve_budget(config: UpdateConfig, groups: Sequence[TrainingGroup], accelerator: Accelerator) -> UpdateConfig:
-    """
+    """Half of it, or what the longest row on some rank takes where that is more.
+
     Raises:
-        UpdateError: the longest row on some rank cannot be split further
+        UpdateError: that was the budget already
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    tokens = config.tokens_per_micro_batch // 2
     longest = max_over_ranks(accelerator, max(map(shortest_budget, groups), default=0))
-    if tokens < longest:
+    tokens = max(config.tokens_per_micro_batch // 2, longest)
+    if tokens >= config.tokens_per_micro_batch:
         raise UpdateError(_describe_lack(config, f"a prompt with one completion takes {longest} tokens"))
     say(f"out of memory: restarting the update with update.tokens_per_micro_batch {tokens}")
-    return replace(
-        config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, config.patches_per_micro_batch // 2)
-    )
+    patches = config.patches_per_micro_batch * tokens // config.tokens_per_micro_batch
+    return replace(config, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
 
 
 def _describe_lack(config: UpdateConfig, why: str) -> str:

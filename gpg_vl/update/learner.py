@@ -35,10 +35,6 @@ from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing, check_prefill
 
-_LEAST_ROWS = 4
-"""Longest rows for which a micro-batch keeps room after memory ran out: where it was short for once, a step can still
-halve the budget."""
-
 
 class FurtherGradient(Protocol):
     def accumulate(self, layout: Layout, groups: Sequence[TrainingGroup], num_sequences: int, step: int) -> float:
@@ -163,12 +159,12 @@ class Learner:
         return None if rollout.importance == "none" else Importance(rollout.importance, rollout.importance_cap)
 
     def _budget(self) -> UpdateConfig:
-        """The recipe's budget, or the one that was left when memory ran out, with room for a few rows."""
+        """The recipe's budget, or the one that was left when memory ran out, with room for this step's longest row."""
         update = self._recipe.update
         if self._tokens >= update.tokens_per_micro_batch:
             return update
         longest = max_over_ranks(self._accelerator, max(map(shortest_budget, self.groups), default=0))
-        tokens = min(update.tokens_per_micro_batch, max(self._tokens, _LEAST_ROWS * longest))
+        tokens = min(update.tokens_per_micro_batch, max(self._tokens, longest))
         patches = update.patches_per_micro_batch * tokens // update.tokens_per_micro_batch
         return replace(update, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
 

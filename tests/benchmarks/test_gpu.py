@@ -112,6 +112,7 @@ def test_sections_measure_what_they_are_for(tiny: SimpleNamespace) -> None:
     for row in tiny.rows["rollout"]:
         assert row["tokens_per_s"] > 0 and row["step_ms"] > 0, row
         assert row["side"] == "TRL" or (row["kernels_per_step"] > 100 and row["share_of_roofline"] > 0)
+    assert {row["look_every"] for row in tiny.rows["rollout"] if row["side"] == "kit with other looks"} == {8}
     for side in ("kit", "kit with LoRA"):
         assert {row["rows"] for row in tiny.rows["rollout"] if row["side"] == side} == {2, 4, 8}
     timed = [row for row in tiny.rows["update"] if row["status"] == "ok"]
@@ -123,6 +124,18 @@ def test_sections_measure_what_they_are_for(tiny: SimpleNamespace) -> None:
     updates = [row for row in tiny.rows["memory"] if row["phase"] == "update"]
     assert {(row["retries"], row["micro_batches"]) for row in updates} == {(0, 2)}
     assert [row["recipe"] for row in tiny.rows["memory"]][:9] == ["geoqa"] * 9, "the larger model first"
+
+
+@pytest.mark.timeout(1800)
+def test_bfloat16_is_that_of_training(tiny: SimpleNamespace) -> None:
+    """Rounded weights everywhere; float32 ones that autocast casts in a single row, for comparison."""
+    for row in tiny.rows["exactness"]:
+        assert row["weights"] == row["precision"], row
+    assert {row["weights"] for name in ("rollout", "memory") for row in tiny.rows[name]} == {"bfloat16"}
+    timed = {row["name"]: row["weights"] for row in tiny.rows["update"] if row["status"] == "ok"}
+    assert [name for name, weights in timed.items() if weights != "bfloat16"] == ["autocast"]
+    assert timed["autocast"] == "float32"
+    assert {"a row for each group", "split group, prompt kept", "split group, prompt run again"} <= timed.keys()
 
 
 SECTION = """
@@ -324,6 +337,23 @@ def test_a_wrong_gradient_is_not_exact(adapter: Any, monkeypatch: pytest.MonkeyP
     handle.remove()
     assert slight["verdict"] == "NOT EXACT"
     assert slight["worst_parameter"] == "language_model.layers.1.self_attn.q_proj.bias"
+
+
+def test_a_rounded_adapter_leaves_the_float32_one_as_it_is(adapter: Any) -> None:
+    """Rounding is for good: it is done to a copy, whose gradients are those of its masters."""
+    rounded = kit.in_dtype(adapter, TINY_QWEN2_VL, "bfloat16")
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.bfloat16} and rounded.autocast_dtype is None
+    assert {p.dtype for p in adapter.model.parameters()} == {torch.float32}
+    assert {p.dtype for _, p in rounded.trainable_parameters()} == {torch.float32}
+    groups = exactness.draw_groups(rounded, is_tiny=True)
+    kit.packed_pass(rounded, kit.pack(rounded, groups), len(groups))
+    found = kit.gradients_of(rounded)
+    assert found.keys() == dict(adapter.model.named_parameters()).keys()
+    kit.packed_pass(rounded, kit.pack(rounded, groups), len(groups))
+    again = kit.gradients_of(rounded)
+    assert all(torch.equal(again[name], gradient) for name, gradient in found.items()), "not added to the first"
+    kit.clear_gradients(rounded)
+    assert kit.gradients_of(rounded) == {}
 
 
 def test_one_wrong_parameter_of_many_exceeds_the_bound() -> None:

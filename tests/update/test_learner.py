@@ -242,10 +242,11 @@ def test_no_gap_without_log_probs_and_in_later_updates(
 def test_a_budget_that_memory_has_halved_is_kept(
     monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The next step begins with it, but never below room for a few of its longest rows."""
+    """The next step begins with it, however short its rows are, and has room for a row that is longer."""
     counted = Counted(monkeypatch, model_folders["qwen2_vl"], UpdateConfig(tokens_per_micro_batch=2**16), name="gpg")
     counted.groups = counted.groups * 12
-    forward, most = PolicyForward.forward, 10**6
+    longest = max(shortest_budget(counted.objective.training_group(group)) for group in counted.groups)
+    forward, most = PolicyForward.forward, 2 * longest
 
     def limited(module: PolicyForward, batch: Any, *prompt: Any) -> Any:
         if batch.input_ids.numel() > most:
@@ -253,16 +254,36 @@ def test_a_budget_that_memory_has_halved_is_kept(
         return forward(module, batch, *prompt)
 
     monkeypatch.setattr(PolicyForward, "forward", limited)
-    most = 400
     counted.run(1)
     said = capsys.readouterr().err
     assert "update.tokens_per_micro_batch" in said
+    left = counted.learner._budget()
+    assert left.tokens_per_micro_batch <= most and left.patches_per_micro_batch < UpdateConfig().patches_per_micro_batch
     counted.run(1)
     assert capsys.readouterr().err == ""
-    assert counted.learner._budget().patches_per_micro_batch < UpdateConfig().patches_per_micro_batch
+    assert counted.learner._budget() == left
     counted.learner._tokens = 1
-    longest = max(map(shortest_budget, counted.learner.groups))
-    assert counted.learner._budget().tokens_per_micro_batch == 4 * longest
+    assert counted.learner._budget().tokens_per_micro_batch == longest
+
+
+def test_a_budget_is_halved_down_to_the_longest_row_and_not_below(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where half the budget would not hold the longest row, and the row alone fits."""
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, name="gpg")
+    longest = max(shortest_budget(counted.objective.training_group(group)) for group in counted.groups)
+    update = replace(ONE_UPDATE, tokens_per_micro_batch=2 * longest - 1)
+    counted = Counted(monkeypatch, model_folders["qwen2_vl"], update, name="gpg")
+    forward = PolicyForward.forward
+
+    def limited(module: PolicyForward, batch: Any, *prompt: Any) -> Any:
+        if batch.input_ids.numel() > longest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(module, batch, *prompt)
+
+    monkeypatch.setattr(PolicyForward, "forward", limited)
+    counted.run(1)
+    assert counted.learner._budget().tokens_per_micro_batch == longest
 
 
 def test_a_step_without_an_update_counts_what_it_sampled_alone(
