@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.attention import GROUPED_ATTENTION, visible_blocks, visible_keys
+from gpg_vl.models.attention import FLEX_ATTENTION, GROUPED_ATTENTION, visible_blocks, visible_keys
 
 FLEX_ROW_LENGTH = 2048
 """Row length in tokens from which ``model.attention: auto`` uses FlexAttention on CUDA: a dense mask is quadratic."""
@@ -44,7 +44,7 @@ class PackedAttention:
             num_earlier: tokens of packed rows that are in a cache, and have keys alone
         """
         code = self._dense if segment_ids is None else self._packed(segment_ids)
-        self._text_config._attn_implementation = code
+        self._text_config._attn_implementation = FLEX_ATTENTION if code == "flex_attention" else code
         if segment_ids is not None and code == GROUPED_ATTENTION:
             return segment_ids[:, None, None]
         if segment_ids is not None and code == "flex_attention":
