@@ -127,7 +127,7 @@ def _check_memory(recipe: Recipe, path: str, sources: Sequence[CheckedSources], 
     if accelerator.device.type == "cuda":
         try:
             note(check_fits(recipe, path, sources, machine_here(accelerator)))
-        except (NotOnShapes, RuntimeError, TypeError, AttributeError) as error:  # it runs a model's code on shapes
+        except NotOnShapes as error:  # nothing is wrong with the run
             note(f"note: whether the run fits is not known: {first_line(error)}")
 
 
@@ -164,7 +164,7 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
     objective = check_recipe(recipe)
     check_trackers(recipe.run.trackers)
-    check_optimizer(recipe.update, sharding_of(accelerator))
+    check_optimizer(recipe.update, accelerator.device, sharding_of(accelerator))
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
         note("note: samples come from a truncated distribution, but log-probs from the full one")

@@ -21,6 +21,7 @@ from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.allocator import let_blocks_grow
 from gpg_vl.processes.determinism import deterministic
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
@@ -54,6 +55,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
 
     If the run ends early, the state of the last finished step is saved first.
     """
+    let_blocks_grow(recipe.rollout)
     accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
     note(describe_device(accelerator.device, recipe.model))
     is_exact, limit = recipe.run.deterministic, recipe.run.hang_timeout_s

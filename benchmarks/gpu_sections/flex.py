@@ -1,8 +1,8 @@
 """FlexAttention over the row shapes of a run: how often it compiles, how long that takes, does it ever fall back?
 
 Shapes are groups x tokens as micro-batches have them in their row: no two steps have the same. A graph is what
-torch.compile makes anew; past its limit it falls back to code that holds all scores, which is slow and large, and
-says so in a warning.
+torch.compile makes anew. Past its limit the kit stops with an error; where torch has another reason to run code that
+holds all scores, which is slow and large, it says so in a warning.
 """
 
 from __future__ import annotations

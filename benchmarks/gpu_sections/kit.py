@@ -22,6 +22,7 @@ from benchmarks.groups import build_adapter, wrap
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
 from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
+from gpg_vl.models.attention import FLEX_ATTENTION
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.segments import prompt_of
@@ -121,8 +122,9 @@ def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
 
 
 def attention_that_ran(adapter: QwenVLAdapter) -> str:
-    """The text model's attention code in the last forward."""
-    return str(adapter.model.config.get_text_config()._attn_implementation)
+    """The text model's attention code in the last forward, as ``model.attention`` names it."""
+    code = str(adapter.model.config.get_text_config()._attn_implementation)
+    return "flex_attention" if code == FLEX_ATTENTION else code
 
 
 def pack(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> MicroBatch:

@@ -204,6 +204,9 @@ class Adapter(Protocol):
         Not where a layer reads its row from left to right, or counts places in it, nor under a dense mask.
         """
 
+    def row_block(self, num_tokens: int) -> int:
+        """What the length of a packed row of about that many tokens is padded to a multiple of; 1: it is not padded."""
+
     @property
     def keeps_prompts(self) -> bool:
         """Whether packed completions may run behind their prompt's keys and values, as ``KeptKeys`` has them.

@@ -12,11 +12,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from gpg_vl.models.flex_attention import compiled_flex_attention
 from gpg_vl.models.grouped_attention import grouped_attention
 from gpg_vl.models.segments import prompt_of
 
 GROUPED_ATTENTION = "grouped_sdpa"
 """Name under which transformers knows ``grouped_attention``."""
+FLEX_ATTENTION = "compiled_flex_attention"
+"""The same of ``compiled_flex_attention``; by ``flex_attention`` it would compile its own."""
 
 
 def visible_keys(segment_ids: Tensor) -> Tensor:
@@ -35,9 +38,10 @@ def visible_blocks(segment_ids: Tensor, num_earlier: int = 0) -> BlockMask:
     """
 
     prompts = prompt_of(segment_ids)
+    earlier = torch.full((), num_earlier, device=segment_ids.device)  # a number would be compiled in
 
     def is_visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        segment, place = segment_ids[row, key], query + num_earlier
+        segment, place = segment_ids[row, key], query + earlier
         return (place >= key) & ((segment == prompts[row, place]) | (segment == segment_ids[row, place]))
 
     num_rows, length = segment_ids.shape
@@ -45,4 +49,6 @@ def visible_blocks(segment_ids: Tensor, num_earlier: int = 0) -> BlockMask:
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
-AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)  # without one transformers would drop the segment ids
+AttentionInterface.register(FLEX_ATTENTION, compiled_flex_attention)
+for name in (GROUPED_ATTENTION, FLEX_ATTENTION):
+    AttentionMaskInterface.register(name, sdpa_mask)  # without one transformers would drop the mask that it is given

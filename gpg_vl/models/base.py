@@ -268,6 +268,9 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
     def joins_groups(self) -> bool:
         return self._attention.skips_groups(self.device)
 
+    def row_block(self, num_tokens: int) -> int:
+        return self._attention.row_block(num_tokens, self.device) if self.joins_groups else 1
+
     @property
     def keeps_prompts(self) -> bool:
         return not self.config.gradient_checkpointing

@@ -19,6 +19,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.files import stays_inside
+from gpg_vl.models.device import choose_device
 from gpg_vl.models.template_trial import try_template
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -127,7 +128,7 @@ def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -
         ValueError: FlexAttention is requested on a CPU, where it has no backward pass
     """
     attention = config.attention_of(sub_model)
-    if attention == "flex_attention" and not torch.cuda.is_available():
+    if attention == "flex_attention" and choose_device(config).type == "cpu":
         raise ValueError("model.attention: flex_attention has no backward pass on a CPU; use auto, sdpa or eager")
     return "eager" if attention == "eager" else "sdpa"
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.attention import GROUPED_ATTENTION, visible_blocks, visible_keys
+from gpg_vl.models.attention import FLEX_ATTENTION, GROUPED_ATTENTION, visible_blocks, visible_keys
 
 FLEX_ROW_LENGTH = 2048
 """Row length in tokens from which ``model.attention: auto`` uses FlexAttention on CUDA: a dense mask is quadratic."""
+FLEX_BLOCK = 128
+"""Tokens of a block of FlexAttention's mask."""
 
 
 _WITHOUT_DENSE = ("cpu", "cuda", "meta")
@@ -44,7 +46,7 @@ class PackedAttention:
             num_earlier: tokens of packed rows that are in a cache, and have keys alone
         """
         code = self._dense if segment_ids is None else self._packed(segment_ids)
-        self._text_config._attn_implementation = code
+        self._text_config._attn_implementation = FLEX_ATTENTION if code == "flex_attention" else code
         if segment_ids is not None and code == GROUPED_ATTENTION:
             return segment_ids[:, None, None]
         if segment_ids is not None and code == "flex_attention":
@@ -58,6 +60,14 @@ class PackedAttention:
         skipping = (GROUPED_ATTENTION, "flex_attention", *(["auto"] if device.type in _WITHOUT_DENSE else []))
         return self._config.attention_of("text") in skipping
 
+    def row_block(self, num_tokens: int, device: torch.device) -> int:
+        """Packed rows of that many tokens are padded to a multiple of it: a whole block where there are blocks.
+
+        On the meta device the answer is that of CUDA.
+        """
+        on_gpu = device.type in ("cuda", "meta")
+        return FLEX_BLOCK if on_gpu and self._code("cuda", num_tokens) == "flex_attention" else 1
+
     def dense(self, visible: Tensor | Mapping[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """The mask argument for keys that a family says itself: one mask, or one for each type of layer."""
         self._text_config._attn_implementation = self._dense
@@ -67,13 +77,16 @@ class PackedAttention:
 
     def _packed(self, segment_ids: Tensor) -> str:
         """The attention implementation for packed rows [R, S]."""
+        return self._code(segment_ids.device.type, segment_ids.shape[1])
+
+    def _code(self, kind: str, num_tokens: int) -> str:
+        """The same for rows of that many tokens on a kind of device."""
         attention = self._config.attention_of("text")
         if attention != "auto":
             return attention
-        kind = segment_ids.device.type
         if kind == "cpu":
             return GROUPED_ATTENTION
-        return "flex_attention" if kind == "cuda" and segment_ids.shape[1] >= FLEX_ROW_LENGTH else "sdpa"
+        return "flex_attention" if kind == "cuda" and num_tokens >= FLEX_ROW_LENGTH else "sdpa"
 
     def _dense_mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
         """[R, 1, S, keys]: bool for sdpa, additive for eager, which would add a bool mask as 0 and 1."""

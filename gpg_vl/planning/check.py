@@ -1,21 +1,23 @@
 """The check at the start of a run on CUDA, before its weights are loaded: what cannot fit is refused.
 
 Where memory runs out, a rollout and the update of most layouts go on with half the budget. So a run is refused only if
-its smallest budgets do not fit, or if its layout ends the run instead.
+its smallest budgets do not fit, if its layout ends the run instead, or if a budget other than the default does not: who
+has chosen one wants it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from typing import NoReturn
 
 from accelerate import Accelerator
 
-from gpg_vl.config import Recipe
-from gpg_vl.planning.cards import card_here
+from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
+from gpg_vl.planning.cards import Card, card_here
 from gpg_vl.planning.layouts import SHARDED_GRADIENTS, rounds_weights
-from gpg_vl.planning.memory import Budgets, largest_budgets, memory_of, run_phases, run_smallest, size_of
+from gpg_vl.planning.memory import Budgets, Memory, largest_budgets, memory_of, run_phases, run_smallest, size_of
 from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
@@ -63,4 +65,30 @@ def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], mac
             recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, machine.num_gpus), machine
         )
         raise ValueError(describe_lack(recipe, least, machine, cheapest, budgets))
+    for key in _chosen_budgets(recipe):
+        if memory.bytes_of(_PHASES[key]) > usable:
+            budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+            _refuse_budget(key, memory, budgets, machine.card)
     return f"plan: {found}; the budgets will be halved as memory runs out: gpg-vl plan says which fit"
+
+
+_PHASES = {"update.tokens_per_micro_batch": "update", "rollout.tokens_per_batch": "rollout"}
+"""What each budget bounds."""
+
+
+def _chosen_budgets(recipe: Recipe) -> Iterator[str]:
+    """Those that are not the default."""
+    if recipe.update.tokens_per_micro_batch != UpdateConfig().tokens_per_micro_batch:
+        yield "update.tokens_per_micro_batch"
+    if recipe.rollout.tokens_per_batch != RolloutConfig().tokens_per_batch:
+        yield "rollout.tokens_per_batch"
+
+
+def _refuse_budget(key: str, memory: Memory, budgets: Budgets, card: Card) -> NoReturn:
+    phase = _PHASES[key]
+    fitting = budgets.update if phase == "update" else budgets.rollout
+    needed, usable = memory.bytes_of(phase) / GIB, card.usable / GIB
+    raise ValueError(
+        f"{key}: with it the {phase} needs {needed:.2f} GiB, and {card.name} has {usable:.2f} GiB for it; lower it to "
+        f"{fitting}, or leave it out: the default is halved as memory runs out"
+    )

@@ -49,11 +49,14 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        return sum(self.phases[self.largest_phase].values())
+        return self.bytes_of(self.largest_phase)
 
     @property
     def largest_phase(self) -> str:
-        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+        return max(self.phases, key=self.bytes_of)
+
+    def bytes_of(self, phase: str) -> int:
+        return sum(self.phases[phase].values())
 
 
 def size_of(adapter: Adapter) -> Size:
@@ -169,8 +172,7 @@ def largest_budgets(
     small, large = (run_smallest(recipe, adapter, rows, num_ranks, times) for times in (1, 3))
 
     def phase(runs: Runs, name: str) -> int:
-        memory = memory_of(recipe, size, runs, layout, num_ranks, of_machine=of_machine)
-        return sum(memory.phases[name].values())
+        return memory_of(recipe, size, runs, layout, num_ranks, of_machine=of_machine).bytes_of(name)
 
     update = _fitting(small.update.tokens, phase(small, "update"), large.update.tokens, phase(large, "update"), usable)
     if samples_elsewhere(recipe.rollout):

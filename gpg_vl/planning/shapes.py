@@ -187,7 +187,7 @@ class Shapes:
         try:
             with memory, self._compute:
                 yield memory
-        except (NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # the last by what turns tensors into numpy's
             raise NotOnShapes(
                 f"model.path: a {model.config.model_type} model does not run on shapes alone ({first_line(error)}); "
                 "gpg-vl plan --measure runs a step of it"

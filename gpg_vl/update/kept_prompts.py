@@ -44,10 +44,11 @@ class KeptPrompts:
 
 def run_prompt(adapter: Adapter, row: PackedRow) -> KeptPrompt:
     """The forward of a row's prompt, images included."""
-    alone = build_micro_batch([replace(row, completions=(), coefficients=())], adapter)
+    built = build_micro_batch([replace(row, completions=(), coefficients=())], adapter)
+    alone = replace(_cut(built, slice(len(row.encoded.token_ids))), is_packed=False)
     keys = KeptKeys()
     # an ordinary row: the model's own causal mask
-    states = packed_states(adapter, move_to(replace(alone, is_packed=False), adapter.device), keys)
+    states = packed_states(adapter, move_to(alone, adapter.device), keys)
     return KeptPrompt(keys, Kept.of(states[0, -1:]))
 
 
@@ -58,10 +59,14 @@ def build_part(row: PackedRow, adapter: Adapter) -> MicroBatch:
     """
     text = replace(row, encoded=replace(row.encoded, vision=None), features=None)
     batch, length = build_micro_batch([text], adapter), len(row.encoded.token_ids)
+    return replace(_cut(batch, slice(length, None)), source_index=batch.source_index - (length - 1))
+
+
+def _cut(batch: MicroBatch, places: slice) -> MicroBatch:
+    """Those tokens of its row, with the segment ids of all."""
     return replace(
         batch,
-        input_ids=batch.input_ids[:, length:],
-        token_types=batch.token_types[:, length:],
-        position_ids=batch.position_ids[:, :, length:],
-        source_index=batch.source_index - (length - 1),
+        input_ids=batch.input_ids[:, places],
+        token_types=batch.token_types[:, places],
+        position_ids=batch.position_ids[:, :, places],
     )

@@ -41,7 +41,7 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
 def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: bool) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw_8bit":
-        check_optimizer(config)
+        check_optimizer(config, groups[0]["params"][0].device)
         from bitsandbytes.optim import AdamW8bit
 
         optimizer: torch.optim.Optimizer = AdamW8bit(groups, **options)
@@ -54,8 +54,11 @@ def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: 
     return torch.optim.AdamW(groups, fused=on_cuda or None, **options)
 
 
-def check_optimizer(config: UpdateConfig, sharding: Sharding = WHOLE) -> None:
+def check_optimizer(config: UpdateConfig, device: torch.device, sharding: Sharding = WHOLE) -> None:
     """
+    Args:
+        device: that the trained weights are on
+
     Raises:
         ValueError: the 8-bit optimizer is requested without its library, without a device that it runs on, or with a
             layout that shards moments
@@ -72,7 +75,7 @@ def check_optimizer(config: UpdateConfig, sharding: Sharding = WHOLE) -> None:
     except ImportError as error:
         way_out = "pip install 'gpg-vl[bnb]', or use adamw"
         raise ValueError(f"update.optimizer: adamw_8bit needs the library bitsandbytes; {way_out}") from error
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         raise ValueError("update.optimizer: adamw_8bit needs a CUDA device; use adamw")
 
 

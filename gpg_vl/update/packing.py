@@ -2,9 +2,10 @@
 
 A group in a row: ``[prompt, c_1, .., c_G]``. Every completion sees the prompt and itself, and its positions continue
 from the end of the prompt, so the log-probs and gradients equal those of G separate rows. The groups of a micro-batch
-follow one another in one row without padding, or have a row each where the model needs it. The last token of one is
-predicted but never read, so it is left out of the input. A group too long for the budget is split between completions;
-its parts are rows that run their prompt again, or passes that run behind it (``kept_prompts.py``).
+follow one another in one row without padding between them, or have a row each where the model needs it; behind them, a
+row may be padded to whole blocks (``Adapter.row_block``). The last token of a completion is predicted but never read,
+so it is left out of the input. A group too long for the budget is split between completions; its parts are rows that
+run their prompt again, or passes that run behind it (``kept_prompts.py``).
 
 With ``update.pack: false`` a group is G ordinary rows ``[prompt, c_g]``: the prompt is repeated, its images are encoded
 once per micro-batch, and no mask is the kit's own.
@@ -105,14 +106,18 @@ def plan_micro_batches(
     pack: bool = True,
     keeps_prompts: bool = False,
     joins_groups: bool = False,
+    block: int = 1,
 ) -> list[list[PackedRow]]:
     """Batches rows of similar length, within ``max_tokens`` padded tokens and ``max_patches`` vision patches.
 
+    Padding to a multiple of ``block`` exceeds ``max_tokens`` only where a prompt with one completion comes that close.
     A single row may exceed ``max_patches``, since an image cannot be split. The largest micro-batch comes first, so
     that a budget that is too large fails at once. Ordinary rows of one prompt stay together, as they share its images.
     With ``keeps_prompts``, the parts of a group follow one another, each a micro-batch; such groups come before others.
     """
-    by_group = [split_into_rows(group, max_tokens, pack, keeps_prompts) for group in groups]
+    in_blocks = max_tokens // block * block
+    budgets = [max(in_blocks, min(shortest_budget(group), max_tokens)) for group in groups]
+    by_group = [split_into_rows(group, n, pack, keeps_prompts) for group, n in zip(groups, budgets, strict=True)]
     in_parts = [rows for rows in by_group if rows[0].parts_left is not None]
     by_group = [rows for rows in by_group if rows[0].parts_left is None]
     if not pack:
@@ -123,7 +128,7 @@ def plan_micro_batches(
     batches: list[list[PackedRow]] = []
     for row in rows:
         together = [*batches[-1], row] if batches else [row]
-        if not batches or _num_tokens(together, joins_groups) > max_tokens or num_patches(together) > max_patches:
+        if not batches or _num_tokens(together, joins_groups) > in_blocks or num_patches(together) > max_patches:
             batches.append([])
         batches[-1].append(row)
     batches.sort(key=lambda rows: _num_tokens(rows, joins_groups) + num_patches(rows), reverse=True)
@@ -136,7 +141,8 @@ def plan_update(
 ) -> list[list[PackedRow]]:
     """The micro-batches of a recipe's update."""
     tokens, patches, pack = config.tokens_per_micro_batch, config.patches_per_micro_batch, config.pack
-    return plan_micro_batches(groups, tokens, patches, pack, pack and keeps_prompts, pack and adapter.joins_groups)
+    joins, block = pack and adapter.joins_groups, adapter.row_block(tokens) if pack else 1
+    return plan_micro_batches(groups, tokens, patches, pack, pack and keeps_prompts, joins, block)
 
 
 def _num_tokens(rows: Sequence[PackedRow], joins_groups: bool) -> int:
@@ -186,7 +192,8 @@ def place_rows(rows: Sequence[PackedRow], adapter: Adapter) -> tuple[list[int], 
     """Where each row's first token is in the micro-batch, counted row after row, and its shape [R, S]."""
     lengths = [row.num_tokens for row in rows]
     if adapter.joins_groups and all(row.is_packed for row in rows):
-        return [sum(lengths[:n]) for n in range(len(rows))], (1, sum(lengths))
+        block = adapter.row_block(sum(lengths))
+        return [sum(lengths[:n]) for n in range(len(rows))], (1, -(-sum(lengths) // block) * block)
     longest = max(lengths)
     return [n * longest for n in range(len(rows))], (len(rows), longest)
 

@@ -27,6 +27,7 @@ from torch import nn
 from benchmarks import gpu, gradients
 from benchmarks.flops import Lengths
 from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, ranks
+from benchmarks.gpu_sections.compilation import Compilation
 from benchmarks.gpu_sections.progress import append, read_rows
 from benchmarks.gpu_sections.records import Section, SectionResult, Setting
 from benchmarks.gpu_sections.table import render
@@ -34,6 +35,7 @@ from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
 from benchmarks.gpu_sections.verdicts import is_within
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
+from gpg_vl.models import flex_attention
 from gpg_vl.update.packing import plan_micro_batches
 
 ROOT = Path(__file__).parents[2]
@@ -398,21 +400,27 @@ def test_a_gradient_of_nan_is_not_exact(adapter: Any) -> None:
     assert found["verdict"] == "NOT EXACT" and found["worst_parameter"] == "language_model.norm.weight"
 
 
-def test_a_fallback_of_flex_attention_is_told(adapter: Any) -> None:
-    """Past the limit of graphs torch runs other code, for every shape after it too."""
-    flexible = kit.build(TINY_QWEN2_VL, "cpu", "float32", attention="flex_attention")
+def test_flex_attention_past_its_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for every shape of several blocks; another type is another graph, and one too many is no value."""
+    monkeypatch.setattr(torch, "compile", torch.compile)  # put back behind the test
+    kit.trace_only("cpu")
+    flex_attention._compiled.cache_clear()
+    torch._dynamo.reset()
     setting = Setting("cpu", is_tiny=True, ends_at=time.monotonic() + 600)
-    torch._dynamo.reset()
+    plain_one, rounded = (
+        kit.build(TINY_QWEN2_VL, "cpu", dtype, attention="flex_attention") for dtype in ("float32", "bfloat16")
+    )
+    found = [flex.measure(setting, plain_one, rows, tokens) for rows, tokens in ((1, 290), (2, 160), (3, 120))]
     with torch._dynamo.config.patch(recompile_limit=1):
-        found = [flex.measure(setting, flexible, rows, tokens) for rows, tokens in ((1, 90), (2, 110), (3, 120))]
-        groups = exactness.draw_groups(flexible, is_tiny=True)
-        floor = exactness.Errors(1.0, {})
-        nothing = exactness.Reference(torch.zeros(kit.count_tokens(groups)), {})
-        batch = kit.pack(flexible, groups)
-        judged = exactness.packed_values(flexible, batch, nothing, floor, len(groups))
+        row = measured(flex.FlexRow, lambda: flex.measure(setting, rounded, 1, 290), name="shape")
+    flex_attention._compiled.cache_clear()
     torch._dynamo.reset()
-    assert found[0]["fallback"] == "" and found[0]["graphs"] == 1
-    assert found[1]["fallback"] and found[2]["fallback"]
+    assert [(values["graphs"], values["fallback"]) for values in found] == [(1, ""), (0, ""), (0, "")]
+    assert "model.attention" in row.status and row.graphs is None
+
+
+def test_code_that_is_not_compiled_is_not_exact() -> None:
+    judged = exactness.judge_compilation(Compilation(1, "flex_attention called without torch.compile"), "exact")
     assert judged["verdict"] == "NOT COMPILED" and judged["fallback"]
 
 

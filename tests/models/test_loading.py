@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.gathered import find_places
-from gpg_vl.models.loading import check_names, read_config
+from gpg_vl.models.loading import check_names, dense_attention, read_config
 from gpg_vl.models.parts import Medium
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.saving import check_model_folder
@@ -241,3 +241,11 @@ def assert_same_without_values(config: ModelConfig) -> None:
         log_probs = [plain_log_probs(adapter, prompt, completion, 1.0) for adapter in (found, expected)]
     assert torch.equal(*log_probs)
     assert found.end_token_ids == expected.end_token_ids
+
+
+def test_attention_is_that_of_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may have a GPU that ``model.device: cpu`` leaves alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert dense_attention(ModelConfig(attention="flex_attention"), "text") == "sdpa"
+    with pytest.raises(ValueError, match=naming("model.attention", "flex_attention", "CPU", "auto")):
+        dense_attention(ModelConfig(attention="flex_attention", device="cpu"), "text")

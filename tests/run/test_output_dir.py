@@ -132,7 +132,10 @@ def test_what_an_interrupted_save_left_is_removed(tmp_path: Path) -> None:
 def test_resume_goes_by_the_checkpoints_own_recipe(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 2, recipe_for(tmp_path, seed=1))
     free = {"steps": 9, "save_every": 1, "save_total_limit": 2, "eval_every": 0, "trackers": []}
-    assert find_resume_point(recipe_for(tmp_path, seed=1, **free)) is not None
+    again = recipe_for(tmp_path, seed=1, **free)
+    assert find_resume_point(again) is not None
+    less_memory = replace(again, model=replace(again.model, gradient_checkpointing=True))
+    assert find_resume_point(less_memory) is not None, "where memory ran out"
     with pytest.raises(ValueError, match=naming(tmp_path, "run.seed", 1, 42)):
         find_resume_point(recipe_for(tmp_path))
     with pytest.raises(ValueError, match=naming(tmp_path, "run.resume", "auto")):

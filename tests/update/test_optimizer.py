@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -98,14 +99,18 @@ def test_fused_adamw_takes_the_same_step(load: LoadModel) -> None:
 
 
 def test_8_bit_adamw_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = UpdateConfig(optimizer="adamw_8bit")
+    config, cpu = UpdateConfig(optimizer="adamw_8bit"), torch.device("cpu")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(ValueError, match=naming("bitsandbytes", "gpg-vl[bnb]", "adamw")):
-        check_optimizer(config)
+        check_optimizer(config, cpu)
     with pytest.raises(ValueError, match=naming("ZeRO-1", "adamw")):
-        check_optimizer(config, Sharding("zero1"))
+        check_optimizer(config, cpu, Sharding("zero1"))
     with pytest.raises(ValueError, match=naming("FSDP2", "adamw")):
-        check_optimizer(config, Sharding("fsdp"))
+        check_optimizer(config, cpu, Sharding("fsdp"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU that model.device: cpu leaves alone
+    with pytest.raises(ValueError, match=naming("adamw_8bit", "CUDA", "adamw")):
+        check_optimizer(config, cpu)
 
 
 def test_table_of_trained_parts(load: LoadModel, capsys: pytest.CaptureFixture[str]) -> None:
