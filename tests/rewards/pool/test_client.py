@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.processes.pulse import PULSE
 from gpg_vl.records import Sample
-from gpg_vl.rewards.pool import ScoringPool, TaskJob, client
+from gpg_vl.rewards.pool import ScoringPool, TaskJob
 from tests.support.clock import slowness
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
@@ -28,27 +27,6 @@ TIMEOUT_S = 0.15
 def pool() -> Iterator[ScoringPool]:
     with ScoringPool(TIMEOUT_S, memory_mb=512, num_workers=2) as pool:
         yield pool
-
-
-class Mute:
-    """A supervisor that answers when it was asked twenty times; meanwhile ``clock`` says how late it is."""
-
-    def __init__(self) -> None:
-        self.clock = 0.0
-        self.beats: list[int] = []
-
-    def poll(self, seconds: float) -> bool:
-        self.clock += seconds
-        self.beats.append(PULSE.last.number)
-        return len(self.beats) == 20
-
-
-def test_a_supervisor_beats_only_for_as_long_as_its_jobs_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    mute = Mute()
-    monkeypatch.setattr(client.time, "monotonic", lambda: mute.clock)
-    client._wait(mute, longest_s=10 * client._BEAT_SECONDS)  # type: ignore[arg-type]
-    assert len(set(mute.beats)) == 10
-    assert PULSE.last.work != "scoring"
 
 
 def processes_with(text: str) -> list[int]:
