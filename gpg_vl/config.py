@@ -95,7 +95,8 @@ class ModelConfig:
             weights, and trained ones have a float32 master besides
         device: auto: the GPU; without one, the CPU for models of up to 0.5 B weights; cpu: the CPU, whatever the size
         attention: attention implementation, or one for each of {text, vision}; auto: grouped_sdpa on a CPU; on CUDA
-            flex_attention for long packed rows, otherwise sdpa with a dense mask
+            flex_attention for long packed rows, otherwise sdpa with a dense mask, and for vision in bfloat16, in
+            families whose tower takes it, one call a layer; with {vision: sdpa} one a window
         min_pixels: smaller images are enlarged to this many pixels
         max_pixels: larger images are shrunk to this many pixels
         max_tiles: most tiles that an image is cut into, in families that do so; null: as many as max_pixels hold

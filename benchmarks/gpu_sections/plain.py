@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.vision_attention import own_tower_attention
 from gpg_vl.records import Completion, Prompt, TrainingGroup
 
 Head = Callable[[Any, dict[str, Tensor], int], Tensor]
@@ -67,11 +68,12 @@ def run_plain(
     for group in groups:
         encoded = encode(adapter, group.prompt)
         for completions, coefficients in _batches(group, rows_together):
-            with autocast(), torch.set_grad_enabled(with_gradient):
-                scores = _score(runs, adapter, encoded, completions, head)
-            if with_gradient:
-                weights = torch.tensor([x for row in coefficients for x in row], device=scores.device)
-                ((weights * scores).sum() / divisor).backward()
+            with own_tower_attention(runs), torch.set_grad_enabled(with_gradient):
+                with autocast():
+                    scores = _score(runs, adapter, encoded, completions, head)
+                if with_gradient:
+                    weights = torch.tensor([x for row in coefficients for x in row], device=scores.device)
+                    ((weights * scores).sum() / divisor).backward()
             found.append(scores.detach())
     return torch.cat(found)
 

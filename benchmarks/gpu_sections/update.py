@@ -20,13 +20,13 @@ from benchmarks.flops import Lengths, useful_update_flops
 from benchmarks.gpu_sections import kit, plain
 from benchmarks.gpu_sections.device import peak_rate, read_peak, seconds_of, start_peak
 from benchmarks.gpu_sections.records import Row, Setting
-from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, require_seconds
 from benchmarks.groups import draw_group
 from benchmarks.joined_groups import one_group_a_row
 from benchmarks.models import QWEN2_5_VL_3B, ModelShape
 from benchmarks.split_group import run as run_plan
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.vision_attention import own_tower_attention
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
@@ -74,7 +74,7 @@ def run_rounded(bench: Bench) -> Iterator[UpdateRow]:
     yield row(bench, "as the recipes have it", "kit", kit_row)
     knobs: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "a row for each group": lambda: one_group_a_row(bench.adapter),
-        "tower in one call a block": lambda: tower_attention(bench.adapter.model, VARLEN),
+        "tower in a call a window": lambda: own_tower_attention(bench.adapter.model),
         "head chunk 2^24": lambda: kit.head_chunk(SMALL_CHUNK),
     }
     for name, knob in knobs.items():

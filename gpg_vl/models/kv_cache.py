@@ -35,42 +35,45 @@ class GrowingCache(Cache):
 
 
 class GrowingLayer(DynamicLayer):
-    """``keys`` and ``values`` [R, heads, S, d] are the used part of larger tensors with room for more tokens."""
+    """``keys`` and ``values`` [R, heads, S, d] are the used part of one tensor with room for more tokens."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
-        self._rooms = [key_states[..., :0, :], value_states[..., :0, :]]
+        rows, heads, _, width = value_states.shape
+        self._room = value_states.new_empty(rows, 2 * heads, 0, width)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends the new tokens, [R, heads, new, d] each; returns all keys and all values.
+        """Appends the new tokens, [R, heads, new, d] each; returns all keys and all values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return self.append(torch.cat((key_states.to(value_states.dtype), value_states), dim=1))
+
+    def append(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for keys and values in one tensor [R, 2 heads, new, d], keys first.
 
         Keys are kept in the type of the values: under autocast the rotary embedding makes them float32, and attention
         would cast all of them back in every step.
         """
-        key_states = key_states.to(value_states.dtype)
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if end > self._rooms[0].shape[-2]:
-            self._rooms = [_with_room(room[..., :start, :], end) for room in self._rooms]
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[..., start:end, :] = states
+        end = start + states.shape[-2]
+        if end > self._room.shape[-2]:
+            self._room = _with_room(self._room[..., :start, :], end)
+        self._room[..., start:end, :] = states
         self._show(end)
         return self.keys, self.values  # type: ignore[return-value]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         length = self.get_seq_length()
-        self._rooms = [room.repeat_interleave(repeats, dim=0) for room in self._rooms]
+        self._room = self._room.repeat_interleave(repeats, dim=0)
         self._show(length)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()
-        self._rooms = [room[indices] for room in self._rooms]
+        self._room = self._room[indices]
         self._show(length)
 
     def _show(self, length: int) -> None:
-        self.keys, self.values = (room[..., :length, :] for room in self._rooms)
+        self.keys, self.values = self._room[..., :length, :].chunk(2, dim=1)
 
 
 def _with_room(used: Tensor, length: int) -> Tensor:

@@ -10,10 +10,13 @@ import torch
 from PIL.Image import Image
 from qwen_vl_utils import smart_resize
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.images_to_tensors import resized
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.models.vision_attention import choose_tower_attention
+from gpg_vl.records import Frame, ImageFeatures, ImageView, VisionInputs
 
 
 class QwenVLAdapter(BaseAdapter):
@@ -30,6 +33,10 @@ class QwenVLAdapter(BaseAdapter):
         "text": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
         "vision": r"model\.visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|(gate|up|down)_proj))",
     }
+
+    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
+        super().__init__(model, processor, config, frame)
+        choose_tower_attention(model, config)
 
     # --- reading ---
 

@@ -31,7 +31,6 @@ from benchmarks.gpu_sections.compilation import Compilation
 from benchmarks.gpu_sections.progress import append, read_rows
 from benchmarks.gpu_sections.records import Section, SectionResult, Setting
 from benchmarks.gpu_sections.table import render
-from benchmarks.gpu_sections.tower import VARLEN, tower_attention
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
 from benchmarks.gpu_sections.verdicts import is_within
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
@@ -484,19 +483,6 @@ def test_the_reference_is_float64_throughout(adapter: Any) -> None:
         kept = norm(hidden)
     assert torch.allclose(kept, exact * norm.weight, rtol=1e-14, atol=0)
     assert not torch.allclose(norm(hidden).double(), exact * norm.weight, rtol=1e-9, atol=0)
-
-
-def test_the_tower_in_one_call_is_the_tower() -> None:
-    adapter = kit.build(TINY_QWEN2_5_VL, "cpu", "float32")
-    grid = torch.tensor([[1, 12, 12], [1, 8, 20]])
-    pixels = torch.randn(int(grid.prod(1).sum()), 1176)
-    features = adapter.model.model.get_image_features
-    with torch.no_grad():
-        expected = torch.cat(features(pixels, grid).pooler_output)
-        with tower_attention(adapter.model, VARLEN):
-            found = torch.cat(features(pixels, grid).pooler_output)
-    assert adapter.model.config.vision_config._attn_implementation == "sdpa"
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_gradients_are_compared_a_parameter_at_a_time() -> None:

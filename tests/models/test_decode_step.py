@@ -86,13 +86,24 @@ def test_the_same_with(load: LoadModel, config: dict[str, Any]) -> None:
 
 
 def key_before_its_rotation(patch: pytest.MonkeyPatch) -> None:
-    original, calls = decode_step._rotate, []
+    original = decode_step._rotation
 
-    def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        calls.append(states)
-        return states if len(calls) % 2 == 0 else original(states, cos, sin)  # queries first
+    def rotation(text: Any, *words: Any) -> tuple[Tensor, Tensor]:
+        cos, sin = original(text, *words)
+        behind_queries = torch.arange(text.config.num_attention_heads, cos.shape[1])  # values are not turned anyway
+        return cos.index_fill(1, behind_queries, 1), sin.index_fill(1, behind_queries, 0)
 
-    patch.setattr(decode_step, "_rotate", rotate)
+    patch.setattr(decode_step, "_rotation", rotation)
+
+
+def values_turned_like_keys(patch: pytest.MonkeyPatch) -> None:
+    original = decode_step._rotation
+
+    def rotation(*words: Any) -> tuple[Tensor, Tensor]:
+        cos, sin = original(*words)
+        return cos[:, :1].expand_as(cos), sin[:, :1].expand_as(sin)
+
+    patch.setattr(decode_step, "_rotation", rotation)
 
 
 def unsigned_sine(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +131,10 @@ def heads_of_others(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decode_step.F, "scaled_dot_product_attention", attend)
 
 
-@pytest.mark.parametrize("mutation", [key_before_its_rotation, unsigned_sine, no_mask, heads_of_others])
+MUTATIONS = [key_before_its_rotation, values_turned_like_keys, unsigned_sine, no_mask, heads_of_others]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
 def test_mutations_are_caught(
     load: LoadModel, monkeypatch: pytest.MonkeyPatch, mutation: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -170,4 +184,4 @@ def count_operations(adapter: QwenVLAdapter, pictures: Sequence[Any], step: Step
 def test_a_step_takes_fewer_operations(load: LoadModel, pictures: Sequence[Any]) -> None:
     """Views included: each is a call, and most of a step's time is that of its calls."""
     adapter = load()
-    assert count_operations(adapter, pictures, run_step) <= 0.75 * count_operations(adapter, pictures, model_step)
+    assert count_operations(adapter, pictures, run_step) <= 0.6 * count_operations(adapter, pictures, model_step)
