@@ -84,31 +84,57 @@ def test_any_layout_goes_on(folder: Path, deepspeed: str) -> None:
 
     Three ranks cut weights where two do not, and some shares end in padding.
     """
-    words = ["--task", "counting"]  # questions that are the same on any number of ranks
-    run_ranks(folder, "start", deepspeed, words=[*words, "--run.steps", "2"])
-    shutil.copytree(folder / "start", folder / "same")
-    run_ranks(folder, "same", deepspeed, words=[*words, "--run.steps", "3"])
-    expected = load_file(folder / "same/checkpoint-3/model.safetensors")
-
-    again = folder / "again.safetensors"
-
-    def difference(name: str) -> float:
-        weights = load_file(folder / name / "checkpoint-3/model.safetensors")
-        return max(float((weights[key] - expected[key]).abs().max()) for key in expected)
-
     others = [("zero0", 1), ("zero0", 2), ("zero1", 3), ("zero2", 2), ("zero3", 3), ("zero3_offload", 2)]
-    for layout, num in [*others, ("fsdp", 1), ("fsdp", 2), ("fsdp", 3), ("hsdp", 4), ("fsdp_offload", 2)]:
-        name = f"{layout}-{num}"
-        shutil.copytree(folder / "start", folder / name)
-        run_ranks(folder, name, layout, num, [*words, "--run.steps", "3"], "save_moments_again")
-        assert_equal_tensors(folder / "start/checkpoint-2/training_state/optimizer-1.safetensors", again)
-        again.unlink()
-        assert difference(name) < 2e-5, name
+    others += [("fsdp", 1), ("fsdp", 2), ("fsdp", 3), ("hsdp", 4), ("fsdp_offload", 2)]
+    go_on(folder, deepspeed, 2, others)
     shutil.copytree(folder / "start", folder / "lost")
     forget_moments(folder / "lost/checkpoint-2")
-    run_ranks(folder, "lost", deepspeed, words=[*words, "--run.steps", "3"])
-    assert difference("lost") > 1e-4
+    run_ranks(folder, "lost", deepspeed, words=[*WORDS, "--run.steps", "3"])
+    assert difference(folder, "lost") > 1e-4
     assert lines_naming((folder / "log.txt").read_text(), "random", "rank 2")
+
+
+@pytest.mark.timeout(6 * SECONDS)
+@pytest.mark.parametrize(
+    ("deepspeed", "num"),
+    [
+        ("zero0", 1),
+        ("fsdp", 1),
+        ("fsdp", 3),
+        ("hsdp", 4),
+        ("fsdp_offload", 2),
+        ("zero2", 3),
+        ("zero3", 3),
+        ("zero3_offload", 2),
+    ],
+)
+def test_more_layouts_are_taken_up(folder: Path, deepspeed: str, num: int) -> None:
+    """By one layout of each kind: whole, sharded by torch, sharded by DeepSpeed; on fewer ranks, and on more."""
+    go_on(folder, deepspeed, num, [("zero0", 1), ("fsdp", 2 if num == 3 else 3), ("zero3", 2)])
+
+
+WORDS = ["--task", "counting"]  # questions that are the same on any number of ranks
+
+
+def go_on(folder: Path, deepspeed: str, num: int, others: Sequence[tuple[str, int]]) -> None:
+    """Saves after two steps. Each of the others reads the same moments, and takes the same third step."""
+    run_ranks(folder, "start", deepspeed, num, [*WORDS, "--run.steps", "2"])
+    shutil.copytree(folder / "start", folder / "same")
+    run_ranks(folder, "same", deepspeed, num, [*WORDS, "--run.steps", "3"])
+    again = folder / "again.safetensors"
+    for layout, num_ranks in others:
+        name = f"{layout}-{num_ranks}"
+        shutil.copytree(folder / "start", folder / name)
+        run_ranks(folder, name, layout, num_ranks, [*WORDS, "--run.steps", "3"], "save_moments_again")
+        assert_equal_tensors(folder / "start/checkpoint-2/training_state/optimizer-1.safetensors", again)
+        again.unlink()
+        assert difference(folder, name) < 2e-5, name
+
+
+def difference(folder: Path, name: str) -> float:
+    """Of the weights after the third step from those of the layout that saved."""
+    weights, expected = (load_file(folder / each / "checkpoint-3/model.safetensors") for each in (name, "same"))
+    return max(float((weights[key] - expected[key]).abs().max()) for key in expected)
 
 
 @pytest.mark.timeout(5 * SECONDS)
