@@ -334,7 +334,6 @@ def test_a_signal_while_the_first_rank_saves_waits_for_the_end_of_the_save(run: 
         ("error in rollout", 1, 2, ["ZeroDivisionError"]),
         ("error in scoring", 1, 2, ["ZeroDivisionError"]),
         ("full disk in save", 0, 1, ["run/checkpoint-2", "no space left"]),
-        ("full disk in log", 0, 1, ["run/rollouts/000002.jsonl", "no space left"]),
     ],
 )
 def test_an_error_on_one_rank_is_that_of_all(
@@ -345,3 +344,15 @@ def test_an_error_on_one_rank_is_that_of_all(
     assert done.returncode == exit_code
     saved = [path.name for path in (tmp_path / "with space/run").glob("checkpoint-*")]
     assert saved == ([] if "disk" in fault else ["checkpoint-1"])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(SECONDS)
+def test_a_log_that_one_rank_cannot_write_ends_nothing(run: Run, tmp_path: Path) -> None:
+    done = run("zero3", ["--run.steps", 3], fault="full disk in log", faulty_rank=0)
+    assert done.returncode == 0, done.stderr
+    assert len(lines_naming(done.stderr, "rollouts", "no space left")) == 1
+    assert [path.name for path in sorted((tmp_path / "with space/run/rollouts").iterdir())] == [
+        "000001.jsonl",
+        "000003.jsonl",
+    ]

@@ -93,7 +93,7 @@ PHASES: dict[str, tuple[int, Any, str]] = {
     "scoring": (2, Scorer, "score"),
     "update": (2, policy.PolicyForward, "forward"),
     "save": (1, checkpoint, "save_model"),  # which the first rank alone calls, as it does the next
-    "log": (2, run_log, "_open_text"),
+    "log": (2, run_log, "replace_file"),  # the completions of the second step
 }
 ACTIONS: dict[str, Callable[[], Any]] = {
     "kill": die,
