@@ -26,19 +26,16 @@ Frame = Literal["grid_1000", "grid_1000_y_first", "loc_1024", "resized_pixels"]
 x, on a grid of 1024; or in pixels of the resized image that it sees."""
 
 Notation = Literal["list", "lists", "bbox_2d", "box_tags"]
-"""What a model writes around the numbers of a box: ``[x1, y1, x2, y2]``; the same in a list, also where it is one box;
-``{"bbox_2d": [x1, y1, x2, y2]}``; or ``<box>x1 y1 x2 y2</box>``. Every notation is read from every model."""
+"""What a model writes around the numbers of a box; each is read from every model: ``[x1, y1, x2, y2]``; a list of it, also
+where it is one box; ``{"bbox_2d": [x1, y1, x2, y2]}``; or ``<box>x1 y1 x2 y2</box>``."""
 
 _GRIDS: dict[Frame, float] = {"grid_1000": 1000.0, "grid_1000_y_first": 1000.0, "loc_1024": 1024.0}
-
 AnswerIn = Literal["tags", "boxed"]
 """Where the answer of a completion stands: between ``<answer>`` and ``</answer>``, or in the last ``\\boxed{}``."""
 
 Status = Literal["ok", "unparsable", "timeout", "error"]
-
 GroupKind = Literal["easy", "hard", "signal"]
 """signal: the rewards of a group differ. If they are equal: easy from half of the marks on, hard below."""
-
 Rule = Literal["strict", "legacy"]  # the kit's own rules; those of the published code, for parity with it alone
 
 

@@ -22,6 +22,7 @@ LONG_FILES = {
     "tests/verifiers/test_counts.py": "what a count accepts and refuses, kind by kind",
     "gpg_vl/config.py": "every key of a recipe, with its explanation and its checks, on one page",
     "tests/data_tools/test_check.py": "every finding of data_tools.check, all on one folder of rows",
+    "tests/processes/test_ranks.py": "runs of two ranks beside one process, and each way in which a rank can fail",
     "tests/tasks/test_legacy.py": "the rules of every published scorer, each with its verdicts",
 }
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "trl", "matplotlib"}

@@ -54,9 +54,7 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
     """Whether the family's masks have the windows of the layers that the config names ``sliding_attention``."""
     has_tiles: ClassVar[bool] = False
     """Whether an image may be cut into tiles, each of which the vision tower sees alone (``tiled.py``)."""
-    sees_whole_prompts = False
-    """See ``Adapter``."""
-    takes_sized_images = False
+    sees_whole_prompts = takes_sized_images = False
     """See ``Adapter``."""
     lora_layers: ClassVar[Mapping[str, str]]
     """Regular expression of the linear layers that LoRA adapts, by part."""

@@ -51,9 +51,8 @@ def check_parity(
     bound = config.max_gap or MAX_GAP[adapter.config.dtype]
     if not found <= bound:
         raise OtherPolicy(
-            f"rollout.vllm: {engine} is not the policy: a first completion has a mean log-prob of "
-            f"{_mean(given.log_probs):.4f} there and {_mean(plain):.4f} here, and the {what} distance of a token's is "
-            f"{found:.2g} nats, more than {bound:g}; serve {adapter.config.path} in {adapter.config.dtype}, set "
+            f"rollout.vllm: {engine} is not the policy: mean log-prob {_mean(given.log_probs):.4f} there, "
+            f"{_mean(plain):.4f} here, {what} distance {found:.2g} nats, more than {bound:g}; serve {adapter.config.path}, set "
             "rollout.engine to hf, or raise rollout.vllm.max_gap"
         )
 
