@@ -48,34 +48,29 @@ class GatheredModel:
     def whole(self, *, is_exact: bool = False) -> Iterator[None]:
         """Inside, the adapter has all weights, in the compute type or as they are stored."""
         dtype = None if is_exact else self._dtype
-        with self._filled(dict(self._gather(dtype, self._device)), self._device, dtype):
+        with self._filled({name: each.to(self._device) for name, each in self._gather(dtype)}, self._device, dtype):
             yield
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
         """Inside, the first rank's adapter has all weights as they are stored, in the host's memory."""
-        is_first, host = torch.distributed.get_rank() == 0, torch.device("cpu")
-        found = {name: each for name, each in self._gather(None, host if is_first else None) if is_first}
+        is_first = torch.distributed.get_rank() == 0
+        found = {name: each.cpu() for name, each in self._gather(None) if is_first}
         if not is_first:
             yield
             return
-        with self._filled(found, host, None):
+        with self._filled(found, torch.device("cpu"), None):
             yield
 
-    def _gather(self, dtype: torch.dtype | None, target: torch.device | None) -> Iterator[tuple[str, Tensor]]:
-        """Whole weights by name, one after the other.
-
-        Args:
-            target: where they go; None: nowhere
-        """
+    def _gather(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+        """Whole weights by name, one after the other."""
         named: Iterator[tuple[str, Any]] = self._sharded.named_parameters()
         for name, parameter in named:
             assert isinstance(parameter, DTensor), f"{name} is gathered in the middle of a pass"
             mine: Any = parameter.detach()  # perhaps in the host's memory, where its ranks exchange nothing
             with PULSE.beating("the gathering of weights"):
                 whole = mine.to(self._device, dtype or mine.dtype).full_tensor()
-                found = whole if target is None else whole.to(target)  # on a GPU, which waits for the ranks here
-            yield name, found
+            yield name, whole
 
     @contextmanager
     def _filled(self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:

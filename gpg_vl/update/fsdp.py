@@ -112,11 +112,11 @@ def _fill(module: nn.Module, places: Sequence[Place], device: torch.device) -> N
 
 @torch.no_grad()
 def _from_first_rank(tensor: Tensor, device: torch.device) -> Tensor:
+    if torch.distributed.get_rank() == 0:
+        found = tensor.detach().to(device).contiguous()
+    else:
+        found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
     with PULSE.beating("the handing out of weights"):
-        if torch.distributed.get_rank() == 0:
-            found = tensor.detach().to(device).contiguous()
-        else:
-            found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         torch.distributed.broadcast(found, 0)
     return found
 
