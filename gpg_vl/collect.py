@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from accelerate import Accelerator
 
@@ -38,7 +39,7 @@ from gpg_vl.records import (
 )
 from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
-from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.engine import AheadEngine, RolloutEngine, Sampling
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task, main_part
 from gpg_vl.verifiers.answers import find_answer
@@ -69,6 +70,7 @@ class Collector:
         self._scorer = scorer
         self._accelerator = accelerator
         self._parts = parts
+        self._begun: list[int] | None = None  # the places of the prompts of a draw that the engine samples already
         self.show_phase: Callable[[str], None] = lambda name: None
         """Is told what is being done."""
 
@@ -85,11 +87,10 @@ class Collector:
         dropped: list[ScoredGroup] = []
         rollout_seconds = scoring_seconds = 0.0
         self._scorer.trainer_state = TrainerState(step - 1, self._recipe.run.steps)
+        staleness = 0 if self._begun is None else 1
         for draw in range(given(config.max_draws)):
             start = time.perf_counter()
-            prompts, seeds, places = self._draw(step, draw, without_tasks)
-            with self._engine.sync_weights():
-                rolled = run_together(partial(self._roll_out, prompts, seeds, keep_log_probs))
+            rolled, places = self._take_begun() or self._sample(step, draw, without_tasks, keep_log_probs)
             generated = time.perf_counter()
             scored = self._score(rolled)
             self._refuse_failed_draw(scored)
@@ -108,7 +109,44 @@ class Collector:
         if self._objective.cuts_surplus and totals.trained_groups > num_wanted:
             trained = self._first(num_wanted, groups, trained, numbers)
             totals = self._count(groups, trained)
-        return CollectedGroups(groups, numbers, trained, dropped, totals, draw + 1, rollout_seconds, scoring_seconds)
+        seconds = rollout_seconds, scoring_seconds
+        return CollectedGroups(groups, numbers, trained, dropped, totals, draw + 1, *seconds, staleness)
+
+    def begin(self, step: int, without_tasks: Collection[str], keep_log_probs: bool) -> None:
+        """Has the engine sample a step's first draw while the policy is trained, and ``collect`` begin with it.
+
+        Args: see ``collect``
+        """
+        engine = cast(AheadEngine, self._engine)  # the recipe admits ``rollout.ahead`` with no other
+        prompts, seeds, places = self._draw(step, 0, without_tasks)
+        size, sampling = self._recipe.rollout.group_size, self._sampling()
+        with engine.sync_weights():
+            run_together(lambda: engine.begin(prompts, size, sampling, seeds, keep_log_probs))
+        self._begun = places
+
+    def is_answered(self) -> bool:
+        """Whether all of what was begun was answered, on all ranks, which call it together."""
+        return all(gather_object([run_together(cast(AheadEngine, self._engine).wait)]))
+
+    def drop_begun(self) -> None:
+        """Ends what was begun, if it was; ``collect`` draws anew."""
+        if self._recipe.rollout.ahead:
+            cast(AheadEngine, self._engine).drop()
+        self._begun = None
+
+    def _take_begun(self) -> tuple[list[RolloutGroup], list[int]] | None:
+        if self._begun is None:
+            return None
+        places, self._begun = self._begun, None
+        return run_together(cast(AheadEngine, self._engine).take), places
+
+    def _sample(
+        self, step: int, draw: int, without_tasks: Collection[str], keep_log_probs: bool
+    ) -> tuple[list[RolloutGroup], list[int]]:
+        """The groups of a draw, by the present policy, and the place of each."""
+        prompts, seeds, places = self._draw(step, draw, without_tasks)
+        with self._engine.sync_weights():
+            return run_together(partial(self._roll_out, prompts, seeds, keep_log_probs)), places
 
     def _draw(self, step: int, draw: int, without_tasks: Collection[str]) -> tuple[list[Prompt], list[Seed], list[int]]:
         """This rank's share of the next ``prompts_per_step`` prompts, dealt round-robin; the seed and place of each.
@@ -157,9 +195,12 @@ class Collector:
         if self._objective.imitates_gold:
             written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
+        size = self._recipe.rollout.group_size
+        return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs)
+
+    def _sampling(self) -> Sampling:
         rollout = self._recipe.rollout
-        sampling = Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
-        return self._engine.generate(prompts, rollout.group_size, sampling, seeds, keep_log_probs)
+        return Sampling(rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
 
     def _score(self, rolled: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         """
@@ -221,6 +262,7 @@ def gather_collected(collected: CollectedGroups, tasks: Mapping[str, Task]) -> L
         collected.num_draws,
         collected.rollout_seconds,
         collected.scoring_seconds,
+        collected.staleness,
     )
 
 

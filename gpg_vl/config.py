@@ -338,6 +338,7 @@ class RolloutConfig:
         importance: weights by how likely the update finds what was sampled, compared with the engine; none; token: each
             token by itself; sequence: all of a completion by its product (docs/rollout-engines.md)
         importance_cap: largest such weight
+        ahead: 1: servers sample the next step's first draw while this step updates, from the weights before it; 0: off
     """
 
     engine: str = "hf"
@@ -352,6 +353,7 @@ class RolloutConfig:
     vllm: VllmConfig = field(default_factory=VllmConfig)
     importance: Literal["none", "token", "sequence"] = "none"
     importance_cap: float = 2.0
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         _require(self.prompts_per_step >= 1, "rollout.prompts_per_step must be at least 1")
@@ -364,6 +366,15 @@ class RolloutConfig:
         _require(self.importance_cap >= 1, "rollout.importance_cap must be at least 1")
         truncated = "rollout.importance compares whole distributions; set rollout.top_p to 1 and rollout.top_k to 0"
         _require(self.importance == "none" or (self.top_p == 1 and self.top_k == 0), truncated)
+        self._check_ahead()
+
+    def _check_ahead(self) -> None:
+        _require(self.ahead in (0, 1), "rollout.ahead must be 0 or 1")
+        served = self.engine == "vllm" and self.vllm.mode == "server"
+        where = "rollout.ahead needs servers; set rollout.engine to vllm and rollout.vllm.mode to server, or it to 0"
+        _require(not self.ahead or served, where)
+        older = "rollout.ahead samples from the weights of one step ago; set rollout.importance to token or sequence"
+        _require(not self.ahead or self.importance != "none", older)
 
     @property
     def sends_pictures(self) -> bool:

@@ -300,6 +300,7 @@ class CollectedGroups:
     num_draws: int
     rollout_seconds: float
     scoring_seconds: float
+    staleness: int = 0  # steps between the weights that sampled the first draw and those that are trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +345,7 @@ class LoggedStep:
     num_draws: int
     rollout_seconds: float
     scoring_seconds: float
+    staleness: int = 0  # see CollectedGroups
 
 
 def count_tokens(completions: Sequence[Completion]) -> int:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from gpg_vl.assemble import Stages, assemble
 from gpg_vl.callbacks import SILENT, CallbackError, Callbacks
 from gpg_vl.config import Recipe
+from gpg_vl.draws import Draws
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
 from gpg_vl.models.paths import checkpoint_folder
@@ -32,7 +33,6 @@ from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.checkpoint import save_checkpoint
 from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
-from gpg_vl.run.random_state import read_random_state
 from gpg_vl.step_report import FinishedStep, StepReports
 from gpg_vl.update.reuse import Reuse
 
@@ -64,6 +64,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
         stack.callback(stages.prompts.close)
+        stack.callback(stages.collector.drop_begun)
         try:
             folder = Loop(recipe, stages, accelerator, callbacks).run()
         except CallbackError as error:
@@ -81,6 +82,7 @@ class Loop:
         self._callbacks = callbacks
         self._progress = stages.progress
         self._accelerator = accelerator
+        self._draws = Draws(recipe, stages.collector, stages.stream, stages.progress, stages.record)
         self._reports = StepReports(recipe, stages, accelerator, callbacks)
         self._reuse = Reuse(stages.learner, recipe.rollout.refresh, stages.rollout)
 
@@ -111,7 +113,8 @@ class Loop:
         start = time.perf_counter()
         number, learner = self._progress.step + 1, self._stages.learner
         rollout = self._reuse.next_rollout(has_skipped=self._progress.skips_in_a_row > 0)
-        collected = self._collect(number) if rollout is None else None
+        collected = self._draws.collect(number) if rollout is None else None
+        self._draws.begin(number + 1)
         collected_at = time.perf_counter()
         self._stages.log.show_phase("update")
         lesson = None if collected is None else self._learn_gold(number, collected)
@@ -132,20 +135,13 @@ class Loop:
             self._reports.write(FinishedStep(rollout, collected, stats, shift, grad_norm, rate, seconds))
         self._reports.tell()
 
-    def _collect(self, step: int) -> CollectedGroups:
-        progress, rollout = self._progress, self._recipe.rollout
-        is_truncated = rollout.top_p < 1 or rollout.top_k > 0  # the update's log-probs are of another distribution then
-        keep = not is_truncated or self._stages.record.is_due(step)
-        return self._stages.collector.collect(step, () if progress.in_cooldown else progress.tasks_done, keep)
-
     def _learn_gold(self, step: int, collected: CollectedGroups) -> Callable[[], None] | None:
         """What brings the discriminator, if there is one, to its state after the step."""
         part = self._stages.gold_part
         return None if part is None else partial(part.commit, part.learn(step, collected.groups))
 
     def _finish_step(self, number: int, grad_norm: float | None) -> None:
-        position = self._stages.stream.state()
-        self._progress.finish_step(number, position, read_random_state(), grad_norm, self._reuse.is_used_again)
+        self._progress.finish_step(number, *self._draws.position, grad_norm, self._reuse.is_used_again)
 
     def _validate(self) -> None:
         """Scores the validation rows."""
@@ -156,7 +152,7 @@ class Loop:
         scores = summarise_scores(predictions, stages.tasks)
         with INTERRUPTS.deferred():
             progress.take_validation({task: score.value for task, score in scores.items()})
-            progress.random_state = read_random_state()
+            progress.random_state = self._draws.position[1]
             self._reports.write_validation(scores)
         self._reports.count_seconds("validation", time.perf_counter() - start)
         self._callbacks.after_validation(progress.step, scores)

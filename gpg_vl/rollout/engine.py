@@ -21,7 +21,7 @@ class Sampling:
 
 
 class RolloutEngine(Protocol):
-    """All that training and evaluation know about an engine."""
+    """All that evaluation, and training without ``rollout.ahead``, know about an engine."""
 
     def sync_weights(self) -> AbstractContextManager[None]:
         """Within, the engine generates with the policy's present weights; gathering sharded ones is the engine's job.
@@ -44,3 +44,30 @@ class RolloutEngine(Protocol):
             seeds: one per prompt; together with its index in the group, it determines a completion's noise
             keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
         """
+
+
+class AheadEngine(RolloutEngine, Protocol):
+    """An engine that also samples while the policy is trained (``rollout.ahead``); one draw at a time."""
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+    ) -> None:
+        """As ``generate``, but without waiting. It is done, or has failed, before ``sync_weights`` is entered again."""
+
+    def wait(self) -> bool:
+        """Until what was begun is done; whether all of it was answered. May be called on one rank alone.
+
+        Raises:
+            ValueError: a prompt was refused
+        """
+
+    def take(self) -> list[RolloutGroup]:
+        """What was begun, all of which was answered."""
+
+    def drop(self) -> None:
+        """Ends what was begun, and forgets it; nothing where nothing was."""

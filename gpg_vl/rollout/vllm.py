@@ -11,9 +11,9 @@ computes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import is_main_rank, run_on_main
+from gpg_vl.processes.ranks import is_main_rank, run_on_main, run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
@@ -32,7 +32,7 @@ from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import check_parity, first_sampling
-from gpg_vl.rollout.served.pool import ServerPool
+from gpg_vl.rollout.served.pool import Exchanges, ServerPool
 from gpg_vl.rollout.served.shared_folder import Published, read_token
 from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.screen import say
@@ -56,6 +56,15 @@ def _connect(adapter: Adapter, config: VllmConfig, accelerator: Accelerator | No
     return ServerPool(clients, config, rank)
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Prompts that servers complete while the policy is trained."""
+
+    prompts: Sequence[Prompt]
+    exchanges: Exchanges[list[AnsweredGroup] | None]
+    read: Callable[[Prompt, AnsweredGroup], RolloutGroup]
+
+
 class VllmEngine:
     """Completions from servers; from the policy itself where none answers and the recipe says so."""
 
@@ -73,12 +82,16 @@ class VllmEngine:
         self._published = Published(folder)
         self._fingerprint: Fingerprint | None = None
         self._version = ""
-        self._is_compared = config.vllm.mode == "server" and not is_main_rank()  # the first rank asks all servers
-        self._all_compared = False
+        self._asks_all = config.vllm.mode == "colocate" or is_main_rank()  # the first rank compares all servers
+        self._compared = ""  # the version that was
+        self._compares_again = bool(config.ahead)  # each version: a step compares older ones with newer ones
+        self._begun: _Begun | None = None
 
     @contextmanager
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new."""
+        if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
+            run_together(self._begun.exchanges.wait)
         with ExitStack() as whole:
             if self._accelerator is not None:
                 whole.enter_context(whole_weights(self._accelerator))
@@ -88,10 +101,15 @@ class VllmEngine:
             with self._servers.ready(self._version):
                 yield
 
+    @property
+    def _is_compared(self) -> bool:
+        """Whether this rank has nothing to compare any more."""
+        found = self._compared == self._version if self._compares_again else self._compared != ""
+        return found or not self._asks_all
+
     def _needs_policy(self) -> bool:
         """Whether some rank may run it while servers sample. All ranks together."""
-        self._all_compared = self._all_compared or all(gather_object([self._is_compared]))
-        return self._config.on_failure == "hf" or not self._all_compared
+        return not all(gather_object([self._is_compared])) or self._config.on_failure == "hf"
 
     def _publish(self) -> str:
         found = fingerprint(self._adapter)
@@ -119,9 +137,7 @@ class VllmEngine:
         """
         if not prompts:
             return []
-        asked = tuple(ask_prompt(self._adapter, *each) for each in zip(prompts, seeds, strict=True))
-        ends, banned = self._adapter.end_token_ids, self._adapter.banned_token_ids
-        parts = deal(Request(self._version, asked, group_size, sampling, ends, banned), len(self._servers))
+        parts = self._requests(prompts, group_size, sampling, seeds)
         answers = self._servers.generate(parts)
         if not self._is_compared and any(answer is not None for answer in answers):
             self._compare(parts, prompts)
@@ -137,6 +153,47 @@ class VllmEngine:
                 groups += [self._group(prompt, given, sampling, keep_log_probs) for prompt, given in pairs]
         return groups
 
+    def _requests(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seeds: Sequence[tuple[object, ...]]
+    ) -> list[Request]:
+        asked = tuple(ask_prompt(self._adapter, *each) for each in zip(prompts, seeds, strict=True))
+        ends, banned = self._adapter.end_token_ids, self._adapter.banned_token_ids
+        return deal(Request(self._version, asked, group_size, sampling, ends, banned), len(self._servers))
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+    ) -> None:
+        """See ``AheadEngine.begin``. The policy that the servers have is compared before it changes."""
+        assert isinstance(self._servers, ServerPool) and self._begun is None
+        parts = self._requests(prompts, group_size, sampling, seeds) if prompts else []
+        if parts and not self._is_compared:
+            self._compare(parts, prompts)
+        read = partial(self._group, sampling=sampling, keep_log_probs=keep_log_probs)
+        self._begun = _Begun(prompts, self._servers.begin(parts), read)
+
+    def wait(self) -> bool:
+        """See ``AheadEngine.wait``."""
+        assert self._begun is not None
+        return None not in self._begun.exchanges.results()
+
+    def take(self) -> list[RolloutGroup]:
+        """See ``AheadEngine.take``."""
+        assert self._begun is not None
+        begun, self._begun = self._begun, None
+        answered = [group for part in begun.exchanges.results() for group in part or ()]
+        return [begun.read(*each) for each in zip(begun.prompts, answered, strict=True)]
+
+    def drop(self) -> None:
+        """See ``AheadEngine.drop``."""
+        if self._begun is not None:
+            self._begun.exchanges.end()
+        self._begun = None
+
     def _compare(self, parts: Sequence[Request], prompts: Sequence[Prompt]) -> None:
         """
         Raises:
@@ -149,7 +206,7 @@ class VllmEngine:
         for name, [group] in self._servers.ask_each(request):
             [given] = group.completions
             check_parity(self._adapter, self._config, name, prompts[place], given, sampling)
-        self._is_compared = True
+        self._compared = parts[0].version
 
     def _refuse_failure(self, num_prompts: int) -> None:
         """

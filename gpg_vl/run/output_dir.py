@@ -38,6 +38,7 @@ MAY_CHANGE_ON_RESUME = {
     "run.output_dir",
     "rollout.engine",  # where a server is gone; only the noise of the samples is another one
     "rollout.vllm",
+    "rollout.ahead",  # servers are then needed
     "rollout.tokens_per_batch",
     "update.max_skips",
     "update.tokens_per_micro_batch",

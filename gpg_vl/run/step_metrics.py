@@ -33,6 +33,7 @@ def describe_step(
         "groups": totals.groups,
         "trained_groups": totals.trained_groups,
         "draws": logged.num_draws,
+        "staleness": logged.staleness,
         "update": update,
         "seconds": {"rollout": logged.rollout_seconds, "scoring": logged.scoring_seconds, **seconds},
     }

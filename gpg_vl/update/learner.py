@@ -107,7 +107,7 @@ class Learner:
             parts = [(balance(groups, self._accelerator.device), totals) for groups, totals in parts]
         with self._whole_weights(bool(self._objective.needs)):
             batches = run_together(lambda: [UpdateBatch(self._anchor(trained), totals) for trained, totals in parts])
-        return Rollout(step, batches, len(batches) * update.epochs_per_rollout)
+        return Rollout(step, batches, len(batches) * update.epochs_per_rollout, staleness=collected.staleness)
 
     def accumulate_gradient(self, rollout: Rollout) -> UpdateStats | None:
         """Computes the gradient of the rollout's next update, which stays in the layout; None if it trains no group."""
@@ -132,7 +132,8 @@ class Learner:
             further = partial(self._beside.accumulate, self.layout, self.groups, batch.totals.sequences, rollout.step)
             loss += run_together(further)
         gaps = self._gaps(passes) if rollout.is_fresh else (None, None, None)
-        check_gap(self._recipe, *gaps[:2])
+        if not rollout.staleness:  # else the policy has moved on since
+            check_gap(self._recipe, *gaps[:2])
         kl = None if log_probs is None or self._reference is None else sum_kl(log_probs)
         return UpdateStats(
             loss=sum_losses(self._accelerator, loss),

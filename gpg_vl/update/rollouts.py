@@ -44,6 +44,7 @@ class Rollout:
     num_updates: int
     num_done: int = 0
     current: dict[int, GroupLogProbs] | None = None  # by id() of a group, from the shift's measure to the next update
+    staleness: int = 0  # see CollectedGroups
 
     @property
     def next_batch(self) -> UpdateBatch:

@@ -19,11 +19,14 @@ from gpg_vl.config import DataConfig, ObjectiveConfig, Recipe, RewardsConfig, Ro
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.data.stream import SampleStream
+from gpg_vl.draws import Draws
 from gpg_vl.objectives import build_objective
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, Completion, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
+from gpg_vl.run.progress import Progress
+from gpg_vl.run.record import Record
 from gpg_vl.tasks import TASKS
 from tests.support.hostile_groups import group as make_group
 
@@ -55,6 +58,8 @@ class Answers:
         self._outcomes = dict(zip(ids_in_order(len(outcomes)), outcomes, strict=True))
         self.seeds: list[tuple[object, ...]] = []
         self._is_synced = False
+        self.is_answered = True  # what has begun
+        self.num_dropped = 0
 
     def expect(self, samples: Sequence[Sample]) -> None:
         pass
@@ -80,6 +85,18 @@ class Answers:
             for prompt in prompts
         ]
 
+    def begin(self, *words: Any) -> None:
+        self.begun = self.generate(*words)
+
+    def wait(self) -> bool:
+        return self.is_answered
+
+    def take(self) -> list[RolloutGroup]:
+        return self.begun
+
+    def drop(self) -> None:
+        self.num_dropped += 1
+
     def score(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         return [ScoredGroup(g.prompt, g.completions, self._rewards(g.prompt.sample.id)) for g in groups]
 
@@ -97,18 +114,34 @@ def make_collector(
     beta_th: float,
     max_draws: int = 20,
     on_error: Literal["zero", "drop_group"] = "zero",
+    ahead: int = 0,
 ) -> tuple[Collector, Answers]:
     objective = ObjectiveConfig(beta_th=beta_th, max_draws=max_draws)
     recipe = Recipe(
         data=DataConfig(on_bad_image="skip"),
         rewards=RewardsConfig(on_error=on_error),
-        rollout=RolloutConfig(prompts_per_step=prompts_per_step, group_size=2),
+        rollout=_rollout(prompts_per_step, ahead),
         objective=objective,
         run=RunConfig(seed=SEED),
     )
     answers: Any = Answers(outcomes)
     stages = (build_objective(objective), make_stream(), answers, answers, answers, answers)
     return Collector(recipe, *stages, accelerator), answers
+
+
+def _rollout(prompts_per_step: int, ahead: int) -> RolloutConfig:
+    served: dict[str, Any] = {"engine": "vllm", "importance": "token", "ahead": 1} if ahead else {}
+    return RolloutConfig(prompts_per_step=prompts_per_step, group_size=2, **served)
+
+
+def make_draws(collector: Collector, steps: int) -> Draws:
+    """The draws of a run that has taken no step yet."""
+    recipe, record = collector._recipe, Record(collector._recipe, collector._objective, 0, is_main=False)
+    return Draws(recipe, collector, collector._stream, Progress(RunConfig(steps=steps, eval_every=0), []), record)
+
+
+def finish_step(draws: Draws, step: int) -> None:
+    draws._progress.finish_step(step, *draws.position, 1.0)
 
 
 def ids(groups: Sequence[Any]) -> list[str]:
@@ -130,11 +163,27 @@ def describe(collected: CollectedGroups) -> dict[str, Any]:
     }
 
 
+def _describe_steps(draws: Draws, answers: Answers, rank: int) -> Any:
+    """Three steps; what was begun for the last of them was not answered on the second rank."""
+    steps = []
+    for step in (1, 2, 3):
+        answers.is_answered = (step, rank) != (3, 1)
+        collected = draws.collect(step)
+        draws.begin(step + 1)
+        steps.append({**describe(collected), "staleness": collected.staleness, "drawn": draws.position[0]["drawn"]})
+        finish_step(draws, step)
+    return steps
+
+
 def main() -> None:
     """``torchrun collectors.py JSON``: prints what every rank collected, as one line of the first one."""
     accelerator = start_ranks()
-    collector, _ = make_collector(accelerator=accelerator, **json.loads(sys.argv[1]))
-    found = gather_object([describe(collector.collect(1))])
+    options = json.loads(sys.argv[1])
+    collector, answers = make_collector(accelerator=accelerator, **options)
+    if options.get("ahead"):
+        found = gather_object([_describe_steps(make_draws(collector, 3), answers, accelerator.process_index)])
+    else:
+        found = gather_object([describe(collector.collect(1))])
     if accelerator.is_main_process:
         sys.stdout.write(json.dumps(found) + "\n")
     end_ranks()

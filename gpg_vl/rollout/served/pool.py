@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from gpg_vl.config import VllmConfig
 from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault
@@ -18,6 +18,45 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.screen import say
 
 T = TypeVar("T")
+
+
+class Exchanges(Generic[T]):
+    """Works that ask servers, at once, each in a thread."""
+
+    def __init__(self, clients: Sequence[Client], ended: threading.Event, works: Sequence[Callable[[], T]]):
+        """
+        Args:
+            ended: is set when they end
+        """
+        self._clients = clients
+        self._ended = ended
+        ended.clear()
+        for client in clients:
+            client.begin()
+        self._executor = ThreadPoolExecutor(max_workers=max(1, len(clients)), thread_name_prefix="rollout")
+        self._futures: list[Future[T]] = [self._executor.submit(work) for work in works]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some work goes on."""
+        return not all(future.done() for future in self._futures)
+
+    def wait(self) -> None:
+        """Until all works have ended, however they did."""
+        wait(self._futures)
+
+    def results(self) -> list[T]:
+        """Whatever ends this, as a signal, ends the exchanges as well."""
+        try:
+            return [future.result() for future in self._futures]
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        self._ended.set()
+        for client in self._clients:
+            client.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class ServerPool:
@@ -29,7 +68,8 @@ class ServerPool:
         self._clients = clients
         self._config = config
         self._first = first
-        self._ended = threading.Event()  # of the call under way
+        self._ended = threading.Event()  # of the exchanges under way
+        self._under_way: Exchanges[Any] | None = None
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -71,29 +111,28 @@ class ServerPool:
         Raises:
             Refused: a server will never take one of them
         """
+        return self.begin(requests).results()
+
+    def begin(self, requests: Sequence[Request]) -> Exchanges[list[AnsweredGroup] | None]:
+        """The same, without waiting for the answers. Nothing else is asked before they have come or have been ended."""
         hung: set[Client] = set()
-        works = [lambda n=n, request=request: self._ask(request, self._first + n, hung)  # type: ignore[misc]
-                 for n, request in enumerate(requests)]  # fmt: skip
-        return self._at_once(works)
+        return self._begin([
+            lambda n=n, request=request: self._ask(request, self._first + n, hung)  # type: ignore[misc]
+            for n, request in enumerate(requests)
+        ])  # fmt: skip
 
     def _each(self, act: Callable[[Client], T]) -> list[T | None]:
         """The result of one attempt at every server, at once; what a fault says is shown."""
         return self._at_once([lambda client=client: self._try(client, act) for client in self._clients])  # type: ignore[misc]
 
     def _at_once(self, works: Sequence[Callable[[], T]]) -> list[T]:
-        """Whatever ends this, as a signal, ends the exchanges as well."""
-        self._ended.clear()
-        for client in self._clients:
-            client.begin()
-        executor = ThreadPoolExecutor(max_workers=max(1, len(self._clients)), thread_name_prefix="rollout")
-        try:
-            futures: list[Future[T]] = [executor.submit(work) for work in works]
-            return [future.result() for future in futures]
-        finally:
-            self._ended.set()
-            for client in self._clients:
-                client.close()
-            executor.shutdown(wait=True, cancel_futures=True)
+        return self._begin(works).results()
+
+    def _begin(self, works: Sequence[Callable[[], T]]) -> Exchanges[T]:
+        assert self._under_way is None or not self._under_way.is_open, "one exchange would end another"
+        begun = Exchanges(self._clients, self._ended, works)
+        self._under_way = begun
+        return begun
 
     def _try(self, client: Client, act: Callable[[Client], T]) -> T | None:
         try:
