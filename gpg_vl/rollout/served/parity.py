@@ -52,8 +52,8 @@ def check_parity(
     if not found <= bound:
         raise OtherPolicy(
             f"rollout.vllm: {engine} is not the policy: mean log-prob {_mean(given.log_probs):.4f} there, "
-            f"{_mean(plain):.4f} here, {what} distance {found:.2g} nats, more than {bound:g}; serve {adapter.config.path}, set "
-            "rollout.engine to hf, or raise rollout.vllm.max_gap"
+            f"{_mean(plain):.4f} here, {what} distance {found:.2g} nats, more than {bound:g}; serve "
+            f"{adapter.config.path}, set rollout.engine to hf, or raise rollout.vllm.max_gap"
         )
 
 
