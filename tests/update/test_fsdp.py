@@ -48,6 +48,8 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 MODELS = {**PARTS, "checkpointing": {"gradient_checkpointing": True}}
 LoadModel = Callable[..., BaseAdapter]
+ROUNDING = 5e-4
+"""Of the norm of a weight, or of a moment; two steps change a bias, which was 0, by all of it."""
 
 
 @pytest.fixture
@@ -112,18 +114,18 @@ def test_steps_are_those_of_one_process(
         trained_by(layout, seeded(partial(load, family, dtype=dtype, **MODELS[model])), accelerator)
         for layout in ("fsdp", "none")
     )
-    assert_equal(found.masters(), expected.masters())
+    assert_same_steps(found.masters(), expected.masters())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPG_VL_SHARDING", "none")
         moments = expected.moments()
     assert len(moments) == 3 * len(expected.masters())
-    assert_equal(found.moments(), moments)
+    assert_same_steps(found.moments(), moments)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shards_in_the_hosts_memory_make_the_same_steps(load: LoadModel, accelerator: Accelerator, dtype: str) -> None:
     found, expected = (trained_by(layout, load(dtype=dtype), accelerator) for layout in ("fsdp_offload", "none"))
-    assert_equal(found.masters(), expected.masters())
+    assert_same_steps(found.masters(), expected.masters())
     assert sample(found.adapter, accelerator) == sample(expected.adapter, None)
 
 
@@ -136,7 +138,7 @@ def test_steps_and_samples_of_every_family_are_those_of_one_process(
     skip_unless_installed(case)
     folder = write_tiny_model(tmp_path / family, family, seed=1)
     found, expected = (trained_by(layout, load_case(case, folder), accelerator) for layout in ("fsdp", "none"))
-    assert_equal(found.masters(), expected.masters())
+    assert_same_steps(found.masters(), expected.masters())
     assert sample(found.adapter, accelerator) == sample(expected.adapter, None)
 
 
@@ -150,7 +152,7 @@ def test_whole_weights_are_those_of_the_compute_type(load: LoadModel, accelerato
         assert {each.dtype for each in found.adapter.model.parameters()} == {getattr(torch, dtype)}
         assert found.adapter.head_weight is found.adapter.model.get_input_embeddings().weight, "tied as ever"
     with whole_weights(accelerator, is_exact=True):
-        assert_equal(dict(found.adapter.model.named_parameters()), masters)
+        assert_same_steps(dict(found.adapter.model.named_parameters()), masters)
     assert found.adapter.model is sharded
     assert not [name for name, each in sharded.named_parameters() if not hasattr(each, "full_tensor")]
 
@@ -170,7 +172,7 @@ def test_what_is_saved_is_what_one_process_saves(
     for name in names:
         one, other = (tmp_path / folder / name for folder in ("fsdp", "none"))
         if name.endswith(".safetensors"):
-            assert_equal(load_file(one), load_file(other))
+            assert_same_steps(load_file(one), load_file(other))
         else:
             assert one.read_bytes() == other.read_bytes(), name
 
@@ -241,3 +243,10 @@ def sample(adapter: BaseAdapter, accelerator: Accelerator | None) -> list[tuple[
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def assert_same_steps(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Gathered weights lie elsewhere in memory than whole ones, and MKL may then add up in another order."""
+    assert found.keys() == expected.keys()
+    errors = {name: float((found[name] - each).norm()) for name, each in expected.items()}
+    assert {name: error for name, error in errors.items() if error > ROUNDING * expected[name].norm()} == {}

@@ -82,6 +82,6 @@ def _is_dead(path: Path) -> bool:
 def _this_kernel() -> str:
     """A number that each start of a machine draws; empty where there is none."""
     try:
-        return _KERNEL.read_text().strip()
+        return _KERNEL.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
