@@ -33,7 +33,7 @@ def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tenso
     if isinstance(adapter.model, _QWEN2):
         text = adapter.model.model.language_model
         if text.config._attn_implementation == "sdpa" and text.rotary_emb.rope_type == "default":
-            mask = None if visible is None else _added(visible, adapter.autocast_dtype or text.dtype)
+            mask = None if visible is None else _added(visible, _compute_dtype(tokens.device, text.dtype))
             return _run_layers(text, text.embed_tokens(tokens), positions[0], mask, cache)
     return adapter.run_body(
         input_ids=tokens[:, None],
@@ -42,6 +42,11 @@ def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tenso
         visible=None if visible is None else visible[:, None, :],
         cache=cache,
     )[:, -1]
+
+
+def _compute_dtype(device: torch.device, weights: torch.dtype) -> torch.dtype:
+    """That of queries in attention; the self-check runs float32 weights without the autocast that a rollout has."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights
 
 
 def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
