@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from scipy import stats
 
 from gpg_vl.config import Recipe
@@ -61,7 +62,10 @@ class Estimate:
     half_width: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.half_width is None else f"{self.mean:.3f} ± {self.half_width:.3f}"
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        return " ± ".join(format(value, spec) for value in (self.mean, self.half_width) if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,8 @@ class Row:
     scores: dict[str, Estimate]  # held-out score by task, and "mean" over the tasks
     difference: Estimate | None  # of the mean score to that of the first objective, over the seeds of both
     reward: Estimate  # of the last steps
-    step_seconds: float  # median of a step
-    memory_gib: float | None  # peak of the process, on the device if there is one
+    step_seconds: Estimate  # median of a run's steps
+    memory_gib: Estimate | None  # peak of the process, on the device if there is one
     draws: float  # mean number of draws for a rollout
     trained_share: float  # of the sampled groups
 
@@ -103,14 +107,15 @@ def summarise(runs: Sequence[Run], first: Sequence[Run]) -> Row:
     differences = [mean - other for mean, other in pairs if other is not None]
     metrics = [read_metrics(run.folder) for run in runs]
     drawn = [row for of_run in metrics for row in of_run if "groups" in row]
+    memory = [peak for run in runs if (peak := read_memory(run)) is not None]
     return Row(
         objective=runs[0].objective,
         num_seeds=len(runs),
         scores={task: estimate([score[task] for score in scores]) for task in scores[0]},
         difference=None if runs[0].objective == first[0].objective or not differences else estimate(differences),
         reward=estimate([last_reward(of_run) for of_run in metrics]),
-        step_seconds=statistics.median(row["seconds"]["step"] for of_run in metrics for row in of_run),
-        memory_gib=max((memory for run in runs if (memory := read_memory(run)) is not None), default=None),
+        step_seconds=estimate([statistics.median(row["seconds"]["step"] for row in of_run) for of_run in metrics]),
+        memory_gib=estimate(memory) if memory else None,
         draws=statistics.fmean(row["draws"] for row in drawn),
         trained_share=sum(row["trained_groups"] for row in drawn) / sum(row["groups"] for row in drawn),
     )
@@ -158,25 +163,19 @@ def write_table(rows: Sequence[Row]) -> str:
 def draw_figure(rows: Sequence[Row], runs: dict[str, list[Run]], path: Path) -> None:
     """Reward by rollout, held-out score, seconds and memory; in all four, each objective has its colour."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    names = [row.objective for row in rows]
-    colours = [f"C{number % 10}" for number in range(len(rows))]
     for number, row in enumerate(rows):
-        style = "-" if number < 10 else "--"
-        mean = _mean_reward(runs[row.objective])
-        axes[0, 0].plot(range(1, len(mean) + 1), mean, style, color=colours[number], label=row.objective)
-        estimate, scores = row.scores["mean"], [read_scores(run)["mean"] for run in runs[row.objective]]
-        axes[0, 1].errorbar(
-            [estimate.mean], [row.objective], xerr=[estimate.half_width or 0.0], fmt="o", capsize=3,
-            color=colours[number],
-        )  # fmt: skip
-        axes[0, 1].plot(scores, [row.objective] * len(scores), "|", color=colours[number], markersize=12)
-    axes[0, 0].set(title="training reward, mean over seeds and 10 rollouts", xlabel="rollout")
+        colour, style = f"C{number % 10}", "-" if number < 10 else "--"
+        scores = [read_scores(run)["mean"] for run in runs[row.objective]]
+        _draw_curves(axes[0, 0], runs[row.objective], row.objective, color=colour, linestyle=style)
+        _draw_estimate(axes[0, 1], row.scores["mean"], row.objective, colour)
+        axes[0, 1].plot(scores, [row.objective] * len(scores), "|", color=colour, markersize=12)
+        _draw_estimate(axes[1, 0], row.step_seconds, row.objective, colour)
+        _draw_estimate(axes[1, 1], row.memory_gib, row.objective, colour)
+    axes[0, 0].set(title="training reward of 10 rollouts, mean and range over seeds", xlabel="rollout")
     axes[0, 0].legend(fontsize="small", ncols=2)
     axes[0, 1].set(title="held-out score of each seed, mean with 95 % interval")
-    axes[1, 0].barh(names, [row.step_seconds for row in rows], color=colours)
-    axes[1, 0].set(title="seconds for a step, median")
-    axes[1, 1].barh(names, [row.memory_gib or 0.0 for row in rows], color=colours)
-    axes[1, 1].set(title="peak memory of the process, GiB")
+    axes[1, 0].set(title="seconds for a step (median of a run), mean with 95 % interval")
+    axes[1, 1].set(title="peak memory of the process in GiB, mean with 95 % interval")
     for each in axes.flat[1:]:
         each.invert_yaxis()
         each.grid(axis="x", alpha=0.3)
@@ -184,10 +183,20 @@ def draw_figure(rows: Sequence[Row], runs: dict[str, list[Run]], path: Path) -> 
     plt.close(figure)
 
 
-def _mean_reward(runs: Sequence[Run]) -> list[float]:
-    """Of each rollout, as far as all runs got."""
-    curves = [_smooth(_rewards(read_metrics(run.folder))) for run in runs]
-    return [statistics.fmean(values) for values in zip(*curves, strict=False)]
+def _draw_curves(axis: Axes, runs: Sequence[Run], label: str, **style: str) -> None:
+    """The reward of each rollout, as far as all runs got."""
+    curves = list(zip(*(_smooth(_rewards(read_metrics(run.folder))) for run in runs), strict=False))
+    rollouts = range(1, len(curves) + 1)
+    axis.plot(rollouts, [statistics.fmean(values) for values in curves], label=label, **style)
+    axis.fill_between(
+        rollouts, [min(values) for values in curves], [max(values) for values in curves],
+        color=style["color"], alpha=0.12, linewidth=0,
+    )  # fmt: skip
+
+
+def _draw_estimate(axis: Axes, of_row: Estimate | None, name: str, colour: str) -> None:
+    if of_row is not None:
+        axis.errorbar([of_row.mean], [name], xerr=[of_row.half_width or 0.0], fmt="o", capsize=3, color=colour)
 
 
 def _smooth(values: Sequence[float], width: int = 10) -> list[float]:

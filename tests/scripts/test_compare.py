@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,9 @@ def test_runs_differ_in_the_objective_alone(folder: Path) -> None:
         assert row["scores"]["counting"]["mean"] == pytest.approx(sum(values) / 2)
         metrics = [read_metrics(out / row["objective"] / f"seed-{seed}") for seed in (0, 1)]
         assert row["reward"]["mean"] == pytest.approx(sum(each[-1]["reward"] for each in metrics) / 2)
-        assert row["memory_gib"] > 0.1
+        seconds = [statistics.median(step["seconds"]["step"] for step in each) for each in metrics]
+        assert row["step_seconds"]["mean"] == pytest.approx(sum(seconds) / 2)
+        assert row["memory_gib"]["mean"] > 0.1
     table = (out / "comparison.md").read_text()
     assert all(len(line.split("|")) == len(table.splitlines()[0].split("|")) for line in table.splitlines())
     assert (out / "comparison.png").stat().st_size > 10_000
@@ -208,10 +212,23 @@ def test_the_weight_of_a_discriminator_is_for_those_that_have_one(folder: Path) 
     assert weights == {"gpg": {}, "gapo": {"discriminator": 0.5}}
 
 
-def test_the_launcher_finds_the_script_from_anywhere(folder: Path) -> None:
-    ran = subprocess.run(
-        ["bash", str(ROOT / "scripts/compare.sh"), "--help"], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHON": str(ROOT / ".venv/bin/python")},
+def launch(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts/compare.sh"), *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHON": sys.executable},
     )  # fmt: skip
+
+
+def test_the_launcher_finds_the_script_from_anywhere(folder: Path) -> None:
+    ran = launch("--help")
     assert ran.returncode == 0, ran.stderr
     assert "--objectives" in ran.stdout
+
+
+def test_each_run_is_a_process_of_its_own(folder: Path) -> None:
+    ran = launch("recipe.yaml", "--objectives", "gpg", "--held-out", "held-out.parquet", "--run.steps", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert (folder / "runs/compare/gpg/seed-0/memory.json").is_file()
+    [row] = json.loads((folder / "runs/compare/comparison.json").read_text())
+    assert (row["objective"], row["num_seeds"], row["scores"].keys()) == ("gpg", 1, {"counting", "mean"})
+    assert row["memory_gib"]["mean"] > 0.1 and "| gpg | 1 |" in ran.stdout
