@@ -169,7 +169,8 @@ class Learner:
         if tokens < own:  # which holds every row
             longest = max_over_ranks(self._accelerator, max(map(shortest_budget, self.groups), default=0))
             tokens = min(own, max(tokens, longest))
-        patches = full.patches_per_micro_batch * tokens // full.tokens_per_micro_batch
+        part = min(tokens, full.tokens_per_micro_batch)
+        patches = full.patches_per_micro_batch * part // full.tokens_per_micro_batch
         return replace(full, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
 
     def _mean_surprisal(self, passes: PassStats) -> float:

@@ -19,7 +19,7 @@ from gpg_vl.objectives.base import given
 from gpg_vl.records import MicroBatch
 from gpg_vl.update import noise_floor, packing, policy
 from gpg_vl.update.noise_floor import ALLOWANCE, TOKENS, Distance, Rounding, check_rounding, is_noise, measure_rounding
-from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches, split_into_rows
+from gpg_vl.update.packing import PackedRow, plan_micro_batches, split_into_rows
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import FAMILIES, make_sample, make_training_group, whole
 from tests.support.families import CASES, Bench, load_case, shake
@@ -105,16 +105,6 @@ def completions_see_each_other(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packing, "_lay_out", seen)
 
 
-def the_next_group_is_seen(patch: pytest.MonkeyPatch) -> None:
-    """Its prompt is one more completion of the group before."""
-
-    def joined(rows: Any, adapter: Any) -> MicroBatch:
-        batch = build_micro_batch(rows, adapter)
-        return replace(batch, segment_ids=batch.segment_ids % GROUP) if batch.is_packed else batch
-
-    patch.setattr(noise_floor, "build_micro_batch", joined)
-
-
 def completions_start_late(patch: pytest.MonkeyPatch) -> None:
     original = packing._positions
 
@@ -147,7 +137,7 @@ def a_group_does_not_go_back(patch: pytest.MonkeyPatch) -> None:
     detach_where(patch, lambda segments: segments >= GROUP)
 
 
-FORWARD = [completions_see_each_other, the_next_group_is_seen, completions_start_late]
+FORWARD = [completions_see_each_other, completions_start_late]
 BACKWARD = [a_prompt_does_not_go_back, a_group_does_not_go_back]
 
 
@@ -190,7 +180,7 @@ def test_two_plain_rows_fit_into_a_pass(load: LoadModel, monkeypatch: pytest.Mon
         return batch
 
     monkeypatch.setattr(noise_floor, "move_to", watched)
-    for budget, length in ((2 * longest + 2, 1), (2 * longest + 20, 10), (10**6, 25)):
+    for budget, length in ((2 * longest + 4, 2), (2 * longest + 20, 10), (10**6, 25)):
         seen.clear()
         assert check_rounding(adapter, rows, 1.0, budget) is not None
         assert max(batch.input_ids.numel() for batch in seen if not batch.is_packed) <= budget
