@@ -21,7 +21,8 @@ from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective
-from gpg_vl.planning.check import check_fits, machine_here
+from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
+from gpg_vl.planning.memory import Budgets
 from gpg_vl.planning.shapes import NotOnShapes
 from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
 from gpg_vl.preflight.pins import check_pins, take_pins
@@ -104,11 +105,11 @@ def assemble(
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
-    run_together(lambda: _check_memory(recipe, path, sources, accelerator))
+    budgets = _choose_budgets(recipe, path, sources, accelerator)
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
-    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator))
+    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator, budgets))
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
@@ -119,16 +120,25 @@ def assemble(
     return stages
 
 
-def _check_memory(recipe: Recipe, path: str, sources: Sequence[CheckedSources], accelerator: Accelerator) -> None:
-    """
+def _choose_budgets(recipe: Recipe, path: str, sources: Sequence[CheckedSources], accelerator: Accelerator) -> Budgets:
+    """What fits on this machine's GPUs in place of defaults; on a CPU, and where it is not known, nothing.
+
     Raises:
-        ValueError: the run cannot fit on this machine's GPUs
+        ValueError: the run cannot fit
     """
-    if accelerator.device.type == "cuda":
+    if accelerator.device.type != "cuda":
+        return Budgets(None, None)
+    machine = machine_here(accelerator)
+
+    def fit() -> Fit:
         try:
-            note(check_fits(recipe, path, sources, machine_here(accelerator)))
+            return fit_run(recipe, path, sources, machine)
         except NotOnShapes as error:  # nothing is wrong with the run
-            note(f"note: whether the run fits is not known: {first_line(error)}")
+            return Fit(Budgets(None, None), f"note: whether the run fits is not known: {first_line(error)}")
+
+    found = run_together(fit)
+    note(found.text)
+    return found.budgets
 
 
 def _write_recipe(recipe: Recipe, output_dir: Path) -> None:
@@ -147,8 +157,10 @@ class _Parts:
         adapter: Adapter,
         scorer: Scorer,
         accelerator: Accelerator,
+        budgets: Budgets,
     ):
         self.recipe = recipe
+        self.with_budgets = with_budgets(recipe, budgets)  # for what runs the model; rows do not depend on a machine
         self.objective = objective
         self.checked = checked
         self.adapter = adapter
@@ -232,7 +244,7 @@ def _build_stages(
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-    engine = run_together(lambda: build_engine(recipe.rollout, adapter, parts.accelerator))
+    engine = run_together(lambda: build_engine(parts.with_budgets.rollout, adapter, parts.accelerator))
     learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
     device = parts.accelerator.device
     prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)
@@ -261,7 +273,8 @@ def _build_learner(parts: _Parts, learned: LearnedParts) -> Learner:
     recipe, accelerator = parts.recipe, parts.accelerator
     if accelerator.is_main_process:
         show_trained_parts(parts.adapter, recipe.model, recipe.update)
-    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient, learned.initial)
+    update = parts.with_budgets.update
+    learner = Learner(recipe, parts.objective, parts.adapter, accelerator, learned.gradient, learned.initial, update)
     if accelerator.num_processes > 1:
         title, layout = sharding_of(accelerator).title, type(learner.layout).__name__
         note(f"{accelerator.num_processes} ranks, {title}, {layout}")

@@ -332,7 +332,8 @@ class RolloutConfig:
         top_p: nucleus sampling if below 1; the update still uses log-probs of the full distribution
         top_k: sample among the k most likely tokens; 0: off
         tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
-            the room for its completion; a group is never split
+            the room for its completion; a group is never split; on CUDA the default stands for what fits
+            (docs/scale.md)
         refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
         vllm: {mode, servers, ...}: of the engine vllm
         importance: weights by how likely the update finds what was sampled, compared with the engine; none; token: each
@@ -488,7 +489,8 @@ class UpdateConfig:
         groups_per_update: groups per optimizer step, over all ranks; null: all groups of the rollout
         pack: one row for a group, its prompt once; false: one row per completion, each with the prompt, as a way out
             where the self-check of packed rows fails
-        tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass
+        tokens_per_micro_batch: speed knob; maximum number of padded tokens per forward pass; on CUDA the default stands
+            for what fits (docs/scale.md)
         patches_per_micro_batch: speed knob; maximum number of vision patches per forward pass
     """
 

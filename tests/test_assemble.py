@@ -1,4 +1,4 @@
-"""The start of a run: what becomes of the check whether it fits."""
+"""The start of a run: what becomes of the check whether it fits, and of the budgets that it chooses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from gpg_vl import assemble
 from gpg_vl.config import Recipe
+from gpg_vl.planning.memory import Budgets
 from gpg_vl.planning.shapes import NotOnShapes
 
 
@@ -22,9 +23,9 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Any:
             raise error
 
         monkeypatch.setattr(assemble, "machine_here", lambda accelerator: None)
-        monkeypatch.setattr(assemble, "check_fits", fail)
+        monkeypatch.setattr(assemble, "fit_run", fail)
         accelerator: Any = SimpleNamespace(device=torch.device(device))
-        assemble._check_memory(Recipe(), "model", [], accelerator)
+        assert assemble._choose_budgets(Recipe(), "model", [], accelerator) == Budgets(None, None)
 
     return run
 

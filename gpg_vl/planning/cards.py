@@ -17,11 +17,13 @@ class Card:
     rate: float  # FLOP/s of dense bfloat16 products
     total: int  # bytes of memory
     bandwidth: float  # bytes per second of that memory
+    free: int | None = None  # bytes that nothing else takes, where they are known
 
     @property
     def usable(self) -> int:
-        """Bytes for tensors: without CUDA's own, and a part that fragments."""
-        return int((self.total - GIB) * 0.95)
+        """Bytes for tensors: without CUDA's own, what others take, and a part that fragments."""
+        free = self.total - GIB if self.free is None else min(self.free, self.total - GIB)
+        return int(free * 0.95)
 
 
 def _card(name: str, model: str, gib: int, terabytes_per_s: float) -> Card:

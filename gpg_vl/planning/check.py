@@ -1,45 +1,70 @@
-"""The check at the start of a run on CUDA, before its weights are loaded: what cannot fit is refused.
+"""The start of a run on CUDA, before its weights are loaded: what cannot fit is refused, and budgets are chosen.
 
-Where memory runs out, a rollout and the update of most layouts go on with half the budget. So a run is refused only if
-its smallest budgets do not fit, if its layout ends the run instead, or if a budget other than the default does not: who
-has chosen one wants it.
+A budget of the default is replaced by the largest that fits into the memory that is free, by the same model as ``gpg-vl
+plan``. One that was set by hand is kept, and refused where it does not fit: who has chosen it wants it. So are those of
+a deterministic run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NoReturn
 
+import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card, card_here
-from gpg_vl.planning.layouts import SHARDED_GRADIENTS, rounds_weights
-from gpg_vl.planning.memory import Budgets, Memory, largest_budgets, memory_of, run_phases, run_smallest, size_of
+from gpg_vl.planning.engines import samples_elsewhere
+from gpg_vl.planning.layouts import rounds_weights
+from gpg_vl.planning.memory import (
+    Budgets,
+    Memory,
+    largest_budgets,
+    memory_of,
+    run_phases,
+    run_smallest,
+    size_of,
+    smallest_budgets,
+)
 from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
+from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.run.speed import GIB
 
 _MOST_ROWS = 512
 """All rows are read later; the start need not read them twice."""
+SHARE = 0.85
+"""Of the usable memory, what a chosen budget may take: a plan's peak is right to 15 % (docs/scale.md)."""
+_UPDATE, _ROLLOUT = "update.tokens_per_micro_batch", "rollout.tokens_per_batch"
+_PHASES = {_UPDATE: "update", _ROLLOUT: "rollout"}
+"""What each budget bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    budgets: Budgets  # of the run: set by hand, or chosen; None where another engine samples
+    text: str  # a line about what was found
 
 
 def machine_here(accelerator: Accelerator) -> Machine:
-    """The cards of a run's ranks, as this one has it."""
-    return Machine(card_here(accelerator.device), accelerator.num_processes, sharding_of(accelerator).name)
+    """The cards of a run's ranks: this one's, with what is free on all of them. All ranks together."""
+    device = accelerator.device
+    free = min(gather_object([run_together(lambda: torch.cuda.mem_get_info(device)[0])]))
+    return Machine(replace(card_here(device), free=free), accelerator.num_processes, sharding_of(accelerator).name)
 
 
-def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> str:
+def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> Fit:
     """
     Args:
         path: of the model, or of the checkpoint that the run goes on from
-
-    Returns:
-        a line about what was found
 
     Raises:
         NotOnShapes: the model's code looks at values, so nothing can be said
@@ -50,45 +75,78 @@ def check_fits(recipe: Recipe, path: str, checked: Sequence[CheckedSources], mac
     adapter = load(rounds_weights(machine.layout, recipe.model))
     rows = read_rows(recipe, checked, adapter, _MOST_ROWS)
     size, usable = size_of(adapter), machine.card.usable
-    runs = run_phases(recipe, adapter, rows, machine.num_gpus)
+    budgets = _choose_budgets(recipe, adapter, rows, machine)
+    runs = run_phases(with_budgets(recipe, budgets), adapter, rows, machine.num_gpus)
     memory = memory_of(recipe, size, runs, machine.layout, machine.num_gpus)
-    found = f"{memory.peak / GIB:.1f} of {usable / GIB:.1f} GiB at the worst moment"
-    if memory.peak <= usable:
-        return f"plan: {found}"
-    smallest, budgets = run_smallest(recipe, adapter, rows, machine.num_gpus), Budgets(None, None)
-    if machine.layout in SHARDED_GRADIENTS:  # no smaller budget is tried there
-        smallest = replace(smallest, update=runs.update)
-        budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
-    least = memory_of(recipe, size, smallest, machine.layout, machine.num_gpus)
-    if least.peak > usable:
+    if memory.peak > usable:
+        _refuse_lack(recipe, adapter, rows, machine, load)
+        for key in _kept(recipe):
+            if memory.bytes_of(_PHASES[key]) > usable:
+                largest = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+                _refuse_budget(key, memory, largest, machine.card, may_choose=not recipe.run.deterministic)
+    return Fit(budgets, _describe(memory, machine.card, budgets))
+
+
+def _refuse_lack(
+    recipe: Recipe, adapter: Adapter, rows: PromptLengths, machine: Machine, load: Callable[[bool], Adapter]
+) -> None:
+    """
+    Raises:
+        ValueError: not even the smallest budgets fit
+    """
+    size, num = size_of(adapter), machine.num_gpus
+    least = memory_of(recipe, size, run_smallest(recipe, adapter, rows, num), machine.layout, num)
+    if least.peak > machine.card.usable:
         cheapest = cheapest_layout(
-            recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, machine.num_gpus), machine
+            recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, num), machine
         )
-        raise ValueError(describe_lack(recipe, least, machine, cheapest, budgets))
-    for key in _chosen_budgets(recipe):
-        if memory.bytes_of(_PHASES[key]) > usable:
-            budgets = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
-            _refuse_budget(key, memory, budgets, machine.card)
-    return f"plan: {found}; the budgets will be halved as memory runs out: gpg-vl plan says which fit"
+        raise ValueError(describe_lack(recipe, least, machine, cheapest, Budgets(None, None)))
 
 
-_PHASES = {"update.tokens_per_micro_batch": "update", "rollout.tokens_per_batch": "rollout"}
-"""What each budget bounds."""
+def with_budgets(recipe: Recipe, budgets: Budgets) -> Recipe:
+    """The recipe with those that are not None."""
+    update, rollout = recipe.update, recipe.rollout
+    if budgets.update is not None:
+        update = replace(update, tokens_per_micro_batch=budgets.update)
+    if budgets.rollout is not None:
+        rollout = replace(rollout, tokens_per_batch=budgets.rollout)
+    return replace(recipe, update=update, rollout=rollout)
 
 
-def _chosen_budgets(recipe: Recipe) -> Iterator[str]:
-    """Those that are not the default."""
-    if recipe.update.tokens_per_micro_batch != UpdateConfig().tokens_per_micro_batch:
-        yield "update.tokens_per_micro_batch"
-    if recipe.rollout.tokens_per_batch != RolloutConfig().tokens_per_batch:
-        yield "rollout.tokens_per_batch"
+def _choose_budgets(recipe: Recipe, adapter: Adapter, rows: PromptLengths, machine: Machine) -> Budgets:
+    """Those set by hand, and else the largest that fit with room for what a plan may be off, or the smallest."""
+    kept = set(_kept(recipe))
+    update: int | None = recipe.update.tokens_per_micro_batch
+    rollout: int | None = recipe.rollout.tokens_per_batch
+    if kept < _PHASES.keys():
+        usable = int(SHARE * machine.card.usable)
+        largest = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+        smallest = smallest_budgets(recipe, adapter, rows, machine.num_gpus)
+        update = update if _UPDATE in kept else largest.update or smallest.update
+        rollout = rollout if _ROLLOUT in kept else largest.rollout or smallest.rollout
+    return Budgets(update, None if samples_elsewhere(recipe.rollout) else rollout)
 
 
-def _refuse_budget(key: str, memory: Memory, budgets: Budgets, card: Card) -> NoReturn:
+def _describe(memory: Memory, card: Card, budgets: Budgets) -> str:
+    named = {_UPDATE: budgets.update, _ROLLOUT: budgets.rollout}
+    chosen = " and ".join(f"{key} {tokens}" for key, tokens in named.items() if tokens is not None)
+    return f"plan: {memory.peak / GIB:.1f} of {card.usable / GIB:.1f} GiB at the worst moment, with {chosen}"
+
+
+def _kept(recipe: Recipe) -> Iterator[str]:
+    """Budgets that are not the default; of a deterministic run both, for other budgets round in another way."""
+    if recipe.run.deterministic or recipe.update.tokens_per_micro_batch != UpdateConfig().tokens_per_micro_batch:
+        yield _UPDATE
+    if recipe.run.deterministic or recipe.rollout.tokens_per_batch != RolloutConfig().tokens_per_batch:
+        yield _ROLLOUT
+
+
+def _refuse_budget(key: str, memory: Memory, budgets: Budgets, card: Card, *, may_choose: bool) -> NoReturn:
     phase = _PHASES[key]
     fitting = budgets.update if phase == "update" else budgets.rollout
     needed, usable = memory.bytes_of(phase) / GIB, card.usable / GIB
+    way_out = ", or leave it out: the default is what fits" if may_choose else ""
     raise ValueError(
         f"{key}: with it the {phase} needs {needed:.2f} GiB, and {card.name} has {usable:.2f} GiB for it; lower it to "
-        f"{fitting}, or leave it out: the default is halved as memory runs out"
+        f"{fitting}{way_out}"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
@@ -144,18 +145,40 @@ class Budgets:
     rollout: int | None  # None too where another engine samples, which has no such budget
 
 
-def run_smallest(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, times: int = 1) -> Runs:
-    """With budgets that hold one group in the rollout, and a prompt with one completion in the update.
+def run_smallest(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int) -> Runs:
+    """With budgets that hold one group in the rollout, and a prompt with one completion in the update."""
+    phases = _Phases(recipe, adapter, rows, num_ranks)
+    rollout = _ELSEWHERE if samples_elsewhere(recipe.rollout) else phases.rollout(phases.least_rollout)
+    return Runs(rollout, phases.update(phases.least_update))
 
-    Args:
-        times: of both budgets
-    """
-    shapes, config = Shapes(recipe, adapter), recipe.rollout
-    num = share_of(config.prompts_per_step, num_ranks)
-    groups = longest_groups(rows.worst, config, adapter, max(num, 2))
-    rollout = _ELSEWHERE if samples_elsewhere(config) else shapes.rollout(
-        rows.worst.encoded, times, -(-num // times))  # fmt: skip
-    return Runs(rollout, shapes.update(groups, times * shortest_budget(groups[0])))
+
+def smallest_budgets(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int) -> Budgets:
+    """Those of ``run_smallest``."""
+    phases = _Phases(recipe, adapter, rows, num_ranks)
+    return Budgets(phases.least_update, phases.least_rollout)
+
+
+class _Phases:
+    """The phases of a recipe on shapes by their budgets, with as many groups as make two micro-batches."""
+
+    def __init__(self, recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int):
+        self._shapes = Shapes(recipe, adapter)
+        self._num = share_of(recipe.rollout.prompts_per_step, num_ranks)
+        self._prompt = rows.worst.encoded
+        self._groups = partial(longest_groups, rows.worst, recipe.rollout, adapter)
+        [group] = self._groups(1)
+        prompt, size = len(self._prompt.token_ids), recipe.rollout.group_size
+        self.least_update, self.least_rollout = shortest_budget(group), size * (prompt + recipe.rollout.max_new_tokens)
+        new = self.least_update - prompt
+        self._group_tokens = prompt + size * new if recipe.update.pack else size * self.least_update
+        self.most_update, self.most_rollout = self._num * self._group_tokens, self._num * self.least_rollout
+
+    def update(self, tokens: int) -> Pass:
+        return self._shapes.update(self._groups(max(self._num, tokens // self._group_tokens + 2)), tokens)
+
+    def rollout(self, tokens: int) -> Pass:
+        together = max(1, tokens // self.least_rollout)
+        return self._shapes.rollout(self._prompt, together, -(-self._num // together))
 
 
 def largest_budgets(
@@ -167,24 +190,45 @@ def largest_budgets(
     usable: int,
     of_machine: int = CARDS_PER_MACHINE,
 ) -> Budgets:
-    """By a line through what the smallest budgets take and what three times as much takes: both grow with tokens."""
-    size = size_of(adapter)
-    small, large = (run_smallest(recipe, adapter, rows, num_ranks, times) for times in (1, 3))
+    """Up to those with which a step is one micro-batch, and a draw one batch.
 
-    def phase(runs: Runs, name: str) -> int:
-        return memory_of(recipe, size, runs, layout, num_ranks, of_machine=of_machine).bytes_of(name)
+    Args:
+        usable: bytes of a rank
+    """
+    size, phases = size_of(adapter), _Phases(recipe, adapter, rows, num_ranks)
 
-    update = _fitting(small.update.tokens, phase(small, "update"), large.update.tokens, phase(large, "update"), usable)
+    def bytes_of(phase: str, runs: Runs) -> int:
+        return memory_of(recipe, size, runs, layout, num_ranks, of_machine=of_machine).bytes_of(phase)
+
+    def of_update(tokens: int) -> int:
+        return bytes_of("update", Runs(_ELSEWHERE, phases.update(tokens)))
+
+    def of_rollout(tokens: int) -> int:
+        return bytes_of("rollout", Runs(phases.rollout(tokens), _ELSEWHERE))
+
+    update = _largest(of_update, phases.least_update, phases.most_update, usable)
     if samples_elsewhere(recipe.rollout):
         return Budgets(update, None)
-    rollout = _fitting(
-        small.rollout.tokens, phase(small, "rollout"), large.rollout.tokens, phase(large, "rollout"), usable
-    )
-    return Budgets(update, rollout)
+    return Budgets(update, _largest(of_rollout, phases.least_rollout, phases.most_rollout, usable))
 
 
-def _fitting(small: int, small_bytes: int, large: int, large_bytes: int, usable: int) -> int | None:
-    if small_bytes > usable:
+def _largest(bytes_at: Callable[[int], int], least: int, most: int, usable: int) -> int | None:
+    """About the largest budget that fits: by a line through the smallest and one beyond, and what is found is tried.
+
+    Memory grows with tokens or, under a dense mask, faster; then a line from beyond falls short, and fits.
+
+    Args:
+        bytes_at: what a budget takes
+    """
+    least_bytes, beyond = bytes_at(least), 3 * least
+    if least_bytes > usable:
         return None
-    more = (usable - small_bytes) * (large - small) // max(1, large_bytes - small_bytes)
-    return small + max(0, more)
+    tokens = min(most, _on_line(least, least_bytes, beyond, bytes_at(beyond), usable))
+    while tokens > least and (found := bytes_at(tokens)) > usable:
+        tokens = min(_on_line(least, least_bytes, tokens, found, usable), int(0.9 * tokens))
+    return max(tokens, least)
+
+
+def _on_line(small: int, small_bytes: int, large: int, large_bytes: int, usable: int) -> int:
+    """Where a line through two budgets reaches what is usable."""
+    return small + (usable - small_bytes) * (large - small) // max(1, large_bytes - small_bytes)

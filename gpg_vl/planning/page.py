@@ -72,7 +72,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
         yield "does not fit"
         yield from _wrapped(lack)
     none = "none fits"
-    yield "budgets    the largest that fit, and the recipe's:"
+    yield "budgets    the largest that fit, and the recipe's; the default: what fits a run"
     update, rollout = plan.recipe.update.tokens_per_micro_batch, plan.recipe.rollout.tokens_per_batch
     yield f"  update.tokens_per_micro_batch    {_count(budgets.update, none):>12}  {update:>10,}"
     if not samples_elsewhere(plan.recipe.rollout):

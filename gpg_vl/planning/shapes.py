@@ -151,7 +151,7 @@ class Shapes:
         features = None
         if prompt.vision is not None:
             with memory.part(VISION):
-                features = self._adapter.encode_images(_on_meta(self._adapter.join_vision([prompt.vision] * num)))
+                features = self._adapter.encode_images(self._adapter.join_vision([_on_meta(prompt.vision)] * num))
         types = torch.tensor([prompt.token_types] * num)
         return self._adapter.run_body(
             input_ids=torch.tensor([prompt.token_ids] * num),

@@ -27,6 +27,7 @@ from gpg_vl.update.gradient import PassStats, accumulate_gradient, keeps_prompts
 from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.measure import measure_log_probs
+from gpg_vl.update.noise_floor import check_rounding
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_update, shortest_budget
 from gpg_vl.update.policy import PolicyForward
@@ -56,11 +57,13 @@ class Learner:
         accelerator: Accelerator,
         beside: FurtherGradient | None = None,
         initial: InitialModel | None = None,
+        update: UpdateConfig | None = None,
     ):
         """
         Args:
             beside: a loss that is followed together with the objective's
             initial: where it is loaded already
+            update: the recipe's, with the budgets of this machine; None: the recipe's own
 
         Raises:
             RankError: the layout does not let each rank add gradients of its own
@@ -82,7 +85,8 @@ class Learner:
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False
-        self._tokens = recipe.update.tokens_per_micro_batch  # of a micro-batch, for which memory has sufficed
+        self._update = update or recipe.update
+        self._tokens = self._update.tokens_per_micro_batch  # of a micro-batch, for which memory has sufficed
         self._beside = beside
         if beside is not None and self.layout.needs_equal_passes:
             raise RankError(  # on all ranks
@@ -118,10 +122,10 @@ class Learner:
         with self._whole_weights(measures):
             log_probs, self.groups = run_together(lambda: self._prepare_groups(rollout))
         rollout.current = None
-        self._check_once()
+        budget, importance = self._budget(), self._importance()
+        self._check_once(budget)
         num_prompts = self._recipe.rollout.prompts_per_step * rollout.share
         denominator = self._objective.denominator(batch.totals, num_prompts)
-        budget, importance = self._budget(), self._importance()
         with self._watched("the update", is_in_step=self.layout.needs_equal_passes):
             passes = accumulate_gradient(
                 self.layout, self.groups, denominator, budget, self._adapter, self._accelerator, importance
@@ -160,14 +164,14 @@ class Learner:
         return None if rollout.importance == "none" else Importance(rollout.importance, rollout.importance_cap)
 
     def _budget(self) -> UpdateConfig:
-        """The recipe's budget, or the one that was left when memory ran out, with room for this step's longest row."""
-        update = self._recipe.update
-        if self._tokens >= update.tokens_per_micro_batch:
-            return update
-        longest = max_over_ranks(self._accelerator, max(map(shortest_budget, self.groups), default=0))
-        tokens = min(update.tokens_per_micro_batch, max(self._tokens, longest))
-        patches = update.patches_per_micro_batch * tokens // update.tokens_per_micro_batch
-        return replace(update, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
+        """The run's budget, or the one that was left when memory ran out, with room for this step's longest row."""
+        full, tokens, own = self._update, self._tokens, self._recipe.update.tokens_per_micro_batch
+        if tokens < own:  # which holds every row
+            longest = max_over_ranks(self._accelerator, max(map(shortest_budget, self.groups), default=0))
+            tokens = min(own, max(tokens, longest))
+        part = min(tokens, full.tokens_per_micro_batch)
+        patches = full.patches_per_micro_batch * part // full.tokens_per_micro_batch
+        return replace(full, tokens_per_micro_batch=tokens, patches_per_micro_batch=max(1, patches))
 
     def _mean_surprisal(self, passes: PassStats) -> float:
         total, count = (sum_losses(self._accelerator, each) for each in (passes.surprisal, float(passes.num_tokens)))
@@ -242,22 +246,31 @@ class Learner:
         pairs = zip(batch.groups, log_probs, strict=True)
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
-    def _check_once(self) -> None:
-        """Before the run's first gradient, on weights that no layout has rounded."""
+    def _check_once(self, budget: UpdateConfig) -> None:
+        """Before the run's first gradient, on weights that no layout has rounded.
+
+        Args:
+            budget: of the gradient; a few of its rows are enough where it is a large one
+        """
         if not self._is_checked:
+            config = min(self._recipe.update, budget, key=lambda each: each.tokens_per_micro_batch)
             with whole_weights(self._accelerator, is_exact=True):
-                run_together(lambda: self._check_forwards(self.groups))
+                run_together(lambda: self._check_rows(config))
             self._is_checked = True
 
-    def _check_forwards(self, groups: Sequence[TrainingGroup]) -> None:
+    def _check_rows(self, config: UpdateConfig) -> None:
         """Checks the first micro-batch of this rank's groups that has an image, or else the first one."""
         keeps = keeps_prompts(self.layout, self._adapter)
-        plan = plan_update(groups, self._recipe.update, self._adapter, keeps)
+        plan = plan_update(self.groups, config, self._adapter, keeps)
         with_image = [rows for rows in plan if any(row.encoded.vision is not None for row in rows)]
         for rows in [*with_image, *plan][:1]:
             temperature = self._recipe.rollout.temperature
             packed = check_packing(self._adapter, rows, temperature)
             rolled = check_prefill(self._adapter, rows, temperature)
+            is_alone, tokens = not self.layout.needs_equal_passes, config.tokens_per_micro_batch
+            rounding = check_rounding(self._adapter, rows, temperature, tokens) if is_alone else None
             if self._accelerator.is_main_process:
                 kind = "packed" if self._recipe.update.pack else "repeated prompts (update.pack: false)"
                 say(f"self-check: {kind} and plain log-probs agree to {packed:.1e}, those of a rollout to {rolled:.1e}")
+                if rounding is not None:
+                    say(f"self-check: as the update computes, {rounding}")

@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from data_tools.generate import PUBLISHED_COLUMNS, draw_samples, write_published
+from gpg_vl import assemble
 from gpg_vl.data.sources import write_jsonl
 from gpg_vl.models import load_adapter
+from gpg_vl.planning.memory import Budgets
 from gpg_vl.recipes import load_recipe
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
 from tests.support.messages import lines_naming, naming
@@ -140,6 +143,33 @@ def test_a_longer_run_says_what_becomes_of_the_schedule(
     train(make_recipe(run__steps=4))
     [line] = lines_naming(capfd.readouterr().err, "note", "run.steps", 2, 4, "0.0005", 0)
     assert line.startswith("note: ")
+
+
+def test_budgets_of_a_machine_reach_rollout_and_update(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change no sample and no gradient. One below the longest row grows to it."""
+    given: list[int] = []
+    build = HfEngine.__init__
+
+    def init(engine: HfEngine, adapter: Any, tokens_per_batch: int, *rest: Any) -> None:
+        given.append(tokens_per_batch)
+        build(engine, adapter, tokens_per_batch, *rest)
+
+    monkeypatch.setattr(HfEngine, "__init__", init)
+    rows = []
+    for name, budgets in (("none", Budgets(None, None)), ("large", Budgets(10**5, 10**6)), ("small", Budgets(1, 1))):
+        monkeypatch.setattr(assemble, "_choose_budgets", lambda *_, budgets=budgets: budgets)
+        train(make_recipe(run__steps=1, run__output_dir=str(tmp_path / name)))
+        [row] = read_metrics(tmp_path / name)
+        rows.append(row)
+    none, large, small = (row["update"] for row in rows)
+    assert (none["tokens_per_micro_batch"], large["tokens_per_micro_batch"]) == (8192, 10**5)
+    assert 1 < small["tokens_per_micro_batch"] < 8192 and small["num_micro_batches"] > none["num_micro_batches"]
+    assert {65536, 10**6, 1} <= set(given)
+    assert len({row["reward"] for row in rows}) == 1
+    for found in (large, small):
+        assert found["grad_norm"] == pytest.approx(none["grad_norm"], rel=1e-5)
 
 
 def test_a_deterministic_run_is_the_same_on_a_cpu(make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None) -> None:

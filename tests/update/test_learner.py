@@ -28,6 +28,7 @@ from gpg_vl.update.rollouts import AnchoredGroup
 from tests.support import learner_gradients
 from tests.support.builders import SMALL_IMAGES
 from tests.support.learner_gradients import Case, cases, cases_of_one_rank
+from tests.support.messages import lines_naming
 from tests.support.objective_cases import CASES, ON_POLICY
 
 TOLERANCE = 1e-4  # float32, against plain rows
@@ -83,7 +84,14 @@ def test_gradient_of_two_ranks_equals_that_of_the_written_loss(model_folders: di
 class Counted:
     """How often the policy and the reference run without a gradient, and whether there is a reference."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, update: UpdateConfig, **objective: Any):
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+        update: UpdateConfig,
+        chosen: UpdateConfig | None = None,
+        **objective: Any,
+    ):
         self.forwards = 0
         config = ObjectiveConfig(**objective)
         recipe = Recipe(
@@ -94,7 +102,7 @@ class Counted:
         )
         self.objective = build_objective(config, 8, update.reuses_rollouts)
         adapter = learner_gradients.load(str(folder))
-        self.learner = Learner(recipe, self.objective, adapter, Accelerator())
+        self.learner = Learner(recipe, self.objective, adapter, Accelerator(), update=chosen)
         self.learner._is_checked = True  # the self-check is none of this
         self.groups = learner_gradients.make_groups(adapter)
         original = PolicyForward.forward
@@ -264,6 +272,47 @@ def test_a_budget_that_memory_has_halved_is_kept(
     assert counted.learner._budget() == left
     counted.learner._tokens = 1
     assert counted.learner._budget().tokens_per_micro_batch == longest
+
+
+def test_a_budget_of_the_machine_takes_the_place_of_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path]
+) -> None:
+    """Patches follow when memory has halved it; one below the recipe's has room for the longest row."""
+    recipe, patches = UpdateConfig(tokens_per_micro_batch=1000), UpdateConfig().patches_per_micro_batch
+    for tokens in (1600, 1):
+        chosen = replace(recipe, tokens_per_micro_batch=tokens)
+        counted = Counted(monkeypatch, model_folders["qwen2_vl"], recipe, chosen, name="gpg")
+        counted.learner.groups = [counted.objective.training_group(group) for group in counted.groups]
+        found = counted.learner._budget()
+        longest = max(map(shortest_budget, counted.learner.groups))
+        assert found.tokens_per_micro_batch == max(tokens, longest)
+        assert found.patches_per_micro_batch == patches
+    counted.learner._tokens, counted.learner._update = 800, replace(recipe, tokens_per_micro_batch=1600)
+    assert counted.learner._budget() == replace(
+        recipe, tokens_per_micro_batch=800, patches_per_micro_batch=patches // 2
+    )
+
+
+@pytest.mark.parametrize("is_together", [False, True])
+def test_what_the_update_computes_is_checked_where_a_pass_is_no_collective(
+    monkeypatch: pytest.MonkeyPatch,
+    model_folders: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    is_together: bool,
+) -> None:
+    """Once, and in rows that fit into the budget."""
+    budgets: list[int] = []
+    check = learner_module.check_rounding
+    monkeypatch.setattr(learner_module, "check_rounding", lambda *given: budgets.append(given[-1]) or check(*given))
+    for chosen in (10**5, 300):
+        update = replace(ONE_UPDATE, tokens_per_micro_batch=chosen)
+        counted = Counted(monkeypatch, model_folders["qwen2_vl"], ONE_UPDATE, update, name="gpg")
+        counted.learner._is_checked, counted.learner.layout.needs_equal_passes = False, is_together
+        counted.run(1)
+        counted.run(1)
+        said = lines_naming(capsys.readouterr().err, "self-check")
+        assert len(said) == (1 if is_together else 2)
+    assert budgets == ([] if is_together else [8192, 300])
 
 
 def test_a_budget_is_halved_down_to_the_longest_row_and_not_below(
