@@ -21,6 +21,7 @@ def test_works_are_done_in_order_beside_the_main_thread(end: str) -> None:
     go_on.set()
     getattr(writer, end)()
     assert done == [(number, "log") for number in range(10)]
+    writer.close()
 
 
 def test_a_flush_waits_for_the_work_under_way() -> None:
