@@ -97,6 +97,7 @@ class Scorer:
         self._pool.start()
 
     def close(self) -> None:
+        self._sent, self._waiting, self._early = [], [], []
         self._pool.close()
 
     def __enter__(self) -> Scorer:
@@ -118,9 +119,9 @@ class Scorer:
         self._waiting.append(group)
         if not self._sent or self._pool.is_answered():
             self._take_sent()
-            self._sent, self._waiting = self._waiting, []
-            jobs = self._jobs(self._sent, self._config.scorer, self._functions)
+            jobs = self._jobs(self._waiting, self._config.scorer, self._functions)
             self._pool.begin(jobs, stops_on_failure=self._config.on_error == "abort")
+            self._sent, self._waiting = self._waiting, []
 
     def _take_sent(self) -> None:
         """Waits for what the pool has of the groups that were begun."""
