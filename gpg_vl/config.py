@@ -108,7 +108,7 @@ class ModelConfig:
             trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
         kernels: torch, or liger: the policy's norms and gated layers by the Triton kernels of liger-kernel, in training
-            on CUDA, of Qwen2-VL, Qwen2.5-VL and Qwen3-VL
+            on CUDA, in families that docs/gpu.md names
     """
 
     path: str = ""
