@@ -16,6 +16,7 @@ from gpg_vl.config import Recipe, RewardsConfig
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import RolloutGroup
 from gpg_vl.rewards.scorer import RewardError, Scorer
+from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.train import train
 from tests.support.clock import wait_until
 from tests.support.hostile_groups import FILE, group, hostile
@@ -104,16 +105,18 @@ def test_a_supervisor_that_is_killed_meanwhile_costs_no_reward() -> None:
     first, second = hostile("right", "doze"), hostile("right", sample_id="s2")
     with Scorer(RewardsConfig()) as scorer:
         scorer.start()
-        for each in (first, second):
-            assert scorer._pool.process is not None
-            if each is second:
-                scorer.begin(each)
-            scorer._pool.process.kill()
-            scorer._pool.process.wait()
-            if each is first:
-                scorer.begin(each)
+        kill_supervisor(scorer)
+        scorer.begin(first)
+        scorer.begin(second)
+        kill_supervisor(scorer)
         scored = scorer.score([first, second])
     assert [reward.total for each in scored for reward in each.rewards] == [1.2, 1.2, 1.2]
+
+
+def kill_supervisor(scorer: Scorer) -> None:
+    assert scorer._pool.process is not None
+    scorer._pool.process.kill()
+    scorer._pool.process.wait()
 
 
 def test_a_scorer_that_is_closed_under_a_batch_waits_for_nothing() -> None:
@@ -130,7 +133,7 @@ def test_a_scorer_that_is_closed_under_a_batch_waits_for_nothing() -> None:
 
 @pytest.fixture
 def recipe(tmp_path: Path, model_folders: dict[str, Path]) -> Recipe:
-    """Two steps of four prompts, each a batch of its own, whose completions earn by their length."""
+    """Two steps of four prompts, whose completions earn by their length."""
     data = tmp_path / "counting.parquet"
     write_parquet(draw_samples("counting", 24, seed=0), data)
     values = {
@@ -140,7 +143,6 @@ def recipe(tmp_path: Path, model_folders: dict[str, Path]) -> Recipe:
         "rollout.prompts_per_step": 4,
         "rollout.group_size": 3,
         "rollout.max_new_tokens": 6,
-        "rollout.tokens_per_batch": 1,
         "update.learning_rate": 1e-3,
         "run.steps": 2,
     }
@@ -155,9 +157,10 @@ def test_a_run_is_the_same_with_it_and_without(recipe: Recipe, tmp_path: Path, m
         begun.append(each)
         begin(scorer, each)
 
+    monkeypatch.setattr(HfEngine, "_batches", lambda self, prompts, *_: [[n] for n in range(len(prompts))])
     monkeypatch.setattr(Scorer, "begin", look)
     early = train(replace(recipe, run=replace(recipe.run, output_dir=str(tmp_path / "early"))))
-    assert len(begun) >= 2, "some groups of each step"
+    assert len(begun) == 6, "in each step, those of all batches but the last"
     monkeypatch.setattr(Scorer, "begin", lambda scorer, each: None)
     late = train(replace(recipe, run=replace(recipe.run, output_dir=str(tmp_path / "late"))))
     one, other = load_file(early / "model.safetensors"), load_file(late / "model.safetensors")

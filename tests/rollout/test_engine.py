@@ -10,6 +10,7 @@ import pytest
 from gpg_vl import cli
 from gpg_vl.config import RolloutConfig
 from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import ENGINES, build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -39,31 +40,48 @@ def test_an_unknown_engine_is_refused_before_anything_is_loaded(
 # --- groups that are complete before others ---
 
 
-@pytest.mark.parametrize("tokens_per_batch", [10**6, 1])
-def test_groups_are_told_of_in_order_while_others_are_sampled(load: Any, tokens_per_batch: int) -> None:
-    """In one batch, and in one for each prompt, the longest first."""
+def make_prompts(adapter: QwenVLAdapter) -> list[Prompt]:
+    return [make_prompt(adapter, make_sample(sizes, seed)) for seed, sizes in enumerate(SIZES)]
+
+
+def test_groups_are_told_of_in_order_while_others_are_sampled(load: Any) -> None:
     adapter = load()
     make_lively(adapter)
     adapter.model.generation_config.eos_token_id = [2, *range(40, 120)]
-    prompts = [make_prompt(adapter, make_sample(sizes, seed)) for seed, sizes in enumerate(SIZES)]
-    seeds = [("early", n) for n in range(len(prompts))]
-    sampling = Sampling(40, 1.0)
-    expected = HfEngine(adapter, 10**6).generate(prompts, 3, sampling, seeds, keep_log_probs=True)
+    prompts, sampling = make_prompts(adapter), Sampling(40, 1.0)
+    sampled = HfEngine(adapter, 10**6).generate(prompts, 3, sampling, [(p.sample.id,) for p in prompts])
+    first, second, *rest = sorted(sampled, key=longest)
+    expected = [second, first, *rest]  # so that a later group ends before an earlier one, and the last one last
+    prompts = [group.prompt for group in expected]
     steps, told = count_steps(adapter), []
-    engine = HfEngine(adapter, tokens_per_batch)
-    found = engine.generate(
-        prompts, 3, sampling, seeds, keep_log_probs=True, tell=lambda group: told.append((group, steps[0]))
+    found = HfEngine(adapter, 10**6).generate(
+        prompts, 3, sampling, [(p.sample.id,) for p in prompts], tell=lambda group: told.append((group, steps[0]))
     )
     assert [[c.token_ids for c in g.completions] for g in found] == [
         [c.token_ids for c in g.completions] for g in expected
     ]
-    lengths = [max(len(c.token_ids) for c in group.completions) for group in found]
-    assert lengths != sorted(lengths), "a later group ends before an earlier one"
-    assert 0 < len(told) < len(found)
+    lengths = [longest(group) for group in found]
+    early = [max(lengths[: n + 1]) for n in range(len(found)) if max(lengths[: n + 1]) < lengths[-1]]
+    assert lengths[1] < lengths[0] and len(early) >= 2
+    assert [at for _, at in told] == early, "at once when it and all before it have ended, and others go on"
     assert all(group is other for (group, _), other in zip(told, found, strict=False)), "the very groups, in order"
-    if tokens_per_batch == 10**6:
-        ends = [max(lengths[: n + 1]) for n in range(len(told))]
-        assert [at for _, at in told] == ends, "at once when it and all before it have ended"
+
+
+def longest(group: RolloutGroup) -> int:
+    return max(len(completion.token_ids) for completion in group.completions)
+
+
+def test_groups_of_earlier_batches_are_told_of_before_the_next(load: Any) -> None:
+    """A batch for each prompt, the longest prompt first; the second is the shortest, so the rest is in time for it."""
+    adapter = load()
+    prompts, told, steps = make_prompts(adapter), [], count_steps(adapter)
+    found = HfEngine(adapter, 1).generate(
+        prompts, 2, Sampling(3, 1.0), [(n,) for n in range(5)], tell=lambda group: told.append((group, steps[0]))
+    )
+    order = sorted(range(5), key=lambda n: len(prompts[n].encoded.token_ids), reverse=True)
+    assert order[-1] == 1, "without an image"
+    assert [group is found[0] for group, _ in told] == [True]
+    assert told[0][1] == 3 * (order.index(0) + 1)
 
 
 def count_steps(adapter: QwenVLAdapter) -> list[int]:
