@@ -196,7 +196,7 @@ class Collector:
             written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         size = self._recipe.rollout.group_size
-        return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs)
+        return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs, self._scorer.begin)
 
     def _sampling(self) -> Sampling:
         rollout = self._recipe.rollout

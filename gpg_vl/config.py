@@ -107,6 +107,8 @@ class ModelConfig:
         lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null:
             trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
+        kernels: torch, or liger: the policy's norms and gated layers by the Triton kernels of liger-kernel, in training
+            on CUDA, in families that docs/gpu.md names
     """
 
     path: str = ""
@@ -123,6 +125,7 @@ class ModelConfig:
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
+    kernels: Literal["torch", "liger"] = "torch"
 
     def __post_init__(self) -> None:
         _require(

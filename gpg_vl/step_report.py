@@ -84,11 +84,15 @@ class StepReports:
                 note(line)
         if self._stages.progress.skips_in_a_row:
             self._report_skip()
+        if self._callbacks.on_step is not None:
+            run_together(self._stages.log.flush)
         self._callbacks.after_step(self._stages.progress.step, self._metrics)
 
     def write_validation(self, scores: Mapping[str, TaskScore]) -> None:
         step, log = self._stages.progress.step, self._stages.log
         run_together(lambda: log.write(step, {"eval": {task: score.to_dict() for task, score in scores.items()}}))
+        if self._callbacks.on_validation is not None:
+            run_together(log.flush)
         text = "  ".join(f"{task} {score.metric} {score.value:.3f}" for task, score in scores.items())
         log.say(step, f"validation: {text}")
 

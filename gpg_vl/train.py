@@ -26,7 +26,7 @@ from gpg_vl.processes.allocator import let_blocks_grow
 from gpg_vl.processes.determinism import deterministic
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.rank_watch import ranks_end_together
-from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main
+from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_together
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups
 from gpg_vl.rewards.scorer import Scorer
@@ -162,6 +162,7 @@ class Loop:
         start = time.perf_counter()
         stages.log.show_phase("saving")
         with INTERRUPTS.deferred():
+            run_together(stages.log.flush)  # who resumes from it finds the log of its steps
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
                 stages.log.latest, self._accelerator, self._reuse.rollout,

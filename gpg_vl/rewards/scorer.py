@@ -87,6 +87,9 @@ class Scorer:
         self._config = config
         self._functions = {function_name(spec): absolute_spec(spec) for spec in config.functions}
         self._pool = ScoringPool(config.timeout_s, config.memory_mb)
+        self._waiting: list[RolloutGroup] = []  # that are begun; the pool has others
+        self._sent: list[RolloutGroup] = []  # that the pool has
+        self._early: list[GroupOutcomes] = []  # of what was begun and is scored
         self.trainer_state = TrainerState()
         """Progress of the run, for reward functions that ask for it."""
 
@@ -94,6 +97,7 @@ class Scorer:
         self._pool.start()
 
     def close(self) -> None:
+        self._sent, self._waiting, self._early = [], [], []
         self._pool.close()
 
     def __enter__(self) -> Scorer:
@@ -104,8 +108,35 @@ class Scorer:
     ) -> None:
         self.close()
 
+    def begin(self, group: RolloutGroup) -> None:
+        """Has a group scored while others are sampled: ``score`` does not do it again, if it is given this very one.
+
+        Groups are begun in the order in which ``score`` is given them, and under the recipe's rule.
+
+        Raises:
+            RewardError: see ``score``, of a group that was begun before
+        """
+        self._waiting.append(group)
+        if not self._sent or self._pool.is_answered():
+            self._take_sent()
+            jobs = self._jobs(self._waiting, self._config.scorer, self._functions)
+            self._pool.begin(jobs, stops_on_failure=self._config.on_error == "abort")
+            self._sent, self._waiting = self._waiting, []
+
+    def _take_sent(self) -> None:
+        """Waits for what the pool has of the groups that were begun."""
+        if not self._sent:
+            return
+        sent, self._sent = self._sent, []
+        outcomes = iter(self._pool.take())
+        early = [self._outcomes(group, outcomes, self._functions) for group in sent]
+        self._early += early
+        self._refuse(early)
+
     def score(self, groups: Sequence[RolloutGroup], rule: Rule | None = None) -> list[ScoredGroup]:
         """The groups with their rewards. A completion that could not be scored has the total 0 and no parts.
+
+        What was begun is forgotten: a rollout that was begun again has other groups.
 
         Args:
             rule: which of a task's scorers, instead of the recipe's
@@ -114,7 +145,12 @@ class Scorer:
             RewardError: the code has a mistake; or a completion could not be scored and ``rewards.on_error`` is
                 ``abort``
         """
-        scored = self._run(groups, rule or self._config.scorer, self._functions)
+        self._take_sent()
+        early = {id(each.group): each for each in self._early}
+        rest = [group for group in groups if id(group) not in early]
+        late = iter(self._run(rest, rule or self._config.scorer, self._functions))
+        scored = [early[id(group)] if id(group) in early else next(late) for group in groups]
+        self._early, self._waiting = [], []
         self._refuse(scored)
         return [
             ScoredGroup(
@@ -144,11 +180,16 @@ class Scorer:
             raise RewardError(f"rewards were tried on made-up completions: {failure}")
 
     def _run(self, groups: Sequence[RolloutGroup], rule: Rule, functions: Mapping[str, str]) -> list[GroupOutcomes]:
+        jobs = self._jobs(groups, rule, functions)
+        outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
+        return [self._outcomes(group, outcomes, functions) for group in groups]
+
+    def _jobs(self, groups: Sequence[RolloutGroup], rule: Rule, functions: Mapping[str, str]) -> list[Job]:
+        """The task's of each group, and one of each function."""
         jobs: list[Job] = []
         for group in groups:
             jobs += [self._task_job(group, rule), *self._function_jobs(group, functions)]
-        outcomes = iter(self._pool.run(jobs, stops_on_failure=self._config.on_error == "abort"))
-        return [self._outcomes(group, outcomes, functions) for group in groups]
+        return jobs
 
     def measure_published(self, groups: Sequence[ScoredGroup]) -> list[list[float | None]]:
         """What the published metric of their task gives the completions; None for one that times out or fails there."""
@@ -177,7 +218,7 @@ class Scorer:
     def _outcomes(
         group: RolloutGroup, outcomes: Iterator[list[Outcome | None]], functions: Mapping[str, str]
     ) -> GroupOutcomes:
-        """The next ones, as ``_run`` sent the jobs: the task's, then one of each function."""
+        """The next ones, as ``_jobs`` has the jobs: the task's, then one of each function."""
         of_task = next(outcomes)
         return GroupOutcomes(group, of_task, {name: next(outcomes)[0] for name in functions})
 

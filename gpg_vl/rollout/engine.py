@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,13 @@ class Sampling:
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
+
+
+Tell = Callable[[RolloutGroup], None]
+
+
+def nobody(group: RolloutGroup) -> None:
+    """Is told where nobody waits for a group."""
 
 
 class RolloutEngine(Protocol):
@@ -37,12 +44,14 @@ class RolloutEngine(Protocol):
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
+        tell: Tell = nobody,
     ) -> list[RolloutGroup]:
         """``group_size`` completions per prompt, in the order of ``prompts``.
 
         Args:
             seeds: one per prompt; together with its index in the group, it determines a completion's noise
             keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
+            tell: may be told of a group, in that order, before the others are sampled; what it raises ends the rollout
         """
 
 

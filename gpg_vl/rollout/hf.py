@@ -7,9 +7,9 @@ own noise generator, so the samples do not depend on the batch, the ranks or a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
-from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.engine import Sampling, Tell, nobody
 from gpg_vl.rollout.sampled_rows import SampledRows, steps_between_looks
 from gpg_vl.rollout.token_choice import TokenChooser
 from gpg_vl.screen import say
@@ -47,6 +47,7 @@ class _Prefilled:
 class _Draw:
     """What is sampled together."""
 
+    places: list[int]  # of the prompts, among those of the rollout
     prompts: list[Prompt]
     seeds: list[tuple[object, ...]]  # one per prompt
     numbers: range  # of the completions, in the group of each prompt
@@ -55,6 +56,11 @@ class _Draw:
         """Room that it takes, by the longest prompt."""
         longest = max(len(prompt.encoded.token_ids) for prompt in self.prompts)
         return len(self.prompts) * len(self.numbers) * (longest + sampling.max_new_tokens)
+
+    def rows_of(self, prompt: int) -> range:
+        """Which rows are a prompt's completions."""
+        size = len(self.numbers)
+        return range(prompt * size, (prompt + 1) * size)
 
     def halves(self) -> list[_Draw]:
         """First of the prompts, then of the completions of one.
@@ -65,9 +71,9 @@ class _Draw:
         num, size = len(self.prompts) // 2, len(self.numbers) // 2
         if num:
             parts = (slice(num), slice(num, None))
-            return [_Draw(self.prompts[part], self.seeds[part], self.numbers) for part in parts]
+            return [_Draw(self.places[p], self.prompts[p], self.seeds[p], self.numbers) for p in parts]
         if size:
-            return [_Draw(self.prompts, self.seeds, part) for part in (self.numbers[:size], self.numbers[size:])]
+            return [replace(self, numbers=part) for part in (self.numbers[:size], self.numbers[size:])]
         raise ValueError(
             "out of memory in the rollout of a single completion; lower rollout.max_new_tokens or model.max_pixels"
         )
@@ -78,6 +84,25 @@ class _Draw:
         if len(self.prompts) > 1:
             return [*first, *second]
         return [replace(first[0], completions=first[0].completions + second[0].completions)]
+
+
+@dataclass(slots=True)
+class _InOrder:
+    """Tells of groups in the order of their prompts, in whatever order they end."""
+
+    tell: Tell
+    waiting: dict[int, RolloutGroup] = field(default_factory=dict)
+    num_told: int = 0
+
+    def add(self, place: int, group: RolloutGroup) -> None:
+        self.waiting[place] = group
+        while self.num_told in self.waiting:
+            self.tell(self.waiting.pop(self.num_told))
+            self.num_told += 1
+
+
+Add = Callable[[int, RolloutGroup], None]
+"""Is told of a group by the place of its prompt."""
 
 
 class HfEngine:
@@ -102,17 +127,21 @@ class HfEngine:
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
+        tell: Tell = nobody,
     ) -> list[RolloutGroup]:
         """As ``RolloutEngine.generate`` has it."""
         groups: dict[int, RolloutGroup] = {}
+        add = _InOrder(tell).add
         model = self._adapter.model
         was_training = model.training
         model.eval()
         try:
             for batch in self._batches(prompts, group_size, sampling.max_new_tokens):
-                draw = _Draw([prompts[i] for i in batch], [seeds[i] for i in batch], range(group_size))
+                for place, group in groups.items():  # of the batches before
+                    add(place, group)
+                draw = _Draw(batch, [prompts[i] for i in batch], [seeds[i] for i in batch], range(group_size))
                 with PULSE.beating("the rollout"):
-                    groups |= zip(batch, self._sample(draw, sampling, keep_log_probs), strict=True)
+                    groups |= zip(batch, self._sample(draw, sampling, keep_log_probs, add), strict=True)
         finally:
             model.train(was_training)
         return [groups[i] for i in range(len(prompts))]
@@ -127,14 +156,16 @@ class HfEngine:
         visible = None if state.visible is None else F.pad(state.visible, (0, 1), value=True)
         return torch.stack([state.logits, self._next_logits(tokens, visible, state.positions, state.cache, state.head)])
 
-    def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
+    def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool, add: Add) -> list[RolloutGroup]:
         """The groups of a draw; where memory runs out, in halves, which changes none: each has noise of its own.
+
+        Nobody is told of half a group.
 
         Raises:
             ValueError: it runs out for a single completion
         """
         try:
-            return self._sample_at_once(draw, sampling, keep_log_probs)
+            return self._sample_at_once(draw, sampling, keep_log_probs, add)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -143,19 +174,25 @@ class HfEngine:
             torch.cuda.empty_cache()
         self._tokens_per_batch = max(1, min(self._tokens_per_batch, draw.num_tokens(sampling)) // 2)
         say(f"out of memory in the rollout: going on with rollout.tokens_per_batch {self._tokens_per_batch}")
-        return draw.join([self._sample(half, sampling, keep_log_probs) for half in halves])
+        add = add if len(draw.prompts) > 1 else lambda place, group: None
+        return draw.join([self._sample(half, sampling, keep_log_probs, add) for half in halves])
 
-    def _sample_at_once(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool) -> list[RolloutGroup]:
-        size = len(draw.numbers)
+    def _sample_at_once(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool, add: Add) -> list[RolloutGroup]:
         keys = [(*seed, g) for seed in draw.seeds for g in draw.numbers]
+        groups: dict[int, RolloutGroup] = {}
         with torch.no_grad(), self._adapter.autocast():
-            state = self._prefill([prompt.encoded for prompt in draw.prompts], size)
-            features = state.features
-            rows = self._decode(state, sampling, keys, keep_log_probs)
-        return [
-            RolloutGroup(prompt, tuple(rows[n * size : (n + 1) * size]), features[n])
-            for n, prompt in enumerate(draw.prompts)
-        ]
+            state = self._prefill([prompt.encoded for prompt in draw.prompts], len(draw.numbers))
+            rows = SampledRows(len(keys), self._adapter.end_token_ids)
+            for _ in self._decode(rows, state, sampling, keys, keep_log_probs):
+                for n in range(len(draw.prompts)):
+                    if n not in groups and rows.have_ended(draw.rows_of(n)):
+                        groups[n] = self._group(n, draw, rows, state)
+                        add(draw.places[n], groups[n])
+        return [groups.get(n) or self._group(n, draw, rows, state) for n in range(len(draw.prompts))]
+
+    def _group(self, prompt: int, draw: _Draw, rows: SampledRows, state: _Prefilled) -> RolloutGroup:
+        completions = tuple(self._completion(*rows.row(row)) for row in draw.rows_of(prompt))
+        return RolloutGroup(draw.prompts[prompt], completions, state.features[prompt])
 
     def _batches(self, prompts: Sequence[Prompt], group_size: int, max_new_tokens: int) -> Iterator[list[int]]:
         """Indices of the prompts to decode together; prompts of similar length share a batch."""
@@ -167,16 +204,21 @@ class HfEngine:
             order = order[count:]
 
     def _decode(
-        self, state: _Prefilled, sampling: Sampling, keys: Sequence[tuple[object, ...]], keep_log_probs: bool
-    ) -> list[Completion]:
-        """The completions, ``group_size`` rows per prompt; ``keys`` determine the noise of each.
+        self,
+        rows: SampledRows,
+        state: _Prefilled,
+        sampling: Sampling,
+        keys: Sequence[tuple[object, ...]],
+        keep_log_probs: bool,
+    ) -> Iterator[None]:
+        """Fills the rows, ``group_size`` per prompt, and yields whenever some have ended and others go on.
 
+        ``keys`` determine the noise of each.
         Ends are looked for once in some steps. Until then nothing waits for the device, and rows that have ended go on.
         """
         logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
         choose = TokenChooser(sampling, keys, logits.shape[-1], logits.device)
         banned = banned_places(self._adapter.banned_token_ids, logits.shape[-1], logits.device)
-        rows = SampledRows(len(keys), self._adapter.end_token_ids)
         length = 0 if visible is None else visible.shape[1]
         visible = None if visible is None else F.pad(visible, (0, sampling.max_new_tokens), value=True)
         pause = steps_between_looks(logits.device)
@@ -189,8 +231,9 @@ class HfEngine:
             if is_last or (step + 1) % pause == 0:
                 going_on = rows.look()
                 if is_last or not going_on:
-                    break
+                    return
                 if len(going_on) < len(tokens):
+                    yield
                     kept = torch.tensor(going_on, device=tokens.device)
                     cache.batch_select_indices(kept)
                     choose.keep(going_on)
@@ -199,7 +242,6 @@ class HfEngine:
             seen = None if visible is None else visible[:, : length + step + 1]
             logits = self._next_logits(tokens, seen, positions, cache, state.head)
             positions = positions + 1
-        return [self._completion(*each) for each in rows.finish()]
 
     def _completion(self, token_ids: tuple[int, ...], log_probs: tuple[float, ...] | None) -> Completion:
         finished = token_ids[-1] in self._adapter.end_token_ids

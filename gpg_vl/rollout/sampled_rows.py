@@ -17,6 +17,10 @@ _STEPS_ON_A_DEVICE = 8
 """Between two looks: what a row samples in vain after its end costs less than waiting in every step."""
 
 
+SampledRow = tuple[tuple[int, ...], tuple[float, ...] | None]
+"""Tokens and log-probs; None where they are not kept."""
+
+
 def steps_between_looks(device: torch.device) -> int:
     """1 on a CPU, where nothing has to be waited for, and a row that has ended makes the next step shorter."""
     return 1 if device.type == "cpu" else _STEPS_ON_A_DEVICE
@@ -52,6 +56,10 @@ class SampledRows:
         self._live = [self._live[place] for place in going_on]
         return going_on
 
+    def have_ended(self, rows: Collection[int]) -> bool:
+        """Whether none of these rows, counted among all, goes on."""
+        return not set(self._live).intersection(rows)
+
     def _take(
         self,
         row: int,
@@ -74,7 +82,10 @@ class SampledRows:
                 return True
         return False
 
-    def finish(self) -> Iterator[tuple[tuple[int, ...], tuple[float, ...] | None]]:
-        """Tokens and log-probs of each row; None where they are not kept."""
-        for tokens, log_probs in zip(self._tokens, self._log_probs, strict=True):
-            yield tuple(tokens), tuple(log_probs) if log_probs else None
+    def finish(self) -> Iterator[SampledRow]:
+        """Each row."""
+        return map(self.row, range(len(self._tokens)))
+
+    def row(self, number: int) -> SampledRow:
+        """What a row, counted among all, has sampled."""
+        return tuple(self._tokens[number]), tuple(self._log_probs[number]) or None

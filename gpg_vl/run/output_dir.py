@@ -28,6 +28,7 @@ from gpg_vl.screen import say
 MAY_CHANGE_ON_RESUME = {
     "model.device",
     "model.gradient_checkpointing",
+    "model.kernels",
     "run.steps",
     "run.save_every",
     "run.save_total_limit",

@@ -1,4 +1,7 @@
-"""The logs of a run: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, trackers, and what stands on the screen."""
+"""The logs of a run: ``metrics.jsonl``, ``rollouts/STEP.jsonl``, trackers, and what stands on the screen.
+
+The files are written in a thread (``log_writer``). Trackers are not: they may draw from the generators of this process.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from gpg_vl.run.claim import check_claim
 from gpg_vl.run.group_pictures import draw_groups
 from gpg_vl.run.lacks import Lacks
 from gpg_vl.run.live_display import LiveDisplay, State
+from gpg_vl.run.log_writer import LogWriter
 from gpg_vl.run.record import RECORD_FOLDER
 from gpg_vl.run.step_metrics import step_line
 from gpg_vl.run.trackers import Trackers
@@ -61,6 +66,7 @@ class RunLog:
         self._start = time.perf_counter()
         self._unwritten = ""  # lines of metrics
         self._lacks = Lacks()
+        self._writer = LogWriter()
         _keep_until(output_dir / METRICS_FILE, first_step)
         self.earlier = _read_rows(output_dir / METRICS_FILE) if first_step else []
         for path in self._rollouts.glob("*.jsonl"):
@@ -89,20 +95,38 @@ class RunLog:
             return
         check_claim(self._output_dir)
         self.latest |= {"step": step, **metrics}
-        self._unwritten += json.dumps({"step": step, **metrics}) + "\n"
+        line = json.dumps({"step": step, **metrics}) + "\n"
+        self._writer.give(partial(self._append_metrics, line))
+        self._trackers.log(step, metrics)
+
+    def _append_metrics(self, line: str) -> None:
+        check_claim(self._output_dir)
+        self._unwritten += line
         with self._lacks.tolerated(METRICS_FILE):
             _append(self._output_dir / METRICS_FILE, self._unwritten.encode())
             self._unwritten = ""
-        self._trackers.log(step, metrics)
 
     def write_rollouts(self, step: int, groups: Sequence[LoggedGroup]) -> None:
         """Every sampled completion of the step with its reward, one line per group."""
         if self._is_silent:
             return
         check_claim(self._output_dir)
+        self._writer.give(partial(self._replace_rollouts, step, groups))
+
+    def _replace_rollouts(self, step: int, groups: Sequence[LoggedGroup]) -> None:
+        check_claim(self._output_dir)
         text = "".join(json.dumps(_rollout_row(group), ensure_ascii=False) + "\n" for group in groups)
         with self._lacks.tolerated(ROLLOUTS_FOLDER):
             replace_file(self._rollouts / f"{step:06d}.jsonl", text)
+
+    def flush(self) -> None:
+        """Waits until the files hold all that was logged, or it was said why not.
+
+        Raises:
+            LostFolder: the folder is not the run's any more
+        """
+        if not self._is_silent:
+            self._writer.flush()
 
     def write_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Some groups of a recorded step, for the trackers.
@@ -138,12 +162,17 @@ class RunLog:
             say(f"step {step}/{self._total_steps}  {text}")
 
     def close(self) -> None:
+        """
+        Raises:
+            LostFolder: see ``flush``
+        """
         if self._is_silent:
             return
         if self._display is not None:
             with self._lacks.tolerated("the display"):
                 self._display.stop()
         self._trackers.close()
+        self._writer.close()
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -27,6 +27,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.gathered import GatheredModel, Place, find_places
+from gpg_vl.models.liger import use_liger
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
@@ -45,7 +46,10 @@ def load_policy(config: ModelConfig, accelerator: Accelerator) -> Adapter:
         ValueError: see ``load_adapter``
     """
     reads = accelerator.is_main_process or not sharding_of(accelerator).shares_out_weights
-    return load_adapter(config, with_values=reads)
+    adapter = load_adapter(config, with_values=reads)
+    if config.kernels == "liger":
+        use_liger(adapter.model)
+    return adapter
 
 
 def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:

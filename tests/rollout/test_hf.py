@@ -304,3 +304,26 @@ def test_other_errors_of_a_rollout_are_raised(load: LoadModel, monkeypatch: pyte
     out_of_memory_above(adapter, monkeypatch, 0, RuntimeError("CUDA error: an illegal memory access was encountered"))
     with pytest.raises(RuntimeError, match="illegal"):
         HfEngine(adapter, MANY).generate(make_prompts(adapter)[:1], 1, SAMPLED, [("a",)])
+
+
+def test_half_a_group_is_not_told_of(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = load()
+    make_lively(adapter)
+    prompts = make_prompts(adapter)
+    seeds = [("test", n) for n in range(len(prompts))]
+    out_of_memory_above(adapter, monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory"))
+    told: list[RolloutGroup] = []
+    found = HfEngine(adapter, MANY).generate(prompts, 4, SAMPLED, seeds, tell=told.append)
+    assert {len(group.completions) for group in [*found, *told]} == {4}
+
+
+def test_what_is_raised_where_a_group_is_told_of_ends_the_rollout(load: LoadModel) -> None:
+    adapter = load()
+    adapter.model.train()
+
+    def refuse(group: RolloutGroup) -> None:
+        raise KeyError(group.prompt.sample.id)
+
+    with pytest.raises(KeyError):
+        HfEngine(adapter, 1).generate(make_prompts(adapter), 2, SAMPLED, [(n,) for n in range(5)], tell=refuse)
+    assert adapter.model.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def test_two_writers_are_told_apart(tmp_path: Path, what: str) -> None:
     with claim_folder(folder):
         log = RunLog(folder, [], 0, 10)
         log.write(1, {"loss": 1.0})
+        log.flush()
         if what in ("folder", "gone"):
             folder.rename(tmp_path / "moved")
         if what in ("lock", "both"):
@@ -40,6 +42,26 @@ def test_two_writers_are_told_apart(tmp_path: Path, what: str) -> None:
             assert "\n" not in str(caught.value)
     written = list(tmp_path.rglob("metrics.jsonl"))
     assert [json.loads(line)["step"] for path in written for line in path.read_text().splitlines()] == [1]
+
+
+def test_a_folder_that_is_lost_before_the_log_is_written_ends_the_run(tmp_path: Path) -> None:
+    """The writer checks again: what it finds is raised where the run goes on, and nothing is written."""
+    folder = tmp_path / "run"
+    with claim_folder(folder):
+        log = RunLog(folder, [], 0, 10)
+        go_on = threading.Event()
+        log._writer.give(go_on.wait)
+        log.write(1, {"loss": 1.0})
+        log.write_rollouts(1, [])
+        folder.rename(tmp_path / "moved")
+        with claim_folder(tmp_path / "other"):
+            pass
+        (tmp_path / "other").rename(folder)
+        go_on.set()
+        with pytest.raises(LostFolder, match=naming(folder)):
+            log.flush()
+        log.close()
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_lines_of_later_steps_and_half_lines_go(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n"mine"\n{"step": 2}\n{"step": 3}\n\xff\n{"st')
     log = RunLog(tmp_path, [], 2, 10)
     log.write(3, {"loss": 1})
+    log.flush()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert lines == ['{"step": 1}', '"mine"', '{"step": 2}', '{"step": 3, "loss": 1}']
 
@@ -42,6 +43,7 @@ def test_a_full_disk_costs_no_line(
     """Nor does it leave half of one: what could not be written comes with the next."""
     log = RunLog(tmp_path, [], 0, 10)
     log.write(1, {})
+    log.flush()
     write = os.write
 
     def half(descriptor: int, data: bytes) -> int:
@@ -53,8 +55,10 @@ def test_a_full_disk_costs_no_line(
         patch.setattr(os, "write", half)
         for step in (2, 3):
             log.write(step, {})
+        log.flush()
     assert steps(tmp_path) == [1]
     log.write(4, {})
+    log.flush()
     assert steps(tmp_path) == [1, 2, 3, 4]
     said = capsys.readouterr().err
     assert len(lines_naming(said, "metrics.jsonl", "No space left")) == len(said.splitlines()) == 1
@@ -65,6 +69,7 @@ def test_rollouts_that_cannot_be_written_are_noted(tmp_path: Path, capsys: pytes
     (tmp_path / "rollouts").rmdir()
     for step in (1, 2):
         log.write_rollouts(step, [])
+    log.flush()
     assert len(lines_naming(capsys.readouterr().err, "rollouts")) == 1
 
 
@@ -73,6 +78,7 @@ def test_a_pipe_that_nobody_reads_is_noted(tmp_path: Path, capsys: pytest.Captur
     log = RunLog(tmp_path, [], 0, 10)
     for step in (1, 2):
         log.write(step, {"loss": 1.0})
+    log.flush()
     assert len(lines_naming(capsys.readouterr().err, "metrics.jsonl")) == 1
 
 

@@ -1,8 +1,9 @@
-"""How much slower this processor is than the one that the tests' bounds of processor time are meant for."""
+"""How much slower this processor is than the one that the tests' bounds of processor time are meant for; waiting."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 REFERENCE = 0.05
 """Seconds for ``_work`` within which the bounds hold as they are written."""
@@ -23,3 +24,12 @@ def _work() -> float:
         total += number * number % 7
     {str(number): number for number in range(60_000)}
     return time.process_time() - start
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

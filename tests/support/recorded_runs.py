@@ -84,4 +84,5 @@ def write_run(folder: Path, rewards: Sequence[float], groups: Sequence[ScoredGro
         log.write(step, metrics_of(reward))
         if groups and record.is_due(step):
             record.write(step, collected(groups))
+    log.close()
     return folder

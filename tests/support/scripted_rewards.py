@@ -18,6 +18,7 @@ def score_by(monkeypatch: pytest.MonkeyPatch, score: Callable[[Sample, str], flo
         rewards = tuple(Reward(value, {"correct": 0.0, "format": 0.0}, "ok") for value in values)
         return ScoredGroup(group.prompt, group.completions, rewards)
 
+    monkeypatch.setattr(Scorer, "begin", lambda scorer, group: None)
     monkeypatch.setattr(Scorer, "score", lambda scorer, groups, *_: [score_group(group) for group in groups])
 
 

@@ -1,8 +1,8 @@
 """Runs reward code in processes that can be killed; nothing here imports torch.
 
     this process                     supervisor                        workers, one job at a time
-    ScoringPool.run(jobs)  ------>   queue, deadlines, kills  ------>  job.load(), then unit after unit
-                           <------   outcomes of the batch    <------  an outcome per unit
+    ScoringPool.begin(jobs) ----->   queue, deadlines, kills  ------>  job.load(), then unit after unit
+    ScoringPool.take()     <------   outcomes of the batch    <------  an outcome per unit
 
 The supervisor is started as a fresh interpreter, has one thread and has imported the tasks, so that a worker is a fork
 of it: ready in milliseconds, also in place of one that was killed. The kit's own tasks run in workers that live on. A

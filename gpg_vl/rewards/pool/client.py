@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -32,6 +33,15 @@ class PoolError(RuntimeError, ValueError):
     """The processes of the pool cannot be kept up."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch that the supervisor has, or will have."""
+
+    jobs: Sequence[Job]
+    batch: bytes  # as it is sent
+    longest_s: float  # that it takes; a supervisor without an answer for longer hangs
+
+
 class ScoringPool:
     """Runs jobs in killable processes; they start with ``start`` or the first batch and live until ``close``.
 
@@ -49,6 +59,7 @@ class ScoringPool:
         self._num_workers = num_workers or _share_of_cores()
         self.process: subprocess.Popen[bytes] | None = None  # the supervisor
         self._connection: Connection | None = None
+        self._asked: _Asked | None = None  # whose outcomes have not been taken
 
     def start(self) -> None:
         """Starts the supervisor, without waiting until it is up.
@@ -93,30 +104,58 @@ class ScoringPool:
         Raises:
             PoolError: the pool's own process ended, and so did its replacement
         """
+        self.begin(jobs, stops_on_failure, timeout_s)
+        return self.take()
+
+    def begin(self, jobs: Sequence[Job], stops_on_failure: bool = False, timeout_s: float | None = None) -> None:
+        """Sends jobs without waiting for their outcomes, which ``take`` has; one batch at a time. Args: see ``run``."""
+        assert self._asked is None, "the outcomes of a batch were not taken"
         seconds = self._timeout_s if timeout_s is None else timeout_s
         sent = [JobBytes(pickle.dumps(job), job.own_file, job.num_units, seconds) for job in jobs]
         batch = pickle.dumps(Batch(sent, stops_on_failure))
         longest_s = 2 * (LOAD_SECONDS + (seconds + START_SECONDS) * sum(job.num_units for job in jobs))
+        self._send(batch)
+        self._asked = _Asked(jobs, batch, longest_s)
+
+    def is_answered(self) -> bool:
+        """Whether ``take`` would find the outcomes there, or no supervisor."""
+        return self._connection is None or self._connection.poll()
+
+    def take(self) -> list[list[Outcome | None]]:
+        """The outcomes of the jobs that were begun, as ``run`` has them."""
+        assert self._asked is not None
+        asked, self._asked = self._asked, None
         try:
-            answer = self._ask(batch, longest_s)
+            answer = self._read(asked.longest_s)
         except (EOFError, OSError):
             _log.warning("the process that supervises scoring ended; it is started once more")
-            answer = self._ask_again(batch, longest_s)
+            answer = self._ask_again(asked)
         return [
             [None if each is None else read_outcome(job, each) for each in outcomes]
-            for job, outcomes in zip(jobs, answer, strict=True)
+            for job, outcomes in zip(asked.jobs, answer, strict=True)
         ]
 
-    def _ask(self, batch: bytes, longest_s: float) -> list[list[bytes | None]]:
-        """Sends a batch and waits for its outcomes, as JSON.
-
-        Args:
-            longest_s: that they take; a supervisor without an answer for longer hangs
-        """
+    def _send(self, batch: bytes) -> None:
+        """A supervisor that has ended shows when its answer is read."""
         self.start()
         assert self._connection is not None
         try:
             self._connection.send_bytes(batch)
+        except OSError:
+            self.close()
+        except BaseException:  # an interrupt: half of a batch is none
+            self.close()
+            raise
+
+    def _read(self, longest_s: float) -> list[list[bytes | None]]:
+        """Waits for the outcomes of the batch that was sent, as JSON.
+
+        Raises:
+            EOFError, OSError: there is no supervisor any more
+        """
+        if self._connection is None:
+            raise EOFError
+        try:
             _wait(self._connection, longest_s)
             answer: list[list[bytes | None]] = pickle.loads(self._connection.recv_bytes())
         except BaseException:  # also an interrupt: the answer to this batch would be taken for that to the next
@@ -124,14 +163,16 @@ class ScoringPool:
             raise
         return answer
 
-    def _ask_again(self, batch: bytes, longest_s: float) -> list[list[bytes | None]]:
+    def _ask_again(self, asked: _Asked) -> list[list[bytes | None]]:
         try:
-            return self._ask(batch, longest_s)
+            self._send(asked.batch)
+            return self._read(asked.longest_s)
         except (EOFError, OSError) as error:
             raise PoolError("the process that supervises scoring ended twice; its output is above") from error
 
     def close(self) -> None:
-        """Ends every process of the pool. The pool can be used again; it then starts new ones."""
+        """Ends every process of the pool, whatever was begun. It can be used again; it then starts new ones."""
+        self._asked = None
         if self._connection is None or self.process is None:
             return
         self._connection.close()

@@ -16,7 +16,7 @@ import pytest
 
 from gpg_vl.records import Sample
 from gpg_vl.rewards.pool import ScoringPool, TaskJob
-from tests.support.clock import slowness
+from tests.support.clock import slowness, wait_until
 from tests.support.hostile_jobs import HOSTILE, job, run
 from tests.support.messages import naming
 
@@ -60,15 +60,6 @@ def family(pid: int) -> dict[int, str]:
 def resident_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def wait_until(condition: object, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.05)
-    return False
 
 
 # --- what a verifier may do ---

@@ -1,0 +1,128 @@
+"""Liger's kernels against transformers' own code: by Triton's interpreter on a CPU, if liger-kernel is installed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpg_vl import cli
+from gpg_vl.config import ModelConfig
+from gpg_vl.data.sources import write_jsonl
+from gpg_vl.models import liger, load_adapter
+from gpg_vl.models.liger import refuse_without_liger, use_liger
+from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.records import Sample
+from gpg_vl.update import fsdp
+from tests.support.builders import SMALL_IMAGES
+from tests.support.messages import lines_naming, naming
+
+CUDA = torch.device("cuda")
+LoadModel = Callable[..., QwenVLAdapter]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    root = tmp_path_factory.mktemp("liger")
+    return lambda family: str(write_tiny_model(root / family, family=family, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
+def test_gradients_and_tokens_equal_those_of_transformers() -> None:
+    """And a norm or a gate by another formula shows."""
+    words = [sys.executable, "-m", "tests.support.liger_errors"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {family: found[family][0] < 1e-5 for family in liger.FAMILIES} == dict.fromkeys(liger.FAMILIES, True), found
+    assert all(found[family][1] for family in liger.FAMILIES), found
+    assert all(found[name][0] > 1e-3 for name in ("_norm", "_gate")), found
+
+
+# --- what is changed, and where ---
+
+
+@pytest.mark.parametrize("family", liger.FAMILIES)
+def test_the_norms_and_gated_layers_of_one_model_are_replaced(folders: Callable[[str], str], family: str) -> None:
+    config = ModelConfig(path=folders(family), **SMALL_IMAGES)  # type: ignore[arg-type]
+    model, other = load_adapter(config).model, load_adapter(config).model  # type: ignore[attr-defined]
+    names = set(model.state_dict())
+    use_liger(model)
+    replaced = {name for name, module in model.named_modules() if "forward" in vars(module)}
+    norms = {name for name, module in model.named_modules() if "RMSNorm" in type(module).__name__}
+    gated = {name for name, module in model.named_modules() if hasattr(module, "gate_proj")}
+    assert replaced == norms | gated
+    assert any("language_model.layers.0.mlp" in name for name in gated) and len(norms) >= 5
+    assert not any("forward" in vars(module) for module in other.modules())
+    assert set(model.state_dict()) == names
+    copied = copy.deepcopy(model)  # as FSDP2's second body is
+    assert all(module.forward.__self__ is module for module in copied.modules() if "forward" in vars(module))
+
+
+def test_an_activation_that_is_no_swish_stays(load: LoadModel) -> None:
+    model = load().model
+    model.model.language_model.layers[0].mlp.act_fn = torch.nn.GELU()
+    use_liger(model)
+    assert ["forward" in vars(layer.mlp) for layer in model.model.language_model.layers[:2]] == [False, True]
+
+
+@pytest.mark.parametrize("kernels", ["torch", "liger"])
+def test_the_policy_alone_has_them(model_folders: dict[str, Path], kernels: Any) -> None:
+    """Not a model that is evaluated or asked, nor the initial one."""
+    config = ModelConfig(path=str(model_folders["qwen2_vl"]), kernels=kernels, **SMALL_IMAGES)  # type: ignore[arg-type]
+
+    class Alone:
+        is_main_process, num_processes = True, 1
+
+    policy: Any = fsdp.load_policy(config, Alone())  # type: ignore[arg-type]
+    assert ("forward" in vars(policy.model.model.language_model.norm)) == (kernels == "liger")
+    assert "forward" not in vars(load_adapter(config).model.model.language_model.norm)  # type: ignore[attr-defined]
+
+
+# --- what is refused ---
+
+
+def test_each_lack_is_named_with_the_way_out(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, config = str(model_folders["qwen2_vl"]), ModelConfig(kernels="liger")
+    is_installed = [False]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_installed[0] else None)
+    with pytest.raises(ValueError, match=naming("model.kernels", "not installed", "gpg-vl[liger]", "torch")):
+        refuse_without_liger(config, known, CUDA)
+    is_installed[0] = True
+    with pytest.raises(ValueError, match=naming("model.kernels", "CUDA", "torch")):
+        refuse_without_liger(config, known, torch.device("cpu"))
+    other = str(write_tiny_model(tmp_path / "other", family="gemma3"))
+    with pytest.raises(ValueError, match=naming("model.kernels", "qwen2_5_vl", other, "gemma3", "torch")) as caught:
+        refuse_without_liger(config, other, CUDA)
+    assert "\n" not in str(caught.value)
+    refuse_without_liger(config, known, CUDA)
+    refuse_without_liger(ModelConfig(), other, torch.device("cpu"))
+
+
+def test_a_run_is_refused_before_its_model_is_loaded(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    for module in ("gpg_vl.preflight.trial", "gpg_vl.update.fsdp"):
+        monkeypatch.setattr(f"{module}.load_adapter", fail)
+    write_jsonl([Sample("a", "counting", (), "How many?", "4")], tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    words = ["--model.path", str(model_folders["qwen2_vl"]), "--data.train", "[rows.jsonl]", "--model.device", "cpu"]
+    assert cli.main(["train", *words, "--model.kernels", "liger", "--run.output_dir", "run"]) == 2
+    assert lines_naming(capsys.readouterr().err, "model.kernels", "torch")
