@@ -227,7 +227,7 @@ MORE = ["--run.steps", "6"]  # of a run whose second save is neither the first n
 @pytest.mark.timeout(4 * SECONDS)
 @pytest.mark.parametrize("layout", ["zero0", pytest.param("fsdp", marks=pytest.mark.faults_ci)])
 def test_saves_behind_a_run_change_nothing(folder: Path, layout: str) -> None:
-    """Every checkpoint is that of a run that waits; where one is killed while it is written, the one before is whole."""
+    """Every checkpoint is that of a run that waits; where the writing rank is killed, the one before is whole."""
     run_ranks(folder, "waits", layout, words=MORE, fault="wait_for_saves")
     run_ranks(folder, "goes-on", layout, words=MORE)
     for step in (2, 4, 6):
