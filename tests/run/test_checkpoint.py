@@ -97,17 +97,18 @@ class Saves:
         self._optimizer = build_optimizer(adapter, self.recipe.update)
         self._accelerator = Accelerator()
         self._goes_on = False
-        first = self.save(1)
+        self.save(1)
         self._goes_on = goes_on
-        self._behind = BackgroundSaves(adapter, self._optimizer, self._accelerator)
-        self._behind.follow(first)
 
     def save(self, step: int) -> Path:
         own = OwnState(TrainingState(step, {}, 0, {}, [], None, {}, []), read_random_state(), {})
         if not self._goes_on:
             return save_checkpoint(self.recipe, self._adapter, self._optimizer, self._accelerator, own)
-        self._behind.begin(self.recipe, own)
-        folder = self._behind.finish()
+        behind = BackgroundSaves(self._adapter, self._optimizer, self._accelerator)  # its thread is not forked
+        behind.follow(find_checkpoints(self.output_dir)[-1])
+        behind.begin(self.recipe, own)
+        folder = behind.finish()
+        behind.close()
         assert folder is not None
         return folder
 
