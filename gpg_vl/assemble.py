@@ -41,14 +41,8 @@ from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engine
-from gpg_vl.run.checkpoint import (
-    LEARNED_FILE,
-    STATE_FOLDER,
-    changed_versions,
-    load_optimizer,
-    load_random_state,
-    load_state,
-)
+from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
+from gpg_vl.run.checkpoint_files import LEARNED_FILE, STATE_FOLDER
 from gpg_vl.run.claim import check_claim
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress

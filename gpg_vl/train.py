@@ -20,7 +20,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.draws import Draws
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
-from gpg_vl.models.paths import checkpoint_folder
+from gpg_vl.models.paths import checkpoint_folder, checkpoint_step
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.allocator import let_blocks_grow
 from gpg_vl.processes.determinism import deterministic
@@ -30,7 +30,8 @@ from gpg_vl.processes.ranks import RankError, end_ranks, note, run_on_main, run_
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.run.checkpoint import save_checkpoint
+from gpg_vl.run.background_save import BackgroundSaves
+from gpg_vl.run.checkpoint import OwnState, save_checkpoint
 from gpg_vl.run.claim import LostFolder
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.step_report import FinishedStep, StepReports
@@ -85,6 +86,7 @@ class Loop:
         self._draws = Draws(recipe, stages.collector, stages.stream, stages.progress, stages.record)
         self._reports = StepReports(recipe, stages, accelerator, callbacks)
         self._reuse = Reuse(stages.learner, recipe.rollout.refresh, stages.rollout)
+        self._saves = BackgroundSaves(stages.adapter, stages.learner.optimizer, accelerator)
 
     def run(self) -> Path:
         """Takes steps until the run is over; returns the folder of the last checkpoint."""
@@ -93,8 +95,10 @@ class Loop:
             while True:
                 if self._stages.eval_rows and self._progress.is_validation_due:
                     self._validate()
+                if self._saves.is_writing and self._saves.is_done():
+                    self._take_saved(self._finish_begun())
                 if self._progress.is_save_due:
-                    self._callbacks.after_save(self._progress.step, self._save())
+                    self._save_due()
                 if self._progress.is_over:
                     return checkpoint_folder(Path(self._recipe.run.output_dir), self._progress.step)
                 self._step()
@@ -103,6 +107,7 @@ class Loop:
                 self._save_after(error)
             raise
         finally:
+            self._saves.close()
             self._stages.log.close()
 
     def _step(self) -> None:
@@ -157,19 +162,46 @@ class Loop:
         self._reports.count_seconds("validation", time.perf_counter() - start)
         self._callbacks.after_validation(progress.step, scores)
 
+    def _save_due(self) -> None:
+        """Has the checkpoint that is due written while the run goes on, or waits for it where it has to."""
+        start = time.perf_counter()
+        self._stages.log.show_phase("saving")
+        self._take_saved(self._finish_begun())
+        if self._progress.is_over or self._saves.has_to_wait():
+            self._callbacks.after_save(self._progress.step, self._save())
+        else:
+            with INTERRUPTS.deferred():
+                self._saves.begin(self._recipe, self._own_state())
+        self._reports.count_seconds("saving", time.perf_counter() - start)
+
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress
-        start = time.perf_counter()
-        stages.log.show_phase("saving")
         with INTERRUPTS.deferred():
             run_together(stages.log.flush)  # who resumes from it finds the log of its steps
             folder = save_checkpoint(
-                self._recipe, stages.adapter, stages.learner.optimizer, progress.state(), progress.random_state,
-                stages.log.latest, self._accelerator, self._reuse.rollout,
-                None if stages.gold_part is None else stages.gold_part.state(),
-            )  # fmt: skip
+                self._recipe, stages.adapter, stages.learner.optimizer, self._accelerator, self._own_state()
+            )
+            self._saves.follow(folder)
             progress.saved_step = progress.step
-        self._reports.count_seconds("saving", time.perf_counter() - start)
+        return folder
+
+    def _own_state(self) -> OwnState:
+        stages, progress = self._stages, self._progress
+        learned = None if stages.gold_part is None else stages.gold_part.state()
+        return OwnState(progress.state(), progress.random_state, stages.log.latest, self._reuse.rollout, learned)
+
+    def _finish_begun(self) -> Path | None:
+        """The checkpoint that is being written, if any, once it is complete."""
+        with INTERRUPTS.deferred():
+            return self._count_saved(self._saves.finish())
+
+    def _take_saved(self, folder: Path | None) -> None:
+        if self._count_saved(folder) is not None:
+            self._callbacks.after_save(self._progress.saved_step, folder)
+
+    def _count_saved(self, folder: Path | None) -> Path | None:
+        if folder is not None:
+            self._progress.saved_step = checkpoint_step(folder)
         return folder
 
     def _save_after(self, error: BaseException) -> None:
@@ -182,11 +214,14 @@ class Loop:
         progress = self._progress
         alone = self._accelerator.num_processes > 1 and not isinstance(error, RankError | Interrupted)
         if isinstance(error, OSError) or alone:
+            self._count_saved(self._saves.close())
             note(f"stopped; the same command continues from step {progress.saved_step}")
-        elif progress.step > progress.saved_step:
-            try:
+            return
+        try:
+            self._finish_begun()
+            if progress.step > progress.saved_step:
                 note(f"stopped; the same command continues from {self._save()}")
-            except ValueError as refused:  # weights that are not finite
-                if str(refused) != str(error):
-                    note(str(refused))
-                note(f"stopped; the same command continues from step {progress.saved_step}")
+        except ValueError as refused:  # weights that are not finite
+            if str(refused) != str(error):
+                note(str(refused))
+            note(f"stopped; the same command continues from step {progress.saved_step}")

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.parts import Part
+from gpg_vl.models.snapshot import WeightsSnapshot
 from gpg_vl.records import Encoded, Frame, FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
 
 
@@ -269,3 +270,13 @@ class Adapter(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes a complete model folder: weights, config, generation config, processor, chat template."""
+
+    def save_processor(self, folder: Path) -> None:
+        """Writes the processor and the chat template alone. Not while another thread encodes text."""
+
+    def take_snapshot(self, *, is_copy: bool = False) -> WeightsSnapshot:
+        """Copies, in the host's memory, of what ``save`` writes beside the processor, to be written later.
+
+        Args:
+            is_copy: the model's weights are copies already, which nothing else changes
+        """

@@ -29,6 +29,7 @@ from gpg_vl.models.loading import build_without_values, load_processor, load_wei
 from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
+from gpg_vl.models.snapshot import WeightsSnapshot, copy_model
 from gpg_vl.models.trained_weights import TrainedWeights
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
@@ -340,10 +341,24 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
         """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
         with self.in_float32(only_trained=self.config.lora is not None):  # of an adapter, that is all that is saved
             self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        generation = copy.deepcopy(self.model.generation_config)
-        generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
-        generation.save_pretrained(folder)
+        self.save_processor(folder)
+        self._generation_config().save_pretrained(folder)
         if self._carried is not None and self.config.lora is None:
             self._carried.write(folder)
         follow_umask(folder)
+
+    def save_processor(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+    def take_snapshot(self, *, is_copy: bool = False) -> WeightsSnapshot:
+        """See ``Adapter.take_snapshot``."""
+        is_adapter = self.config.lora is not None
+        with self.in_float32(only_trained=is_adapter):
+            body = copy_model(self.model, only_trained=is_adapter, is_copy=is_copy)
+        body.generation_config = self._generation_config()
+        return WeightsSnapshot(body, None if is_adapter else self._carried)
+
+    def _generation_config(self) -> Any:
+        generation = copy.deepcopy(self.model.generation_config)
+        generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
+        return generation

@@ -53,9 +53,9 @@ class GatheredModel:
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
-        """Inside, the first rank's adapter has all weights as they are stored, in the host's memory."""
+        """Inside, the first rank's adapter has copies of all weights as they are stored, in the host's memory."""
         is_first = torch.distributed.get_rank() == 0
-        found = {name: each.cpu() for name, each in self._gather(None) if is_first}
+        found = {name: each.to("cpu", copy=True) for name, each in self._gather(None) if is_first}
         if not is_first:
             yield
             return

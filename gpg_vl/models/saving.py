@@ -23,8 +23,11 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.carried_weights import carried_names
 from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
+from gpg_vl.models.snapshot import WeightsSnapshot
 
 CARD_FILE = "README.md"
+Headers = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and type of tensors by name."""
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -39,8 +42,40 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
     """
     with _quiet_loading():  # also of the bar of the writing: a screen that is gone must not end a save
         adapter.save(folder)
-    (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
+    _write_card(folder, recipe, metrics)
     check_model_folder(folder)
+
+
+def begin_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Writes of the same folder what ``write_weights`` leaves out: processor, chat template and model card."""
+    adapter.save_processor(folder)
+    _write_card(folder, recipe, metrics)
+
+
+def write_weights(weights: WeightsSnapshot, folder: Path, expected: Headers) -> None:
+    """Writes the rest. Another thread than that of the training may do it, so nothing is loaded to check it.
+
+    Args:
+        expected: of a folder of the same model that was checked (``read_headers``)
+
+    Raises:
+        ValueError: what was written has other tensors
+    """
+    with _quiet_loading():
+        weights.write(folder)
+    found = read_headers(folder)
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(f"{folder}: the tensors are not those of the checkpoint before: the first is {wrong[0]}")
+
+
+def read_headers(folder: Path) -> Headers:
+    """Shape and type of every tensor of the model in a folder, by name."""
+    return {name: (shape, dtype) for name, shape, dtype in _stored_tensors(folder)}
+
+
+def _write_card(folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
 
 
 def check_model_folder(folder: Path) -> None:

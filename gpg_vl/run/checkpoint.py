@@ -7,11 +7,8 @@ whether it still is. The state is safetensors and JSON; nothing is unpickled.
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial as partial_call
 from pathlib import Path
@@ -19,37 +16,38 @@ from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
-from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.finite import refuse_not_finite
-from gpg_vl.models.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint, set_aside
+from gpg_vl.models.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint
 from gpg_vl.models.saving import save_model
-from gpg_vl.models.versions import read_versions
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.weights import weights_to_save
-from gpg_vl.run.claim import LostFolder, check_claim
+from gpg_vl.run.checkpoint_files import (
+    STATE_FOLDER,
+    Contents,
+    finish_folder,
+    free_space,
+    library_versions,
+    random_file,
+    start_folder,
+    write_contents,
+    write_moments,
+)
 from gpg_vl.run.kept_checkpoints import removable_checkpoints
-from gpg_vl.run.leftovers import make_room_for, partial_folder, remove_folder, remove_leftovers
-from gpg_vl.run.manifest import seal_folder, sync
+from gpg_vl.run.leftovers import partial_folder, remove_folder, remove_leftovers
 from gpg_vl.run.random_state import restore_random_state
-from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
-from gpg_vl.run.saved_rollout import Packed, pack_rollout, write_rollout
+from gpg_vl.run.saved_rollout import pack_rollout
 from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.optimizer_state import load_entries, read_shards
 from gpg_vl.update.rollouts import Rollout
 
-STATE_FOLDER = "training_state"
 STATE_VERSION = 1
 """Incremented when an older kit would misread a checkpoint's state."""
-LEARNED_FILE = "discriminator.safetensors"
-_LIBRARIES = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,97 +70,73 @@ class TrainingState:
     pins: dict[str, str] = field(default_factory=dict)  # digests of the user's code and of an adapter's model
 
 
-def save_checkpoint(
-    recipe: Recipe,
-    adapter: Adapter,
-    optimizer: Any,
-    state: TrainingState,
-    random_state: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    accelerator: Accelerator,
-    rollout: Rollout | None = None,
-    learned: Mapping[str, Tensor] | None = None,
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class OwnState:
+    """What a rank brings to a checkpoint beside its part of weights and moments; alike on all but for ``random_state``
+    and its groups of the rollout."""
+
+    state: TrainingState
+    random_state: Mapping[str, Any]  # at the end of that step
+    metrics: Mapping[str, Any]  # the run's latest, for the model card
+    rollout: Rollout | None = None  # one that has updates left, if any
+    learned: Mapping[str, Tensor] | None = None  # state of the part of the reward that learns on, if any
+
+
+def save_checkpoint(recipe: Recipe, adapter: Adapter, optimizer: Any, accelerator: Accelerator, own: OwnState) -> Path:
     """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
 
     Args:
         optimizer: torch's optimizer, or DeepSpeed's wrapper of it
-        random_state: of this rank at the end of that step
-        metrics: the run's latest metrics, for the model card
-        rollout: one that has updates left, if any
-        learned: state of the part of the reward that learns on, if any
 
     Raises:
         OSError: it could not be written, e.g. on a full disk; earlier checkpoints are untouched
         NotFinite: a weight is NaN or infinite; with several ranks, RankError on all of them
     """
-    final = checkpoint_folder(Path(recipe.run.output_dir), state.step)
+    final = checkpoint_folder(Path(recipe.run.output_dir), own.state.step)
     partial = partial_folder(final)
-    training_state = partial / STATE_FOLDER
-    random_states = gather_object([random_state])
-    packed = None if rollout is None else pack_rollout(rollout, accelerator.process_index, accelerator.num_processes)
-    try:
+    contents = gather_contents(recipe, own, accelerator)
+    with naming_failure(final, accelerator.is_main_process):
         with weights_to_save(accelerator):
-            _on_main(lambda: _start(adapter, partial, state.step))
-            _on_main(lambda: save_model(adapter, partial, recipe, metrics))
+            on_main(lambda: start_folder(adapter, partial, own.state.step))
+            on_main(lambda: save_model(adapter, partial, recipe, own.metrics))
         shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
         for number, shard in enumerate(shards, start=1):
-            _on_main(partial_call(save_file, shard, training_state / f"optimizer-{number}.safetensors"))
-        _on_main(lambda: _write_if_any(packed, learned, training_state))
-        _on_main(lambda: _finish(partial, recipe, state, random_states))
-        _on_main(lambda: _replace(partial, final))
-    except OSError as error:
-        if accelerator.is_main_process:
-            _free_space(partial)
-        raise type(error)(f"{final} could not be written: {error}") from error
+            on_main(partial_call(write_moments, shard, partial, number))
+        on_main(lambda: write_contents(contents, partial))
+        on_main(lambda: finish_folder(partial, final))
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
 
 
-def _write_if_any(rollout: Packed | None, learned: Mapping[str, Tensor] | None, folder: Path) -> None:
-    if rollout is not None:
-        write_rollout(rollout, folder)
-    if learned is not None:
-        save_file(dict(learned), folder / LEARNED_FILE)
+def gather_contents(recipe: Recipe, own: OwnState, accelerator: Accelerator) -> Contents:
+    """What the checkpoint holds of all ranks, which call it together."""
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    packed = None if own.rollout is None else pack_rollout(own.rollout, rank, num_ranks)
+    plain = {"version": STATE_VERSION, **asdict(own.state)}
+    return Contents(recipe, plain, gather_object([own.random_state]), packed, own.learned)
 
 
-def _on_main(write: Callable[[], None]) -> None:
-    def work() -> None:
-        try:
-            write()
-        except SafetensorError as error:  # safetensors has no other error for a full disk
-            raise OSError(str(error)) from error
-
-    run_on_main(work)
-
-
-def _start(adapter: Adapter, partial: Path, step: int) -> None:
-    way_out = "lower update.learning_rate, and continue from an earlier checkpoint"
-    refuse_not_finite(adapter.model, f"the weights after step {step} are not saved", way_out)
-    check_claim(partial.parent)
-    make_room_for(partial)
-    partial.mkdir()  # not its parents: if the output directory vanished (e.g. its disk), it must not be recreated empty
-    (partial / STATE_FOLDER).mkdir()
+@contextmanager
+def naming_failure(final: Path, is_main: bool) -> Iterator[None]:
+    """Inside, a checkpoint is written: if the disk fails, the error names it, and what was written is removed."""
+    try:
+        yield
+    except OSError as error:
+        if is_main:
+            free_space(partial_folder(final))
+        raise type(error)(f"{final} could not be written: {error}") from error
 
 
-def _free_space(partial: Path) -> None:
-    """Where the disk is full, an incomplete save must not stay; in a folder that is lost, it may be another run's."""
-    with suppress(LostFolder):
-        check_claim(partial.parent)
-        shutil.rmtree(partial, ignore_errors=True)
+def on_main(write: Callable[[], None]) -> None:
+    """Writes on the first rank; its failure is that of all."""
+    run_on_main(lambda: with_disk_errors(write))
 
 
-def _finish(partial: Path, recipe: Recipe, state: TrainingState, random_states: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the small files and seals the folder."""
-    folder = partial / STATE_FOLDER
-    write_recipe(recipe, partial / RECIPE_FILE)
-    for rank, random_state in enumerate(random_states):
-        _write_json(random_state, folder / _random_file(rank))
-    _write_json({"version": STATE_VERSION, **asdict(state)}, folder / "state.json")
-    _write_json(library_versions(), folder / "versions.json")
-    follow_umask(partial)
-    seal_folder(partial)
-    check_claim(partial.parent)
+def with_disk_errors(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except SafetensorError as error:  # safetensors has no other error for a full disk
+        raise OSError(str(error)) from error
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None) -> None:
@@ -232,7 +206,7 @@ def load_random_state(folder: Path, rank: int) -> bool:
     Raises:
         ValueError: the file is not one that was written here, or the first rank's is missing
     """
-    path = folder / STATE_FOLDER / _random_file(rank)
+    path = folder / STATE_FOLDER / random_file(rank)
     if rank > 0 and not path.exists():
         return False
     plain = read_json(path)
@@ -247,10 +221,6 @@ def changed_versions(folder: Path) -> dict[str, tuple[str, str]]:
     """Libraries whose version has changed since the checkpoint was written, with both versions."""
     now, then = library_versions(), read_json(folder / STATE_FOLDER / "versions.json")
     return {name: (then[name], now[name]) for name in now if then.get(name, now[name]) != now[name]}
-
-
-def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
 
 
 def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
@@ -289,19 +259,3 @@ def _refuse_others(has_files: bool, found: Collection[str], trained: Collection[
         raise ValueError("no file of it")
     if others := sorted(set(found) - set(trained)):
         raise ValueError(f"{others[0]} is not trained here")
-
-
-def _random_file(rank: int) -> str:
-    return f"random-{rank}.json"
-
-
-def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
-
-
-def _replace(partial: Path, final: Path) -> None:
-    """Renames ``partial`` to its final name, synced to disk. A damaged or older folder of that name is set aside."""
-    if final.exists():
-        set_aside(final)
-    partial.rename(final)
-    sync([final.parent])

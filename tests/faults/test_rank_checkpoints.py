@@ -17,6 +17,7 @@ from gpg_vl.run.manifest import MANIFEST_FILE, find_damage
 from gpg_vl.run.output_dir import find_resume_point
 from tests.support.messages import lines_naming
 from tests.support.tiny_runs import (
+    assert_equal_checkpoints,
     assert_equal_runs,
     assert_equal_tensors,
     fork_ranks,
@@ -220,17 +221,51 @@ def test_a_save_killed_on_one_of_two_ranks(folder: Path, deepspeed: str) -> None
         assert_equal_runs(folder / "whole", folder / name)
 
 
+MORE = ["--run.steps", "6"]  # of a run whose second save is neither the first nor the last, and is not waited for
+
+
+@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.parametrize("layout", ["zero0", pytest.param("fsdp", marks=pytest.mark.faults_ci)])
+def test_saves_behind_a_run_change_nothing(folder: Path, layout: str) -> None:
+    """Every checkpoint is that of a run that waits; where the writing rank is killed, the one before is whole."""
+    run_ranks(folder, "waits", layout, words=MORE, fault="wait_for_saves")
+    run_ranks(folder, "goes-on", layout, words=MORE)
+    for step in (2, 4, 6):
+        assert_equal_checkpoints(folder / f"waits/checkpoint-{step}", folder / f"goes-on/checkpoint-{step}")
+    assert_equal_runs(folder / "waits", folder / "goes-on")
+    words = [*train_words("cut"), *MORE]
+    ranks = fork_ranks(folder, words, layout, faults={0: "tests.support.run_faults:die_in_second_save"})
+    assert -signal.SIGKILL in join_ranks(ranks, SECONDS)
+    assert (folder / "cut/checkpoint-4.partial").is_dir()
+    assert last_saved_step(folder / "cut") == 2
+    run_ranks(folder, "cut", layout, words=MORE)
+    assert_equal_runs(folder / "waits", folder / "cut")
+
+
 @pytest.mark.timeout(2 * SECONDS)
-def test_a_full_disk_ends_all_ranks_in_one_line(folder: Path) -> None:
-    ranks = fork_ranks(
-        folder, train_words("run"), "zero3", faults={0: "tests.support.run_faults:full_disk_in_second_save"}
-    )
+@pytest.mark.parametrize(("layout", "more"), [("zero3", []), ("fsdp", MORE), ("zero0", MORE)])
+def test_a_full_disk_ends_all_ranks_in_one_line(folder: Path, layout: str, more: list[str]) -> None:
+    words, fault = [*train_words("run"), *more], "tests.support.run_faults:full_disk_in_second_save"
+    ranks = fork_ranks(folder, words, layout, faults={0: fault})
     assert join_ranks(ranks, SECONDS) == [1, 1]
     said = (folder / "log.txt").read_text()
     assert len(lines_naming(said, "gpg-vl train", "run/checkpoint-4", "No space left")) == 1, "one rank says it"
     assert "Traceback" not in said
     assert {path.name for path in (folder / "run").glob("checkpoint-*")} == {"checkpoint-2"}
     assert find_damage(folder / "run/checkpoint-2") is None
+
+
+@pytest.mark.timeout(4 * SECONDS)
+def test_sigterm_while_a_checkpoint_is_written_ends_both_together(folder: Path) -> None:
+    """That one is completed, and the last finished step is saved behind it."""
+    run_ranks(folder, "whole", "fsdp", words=MORE)
+    words = [*train_words("cut"), *MORE]
+    ranks = fork_ranks(folder, words, "fsdp", faults={0: "tests.support.run_faults:sigterm_in_writing"})
+    assert join_ranks(ranks, SECONDS) == [143, 143]
+    assert find_damage(folder / "cut/checkpoint-4") is None
+    assert 4 <= last_saved_step(folder / "cut") == last_step(folder / "cut") <= 6
+    run_ranks(folder, "cut", "fsdp", words=MORE)
+    assert_equal_runs(folder / "whole", folder / "cut")
 
 
 @pytest.mark.timeout(4 * SECONDS)

@@ -16,7 +16,15 @@ from gpg_vl.config import Recipe, RunConfig
 from gpg_vl.models.paths import find_checkpoints, resolve_model_path, set_aside
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.recipes import changed_keys
-from gpg_vl.run.checkpoint import TrainingState, changed_versions, load_state, remove_old_checkpoints, save_checkpoint
+from gpg_vl.run.background_save import BackgroundSaves
+from gpg_vl.run.checkpoint import (
+    OwnState,
+    TrainingState,
+    changed_versions,
+    load_state,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
 from gpg_vl.run.manifest import find_damage, seal_folder
 from gpg_vl.run.output_dir import find_resume_point
 from gpg_vl.run.random_state import read_random_state
@@ -76,21 +84,33 @@ def test_exported_model_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 class Saves:
-    """A run's directory with checkpoint-1 in it, and the save of a checkpoint-2, which then removes the first."""
+    """A run's directory with checkpoint-1 in it, and the save of a checkpoint-2, which then removes the first.
 
-    def __init__(self, adapter: QwenVLAdapter, output_dir: Path):
+    That is written while the caller waits, or in a thread (``goes_on``).
+    """
+
+    def __init__(self, adapter: QwenVLAdapter, output_dir: Path, *, goes_on: bool = False):
         self.output_dir = output_dir
         output_dir.mkdir()
         self.recipe = Recipe(run=RunConfig(output_dir=str(output_dir), save_total_limit=1))
         self._adapter = adapter
         self._optimizer = build_optimizer(adapter, self.recipe.update)
+        self._accelerator = Accelerator()
+        self._goes_on = False
         self.save(1)
+        self._goes_on = goes_on
 
     def save(self, step: int) -> Path:
-        state = TrainingState(step, {}, 0, {}, [], None, {}, [])
-        return save_checkpoint(
-            self.recipe, self._adapter, self._optimizer, state, read_random_state(), {}, Accelerator()
-        )
+        own = OwnState(TrainingState(step, {}, 0, {}, [], None, {}, []), read_random_state(), {})
+        if not self._goes_on:
+            return save_checkpoint(self.recipe, self._adapter, self._optimizer, self._accelerator, own)
+        behind = BackgroundSaves(self._adapter, self._optimizer, self._accelerator)  # its thread is not forked
+        behind.follow(find_checkpoints(self.output_dir)[-1])
+        behind.begin(self.recipe, own)
+        folder = behind.finish()
+        behind.close()
+        assert folder is not None
+        return folder
 
     def save_in_child(self, strike_at: int | None, fault: Fault = kill, torn: bool = False) -> tuple[int, list[str]]:
         """Exit code of a process that saves step 2, 0 where it got through and 28 after an OSError; what it did."""
@@ -117,6 +137,11 @@ def saves(load: Callable[..., QwenVLAdapter], tmp_path: Path) -> Saves:
     return Saves(load(), tmp_path / "run")
 
 
+@pytest.fixture(params=[False, True], ids=["waits", "goes on"])
+def any_saves(load: Callable[..., QwenVLAdapter], tmp_path: Path, request: pytest.FixtureRequest) -> Saves:
+    return Saves(load(), tmp_path / "run", goes_on=request.param)
+
+
 def assert_resumes(saves: Saves, where: str) -> int:
     """The step of the one whole checkpoint that is found; nothing is left over."""
     folder = find_resume_point(saves.recipe)
@@ -136,7 +161,8 @@ def restore_start(saves: Saves, start: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.faults_ci
 @pytest.mark.timeout(300)
-def test_killed_at_every_file_operation_of_a_save(saves: Saves, tmp_path: Path) -> None:
+def test_killed_at_every_file_operation_of_a_save(any_saves: Saves, tmp_path: Path) -> None:
+    saves = any_saves
     start = shutil.copytree(saves.output_dir, tmp_path / "start")
     code, [names, tearable] = saves.save_in_child(None)
     assert code == 0
@@ -157,7 +183,8 @@ def test_killed_at_every_file_operation_of_a_save(saves: Saves, tmp_path: Path) 
 @pytest.mark.faults
 @pytest.mark.faults_ci
 @pytest.mark.timeout(300)
-def test_a_full_disk_at_every_file_operation_of_a_save(saves: Saves, tmp_path: Path) -> None:
+def test_a_full_disk_at_every_file_operation_of_a_save(any_saves: Saves, tmp_path: Path) -> None:
+    saves = any_saves
     start = shutil.copytree(saves.output_dir, tmp_path / "start")
     _, [names, _] = saves.save_in_child(None)
     for number, name in enumerate(names):

@@ -60,8 +60,8 @@ class FileOperations:
             save_file(tensors, path, *words, **names)
 
         patch.setattr(os, "fsync", watched_fsync)
-        for module in ("gpg_vl.run.checkpoint", "transformers.modeling_utils"):
-            name = "save_file" if module == "gpg_vl.run.checkpoint" else "safe_save_file"
+        for module in ("gpg_vl.run.checkpoint_files", "transformers.modeling_utils"):
+            name = "save_file" if module == "gpg_vl.run.checkpoint_files" else "safe_save_file"
             patch.setattr(f"{module}.{name}", watched_save_file)
 
     def _on_event(self, event: str, words: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from gpg_vl import assemble
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run import checkpoint
+from gpg_vl.run import background_save, checkpoint, checkpoint_files
 from gpg_vl.update import optimizer_state, policy
 from tests.support.faulty_rank import in_call
 
@@ -75,7 +75,17 @@ def hang_in_save() -> None:
 
 def sigterm_in_save() -> None:
     """When all files are written, before they are sealed."""
-    in_call(1, checkpoint, "seal_folder", send_sigterm)
+    in_call(1, checkpoint_files, "seal_folder", send_sigterm)
+
+
+def sigterm_in_writing() -> None:
+    """Before the weights of the second save are written, in its thread, while the third step goes on."""
+    in_call(1, background_save, "write_weights", send_sigterm)
+
+
+def wait_for_saves() -> None:
+    """No fault: the run waits for each of its checkpoints."""
+    background_save.BackgroundSaves.has_to_wait = lambda self: True  # type: ignore[method-assign]
 
 
 def die() -> None:
@@ -89,7 +99,7 @@ def fill_disk() -> None:
 
 def die_in_second_save() -> None:
     """Of the rank that writes: between the weights and the optimizer's state."""
-    in_call(2, checkpoint, "save_file", die)
+    in_call(2, checkpoint_files, "save_file", die)
 
 
 def die_in_second_gathering() -> None:
@@ -109,11 +119,11 @@ def _in_second_gathering(fault: Callable[[], None]) -> None:
             in_call(5, optimizer_state, "_read_shared", fault)  # of FSDP2
         return original(*words)
 
-    checkpoint.read_shards = read_shards
+    checkpoint.read_shards = background_save.read_shards = read_shards
 
 
 def full_disk_in_second_save() -> None:
-    in_call(2, checkpoint, "save_file", fill_disk)
+    in_call(2, checkpoint_files, "save_file", fill_disk)
 
 
 def soak() -> None:

@@ -147,5 +147,5 @@ def test_a_folder_that_became_another_runs(
     before: dict[Path, bytes] = {}
     at_call(monkeypatch, 3, take)
     with pytest.raises(LostFolder, match="lock"):
-        train(make_recipe(run__save_every=1))
+        train(make_recipe(run__save_every=2))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -17,13 +17,15 @@ from gpg_vl.collect import Collector
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.processes.interrupts import Interrupted
 from gpg_vl.records import Sample
+from gpg_vl.run import background_save
+from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.train import train
 from gpg_vl.update import learner
 from tests.support.scripted_rewards import noise, score_by
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import assert_equal_checkpoints, sampled, without_seconds
 
-MOMENTS = ("rollout", "scoring", "backward", "optimizer step", "validation", "save")
+MOMENTS = ("rollout", "scoring", "backward", "optimizer step", "validation", "save", "writing")
 SLOWER = [pytest.mark.faults, pytest.mark.faults_ci]
 
 
@@ -70,7 +72,8 @@ def test_a_signal_at_any_moment_costs_nothing(
             "backward": (learner, "accumulate_gradient"),
             "optimizer step": (torch.optim.AdamW, "step"),
             "validation": (train_module, "summarise_scores"),
-            "save": (train_module, "save_checkpoint"),
+            "save": (BackgroundSaves, "begin"),
+            "writing": (background_save, "write_weights"),  # in the thread
         }
         owner, name = place[moment]
         patched.setattr(owner, name, in_third_call(getattr(owner, name)))
