@@ -171,13 +171,14 @@ class Loop:
             self._callbacks.after_save(self._progress.step, self._save())
         else:
             with INTERRUPTS.deferred():
+                run_together(self._stages.log.flush)  # before it is sealed: who resumes finds the log of its steps
                 self._saves.begin(self._recipe, self._own_state())
         self._reports.count_seconds("saving", time.perf_counter() - start)
 
     def _save(self) -> Path:
         stages, progress = self._stages, self._progress
         with INTERRUPTS.deferred():
-            run_together(stages.log.flush)  # who resumes from it finds the log of its steps
+            run_together(stages.log.flush)
             folder = save_checkpoint(
                 self._recipe, stages.adapter, stages.learner.optimizer, self._accelerator, self._own_state()
             )
