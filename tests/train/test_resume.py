@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from gpg_vl.data.sources import write_parquet
 from gpg_vl.models.trained_weights import TrainedWeights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run.run_log import read_metrics
+from gpg_vl.run import checkpoint_files
+from gpg_vl.run.run_log import RunLog, read_metrics
 from gpg_vl.train import train
 from tests.support.messages import naming
 from tests.support.small_recipes import MakeRecipe
@@ -35,6 +37,26 @@ def test_resumed_run_equals_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_pa
     assert_equal_checkpoints(whole, resumed)
     assert sampled(tmp_path / "whole") == sampled(tmp_path / "cut")
     assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "cut")
+
+
+def test_a_sealed_checkpoint_has_the_log_of_its_steps(
+    make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the log is written, and whether the run waits for the checkpoint or not."""
+    append, seal, logged = RunLog._append_metrics, checkpoint_files.seal_folder, {}
+
+    def append_slowly(log: RunLog, line: str) -> None:
+        time.sleep(0.5)
+        append(log, line)
+
+    def look_and_seal(folder: Path) -> None:
+        logged[folder.name] = [row["step"] for row in read_metrics(folder.parent)]
+        seal(folder)
+
+    monkeypatch.setattr(RunLog, "_append_metrics", append_slowly)
+    monkeypatch.setattr(checkpoint_files, "seal_folder", look_and_seal)
+    train(make_recipe(run__steps=3, run__save_every=1))
+    assert sorted(map(len, logged.values())) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
