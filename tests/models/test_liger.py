@@ -123,6 +123,9 @@ def test_a_run_is_refused_before_its_model_is_loaded(
         monkeypatch.setattr(f"{module}.load_adapter", fail)
     write_jsonl([Sample("a", "counting", (), "How many?", "4")], tmp_path / "rows.jsonl")
     monkeypatch.chdir(tmp_path)
-    words = ["--model.path", str(model_folders["qwen2_vl"]), "--data.train", "[rows.jsonl]", "--model.device", "cpu"]
-    assert cli.main(["train", *words, "--model.kernels", "liger", "--run.output_dir", "run"]) == 2
+    model = f"{{path: {model_folders['qwen2_vl']}, device: cpu, kernels: liger}}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"{{model: {model}, data: {{train: [rows.jsonl]}}, run: {{output_dir: run}}}}"
+    )
+    assert cli.main(["train", "recipe.yaml"]) == 2
     assert lines_naming(capsys.readouterr().err, "model.kernels", "torch")
