@@ -71,3 +71,14 @@ def test_moments_of_another_shape(folder: Path) -> None:
     seal_folder(folder / "run/checkpoint-1")
     ranks = fork_ranks(folder, [*train_words("run"), "--run.steps", "2"], "fsdp")
     assert lines_naming(one_line(folder, join_ranks(ranks, SECONDS)), "run/checkpoint-1/training_state", "optimizer")
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_a_rank_whose_part_of_the_only_checkpoint_is_missing(folder: Path) -> None:
+    """Where there is an older one, that is taken (``test_rank_checkpoints.py``)."""
+    assert join_ranks(fork_ranks(folder, train_words("run"), "fsdp"), SECONDS) == [0, 0]
+    (folder / "log.txt").unlink()
+    (folder / "run/checkpoint-1/training_state/random-1.json").unlink()
+    ranks = fork_ranks(folder, [*train_words("run"), "--run.steps", "2"], "fsdp")
+    line = one_line(folder, join_ranks(ranks, SECONDS))
+    assert lines_naming(line, "run.output_dir", "checkpoint-1", "training_state/random-1.json", "missing")
