@@ -10,13 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
 from gpg_vl.models.plain_rows import plain_log_probs
@@ -27,6 +29,7 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
+from gpg_vl.rollout.served.weights import WEIGHTS_FILE
 from gpg_vl.rollout.vllm import NoServer, VllmEngine
 from tests.support.builders import FAMILIES, make_lively, make_sample
 from tests.support.rollout_servers import TinyBackend, perturb, serving
@@ -178,7 +181,7 @@ def test_a_server_that_dies_hands_its_prompts_to_another(load: Any, tmp_path: Pa
 
 
 class SleepingTiny(TinyBackend):
-    """Asleep it has no weights, as an engine that has freed them."""
+    """Asleep it has no weights, as an engine that has freed them; it takes them from memory alone."""
 
     def __init__(self, adapter: Any):
         super().__init__(adapter)
@@ -199,6 +202,15 @@ class SleepingTiny(TinyBackend):
 
     def shut_down(self) -> None:
         self.num_shut_down += 1
+
+    def take_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        assert self.is_awake
+        with tempfile.TemporaryDirectory() as place:
+            save_file(dict(weights), Path(place) / WEIGHTS_FILE, metadata={"format": "pt"})
+            super().load_weights(Path(place))
+
+    def load_weights(self, folder: Path) -> None:
+        raise AssertionError("it is given them")
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
         assert self.is_awake
@@ -224,19 +236,19 @@ def test_an_engine_in_this_process_sleeps_between_rollouts(
         assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
         assert not backend.is_awake
         perturb(adapter)
-    with engine.sync_weights():  # a second draw of the step that follows: the weights are published once
+    with engine.sync_weights():
         assert backend.is_awake
         one = engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)])
-    with engine.sync_weights():
+    with engine.sync_weights():  # a second draw of one step: it has lost the weights since
         assert engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)]) == one
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    assert backend.num_loads == 4 and list(tmp_path.iterdir()) == [], "the weights go from memory to memory"
     with pytest.raises(KeyError), engine.sync_weights():
         raise KeyError
     assert not backend.is_awake
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])
-@pytest.mark.parametrize("place", ["wake", "load_weights", "generate"])
+@pytest.mark.parametrize("place", ["wake", "take_weights", "generate"])
 def test_an_engine_in_this_process_that_fails_gives_its_memory_back(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, place: str
 ) -> None:
