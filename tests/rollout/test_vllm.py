@@ -10,15 +10,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
 from gpg_vl.models.plain_rows import plain_log_probs
@@ -29,10 +27,9 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE
 from gpg_vl.rollout.vllm import NoServer, VllmEngine
 from tests.support.builders import FAMILIES, make_lively, make_sample
-from tests.support.rollout_servers import TinyBackend, perturb, serving
+from tests.support.rollout_servers import SleepingTiny, TinyBackend, perturb, serving
 
 GREEDY, SAMPLED = Sampling(10, 0.0), Sampling(10, 1.5)
 SIZES = ([(84, 84)], [], [(140, 56), (300, 200)])
@@ -180,43 +177,6 @@ def test_a_server_that_dies_hands_its_prompts_to_another(load: Any, tmp_path: Pa
     assert served == sample(HfEngine(adapter, 65536), prompts, GREEDY)
 
 
-class SleepingTiny(TinyBackend):
-    """Asleep it has no weights, as an engine that has freed them; it takes them from memory alone."""
-
-    def __init__(self, adapter: Any):
-        super().__init__(adapter)
-        self.num_shut_down = 0
-        self.is_awake = True
-        self.sleep()
-
-    def sleep(self) -> None:
-        assert self.is_awake
-        self.is_awake = False
-        with torch.no_grad():
-            for parameter in self.adapter.model.parameters():
-                parameter.zero_()
-
-    def wake(self) -> None:
-        assert not self.is_awake
-        self.is_awake = True
-
-    def shut_down(self) -> None:
-        self.num_shut_down += 1
-
-    def take_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
-        assert self.is_awake
-        with tempfile.TemporaryDirectory() as place:
-            save_file(dict(weights), Path(place) / WEIGHTS_FILE, metadata={"format": "pt"})
-            super().load_weights(Path(place))
-
-    def load_weights(self, folder: Path) -> None:
-        raise AssertionError("it is given them")
-
-    def generate(self, request: Request) -> list[AnsweredGroup]:
-        assert self.is_awake
-        return super().generate(request)
-
-
 def make_colocated(
     adapter: Any, backend: TinyBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any
 ) -> Any:
@@ -301,9 +261,9 @@ def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
 def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Two ranks under FSDP2: while servers sample, each has its shards alone, unless ``hf`` may have to take over.
+    """Two ranks under FSDP2: while engines sample, each has its shards alone, unless ``hf`` may have to take over.
 
-    The first time, whole ones are compared with what a server samples.
+    The first time, whole ones are compared with what an engine samples.
     """
     script = Path(__file__).parents[1] / "support/served_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
@@ -314,7 +274,8 @@ def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     )
     assert ran.returncode == 0, ran.stderr
     rows = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [row["on_failure"] for row in rows] == ["stop", "stop", "hf", "hf"]
+    settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
+    assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
     for row in rows:
         assert row["whole"] == [True, row["on_failure"] == "hf"]
         assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"
