@@ -12,7 +12,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_H
 BENCH_ENV = OMP_WAIT_POLICY=passive MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels setup-lmms setup-vllm test-vllm check docs clean
+.PHONY: help quickstart test test-slow test-families test-faults test-faults-ci smoke-reproduce test-lower test-python bench gpu-wheels setup-lmms setup-vllm test-vllm test-vllm-env check docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with GPG on drawn pictures and show what it learned"
@@ -30,6 +30,7 @@ help:
 	@echo "make setup-lmms   make the environment of eval/lmms.sh, which runs lmms-eval on a checkpoint (docs/evaluation.md)"
 	@echo "make setup-vllm   make the environment of gpg-vl serve-rollouts on a CPU (docs/rollout-engines.md)"
 	@echo "make test-vllm    the engine vllm itself: parity, bans, new weights, faults, a run on two seeds (about 20 minutes)"
+	@echo "make test-vllm-env   run the tests beside vllm and the torch and transformers that it takes (docs/rollout-engines.md)"
 	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make docs         write the pages as a site to build/site, and end with an error if a link is broken"
 	@echo "make clean        remove the environments and caches"
@@ -124,6 +125,9 @@ setup-vllm: .venv-vllm/.installed
 test-vllm: .venv/.installed .venv-vllm/.installed
 	$(TEST_ENV) .venv/bin/python -m pytest -m vllm --timeout 1800 --durations 0 $(PYTEST_ARGS)
 
+test-vllm-env: .venv-vllm-env/.installed
+	$(TEST_ENV) .venv-vllm-env/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
 docs: .venv/.docs-installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html; with search: .venv/bin/python -m http.server --bind 127.0.0.1 --directory build/site"
@@ -133,7 +137,7 @@ docs: .venv/.docs-installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-lower .venv-lmms .venv-vllm .venv-3.* .gpu-wheels build dist *.egg-info
+	rm -rf .venv .venv-lower .venv-lmms .venv-vllm .venv-vllm-env .venv-3.* .gpu-wheels build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -158,10 +162,16 @@ clean:
 	echo "$(CURDIR)" > "$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpg_vl.pth"
 	@touch $@
 
+# The kit and vllm as they are on GPUs, in one environment: rollout.vllm.mode colocate.
+.venv-vllm-env/.installed: pyproject.toml constraints-vllm.txt
+	$(call install,.venv-vllm-env,constraints-vllm.txt,vllm)
+
 .venv-3.%/.installed: pyproject.toml constraints.txt
 	$(call install,.venv-3.$*,constraints.txt)
 
-# install FOLDER CONSTRAINTS: the stamp is written last, so the next call repeats an interrupted installation.
+comma := ,
+
+# install FOLDER CONSTRAINTS [EXTRA]: the stamp is written last, so the next call repeats an interrupted installation.
 define install
 @command -v $(PYTHON) > /dev/null \
 	|| { echo "error: '$(PYTHON)' was not found; choose a Python 3.11 to 3.13: make PYTHON=python3.12" >&2; exit 2; }
@@ -169,8 +179,8 @@ define install
 	|| { echo "error: GPG-VL needs Python 3.11 to 3.13; choose one: make PYTHON=python3.12" >&2; exit 2; }
 @$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	|| { echo "error: '$(PYTHON)' lacks the module venv; install it (Debian: python3-venv)" >&2; exit 2; }
-@echo "Installing into $(1); the libraries take about 6 GB of disk"
+@echo "Installing into $(1); the libraries take about 6 GB of disk$(if $(3),$(comma) and $(3) more)"
 $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev,bench]"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c $(2) -e ".[dev,bench$(if $(3),$(comma)$(3))]"
 @touch $@
 endef

@@ -283,7 +283,7 @@ class VllmConfig:
         mode: server: in the processes of gpg-vl serve-rollouts, which may have other libraries and other GPUs;
             colocate: in the training processes, on the same GPUs, asleep while the update runs; experimental
         servers: their addresses; the prompts of a draw are dealt to all of them
-        weights: folder that the run and the servers share: each update's weights and the servers' token are in it
+        weights: server: folder that run and servers share: each update's weights and the servers' token are in it
         timeout_s: seconds that an answer may take, completions or new weights
         retries: how often all servers are asked again before on_failure applies
         retry_s: pause before the first time; it doubles each time

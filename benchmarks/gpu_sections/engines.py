@@ -183,5 +183,5 @@ def draw_colocate(draw: Draw, place: Path) -> dict[str, Any]:
     if draw.setting.device != "cuda":
         raise NotHere("vLLM sleeps on a GPU alone")
     require_seconds(draw.setting, START_SECONDS)
-    keys = VllmConfig(mode="colocate", weights=str(place / "weights"), gpu_memory=GPU_SHARE, max_model_len=draw.context)
+    keys = VllmConfig(mode="colocate", gpu_memory=GPU_SHARE, max_model_len=draw.context)
     return draw.measure(lambda: build_engine(RolloutConfig(engine="vllm", vllm=keys), draw.adapter))

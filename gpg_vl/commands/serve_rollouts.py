@@ -21,7 +21,7 @@ from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
 from gpg_vl.screen import say
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-EPILOG = "It needs vllm: make setup-vllm, or pip install vllm (docs/rollout-engines.md)."
+EPILOG = "It needs vllm: make setup-vllm, or the extra [vllm] (docs/rollout-engines.md)."
 _WEIGHTS = VllmConfig().weights
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,19 @@ def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     return merged
 
 
-def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of ``model`` by name; with an adapter, as they are without it: its part is added, in new tensors."""
-    weights: dict[str, Tensor] = dict(model.state_dict())
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            weights[f"{name}.weight"] = _merged(module, weights.pop(f"{name}.base_layer.weight"))
-    return {name.replace(".base_layer.", "."): each for name, each in weights.items() if ".lora_" not in name}
+def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights of ``model`` by name, one after the other; with an adapter, as they are without it.
+
+    Its part is added in a new tensor when a weight's turn comes. A weight that has several names comes under the first.
+    """
+    adapted = {f"{name}.base_layer.weight": each for name, each in model.named_modules() if isinstance(each, LoraLayer)}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, weight in model.state_dict().items():
+        is_tied = (weight.data_ptr(), weight.shape) in seen
+        seen.add((weight.data_ptr(), weight.shape))
+        if ".lora_" not in name and not is_tied:
+            whole = _merged(adapted[name], weight) if name in adapted else weight
+            yield name.replace(".base_layer.", "."), whole
 
 
 def _merged(layer: Any, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def engine_bytes(config: RolloutConfig, card: Card) -> int:
 def engine_seconds(
     recipe: Recipe, size: Size, flops: float | None, card: Card, rate: float, num_ranks: int, disk: float
 ) -> float:
-    """New weights through a shared folder; then each engine its part, all of it at once, on a card like the run's own.
+    """New weights, to servers through a shared folder; then each engine its part at once, on a card like the run's own.
 
     A decode step reads all weights. What the cache adds and what launches kernels are left out.
 
@@ -31,6 +31,7 @@ def engine_seconds(
     """
     config = recipe.rollout
     weights = (ROUNDED if recipe.model.dtype == "bfloat16" else FLOAT) * size.weights
-    num_engines = num_ranks if config.vllm.mode == "colocate" else len(config.vllm.servers)
-    computed = (flops or 0.0) * num_ranks / num_engines / rate
-    return 2 * weights / disk + config.max_new_tokens * weights / card.bandwidth + computed
+    is_here = config.vllm.mode == "colocate"
+    computed = (flops or 0.0) * num_ranks / (num_ranks if is_here else len(config.vllm.servers)) / rate
+    handed_over = 2 * weights / (card.bandwidth if is_here else disk)
+    return handed_over + config.max_new_tokens * weights / card.bandwidth + computed

@@ -2,11 +2,11 @@
 
 With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
 
-The servers get the tokens and the pixels that the update sees, and the weights through a shared folder before they are
-asked; what they sample first is compared with the policy. Weights that ranks share are whole while they are written or
-compared, or for as long as ``hf`` may have to take over. Noise is the servers': a seed for each prompt and the number
-of a completion decide it, up to the rounding of what is computed together. Image features are not kept; the update
-computes them.
+The servers get the tokens and the pixels that the update sees, and the weights through a shared folder (an engine in
+this process: from memory) before they are asked; what they sample first is compared with the policy. Weights that ranks
+share are whole while they are handed over or compared, or for as long as ``hf`` may have to take over. Noise is the
+servers': a seed for each prompt and the number of a completion decide it, up to the rounding of what is computed
+together. Image features are not kept; the update computes them.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ def _connect(adapter: Adapter, config: VllmConfig, accelerator: Accelerator | No
     Raises:
         ValueError: the shared folder has no token of a server
     """
-    folder, vocab_size = Path(config.weights), adapter.head_weight.shape[0]
     rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     if config.mode == "colocate":
-        return LocalEngine(start_local_engine(adapter, config, num_ranks), folder, vocab_size)
-    token = read_token(folder)
-    clients = [Client(url, token, config.timeout_s, vocab_size) for url in config.servers]
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter)
+    token = read_token(Path(config.weights))
+    clients = [Client(url, token, config.timeout_s, adapter.head_weight.shape[0]) for url in config.servers]
     return ServerPool(clients, config, rank)
 
 
@@ -76,10 +75,9 @@ class VllmEngine:
         self._adapter = adapter
         self._config = config.vllm
         self._accelerator = accelerator
-        folder = Path(self._config.weights)
         self._servers = _connect(adapter, self._config, accelerator)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
-        self._published = Published(folder)
+        self._published = Published(Path(self._config.weights))
         self._fingerprint: Fingerprint | None = None
         self._version = ""
         self._asks_all = config.vllm.mode == "colocate" or is_main_rank()  # the first rank compares all servers
@@ -89,16 +87,19 @@ class VllmEngine:
 
     @contextmanager
     def sync_weights(self) -> Iterator[None]:
-        """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new."""
+        """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new.
+
+        An engine in this process has lost its own when it slept, and takes them each time.
+        """
         if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
             run_together(self._begun.exchanges.wait)
         with ExitStack() as whole:
             if self._accelerator is not None:
                 whole.enter_context(whole_weights(self._accelerator))
             self._version = run_on_main(self._publish)
-            if not self._needs_policy():
-                whole.close()  # on all ranks together
             with self._servers.ready(self._version):
+                if not self._needs_policy():
+                    whole.close()  # on all ranks together
                 yield
 
     @property
@@ -116,10 +117,16 @@ class VllmEngine:
         if self._fingerprint is None:
             self._servers.check(self._adapter.config.dtype)
         if found != self._fingerprint:
-            self._version = self._published.publish(partial(write_weights, self._adapter))
+            self._version = self._publish_new()
             self._fingerprint = found
-            self._servers.load(self._version)
         return self._version
+
+    def _publish_new(self) -> str:
+        if isinstance(self._servers, LocalEngine):
+            return self._servers.name_version()
+        version = self._published.publish(partial(write_weights, self._adapter))
+        self._servers.load(version)
+        return version
 
     def generate(
         self,

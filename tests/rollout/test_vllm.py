@@ -29,7 +29,7 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.vllm import NoServer, VllmEngine
 from tests.support.builders import FAMILIES, make_lively, make_sample
-from tests.support.rollout_servers import TinyBackend, perturb, serving
+from tests.support.rollout_servers import SleepingTiny, TinyBackend, perturb, serving
 
 GREEDY, SAMPLED = Sampling(10, 0.0), Sampling(10, 1.5)
 SIZES = ([(84, 84)], [], [(140, 56), (300, 200)])
@@ -177,34 +177,6 @@ def test_a_server_that_dies_hands_its_prompts_to_another(load: Any, tmp_path: Pa
     assert served == sample(HfEngine(adapter, 65536), prompts, GREEDY)
 
 
-class SleepingTiny(TinyBackend):
-    """Asleep it has no weights, as an engine that has freed them."""
-
-    def __init__(self, adapter: Any):
-        super().__init__(adapter)
-        self.num_shut_down = 0
-        self.is_awake = True
-        self.sleep()
-
-    def sleep(self) -> None:
-        assert self.is_awake
-        self.is_awake = False
-        with torch.no_grad():
-            for parameter in self.adapter.model.parameters():
-                parameter.zero_()
-
-    def wake(self) -> None:
-        assert not self.is_awake
-        self.is_awake = True
-
-    def shut_down(self) -> None:
-        self.num_shut_down += 1
-
-    def generate(self, request: Request) -> list[AnsweredGroup]:
-        assert self.is_awake
-        return super().generate(request)
-
-
 def make_colocated(
     adapter: Any, backend: TinyBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: Any
 ) -> Any:
@@ -224,19 +196,19 @@ def test_an_engine_in_this_process_sleeps_between_rollouts(
         assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
         assert not backend.is_awake
         perturb(adapter)
-    with engine.sync_weights():  # a second draw of the step that follows: the weights are published once
+    with engine.sync_weights():
         assert backend.is_awake
         one = engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)])
-    with engine.sync_weights():
+    with engine.sync_weights():  # a second draw of one step: it has lost the weights since
         assert engine.generate(prompts, 3, SAMPLED, [("a", n) for n in range(3)]) == one
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    assert backend.num_loads == 4 and list(tmp_path.iterdir()) == [], "the weights go from memory to memory"
     with pytest.raises(KeyError), engine.sync_weights():
         raise KeyError
     assert not backend.is_awake
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])
-@pytest.mark.parametrize("place", ["wake", "load_weights", "generate"])
+@pytest.mark.parametrize("place", ["wake", "take_weights", "generate"])
 def test_an_engine_in_this_process_that_fails_gives_its_memory_back(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: str, place: str
 ) -> None:
@@ -289,9 +261,9 @@ def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
 def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Two ranks under FSDP2: while servers sample, each has its shards alone, unless ``hf`` may have to take over.
+    """Two ranks under FSDP2: while engines sample, each has its shards alone, unless ``hf`` may have to take over.
 
-    The first time, whole ones are compared with what a server samples.
+    The first time, whole ones are compared with what an engine samples.
     """
     script = Path(__file__).parents[1] / "support/served_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
@@ -302,7 +274,8 @@ def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     )
     assert ran.returncode == 0, ran.stderr
     rows = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [row["on_failure"] for row in rows] == ["stop", "stop", "hf", "hf"]
+    settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
+    assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
     for row in rows:
         assert row["whole"] == [True, row["on_failure"] == "hf"]
         assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"

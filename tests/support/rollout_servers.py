@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
@@ -79,6 +80,43 @@ class TinyBackend:
         text = self.adapter.tokenizer.decode(asked.short_token_ids)
         encoded = self.adapter.encode(text, images, views)
         return Prompt(Sample(str(number), "any", (), "", ""), text, encoded, tuple(views))
+
+
+class SleepingTiny(TinyBackend):
+    """Asleep it has no weights, as an engine that has freed them; it takes them from memory alone."""
+
+    def __init__(self, adapter: BaseAdapter):
+        super().__init__(adapter)
+        self.num_shut_down = 0
+        self.is_awake = True
+        self.sleep()
+
+    def sleep(self) -> None:
+        assert self.is_awake
+        self.is_awake = False
+        with torch.no_grad():
+            for parameter in self.adapter.model.parameters():
+                parameter.zero_()
+
+    def wake(self) -> None:
+        assert not self.is_awake
+        self.is_awake = True
+
+    def shut_down(self) -> None:
+        self.num_shut_down += 1
+
+    def take_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        assert self.is_awake
+        with tempfile.TemporaryDirectory() as place:
+            save_file(dict(weights), Path(place) / WEIGHTS_FILE, metadata={"format": "pt"})
+            super().load_weights(Path(place))
+
+    def load_weights(self, folder: Path) -> None:
+        raise AssertionError("it is given them")
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        assert self.is_awake
+        return super().generate(request)
 
 
 @contextmanager

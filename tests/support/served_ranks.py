@@ -1,8 +1,8 @@
-"""``torchrun served_ranks.py MODEL FOLDER``: ranks that share their weights by FSDP2 and sample through one server.
+"""``torchrun served_ranks.py MODEL FOLDER``: ranks that share their weights by FSDP2 and sample through another engine.
 
-The first rank serves a model of its own in a thread. Prints a line of JSON for each value of ``on_failure``: whether
-this rank's adapter has whole weights while the server samples, and whether the samples are those of one process; then
-another one, after work that failed on the second rank alone.
+That is one server, a model of its own in a thread of the first rank, or an engine in each rank. Prints a line of JSON
+for each engine, value of ``on_failure`` and rank: whether this rank's adapter has whole weights while the engine
+samples, and whether the samples are those of one process; then others, after work that failed on the second rank alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from gpg_vl.processes.ranks import RankError, end_ranks, run_together
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.vllm import VllmEngine
 from gpg_vl.update.fsdp import load_policy, shard_policy
 from gpg_vl.update.policy import PolicyForward
 from tests.support.builders import SMALL_IMAGES, make_sample
-from tests.support.rollout_servers import TinyBackend, serving
+from tests.support.rollout_servers import SleepingTiny, TinyBackend, serving
 
 GREEDY = Sampling(6, 0.0)
 
@@ -73,10 +74,11 @@ def main(model: str, folder: Path) -> None:
     shard_policy(accelerator, PolicyForward(adapter, 1.0))
     prompts = make_prompts(plain)
     expected = sample(HfEngine(plain, 65536), prompts)
+    vllm.start_local_engine = lambda *_: SleepingTiny(load_adapter(config))  # type: ignore[assignment, arg-type]
     with served(config, folder, accelerator) as url:
-        for on_failure in ("stop", "hf"):
-            keys = VllmConfig(servers=[url], weights=str(folder), on_failure=on_failure)  # type: ignore[arg-type]
-            engine = build_engine(RolloutConfig(engine="vllm", vllm=keys), adapter, accelerator)
+        for mode, on_failure in (("server", "stop"), ("server", "hf"), ("colocate", "stop")):
+            keys: Any = {"servers": [url], "weights": str(folder), "mode": mode, "on_failure": on_failure}
+            engine = VllmEngine(adapter, RolloutConfig(engine="vllm", vllm=VllmConfig(**keys)), accelerator)
             whole = []
             for _ in range(2):
                 with engine.sync_weights():
@@ -89,7 +91,7 @@ def main(model: str, folder: Path) -> None:
                 failure = str(error)
             with engine.sync_weights():
                 again = run_together(lambda: sample(engine, prompts))  # noqa: B023
-            row = {"on_failure": on_failure, "whole": whole, "is_same": found == again == expected}
+            row = {"mode": mode, "on_failure": on_failure, "whole": whole, "is_same": found == again == expected}
             row |= {"failure": failure, "is_sharded": not is_whole(adapter)}
             rows = gather_object([row])
             if accelerator.is_main_process:

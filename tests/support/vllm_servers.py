@@ -27,6 +27,8 @@ CONTEXT = 1024
 GREEDY, SAMPLED = Sampling(24, 0.0), Sampling(24, 1.3)
 SIZES = ([(84, 84)], [], [(140, 56), (300, 200), (33, 47)], [(1000, 40)])
 """Sizes that are resized, a row of text alone, and several images."""
+LONG = "How many shapes are there? " * 30
+"""A question whose keys and values vLLM keeps."""
 FORGETFUL = """
 import sys
 from pathlib import Path

@@ -1,7 +1,8 @@
 """vLLM in the training processes (``rollout.vllm.mode: colocate``), asked as a server is, with the same checks.
 
 Each rank has an engine of its own on its GPU. It sleeps while the update runs: its weights and its keys and values are
-freed. One that has failed is shut down. It is called from the thread that trains, whose GPU is the rank's.
+freed. When it wakes, it takes the policy's weights from this process's memory. One that has failed is shut down. It is
+called from the thread that trains, whose GPU is the rank's.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy
 import torch
+from torch import Tensor
 
 from gpg_vl.config import VllmConfig
 from gpg_vl.models.adapter import Adapter
@@ -24,7 +25,9 @@ from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
+from gpg_vl.rollout.served.shared_folder import Versions
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
+from gpg_vl.rollout.served.weights import named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
@@ -35,7 +38,14 @@ class SleepingBackend(Backend, Protocol):
         """Frees what the engine holds of the GPU; its weights are lost."""
 
     def wake(self) -> None:
-        """Takes the memory again, for weights that are loaded next."""
+        """Takes the memory again, for weights that are taken next."""
+
+    def take_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        """Takes weights in the names of the model's folder, and forgets what it cached.
+
+        Args:
+            weights: perhaps the policy's own tensors, which change later; each is made when it is asked for
+        """
 
     def shut_down(self) -> None:
         """Frees all of it, for good, after it has failed."""
@@ -44,10 +54,15 @@ class SleepingBackend(Backend, Protocol):
 class LocalEngine:
     """What ``ServerPool`` is for servers."""
 
-    def __init__(self, backend: SleepingBackend, weights: Path, vocab_size: int):
+    def __init__(self, backend: SleepingBackend, adapter: Adapter):
+        """
+        Args:
+            adapter: the policy
+        """
         self._backend = backend
-        self._service = Service(backend, weights.resolve())
-        self._vocab_size = vocab_size
+        self._adapter = adapter
+        self._service = Service(backend)
+        self._versions = Versions()
 
     def __len__(self) -> int:
         return 1
@@ -55,12 +70,16 @@ class LocalEngine:
     def check(self, dtype: str) -> None:
         """It was made with the run's."""
 
-    def load(self, version: str) -> None:
-        """Each rank loads for itself, in ``ready``."""
+    def name_version(self) -> str:
+        """The name of new weights."""
+        return self._versions.next()
 
     @contextmanager
     def ready(self, version: str) -> Iterator[None]:
-        """Within, the engine is awake and has the version. All ranks enter it together."""
+        """Within, the engine is awake and has the policy's weights as they are now: the version.
+
+        All ranks enter it together, with whole weights, which the engine needs no more when it has entered.
+        """
         run_together(lambda: self._wake(version))
         try:
             yield
@@ -75,7 +94,7 @@ class LocalEngine:
 
     def _take_up(self, version: str) -> None:
         self._service.run(self._backend.wake)
-        self._service.load(version)
+        self._service.take(version, lambda: self._backend.take_weights(named_weights(self._adapter)))
 
     def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
         """See ``ServerPool.ask_each``."""
@@ -92,7 +111,7 @@ class LocalEngine:
     def _answer(self, request: Request) -> list[AnsweredGroup]:
         try:
             body = write_answer(request.version, self._service.generate(request))
-            return read_answer(body, request, self._vocab_size)
+            return read_answer(body, request, self._adapter.head_weight.shape[0])
         except BadMessage as error:
             raise Refused(f"rollout.vllm: {error}") from error
 

@@ -73,10 +73,10 @@ def _deal(waiting: Sequence[_Waiting], together: Outcome) -> Iterator[Outcome]:
 
 
 class Service:
-    def __init__(self, backend: Backend, weights: Path):
+    def __init__(self, backend: Backend, weights: Path | None = None):
         """
         Args:
-            weights: folder in which runs publish their versions
+            weights: folder in which runs publish their versions; None: they are handed over, by ``take``
         """
         self._backend = backend
         self._weights = weights
@@ -94,15 +94,24 @@ class Service:
             BadMessage: no such version was published
             EngineFailed: the weights may be half loaded
         """
+        assert self._weights is not None
+        folder = self._weights / version
         with self._lock:
-            folder = self._weights / version
             if self._version == version:
                 return
             if not folder.is_dir():
                 raise BadMessage(f"{folder} does not exist; run and server need the same folder --weights")
-            self._version = None
-            self.run(lambda: self._backend.load_weights(folder))
-            self._version = version
+            self._take(version, lambda: self._backend.load_weights(folder))
+
+    def take(self, version: str, load: Callable[[], None]) -> None:
+        """The same for weights that ``load`` gives the engine."""
+        with self._lock:
+            self._take(version, load)
+
+    def _take(self, version: str, load: Callable[[], None]) -> None:
+        self._version = None
+        self.run(load)
+        self._version = version
 
     def forget(self) -> None:
         """The engine's weights are gone."""
@@ -120,14 +129,14 @@ class Service:
         self._waiting.append(mine)
         with self._lock:
             if mine.outcome is None:  # else whoever had the lock before has seen to it
-                self._answer(self._take(mine))
+                self._answer(self._alike(mine))
         assert mine.outcome is not None
         if isinstance(mine.outcome, Exception):
             raise mine.outcome
         return mine.outcome
 
-    def _take(self, first: _Waiting) -> list[_Waiting]:
-        """All that wait and can be answered together with the first."""
+    def _alike(self, first: _Waiting) -> list[_Waiting]:
+        """Takes out all that wait and can be answered together with the first."""
         alike = [each for each in list(self._waiting) if each.manner == first.manner]
         for each in alike:
             self._waiting.remove(each)

@@ -51,6 +51,18 @@ def read_token(folder: Path) -> str:
     return token
 
 
+class Versions:
+    """The names of one run's weights (``messages.VERSION``)."""
+
+    def __init__(self) -> None:
+        self.run = secrets.token_hex(8)
+        self.num = 0
+
+    def next(self) -> str:
+        self.num += 1
+        return f"{self.run}-{self.num:08d}"
+
+
 class Published:
     """The versions of one run; all but the last two are removed, and those when the process ends.
 
@@ -59,8 +71,7 @@ class Published:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._run = secrets.token_hex(8)
-        self._num = 0
+        self._versions = Versions()
 
     def publish(self, write: Callable[[Path], None]) -> str:
         """A new version, whose folder appears complete or not at all.
@@ -68,23 +79,22 @@ class Published:
         Args:
             write: puts the weights into a folder
         """
-        if not self._num:
+        if not self._versions.num:
             self._begin()
-        self._num += 1
-        version = f"{self._run}-{self._num:08d}"
+        version = self._versions.next()
         partial = self._folder / f".{version}.partial"
         partial.mkdir(parents=True)
         write(partial)
         partial.rename(self._folder / version)
-        remove_versions(self._folder, self._run, 2)
+        remove_versions(self._folder, self._versions.run, 2)
         return version
 
     def _begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        hold_lock(self._folder, self._run)
+        hold_lock(self._folder, self._versions.run)
         atexit.register(self.end)
         remove_dead_runs(self._folder)
 
     def end(self) -> None:
         """Removes all of this run's."""
-        forget_run(self._folder, self._run)
+        forget_run(self._folder, self._versions.run)

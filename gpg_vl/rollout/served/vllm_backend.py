@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from gpg_vl.errors import first_line
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
@@ -43,7 +44,7 @@ class VllmBackend:
         Args:
             model: folder, or name on the hub
         """
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine ends with this process
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # it ends with this process, and takes weights from it
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import vllm
         from vllm.exceptions import VLLMClientError
@@ -91,9 +92,17 @@ class VllmBackend:
         self._llm.collective_rpc("shutdown")
 
     def load_weights(self, folder: Path) -> None:
-        """See ``Backend.load_weights``. Keys and values, and images, were computed with the old weights."""
+        """See ``Backend.load_weights``."""
         with self._named_as_before():
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self._reload({"weights_path": str(folder)})
+
+    def take_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        """See ``SleepingBackend.take_weights``. vLLM copies those of a layer when it has the last of them."""
+        self._reload({"weights_iterator": weights})
+
+    def _reload(self, source: Mapping[str, Any]) -> None:
+        """Keys and values, and images, were computed with the old weights."""
+        self._llm.collective_rpc("reload_weights", kwargs=dict(source))
         self._llm.collective_rpc(_repack_head)
         self._forget_prefixes()
         self._forget_images()

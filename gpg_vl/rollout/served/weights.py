@@ -1,7 +1,14 @@
-"""The policy's weights as a server takes them: one safetensors file, in the names and the type of a model's folder."""
+"""The policy's weights as an engine takes them, in the names and the type of a model's folder.
+
+A server takes one safetensors file. An engine in this process takes tensors as they are made, block by block, so that
+the weights are never there twice.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -14,6 +21,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import merged_weights
 
 WEIGHTS_FILE = "model.safetensors"
+_BLOCK = re.compile(r".*?\.\d+\.")
 _AS_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Fingerprint = tuple[int, ...]
@@ -31,21 +39,28 @@ def _sum_bits(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def write_weights(adapter: Adapter, folder: Path) -> None:
-    """Writes all weights, those of a LoRA adapter added in, in the type that the model computes in."""
-    dtype = torch.bfloat16 if adapter.config.dtype == "bfloat16" else torch.float32
-    named = revert_weight_conversion(adapter.model, _untied(merged_weights(adapter.model)))
-    tensors = {name: _as_stored(tensor, dtype) for name, tensor in named.items()}
+    """Writes all weights as ``named_weights`` has them."""
     path = folder / WEIGHTS_FILE
     with naming(path):
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(dict(named_weights(adapter)), path, metadata={"format": "pt"})
 
 
-def _untied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once, by the first of its names: an output layer may be the embedding itself."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    for name, tensor in weights.items():
-        first.setdefault((tensor.data_ptr(), tensor.shape), name)
-    return {name: weights[name] for name in first.values()}
+@torch.no_grad()
+def named_weights(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """All weights, those of a LoRA adapter added in, in the type that the model computes in; perhaps its very tensors.
+
+    What is made for them is that of one block of layers at a time, if whoever takes them keeps none.
+    """
+    dtype = torch.bfloat16 if adapter.config.dtype == "bfloat16" else torch.float32
+    for _, block in groupby(merged_weights(adapter.model), _block_of):
+        for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
+            yield name, _as_stored(tensor, dtype)
+
+
+def _block_of(weight: tuple[str, Tensor]) -> str:
+    """What its name has up to its first number: tensors that are stored as one are of one block."""
+    found = _BLOCK.match(weight[0])
+    return found[0] if found else ""
 
 
 def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gpg_vl import cli
+from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.data.sources import write_jsonl
+from gpg_vl.models import load_adapter
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.rollout.vllm import NoServer
-from tests.support.builders import make_lively, make_sample, png
+from tests.support.builders import SMALL_IMAGES, make_lively, make_sample, png
 from tests.support.rollout_servers import largest_gap, perturb
 from tests.support.vllm_servers import (
     CONTEXT,
     GREEDY,
+    LONG,
     SAMPLED,
     SIZES,
     Server,
@@ -37,7 +41,6 @@ from tests.support.vllm_servers import (
 pytestmark = pytest.mark.vllm
 BLOCK = 128
 """Tokens whose keys and values vLLM keeps together on a CPU; of shorter prompts it keeps none."""
-LONG = "How many shapes are there? " * 30
 
 
 def test_log_probs_are_those_of_the_policy(vllm_server: Server, vllm_model: Path) -> None:
@@ -58,6 +61,29 @@ def test_log_probs_are_those_of_the_policy(vllm_server: Server, vllm_model: Path
     narrow = sample(engine, prompts, Sampling(8, 1.3, top_k=2), size=4)
     for group in narrow:
         assert all(len(set(column)) <= 2 for column in zip(*(each.token_ids[:1] for each in group.completions)))  # noqa: B905
+
+
+def test_an_adapter_is_added_in(vllm_server: Server, vllm_model: Path) -> None:
+    """A LoRA adapter of text and tower that changes what is sampled: the server samples as the policy does with it."""
+    lora = LoraConfig(r=4, parts=["text", "vision"])
+    policy: Any = load_adapter(ModelConfig(path=str(vllm_model), lora=lora, **SMALL_IMAGES))  # type: ignore[arg-type]
+    perturb_adapter(policy)
+    engine, prompts = make_engine(policy, vllm_server), make_prompts(policy)
+    assert tokens(sample(engine, prompts, GREEDY)) == tokens(sample(HfEngine(policy, 65536), prompts, GREEDY))
+    groups = sample(engine, prompts, SAMPLED)
+    gap = largest_gap(policy, groups, SAMPLED.temperature)
+    with policy.without_lora():
+        gap_without = largest_gap(policy, groups, SAMPLED.temperature)
+    print(f"largest gap {gap:.2e}, from the policy without its adapter {gap_without:.2e}")
+    assert gap < MAX_GAP["float32"] < gap_without / 10
+
+
+def perturb_adapter(policy: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 def test_prompts_near_the_limit(vllm_server: Server, vllm_model: Path) -> None:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, write_weights
+from gpg_vl.models.lora import merged_weights
+from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
+from tests.support.families import CASES, skip_unless_installed
 from tests.support.rollout_servers import load_published, perturb
+
+
+def load_with_lora(folder: Path) -> Any:
+    lora = LoraConfig(r=2, parts=["text", "vision"])
+    policy = load_adapter(ModelConfig(path=str(folder), lora=lora, **SMALL_IMAGES))  # type: ignore[arg-type]
+    perturb(policy)
+    return policy
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,9 +45,7 @@ def test_they_have_the_names_and_the_type_of_a_model_folder(
 
 
 def test_an_adapter_is_added_in_and_the_policy_stays_as_it_was(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    lora = LoraConfig(r=2, parts=["text", "vision"])
-    policy = load_adapter(ModelConfig(path=str(model_folders["qwen2_vl"]), lora=lora, **SMALL_IMAGES))  # type: ignore[arg-type]
-    perturb(policy)
+    policy = load_with_lora(model_folders["qwen2_vl"])
     before = {name: each.clone() for name, each in policy.model.state_dict().items()}
     write_weights(policy, tmp_path)
     assert all(torch.equal(each, before[name]) for name, each in policy.model.state_dict().items())
@@ -57,3 +69,33 @@ def test_a_fingerprint_changes_with_any_weight(load: Any) -> None:
         parameter.view(-1)[3] += 1
         assert fingerprint(adapter) != found
         found = fingerprint(adapter)
+
+
+def test_no_more_than_a_block_of_them_is_made_at_a_time(model_folders: dict[str, Path]) -> None:
+    """So they are never there twice, not even where an adapter is added in."""
+    policy = load_with_lora(model_folders["qwen2_vl"])
+    own = {each.untyped_storage().data_ptr() for each in policy.model.state_dict().values()}
+    made: list[weakref.ref[torch.Tensor]] = []
+    blocks: Counter[str] = Counter()
+    most = 0
+    for name, tensor in named_weights(policy):
+        if tensor.untyped_storage().data_ptr() not in own:
+            made.append(weakref.ref(tensor))
+            blocks[re.findall(r".*?\.\d+\.", name)[0]] += tensor.nbytes
+        most = max(most, sum(each.nbytes for each in [ref() for ref in made] if each is not None))
+    assert len(blocks) >= 4
+    assert most <= 2 * max(blocks.values()), "the next block is made while the last tensor of one is in use"
+    assert most < sum(blocks.values()) / 2
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("family", CASES)
+def test_block_by_block_they_are_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+    """Also where a family's folder stores several tensors of a block as one."""
+    skip_unless_installed(CASES[family])
+    folder = write_tiny_model(tmp_path / family, family=family, seed=1)
+    adapter = load_adapter(ModelConfig(path=str(folder), **CASES[family].config))
+    found = dict(named_weights(adapter))
+    whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model)))
+    assert set(found) == set(whole)
+    assert all(torch.equal(found[name], each.to(found[name].dtype)) for name, each in whole.items())
