@@ -37,18 +37,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return lambda family: str(write_tiny_model(root / family, family=family, seed=1))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
-def test_gradients_and_tokens_equal_those_of_transformers() -> None:
-    """And a norm or a gate by another formula shows."""
+def test_each_module_gives_what_transformers_gives_with_the_same_gradients() -> None:
+    """To 1e-5 relative, in float32; and a norm or a gate by another formula shows."""
     words = [sys.executable, "-m", "tests.support.liger_errors"]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {family: found[family][0] < 1e-5 for family in liger.FAMILIES} == dict.fromkeys(liger.FAMILIES, True), found
-    assert all(found[family][1] for family in liger.FAMILIES), found
-    assert all(found[name][0] > 1e-3 for name in ("_norm", "_gate")), found
+    wrong = {name: found.pop(name) for name in ("_norm", "_gate")}
+    assert len(found) == 7 and max(found.values()) < 1e-5, found
+    assert min(wrong.values()) > 1e-2, wrong
 
 
 # --- what is changed, and where ---
