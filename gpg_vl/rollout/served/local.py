@@ -61,6 +61,7 @@ class LocalEngine:
         """
         self._backend = backend
         self._adapter = adapter
+        self._vocab_size = adapter.head_weight.shape[0]
         self._service = Service(backend)
         self._versions = Versions()
 
@@ -111,7 +112,7 @@ class LocalEngine:
     def _answer(self, request: Request) -> list[AnsweredGroup]:
         try:
             body = write_answer(request.version, self._service.generate(request))
-            return read_answer(body, request, self._adapter.head_weight.shape[0])
+            return read_answer(body, request, self._vocab_size)
         except BadMessage as error:
             raise Refused(f"rollout.vllm: {error}") from error
 
