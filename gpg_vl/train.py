@@ -197,7 +197,8 @@ class Loop:
             return self._count_saved(self._saves.finish())
 
     def _take_saved(self, folder: Path | None) -> None:
-        if self._count_saved(folder) is not None:
+        if folder is not None:
+            self._count_saved(folder)
             self._callbacks.after_save(self._progress.saved_step, folder)
 
     def _count_saved(self, folder: Path | None) -> Path | None:

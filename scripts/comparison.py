@@ -183,7 +183,7 @@ def draw_figure(rows: Sequence[Row], runs: dict[str, list[Run]], path: Path) -> 
     plt.close(figure)
 
 
-def _draw_curves(axis: Axes, runs: Sequence[Run], label: str, **style: str) -> None:
+def _draw_curves(axis: Axes, runs: Sequence[Run], label: str, **style: Any) -> None:
     """The reward of each rollout, as far as all runs got."""
     curves = list(zip(*(_smooth(_rewards(read_metrics(run.folder))) for run in runs), strict=False))
     rollouts = range(1, len(curves) + 1)

@@ -5,12 +5,10 @@ A family's own file says how its images become text and tensors, and where its p
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +17,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.files import follow_umask
 from gpg_vl.models.carried_weights import CarriedWeights
 from gpg_vl.models.chat import ChatTemplate
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
@@ -29,8 +26,7 @@ from gpg_vl.models.loading import build_without_values, load_processor, load_wei
 from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
-from gpg_vl.models.snapshot import WeightsSnapshot, copy_model
-from gpg_vl.models.trained_weights import TrainedWeights
+from gpg_vl.models.saved_folder import SavedFolder
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
@@ -46,7 +42,7 @@ class Family:
     """None where the family documents none: ``model.frame`` says it then."""
 
 
-class BaseAdapter(TrainedWeights, ImagesToTensors):
+class BaseAdapter(SavedFolder, ImagesToTensors):
     """An ``Adapter`` except for the abstract methods and the class variables, which the family supplies."""
 
     vision_tokens: ClassVar[Sequence[str]] = ()
@@ -334,31 +330,3 @@ class BaseAdapter(TrainedWeights, ImagesToTensors):
 
     @abstractmethod
     def encode_images(self, vision: VisionInputs) -> ImageFeatures: ...
-
-    # --- saving ------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """See ``Adapter.save``. The end tokens are those of the run, for whoever only has the folder."""
-        with self.in_float32(only_trained=self.config.lora is not None):  # of an adapter, that is all that is saved
-            self.model.save_pretrained(folder)
-        self.save_processor(folder)
-        self._generation_config().save_pretrained(folder)
-        if self._carried is not None and self.config.lora is None:
-            self._carried.write(folder)
-        follow_umask(folder)
-
-    def save_processor(self, folder: Path) -> None:
-        self.processor.save_pretrained(folder)
-
-    def take_snapshot(self, *, is_copy: bool = False) -> WeightsSnapshot:
-        """See ``Adapter.take_snapshot``."""
-        is_adapter = self.config.lora is not None
-        with self.in_float32(only_trained=is_adapter):
-            body = copy_model(self.model, only_trained=is_adapter, is_copy=is_copy)
-        body.generation_config = self._generation_config()
-        return WeightsSnapshot(body, None if is_adapter else self._carried)
-
-    def _generation_config(self) -> Any:
-        generation = copy.deepcopy(self.model.generation_config)
-        generation.eos_token_id, generation.pad_token_id = list(self.end_token_ids), self.pad_token_id
-        return generation

@@ -8,11 +8,12 @@ The head stays the kit's own, which never computes all logits either (``log_prob
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5_vl
@@ -55,10 +56,16 @@ def use_liger(model: PreTrainedModel) -> None:
     """Puts the kernels into a model's modules, whose weights and names stay."""
     modules: list[Any] = list(model.modules())
     for module in modules:
-        if isinstance(module, _NORMS):
-            module.forward = MethodType(_norm, module)
-        elif isinstance(module, _GATED) and isinstance(module.act_fn, type(ACT2FN["silu"])):
-            module.forward = MethodType(_gate, module)
+        if (forward := _forward_for(module)) is not None:
+            module.forward = MethodType(forward, module)
+
+
+def _forward_for(module: nn.Module) -> Callable[..., Tensor] | None:
+    if isinstance(module, _NORMS):
+        return _norm
+    if isinstance(module, _GATED) and isinstance(module.act_fn, type(ACT2FN["silu"])):
+        return _gate
+    return None
 
 
 def _norm(module: Any, states: Tensor) -> Tensor:
