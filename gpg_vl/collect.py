@@ -39,7 +39,7 @@ from gpg_vl.records import (
 )
 from gpg_vl.rewards.functions import TrainerState
 from gpg_vl.rewards.scorer import RewardError, Scorer
-from gpg_vl.rollout.engine import AheadEngine, RolloutEngine, Sampling
+from gpg_vl.rollout.engine import AheadEngine, RolloutEngine, Sampling, TellingEngine
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task, main_part
 from gpg_vl.verifiers.answers import find_answer
@@ -196,7 +196,10 @@ class Collector:
             written = [self._gold.write(prompt.sample, prompt.text, prompt.views) for prompt in prompts]
             return [RolloutGroup(prompt, (gold,)) for prompt, gold in zip(prompts, written, strict=True)]
         size = self._recipe.rollout.group_size
-        return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs, self._scorer.begin)
+        if isinstance(self._engine, TellingEngine):
+            tell = self._scorer.begin
+            return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs, tell)
+        return self._engine.generate(prompts, size, self._sampling(), seeds, keep_log_probs)
 
     def _sampling(self) -> Sampling:
         rollout = self._recipe.rollout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from gpg_vl.records import Prompt, RolloutGroup
 
@@ -44,14 +44,35 @@ class RolloutEngine(Protocol):
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
-        tell: Tell = nobody,
     ) -> list[RolloutGroup]:
         """``group_size`` completions per prompt, in the order of ``prompts``.
 
         Args:
             seeds: one per prompt; together with its index in the group, it determines a completion's noise
             keep_log_probs: keep each token's log-prob under the distribution that it was sampled from
-            tell: may be told of a group, in that order, before the others are sampled; what it raises ends the rollout
+        """
+
+
+@runtime_checkable
+class TellingEngine(RolloutEngine, Protocol):
+    """An engine that tells of a group while others are sampled: its scoring begins then."""
+
+    tells_early: ClassVar[Literal[True]]
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        seeds: Sequence[tuple[object, ...]],
+        keep_log_probs: bool = False,
+        tell: Tell = nobody,
+    ) -> list[RolloutGroup]:
+        """As ``RolloutEngine.generate``.
+
+        Args:
+            tell: is told of complete groups in the order of ``prompts``; what it raises ends the rollout. What is
+                returned counts: a group that is told of and not returned is scored in vain
         """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,8 @@ Add = Callable[[int, RolloutGroup], None]
 class HfEngine:
     """Samples completions with the policy itself."""
 
+    tells_early: ClassVar[Literal[True]] = True
+
     def __init__(self, adapter: Adapter, tokens_per_batch: int, accelerator: Accelerator | None = None):
         """
         Args:
@@ -129,7 +132,7 @@ class HfEngine:
         keep_log_probs: bool = False,
         tell: Tell = nobody,
     ) -> list[RolloutGroup]:
-        """As ``RolloutEngine.generate`` has it."""
+        """As ``TellingEngine.generate`` has it."""
         groups: dict[int, RolloutGroup] = {}
         add = _InOrder(tell).add
         model = self._adapter.model

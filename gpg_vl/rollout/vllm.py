@@ -25,7 +25,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import is_main_rank, run_on_main, run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
-from gpg_vl.rollout.engine import Sampling, Tell, nobody
+from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
 from gpg_vl.rollout.served.client import Client
@@ -135,9 +135,8 @@ class VllmEngine:
         sampling: Sampling,
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
-        tell: Tell = nobody,
     ) -> list[RolloutGroup]:
-        """As ``RolloutEngine.generate`` has it; nothing is told early, since servers answer all prompts at once.
+        """As ``RolloutEngine.generate`` has it.
 
         Raises:
             ValueError: no server answers and ``on_failure`` is ``stop``, or a server refuses a prompt

@@ -76,7 +76,7 @@ class Answers:
         self._is_synced = False
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Any, seeds: Sequence[Any], *others: Any
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Any, seeds: Sequence[Any], keep_log_probs: bool
     ) -> list[RolloutGroup]:
         assert self._is_synced
         self.seeds += seeds
