@@ -195,8 +195,9 @@ class Loop:
             return self._count_saved(self._saves.finish())
 
     def _take_saved(self, folder: Path | None) -> None:
-        if self._count_saved(folder) is not None:
-            self._callbacks.after_save(self._progress.saved_step, folder)
+        saved = self._count_saved(folder)
+        if saved is not None:
+            self._callbacks.after_save(self._progress.saved_step, saved)
 
     def _count_saved(self, folder: Path | None) -> Path | None:
         if folder is not None:
