@@ -183,7 +183,7 @@ def test_two_plain_rows_fit_into_a_pass(load: LoadModel, monkeypatch: pytest.Mon
         return batch
 
     monkeypatch.setattr(noise_floor, "move_to", watched)
-    for budget, length in ((2 * longest + 4, 2), (2 * longest + 20, 10), (10**6, 25)):
+    for budget, length in ((2 * longest + 4, 2), (2 * longest + 20, 10), (10**6, TOKENS)):
         seen.clear()
         assert check_rounding(adapter, rows, 1.0, budget) is not None
         assert max(batch.input_ids.numel() for batch in seen if not batch.is_packed) <= budget
