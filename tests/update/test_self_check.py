@@ -26,12 +26,12 @@ LoadModel = Callable[..., QwenVLAdapter]
 
 
 def test_bfloat16_weights_have_a_bound_of_their_own(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As DeepSpeed keeps them; on a model whose output depends on what it reads."""
+    """As DeepSpeed keeps them; on a model whose output depends on what it reads. How much rounds is the processor's."""
     adapter = load()
     make_lively(adapter)
     adapter.model.bfloat16()
     group = make_training_group(adapter, make_sample([(84, 84), (56, 56)]), [25, 14, 9, 13])
-    assert 1e-4 < check_packing(adapter, whole(group), 1.0) < BFLOAT16_TOLERANCE
+    assert check_packing(adapter, whole(group), 1.0) < BFLOAT16_TOLERANCE
     original = packing._lay_out
     monkeypatch.setattr(packing, "_lay_out", lambda row: (original(row)[0], [min(s, 1) for s in original(row)[1]]))
     with pytest.raises(RuntimeError, match=naming("self-check", "counting-0")):
