@@ -51,8 +51,8 @@ class Rounding:
 ALLOWANCE = {torch.float32: Distance(1e-4, 1e-3), torch.bfloat16: Distance(0.1, 0.1)}
 """What packed rows may differ by beyond twice the noise floor, which is 0 where a kernel computes rows one by one.
 
-Recurrent layers that go on from a prompt's state round otherwise than in a whole row: by 0.03 nats in a tiny Qwen3.5
-under autocast. What is wrong in the log-probs shows in float32 already (``self_check``).
+Recurrent layers that go on from a prompt's state round otherwise than in a whole row: by 0.03 nats in tiny models under
+autocast. What is wrong in the log-probs shows in float32 already (``self_check``).
 """
 
 
