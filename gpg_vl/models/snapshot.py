@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from gpg_vl.files import follow_umask
 from gpg_vl.models.carried_weights import CarriedWeights
@@ -16,15 +16,16 @@ from gpg_vl.models.carried_weights import CarriedWeights
 
 @dataclass(frozen=True, slots=True)
 class WeightsSnapshot:
-    """A body of the model that is only there to be written, with configs of its own."""
+    """What a model folder has beside the processor; the body may be a copy that is only there to be written."""
 
     body: PreTrainedModel
+    generation: GenerationConfig  # with the end tokens of the run
     carried: CarriedWeights | None  # weights of the model's folder that its class does not load
 
     def write(self, folder: Path) -> None:
         """Writes weights or adapter, config and generation config; a thread beside the training may do it."""
         self.body.save_pretrained(folder)
-        self.body.generation_config.save_pretrained(folder)
+        self.generation.save_pretrained(folder)
         if self.carried is not None:
             self.carried.write(folder)
         follow_umask(folder)
