@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -95,6 +97,8 @@ def measure_peak(work: Work) -> float:
         torch.cuda.reset_peak_memory_stats()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else the work would use memory that is free but still counted as held
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
     held = _peak_resident()
     work()

@@ -17,6 +17,22 @@ def slowness() -> float:
     return max(1.0, min(_work() for _ in range(3)) / REFERENCE)
 
 
+def takes_less_than(seconds: float, work: Callable[[], object], tries: int = 3) -> bool:
+    """Whether the processor time of some try is below the bound, on this processor.
+
+    What is slow is slow every time; the collector and other threads of the process are not.
+    """
+    taken = (seconds_of(work) for _ in range(tries))
+    return any(each < seconds or each < seconds * slowness() for each in taken)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor time of this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def _work() -> float:
     start = time.process_time()
     total = 0

@@ -3,9 +3,6 @@
 No reward above an honest wrong answer's; a well-formed box earns exactly its overlap; nothing takes long.
 """
 
-import time
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +10,7 @@ from hypothesis import strategies as st
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import gold_completion, score_completion
-from tests.support.clock import slowness
+from tests.support.clock import seconds_of, slowness, takes_less_than
 
 GRID = ImageView(640, 480, 644, 476, "grid_1000")
 PIXELS = ImageView(640, 480, 320, 240, "resized_pixels")
@@ -124,9 +121,7 @@ def wrap(answer: str) -> str:
 def timed_score(sample: Sample, text: str, view: ImageView = GRID) -> Reward:
     task = TASKS[sample.task]
     score_completion(task, sample, wrap("3^2"), [view])  # warm
-    # a slow text is slow every time; the collector and other threads of the process are not
-    tries = (_seconds(lambda: score_completion(task, sample, text, [view])) for _ in range(3))
-    assert any(seconds < MAX_SECONDS or seconds < MAX_SECONDS * slowness() for seconds in tries)
+    assert takes_less_than(MAX_SECONDS, lambda: score_completion(task, sample, text, [view]))
     return score_completion(task, sample, text, [view])
 
 
@@ -276,7 +271,7 @@ def test_time_grows_no_faster_than_the_text(sample: Sample, piece: str, closed: 
     def best_of_three(length: int) -> float:
         body = (piece * length)[:length]
         text = wrap(body) if closed else body
-        return min(_seconds(lambda: score_completion(TASKS[sample.task], sample, text, [GRID])) for _ in range(3))
+        return min(seconds_of(lambda: score_completion(TASKS[sample.task], sample, text, [GRID])) for _ in range(3))
 
     score_completion(TASKS[sample.task], sample, wrap("3^2"), [GRID])
     half, whole = best_of_three(32_000), best_of_three(64_000)
@@ -301,12 +296,6 @@ def test_no_length_takes_long(sample: Sample, piece: str) -> None:
 @settings(max_examples=100, deadline=None)
 def test_no_mixture_takes_long(sample: Sample, pieces: list[str], length: int) -> None:
     timed_score(sample, wrap(("".join(pieces) * length)[:length]))
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.process_time()
-    action()
-    return time.process_time() - start
 
 
 @given(st.lists(st.text(max_size=40), max_size=6), st.randoms(use_true_random=False), st.sampled_from(SAMPLES))

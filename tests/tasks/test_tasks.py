@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,7 @@ import pytest
 from gpg_vl.records import ImageView, Reward, Sample
 from gpg_vl.tasks import TASKS, load_task
 from gpg_vl.tasks.base import gold_completion, score_completion
-from tests.support.clock import slowness
+from tests.support.clock import takes_less_than
 from tests.support.messages import naming
 
 GRID = ImageView(640, 480, 644, 476, "grid_1000")
@@ -170,12 +169,8 @@ HOSTILE = [
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.task}-{sample.answer}")
 def test_hostile_answers_earn_no_more_than_a_wrong_one(sample: Sample, answer: str) -> None:
     score(sample, "1/(1+√2)")  # warm: what a task imports late, it imports now
-    times = []
-    for _ in range(3):  # a slow text is slow every time; the collector and other threads of the process are not
-        start = time.process_time()
-        reward = score(sample, answer)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.05 or min(times) < 0.05 * slowness()
+    assert takes_less_than(0.05, lambda: score(sample, answer))
+    reward = score(sample, answer)
     assert reward.total <= 0.2
     assert reward.parts[TASKS[sample.task].main_part] == 0
 

@@ -1,10 +1,8 @@
-import time
-
 import pytest
 
 from gpg_vl.verifiers.box_text import DetectedBox, parse_boxes, parse_detections
 from gpg_vl.verifiers.box_values import MAX_BOXES
-from tests.support.clock import slowness
+from tests.support.clock import takes_less_than
 
 BOX = (1.0, 2.0, 30.0, 40.0)
 OTHER = (5.0, 6.0, 7.0, 8.0)
@@ -84,7 +82,8 @@ def test_confidence_is_a_share(confidence: str) -> None:
 
 @pytest.mark.parametrize("piece", ["[", "[1,", " ", "'", "<|box_start|>", "<|object_ref_start|>", ",", "9"])
 def test_hostile_text_is_fast(piece: str) -> None:
-    start = time.process_time()
-    for closing in ("", "<|box_start|><|box_end|>", "]"):
-        assert parse_boxes((piece * 32_768)[:32_700] + closing) is None
-    assert time.process_time() - start < 0.1 * slowness()
+    def read() -> None:
+        for closing in ("", "<|box_start|><|box_end|>", "]"):
+            assert parse_boxes((piece * 32_768)[:32_700] + closing) is None
+
+    assert takes_less_than(0.1, read)
