@@ -26,7 +26,7 @@ from gpg_vl.planning.compute_type import ComputeType
 from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.live_memory import CACHE, LOGITS, VISION, LiveMemory, Peak
 from gpg_vl.records import Encoded, MicroBatch, TrainingGroup, VisionInputs
-from gpg_vl.rollout.token_choice import NOISE_PER_DRAW
+from gpg_vl.rollout.token_choice import pick
 from gpg_vl.update.packing import build_micro_batch, plan_update
 from gpg_vl.update.policy import packed_log_probs
 
@@ -137,12 +137,12 @@ class Shapes:
             memory.restart()
             memory.num_kernels = 0
             with memory.part(LOGITS):
-                noise = self._choose(logits)
+                self._choose(logits)
             del logits
             hidden = adapter.run_body(cache=cache, **_tokens(prompt, rows, 1, length))
             logits = head_logits(hidden[:, -1], head, adapter.logit_cap)
             kernels, after = memory.num_kernels, memory.peak
-            del noise, logits, hidden, cache, head
+            del logits, hidden, cache, head
         peak = max(before, after, key=lambda each: sum(each.parts.values()))
         tokens = rows * (len(prompt.token_ids) + config.max_new_tokens)
         return Pass(peak, tokens, kernels, num_batches)
@@ -167,16 +167,12 @@ class Shapes:
         self._adapter.run_body(cache=cache, **_tokens(prompt, rows, more, start))
         return start + more
 
-    def _choose(self, logits: Tensor) -> Tensor:
-        """The choice of a token; returns the noise, which stays."""
-        config, vocabulary = self._recipe.rollout, logits.shape[-1]
-        block = min(config.max_new_tokens, max(1, NOISE_PER_DRAW // vocabulary))
-        noise = logits.new_empty(len(logits), block, vocabulary)
+    def _choose(self, logits: Tensor) -> None:
+        config = self._recipe.rollout
         scores = mask_banned(logits, self._adapter.banned_token_ids) / config.temperature
         if config.top_p < 1 or config.top_k:
             scores = F.softmax(scores.sort(dim=-1).values, dim=-1).cumsum(dim=-1)
-        (scores - noise[:, 0]).argmax(dim=-1)
-        return noise
+        pick(scores, scores.new_empty(len(scores), dtype=torch.float64))
 
     @contextmanager
     def _watch(self) -> Iterator[LiveMemory]:

@@ -2,7 +2,7 @@
 
 Each prompt runs once and its images are encoded once; its cache is then expanded to the G completions, and all prompts
 of the batch are decoded together. A finished row leaves the batch, with its part of the cache. Every completion has its
-own noise generator, so the samples do not depend on the batch, the ranks or a restart (exactly so in float32).
+own noise, so the samples do not depend on the batch, the ranks or a restart (exactly so in float32).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class HfEngine:
         Ends are looked for once in some steps. Until then nothing waits for the device, and rows that have ended go on.
         """
         logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
-        choose = TokenChooser(sampling, keys, logits.shape[-1], logits.device)
+        choose = TokenChooser(sampling, keys, logits.device)
         banned = banned_places(self._adapter.banned_token_ids, logits.shape[-1], logits.device)
         length = 0 if visible is None else visible.shape[1]
         visible = None if visible is None else F.pad(visible, (0, sampling.max_new_tokens), value=True)
@@ -229,7 +229,7 @@ class HfEngine:
             scores = choose.warp(logits if banned is None else logits.index_fill(-1, banned, -torch.inf))
             tokens = choose(scores, step)
             log_probs = choose.log_probs(scores, tokens) if keep_log_probs else None
-            rows.add(tokens, choose.scores_of(scores, tokens), log_probs)
+            rows.add(tokens, scores.amax(dim=-1), log_probs)
             is_last = step == sampling.max_new_tokens - 1
             if is_last or (step + 1) % pause == 0:
                 going_on = rows.look()
@@ -239,7 +239,7 @@ class HfEngine:
                     yield
                     kept = torch.tensor(going_on, device=tokens.device)
                     cache.batch_select_indices(kept)
-                    choose.keep(going_on)
+                    choose.keep(kept)
                     tokens, positions = tokens[kept], positions[:, kept]
                     visible = None if visible is None else visible[kept]
             seen = None if visible is None else visible[:, : length + step + 1]

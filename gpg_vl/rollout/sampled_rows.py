@@ -34,20 +34,20 @@ class SampledRows:
         self._live = list(range(num_rows))
         self._added: list[tuple[Tensor, ...]] = []
 
-    def add(self, tokens: Tensor, scores: Tensor, log_probs: Tensor | None) -> None:
+    def add(self, tokens: Tensor, highest: Tensor, log_probs: Tensor | None) -> None:
         """
         Args:
             tokens: [R], one of each row that is left
-            scores: [R], logits of these tokens
+            highest: [R], the highest logit of each row, which is not finite if one of them is NaN or infinite
             log_probs: [R], where they are kept
         """
-        self._added.append((tokens, scores) if log_probs is None else (tokens, scores, log_probs))
+        self._added.append((tokens, highest) if log_probs is None else (tokens, highest, log_probs))
 
     def look(self) -> list[int]:
         """The rows that go on, counted among those that were left.
 
         Raises:
-            NotFinite: a token's logit is NaN or infinite
+            NotFinite: a row's highest logit is NaN or infinite
         """
         columns = [torch.stack(column).tolist() for column in zip(*self._added, strict=True)]  # [steps][R] each
         self._added = []
@@ -65,12 +65,12 @@ class SampledRows:
         row: int,
         place: int,
         tokens: list[list[int]],
-        scores: list[list[float]],
+        highest: list[list[float]],
         log_probs: list[list[float]] | None = None,
     ) -> bool:
         """Whether the row has ended in these steps."""
         for step, of_step in enumerate(tokens):
-            if not math.isfinite(scores[step][place]):
+            if not math.isfinite(highest[step][place]):
                 raise NotFinite(
                     "the model's logits are not finite (NaN or infinite): its weights or activations are too large; "
                     "take an earlier checkpoint, set model.dtype to float32, or lower update.learning_rate"

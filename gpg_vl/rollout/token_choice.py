@@ -1,4 +1,4 @@
-"""The next token of every row: temperature, top-k, top-p, bans, and noise that is seeded per completion."""
+"""The next token of every row: temperature, top-k, top-p, and noise that is seeded per completion."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
@@ -15,28 +16,26 @@ from gpg_vl.rollout.engine import Sampling
 _NO_HISTORY: Any = torch.empty(0, dtype=torch.long)  # passed to top-k and top-p as the tokens so far; they ignore it
 
 
-NOISE_PER_DRAW = 2**16
-"""How many numbers a completion's generator draws at once; with a small vocabulary, enough for several tokens."""
-
-
 class TokenChooser:
-    """Picks tokens by the exponential race, ``argmax p / e`` with e ~ Exp(1): the Gumbel-max trick, in float32."""
+    """Samples by the inverse of the distribution function, with one number of noise for each token of a completion.
 
-    def __init__(self, sampling: Sampling, keys: Sequence[tuple[object, ...]], vocab_size: int, device: torch.device):
+    The numbers are those of a counter-based generator (Philox): its key is the completion, its counter the step.
+    """
+
+    def __init__(self, sampling: Sampling, keys: Sequence[tuple[object, ...]], device: torch.device):
+        """
+        Args:
+            keys: one per row, which determines its noise
+        """
         self._sampling = sampling
         self._warpers = LogitsProcessorList()
         if sampling.top_k:
             self._warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._block = min(sampling.max_new_tokens, max(1, NOISE_PER_DRAW // vocab_size))
-        self._vocab_size = vocab_size
-        self._device = device
-        self._generators = [] if sampling.temperature == 0 else [_generator(key, device) for key in keys]
-        self._log_noise = torch.empty(0)
-        self.live = list(range(len(keys)))
-        """The rows that are left."""
-        self._places: Tensor | None = None  # of the rows that are left, in the noise; None while they are all of it
+        if sampling.temperature:
+            noise = numpy.stack([_noise(key, sampling.max_new_tokens) for key in keys])
+            self._noise = torch.from_numpy(noise).to(device)  # [R, steps] of the rows that are left
 
     def warp(self, logits: Tensor) -> Tensor:
         """[R, V] logits of the distribution that is sampled from."""
@@ -55,31 +54,32 @@ class TokenChooser:
         """Tokens [R] of the rows that are left, from their warped logits [R, V]."""
         if self._sampling.temperature == 0:
             return scores.argmax(dim=-1)
-        if step % self._block == 0:
-            self._draw_noise()
-        noise = self._log_noise[:, step % self._block]
-        return (scores - (noise if self._places is None else noise[self._places])).argmax(dim=-1)
+        return pick(scores, self._noise[:, step])
 
-    @staticmethod
-    def scores_of(scores: Tensor, tokens: Tensor) -> Tensor:
-        """[R] of the chosen tokens; not finite where a row's logits hold NaN or infinity: argmax takes these first."""
-        return scores.gather(-1, tokens[:, None])[:, 0]
-
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep(self, kept: Tensor) -> None:
         """Leaves out all rows but these, which are counted among those that were left."""
-        kept = torch.tensor(rows, device=self._device)
-        self.live = [self.live[row] for row in rows]
-        self._places = kept if self._places is None else self._places[kept]
-
-    def _draw_noise(self) -> None:
-        """Log of the noise of the next steps, [R, block, V]."""
-        noise = torch.empty(len(self.live), self._block, self._vocab_size, device=self._device)
-        for of_row, row in zip(noise, self.live, strict=True):
-            of_row.exponential_(generator=self._generators[row])
-        self._log_noise = noise.log_()
-        self._places = None
+        if self._sampling.temperature:
+            self._noise = self._noise[kept]
 
 
-def _generator(key: tuple[object, ...], device: torch.device) -> torch.Generator:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+def pick(scores: Tensor, noise: Tensor) -> Tensor:
+    """Tokens [R]: the first ones at which the sum of the probabilities up to them exceeds the noise.
+
+    Probabilities are summed up as whole numbers, multiples of 2^-53. So the sums are exact on every device, and a token
+    of probability 0 is never picked.
+
+    Args:
+        scores: [R, V] logits
+        noise: [R] float64 in [0, 1)
+    """
+    sums = scores.softmax(dim=-1).mul_(2.0**53).long().cumsum_(dim=-1)
+    whole = sums[:, -1:]
+    share = torch.minimum((noise[:, None] * whole).long(), whole - 1)  # the product may be rounded up
+    places = torch.searchsorted(sums, share, right=True)[:, 0]
+    return places.clamp_(max=scores.shape[-1] - 1)  # of logits that are not finite
+
+
+def _noise(key: tuple[object, ...], num: int) -> numpy.ndarray[Any, Any]:
+    """[num] float64 in [0, 1), of which the first ones do not depend on ``num``."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest, "big"))).random(num)

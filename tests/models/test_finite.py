@@ -89,11 +89,11 @@ def test_logits_of_a_live_row(value: float, sampling: Sampling) -> None:
 
 def sample(sampling: Sampling, scores: torch.Tensor) -> list[int]:
     """The rows that go on after one token."""
-    choose = TokenChooser(sampling, [(n,) for n in range(len(scores))], scores.shape[1], scores.device)
+    choose = TokenChooser(sampling, [(n,) for n in range(len(scores))], scores.device)
     rows = SampledRows(len(scores), ())
     warped = choose.warp(scores)
     tokens = choose(warped, 0)
-    rows.add(tokens, choose.scores_of(warped, tokens), None)
+    rows.add(tokens, warped.amax(dim=-1), None)
     return rows.look()
 
 
@@ -112,7 +112,7 @@ def test_logits_behind_the_end_of_a_row_do_not_count() -> None:
 def test_banned_tokens_are_infinite_and_no_obstacle() -> None:
     scores = torch.randn(2, 50)
     scores[:, 10:40] = -INF
-    choose = TokenChooser(Sampling(4, 1.0, 0.9, 45), [(0,), (1,)], 50, scores.device)
+    choose = TokenChooser(Sampling(4, 1.0, 0.9, 45), [(0,), (1,)], scores.device)
     assert all(token < 10 or token >= 40 for token in choose(choose.warp(scores), 0).tolist())
 
 
