@@ -28,17 +28,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.flops import Lengths
-from benchmarks.gpu_sections import kit, plain
+from benchmarks.gpu_sections import greedy, kit, plain
 from benchmarks.gpu_sections.compilation import Compilation, watch_compilation
 from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import free_memory, measured
 from benchmarks.gpu_sections.verdicts import find_worst, is_within, largest, ratio_to
-from benchmarks.groups import draw_group, draw_prompt
+from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import MicroBatch, TrainingGroup
-from gpg_vl.rollout.engine import Sampling
-from gpg_vl.rollout.hf import HfEngine
 
 BOUND = 1.2
 CODES = {"dense": "sdpa", "grouped": "grouped_sdpa"}
@@ -274,32 +272,14 @@ def repeat_work(
     """What should come out the same: greedy completions alone and in a batch, and the same step twice."""
     kit.set_attention(adapter, "auto")
     identity = {"model": model, "precision": "float32", "weights": kit.weights_of(adapter)}
-    alone = partial(compare_greedy, adapter, is_tiny=setting.is_tiny)
+    alone = partial(greedy.compare_alone, adapter, is_tiny=setting.is_tiny)
     yield measured(ExactnessRow, alone, name="greedy rollout, alone and in a batch", **identity)
+    plain = partial(greedy.compare_graphs, adapter, is_tiny=setting.is_tiny)
+    yield measured(ExactnessRow, plain, name="greedy rollout, with CUDA graphs and without", **identity)
     twice = partial(compare_twice, adapter, groups)
     yield measured(ExactnessRow, twice, name="the same step twice", **identity)
     fixed = partial(compare_deterministic, adapter, groups)
     yield measured(ExactnessRow, fixed, name="the same step twice, deterministic algorithms", **identity)
-
-
-def compare_greedy(adapter: QwenVLAdapter, *, is_tiny: bool) -> dict[str, Any]:
-    """Share of the positions up to which completions agree."""
-    sizes = (16, 36, 9) if is_tiny else (256, 144, 100, 64)
-    prompts = [draw_prompt(adapter, Lengths(size, 24 + size % 7, 0, 0), size) for size in sizes]
-    sampling = Sampling(8 if is_tiny else 64, 0.0)
-    engine = HfEngine(adapter, 10**9)
-    seeds = [(number,) for number, _ in enumerate(prompts)]
-    together = engine.generate(prompts, 1, sampling, seeds)
-    alone = [engine.generate([p], 1, sampling, [seed])[0] for p, seed in zip(prompts, seeds, strict=True)]
-    pairs = [(a.completions[0].token_ids, b.completions[0].token_ids) for a, b in zip(together, alone, strict=True)]
-    agreed = sum(agreeing(a, b) for a, b in pairs)
-    share = agreed / sum(max(map(len, pair)) for pair in pairs)
-    return {"share_equal": share, "verdict": "same" if share == 1 else "DIFFERENT"}
-
-
-def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens before the first that differs."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from benchmarks.flops import Lengths, decode_bytes
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.gpu_sections import kit
 from benchmarks.gpu_sections.device import Peak, copy_bandwidth, read_peak, seconds_of, start_peak, synchronise
+from benchmarks.gpu_sections.greedy import without_graphs
 from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, require_seconds
 from benchmarks.groups import draw_prompt
@@ -54,7 +55,7 @@ class Load:
 @dataclass(frozen=True, kw_only=True)
 class RolloutRow(Row):
     model: str = ""
-    side: str = ""  # kit, kit with LoRA, kit with other looks, TRL
+    side: str = ""  # kit, kit with LoRA, with other looks, without graphs, TRL
     weights: str = ""  # the type that they are computed in
     look_every: int | None = None  # steps, for ends
     rows: int = 0
@@ -81,6 +82,8 @@ def run(setting: Setting) -> Iterator[RolloutRow]:
             yield row(setting, adapter, shape, load, bandwidth, "kit")
         with looking_every(other_pause(adapter.device)):
             yield row(setting, adapter, shape, some, bandwidth, "kit with other looks")
+        with without_graphs():
+            yield row(setting, adapter, shape, some, bandwidth, "kit without graphs")
         del adapter
         free_memory()
         adapted = kit.build(shape, setting.device, lora=kit.default_lora())

@@ -8,7 +8,7 @@ runs its own forward, and so do these with another rotary embedding than the def
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,12 @@ from gpg_vl.models.adapter import Adapter
 _QWEN2 = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
 
 
+class Layers(Protocol):
+    """A cache: each layer has ``keys`` [R, heads, keys, d] and ``append``, as ``kv_cache.GrowingLayer`` has them."""
+
+    layers: list[Any]
+
+
 def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache) -> Tensor:
     """Hidden states [R, H] after the last norm, as ``Adapter.run_body`` gives them.
 
@@ -30,11 +36,10 @@ def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tenso
         visible: [R, keys] bool, which keys are real, the token's own included; None if all are
         cache: after the prefill; extended in place
     """
-    if isinstance(adapter.model, _QWEN2):
-        text = adapter.model.model.language_model
-        if text.config._attn_implementation == "sdpa" and text.rotary_emb.rope_type == "default":
-            mask = None if visible is None else _added(visible, _compute_dtype(tokens.device, text.dtype))
-            return _run_layers(text, text.embed_tokens(tokens), positions[0], mask, cache)
+    text = own_text(adapter)
+    if text is not None:
+        mask = None if visible is None else added_mask(visible, _compute_dtype(tokens.device, text.dtype))
+        return run_layers(text, tokens, positions[0], mask, cache)
     return adapter.run_body(
         input_ids=tokens[:, None],
         token_types=torch.zeros_like(tokens)[:, None],
@@ -44,17 +49,34 @@ def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tenso
     )[:, -1]
 
 
+def own_text(adapter: Adapter) -> Any | None:
+    """The text model whose layers are run here one by one; None where its own forward runs."""
+    if not isinstance(adapter.model, _QWEN2):
+        return None
+    text = adapter.model.model.language_model
+    is_usual = text.config._attn_implementation == "sdpa" and text.rotary_emb.rope_type == "default"
+    return text if is_usual else None
+
+
 def _compute_dtype(device: torch.device, weights: torch.dtype) -> torch.dtype:
     """That of queries in attention; the self-check runs float32 weights without the autocast that a rollout has."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights
 
 
-def _added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def added_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """[R, 1, 1, keys], to be added to scores: of a bool mask, every layer would make this again."""
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
 
 
-def _run_layers(text: Any, hidden: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+def run_layers(text: Any, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Layers) -> Tensor:
+    """Hidden states [R, H] after the last norm.
+
+    Args:
+        tokens: [R]
+        positions: [R]
+        mask: [R, 1, 1, keys], added to the scores; None if all keys are real
+    """
+    hidden = text.embed_tokens(tokens)
     cos, sin = _rotation(text, positions, hidden.dtype)
     for layer in text.layers:
         hidden = hidden + _attend(layer.self_attn, layer.input_layernorm(hidden), cos, sin, mask, cache)
@@ -82,13 +104,13 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
 
 
-def _attend(attention: Any, seen: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+def _attend(attention: Any, seen: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Layers) -> Tensor:
     """
     Args:
         seen: [R, H]
         mask: [R, 1, 1, keys], added to the scores
     """
-    layer: Any = cache.layers[attention.layer_idx]
+    layer = cache.layers[attention.layer_idx]
     projected = torch.cat((attention.q_proj(seen), attention.k_proj(seen), attention.v_proj(seen)), dim=-1)
     states = _rotate(projected.view(len(seen), -1, 1, attention.head_dim), cos, sin)
     shared = layer.keys.shape[1]

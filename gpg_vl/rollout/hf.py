@@ -13,19 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decode_step import run_step
 from gpg_vl.models.log_probs import banned_places, head_logits
 from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
+from gpg_vl.rollout.decoding import Decoding, GrowingDecoding, start_decoding
 from gpg_vl.rollout.engine import Sampling, Tell, nobody
 from gpg_vl.rollout.sampled_rows import SampledRows, steps_between_looks
 from gpg_vl.rollout.token_choice import TokenChooser
@@ -156,8 +155,8 @@ class HfEngine:
             tokens: [R], one for each prompt
         """
         state = self._prefill(prompts, 1)
-        visible = None if state.visible is None else F.pad(state.visible, (0, 1), value=True)
-        return torch.stack([state.logits, self._next_logits(tokens, visible, state.positions, state.cache, state.head)])
+        decoding = GrowingDecoding(self._adapter, state.cache, state.visible, state.positions, 1)
+        return torch.stack([state.logits, self._next_logits(decoding, tokens, state.head)])
 
     def _sample(self, draw: _Draw, sampling: Sampling, keep_log_probs: bool, add: Add) -> list[RolloutGroup]:
         """The groups of a draw; where memory runs out, in halves, which changes none: each has noise of its own.
@@ -219,11 +218,10 @@ class HfEngine:
         ``keys`` determine the noise of each.
         Ends are looked for once in some steps. Until then nothing waits for the device, and rows that have ended go on.
         """
-        logits, cache, visible, positions = state.logits, state.cache, state.visible, state.positions
+        logits = state.logits
         choose = TokenChooser(sampling, keys, logits.device)
         banned = banned_places(self._adapter.banned_token_ids, logits.shape[-1], logits.device)
-        length = 0 if visible is None else visible.shape[1]
-        visible = None if visible is None else F.pad(visible, (0, sampling.max_new_tokens), value=True)
+        decoding = start_decoding(self._adapter, state.cache, state.visible, state.positions, sampling.max_new_tokens)
         pause = steps_between_looks(logits.device)
         for step in range(sampling.max_new_tokens):
             scores = choose.warp(logits if banned is None else logits.index_fill(-1, banned, -torch.inf))
@@ -237,14 +235,13 @@ class HfEngine:
                     return
                 if len(going_on) < len(tokens):
                     yield
+                if decoding.is_smaller(len(going_on)):
                     kept = torch.tensor(going_on, device=tokens.device)
-                    cache.batch_select_indices(kept)
+                    decoding.keep(kept)
                     choose.keep(kept)
-                    tokens, positions = tokens[kept], positions[:, kept]
-                    visible = None if visible is None else visible[kept]
-            seen = None if visible is None else visible[:, : length + step + 1]
-            logits = self._next_logits(tokens, seen, positions, cache, state.head)
-            positions = positions + 1
+                    rows.keep(going_on)
+                    tokens = tokens[kept]
+            logits = self._next_logits(decoding, tokens, state.head)
 
     def _completion(self, token_ids: tuple[int, ...], log_probs: tuple[float, ...] | None) -> Completion:
         finished = token_ids[-1] in self._adapter.end_token_ids
@@ -303,12 +300,10 @@ class HfEngine:
         vision = self._adapter.join_vision([move_vision(part, self._adapter.device) for part in parts])
         return (None, self._adapter.encode_images(vision)) if self._adapter.has_frozen_tower() else (vision, None)
 
-    def _next_logits(
-        self, tokens: Tensor, visible: Tensor | None, positions: Tensor, cache: Cache, head: Tensor
-    ) -> Tensor:
+    def _next_logits(self, decoding: Decoding, tokens: Tensor, head: Tensor) -> Tensor:
         """[R, V] float32 logits of the token after ``tokens``."""
         PULSE.beat()
-        return head_logits(run_step(self._adapter, tokens, positions, visible, cache), head, self._adapter.logit_cap)
+        return head_logits(decoding.step(tokens), head, self._adapter.logit_cap)
 
     def _logits(self, hidden: Tensor, head: Tensor) -> Tensor:
         """[R, V] float32 logits at the last position."""

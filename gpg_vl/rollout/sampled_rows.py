@@ -6,7 +6,7 @@ A look copies what was sampled since the last one from the device, once. What a 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,34 +31,40 @@ class SampledRows:
         self._ends = frozenset(end_token_ids)
         self._tokens: list[list[int]] = [[] for _ in range(num_rows)]
         self._log_probs: list[list[float]] = [[] for _ in range(num_rows)]
-        self._live = list(range(num_rows))
+        self._batch = list(range(num_rows))  # the rows that are decoded, some of which may have ended
+        self._live = set(self._batch)
         self._added: list[tuple[Tensor, ...]] = []
 
     def add(self, tokens: Tensor, highest: Tensor, log_probs: Tensor | None) -> None:
         """
         Args:
-            tokens: [R], one of each row that is left
+            tokens: [R], one of each row that is decoded
             highest: [R], the highest logit of each row, which is not finite if one of them is NaN or infinite
             log_probs: [R], where they are kept
         """
         self._added.append((tokens, highest) if log_probs is None else (tokens, highest, log_probs))
 
     def look(self) -> list[int]:
-        """The rows that go on, counted among those that were left.
+        """The rows that go on, counted among those that are decoded.
 
         Raises:
-            NotFinite: a row's highest logit is NaN or infinite
+            NotFinite: the highest logit of a row that goes on is NaN or infinite
         """
         columns = [torch.stack(column).tolist() for column in zip(*self._added, strict=True)]  # [steps][R] each
         self._added = []
-        has_ended = [self._take(row, place, *columns) for place, row in enumerate(self._live)]
-        going_on = [place for place, ended in enumerate(has_ended) if not ended]
-        self._live = [self._live[place] for place in going_on]
+        going_on = [
+            place for place, row in enumerate(self._batch) if row in self._live and not self._take(row, place, *columns)
+        ]
+        self._live = {self._batch[place] for place in going_on}
         return going_on
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Leaves out all rows but these, counted among those that are decoded."""
+        self._batch = [self._batch[place] for place in places]
 
     def have_ended(self, rows: Collection[int]) -> bool:
         """Whether none of these rows, counted among all, goes on."""
-        return not set(self._live).intersection(rows)
+        return self._live.isdisjoint(rows)
 
     def _take(
         self,

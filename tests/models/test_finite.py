@@ -104,6 +104,7 @@ def test_logits_behind_the_end_of_a_row_do_not_count() -> None:
     rows.add(torch.tensor([6, 7]), torch.tensor([NAN, 1.0]), None)
     assert rows.look() == [1]
     assert [tokens for tokens, _ in rows.finish()] == [(2,), (5, 7)]
+    rows.keep([1])
     rows.add(torch.tensor([8]), torch.tensor([NAN]), None)
     with pytest.raises(NotFinite, match="logits"):
         rows.look()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.decode_step import run_step
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import ImageFeatures
-from gpg_vl.rollout import hf
+from gpg_vl.rollout import decoding, hf
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update import packing
@@ -164,21 +166,17 @@ def padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def positions_count_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = HfEngine._next_logits
-    monkeypatch.setattr(
-        HfEngine, "_next_logits", lambda self, tokens, visible, positions, *rest: step(
-            self, tokens, visible, positions.max().expand_as(positions), *rest
-        )
-    )  # fmt: skip
+    def of_the_longest(adapter: Adapter, tokens: Tensor, positions: Tensor, *rest: Any) -> Tensor:
+        return run_step(adapter, tokens, positions.max().expand_as(positions), *rest)
+
+    monkeypatch.setattr(decoding, "run_step", of_the_longest)
 
 
 def a_step_forgets_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = HfEngine._next_logits
-    monkeypatch.setattr(
-        HfEngine, "_next_logits", lambda self, tokens, visible, positions, *rest: step(
-            self, tokens, None, positions, *rest
-        )
-    )  # fmt: skip
+    def without(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
+        return run_step(adapter, tokens, positions, None, cache)
+
+    monkeypatch.setattr(decoding, "run_step", without)
 
 
 @pytest.mark.parametrize("fault", [padding_is_seen, positions_count_padding, a_step_forgets_the_mask])
