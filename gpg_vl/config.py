@@ -455,16 +455,16 @@ class ObjectiveConfig:
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
-        not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
-        positive = ("max_ratio", "beta", "eta", "discriminator_rate", "relaxed_temperature")
-        at_least_one = ("completions_per_pass", "max_length", "max_draws", "discriminator_width")
+        not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_high", "overlong_cache")
+        positive = ("beta", "eta", "discriminator_rate", "relaxed_temperature")
+        at_least_one = ("completions_per_pass", "max_length", "max_draws", "max_ratio", "discriminator_width")
         for names, is_valid, condition in (
             (not_negative, lambda value: value >= 0, "must not be negative"),
             (positive, lambda value: value > 0, "must be above 0"),
             (at_least_one, lambda value: value >= 1, "must be at least 1"),
             (("gate_temperatures",), lambda pair: min(pair) > 0, "must be above 0"),
             (("reward_range",), lambda pair: pair[0] < pair[1], "must be a lower and a higher number"),
-            (("beta_th",), lambda value: 0 <= value <= 1, "must be in [0, 1]"),
+            (("beta_th", "clip_low"), lambda value: 0 <= value <= 1, "must be in [0, 1]"),
         ):
             for name in names:
                 value = getattr(self, name)

@@ -136,7 +136,7 @@ def read_values(config: ObjectiveConfig) -> dict[str, Any]:
 
 
 def _refuse_idle_keys(config: ObjectiveConfig, objective: type[Objective]) -> None:
-    """A key that is set has an effect, or is refused."""
+    """A key is refused that the objective reads in none of its forms."""
     for key in fields(config):
         if getattr(config, key.name) != key.default and key.name not in objective.keys | KEYS_OF_ALL:
             readers = [name for name, each in OBJECTIVES.items() if key.name in each.keys]

@@ -1,7 +1,8 @@
 """AGPO (arXiv 2503.15952), two of its three versions: GRPO that knows groups whose rewards are all equal.
 
     v1  A_i = 1 if the group's mean is the highest possible reward, -1 if it is the lowest, otherwise as in GRPO;
-        so groups of only right or only wrong answers are trained; mean over all groups
+        so groups of only right or only wrong answers are trained, where nothing else earns a reward: a wrong answer
+        that is paid for its format is above the lowest; mean over all groups
     v3  groups whose rewards are all equal leave the denominator: GRPO times B / V, as GPG's alpha
 
 Both are taken from secondary sources. v1's reward of length, v2 and v3's clip of the loss could not be verified and are

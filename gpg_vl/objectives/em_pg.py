@@ -38,13 +38,14 @@ class EmPg(SequenceObjective):
         return None if self.config.form == "centred" else (0.0, math.inf)
 
     def trains(self, group: ScoredGroup) -> bool:
-        return has_signal(group) if self.config.form == "centred" else sum(totals_of(group)) > 0
+        return has_signal(group) if self.config.form == "centred" else max(totals_of(group)) > 0
 
     def advantages(self, group: ScoredGroup) -> list[float]:
         rewards = totals_of(group)
         if self.config.form == "centred":
             return centre(rewards)
-        return [reward / sum(rewards) for reward in rewards] if sum(rewards) > 0 else [0.0] * len(rewards)
+        counted = [max(reward, 0.0) for reward in rewards]  # one that is negative by rounding is 0
+        return [reward / sum(counted) for reward in counted] if sum(counted) > 0 else counted
 
     def sequence_terms(self, group: ScoredGroup, log_probs: LogProbs) -> list[Term]:
         pairs = zip(self.advantages(group), sequence_sums(log_probs.current), strict=True)

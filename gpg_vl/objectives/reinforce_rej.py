@@ -1,4 +1,4 @@
-"""Reinforce-Rej (arXiv 2504.11343): the reward itself, without a baseline, on groups with both right and wrong answers.
+"""Reinforce-Rej (arXiv 2504.11343): the reward itself, without a baseline, on groups whose rewards differ.
 
     code   loss = mean over the tokens of all groups of          -min(w R_i, clip(w) R_i)
     paper  loss = mean over the completions of kept groups of

@@ -45,16 +45,29 @@ def try_model(
         objective: of a training run
 
     Raises:
-        ValueError: the model's folder, a task, a reward function or an objective of the user's own is wrong
+        ValueError: the model's folder, a task, a reward function or an objective of the user's own is wrong, or a
+            reward is outside of what the objective takes
     """
     adapter = load_adapter(replace(recipe.model, path=path), with_weights=False)
     try_rewards(recipe, checked, adapter, scorer)
-    if objective is not None and own_file(objective.config.name):
-        first = list(itertools.islice(_Trial(recipe, checked, adapter).groups(checked[0].sources[0]), 1))
-        for group in scorer.score(first):
-            try_objective(objective, _with_parts(group, learned_names(recipe)))
+    if objective is not None:
+        _try_on_objective(recipe, checked, adapter, scorer, objective)
     if adapter.has_chat_template() and not adapter.opens_answer():
         note(f"note: the chat template of {path} ignores add_generation_prompt: the model is not told to answer")
+
+
+def _try_on_objective(
+    recipe: Recipe, checked: Sequence[CheckedSources], adapter: Adapter, scorer: Scorer, objective: Objective
+) -> None:
+    """An objective of the user's own is tried on one group; one that bounds rewards on those of each source."""
+    trial = _Trial(recipe, checked, adapter)
+    if own_file(objective.config.name):
+        for group in scorer.score(list(itertools.islice(trial.groups(checked[0].sources[0]), 1))):
+            try_objective(objective, _with_parts(group, learned_names(recipe)))
+    if objective.reward_range is not None:
+        tried = [group for each in checked for source in each.sources for group in trial.groups(source)]
+        for group in scorer.score(tried):
+            objective.check_rewards(group)
 
 
 def _with_parts(group: ScoredGroup, names: Sequence[str]) -> ScoredGroup:

@@ -167,6 +167,37 @@ def test_a_broken_image_is_passed_over(load: LoadModel, tmp_path: Path) -> None:
         try_rewards(recipe, [checked], load(), scorer)
 
 
+@pytest.mark.parametrize(
+    ("config", "value", "is_refused"),
+    [
+        (ObjectiveConfig(name="em_pg", form="posterior"), -1.5, True),
+        (ObjectiveConfig(name="em_pg", form="posterior"), 0.5, False),
+        (ObjectiveConfig(name="reinforce_rej", reward_range=(0.0, 1.2)), 0.5, True),
+        (ObjectiveConfig(name="reinforce_rej", reward_range=(0.0, 2.0)), 0.5, False),
+        (ObjectiveConfig(name="agpo", form="v1", reward_range=(0.0, 1.2)), 0.5, True),
+        (ObjectiveConfig(name="gpg"), -1.5, False),
+    ],
+)
+def test_a_function_that_leaves_the_range_of_an_objective(
+    model_folders: dict[str, Path], tmp_path: Path, config: ObjectiveConfig, value: float, is_refused: bool
+) -> None:
+    """What functions return is not declared, so the rewards of the made-up completions tell; of every source."""
+    (tmp_path / "f.py").write_text(f"def f(completions, id, **_): return [{value} * (i == 'b0') for i in id]")
+    sources = [
+        Source(name, 0.5, [Sample(f"{name}{n}", "counting", (png(84, 84),), "How many?", str(n)) for n in range(2)])
+        for name in "ab"
+    ]
+    checked = CheckedSources(sources, {"counting": load_task("counting")}, ["", ""])
+    model = ModelConfig(path=str(model_folders["qwen2_vl"]))
+    recipe = Recipe(model=model, rewards=RewardsConfig(functions=[f"{tmp_path}/f.py:f"]), objective=config)
+    with Scorer(recipe.rewards) as scorer:
+        if is_refused:
+            with pytest.raises(ValueError, match=naming("sample b0", config.name)):
+                try_model(recipe, model.path, [checked], scorer, build_objective(config))
+        else:
+            try_model(recipe, model.path, [checked], scorer, build_objective(config))
+
+
 OBJECTIVE = """
 from gpg_vl.objectives.gpg import Gpg
 
