@@ -33,7 +33,7 @@ _MAY_BE_INFINITE = {
     "objective.max_ratio",
     "run.stop_when",
 }
-"""Limits: an infinite one is none."""
+"""Limits; an infinite one is no limit."""
 _LARGEST = 1e30  # what is computed from it still fits float32
 
 
@@ -455,7 +455,7 @@ class ObjectiveConfig:
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
-        not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_high", "overlong_cache")
+        not_negative = ("f_norm_eps", "alpha_eps", "kl_coefficient", "clip_low", "clip_high", "overlong_cache")
         positive = ("beta", "eta", "discriminator_rate", "relaxed_temperature")
         at_least_one = ("completions_per_pass", "max_length", "max_draws", "max_ratio", "discriminator_width")
         for names, is_valid, condition in (
@@ -464,7 +464,7 @@ class ObjectiveConfig:
             (at_least_one, lambda value: value >= 1, "must be at least 1"),
             (("gate_temperatures",), lambda pair: min(pair) > 0, "must be above 0"),
             (("reward_range",), lambda pair: pair[0] < pair[1], "must be a lower and a higher number"),
-            (("beta_th", "clip_low"), lambda value: 0 <= value <= 1, "must be in [0, 1]"),
+            (("beta_th",), lambda value: 0 <= value <= 1, "must be in [0, 1]"),
         ):
             for name in names:
                 value = getattr(self, name)

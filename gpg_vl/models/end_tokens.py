@@ -54,7 +54,7 @@ def refuse_wrong_ends(path: str, end_token_ids: Sequence[Any], num_logits: int) 
     wrong = [token for token in end_token_ids if not _is_id(token, num_logits)]
     if wrong:
         raise ModelMistake(
-            f"model.path: completions of {path} end at token {wrong[0]!r}, which is none of the model's {num_logits}; "
+            f"model.path: completions of {path} end at token {wrong[0]!r}, and the model has {num_logits} tokens; "
             f"{way_out}"
         )
 

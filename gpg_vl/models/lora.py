@@ -242,7 +242,7 @@ def _refuse_slow_patterns(folder: str, saved: Mapping[str, Any], names: Sequence
     """Tries the config's regular expressions on all names in a process that can be killed: one may take years.
 
     Raises:
-        ValueError: they take too long, or are none
+        ValueError: one takes too long, or is not a regular expression
     """
     whole = [saved.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")]
     keys = [key for name in ("rank_pattern", "alpha_pattern") for key in saved.get(name) or ()]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 
 class Masters:
-    """The masters by name; with no model there are none, and all that it does is nothing."""
+    """The masters by name; without a model there are none, and nothing is done."""
 
     def __init__(self, model: PreTrainedModel | None = None, dtype: torch.dtype = torch.float32):
         """Rounds a float32 model.

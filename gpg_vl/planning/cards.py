@@ -51,7 +51,7 @@ CARDS = {
 def find_card(name: str) -> Card:
     """
     Raises:
-        ValueError: there is none of this name; lists the known ones
+        ValueError: no card has this name; lists the known ones
     """
     if name not in CARDS:
         raise ValueError(f"--gpu: no card {name!r}; the cards are {', '.join(CARDS)}")

@@ -19,7 +19,7 @@ def load_shapes(config: ModelConfig, is_rounded: bool = False) -> BaseAdapter:
         is_rounded: whether it trains with rounded weights
 
     Raises:
-        ValueError: the folder is none of a model that the kit knows
+        ValueError: the folder holds no model that the kit knows
     """
     if config.attention_of("text") == "flex_attention":
         config = replace(config, attention="auto")  # the same kernel on a GPU, and one that runs on shapes

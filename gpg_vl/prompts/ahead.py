@@ -100,7 +100,7 @@ class PromptsAhead:
             try:
                 thread.start()
             except RuntimeError as error:
-                say_once(f"data.workers: {first_line(error)}; the run goes on with {len(self._threads)}")
+                say_once(f"data.workers: {first_line(error)}; the run continues with {len(self._threads)}")
                 break
             self._threads.append(thread)
         return bool(self._threads)

@@ -111,7 +111,7 @@ def _thinned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _spaced(steps: Sequence[int], every: int) -> list[int]:
-    """Every so many, counted from the last, and the first."""
+    """Places at equal distances, counted from the last, and the first."""
     return sorted({*steps[:1], *steps[::-1][::every]})
 
 

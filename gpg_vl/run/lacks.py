@@ -1,4 +1,4 @@
-"""What a run goes on without: a log, a tracker or a picture that cannot be written is said once."""
+"""What a run continues without: a log, a tracker or a picture that cannot be written is said once."""
 
 from __future__ import annotations
 

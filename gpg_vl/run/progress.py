@@ -45,7 +45,7 @@ class Progress:
         """
         counters: dict[str, Any] = {**state.counters}
         if unknown := sorted(counters.keys() - cls(run, []).state().counters.keys()):
-            raise ValueError(f"the checkpoint counts {unknown[0]!r}; go on with the version of the kit that wrote it")
+            raise ValueError(f"the checkpoint counts {unknown[0]!r}; resume with the version of the kit that wrote it")
         return cls(
             run,
             state.data,

@@ -242,7 +242,7 @@ def _boxes(answer: str | None, prompt: Prompt) -> list[Box]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many of ``count`` places, at equal distances, the first and the last among them."""
+    """At most ``most`` of ``count`` places, at equal distances, the first and the last among them."""
     kept = min(count, most)
     return [round(n * (count - 1) / max(1, kept - 1)) for n in range(kept)]
 

@@ -84,7 +84,7 @@ def check_rounding(adapter: Adapter, rows: Sequence[PackedRow], temperature: flo
 
 
 def is_noise(found: Rounding, allowance: Distance) -> bool:
-    """Whether packed rows are as near as the noise floor says; not if a number is none."""
+    """Whether packed rows are as near as the noise floor says; never if a number is NaN."""
     return (
         found.packed.log_probs <= 2 * found.floor.log_probs + allowance.log_probs
         and found.packed.gradient <= 2 * found.floor.gradient + allowance.gradient

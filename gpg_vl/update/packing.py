@@ -169,7 +169,7 @@ def build_micro_batch(rows: Sequence[PackedRow], adapter: Adapter) -> MicroBatch
         places = slice(first, first + row.num_tokens)
         ids, segments = _lay_out(row)
         input_ids[r, places] = torch.tensor(ids)
-        segment_ids[r, places] = torch.tensor(segments) + (number - r) * GROUP  # so many groups are before it there
+        segment_ids[r, places] = torch.tensor(segments) + (number - r) * GROUP  # by the groups before it in the row
         token_types[r, first : first + len(row.encoded.token_types)] = torch.tensor(row.encoded.token_types)
         position_ids[:, r, places] = _positions(row)
         sources += [start + s for s in _source_positions(row)]

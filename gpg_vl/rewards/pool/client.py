@@ -143,7 +143,7 @@ class ScoringPool:
             self._connection.send_bytes(batch)
         except OSError:
             self.close()
-        except BaseException:  # an interrupt: half of a batch is none
+        except BaseException:  # an interrupt: half a batch cannot be used
             self.close()
             raise
 

@@ -138,7 +138,7 @@ class Client:
         limit.start()
         try:
             if self._is_closed:  # while this one was being opened
-                raise ServerFault(f"{self.url} is asked no more")
+                raise ServerFault(f"{self.url} has been given up")
             yield
         finally:
             limit.cancel()

@@ -79,7 +79,7 @@ class LocalEngine:
     def ready(self, version: str) -> Iterator[None]:
         """Within, the engine is awake and has the policy's weights as they are now: the version.
 
-        All ranks enter it together, with whole weights, which the engine needs no more when it has entered.
+        All ranks enter it together, with whole weights, which the engine no longer needs once it has entered.
         """
         run_together(lambda: self._wake(version))
         try:
@@ -117,7 +117,7 @@ class LocalEngine:
             raise Refused(f"rollout.vllm: {error}") from error
 
     def _try(self, work: Callable[[], T]) -> T | None:
-        """An engine that fails gives its memory back: what goes on, goes on without it."""
+        """An engine that fails gives its memory back; the run continues without it."""
         try:
             return work()
         except EngineFailed as error:

@@ -123,7 +123,7 @@ class Service:
         Raises:
             StaleWeights: the engine has other weights
             BadMessage: a prompt cannot be asked
-            EngineFailed: the engine is of no more use
+            EngineFailed: the engine can no longer be used
         """
         mine = _Waiting(request)
         self._waiting.append(mine)
@@ -179,7 +179,7 @@ class Service:
 
         Raises:
             BadMessage: it cannot be asked for that
-            EngineFailed: it is of no more use
+            EngineFailed: it can no longer be used
         """
         if self.has_failed:
             raise EngineFailed("the engine has failed before")
