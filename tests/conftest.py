@@ -29,7 +29,7 @@ from tests.support.vllm_servers import Server, running
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {family: write_tiny_model(root / family, family=family, seed=1) for family in FAMILIES}
+    return {family: write_tiny_model(root / family, family=family, seed=1) for family in (*FAMILIES, "qwen3_vl")}
 
 
 @pytest.fixture

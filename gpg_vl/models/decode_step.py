@@ -1,8 +1,8 @@
 """The next token of every row of a rollout through the text model.
 
-Qwen2's layers are run here one by one: the same modules on the same numbers as in transformers' forward, without the
-views, masks and copies that a row of a single token does not need: 0.6 of its operations are left, and a step takes as
-long as its operations take to be started. Queries, keys and values are turned and cached together. Every other model
+The layers of Qwen2 and Qwen3 are run here one by one: the same modules on the same numbers as in transformers' forward,
+without the views, masks and copies that a row of a single token does not need: 0.6 of its operations are left, and a
+step takes as long as its operations take to be started. Queries, keys and values are turned and cached together. Every other model
 runs its own forward, and so do these with another rotary embedding than the default.
 """
 
@@ -13,12 +13,16 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.cache_utils import Cache
 
 from gpg_vl.models.adapter import Adapter
 
-_QWEN2 = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
+_DENSE_QWEN = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration)
 
 
 class Layers(Protocol):
@@ -51,7 +55,7 @@ def run_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tenso
 
 def own_text(adapter: Adapter) -> Any | None:
     """The text model whose layers are run here one by one; None where its own forward runs."""
-    if not isinstance(adapter.model, _QWEN2):
+    if not isinstance(adapter.model, _DENSE_QWEN):
         return None
     text = adapter.model.model.language_model
     is_usual = text.config._attn_implementation == "sdpa" and text.rotary_emb.rope_type == "default"
@@ -104,6 +108,15 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
 
 
+def _project(attention: Any, seen: Tensor) -> Tensor:
+    """[R, heads, 1, d]: queries, keys and values, one after the other; Qwen3 has norms on the first two."""
+    parts = [attention.q_proj(seen), attention.k_proj(seen), attention.v_proj(seen)]
+    if not hasattr(attention, "q_norm"):
+        return torch.cat(parts, dim=-1).view(len(seen), -1, 1, attention.head_dim)
+    queries, keys, values = (part.view(len(seen), -1, 1, attention.head_dim) for part in parts)
+    return torch.cat((attention.q_norm(queries), attention.k_norm(keys), values), dim=1)
+
+
 def _attend(attention: Any, seen: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Layers) -> Tensor:
     """
     Args:
@@ -111,8 +124,7 @@ def _attend(attention: Any, seen: Tensor, cos: Tensor, sin: Tensor, mask: Tensor
         mask: [R, 1, 1, keys], added to the scores
     """
     layer = cache.layers[attention.layer_idx]
-    projected = torch.cat((attention.q_proj(seen), attention.k_proj(seen), attention.v_proj(seen)), dim=-1)
-    states = _rotate(projected.view(len(seen), -1, 1, attention.head_dim), cos, sin)
+    states = _rotate(_project(attention, seen), cos, sin)
     shared = layer.keys.shape[1]
     query, added = states.split((states.shape[1] - 2 * shared, 2 * shared), dim=1)
     keys, values = layer.append(added)

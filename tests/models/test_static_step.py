@@ -54,7 +54,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("pictures", [EQUAL, PADDED], ids=["equal", "padded"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen3_vl"])
 def test_a_step_is_that_of_the_models_forward(load: LoadModel, family: str, pictures: Sequence[Any]) -> None:
     adapter = load(family)
     make_lively(adapter)
