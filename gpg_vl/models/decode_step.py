@@ -2,8 +2,8 @@
 
 The layers of Qwen2 and Qwen3 are run here one by one: the same modules on the same numbers as in transformers' forward,
 without the views, masks and copies that a row of a single token does not need: 0.6 of its operations are left, and a
-step takes as long as its operations take to be started. Queries, keys and values are turned and cached together. Every other model
-runs its own forward, and so do these with another rotary embedding than the default.
+step takes as long as its operations take to be started. Queries, keys and values are turned and cached together. Every
+other model runs its own forward, and so do these with another rotary embedding than the default.
 """
 
 from __future__ import annotations
