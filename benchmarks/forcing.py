@@ -42,16 +42,20 @@ def forced_lengths(
         on_step: called with the number of each token before it is chosen, from 0
     """
     ends = torch.tensor(adapter.end_token_ids, device=adapter.device)
-    targets = torch.tensor(counts, device=adapter.device)
-
     original = rollout.TokenChooser
 
     class Chooser(original):  # type: ignore[misc,valid-type]
+        targets = torch.tensor(counts, device=adapter.device)
+
+        def keep(self, kept: Tensor) -> None:
+            super().keep(kept)
+            self.targets = self.targets[kept]
+
         def __call__(self, logits: Tensor, step: int) -> Tensor:
             on_step(step)
             tokens = super().__call__(logits, step)
             tokens = torch.where(torch.isin(tokens, ends), ORDINARY_TOKEN, tokens)
-            return torch.where(targets[self.live] == step + 1, ends[0], tokens)
+            return torch.where(self.targets == step + 1, ends[0], tokens)
 
     rollout.TokenChooser = Chooser  # type: ignore[misc]
     try:

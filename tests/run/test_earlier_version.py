@@ -12,8 +12,10 @@ import pytest
 
 from gpg_vl.models.paths import find_checkpoints
 from gpg_vl.recipes import load_recipe
+from gpg_vl.rollout import hf
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
+from tests.support.earlier_noise import EarlierChooser
 
 WRITTEN = Path(__file__).with_name("written_by_0_1")
 
@@ -53,7 +55,11 @@ def numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", ["whole", "lora"])
-def test_a_run_of_an_earlier_version_goes_on(name: str, written: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_earlier_version_goes_on(
+    name: str, written: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With that version's noise, which is another since, it samples what that version sampled."""
+    monkeypatch.setattr(hf, "TokenChooser", EarlierChooser)
     run, expected = written / name, written / "after_4_steps" / name
     if name == "lora":
         move_base(run / "checkpoint-2", written / "model")
