@@ -102,7 +102,7 @@ def test_packed_rows_are_exact_and_wrong_masks_are_caught(tiny: SimpleNamespace)
         assert (row["gradient_ratio"] is not None) == (has_gradient or (torch.cuda.is_available() and not is_wrong))
     floors = {row["precision"]: row["log_prob_error"] for row in rows if row["name"] == "plain, row by row"}
     assert 0 < floors["float32"] < 1e-5 < 1e-4 < floors["bfloat16"], "both are against float64"
-    assert len([row for row in rows if row["share_equal"] is not None]) == 6
+    assert len([row for row in rows if row["share_equal"] is not None]) == 8
 
 
 @pytest.mark.timeout(1800)
