@@ -20,7 +20,7 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.liger import refuse_without_liger
+from gpg_vl.models.kernels import refuse_kernels
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
 from gpg_vl.planning.memory import Budgets
@@ -94,7 +94,7 @@ def assemble(
     checkpoint = run_on_main(lambda: find_resume_point(recipe))
     objective = run_together(lambda: _build_objective(recipe, accelerator))
     path = recipe.model.path if checkpoint is None else str(checkpoint)
-    run_together(lambda: refuse_without_liger(recipe.model, path, accelerator.device))
+    run_together(lambda: refuse_kernels(recipe.model, path, accelerator.device))
     sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
     pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
     _check_content(recipe, path, sources, pins, accelerator)

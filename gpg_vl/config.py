@@ -107,8 +107,8 @@ class ModelConfig:
         lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null:
             trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
-        kernels: torch, or liger: the policy's norms and gated layers by the Triton kernels of liger-kernel, in training
-            on CUDA, in families that docs/gpu.md names
+        kernels: the policy's norms and gated layers, in training on CUDA, in families that docs/gpu.md names; torch: as
+            transformers has them; liger: by the Triton kernels of liger-kernel; compiled: by torch.compile
     """
 
     path: str = ""
@@ -125,7 +125,7 @@ class ModelConfig:
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
-    kernels: Literal["torch", "liger"] = "torch"
+    kernels: Literal["torch", "liger", "compiled"] = "torch"
 
     def __post_init__(self) -> None:
         _require(

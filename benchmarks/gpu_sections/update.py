@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from benchmarks.groups import draw_group
 from benchmarks.joined_groups import one_group_a_row
 from benchmarks.models import QWEN2_5_VL_3B, ModelShape
 from benchmarks.split_group import run as run_plan
+from gpg_vl.models.kernels import use_kernels
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision_attention import own_tower_attention
 from gpg_vl.records import TrainingGroup
@@ -76,6 +77,8 @@ def run_rounded(bench: Bench) -> Iterator[UpdateRow]:
         "a row for each group": lambda: one_group_a_row(bench.adapter),
         "tower in a call a window": lambda: own_tower_attention(bench.adapter.model),
         "head chunk 2^24": lambda: kit.head_chunk(SMALL_CHUNK),
+        "kernels compiled": lambda: other_kernels(bench, "compiled"),
+        "kernels liger": lambda: other_kernels(bench, "liger"),
     }
     for name, knob in knobs.items():
         yield row(bench, name, "kit", partial(kit_row, knob))
@@ -86,6 +89,26 @@ def run_rounded(bench: Bench) -> Iterator[UpdateRow]:
         yield row(bench, name, "kit", partial(measure_split, bench, keeps_prompt=keeps))
     yield row(bench, "rows by transformers' forward", "plain", partial(measure_plain, bench))
     yield row(bench, "TRL's loss", "TRL", partial(measure_trl, bench))
+
+
+@contextmanager
+def other_kernels(bench: Bench, kernels: str) -> Iterator[None]:
+    """
+    Raises:
+        NotHere: they do not run here
+    """
+    if bench.setting.device != "cuda":
+        raise NotHere("kernels are for CUDA")
+    model = bench.adapter.model
+    try:
+        use_kernels(model, kernels)
+    except ImportError as error:
+        raise NotHere(f"{kernels} cannot be imported: {error}") from error
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            vars(module).pop("forward", None)
 
 
 def build_bench(setting: Setting, *, is_rounded: bool = True) -> Bench:

@@ -27,7 +27,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.gathered import GatheredModel, Place, find_places
-from gpg_vl.models.liger import use_liger
+from gpg_vl.models.kernels import use_kernels
 from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
@@ -47,8 +47,8 @@ def load_policy(config: ModelConfig, accelerator: Accelerator) -> Adapter:
     """
     reads = accelerator.is_main_process or not sharding_of(accelerator).shares_out_weights
     adapter = load_adapter(config, with_values=reads)
-    if config.kernels == "liger":
-        use_liger(adapter.model)
+    if config.kernels != "torch":
+        use_kernels(adapter.model, config.kernels)
     return adapter
 
 

@@ -73,7 +73,8 @@ def test_every_section_runs_on_tiny_models(tiny: SimpleNamespace) -> None:
         assert result["rows"], name
         for row in result["rows"]:
             assert set(row) == row_fields(name)
-            assert row["status"] == "ok" or "FlexAttention has no backward pass" in row["status"], row
+            lack = ("FlexAttention has no backward pass", "kernels are for CUDA")  # on a CPU
+            assert row["status"] == "ok" or any(each in row["status"] for each in lack), row
     for name in SECTIONS:
         assert name in tiny.table
     assert tiny.table.strip() == (tiny.out / "table.txt").read_text().strip()

@@ -1,7 +1,8 @@
-"""Liger's kernels against transformers' code on a CPU: ``TRITON_INTERPRET=1 python -m tests.support.liger_errors``.
+"""Kernels against transformers' code on a CPU: ``TRITON_INTERPRET=1 python -m tests.support.kernel_errors liger``.
 
-A process of its own, since Triton reads the variable when it is imported. Prints as JSON, by the class of a module, the
-worst relative error of what it gives and of its gradients; and the same with a norm and with a gate by another formula.
+Or ``compiled``. A process of its own, since Triton reads the variable when it is imported. Prints as JSON, by the class
+of a module, the worst relative error of what it gives and of its gradients; and the same with a norm and with a gate by
+another formula.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from gpg_vl.models import liger
+from gpg_vl.models import kernels
 
 WIDTH = 24  # no power of two: kernels mask the rest
 
@@ -36,17 +37,31 @@ def with_gates_changed(module: Any, states: Tensor) -> Tensor:
     return module.down_proj(liger_swiglu(module.up_proj(states), module.gate_proj(states)))  # type: ignore[no-any-return]
 
 
-WRONG: dict[str, Callable[[Any, Tensor], Tensor]] = {"_norm": with_offset, "_gate": with_gates_changed}
-"""By what they stand for in ``gpg_vl.models.liger``."""
+def compiled_without_weight(module: Any, states: Tensor) -> Tensor:
+    compiled = import_module("gpg_vl.models.compiled")
+    return compiled._compiled(compiled._norm)(states, torch.ones(WIDTH), module.variance_epsilon) * module.weight.mean()  # type: ignore[no-any-return]
+
+
+def compiled_with_gates_changed(module: Any, states: Tensor) -> Tensor:
+    compiled = import_module("gpg_vl.models.compiled")
+    return module.down_proj(compiled._compiled(compiled._gate)(module.up_proj(states), module.gate_proj(states)))  # type: ignore[no-any-return]
+
+
+Forward = Callable[[Any, Tensor], Tensor]
+WRONG: dict[str, dict[str, Forward]] = {
+    "liger": {"norm": with_offset, "gate": with_gates_changed},
+    "compiled": {"norm": compiled_without_weight, "gate": compiled_with_gates_changed},
+}
+"""By what they stand for in ``gpg_vl.models.liger`` and ``compiled``."""
 
 
 def make_modules() -> Iterator[nn.Module]:
     """One of each class that is replaced, with random weights."""
     sizes = SimpleNamespace(hidden_size=WIDTH, intermediate_size=2 * WIDTH, hidden_act="silu")
     torch.manual_seed(0)
-    for norm in liger._NORMS:
+    for norm in kernels._NORMS:
         yield norm(WIDTH, eps=1e-6)
-    for gated in liger._GATED:
+    for gated in kernels._GATED:
         yield gated(sizes)
 
 
@@ -60,12 +75,12 @@ def run(module: nn.Module) -> list[Tensor]:
     return [given.detach(), states.grad, *(each.grad for each in module.parameters())]  # type: ignore[list-item]
 
 
-def measure(module: nn.Module) -> float:
+def measure(module: nn.Module, kind: str) -> float:
     with torch.no_grad():
         for each in module.parameters():
             each.add_(0.3 * torch.randn_like(each))
     other = copy.deepcopy(module)
-    liger.use_liger(other)  # type: ignore[arg-type]
+    kernels.use_kernels(other, kind)  # type: ignore[arg-type]
     assert "forward" in vars(other) and "forward" not in vars(module)
     pairs = zip(run(other), run(module), strict=True)
     return max(float((one - two).norm() / two.norm()) for one, two in pairs)
@@ -88,13 +103,18 @@ def complete_interpreter() -> None:
 
 
 def main() -> None:
-    complete_interpreter()
-    found = {type(module).__qualname__ + f" of {type(module).__module__}": measure(module) for module in make_modules()}
-    for name, wrong in WRONG.items():
-        right = getattr(liger, name)
-        setattr(liger, name, wrong)
-        found[name] = max(measure(module) for module in make_modules())  # the others are right
-        setattr(liger, name, right)
+    [kind] = sys.argv[1:]
+    if kind == "liger":
+        complete_interpreter()
+    forwards = import_module(f"gpg_vl.models.{kind}")
+    found = {
+        type(module).__qualname__ + f" of {type(module).__module__}": measure(module, kind) for module in make_modules()
+    }
+    for name, wrong in WRONG[kind].items():
+        right = getattr(forwards, name)
+        setattr(forwards, name, wrong)
+        found[name] = max(measure(module, kind) for module in make_modules())  # the others are right
+        setattr(forwards, name, right)
     sys.stdout.write(json.dumps(found) + "\n")
 
 
