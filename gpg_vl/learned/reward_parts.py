@@ -34,7 +34,7 @@ class LearnedPart(Protocol):
         """In [0, 1], [G] by group."""
 
 
-class Preference:
+class PreferencePart:
     """How the head of ``rewards.preference`` sees a completion, on the hidden states of the initial model."""
 
     name = "preference"
@@ -83,7 +83,7 @@ def build_parts(
     if not has_preference and not objective.has_discriminator:
         return LearnedParts()
     initial = InitialModel(recipe, adapter, accelerator)
-    fixed = (Preference(recipe, initial, accelerator),) if has_preference else ()
+    fixed = (PreferencePart(recipe, initial, accelerator),) if has_preference else ()
     if not objective.has_discriminator:
         return LearnedParts(fixed, initial=initial)
     learning = GoldLikeness(recipe, objective, initial, gold, accelerator)
