@@ -7,14 +7,13 @@ from dataclasses import replace
 from math import ceil
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.models.sliced import Limits, SlicedAdapter, Tiling
-from gpg_vl.records import ImageFeatures, VisionInputs
+from gpg_vl.records import VisionInputs
 
 _SIDES = range(1, 11)
 
@@ -87,9 +86,6 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         """Tiles of fewer patches are padded with empty ones, which the mask leaves out."""
         most = max(part.tensors["pixel_values"].shape[1] for part in parts)
         return super().join_vision([_with_patches(part, most) for part in parts])
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
 
 
 def _limit(least: int, most: int, **more: int) -> Limits:

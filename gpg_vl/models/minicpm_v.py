@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.models.sliced import Limits, SlicedAdapter, Tiling
-from gpg_vl.records import ImageFeatures, VisionInputs
+from gpg_vl.records import VisionInputs
 
 CUT_SINCE = "5.23"
 """Version of transformers whose image processor the kit's sizes are those of."""
@@ -96,6 +96,3 @@ class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
         sizes = torch.cat([part.tensors["target_sizes"] for part in parts])
         patches, tokens = sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts)
         return VisionInputs({"pixel_values": pixels, "target_sizes": sizes}, patches, tokens)
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))
