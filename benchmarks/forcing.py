@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.rollout import hf as rollout
 
 ORDINARY_TOKEN = 20
@@ -18,7 +18,7 @@ ORDINARY_TOKEN = 20
 class ForceLengths(LogitsProcessor):
     """For ``generate``: row r ends at its length and not before."""
 
-    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter):
+    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: Adapter):
         self._counts = torch.tensor(counts, device=adapter.device)
         self._prompt_length = prompt_length
         self._ends = list(adapter.end_token_ids)
@@ -34,7 +34,7 @@ class ForceLengths(LogitsProcessor):
 
 @contextmanager
 def forced_lengths(
-    counts: Sequence[int], adapter: QwenVLAdapter, on_step: Callable[[int], None] = lambda step: None
+    counts: Sequence[int], adapter: Adapter, on_step: Callable[[int], None] = lambda step: None
 ) -> Iterator[None]:
     """The same for the kit's loop: it samples, then the token is replaced where an end is due or not allowed.
 

@@ -23,6 +23,7 @@ from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.processes.command_line import ScriptParser
@@ -85,9 +86,7 @@ def measure(adapter: QwenVLAdapter, samples: Sequence[Sample], lengths: Lengths,
     }
 
 
-def build_kit_step(
-    adapter: QwenVLAdapter, samples: Sequence[Sample], lengths: Lengths, phases: Phases
-) -> Callable[[], None]:
+def build_kit_step(adapter: Adapter, samples: Sequence[Sample], lengths: Lengths, phases: Phases) -> Callable[[], None]:
     accelerator = Accelerator()
     config = UpdateConfig(learning_rate=1e-6)
     optimizer = build_optimizer(adapter, config)

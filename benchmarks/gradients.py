@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 
 
-def compare_gradients(
-    adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]], right: str = "plain"
-) -> dict[str, float]:
+def compare_gradients(adapter: Adapter, sides: dict[str, Callable[[], None]], right: str = "plain") -> dict[str, float]:
     """Relative difference of each side's whole gradient from that of the right one; bans are off for it.
 
     The right gradient waits in the memory of the host and comes back a parameter at a time.
@@ -30,7 +28,7 @@ def compare_gradients(
     return differences
 
 
-def _relative_difference(adapter: QwenVLAdapter, right: dict[str, Tensor]) -> float:
+def _relative_difference(adapter: Adapter, right: dict[str, Tensor]) -> float:
     """Norm of the model's gradient less the right one, over the norm of that."""
     parameters = dict(adapter.model.named_parameters())
     found = {name for name, p in parameters.items() if p.grad is not None}

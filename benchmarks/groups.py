@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.flops import Lengths
 from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, write_processor
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import attach
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
@@ -49,7 +50,7 @@ def draw_image(image_tokens: int, seed: int) -> Image.Image:
     return Image.fromarray(numpy.random.default_rng(seed).integers(0, 255, shape, dtype=numpy.uint8))
 
 
-def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0, *, keep_pictures: bool = False) -> Prompt:
+def draw_prompt(adapter: Adapter, lengths: Lengths, seed: int = 0, *, keep_pictures: bool = False) -> Prompt:
     """A prompt of exactly ``lengths.prompt_tokens`` tokens."""
     buffer = io.BytesIO()
     draw_image(lengths.image_tokens, seed).save(buffer, "PNG")
@@ -64,7 +65,7 @@ def draw_prompt(adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0, *, keep
 
 
 def draw_group(
-    adapter: QwenVLAdapter, lengths: Lengths, seed: int = 0, completion_lengths: Sequence[int] | None = None
+    adapter: Adapter, lengths: Lengths, seed: int = 0, completion_lengths: Sequence[int] | None = None
 ) -> TrainingGroup:
     """A group with random completions; the coefficients are those of reduction ``sequence`` on random rewards."""
     generator = torch.Generator().manual_seed(seed)

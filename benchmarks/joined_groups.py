@@ -20,7 +20,7 @@ from benchmarks.flops import Lengths
 from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from benchmarks.split_group import run
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import plan_micro_batches
@@ -50,7 +50,7 @@ def main() -> None:
     print(path)
 
 
-def measure(adapter: QwenVLAdapter, budget: int, num_groups: int, rounds: int) -> dict[str, Any]:
+def measure(adapter: Adapter, budget: int, num_groups: int, rounds: int) -> dict[str, Any]:
     groups = [draw_mixed(adapter, seed) for seed in range(num_groups)]
     joined = plan_micro_batches(groups, budget, 10**9, joins_groups=True)
     padded = plan_micro_batches(groups, budget, 10**9)
@@ -76,7 +76,7 @@ def measure(adapter: QwenVLAdapter, budget: int, num_groups: int, rounds: int) -
     }
 
 
-def draw_mixed(adapter: QwenVLAdapter, seed: int) -> TrainingGroup:
+def draw_mixed(adapter: Adapter, seed: int) -> TrainingGroup:
     """Completions of a quarter of the longest to the longest, differently long from group to group."""
     draws = torch.Generator().manual_seed(seed)
     longest = LONGEST * (1 + seed % 4) // 4
@@ -86,7 +86,7 @@ def draw_mixed(adapter: QwenVLAdapter, seed: int) -> TrainingGroup:
 
 
 @contextmanager
-def one_group_a_row(adapter: QwenVLAdapter) -> Iterator[None]:
+def one_group_a_row(adapter: Adapter) -> Iterator[None]:
     """Within, the adapter says that it cannot join groups."""
     type(adapter).joins_groups = property(lambda self: False)  # type: ignore[assignment]
     try:

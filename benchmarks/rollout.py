@@ -28,6 +28,7 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision_records import move_vision
 from gpg_vl.processes.command_line import ScriptParser
@@ -85,14 +86,14 @@ def main() -> None:
     print(path)
 
 
-def one_prompt(adapter: QwenVLAdapter, lengths: Lengths) -> Work:
+def one_prompt(adapter: Adapter, lengths: Lengths) -> Work:
     counts = [lengths.completion_tokens] * lengths.group_size
     words = ["--shapes", lengths.option, "--num-prompts", 0]
     name = f"rollout_{lengths.name}"
     return Work(name, lengths.name, [draw_prompt(adapter, lengths)], lengths.group_size, counts, words)
 
 
-def many_prompts(adapter: QwenVLAdapter, lengths: Lengths, num_prompts: int, kind: str) -> Work:
+def many_prompts(adapter: Adapter, lengths: Lengths, num_prompts: int, kind: str) -> Work:
     prompts = [draw_prompt(adapter, lengths, seed) for seed in range(num_prompts)]
     rng = random.Random(0)
     draw, longest = LENGTHS[kind], lengths.completion_tokens
@@ -192,7 +193,7 @@ def build_sides(adapter: QwenVLAdapter, work: Work) -> dict[str, Callable[[], No
     return {"kit": kit, "plain": plain, "trl": trl}
 
 
-def padded_inputs(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+def padded_inputs(adapter: Adapter, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """What ``generate`` takes for repeated rows of equal length."""
     device = adapter.device
     ids = torch.tensor([prompt.encoded.token_ids for prompt in prompts])
@@ -204,7 +205,7 @@ def padded_inputs(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str
     }
 
 
-def prefill(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> None:
+def prefill(adapter: Adapter, prompts: Sequence[Prompt]) -> None:
     """Vision and prompt of each row, with a cache, through transformers' own forward."""
     adapter.model.eval()
     with torch.no_grad(), adapter.autocast():

@@ -20,7 +20,7 @@ from benchmarks import timing
 from benchmarks.flops import Lengths
 from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.update.kept_prompts import KeptPrompts, build_part
 from gpg_vl.update.packing import PackedRow, build_micro_batch, plan_micro_batches
@@ -53,7 +53,7 @@ def main() -> None:
     print(path)
 
 
-def measure(adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]], options: Any) -> dict[str, Any]:
+def measure(adapter: Adapter, sides: dict[str, Callable[[], None]], options: Any) -> dict[str, Any]:
     words = ["--model", options.model, "--shape", options.shape, "--parts", options.parts]
     differences = compare_gradients(adapter, sides, "whole")
     seconds = timing.time_in_turn(sides, options.rounds)
@@ -69,7 +69,7 @@ def measure(adapter: QwenVLAdapter, sides: dict[str, Callable[[], None]], option
     }
 
 
-def build_sides(adapter: QwenVLAdapter, lengths: Lengths, num_parts: int) -> dict[str, Callable[[], None]]:
+def build_sides(adapter: Adapter, lengths: Lengths, num_parts: int) -> dict[str, Callable[[], None]]:
     """Forward and backward of one group, by side; each leaves its gradient on the model."""
     group = draw_group(adapter, lengths)
     forward = PolicyForward(adapter, 1.0)
@@ -81,7 +81,7 @@ def build_sides(adapter: QwenVLAdapter, lengths: Lengths, num_parts: int) -> dic
     return {name: partial(run, adapter, forward, plan) for name, plan in plans.items()}
 
 
-def run(adapter: QwenVLAdapter, forward: PolicyForward, plan: list[list[PackedRow]]) -> None:
+def run(adapter: Adapter, forward: PolicyForward, plan: list[list[PackedRow]]) -> None:
     for _, parameter in adapter.trainable_parameters():
         parameter.grad = None
     prompts = KeptPrompts(adapter)

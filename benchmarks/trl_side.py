@@ -15,6 +15,7 @@ from datasets import Dataset
 from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Prompt, TrainingGroup
@@ -69,7 +70,7 @@ def _no_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(i % 2) for i in range(len(completions))]
 
 
-def vision_fields(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def vision_fields(adapter: Adapter, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What ``GRPOTrainer._generate_single_turn`` takes beside token ids, a prompt for each row."""
     return {
         **adapter.join_vision([prompt.encoded.vision for prompt in prompts]).tensors,  # type: ignore[misc]
@@ -77,7 +78,7 @@ def vision_fields(adapter: QwenVLAdapter, prompts: Sequence[Prompt]) -> dict[str
     }
 
 
-def loss_inputs(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
+def loss_inputs(adapter: Adapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
     """The groups as ``GRPOTrainer._compute_loss`` takes them: a row a completion, images repeated."""
     device = adapter.device
     rows = [

@@ -21,6 +21,7 @@ from benchmarks import timing, trl_side
 from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import TrainingGroup
@@ -76,7 +77,7 @@ def measure(adapter: QwenVLAdapter, model: str, lengths: Lengths, rounds: int) -
     }
 
 
-def compare_peaks(adapter: QwenVLAdapter, model: str, lengths: Lengths) -> dict[str, Any]:
+def compare_peaks(adapter: Adapter, model: str, lengths: Lengths) -> dict[str, Any]:
     words = ["--model", model, "--shapes", lengths.option, "--attention", adapter.config.attention]
     return timing.compare_peaks("benchmarks.update_step", words, SIDES)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from data_tools.published_files import picture, sat_row, write_image_rows, write_lines, write_sat, write_zip
-from gpg_vl.models.tiny import Family, write_tiny_model
+from gpg_vl.models.tiny import ModelType, write_tiny_model
 
 NUM_ROWS = 4
 FINE_GRAINED = {
@@ -90,7 +90,7 @@ def write_fine_grained(data: Path) -> None:
         (data / f"{labels}.txt").write_text("\n".join(names), encoding="utf-8")
 
 
-SOURCES: dict[str, tuple[Callable[[Path], None], Family]] = {
+SOURCES: dict[str, tuple[Callable[[Path], None], ModelType]] = {
     "geoqa": (write_geoqa, "qwen2_5_vl"),
     "clevr": (write_clevr, "qwen2_vl"),
     "sat": (write_sat_and_cvbench, "qwen2_vl"),

@@ -18,7 +18,8 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.stream import SampleStream
-from gpg_vl.learned.reward_parts import LearnedPart, add_parts
+from gpg_vl.learned.part import LearnedPart
+from gpg_vl.learned.reward_parts import add_parts
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals

@@ -128,6 +128,14 @@ def same_place(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
 
 
+def is_still(path: Path, opened: os.stat_result) -> bool:
+    """Whether the file under this name is the one that was opened: it may have been removed, or the name given away."""
+    try:
+        return os.path.samestat(path.stat(), opened)
+    except OSError:
+        return False
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether ``path`` is ``folder`` or inside it, links followed."""
     return path.resolve().is_relative_to(folder.resolve())

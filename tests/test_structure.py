@@ -146,6 +146,47 @@ def test_tests_stand_in_the_room_of_their_module() -> None:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
+SHARED_TYPE_NAMES: dict[str, str] = {}
+"""Names of types that several modules of the library define, each with the reason."""
+TYPE_NAME = re.compile(r"_?[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")
+
+
+def type_names(source: str) -> list[str]:
+    """Names of the classes and the type aliases that stand in a module itself; type variables are neither."""
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and _makes_a_type(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [each.id for each in targets if isinstance(each, ast.Name) and TYPE_NAME.fullmatch(each.id)]
+    return found
+
+
+def _makes_a_type(value: ast.expr | None) -> bool:
+    return value is not None and not ast.unparse(value).startswith(("TypeVar(", "ParamSpec("))
+
+
+def test_types_are_found_as_said() -> None:
+    source = (
+        "class A: ...\nclass _B:\n    class Inner: ...\nRow = dict[str, int]\n_Do: TypeAlias = Callable[[], None]\n"
+        "T = TypeVar('T')\nItem = TypeVar('Item')\nMOST = 5\n_PAGES = ('a',)\nnumber: int\nId = NewType('Id', int)\n"
+    )
+    assert type_names(source) == ["A", "_B", "Row", "_Do", "Id"]
+
+
+def test_a_type_has_a_name_of_its_own() -> None:
+    """A name that means several things makes a reader look up which one is meant."""
+    owners: dict[str, list[str]] = {}
+    for path in modules("gpg_vl"):
+        for name in type_names(path.read_text(encoding="utf-8")):
+            owners.setdefault(name, []).append(relative(path))
+    assert len(owners) > 400
+    shared = {name: places for name, places in owners.items() if len(places) > 1}
+    assert {name: places for name, places in shared.items() if name not in SHARED_TYPE_NAMES} == {}
+    assert [name for name in SHARED_TYPE_NAMES if name not in shared] == [], "no longer shared"
+
+
 def made_folders() -> set[str]:
     """Names of the folders that the project's commands make in the checkout: those that git ignores."""
     lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

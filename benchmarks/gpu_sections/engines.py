@@ -30,8 +30,8 @@ from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, requir
 from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_VL_2B
 from gpg_vl.config import RolloutConfig, VllmConfig
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
@@ -85,7 +85,7 @@ class Draw:
     """What every engine is asked for."""
 
     setting: Setting
-    adapter: QwenVLAdapter
+    adapter: Adapter
     load: Load
     prompts: Sequence[Prompt]
 

@@ -35,6 +35,7 @@ from benchmarks.gpu_sections.trial import free_memory, measured
 from benchmarks.gpu_sections.verdicts import find_worst, is_within, largest, ratio_to
 from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import MicroBatch, TrainingGroup
 
@@ -127,7 +128,7 @@ def reduce(full: ModelShape, *, is_tiny: bool) -> ModelShape:
     return shape if is_tiny else replace(shape, layers=TEXT_LAYERS, vision_depth=TOWER_LAYERS)
 
 
-def draw_groups(adapter: QwenVLAdapter, *, is_tiny: bool) -> list[TrainingGroup]:
+def draw_groups(adapter: Adapter, *, is_tiny: bool) -> list[TrainingGroup]:
     """Rows of unequal length, completions of unequal length, one of a single token."""
     large, small = (
         (Lengths(36, 40, 0, 0), Lengths(16, 24, 0, 0)) if is_tiny else (Lengths(256, 88, 0, 0), Lengths(144, 40, 0, 0))
@@ -187,7 +188,7 @@ def plain_values(
 
 
 def packed_values(
-    adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors, divisor: int
+    adapter: Adapter, batch: MicroBatch, reference: Reference, floor: Errors, divisor: int
 ) -> dict[str, Any]:
     """Errors, their ratios to the floor, and the verdict."""
     has_backward = can_go_back(adapter)
@@ -202,7 +203,7 @@ def packed_values(
     return values | judge_compilation(compiled, verdict)
 
 
-def can_go_back(adapter: QwenVLAdapter) -> bool:
+def can_go_back(adapter: Adapter) -> bool:
     """FlexAttention has no backward pass on a CPU."""
     return not (adapter.device.type == "cpu" and adapter.config.attention == "flex_attention")
 
@@ -230,7 +231,7 @@ def compare_gradients(errors: Errors, floor: Errors) -> dict[str, Any]:
     }
 
 
-def mutated_values(adapter: QwenVLAdapter, batch: MicroBatch, reference: Reference, floor: Errors) -> dict[str, Any]:
+def mutated_values(adapter: Adapter, batch: MicroBatch, reference: Reference, floor: Errors) -> dict[str, Any]:
     """The forward alone, with grad where there is a backward: the graph is then that of the right rows."""
     with watch_compilation() as compiled:
         go_on = kit.packed_log_probs if can_go_back(adapter) else kit.no_grad_pass
@@ -240,7 +241,7 @@ def mutated_values(adapter: QwenVLAdapter, batch: MicroBatch, reference: Referen
     return values | judge_compilation(compiled, verdict)
 
 
-def measure_errors(adapter: QwenVLAdapter, found: Tensor, reference: Reference, *, with_gradient: bool) -> Errors:
+def measure_errors(adapter: Adapter, found: Tensor, reference: Reference, *, with_gradient: bool) -> Errors:
     """One parameter at a time: of a large model there is no room for another whole gradient in float64."""
     log_prob = float((found.double() - reference.log_probs).square().mean().sqrt())
     by_parameter: dict[str, float] = {}
@@ -282,7 +283,7 @@ def repeat_work(
     yield measured(ExactnessRow, fixed, name="the same step twice, deterministic algorithms", **identity)
 
 
-def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
+def compare_twice(adapter: Adapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
     batch = kit.pack(adapter, groups)
     kit.packed_pass(adapter, batch, len(groups))
     first = kit.gradients_of(adapter)
@@ -294,7 +295,7 @@ def compare_twice(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> di
     return {"share_equal": same / len(first), "verdict": verdict, "gradient_error": error}
 
 
-def compare_deterministic(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
+def compare_deterministic(adapter: Adapter, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
     """Where an operation has no deterministic form, torch stops at it; then once more, with all such named.
 
     Merely warned, torch keeps the backward of its attention as it is, though that has a deterministic form.

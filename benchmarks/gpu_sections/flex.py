@@ -24,7 +24,7 @@ from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import measured, require_seconds
 from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_5_VL_3B
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import TrainingGroup
 
 SHAPES = ((3, 2640), (3, 2592), (2, 2640), (1, 2640), (3, 2211), (4, 2044), (3, 2300), (5, 1630), (1, 5400), (2, 3333),
@@ -58,7 +58,7 @@ def run(setting: Setting) -> Iterator[FlexRow]:
         yield measured(FlexRow, work, name=f"shape {number + 1}", rows=rows, tokens=tokens)
 
 
-def measure(setting: Setting, adapter: QwenVLAdapter, rows: int, tokens: int) -> dict[str, Any]:
+def measure(setting: Setting, adapter: Adapter, rows: int, tokens: int) -> dict[str, Any]:
     """Forward and backward, twice; on a CPU the forward alone."""
     require_seconds(setting, 2.0)
     batch = kit.pack(adapter, draw_rows(adapter, rows, tokens))
@@ -81,7 +81,7 @@ def measure(setting: Setting, adapter: QwenVLAdapter, rows: int, tokens: int) ->
     }
 
 
-def draw_rows(adapter: QwenVLAdapter, rows: int, tokens: int) -> list[TrainingGroup]:
+def draw_rows(adapter: Adapter, rows: int, tokens: int) -> list[TrainingGroup]:
     """Groups of four completions, the first as long as asked for, the others a little shorter."""
     prompt = Lengths(4, 24, 0, 0)
     groups = []

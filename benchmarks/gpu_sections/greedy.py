@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.flops import Lengths
 from benchmarks.groups import draw_prompt
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import decoding
 from gpg_vl.rollout.engine import Sampling
@@ -17,13 +17,13 @@ from gpg_vl.rollout.hf import HfEngine
 Tokens = tuple[int, ...]
 
 
-def compare_alone(adapter: QwenVLAdapter, *, is_tiny: bool) -> dict[str, Any]:
+def compare_alone(adapter: Adapter, *, is_tiny: bool) -> dict[str, Any]:
     prompts = draw_prompts(adapter, is_tiny=is_tiny)
     together = complete(adapter, prompts, is_tiny=is_tiny)
     return compare(together, [complete(adapter, [prompt], is_tiny=is_tiny)[0] for prompt in prompts])
 
 
-def compare_graphs(adapter: QwenVLAdapter, *, is_tiny: bool) -> dict[str, Any]:
+def compare_graphs(adapter: Adapter, *, is_tiny: bool) -> dict[str, Any]:
     prompts = draw_prompts(adapter, is_tiny=is_tiny)
     with without_graphs():
         plain = complete(adapter, prompts, is_tiny=is_tiny)
@@ -41,12 +41,12 @@ def without_graphs() -> Iterator[None]:
         decoding.replays_steps = before
 
 
-def draw_prompts(adapter: QwenVLAdapter, *, is_tiny: bool) -> list[Prompt]:
+def draw_prompts(adapter: Adapter, *, is_tiny: bool) -> list[Prompt]:
     sizes = (16, 36, 9) if is_tiny else (256, 144, 100, 64)
     return [draw_prompt(adapter, Lengths(size, 24 + size % 7, 0, 0), size) for size in sizes]
 
 
-def complete(adapter: QwenVLAdapter, prompts: Sequence[Prompt], *, is_tiny: bool) -> list[Tokens]:
+def complete(adapter: Adapter, prompts: Sequence[Prompt], *, is_tiny: bool) -> list[Tokens]:
     sampling = Sampling(8 if is_tiny else 64, 0.0)
     groups = HfEngine(adapter, 10**9).generate(prompts, 1, sampling, [(prompt.sample.id,) for prompt in prompts])
     return [group.completions[0].token_ids for group in groups]

@@ -22,6 +22,7 @@ from benchmarks.groups import build_adapter, wrap
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
 from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.attention import FLEX_ATTENTION
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.qwen_vl import QwenVLAdapter
@@ -65,18 +66,18 @@ def build(
     return adapter
 
 
-def weights_of(adapter: QwenVLAdapter) -> str:
+def weights_of(adapter: Adapter) -> str:
     """The type of the weights that the model computes in."""
     return str(adapter.head_weight.dtype).removeprefix("torch.")
 
 
-def clear_gradients(adapter: QwenVLAdapter) -> None:
+def clear_gradients(adapter: Adapter) -> None:
     """Those of the masters too, which the model does not know."""
     for _, parameter in adapter.trainable_parameters():
         parameter.grad = None
 
 
-def gradients_of(adapter: QwenVLAdapter) -> dict[str, Tensor]:
+def gradients_of(adapter: Adapter) -> dict[str, Tensor]:
     """By the weight's name; float32, whatever the weights are."""
     return {name: p.grad for name, p in adapter.trainable_parameters() if p.grad is not None}
 
@@ -92,7 +93,7 @@ def in_dtype(adapter: QwenVLAdapter, shape: ModelShape, dtype: str) -> QwenVLAda
 
 
 @contextmanager
-def without_checkpointing(adapter: QwenVLAdapter) -> Iterator[None]:
+def without_checkpointing(adapter: Adapter) -> Iterator[None]:
     """Within, all activations stay for the backward pass."""
     before = adapter.config
     adapter.model.gradient_checkpointing_disable()
@@ -121,13 +122,13 @@ def set_attention(adapter: QwenVLAdapter, attention: Any) -> None:
     adapter._attention = PackedAttention(text_config, adapter.config)
 
 
-def attention_that_ran(adapter: QwenVLAdapter) -> str:
+def attention_that_ran(adapter: Adapter) -> str:
     """The text model's attention code in the last forward, as ``model.attention`` names it."""
     code = str(adapter.model.config.get_text_config()._attn_implementation)
     return "flex_attention" if code == FLEX_ATTENTION else code
 
 
-def pack(adapter: QwenVLAdapter, groups: Sequence[TrainingGroup]) -> MicroBatch:
+def pack(adapter: Adapter, groups: Sequence[TrainingGroup]) -> MicroBatch:
     """The groups as one micro-batch, on the device."""
     rows = [row for group in groups for row in split_into_rows(group, 10**9)]
     return move_to(build_micro_batch(rows, adapter), adapter.device)
@@ -139,11 +140,11 @@ def without_borders(batch: MicroBatch) -> MicroBatch:
     return replace(batch, segment_ids=torch.minimum(ids, prompt_of(ids) + 1))
 
 
-def packed_log_probs(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
+def packed_log_probs(adapter: Adapter, batch: MicroBatch) -> Tensor:
     return PolicyForward(adapter, 1.0)(batch)  # type: ignore[no-any-return]
 
 
-def packed_pass(adapter: QwenVLAdapter, batch: MicroBatch, divisor: float) -> Tensor:
+def packed_pass(adapter: Adapter, batch: MicroBatch, divisor: float) -> Tensor:
     """Log-probs [M]; the gradient is left on the model, which had none."""
     clear_gradients(adapter)
     found = packed_log_probs(adapter, batch)
@@ -172,7 +173,7 @@ def count_tokens(groups: Sequence[TrainingGroup]) -> int:
     return sum(len(completion.token_ids) for group in groups for completion in group.completions)
 
 
-def no_grad_pass(adapter: QwenVLAdapter, batch: MicroBatch) -> Tensor:
+def no_grad_pass(adapter: Adapter, batch: MicroBatch) -> Tensor:
     with torch.no_grad():
         return packed_log_probs(adapter, batch)
 
@@ -203,7 +204,7 @@ class OneAttempt:
 class Steps:
     """The update of a recipe on a random model, in one process."""
 
-    adapter: QwenVLAdapter
+    adapter: Adapter
     recipe: Recipe
     layout: Layout
     accelerator: Accelerator
@@ -247,7 +248,7 @@ def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
 
 
 def layout_gradients(
-    adapter: QwenVLAdapter, groups: Sequence[TrainingGroup], name: str, optimizer: Optimizer
+    adapter: Adapter, groups: Sequence[TrainingGroup], name: str, optimizer: Optimizer
 ) -> dict[str, Tensor]:
     """What the layout hands to ``optimizer``, whose step turns weights into their gradient.
 

@@ -24,7 +24,7 @@ from benchmarks.gpu_sections.trial import free_memory, measured, require_seconds
 from benchmarks.groups import draw_group, draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.config import Recipe
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import shortest_budget
 
@@ -139,7 +139,7 @@ def count_prompts(recipe: Recipe, n: Lengths) -> int:
     return max(1, min(recipe.rollout.prompts_per_step, recipe.rollout.tokens_per_batch // tokens))
 
 
-def fill_micro_batches(adapter: QwenVLAdapter, n: Lengths, budget: int) -> list[TrainingGroup]:
+def fill_micro_batches(adapter: Adapter, n: Lengths, budget: int) -> list[TrainingGroup]:
     """What fills two micro-batches: whole groups, or one group that has to be split, of as many completions as that
     takes."""
     packed = n.prompt_tokens + n.group_size * (n.completion_tokens - 1)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.vision_attention import own_tower_attention
 from gpg_vl.records import Completion, Prompt, TrainingGroup
@@ -97,7 +98,7 @@ def _batches(
 
 
 def _score(
-    model: Any, adapter: QwenVLAdapter, encoded: dict[str, Tensor], completions: Sequence[Completion], head: Head
+    model: Any, adapter: Adapter, encoded: dict[str, Tensor], completions: Sequence[Completion], head: Head
 ) -> Tensor:
     """Log-probs of the completions' tokens, one behind the other."""
     longest = max(len(completion.token_ids) for completion in completions)

@@ -27,6 +27,7 @@ from benchmarks.gpu_sections.records import Row, Setting
 from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, require_seconds
 from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import hf
@@ -132,9 +133,7 @@ def identify(shape: ModelShape, load: Load, side: str) -> dict[str, Any]:
     return {"name": name, "model": shape.name, "side": side, "rows": load.rows, "tokens": tokens}
 
 
-def row(
-    setting: Setting, adapter: QwenVLAdapter, shape: ModelShape, load: Load, bandwidth: float, side: str
-) -> RolloutRow:
+def row(setting: Setting, adapter: Adapter, shape: ModelShape, load: Load, bandwidth: float, side: str) -> RolloutRow:
     work = partial(run_kit, setting, adapter, shape, load, bandwidth)
     return measured(RolloutRow, work, **identify(shape, load, side))
 
@@ -174,9 +173,7 @@ class StepClock:
         return len(events) / PROFILED_STEPS if events else None
 
 
-def run_kit(
-    setting: Setting, adapter: QwenVLAdapter, shape: ModelShape, load: Load, bandwidth: float
-) -> dict[str, Any]:
+def run_kit(setting: Setting, adapter: Adapter, shape: ModelShape, load: Load, bandwidth: float) -> dict[str, Any]:
     """Times one rollout after a short one that warms up; it goes on for the steps whose kernels are counted."""
     n = load.lengths
     require_seconds(setting, 0.05 * n.completion_tokens + load.prompts / 2 + 1 if setting.device == "cuda" else 0)
@@ -206,7 +203,7 @@ def run_kit(
 
 
 def generate(
-    adapter: QwenVLAdapter, prompts: Sequence[Prompt], group_size: int, tokens: int, on_step: Callable[[int], None]
+    adapter: Adapter, prompts: Sequence[Prompt], group_size: int, tokens: int, on_step: Callable[[int], None]
 ) -> None:
     """All prompts in one batch, each completion of ``tokens`` tokens."""
     counts = [tokens] * (len(prompts) * group_size)
@@ -269,7 +266,7 @@ def build_trl_work(adapter: QwenVLAdapter, load: Load, clock: StepClock) -> Call
 class TimedLengths(ForceLengths):
     """Forced lengths for ``generate``, with a clock that hears of every step."""
 
-    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: QwenVLAdapter, clock: StepClock):
+    def __init__(self, counts: Sequence[int], prompt_length: int, adapter: Adapter, clock: StepClock):
         super().__init__(counts, prompt_length, adapter)
         self._clock, self._first = clock, prompt_length
 

@@ -21,7 +21,7 @@ from gpg_vl.verifiers.reasoning import completion_text
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Answer:
     completion: Completion
     answer: str | None  # content of the answer tag
     reward: Reward | None  # None without a task and a gold answer
@@ -29,7 +29,7 @@ class Answered:
 
 def ask(
     recipe: Recipe, sample: Sample, task: str | None, num_samples: int, temperature: float
-) -> tuple[Prompt, list[Answered]]:
+) -> tuple[Prompt, list[Answer]]:
     """Samples ``num_samples`` completions, and scores them if the sample has a gold answer.
 
     Args:
@@ -56,12 +56,12 @@ def ask(
         [group] = engine.generate([prompt], num_samples, sampling, [("ask", recipe.run.seed)])
     rewards = _score(group, recipe) if sample.answer else [None] * num_samples
     return prompt, [
-        Answered(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)
+        Answer(completion, find_answer(completion_text(prompt, completion.text), prompt.answer_in), reward)
         for completion, reward in zip(group.completions, rewards, strict=True)
     ]
 
 
-def describe_answer(answered: Answered) -> str:
+def describe_answer(answered: Answer) -> str:
     """The answer that was read and, if it was scored, its reward with the parts."""
     reward = answered.reward
     if reward is None:

@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 
-State = Literal["ok", "missing", "fails"]
+FindingState = Literal["ok", "missing", "fails"]
 """fails: no run works; missing: what the line names does not."""
 LEAST_DISK, LEAST_SHARED_MEMORY = 10e9, 1e9  # bytes
 _HUB_SECONDS = 5.0
@@ -30,7 +30,7 @@ _SHOWN = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    state: State
+    state: FindingState
     what: str
     text: str
 

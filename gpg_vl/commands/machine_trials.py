@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from gpg_vl.commands.machine import Finding, State
+from gpg_vl.commands.machine import Finding, FindingState
 from gpg_vl.commands.rank_trial import try_ranks
 from gpg_vl.config import (
     Attention,
@@ -138,7 +138,7 @@ def check_deepspeed() -> Finding:
     return _finding("missing", "DeepSpeed", "no ZeRO-1 to ZeRO-3", "deepspeed")
 
 
-def _finding(if_not: State, what: str, lack: str, kind: Literal["plain", "fsdp2", "deepspeed"]) -> Finding:
+def _finding(if_not: FindingState, what: str, lack: str, kind: Literal["plain", "fsdp2", "deepspeed"]) -> Finding:
     try:
         return Finding("ok", what, try_ranks(kind))
     except (RuntimeError, OSError) as error:

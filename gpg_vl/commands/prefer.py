@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from gpg_vl.commands.prefer_options import Options
+from gpg_vl.commands.prefer_options import PreferOptions
 from gpg_vl.commands.preference_labels import (
     VALUES,
     FileLabels,
@@ -47,7 +47,7 @@ PAIRS_AT_ONCE = 8  # labelled before the head is fitted again and the next are c
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """Two different answers to one prompt."""
 
     group: int
@@ -61,11 +61,11 @@ class Pool:
 
     groups: Sequence[ScoredGroup]
     features: Sequence[Tensor]  # [G, H] by group
-    pairs: Sequence[Pair]
+    pairs: Sequence[AnswerPair]
     labels: Labels
 
 
-def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
+def prefer(recipe: Recipe, options: PreferOptions, out: Path) -> dict[str, Any]:
     """Writes a preference head and its labels to ``out``; labels that are there already are not asked for again.
 
     Returns:
@@ -98,7 +98,7 @@ def prefer(recipe: Recipe, options: Options, out: Path) -> dict[str, Any]:
     return info
 
 
-def _check_sampling(recipe: Recipe, options: Options) -> None:
+def _check_sampling(recipe: Recipe, options: PreferOptions) -> None:
     """
     Raises:
         ValueError: prompts would get one answer each, or the recipe's engine is not known
@@ -110,7 +110,7 @@ def _check_sampling(recipe: Recipe, options: Options) -> None:
 
 def _make_pool(
     recipe: Recipe,
-    options: Options,
+    options: PreferOptions,
     checked: CheckedSources,
     adapter: Adapter,
     given: Sequence[Preference] | None,
@@ -131,7 +131,7 @@ def _make_pool(
 
 
 def _sample_groups(
-    recipe: Recipe, options: Options, checked: CheckedSources, prompts: PromptBuilder, adapter: Adapter
+    recipe: Recipe, options: PreferOptions, checked: CheckedSources, prompts: PromptBuilder, adapter: Adapter
 ) -> list[ScoredGroup]:
     """The recipe's policy answers prompts as in a rollout."""
     count = min(options.num_prompts, sum(len(source.samples) for source in checked.sources))
@@ -175,16 +175,16 @@ def _read_groups(
     return groups
 
 
-def _pairs(groups: Sequence[ScoredGroup]) -> list[Pair]:
+def _pairs(groups: Sequence[ScoredGroup]) -> list[AnswerPair]:
     """Every two different texts of a group."""
     found = []
     for number, group in enumerate(groups):
         first_of = {completion.text: index for index, completion in reversed(list(enumerate(group.completions)))}
-        found += [Pair(number, *sorted(pair)) for pair in combinations(first_of.values(), 2)]
+        found += [AnswerPair(number, *sorted(pair)) for pair in combinations(first_of.values(), 2)]
     return found
 
 
-def _hold_out(pool: Pool, options: Options, chooser: random.Random) -> list[Pair]:
+def _hold_out(pool: Pool, options: PreferOptions, chooser: random.Random) -> list[AnswerPair]:
     """Random pairs of prompts that nothing is learned from.
 
     Raises:
@@ -203,7 +203,7 @@ def _hold_out(pool: Pool, options: Options, chooser: random.Random) -> list[Pair
 
 
 def _learn(
-    asked: Sequence[Pair], differences: Tensor, pool: Pool, options: Options, chooser: random.Random
+    asked: Sequence[AnswerPair], differences: Tensor, pool: Pool, options: PreferOptions, chooser: random.Random
 ) -> tuple[Tensor, int]:
     """The head and the number of labels that it was learned from."""
     count = min(options.num_labels, len(asked))
@@ -225,13 +225,13 @@ def _learn(
     return w, count
 
 
-def _differences(pairs: Sequence[Pair], coordinates: Sequence[Tensor]) -> Tensor:
+def _differences(pairs: Sequence[AnswerPair], coordinates: Sequence[Tensor]) -> Tensor:
     """[N, D]."""
     rows = [coordinates[pair.group][pair.first] - coordinates[pair.group][pair.second] for pair in pairs]
     return torch.stack(rows) if rows else torch.zeros(0, coordinates[0].shape[1], dtype=torch.float64)
 
 
-def _ask(pairs: Sequence[Pair], pool: Pool) -> Tensor:
+def _ask(pairs: Sequence[AnswerPair], pool: Pool) -> Tensor:
     """[N]."""
     answers = [pool.labels.ask(pool.groups[pair.group], pair.first, pair.second) for pair in pairs]
     return torch.tensor([VALUES[answer] for answer in answers], dtype=torch.float64)

@@ -18,7 +18,7 @@ EPILOG = (
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PreferOptions:
     source: str  # score, ask, or a file of preferences
     num_prompts: int  # to sample answers to, where they do not come from a file
     num_labels: int  # to learn from
@@ -32,7 +32,7 @@ class Options:
                 raise ValueError(f"{option} must be at least {least}")
 
 
-def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, Options, Path]:
+def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, PreferOptions, Path]:
     """The recipe, the options, and the output folder.
 
     Raises:
@@ -53,5 +53,5 @@ def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, 
     )
     given, overrides = parser.parse_known_args(words)
     recipe = load_recipe(given.recipe, overrides)
-    options = Options(given.source, given.prompts, given.labels, given.held_out, given.pairs)
+    options = PreferOptions(given.source, given.prompts, given.labels, given.held_out, given.pairs)
     return recipe, options, Path(given.out)

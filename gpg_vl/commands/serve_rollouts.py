@@ -26,7 +26,7 @@ _WEIGHTS = VllmConfig().weights
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServerPlace:
     """Where a server listens, and the folder that it shares with runs."""
 
     host: str
@@ -34,7 +34,7 @@ class Place:
     weights: Path
 
 
-def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, Place, EngineOptions]:
+def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, ServerPlace, EngineOptions]:
     """
     Raises:
         ValueError: an option is wrong
@@ -51,10 +51,10 @@ def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, Place, 
     parser.add_argument("--eager", action="store_true", help="no compilation and no CUDA graphs: it starts sooner")
     o = parser.parse_args(words)
     options = EngineOptions(o.dtype, o.max_model_len, o.max_images, o.gpu_memory, o.tensor_parallel, o.eager)
-    return o.model, Place(o.host, o.port, Path(o.weights)), options
+    return o.model, ServerPlace(o.host, o.port, Path(o.weights)), options
 
 
-def serve_rollouts(model: str, place: Place, options: EngineOptions) -> int:
+def serve_rollouts(model: str, place: ServerPlace, options: EngineOptions) -> int:
     """Serves until a signal asks it to stop: 0; or until the engine fails: 1.
 
     Raises:
@@ -69,7 +69,7 @@ def serve_rollouts(model: str, place: Place, options: EngineOptions) -> int:
     return run_server(VllmBackend(path, options), place, token)
 
 
-def run_server(backend: Backend, place: Place, token: str) -> int:
+def run_server(backend: Backend, place: ServerPlace, token: str) -> int:
     """See ``serve_rollouts``."""
     service = Service(backend, place.weights.resolve())
     try:

@@ -21,13 +21,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from gpg_vl.data.containers import CostlyFile, refuse_costly
-from gpg_vl.data.downloads import check_url, download
-from gpg_vl.data.plain_files import read_plain_file
+from gpg_vl.data.downloads import check_url
+from gpg_vl.data.media_files import RefusedError, fetch, is_url, read_path, read_source, refuse_shape
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 20_000_000
-MIN_SIDE = 2  # pixels
-MAX_ASPECT = 50  # longer side to shorter side; some vision towers stop at 200
 
 MAX_LARGE_PIXELS = 178_000_000
 """With ``shrink``; Pillow itself refuses more than 178,956,970."""
@@ -54,10 +52,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # th
 
 class BadImage(ValueError):
     """``cannot open image NAME: REASON``. ``data.on_bad_image`` says what to do."""
-
-
-class _RefusedError(Exception):
-    """The kit does not accept the image; the message says why."""
 
 
 def find_image(entry: str, root: Path | None, hosts: Collection[str] = (), kind: str = "image") -> str:
@@ -149,8 +143,8 @@ def fetch_image(source: str | bytes, hosts: Collection[str] = ()) -> str | bytes
     if isinstance(source, bytes) or not is_url(source):
         return source
     try:
-        return _fetch(source, hosts)
-    except _RefusedError as error:
+        return fetch(source, hosts, MAX_BYTES)
+    except RefusedError as error:
         raise BadImage(f"cannot open image {source[:200]}: {error}") from error
 
 
@@ -161,11 +155,6 @@ def read_size(source: str | bytes, hosts: Collection[str] = ()) -> tuple[int, in
         BadImage: ``cannot open image NAME: REASON``
     """
     return _read(source, hosts, _upright_size, MAX_PIXELS)
-
-
-def is_url(source: str) -> bool:
-    """Whether a row names a place on the network instead of a file."""
-    return "://" in source or source.startswith("data:")
 
 
 def _read(
@@ -187,53 +176,36 @@ def read_image_file(path: str) -> bytes:
         BadImage: ``cannot open image NAME: REASON``
     """
     try:
-        return _read_path(path)
-    except (OSError, _RefusedError) as error:
+        return _whole(read_path(path, MAX_BYTES), path)
+    except (OSError, RefusedError) as error:
         raise BadImage(f"cannot open image {path[:200]}: {_reason(error)}") from error
-
-
-def _read_path(path: str) -> bytes:
-    try:
-        data = read_plain_file(path, MAX_BYTES)
-    except FileNotFoundError as error:
-        raise _RefusedError("no such file") from error
-    if len(data) > MAX_BYTES:
-        raise _RefusedError(f"the file has more than {MAX_BYTES} bytes")
-    return data
 
 
 def _read_bytes(source: str | bytes, hosts: Collection[str]) -> bytes:
     """The whole file, small enough and of few enough parts."""
-    if isinstance(source, str):
-        source = _fetch(source, hosts) if is_url(source) else _read_path(source)
-    if not source:
-        raise _RefusedError("the file is empty")
-    if len(source) > MAX_BYTES:
-        raise _RefusedError(f"the file has {len(source)} bytes, more than {MAX_BYTES}")
-    refuse_costly(source)
-    return source
+    data = _whole(read_source(source, hosts, MAX_BYTES), source)
+    refuse_costly(data)
+    return data
 
 
-def _fetch(url: str, hosts: Collection[str]) -> bytes:
-    try:
-        return download(url, hosts, MAX_BYTES)
-    except ValueError as error:
-        raise _RefusedError(str(error)) from error
+def _whole(data: bytes, source: str | bytes) -> bytes:
+    if len(data) > MAX_BYTES and isinstance(source, str):  # the rest was not read
+        raise RefusedError(f"the file has more than {MAX_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise RefusedError(f"the file has {len(data)} bytes, more than {MAX_BYTES}")
+    return data
 
 
 def _refuse_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         way_out = ", or set data.on_large_image to shrink" if max_pixels == MAX_PIXELS else ""
-        raise _RefusedError(f"it has {width} x {height} pixels, more than {max_pixels}; make it smaller{way_out}")
-    if min(width, height) < MIN_SIDE:
-        raise _RefusedError(f"it has {width} x {height} pixels; each side needs at least {MIN_SIDE}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise _RefusedError(f"it has {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+        raise RefusedError(f"it has {width} x {height} pixels, more than {max_pixels}; make it smaller{way_out}")
+    refuse_shape("it has", width, height)
 
 
 def _reason(error: Exception) -> str:
     """The reason in our own words: the library's message may contain bytes of the file."""
-    if isinstance(error, _RefusedError | CostlyFile):
+    if isinstance(error, RefusedError | CostlyFile):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         return f"it is not a {FORMATS} image"
@@ -274,7 +246,7 @@ def _refuse_cut(image: PngImageFile) -> None:
     assert image.fp is not None, "its pixels must not have been read yet"
     start = image.fp.tell()
     if _PNG_END not in image.fp.read():
-        raise _RefusedError("it is broken or truncated (its end is missing)")
+        raise RefusedError("it is broken or truncated (its end is missing)")
     image.fp.seek(start)
 
 
@@ -294,7 +266,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":  # Pillow's own conversion would make values from 0 to 1 black
-        raise _RefusedError("its pixels are floating-point numbers; write 8 bits a channel")
+        raise RefusedError("its pixels are floating-point numbers; write 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip values at 255
         rgb = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
         if "transparency" in image.info:  # the one grey value that is transparent

@@ -18,10 +18,9 @@ from typing import Any
 
 from PIL.Image import Image, Transpose
 
-from gpg_vl.data.downloads import download
-from gpg_vl.data.images import MAX_ASPECT, MIN_SIDE, BadImage, fetch_image, is_url, open_image
+from gpg_vl.data.images import BadImage, fetch_image, open_image
+from gpg_vl.data.media_files import RefusedError, is_url, read_source, refuse_shape
 from gpg_vl.data.movie_tables import TooManySamplesError, read_tracks, refuse_samples
-from gpg_vl.data.plain_files import read_plain_file
 from gpg_vl.records import FrameList, FrameTimes
 
 MAX_BYTES = 512 * 2**20
@@ -43,10 +42,6 @@ VideoSource = str | bytes | FrameList
 
 class BadVideo(BadImage):
     """``cannot open video NAME: REASON``. ``data.on_bad_image`` says what to do."""
-
-
-class _RefusedError(Exception):
-    """The kit does not accept the video; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +141,7 @@ def read_video_file(source: str | bytes, hosts: Collection[str] = ()) -> bytes:
     """
     try:
         return _read_bytes(source, hosts)
-    except (OSError, _RefusedError) as error:
+    except (OSError, RefusedError) as error:
         raise BadVideo(f"cannot open video {_name(source)}: {_reason(error)}") from error
 
 
@@ -158,7 +153,7 @@ def _name(source: VideoSource) -> str:
 
 def _reason(error: Exception) -> str:
     """The reason in our own words: the library's message may contain bytes of the file."""
-    if isinstance(error, _RefusedError | BadImage | TooManySamplesError):
+    if isinstance(error, RefusedError | BadImage | TooManySamplesError):
         return str(error)
     if isinstance(error, OSError) and error.strerror and not type(error).__module__.startswith("av."):
         return error.strerror.lower()
@@ -170,7 +165,7 @@ def _reason(error: Exception) -> str:
 
 def _read_frames(source: FrameList, sampling: FrameSampling, hosts: Collection[str], kept: int | None) -> Video:
     if not source.images:
-        raise _RefusedError("it has no frames")
+        raise RefusedError("it has no frames")
     fps = source.fps or sampling.fps
     _refuse_length(len(source.images), fps)
     times = sampling.choose(len(source.images), fps)
@@ -186,7 +181,7 @@ def _of_one_size(frames: Iterable[Image], times: FrameTimes) -> Iterator[Image]:
             _refuse_total(*size, times)
         if frame.size != size:
             (w1, h1), (w2, h2) = sorted((size, frame.size))
-            raise _RefusedError(f"its frames have different sizes, {w1} x {h1} and {w2} x {h2}; give all the same")
+            raise RefusedError(f"its frames have different sizes, {w1} x {h1} and {w2} x {h2}; give all the same")
         yield frame
 
 
@@ -195,27 +190,10 @@ def _of_one_size(frames: Iterable[Image], times: FrameTimes) -> Iterator[Image]:
 
 def _read_bytes(source: str | bytes, hosts: Collection[str]) -> bytes:
     """The whole file, if it is small enough."""
-    if isinstance(source, str):
-        source = _fetch(source, hosts) if is_url(source) else _read_path(source)
-    if not source:
-        raise _RefusedError("the file is empty")
-    if len(source) > MAX_BYTES:
-        raise _RefusedError(f"the file has more than {MAX_BYTES} bytes; make it smaller")
-    return source
-
-
-def _read_path(path: str) -> bytes:
-    try:
-        return read_plain_file(path, MAX_BYTES)
-    except FileNotFoundError as error:
-        raise _RefusedError("no such file") from error
-
-
-def _fetch(url: str, hosts: Collection[str]) -> bytes:
-    try:
-        return download(url, hosts, MAX_BYTES, DOWNLOAD_S)
-    except ValueError as error:
-        raise _RefusedError(str(error)) from error
+    data = read_source(source, hosts, MAX_BYTES, DOWNLOAD_S)
+    if len(data) > MAX_BYTES:
+        raise RefusedError(f"the file has more than {MAX_BYTES} bytes; make it smaller")
+    return data
 
 
 class _MissingLibraryError(Exception):
@@ -251,10 +229,10 @@ def _opened(av: Any, data: bytes) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(BytesIO(data), options={"format_whitelist": _DEMUXERS})
     except Exception as error:
-        raise _RefusedError(f"it is not a {FORMATS} video, or its header is broken") from error
+        raise RefusedError(f"it is not a {FORMATS} video, or its header is broken") from error
     with container:
         if not container.streams.video:
-            raise _RefusedError("it has no frames: the file holds no video stream")
+            raise RefusedError("it has no frames: the file holds no video stream")
         stream = container.streams.video[0]
         _refuse_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
@@ -270,23 +248,20 @@ def _refuse_tables(data: bytes) -> None:
 
 def _refuse_count(num_frames: int) -> None:
     if num_frames > MAX_FRAMES:
-        raise _RefusedError(f"it has {num_frames} frames, more than {MAX_FRAMES}; cut it")
+        raise RefusedError(f"it has {num_frames} frames, more than {MAX_FRAMES}; cut it")
 
 
 def _refuse_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise _RefusedError(f"its frames have {width} x {height} pixels, more than {MAX_PIXELS}; make them smaller")
-    if min(width, height) < MIN_SIDE:
-        raise _RefusedError(f"its frames have {width} x {height} pixels; each side needs at least {MIN_SIDE}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise _RefusedError(f"its frames have {width} x {height} pixels; one side is over {MAX_ASPECT} times the other")
+        raise RefusedError(f"its frames have {width} x {height} pixels, more than {MAX_PIXELS}; make them smaller")
+    refuse_shape("its frames have", width, height)
 
 
 def _refuse_total(width: int, height: int, times: FrameTimes) -> None:
     """What is held in memory at once."""
     count = len(times.numbers)
     if count * width * height > MAX_SEEN_PIXELS:
-        raise _RefusedError(
+        raise RefusedError(
             f"{count} frames of {width} x {height} have more than {MAX_SEEN_PIXELS} pixels; make them smaller, or "
             "lower data.max_frames"
         )
@@ -294,32 +269,32 @@ def _refuse_total(width: int, height: int, times: FrameTimes) -> None:
 
 def _refuse_length(num_frames: int, fps: float) -> None:
     if num_frames == 0:
-        raise _RefusedError("it has no frames")
+        raise RefusedError("it has no frames")
     if not fps > 0:
-        raise _RefusedError("it does not say how many frames it has in a second")
+        raise RefusedError("it does not say how many frames it has in a second")
     _refuse_count(num_frames)
     if num_frames / fps > MAX_SECONDS:
-        raise _RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
+        raise RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
 
 
 def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float]:
     """The number of frames, and how many there are in a second. None is decoded, and the header is not relied on.
 
     Raises:
-        _RefusedError: there are too many, or they end long before the header says
+        RefusedError: there are too many, or they end long before the header says
     """
     times: list[int] = []
     for packet in container.demux(stream):
         if packet.size > 0 and not packet.is_discard:
             times.append(packet.dts if packet.pts is None else packet.pts)
         if len(times) > MAX_FRAMES:
-            raise _RefusedError(f"it has more than {MAX_FRAMES} frames; cut it")
+            raise RefusedError(f"it has more than {MAX_FRAMES} frames; cut it")
         _refuse_late(deadline)
     known = [time for time in times if time is not None]
     seconds = float((max(known) - min(known)) * stream.time_base) if known else 0.0
     said = (container.duration or 0) / 1e6
     if seconds < said / 2 - 1:
-        raise _RefusedError(f"it is truncated: its frames end after {seconds:.1f} s, its header says {said:.1f} s")
+        raise RefusedError(f"it is truncated: its frames end after {seconds:.1f} s, its header says {said:.1f} s")
     fps = (len(times) - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
     return len(times), fps
 
@@ -331,17 +306,17 @@ def _pick(container: Any, stream: Any, times: FrameTimes, deadline: float) -> It
         _refuse_late(deadline)
         size = size or (frame.width, frame.height)
         if frame.is_corrupt or (frame.width, frame.height) != size:
-            raise _RefusedError(f"it is broken: frame {number + 1} is damaged, or of another size than the first")
+            raise RefusedError(f"it is broken: frame {number + 1} is damaged, or of another size than the first")
         if number in wanted:
             yield _upright(frame)
         if number == times.numbers[-1]:
             return
-    raise _RefusedError(f"it is broken or truncated: {number + 1} of its {times.num_frames} frames can be decoded")
+    raise RefusedError(f"it is broken or truncated: {number + 1} of its {times.num_frames} frames can be decoded")
 
 
 def _refuse_late(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise _RefusedError(f"decoding it takes over {DECODING_S:g} s; make it shorter or smaller")
+        raise RefusedError(f"decoding it takes over {DECODING_S:g} s; make it shorter or smaller")
 
 
 def _upright(frame: Any) -> Image:

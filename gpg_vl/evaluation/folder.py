@@ -18,7 +18,7 @@ from typing import IO, Any
 from gpg_vl.evaluation.predictions import Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow
 from gpg_vl.evaluation.settings import with_defaults
-from gpg_vl.files import naming, replace_file
+from gpg_vl.files import is_still, naming, replace_file
 from gpg_vl.recipes import changed_keys
 
 SETTINGS_FILE = "settings.json"
@@ -158,9 +158,8 @@ class EvaluationFolder:
         Raises:
             ValueError: the folder was renamed, or the file removed
         """
-        path, own = self._folder / PREDICTIONS_FILE, self._claimed
-        there = path.stat() if path.exists() else None
-        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+        path = self._folder / PREDICTIONS_FILE
+        if not is_still(path, self._claimed):
             raise ValueError(f"--out: {path} was renamed or removed meanwhile; nothing more is written, start again")
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gpg_vl.config import Recipe
 from gpg_vl.learned.discriminator import Discriminator, discriminator_loss
 from gpg_vl.learned.features import read_prompts
+from gpg_vl.learned.part import LearnedPart
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object
@@ -53,8 +54,8 @@ def refuse_others(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise ValueError("names or shapes are those of another network")
 
 
-class GoldLikeness:
-    """Scores the groups of a step as it stands, then takes one step of its own on them."""
+class GoldLikeness(LearnedPart):
+    """Scores the groups of a step as it stands, sigmoid(D), then takes one step of its own on them."""
 
     name = "discriminator"
 
@@ -66,22 +67,17 @@ class GoldLikeness:
         gold: GoldCompletions,
         accelerator: Accelerator,
     ):
+        super().__init__(accelerator)
         config = objective.config
         self.is_in_total = config.discriminator_gradient == "score"
         self._recipe = recipe
         self._initial = initial
         self._gold = gold
-        self._accelerator = accelerator
         self._network = Discriminator(
             initial.hidden_size, given(config.discriminator_width), given(config.spectral_norm), recipe.run.seed
         )
         self._optimizer = torch.optim.Adam(self._network.parameters(), lr=given(config.discriminator_rate))
         self._prompts: dict[int, Tensor] = {}  # states of the step's prompts, by id()
-
-    def measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
-        """sigmoid(D), [G] by group; keeps what ``learn`` needs of the prompts."""
-        with whole_weights(self._accelerator):
-            return run_together(lambda: self._measure(groups))
 
     def learn(self, step: int, groups: Sequence[ScoredGroup]) -> dict[str, Tensor]:
         """One step on the gold and one sampled completion of each group of all ranks. All ranks together.
@@ -137,6 +133,7 @@ class GoldLikeness:
 
     @torch.no_grad()
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
+        """Keeps what ``learn`` needs of the prompts."""
         if not groups:
             return []
         with self._initial.running() as adapter:

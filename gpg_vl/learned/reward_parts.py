@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from accelerate import Accelerator
 
@@ -13,42 +12,26 @@ from gpg_vl.config import Recipe
 from gpg_vl.learned.features import read_completions
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.head import load_head
+from gpg_vl.learned.part import LearnedPart
 from gpg_vl.learned.relaxed_gradient import RelaxedGradient
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
-from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Reward, ScoredGroup
 from gpg_vl.update.reference import InitialModel
 
 
-class LearnedPart(Protocol):
-    """One part. All ranks call it together, each with its own groups."""
-
-    name: str
-    is_in_total: bool
-    """Whether it counts in the reward that advantages are made of; else it is only logged."""
-
-    def measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
-        """In [0, 1], [G] by group."""
-
-
-class Preference:
+class PreferencePart(LearnedPart):
     """How the head of ``rewards.preference`` sees a completion, on the hidden states of the initial model."""
 
     name = "preference"
     is_in_total = True
 
     def __init__(self, recipe: Recipe, initial: InitialModel, accelerator: Accelerator):
+        super().__init__(accelerator)
         self._head = load_head(Path(str(recipe.rewards.preference)), recipe.model)
         self._recipe = recipe
         self._initial = initial
-        self._accelerator = accelerator
-
-    def measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
-        with whole_weights(self._accelerator):
-            return run_together(lambda: self._measure(groups))
 
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
         if not groups:
@@ -83,7 +66,7 @@ def build_parts(
     if not has_preference and not objective.has_discriminator:
         return LearnedParts()
     initial = InitialModel(recipe, adapter, accelerator)
-    fixed = (Preference(recipe, initial, accelerator),) if has_preference else ()
+    fixed = (PreferencePart(recipe, initial, accelerator),) if has_preference else ()
     if not objective.has_discriminator:
         return LearnedParts(fixed, initial=initial)
     learning = GoldLikeness(recipe, objective, initial, gold, accelerator)

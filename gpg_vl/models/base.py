@@ -5,7 +5,6 @@ A family's own file says how its images become text and tensors, and where its p
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -328,5 +327,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         """Arguments of the forward for an ordinary row [1, S], as ``generate`` passes them."""
         return dict(vision)
 
-    @abstractmethod
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures: ...
+    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
+        """By default those of all images, or of all tiles, one after the other."""
+        found = self.model.model.get_image_features(**vision.tensors).pooler_output
+        return ImageFeatures((found.flatten(0, 1) if isinstance(found, Tensor) else torch.cat(found),))

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
 from gpg_vl.models.parts import Part
-from gpg_vl.records import Frame, ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import Frame, ImageView, VisionInputs
 
 
 class Gemma3Adapter(LayerMasksAdapter):
@@ -63,7 +63,3 @@ class Gemma3Adapter(LayerMasksAdapter):
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {"token_type_ids": token_types, **vision}
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        features = self.model.model.get_image_features(**vision.tensors).pooler_output
-        return ImageFeatures((features.flatten(0, 1),))

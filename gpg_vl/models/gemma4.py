@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
@@ -131,9 +130,6 @@ class Gemma4Adapter(LayerMasksAdapter):
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {"mm_token_type_ids": token_types, **vision}
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's limit on the tokens of an image."""

@@ -12,7 +12,7 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 
 from gpg_vl.models.media import frames_tensor
 from gpg_vl.models.tiled import TiledAdapter
-from gpg_vl.records import ImageFeatures, ImageView, VideoView, VisionInputs
+from gpg_vl.records import ImageView, VideoView, VisionInputs
 
 
 class InternVLAdapter(TiledAdapter):
@@ -73,10 +73,7 @@ class InternVLAdapter(TiledAdapter):
         )
         return self._inputs_of_tiles({"pixel_values": made["pixel_values_videos"].flatten(0, 1)}, len(frames))
 
-    # --- running and saving ---
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((self.model.model.get_image_features(**vision.tensors).pooler_output.flatten(0, 1),))
+    # --- saving ---
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's limit, which the kit applies itself."""

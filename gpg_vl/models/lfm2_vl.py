@@ -7,14 +7,13 @@ from dataclasses import replace
 from math import ceil
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
 from gpg_vl.models.recurrent import RecurrentAdapter
-from gpg_vl.models.sliced import Layout, Limits, SlicedAdapter
-from gpg_vl.records import ImageFeatures, VisionInputs
+from gpg_vl.models.sliced import Limits, SlicedAdapter, Tiling
+from gpg_vl.records import VisionInputs
 
 _SIDES = range(1, 11)
 
@@ -51,7 +50,7 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         for tokens in range(most, 0, -1):
             yield _limit(min(least, tokens), tokens, max_tiles=own.max_tiles, do_image_splitting=False)
 
-    def _layout(self, width: int, height: int, limits: Limits) -> Layout | None:
+    def _tiling(self, width: int, height: int, limits: Limits) -> Tiling | None:
         own = self.processor.image_processor
         units = {"downsample_factor": own.downsample_factor, "encoder_patch_size": own.encoder_patch_size}
         most = limits["max_image_tokens"]
@@ -65,13 +64,13 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
             height, width, max_image_tokens=most, max_pixels_tolerance=own.max_pixels_tolerance, **units
         )
         if not (is_large and limits["do_image_splitting"]):
-            return Layout(whole)
+            return Tiling(whole)
         columns, rows, *_ = own._get_grid_layout(height, width, own.min_tiles, limits["max_tiles"], own.tile_size)
-        return Layout(whole, columns, rows, (own.tile_size, own.tile_size))
+        return Tiling(whole, columns, rows, (own.tile_size, own.tile_size))
 
-    def _image_text(self, layout: Layout, index: int) -> str:
-        width, height = layout.whole
-        found = {"image_rows": [layout.rows], "image_cols": [layout.columns], "image_sizes": [[height, width]]}
+    def _image_text(self, tiling: Tiling, index: int) -> str:
+        width, height = tiling.whole
+        found = {"image_rows": [tiling.rows], "image_cols": [tiling.columns], "image_sizes": [[height, width]]}
         text: str = self.processor.replace_image_token(found, 0, use_image_special_tokens=True)
         return text
 
@@ -87,9 +86,6 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         """Tiles of fewer patches are padded with empty ones, which the mask leaves out."""
         most = max(part.tensors["pixel_values"].shape[1] for part in parts)
         return super().join_vision([_with_patches(part, most) for part in parts])
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
 
 
 def _limit(least: int, most: int, **more: int) -> Limits:

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.images_to_tensors import resized
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageView, VisionInputs
 
 
 class LlavaOnevisionAdapter(BaseAdapter):
@@ -73,9 +72,6 @@ class LlavaOnevisionAdapter(BaseAdapter):
         """Images of fewer tiles are padded with empty ones, which the model drops again by ``image_sizes``."""
         most = max(part.tensors["pixel_values"].shape[1] for part in parts)
         return super().join_vision([_with_tiles(part, most) for part in parts])
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
 
 
 def _with_tiles(vision: VisionInputs, num: int) -> VisionInputs:

@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 
 from gpg_vl.models.qwen3_5 import Qwen35Adapter
 from gpg_vl.models.recurrent import RecurrentAdapter
-from gpg_vl.models.sliced import Layout, Limits, SlicedAdapter
-from gpg_vl.records import ImageFeatures, VisionInputs
+from gpg_vl.models.sliced import Limits, SlicedAdapter, Tiling
+from gpg_vl.records import VisionInputs
 
 CUT_SINCE = "5.23"
 """Version of transformers whose image processor the kit's sizes are those of."""
@@ -59,22 +59,22 @@ class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
         for smaller in range(side - own.patch_size, 0, -own.patch_size):
             yield {"max_slice_nums": 1, "scale_resolution": smaller}
 
-    def _layout(self, width: int, height: int, limits: Limits) -> Layout:
+    def _tiling(self, width: int, height: int, limits: Limits) -> Tiling:
         own, side, size = self.processor.image_processor, limits["scale_resolution"], (height, width)
         grid = own.get_sliced_grid(size, limits["max_slice_nums"], side)
         scale = {"scale_resolution": side, "patch_size": own.patch_size, "downsample_mode": own.downsample_mode}
         whole_height, whole_width = own.find_best_resize(size, allow_upscale=grid is None, **scale)
         if grid is None:
-            return Layout((whole_width, whole_height))
+            return Tiling((whole_width, whole_height))
         rows, columns = grid
         full_height, full_width = own.get_refine_size(size, grid, allow_upscale=True, **scale)
-        return Layout((whole_width, whole_height), columns, rows, (full_width // columns, full_height // rows))
+        return Tiling((whole_width, whole_height), columns, rows, (full_width // columns, full_height // rows))
 
-    def _image_text(self, layout: Layout, index: int) -> str:
+    def _image_text(self, tiling: Tiling, index: int) -> str:
         own = self.processor.image_processor
-        sizes = [layout.whole, *([layout.tile] * layout.columns * layout.rows if layout.is_cut else [])]
+        sizes = [tiling.whole, *([tiling.tile] * tiling.columns * tiling.rows if tiling.is_cut else [])]
         found = {
-            "grids": [[layout.rows, layout.columns] if layout.is_cut else [0, 0]],
+            "grids": [[tiling.rows, tiling.columns] if tiling.is_cut else [0, 0]],
             "num_patches_per_image": [len(sizes)],
             "target_sizes": torch.tensor([[height, width] for width, height in sizes]) // own.patch_size,
         }
@@ -96,6 +96,3 @@ class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
         sizes = torch.cat([part.tensors["target_sizes"] for part in parts])
         patches, tokens = sum(part.num_patches for part in parts), sum(part.num_tokens for part in parts)
         return VisionInputs({"pixel_values": pixels, "target_sizes": sizes}, patches, tokens)
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))

@@ -8,7 +8,6 @@ from math import ceil, floor, isqrt
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
@@ -16,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.images_to_tensors import resized
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageView, VisionInputs
 
 
 class Mistral3Adapter(BaseAdapter):
@@ -81,9 +80,6 @@ class Mistral3Adapter(BaseAdapter):
         """Images are padded to one size, which the model cuts off again by ``image_sizes``."""
         height, width = (max(part.tensors["pixel_values"].shape[axis] for part in parts) for axis in (-2, -1))
         return super().join_vision([_padded(part, height, width) for part in parts])
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(self.model.model.get_image_features(**vision.tensors).pooler_output),))
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's limit, which the kit applies itself."""

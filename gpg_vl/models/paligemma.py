@@ -107,10 +107,6 @@ class PaliGemmaAdapter(LayerMasksAdapter):
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {"token_type_ids": token_types, **vision}
 
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        features = self.model.model.get_image_features(**vision.tensors).pooler_output
-        return ImageFeatures((features.flatten(0, 1),))
-
 
 def _logit_cap(config: PreTrainedConfig) -> float | None:
     cap: float | None = getattr(config.get_text_config(), "final_logit_softcapping", None)

@@ -19,7 +19,7 @@ Limits = Mapping[str, Any]
 """Arguments of the image processor."""
 
 
-class Layout(NamedTuple):
+class Tiling(NamedTuple):
     """What becomes of an image: the whole of it, made small, and rows and columns of tiles if it is large."""
 
     whole: tuple[int, int]  # width and height
@@ -45,11 +45,11 @@ class SlicedAdapter(BaseAdapter):
         """From the finest that the recipe allows to the coarsest."""
 
     @abstractmethod
-    def _layout(self, width: int, height: int, limits: Limits) -> Layout | None:
+    def _tiling(self, width: int, height: int, limits: Limits) -> Tiling | None:
         """What the image processor does to a ``width`` x ``height`` image; None where it fails on it."""
 
     @abstractmethod
-    def _image_text(self, layout: Layout, index: int) -> str:
+    def _image_text(self, tiling: Tiling, index: int) -> str:
         """The processor's words for the image that is number ``index`` of its prompt."""
 
     @abstractmethod
@@ -66,24 +66,24 @@ class SlicedAdapter(BaseAdapter):
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``; an image that has more tokens at the coarsest limits is seen at those."""
         chosen = None
-        for _, layout in self._layouts(width, height):
-            chosen = layout
-            if max_tokens is None or len(self._token_ids(self._image_text(layout, 0))) <= max_tokens:
+        for _, tiling in self._tilings(width, height):
+            chosen = tiling
+            if max_tokens is None or len(self._token_ids(self._image_text(tiling, 0))) <= max_tokens:
                 break
         if chosen is None:
             raise ValueError(f"a {width} x {height} image is too narrow for the model; crop it")
         return ImageView(width, height, *chosen.size, self.frame, notation=self.notation)
 
-    def _layouts(self, width: int, height: int) -> Iterator[tuple[Limits, Layout]]:
+    def _tilings(self, width: int, height: int) -> Iterator[tuple[Limits, Tiling]]:
         for limits in self._limits():
-            layout = self._layout(width, height, limits)
-            if layout is not None:
-                yield limits, layout
+            tiling = self._tiling(width, height, limits)
+            if tiling is not None:
+                yield limits, tiling
 
-    def _choice(self, view: ImageView) -> tuple[Limits, Layout]:
+    def _choice(self, view: ImageView) -> tuple[Limits, Tiling]:
         """The limits that a view was made under, and what they lead to."""
         size = (view.model_width, view.model_height)
-        return next(each for each in self._layouts(view.width, view.height) if each[1].size == size)
+        return next(each for each in self._tilings(view.width, view.height) if each[1].size == size)
 
     def image_texts(self, views: Sequence[ImageView]) -> list[str]:
         return [self._image_text(self._choice(view)[1], index) for index, view in enumerate(views)]

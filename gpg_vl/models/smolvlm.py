@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from gpg_vl.models.media import describe_times, frames_tensor
 from gpg_vl.models.tiled import TiledAdapter
-from gpg_vl.records import FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
+from gpg_vl.records import FrameTimes, ImageView, VideoView, VisionInputs
 
 _MOST_SIDES = range(1, 7)
 
@@ -80,9 +80,6 @@ class Idefics3Adapter(TiledAdapter):
     @property
     def _text_model(self) -> Any:
         return self.model.model.text_model
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's limit, which the kit applies itself."""

@@ -10,7 +10,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
 from gpg_vl.planning.cards import CARDS, Card, card_here, find_card
 from gpg_vl.planning.measure import measure_step
-from gpg_vl.planning.options import Options
+from gpg_vl.planning.options import PlanOptions
 from gpg_vl.planning.page import describe_measured, describe_plan
 from gpg_vl.planning.plan import Machine, make_plan, read_rows
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
@@ -21,7 +21,7 @@ from gpg_vl.processes.start import start_ranks
 DEFAULT_CARD = "h100-80"
 
 
-def plan_lines(recipe: Recipe, options: Options) -> list[str]:
+def plan_lines(recipe: Recipe, options: PlanOptions) -> list[str]:
     """
     Raises:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line

@@ -41,7 +41,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StateBytes:
     """Bytes of a rank."""
 
     weights: int
@@ -72,7 +72,7 @@ def state_of(
     on_gpu: bool = True,
     is_rounded: bool = False,
     of_machine: int = CARDS_PER_MACHINE,
-) -> State:
+) -> StateBytes:
     """
     Args:
         num_ranks: GPUs
@@ -95,17 +95,17 @@ def state_of(
     if layout in ("none", "zero1"):
         buffers = bucket if layout == "zero1" else 0
         weights = ROUNDED * size.weights + FLOAT * size.trained if is_rounded else FLOAT * size.weights
-        return State(weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
+        return StateBytes(weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
     if layout == "zero2":
-        return State(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)
+        return StateBytes(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)
     live = 2 * FLOAT * min(_LIVE, size.weights)
     weights, gathered = FLOAT * -(-size.weights // num_ranks), FLOAT * size.weights
     if layout == "zero3":
-        return State(weights, FLOAT * share, moments + copy, live, gathered, step, 0)
-    return State(weights, FLOAT * share, 0, live, gathered, 0, moments + copy)
+        return StateBytes(weights, FLOAT * share, moments + copy, live, gathered, step, 0)
+    return StateBytes(weights, FLOAT * share, 0, live, gathered, 0, moments + copy)
 
 
-def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> State:
+def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> StateBytes:
     """
     Args:
         width: bytes of a weight in the compute type
@@ -117,10 +117,10 @@ def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> State:
     buffers = width * (passing + trained) + FLOAT * min(trained, max(size.outside, size.block))
     step = 2 * FLOAT * -(-size.largest // num_ranks)
     weights, gathered = FLOAT * -(-size.weights // num_ranks), width * size.weights
-    return State(weights, FLOAT * share, 2 * FLOAT * share, buffers, gathered, step, 0)
+    return StateBytes(weights, FLOAT * share, 2 * FLOAT * share, buffers, gathered, step, 0)
 
 
-def _offloaded(state: State, size: Size) -> State:
+def _offloaded(state: StateBytes, size: Size) -> StateBytes:
     """The shards on the host; a block's are copied to the card on their way to the other ranks."""
     host = state.weights + state.gradients + state.optimizer
     on_the_way = state.weights * max(size.outside, size.block) // size.weights

@@ -16,7 +16,7 @@ from gpg_vl.planning.layouts import (
     FLOAT,
     SHARDED_GRADIENTS,
     Size,
-    State,
+    StateBytes,
     rounds_weights,
     state_of,
 )
@@ -110,7 +110,7 @@ def memory_of(
     return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
 
 
-def _update_parts(state: State, update: Pass, layout: LayoutName) -> Mapping[str, int]:
+def _update_parts(state: StateBytes, update: Pass, layout: LayoutName) -> Mapping[str, int]:
     if layout not in SHARDED_GRADIENTS:
         return _add({"buffers": state.buffers}, update.peak.parts)
     return _add({GRADIENTS: state.gradients, "buffers": state.buffers}, update.peak.without_gradients)

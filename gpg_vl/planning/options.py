@@ -16,7 +16,7 @@ OVERRIDES = "Every other --section.key VALUE overrides the recipe. What the numb
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PlanOptions:
     gpu: str | None  # None: this machine's
     num_gpus: int
     of_machine: int
@@ -24,7 +24,7 @@ class Options:
     measures: bool  # one step on this machine, in place of a plan
 
 
-def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, Options]:
+def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, PlanOptions]:
     """
     Raises:
         ValueError: an option or the recipe is wrong
@@ -40,7 +40,7 @@ def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, 
         raise ValueError(f"--sharding: no layout {options.sharding!r}; the layouts are {', '.join(LAYOUTS)}")
     num_gpus, of_machine = _read_gpus(options.gpus)
     recipe = load_recipe(options.recipe, overrides)
-    return recipe, Options(options.gpu, num_gpus, of_machine, layout, options.measure)
+    return recipe, PlanOptions(options.gpu, num_gpus, of_machine, layout, options.measure)
 
 
 def _read_gpus(word: str) -> tuple[int, int]:

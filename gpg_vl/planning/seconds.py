@@ -40,7 +40,7 @@ STEP_TRAFFIC = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepWork:
     """Of one rank in a step; operations as ``update.flops`` counts them, None for a mixture of experts."""
 
     rollout_flops: float | None
@@ -52,7 +52,7 @@ def seconds_of(
     recipe: Recipe,
     size: Size,
     runs: Runs,
-    work: Work,
+    work: StepWork,
     card: Card,
     layout: LayoutName,
     num_ranks: int,
@@ -83,14 +83,14 @@ def seconds_of(
     }
 
 
-def _rollout(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float, weights: int) -> float:
+def _rollout(recipe: Recipe, runs: Runs, work: StepWork, card: Card, rate: float, weights: int) -> float:
     """Prefill, then as many steps as the longest completion has tokens, whatever the others have: the long tail."""
     cached = runs.rollout.peak.parts.get(CACHE, 0)
     step = max(runs.rollout.kernels * LAUNCH_SECONDS, (weights + cached) / card.bandwidth)
     return runs.rollout.count * recipe.rollout.max_new_tokens * step + (work.rollout_flops or 0.0) / rate
 
 
-def _update(recipe: Recipe, runs: Runs, work: Work, card: Card, rate: float) -> float:
+def _update(recipe: Recipe, runs: Runs, work: StepWork, card: Card, rate: float) -> float:
     again = 4 / 3 if recipe.model.gradient_checkpointing else 1.0
     kept = sum(runs.update.peak.without_gradients.get(part, 0) for part in (ACTIVATIONS, VISION))
     computed = (work.update_flops or 0.0) * again / rate + runs.update.count * TRAFFIC * kept / card.bandwidth
@@ -145,14 +145,14 @@ def checkpoint_bytes(size: Size) -> int:
     return FLOAT * size.weights + 2 * FLOAT * size.trained
 
 
-def work_of(flops: tuple[float, float] | None, recipe: Recipe, num_ranks: int, num_images: float) -> Work:
+def work_of(flops: tuple[float, float] | None, recipe: Recipe, num_ranks: int, num_images: float) -> StepWork:
     """
     Args:
         flops: of a group, in the rollout and in the update
     """
     num = share_of(recipe.rollout.prompts_per_step, num_ranks)
     rollout, update = (None, None) if flops is None else (num * flops[0], num * flops[1])
-    return Work(rollout, update, num * num_images)
+    return StepWork(rollout, update, num * num_images)
 
 
 def total(seconds: Mapping[str, float]) -> float:

@@ -27,7 +27,7 @@ _SOME_OVERLAP = 0.1
 _MOST_MISTAKES = 5
 _NUMBER = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?")
 
-Group = Mapping[str, Any]
+RecordedGroup = Mapping[str, Any]
 """A row of the record, whose completions say whether they agree."""
 
 
@@ -58,14 +58,14 @@ class Agreement:
     mistakes: list[Mistake]
 
 
-def agrees(completion: Mapping[str, Any], group: Group) -> bool:
+def agrees(completion: Mapping[str, Any], group: RecordedGroup) -> bool:
     answer = completion["answer"]
     if answer is None:
         return False
     return _overlap(completion, group) >= LEAST_OVERLAP if group["boxes"] else _plain(answer) == _plain(group["answer"])
 
 
-def _overlap(completion: Mapping[str, Any], group: Group) -> float:
+def _overlap(completion: Mapping[str, Any], group: RecordedGroup) -> float:
     return assigned_iou([tuple(box) for box in completion["boxes"]], [tuple(box) for box in group["boxes"]])
 
 
@@ -74,7 +74,7 @@ def _plain(text: str) -> str | float:
     return float(words) if _NUMBER.fullmatch(words) else words
 
 
-def describe_agreement(groups: Sequence[Group]) -> list[Agreement]:
+def describe_agreement(groups: Sequence[RecordedGroup]) -> list[Agreement]:
     """For each task of which an answer agrees, by name.
 
     Args:
@@ -85,7 +85,7 @@ def describe_agreement(groups: Sequence[Group]) -> list[Agreement]:
     return [_describe(task, members) for task, members in numbered.items() if _share(g for _, g in members)]
 
 
-def _describe(task: str, members: Sequence[tuple[int, Group]]) -> Agreement:
+def _describe(task: str, members: Sequence[tuple[int, RecordedGroup]]) -> Agreement:
     groups = [group for _, group in members]
     first, last = _ends(Counter(group["step"] for group in groups))
     at_start, at_end = ([(n, group) for n, group in members if group["step"] in steps] for steps in (first, last))
@@ -117,22 +117,22 @@ def _take(steps: Sequence[int], num_groups: Mapping[int, int], least: int, most:
     return set(taken)
 
 
-def _share(groups: Iterable[Group]) -> float:
+def _share(groups: Iterable[RecordedGroup]) -> float:
     found = [each["agrees"] for group in groups for each in group["completions"]]
     return sum(found) / len(found) if found else 0.0
 
 
-def _mean(members: Sequence[tuple[int, Group]], key: str) -> float:
+def _mean(members: Sequence[tuple[int, RecordedGroup]], key: str) -> float:
     return mean_of(each[key] for _, group in members for each in group["completions"]) or 0.0
 
 
-def _gain(group: Group) -> float:
+def _gain(group: RecordedGroup) -> float:
     """Within a group, since rewards may rise and fall with the run."""
     right, others = ([c["reward"] for c in group["completions"] if c["agrees"] is wanted] for wanted in (True, False))
     return statistics.fmean(right) - statistics.fmean(others)
 
 
-def _spread(group: Group) -> float:
+def _spread(group: RecordedGroup) -> float:
     rewards = [each["reward"] for each in group["completions"]]
     return float(max(rewards) - min(rewards))
 
@@ -147,7 +147,7 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     return mean - half, mean + half
 
 
-def _mistakes(members: Sequence[tuple[int, Group]]) -> list[Mistake]:
+def _mistakes(members: Sequence[tuple[int, RecordedGroup]]) -> list[Mistake]:
     """The most frequent kinds, each with the group that has most of it, of several the last."""
     kinds: Counter[str] = Counter()
     examples: dict[str, tuple[int, int]] = {}  # how many a group has, and its place
@@ -160,7 +160,7 @@ def _mistakes(members: Sequence[tuple[int, Group]]) -> list[Mistake]:
     return [Mistake(what, count / total, examples[what][1]) for what, count in kinds.most_common(_MOST_MISTAKES)]
 
 
-def _kind_of_mistake(completion: Mapping[str, Any], group: Group) -> str:
+def _kind_of_mistake(completion: Mapping[str, Any], group: RecordedGroup) -> str:
     if completion["answer"] is None:
         return "no answer that can be found" if completion["finished"] else "cut off before an answer"
     if not group["boxes"]:

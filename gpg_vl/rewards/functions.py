@@ -19,7 +19,7 @@ from gpg_vl.data.images import open_image
 from gpg_vl.records import Sample
 from gpg_vl.user_code import CodeMistake, as_number, run_file
 
-Conversation = list[dict[str, str]]
+ChatMessages = list[dict[str, str]]
 RewardFunction = Callable[..., Any]
 
 MAX_EXTRA_CHARS = 1000
@@ -76,7 +76,7 @@ class TrainerState:
 class Call:
     """One group, as a function sees it."""
 
-    prompt: str | Conversation
+    prompt: str | ChatMessages
     completions: tuple[str, ...]
     completion_ids: tuple[tuple[int, ...], ...]
     columns: Mapping[str, Any]  # of the row, each once

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from gpg_vl.config import RewardsConfig
 from gpg_vl.records import Reward, RolloutGroup, Rule, ScoredGroup
-from gpg_vl.rewards.functions import Call, Conversation, TrainerState, function_name, sample_columns
+from gpg_vl.rewards.functions import Call, ChatMessages, TrainerState, function_name, sample_columns
 from gpg_vl.rewards.pool import FunctionJob, Job, MetricJob, Outcome, ScoringPool, TaskJob
 from gpg_vl.rewards.published import measure_published
 from gpg_vl.user_code import absolute_spec
@@ -236,7 +236,7 @@ def _texts(group: RolloutGroup | ScoredGroup) -> tuple[str, ...]:
     return tuple(completion_text(group.prompt, completion.text) for completion in group.completions)
 
 
-def _as_trl_prompt(group: RolloutGroup) -> str | Conversation:
+def _as_trl_prompt(group: RolloutGroup) -> str | ChatMessages:
     """Messages for a chat prompt, the text that the model read for a base prompt."""
     messages = group.prompt.messages
     return [{"role": role, "content": text} for role, text in messages] if messages else group.prompt.text

@@ -17,58 +17,58 @@ _GROWTH = 2.0
 _BETTER = 0.02
 _SLOW_SCORING = 1.0  # seconds a step
 
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
+LogLine = Mapping[str, Any]
+LogLines = Sequence[LogLine]
 
 
 class Advice:
     """Sees the metrics of every step."""
 
-    def __init__(self, recipe: Recipe, earlier: Rows = ()):
+    def __init__(self, recipe: Recipe, earlier: LogLines = ()):
         """
         Args:
             earlier: what an earlier process logged of the run
         """
-        sampled = [row for row in earlier if _compares(row)]
+        sampled = [line for line in earlier if _compares(line)]
         self._recipe = recipe
         self._first = sampled[:WINDOW]
         self._last = deque(sampled[-WINDOW:], WINDOW)
-        self._said: set[_Rule] = set()
+        self._said: set[_Advice] = set()
 
-    def notes(self, row: Row) -> Iterator[str]:
+    def notes(self, line: LogLine) -> Iterator[str]:
         """Lines that the last ``WINDOW`` steps give reason for, and that were not said before."""
-        if not _compares(row):
+        if not _compares(line):
             return
         if len(self._first) < WINDOW:
-            self._first.append(row)
-        self._last.append(row)
+            self._first.append(line)
+        self._last.append(line)
         if len(self._last) == WINDOW:
-            for rule in _RULES:
-                if rule not in self._said and (text := rule(self._recipe, self._first, list(self._last))):
-                    self._said.add(rule)
+            for advice in _ADVICE:
+                if advice not in self._said and (text := advice(self._recipe, self._first, list(self._last))):
+                    self._said.add(advice)
                     yield f"note: {text}"
 
 
-def _compares(row: Row) -> bool:
+def _compares(line: LogLine) -> bool:
     """Whether the step sampled several completions for a prompt."""
-    return "group_shares" in row
+    return "group_shares" in line
 
 
-_Rule = Callable[[Recipe, Rows, Rows], str | None]
+_Advice = Callable[[Recipe, LogLines, LogLines], str | None]
 
 
-def _mean(rows: Rows, *path: str) -> float:
-    values = [_find(row, path) for row in rows]
+def _mean(lines: LogLines, *path: str) -> float:
+    values = [_find(line, path) for line in lines]
     return sum(values) / len(values)
 
 
-def _find(row: Any, path: Sequence[str]) -> float:
+def _find(line: Any, path: Sequence[str]) -> float:
     for name in path:
-        row = row.get(name, 0.0)
-    return float(row)
+        line = line.get(name, 0.0)
+    return float(line)
 
 
-def _cut_off(recipe: Recipe, first: Rows, last: Rows) -> str | None:
+def _cut_off(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
     share = 1 - _mean(last, "finished")
     if share <= _MOST:
         return None
@@ -78,7 +78,7 @@ def _cut_off(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-def _easy(recipe: Recipe, first: Rows, last: Rows) -> str | None:
+def _easy(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
     share = _mean(last, "group_shares", "easy")
     if share <= _NEARLY_ALL:
         return None
@@ -88,7 +88,7 @@ def _easy(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-def _hard(recipe: Recipe, first: Rows, last: Rows) -> str | None:
+def _hard(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
     share = _mean(last, "group_shares", "hard")
     if share <= _NEARLY_ALL:
         return None
@@ -99,7 +99,7 @@ def _hard(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-def _alike(recipe: Recipe, first: Rows, last: Rows) -> str | None:
+def _alike(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
     is_told = _easy(recipe, first, last) is not None
     if is_told or _mean(last, "answer_diversity") > _LITTLE or _unreadable(last) > _MOST:
         return None
@@ -109,13 +109,13 @@ def _alike(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-def _unreadable(rows: Rows) -> float:
-    counts = [row.get("status", {}) for row in rows]
+def _unreadable(lines: LogLines) -> float:
+    counts = [line.get("status", {}) for line in lines]
     return sum(each.get("unparsable", 0) for each in counts) / max(1, sum(sum(each.values()) for each in counts))
 
 
-def _growing(recipe: Recipe, first: Rows, last: Rows) -> str | None:
-    before, now = (_mean(rows, "completion_tokens") for rows in (first, last))
+def _growing(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
+    before, now = (_mean(lines, "completion_tokens") for lines in (first, last))
     is_better = _mean(last, "reward") > _mean(first, "reward") + _BETTER
     if is_better or now < _GROWTH * before or now < recipe.rollout.max_new_tokens * _MOST:
         return None
@@ -126,7 +126,7 @@ def _growing(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-def _slow_scoring(recipe: Recipe, first: Rows, last: Rows) -> str | None:
+def _slow_scoring(recipe: Recipe, first: LogLines, last: LogLines) -> str | None:
     scoring, rollout = (_mean(last, "seconds", name) for name in ("scoring", "rollout"))
     if scoring <= rollout or scoring < _SLOW_SCORING:
         return None
@@ -136,4 +136,4 @@ def _slow_scoring(recipe: Recipe, first: Rows, last: Rows) -> str | None:
     )
 
 
-_RULES: tuple[_Rule, ...] = (_cut_off, _easy, _hard, _alike, _growing, _slow_scoring)
+_ADVICE: tuple[_Advice, ...] = (_cut_off, _easy, _hard, _alike, _growing, _slow_scoring)

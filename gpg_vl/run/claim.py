@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpg_vl.files import is_still
+
 LOCK_FILE = ".lock"
 _held: dict[Path, int] = {}
 """The locks that this process holds, by folder: descriptors."""
@@ -65,14 +67,7 @@ def check_claim(folder: Path) -> None:
     Raises:
         LostFolder: the folder under this name, or the lock in it, is another one now
     """
-    if folder not in _held:
-        return
-    own = os.fstat(_held[folder])
-    try:
-        there = os.stat(folder / LOCK_FILE)
-    except OSError:
-        there = None
-    if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+    if folder in _held and not is_still(folder / LOCK_FILE, os.fstat(_held[folder])):
         raise LostFolder(
             f"{folder} was renamed or its {LOCK_FILE} removed while this run wrote to it; nothing more is written: "
             "start it again"

@@ -31,7 +31,7 @@ _REFRESHES_PER_SECOND = 2
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class LiveState:
     """What is shown."""
 
     title: str
@@ -44,7 +44,7 @@ class State:
     metrics: Mapping[str, Any] = field(default_factory=dict)  # of the last step that sampled
 
 
-def draw(state: State, can_draw_bars: bool = True) -> Panel:
+def draw(state: LiveState, can_draw_bars: bool = True) -> Panel:
     """The panel. Lines that a run has no numbers for are left out."""
     head = Table.grid(padding=(0, 2), expand=True)
     head.add_column(ratio=1)
@@ -62,7 +62,7 @@ def draw(state: State, can_draw_bars: bool = True) -> Panel:
     return Panel(Group(head, lines), title=title, title_align="left", box=box.ROUNDED, padding=(0, 1))
 
 
-def _lines(state: State, can_draw_bars: bool) -> Iterator[tuple[str, Text]]:
+def _lines(state: LiveState, can_draw_bars: bool) -> Iterator[tuple[str, Text]]:
     row = state.metrics
     if state.phase:
         yield "now", Text(f"{state.phase}  {brief_seconds(state.phase_seconds)}")
@@ -137,7 +137,7 @@ def _mean(values: Sequence[float]) -> float:
 class LiveDisplay:
     """Paints on standard error until ``stop``, and from a thread of its own, so that seconds pass in a long rollout."""
 
-    def __init__(self, state: State):
+    def __init__(self, state: LiveState):
         self._stream: TextIO = sys.stderr
         self._console = Console(file=cast(TextIO, _Painted(self._stream)))
         self._state = state

@@ -19,7 +19,7 @@ from gpg_vl.records import LoggedGroup, TrainingGroup
 from gpg_vl.run.claim import check_claim
 from gpg_vl.run.group_pictures import draw_groups
 from gpg_vl.run.lacks import Lacks
-from gpg_vl.run.live_display import LiveDisplay, State
+from gpg_vl.run.live_display import LiveDisplay, LiveState
 from gpg_vl.run.log_writer import LogWriter
 from gpg_vl.run.record import RECORD_FOLDER
 from gpg_vl.run.step_metrics import step_line
@@ -80,7 +80,7 @@ class RunLog:
             return
         rewards = tuple(row["reward"] for row in self.earlier if "reward" in row)
         sampled = [row for row in self.earlier if "groups" in row]
-        state = State(
+        state = LiveState(
             self._output_dir.name, self._first_step, self._total_steps, rewards=rewards,
             metrics=sampled[-1] if sampled else {},
         )  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 
 from gpg_vl.user_code import absolute_spec
 
-Plain = dict[str, Any]
-Place = tuple[str | int, ...]
+PlainRecipe = dict[str, Any]
+KeyPath = tuple[str | int, ...]
 """Keys and positions that lead to a value: ``("data", "train", 0, "path")``."""
 
 _KEYS: tuple[tuple[str, str], ...] = (
@@ -26,20 +26,20 @@ _KEYS: tuple[tuple[str, str], ...] = (
 )
 
 
-def with_absolute_paths(plain: Plain) -> Plain:
+def with_absolute_paths(plain: PlainRecipe) -> PlainRecipe:
     """A recipe with the paths that are there now as absolute ones; a name on the hub is left as it is."""
     return _replace(plain, {place: _make_absolute(place, path) for place, path in _find(plain).items()})
 
 
-def spelled_as(saved: Plain, now: Plain) -> Plain:
+def spelled_as(saved: PlainRecipe, now: PlainRecipe) -> PlainRecipe:
     """``saved`` with its paths written as in ``now``, where both mean the same."""
     wanted = _find(now)
     same = {place: wanted[place] for place, path in _find(saved).items() if _is_same(path, wanted.get(place))}
     return _replace(saved, same)
 
 
-def _find(plain: Mapping[str, Any]) -> dict[Place, str]:
-    found: dict[Place, Any] = {(section, key): plain[section].get(key) for section, key in _KEYS}
+def _find(plain: Mapping[str, Any]) -> dict[KeyPath, str]:
+    found: dict[KeyPath, Any] = {(section, key): plain[section].get(key) for section, key in _KEYS}
     for key in ("train", "eval"):
         for number, entry in enumerate(plain["data"].get(key) or ()):
             is_dict = isinstance(entry, dict)
@@ -49,7 +49,7 @@ def _find(plain: Mapping[str, Any]) -> dict[Place, str]:
     return {place: path for place, path in found.items() if isinstance(path, str) and path}
 
 
-def _replace(plain: Plain, paths: Mapping[Place, str]) -> Plain:
+def _replace(plain: PlainRecipe, paths: Mapping[KeyPath, str]) -> PlainRecipe:
     changed = copy.deepcopy(plain)
     for (*way, last), path in paths.items():
         holder: Any = changed
@@ -59,7 +59,7 @@ def _replace(plain: Plain, paths: Mapping[Place, str]) -> Plain:
     return changed
 
 
-def _make_absolute(place: Place, path: str) -> str:
+def _make_absolute(place: KeyPath, path: str) -> str:
     if place[:2] == ("rewards", "functions"):
         return absolute_spec(path)
     is_pattern = any(sign in path for sign in "*{") and Path(path).parent.is_dir()

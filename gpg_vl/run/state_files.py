@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-Record = TypeVar("Record")
+RecordT = TypeVar("RecordT")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_record(kind: type[Record], plain: Mapping[str, Any], path: Path) -> Record:
+def build_record(kind: type[RecordT], plain: Mapping[str, Any], path: Path) -> RecordT:
     """The dataclass made of ``plain``, which was read from ``path``.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from gpg_vl.records import Box, Frame, ImageView, Notation, Sample
-from gpg_vl.verifiers.boxes import Pair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
+from gpg_vl.verifiers.boxes import BoxPair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
 from gpg_vl.verifiers.location_tokens import LAST_LOCATION, locations_to_numbers, numbers_to_locations
 
 EDGE_PIXELS = 1.0
@@ -117,7 +117,7 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
     return clipped
 
 
-def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[Pair]:
+def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[BoxPair]:
     """The assigned pairs with what each answered box adds (``added_overlaps``).
 
     A gold box as the model's frame can write it, in whole units, overlaps fully: no model can be more exact.
@@ -131,7 +131,7 @@ def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, le
     written = [_as_written(box, view) for box in clipped]
     if len(answered) == len(gold) == 1:
         overlap = 1.0 if answered[0] == written[0] else iou(answered[0], clipped[0])
-        return [Pair(0, 0, overlap)] if overlap > 0 and overlap >= least else []
+        return [BoxPair(0, 0, overlap)] if overlap > 0 and overlap >= least else []
     overlaps = iou_matrix(answered, clipped)
     for column, box in enumerate(written):
         for row, other in enumerate(answered):

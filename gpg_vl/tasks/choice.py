@@ -17,7 +17,7 @@ from gpg_vl.verifiers.options import row_options
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PreparedChoice:
     """What the completions of a row share, prepared once: how to read an answer, and the gold answer."""
 
     sample: Sample
@@ -28,16 +28,16 @@ class _Row:
 class Choice(Task):
     name = "choice"
     legacy = CHOICE
-    _last: _Row | None = None
+    _last: _PreparedChoice | None = None
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is one of the choices."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Chosen | str | None:
-        return self._row_of(sample).read(answer)
+        return self._prepared_for(sample).read(answer)
 
     def score(self, answer: Chosen | str, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        return {"correct": float(is_same_choice(answer, self._row_of(sample).gold))}
+        return {"correct": float(is_same_choice(answer, self._prepared_for(sample).gold))}
 
     def check(self, sample: Sample) -> None:
         options = row_options(sample.meta, sample.question)
@@ -55,12 +55,13 @@ class Choice(Task):
                 f"the answer {sample.answer[:40]!r} is not one of the choices {shown}; write its letter or text"
             )
 
-    def _row_of(self, sample: Sample) -> _Row:
+    def _prepared_for(self, sample: Sample) -> _PreparedChoice:
         """Completions of one row come one after the other: the last row is kept."""
         last = self._last
         if last is None or last.sample is not sample:
             options = row_options(sample.meta, sample.question)
-            last = self._last = _Row(sample, choice_reader(tuple(options)), read_gold(sample.answer, options))
+            reader, gold = choice_reader(tuple(options)), read_gold(sample.answer, options)
+            last = self._last = _PreparedChoice(sample, reader, gold)
         return last
 
 

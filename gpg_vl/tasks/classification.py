@@ -19,7 +19,7 @@ from gpg_vl.verifiers.options import row_options
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PreparedName:
     """What the completions of a row share, prepared once: how to read an answer, and the gold answer's names."""
 
     sample: Sample
@@ -33,26 +33,26 @@ class Classification(Task):
     legacy = CLASSIFICATION
     classes: ClassVar[Sequence[str]] = ()
     """The names to tell apart, where rows do not list them."""
-    _last: _Row | None = None
+    _last: _PreparedName | None = None
 
     def ask(self, sample: Sample, views: Sequence[ImageView]) -> str:
         return f"{sample.question}\n{FORMAT_REQUEST} The final answer is the name alone."
 
     def read(self, answer: str, sample: Sample, views: Sequence[ImageView]) -> Name | None:
-        return self._row_of(sample).read(answer)
+        return self._prepared_for(sample).read(answer)
 
     def score(self, answer: Name, sample: Sample, views: Sequence[ImageView]) -> dict[str, float]:
-        row = self._row_of(sample)
+        row = self._prepared_for(sample)
         return {"correct": float(is_same_name(answer, row.by_words) or is_same_name(answer, row.by_class))}
 
     def check(self, sample: Sample) -> None:
-        row = self._row_of(sample)
+        row = self._prepared_for(sample)
         if row.by_words is None and row.by_class is None:
             raise ValueError(
                 f"the answer {sample.answer[:40]!r} is not a name; write one such as rose or Boeing 737-200"
             )
 
-    def _row_of(self, sample: Sample) -> _Row:
+    def _prepared_for(self, sample: Sample) -> _PreparedName:
         """Completions of one row come one after the other: the last row is kept."""
         last = self._last
         if last is None or last.sample is not sample:
@@ -60,10 +60,12 @@ class Classification(Task):
         return last
 
 
-def _prepare(sample: Sample, classes: tuple[str, ...]) -> _Row:
+def _prepare(sample: Sample, classes: tuple[str, ...]) -> _PreparedName:
     """Answers are read with the list of classes, where there is one and the gold answer is in it."""
     by_class = name_reader(classes)(sample.answer) if classes else None
-    return _Row(sample, read_name if by_class is None else name_reader(classes), read_name(sample.answer), by_class)
+    return _PreparedName(
+        sample, read_name if by_class is None else name_reader(classes), read_name(sample.answer), by_class
+    )
 
 
 def _given_in(meta: Mapping[str, Any]) -> Any:

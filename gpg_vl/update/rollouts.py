@@ -83,13 +83,13 @@ class Rollout:
         self.num_updates += len(self.batches)
 
 
-Part = tuple[list[ScoredGroup], StepTotals]
+DealtUpdate = tuple[list[ScoredGroup], StepTotals]
 """The trained groups of an update on this rank, and its counts over all."""
 
 
 def deal_updates(
     collected: CollectedGroups, objective: Objective, groups_per_update: int | None, accelerator: Accelerator
-) -> list[Part]:
+) -> list[DealtUpdate]:
     """The groups of each update, ``groups_per_update`` of all ranks in each. All ranks together.
 
     Where the loss is a mean over all sampled groups, those without signal take their place in an update too. One with

@@ -90,7 +90,7 @@ def assign(overlaps: numpy.ndarray) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class BoxPair:
     """An answered box with the gold box that it stands for, by position."""
 
     answered: int
@@ -98,12 +98,12 @@ class Pair:
     iou: float
 
 
-def assign_boxes(answered: Sequence[Box], gold: Sequence[Box]) -> list[Pair]:
+def assign_boxes(answered: Sequence[Box], gold: Sequence[Box]) -> list[BoxPair]:
     """The one-to-one assignment with the largest sum of IoU (Hungarian method), without pairs that do not overlap."""
     if not answered or not gold:
         return []
     overlaps = iou_matrix(answered, gold)
-    pairs = (Pair(i, j, float(overlaps[i, j])) for i, j in assign(overlaps))
+    pairs = (BoxPair(i, j, float(overlaps[i, j])) for i, j in assign(overlaps))
     return [pair for pair in pairs if pair.iou > 0]
 
 
@@ -116,7 +116,7 @@ def assigned_iou(answered: Sequence[Box], gold: Sequence[Box]) -> float:
     return sum(pair.iou for pair in assign_boxes(answered, gold)) / most if most else 1.0
 
 
-def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy.ndarray) -> list[Pair]:
+def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy.ndarray) -> list[BoxPair]:
     """The assigned pairs, each with the share of its gold box that the answered box adds to those before it.
 
     Pairs come in descending overlap. If ``m`` is the largest overlap of the gold box with a box of an earlier pair, a
@@ -133,7 +133,7 @@ def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy
     for overlap, row, column in pairs:
         taken = max((iou(box, gold[column]) for box in before), default=0.0)
         added.append(
-            Pair(row, column, 1.0 if overlap >= 1 else max(0.0, overlap - taken) / (1 - taken) if taken < 1 else 0.0)
+            BoxPair(row, column, 1.0 if overlap >= 1 else max(0.0, overlap - taken) / (1 - taken) if taken < 1 else 0.0)
         )
         before.append(answered[row])
     return [pair for pair in added if pair.iou > 0]

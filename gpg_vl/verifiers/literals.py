@@ -75,7 +75,7 @@ def parse_literals(text: str) -> Literals:
     >>> parse_literals("the cat: [1, 2, 30, 40] and {'box': (5, 6, 7, 8,)}").values
     ([1.0, 2.0, 30.0, 40.0], {'box': [5.0, 6.0, 7.0, 8.0]})
     """
-    return _Parser(text).read()
+    return _LiteralParser(text).read()
 
 
 def load_json(text: str) -> Any:
@@ -121,7 +121,7 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entry
 
 
-class _Parser:
+class _LiteralParser:
     """Reads tokens as it needs them, so that a text that is no literal costs what it takes to see that."""
 
     def __init__(self, text: str) -> None:

@@ -17,6 +17,7 @@ from gpg_vl.records import Reward, ScoredGroup, StepTotals, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from tests.support.builders import FAMILIES, make_sample, make_training_group
+from tests.support.groups import gradients, worst_relative_error
 
 pytest.importorskip("trl", reason="TRL is an extra of its own: pip install -c constraints.txt -e '.[bench]'")
 
@@ -30,10 +31,6 @@ def make_group(adapter: QwenVLAdapter) -> TrainingGroup:
     rewards = tuple(Reward(total, {}, "ok") for total in (1.0, 0.0, 0.0, 1.0))
     objective = build_objective(ObjectiveConfig(reduction="sequence", alpha=False))
     return objective.training_group(ScoredGroup(drawn.prompt, drawn.completions, rewards))
-
-
-def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}
 
 
 def kit_gradients(adapter: QwenVLAdapter, group: TrainingGroup, temperature: float) -> dict[str, Tensor]:
@@ -74,11 +71,6 @@ def test_gradients_equal_those_of_trl(
     assert worst_relative_error(ours, theirs) < 1e-5
     wrong = replace(group, coefficients=group.coefficients[::-1])
     assert worst_relative_error(kit_gradients(adapter, wrong, temperature), theirs) > 1e-2
-
-
-def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).norm() / b[n].norm()) for n in b if float(b[n].norm()) > 1e-8)
 
 
 def test_silent_rewards_have_no_gradient_in_either(load: LoadModel) -> None:

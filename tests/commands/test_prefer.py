@@ -13,7 +13,7 @@ import torch
 from data_tools.generate import draw_samples
 from gpg_vl import cli
 from gpg_vl.commands import prefer as prefer_module
-from gpg_vl.commands.prefer import HELD_OUT_SHARE, Pair
+from gpg_vl.commands.prefer import HELD_OUT_SHARE, AnswerPair
 from gpg_vl.commands.preference_labels import Preference
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.sources import load_source, write_parquet
@@ -182,5 +182,5 @@ def test_pairs_are_of_different_texts() -> None:
     completions = tuple(Completion((1,), text, finished=True) for text in ("a", "b", "a", "c", "b"))
     group = ScoredGroup(make_group("").prompt, completions, (Reward(0.0, {}, "ok"),) * 5)
     assert sorted(map(repr, prefer_module._pairs([group]))) == sorted(
-        map(repr, (Pair(0, 0, 1), Pair(0, 0, 3), Pair(0, 1, 3)))
+        map(repr, (AnswerPair(0, 0, 1), AnswerPair(0, 0, 3), AnswerPair(0, 1, 3)))
     )

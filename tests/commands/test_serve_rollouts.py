@@ -14,7 +14,7 @@ import pytest
 
 from gpg_vl import cli
 from gpg_vl.commands import serve_rollouts
-from gpg_vl.commands.serve_rollouts import Place, run_server
+from gpg_vl.commands.serve_rollouts import ServerPlace, run_server
 from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.shared_folder import make_token
 from tests.support.messages import lines_naming
@@ -49,7 +49,7 @@ def test_a_port_that_is_taken_is_told(load: Any, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"--port {port}"):
-            run_server(TinyBackend(load()), Place("127.0.0.1", port, tmp_path), make_token(tmp_path))
+            run_server(TinyBackend(load()), ServerPlace("127.0.0.1", port, tmp_path), make_token(tmp_path))
 
 
 def test_it_serves_until_a_signal(
@@ -68,7 +68,7 @@ def test_it_serves_until_a_signal(
 
     thread = threading.Thread(target=use, daemon=True)
     thread.start()
-    assert run_server(TinyBackend(load()), Place("127.0.0.1", 0, tmp_path), make_token(tmp_path)) == 0
+    assert run_server(TinyBackend(load()), ServerPlace("127.0.0.1", 0, tmp_path), make_token(tmp_path)) == 0
     thread.join(20)
     assert found["engine"] == "tiny"
     assert set(handlers) == {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

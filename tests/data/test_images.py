@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageFile, ImageOps
 
-from gpg_vl.data import images
+from gpg_vl.data import media_files
 from gpg_vl.data.downloads import check_url
 from gpg_vl.data.images import MAX_BYTES, BadImage, check_presence, fetch_image, open_image, original_size, read_size
 from tests.support.messages import naming
@@ -250,13 +250,13 @@ def test_damage_is_one_line_that_echoes_nothing(kind: str, position: int, damage
 def test_url_is_fetched_from_a_named_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 
-    def fetch(url: str, hosts: list[str], max_bytes: int) -> bytes:
+    def fetch(url: str, hosts: list[str], max_bytes: int, timeout_s: float) -> bytes:
         check_url(url, hosts)
         assert max_bytes == MAX_BYTES
         fetched.append(url)
         return encode(halves())
 
-    monkeypatch.setattr(images, "download", fetch)
+    monkeypatch.setattr(media_files, "download", fetch)
     url = "https://pictures.test/7.png"
     assert open_image(url, ["pictures.test"]).size == read_size(url, ["pictures.test"]) == (40, 20)
     assert fetched == [url, url]

@@ -13,7 +13,7 @@ import av
 import numpy
 import pytest
 
-from gpg_vl.data import videos
+from gpg_vl.data import media_files, videos
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.videos import BadVideo, FrameSampling, VideoShape, fetch_video, measure_video, open_video
 from gpg_vl.records import FrameList
@@ -189,7 +189,7 @@ def test_a_path_is_read_and_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_url_of_a_known_host_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "download", lambda url, hosts, *limits: mp4() if "v.example.org" in hosts else b"")
+    monkeypatch.setattr(media_files, "download", lambda url, hosts, *limits: mp4() if "v.example.org" in hosts else b"")
     url = "https://v.example.org/1.mp4"
     assert open_video(url, TWO_A_SECOND, ["v.example.org"]).times.num_frames == 6
     assert fetch_video(url, ["v.example.org"]) == mp4() and fetch_video("1.mp4") == "1.mp4"

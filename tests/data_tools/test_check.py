@@ -17,7 +17,7 @@ from data_tools.clean_copy import write_copy
 from data_tools.file_checks import ROWS_AT_ONCE
 from data_tools.published_files import write_lines
 from data_tools.row_checks import DataFile, check_row
-from gpg_vl.data import images
+from gpg_vl.data import media_files
 from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.records import Sample
 from tests.support.messages import naming
@@ -156,7 +156,7 @@ def test_urls_of_a_named_host_are_opened(folder: Path, check: Check) -> None:
 
 
 def test_the_clean_copy_holds_the_images_of_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "download", lambda url, hosts, max_bytes: encode(drawing(int(url[-1]))))
+    monkeypatch.setattr(media_files, "download", lambda url, hosts, *limits: encode(drawing(int(url[-1]))))
     rows = [row(1), row(2, images=["https://pictures.test/2"]), row(3, images=["https://pictures.test/3"])]
     file = DataFile(str(write_lines(folder / "rows.jsonl", rows)), image_hosts=("pictures.test",))
     checked = [check_row(file, index) for index in range(3)]

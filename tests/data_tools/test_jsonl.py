@@ -13,7 +13,7 @@ import pytest
 
 from data_tools.jsonl import main
 from data_tools.published_files import picture, write_image_rows, write_lines
-from gpg_vl.data import images
+from gpg_vl.data import media_files
 from gpg_vl.data.downloads import check_url
 from tests.support.converted import read_counts, read_rows
 from tests.support.messages import lines_naming
@@ -91,12 +91,12 @@ def test_bad_rows_are_counted(folder: Path, tmp_path_factory: pytest.TempPathFac
 def test_urls_of_a_named_host_are_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 
-    def fetch(url: str, hosts: Collection[str], max_bytes: int) -> bytes:
+    def fetch(url: str, hosts: Collection[str], *limits: float) -> bytes:
         check_url(url, hosts)
         fetched.append(url)
         return picture(int(url.removesuffix(".png")[-1]))
 
-    monkeypatch.setattr(images, "download", fetch)
+    monkeypatch.setattr(media_files, "download", fetch)
     urls = ["https://pictures.test/1.png", "https://other.test/2.png", "https://pictures.test/3.png"]
     source = write_lines(folder / "mine.jsonl", [own_row(picture=["a.jpg", url]) for url in urls])
     words = ["--source", str(source), "--task", "counting", *COLUMNS, "--image-hosts", "pictures.test", "--out"]

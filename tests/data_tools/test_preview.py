@@ -14,7 +14,7 @@ from PIL import Image
 from data_tools.preview import main
 from data_tools.preview_cards import Piece, split_prompt
 from data_tools.published_files import write_lines
-from gpg_vl.data import images
+from gpg_vl.data import media_files
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.records import Sample
 from tests.support.browsers import CONTRASTS, open_browser
@@ -59,7 +59,7 @@ def parse(page: str) -> _Reader:
 
 
 def test_urls_of_a_named_host_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "download", lambda url, hosts, max_bytes: png(60, 40, 7))
+    monkeypatch.setattr(media_files, "download", lambda url, hosts, *limits: png(60, 40, 7))
     rows = write_lines(tmp_path / "rows.jsonl", [{**asdict(sample(1)), "images": ["https://pictures.test/1.png"]}])
     words = [str(rows), "--out", str(tmp_path / "page.html")]
     assert main(words) == 0

@@ -20,7 +20,7 @@ from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.recipes import load_recipe
-from gpg_vl.records import ImageFeatures, ImageView, VisionInputs
+from gpg_vl.records import ImageView, VisionInputs
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train
 from tests.support.unknown_models import write_llava
@@ -57,9 +57,6 @@ class LlavaAdapter(BaseAdapter):
         pixels = self.processor.image_processor(images=pictures, do_resize=False, return_tensors="pt")["pixel_values"]
         num_tokens = sum(self.count_image_tokens(views))
         return VisionInputs({"pixel_values": pixels}, num_tokens, num_tokens)
-
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures((torch.cat(list(self.model.model.get_image_features(**vision.tensors).pooler_output)),))
 
 
 def test_it_trains_two_steps_and_is_a_model_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,13 @@ from gpg_vl.models.tiny import (
     SPECIAL_TOKENS,
     TAG_TOKENS,
     TINY_FAMILIES,
-    Family,
+    ModelType,
     build_tokenizer,
     write_tiny_model,
 )
 from tests.support.messages import naming
 
-FAMILIES: tuple[Family, ...] = ("qwen2_vl", "qwen2_5_vl")
+FAMILIES: tuple[ModelType, ...] = ("qwen2_vl", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -125,7 +125,7 @@ def test_chat_template(folder: Path) -> None:
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 @pytest.mark.parametrize("tie", [True, False])
-def test_tied_and_untied_embeddings(family: Family, tie: bool, tmp_path: Path) -> None:
+def test_tied_and_untied_embeddings(family: ModelType, tie: bool, tmp_path: Path) -> None:
     if family == "smolvlm":
         pytest.importorskip("num2words")
     if family == "molmo2" and tie:

@@ -22,6 +22,7 @@ from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
 from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
+from tests.support.groups import gradients, worst_relative_error
 from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
@@ -144,15 +145,6 @@ def shifted(adapter: QwenVLAdapter) -> QwenVLAdapter:
         for parameter in adapter.model.parameters():
             parameter += 0.02 * parameter.std().nan_to_num() * torch.randn(parameter.shape, generator=generator)
     return adapter
-
-
-def gradients(adapter: QwenVLAdapter) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in adapter.model.named_parameters() if p.grad is not None}
-
-
-def worst_relative_error(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[n] - b[n]).norm() / b[n].norm()) for n in b if float(b[n].norm()) > 1e-8)
 
 
 @pytest.mark.parametrize("budget", [96, 8192])

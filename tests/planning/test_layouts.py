@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.planning.layouts import LAYOUTS, Size, State, rounds_weights, state_of
+from gpg_vl.planning.layouts import LAYOUTS, Size, StateBytes, rounds_weights, state_of
 from gpg_vl.processes.sharding import LayoutName
 
 BLOCKS = {"block": 230_000_000, "outside": 1_200_000_000}
@@ -13,7 +13,7 @@ SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000
 ADAPTER = Size(weights=8_000_000_000, trained=40_000_000, largest=1_000_000, **BLOCKS)
 
 
-def held(state: State) -> float:
+def held(state: StateBytes) -> float:
     """GB of weights, gradients and optimizer."""
     return (state.weights + state.gradients + state.optimizer) / 1e9
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpg_vl.run.live_display import LiveDisplay, State, describe_trend, draw, draw_bars
+from gpg_vl.run.live_display import LiveDisplay, LiveState, describe_trend, draw, draw_bars
 from gpg_vl.run.run_log import RunLog
 from gpg_vl.screen import is_terminal, say
 from tests.support.onlookers import Terminal
@@ -24,10 +24,10 @@ METRICS: dict[str, Any] = {
     "status": {"ok": 300, "unparsable": 20}, "finished": 0.88, "completion_tokens": 132.6, "seconds": {"step": 35.2},
     "speed": {"tokens_per_second": 1234.5, "peak_memory_gib": 12.34, "mfu": 0.31},
 }  # fmt: skip
-STATE = State("mine", 120, 500, "rollout, draw 2", 12.0, 4.2 * 3600, (0.1, 0.2, 0.4, 0.512), METRICS)
+STATE = LiveState("mine", 120, 500, "rollout, draw 2", 12.0, 4.2 * 3600, (0.1, 0.2, 0.4, 0.512), METRICS)
 
 
-def lines_of(state: State, width: int = 80) -> list[str]:
+def lines_of(state: LiveState, width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), width=width, record=True)
     console.print(draw(state))
     return console.export_text().splitlines()
@@ -68,7 +68,7 @@ def test_large_numbers_and_long_names_stay_in_their_lines(width: int) -> None:
 
 
 def test_a_run_that_begins_or_ends() -> None:
-    assert len(lines_of(State("mine", 0, 5, "rollout"))) == 4
+    assert len(lines_of(LiveState("mine", 0, 5, "rollout"))) == 4
     ended = "\n".join(lines_of(replace(STATE, step=500, phase="", left=0.0)))
     assert "100%" in ended and "ETA" not in ended and "now" not in ended
 

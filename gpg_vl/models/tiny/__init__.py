@@ -40,18 +40,18 @@ __all__ = [
     "SPECIAL_TOKENS",
     "TAG_TOKENS",
     "TINY_FAMILIES",
-    "Family",
+    "ModelType",
     "TinyFamily",
     "build_tokenizer",
     "refuse_other_files",
     "write_tiny_model",
 ]
 
-Family = str
+ModelType = str
 """The ``model_type`` of a model's config."""
-DEFAULT_FAMILY: Family = "qwen2_vl"
+DEFAULT_FAMILY: ModelType = "qwen2_vl"
 
-TINY_FAMILIES: dict[Family, TinyFamily] = {
+TINY_FAMILIES: dict[ModelType, TinyFamily] = {
     **QWEN_FAMILIES,
     **TILED_FAMILIES,
     **PATCHED_FAMILIES,
@@ -68,7 +68,7 @@ if "molmo2" in CONFIG_MAPPING:  # later than transformers 5.17
 
 def write_tiny_model(
     folder: str | PathLike[str],
-    family: Family = DEFAULT_FAMILY,
+    family: ModelType = DEFAULT_FAMILY,
     seed: int = 0,
     tie_word_embeddings: bool = True,
     text: Sequence[str] = DEMO_TEXT,

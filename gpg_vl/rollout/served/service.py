@@ -48,7 +48,7 @@ class Backend(Protocol):
         """
 
 
-Outcome = list[AnsweredGroup] | StaleWeights | BadMessage | EngineFailed
+RequestOutcome = list[AnsweredGroup] | StaleWeights | BadMessage | EngineFailed
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class _Waiting:
     """A request, and what became of it."""
 
     request: Request
-    outcome: Outcome | None = None
+    outcome: RequestOutcome | None = None
 
     @property
     def manner(self) -> Request:
@@ -64,7 +64,7 @@ class _Waiting:
         return replace(self.request, prompts=())
 
 
-def _deal(waiting: Sequence[_Waiting], together: Outcome) -> Iterator[Outcome]:
+def _deal(waiting: Sequence[_Waiting], together: RequestOutcome) -> Iterator[RequestOutcome]:
     if isinstance(together, Exception):
         yield from (together for _ in waiting)
         return
@@ -156,7 +156,7 @@ class Service:
         for each, outcome in zip(waiting, _deal(waiting, together), strict=True):
             each.outcome = outcome
 
-    def _outcome(self, request: Request) -> Outcome:
+    def _outcome(self, request: Request) -> RequestOutcome:
         try:
             if request.version != self._version:
                 raise StaleWeights(f"the server has the weights {self._version}, not {request.version}")

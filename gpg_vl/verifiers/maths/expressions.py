@@ -52,10 +52,10 @@ def read_expression(text: str) -> Number:
     Raises:
         UnreadableError: it is not a number, or exceeds the limits
     """
-    return _Parser(text).read()
+    return _ExpressionParser(text).read()
 
 
-class _Parser:
+class _ExpressionParser:
     """Recursive descent: sum, product, power, atom."""
 
     def __init__(self, text: str) -> None:
