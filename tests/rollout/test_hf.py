@@ -13,7 +13,7 @@ from transformers import SuppressTokensLogitsProcessor
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
-from gpg_vl.rollout import hf
+from gpg_vl.rollout import decoding
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
@@ -235,7 +235,7 @@ def test_the_image_is_encoded_once_and_the_prompt_runs_once_per_group(load: Load
 
 def out_of_memory_above(adapter: QwenVLAdapter, monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> None:
     """As if no more than ``rows`` rows fitted."""
-    run_body, run_step = type(adapter).run_body, hf.run_step
+    run_body, run_step = type(adapter).run_body, decoding.run_step
 
     def limited(self: QwenVLAdapter, *, input_ids: torch.Tensor, **more: Any) -> torch.Tensor:
         if len(input_ids) > rows:
@@ -248,7 +248,7 @@ def out_of_memory_above(adapter: QwenVLAdapter, monkeypatch: pytest.MonkeyPatch,
         return run_step(adapter, tokens, *more)
 
     monkeypatch.setattr(type(adapter), "run_body", limited)
-    monkeypatch.setattr(hf, "run_step", limited_step)
+    monkeypatch.setattr(decoding, "run_step", limited_step)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
