@@ -92,7 +92,7 @@ class VideoBench(Bench):
         times = [view.times for view in prompt.views if isinstance(view, VideoView)]
         if times:
             frames = zip(sample.videos, times, strict=True)
-            shown["videos"] = [decode(data)[list(each.numbers)] for data, each in frames]  # type: ignore[arg-type]
+            shown["videos"] = [[decode(data)[list(each.numbers)] for data, each in frames]]  # type: ignore[arg-type]
             shown["video_metadata"] = [
                 VideoMetadata(
                     total_num_frames=each.num_frames,
