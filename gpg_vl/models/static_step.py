@@ -112,7 +112,7 @@ class StaticStep:
         for counter in (self._place, self._positions):  # the key that it wrote is written again
             counter.sub_(1)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # threads may pin images meanwhile
             hidden = self._run()
 
         def replay() -> Tensor:

@@ -93,7 +93,7 @@ def test_what_cannot_be_captured_runs_operation_by_operation(load: LoadModel, mo
         def __exit__(self, *error: object) -> None:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: Fails())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: Fails())
     with torch.no_grad():
         step = start(adapter, PADDED)
         before = [each.clone() for each in (step._place, step._positions)]

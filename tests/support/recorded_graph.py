@@ -55,7 +55,8 @@ class _NoStream:
 
 
 @contextmanager
-def _record(graph: RecordedGraph) -> Iterator[None]:
+def _record(graph: RecordedGraph, capture_error_mode: str) -> Iterator[None]:
+    assert capture_error_mode == "thread_local", "what other threads do on the device must not end a capture"
     with graph:
         yield
     graph.forget_values()
