@@ -35,7 +35,7 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
     }
     recurrent_type = "conv"
-    recurrent_module = ("conv", "past_key_values")
+    recurrent_module = "conv"
 
     # --- reading ---
 

@@ -20,15 +20,14 @@ class RecurrentAdapter(BaseAdapter):
 
     recurrent_type: ClassVar[str] = "linear_attention"
     """Their name in ``layer_types``; the others are ``full_attention``."""
-    recurrent_module: ClassVar[tuple[str, str]] = ("linear_attn", "cache_params")
-    """Name of the module in a layer, and of the cache among its arguments."""
+    recurrent_module: ClassVar[str] = "linear_attn"
+    """Name of the module in a layer."""
 
     def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame):
         super().__init__(model, processor, config, frame)
-        name, cache = self.recurrent_module
         for layer in self.model.model.language_model.layers:
-            if hasattr(layer, name):
-                regroup(getattr(layer, name), cache)
+            if hasattr(layer, self.recurrent_module):
+                regroup(getattr(layer, self.recurrent_module))
 
     @property
     def joins_groups(self) -> bool:

@@ -7,6 +7,7 @@ go back to where their tokens stand. It is two calls whatever the rows hold, so 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, LinearAttentionLayer
 
+_CACHE_NAMES = {"cache", "cache_params", "past_key_values"}
+"""Of the argument for a cache: each layer has one of them, from transformers 5.24 on the first."""
 SHORTEST = 2
 """Fewest tokens that prompts and completions are padded to: one alone takes kernels that have no backward pass."""
 
@@ -68,12 +71,9 @@ def _home(prompts: Tensor, completions: Tensor, num_tokens: int) -> Tensor:
     return home
 
 
-def regroup(layer: Any, cache_name: str) -> None:
-    """Wraps the forward of a recurrent layer, which then takes ``RegroupedRows`` in place of a mask.
-
-    Args:
-        cache_name: the forward's argument for a cache
-    """
+def regroup(layer: Any) -> None:
+    """Wraps the forward of a recurrent layer, which then takes ``RegroupedRows`` in place of a mask."""
+    [cache_name] = _CACHE_NAMES & inspect.signature(type(layer).forward).parameters.keys()
     layer.forward = _Regrouped(layer, cache_name)
 
 
@@ -82,7 +82,7 @@ class _Regrouped:
     """The forward of its layer. Not a closure: the copy of a model has to call the copy of the layer."""
 
     layer: Any
-    cache_name: str
+    cache_name: str  # the forward's argument for a cache
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: Tensor | RegroupedRows | None = None, **more: Any
