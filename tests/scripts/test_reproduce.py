@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ SCRIPTS = sorted(path for path in (ROOT / "scripts/reproduce").glob("*.sh") if p
 
 
 def run_script(script: Path, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = os.environ | {"OUT": str(folder / "out"), **environment}
+    variables = os.environ | {"PYTHON": sys.executable, "OUT": str(folder / "out"), **environment}
     command = [str(script), *words]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
