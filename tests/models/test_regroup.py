@@ -32,7 +32,7 @@ def short_conv() -> nn.Module:
     return Lfm2ShortConv(Lfm2Config(hidden_size=WIDTH, num_hidden_layers=2, layer_types=["conv", "conv"]), layer_idx=1)
 
 
-LAYERS = {"cache_params": delta_net, "past_key_values": short_conv}
+LAYERS = {"delta net": delta_net, "short convolution": short_conv}
 
 
 def segments() -> Tensor:
@@ -55,11 +55,11 @@ def plainly(layer: nn.Module, hidden: Tensor, segment_ids: Tensor) -> Tensor:
     return found[segment_ids >= 0]
 
 
-def error(cache_name: str, change: Callable[[RegroupedRows], RegroupedRows] = lambda rows: rows) -> float:
+def error(kind: str, change: Callable[[RegroupedRows], RegroupedRows] = lambda rows: rows) -> float:
     """The largest difference of results and of gradients, relative."""
     torch.manual_seed(0)
-    layer = LAYERS[cache_name]()
-    regroup(layer, cache_name)
+    layer = LAYERS[kind]()
+    regroup(layer)
     segment_ids = segments()
     hidden = torch.randn(*segment_ids.shape, WIDTH, requires_grad=True)
     weights = torch.randn(int((segment_ids >= 0).sum()), WIDTH)
@@ -75,39 +75,39 @@ def error(cache_name: str, change: Callable[[RegroupedRows], RegroupedRows] = la
     return max(float((one - other).norm() / other.norm()) for one, other in zip(packed, plain, strict=True))
 
 
-@pytest.mark.parametrize("cache_name", LAYERS)
-def test_packed_rows_give_results_and_gradients_of_plain_rows(cache_name: str) -> None:
-    assert error(cache_name) < 1e-5
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_rows_give_results_and_gradients_of_plain_rows(kind: str) -> None:
+    assert error(kind) < 1e-5
 
 
-@pytest.mark.parametrize("cache_name", LAYERS)
-def test_a_state_that_is_not_the_prompts_shows(cache_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_state_that_is_not_the_prompts_shows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutations: every completion starts from the first prompt's state, or from none."""
     expand = StatesInGraph.expand
     monkeypatch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))
-    assert error(cache_name) > 1e-2
+    assert error(kind) > 1e-2
 
     def forget(states: Any, rows: Tensor) -> None:
         states.__init__(len(states.layers) - 1)
 
     monkeypatch.setattr(StatesInGraph, "expand", forget)
-    assert error(cache_name) > 1e-2
+    assert error(kind) > 1e-2
 
 
-@pytest.mark.parametrize("cache_name", LAYERS)
-def test_padding_that_is_read_as_tokens_shows(cache_name: str) -> None:
+@pytest.mark.parametrize("kind", LAYERS)
+def test_padding_that_is_read_as_tokens_shows(kind: str) -> None:
     """Mutation: no mask keeps the padding on the left of shorter prompts out of their states."""
 
     def without_mask(rows: RegroupedRows) -> RegroupedRows:
         return replace(rows, real=None)
 
-    assert error(cache_name, without_mask) > 1e-2
+    assert error(kind, without_mask) > 1e-2
 
 
 def test_the_layer_runs_twice_whatever_the_rows_hold() -> None:
     """Where ranks share weights, each call of a module is one of all ranks."""
     layer = delta_net()
-    regroup(layer, "cache_params")
+    regroup(layer)
     calls: list[tuple[int, ...]] = []
     layer.in_proj_qkv.register_forward_hook(lambda module, inputs, result: calls.append(tuple(inputs[0].shape)))
     for segment_ids in (segments(), torch.zeros(1, 6, dtype=torch.long)):
