@@ -84,7 +84,6 @@ def measure(setting: Setting, shape: ModelShape, layout: str, expected: dict[str
             import deepspeed  # noqa: F401
         except ImportError as error:
             raise NotHere(f"DeepSpeed cannot be imported: {error}") from error
-    torch.backends.cudnn.allow_tf32 = False
     free_memory()
     held = read_held(setting.device)  # DeepSpeed's engines of the layouts before may stay
     start_peak(setting.device)

@@ -76,6 +76,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # with bfloat16 the float32 head may use TF32, which is more precise; set in both cases: it is process-wide
         torch.set_float32_matmul_precision("highest" if self.autocast_dtype is None else "high")
+        torch.backends.cudnn.allow_tf32 = self.autocast_dtype is not None  # the patch embedding is a convolution
         self._attention = PackedAttention(self.model.config.get_text_config(), config)
 
     @classmethod

@@ -8,17 +8,24 @@ what is not there yet. Which token comes next, and where, is in the tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gpg_vl.errors import is_out_of_memory
+from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.models.decode_step import added_mask, run_layers
 
 _BLOCK = 64
 """The number of keys is a multiple of it: torch's attention copies a mask of other widths in each call."""
+
+
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all captures: libraries keep memory for each stream that they have been called on."""
+    return torch.cuda.Stream()
 
 
 class StaticLayer:
@@ -54,16 +61,16 @@ class StaticLayer:
 class StaticStep:
     """The next token of R rows; of a model that ``decode_step`` runs layer by layer."""
 
-    def __init__(self, text: Any, cache: Cache, visible: Tensor | None, positions: Tensor, num_steps: int):
+    def __init__(self, text: Any, filled: Cache, visible: Tensor | None, positions: Tensor, num_steps: int):
         """
         Args:
             text: see ``decode_step.own_text``
-            cache: after the prefill; emptied, layer by layer
+            filled: the cache after the prefill; emptied, layer by layer
             visible: [R, keys] bool, which keys of the cache are real; None if all are
             positions: [R] of the next token
             num_steps: that are taken at most
         """
-        length = cache.get_seq_length()
+        length = filled.get_seq_length()
         room = -(-(length + num_steps) // _BLOCK) * _BLOCK
         self._text = text
         self._place = torch.tensor([length], device=positions.device)
@@ -72,9 +79,9 @@ class StaticStep:
         shown = torch.zeros(len(positions), room, dtype=torch.bool, device=positions.device)
         shown[:, :length] = True if visible is None else visible
         self._mask = added_mask(shown, text.dtype)
-        self.layers: list[Any] = list(cache.layers)
+        self.layers: list[Any] = list(filled.layers)
         for number, layer in enumerate(self.layers):
-            self.layers[number] = cache.layers[number] = StaticLayer(layer, room, self._place)  # type: ignore[call-overload]
+            self.layers[number] = filled.layers[number] = StaticLayer(layer, room, self._place)  # type: ignore[call-overload]
         self._replay: Callable[[], Tensor] | None = None
 
     @property
@@ -98,22 +105,25 @@ class StaticStep:
         try:
             self._replay = self._captured()
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            return str(error).splitlines()[0]
+            # torch ends the capture in any case, and what that raises hides why it failed
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            if is_out_of_memory(cause):
+                raise cause from None
+            return first_line(cause)
         return None
 
     def _captured(self) -> Callable[[], Tensor]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up in a first call
-            self._run()
-        torch.cuda.current_stream().wait_stream(side)
-        for counter in (self._place, self._positions):  # the key that it wrote is written again
-            counter.sub_(1)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # threads may pin images meanwhile
-            hidden = self._run()
+        graph, side, current = torch.cuda.CUDAGraph(), _side_stream(), torch.cuda.current_stream()
+        with torch.cuda.stream(current):  # which torch does not come back to where a capture fails
+            side.wait_stream(current)
+            with torch.cuda.stream(side):  # libraries set themselves up in a first call
+                self._run()
+            current.wait_stream(side)
+            for counter in (self._place, self._positions):  # the key that it wrote is written again
+                counter.sub_(1)
+            # threads may pin images meanwhile
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                hidden = self._run()
 
         def replay() -> Tensor:
             graph.replay()

@@ -20,6 +20,8 @@ from gpg_vl.screen import say_once
 
 _FEWEST_ROWS = 8
 """Of a graph: fewer take no less time."""
+_FEWEST_STEPS = 16
+"""For which a graph is captured, which takes as long as a few steps."""
 
 
 class Decoding(Protocol):
@@ -104,6 +106,6 @@ def start_decoding(
 ) -> Decoding:
     """Arguments as of ``GrowingDecoding``."""
     text = own_text(adapter)
-    if text is None or not replays_steps(positions.device):
+    if text is None or max_new_tokens < _FEWEST_STEPS or not replays_steps(positions.device):
         return GrowingDecoding(adapter, cache, visible, positions, max_new_tokens)
     return StaticDecoding(StaticStep(text, cache, visible, positions[0], max_new_tokens))

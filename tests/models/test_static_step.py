@@ -91,7 +91,7 @@ def test_what_cannot_be_captured_runs_operation_by_operation(load: LoadModel, mo
         def __enter__(self) -> None: ...
 
         def __exit__(self, *error: object) -> None:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")  # as it ends the capture
 
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: Fails())
     with torch.no_grad():
@@ -105,15 +105,42 @@ def test_what_cannot_be_captured_runs_operation_by_operation(load: LoadModel, mo
 
 
 def test_memory_that_runs_out_is_no_reason_to_go_on(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rollout tries again with half of the rows."""
+    """The rollout tries again with half of the rows; torch's own error at the end of the capture does not hide it."""
     use_recorded_graphs(monkeypatch)
+    run = StaticStep._run
+    steps: list[int] = []
 
-    def full() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def full(self: StaticStep) -> Tensor:
+        steps.append(1)
+        if len(steps) == 2:  # the first one warms up
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self)
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", full)
+    class Ends:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(StaticStep, "_run", full)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: Ends())
     with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
         start(load(), EQUAL).capture()
+
+
+def test_a_step_that_waits_for_the_device_cannot_be_captured(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_recorded_graphs(monkeypatch)
+    run = StaticStep._run
+
+    def waits(self: StaticStep) -> Tensor:
+        hidden = run(self)
+        return hidden if float(hidden[0, 0]) < 1e9 else hidden * 0
+
+    with torch.no_grad():
+        step = start(load(), EQUAL)
+        assert step.capture() is None
+        monkeypatch.setattr(StaticStep, "_run", waits)
+        assert "_local_scalar_dense" in str(step.capture())
 
 
 def test_no_step_moves_a_tensor(load: LoadModel) -> None:

@@ -31,6 +31,7 @@ def test_replayed_steps_sample_the_same(
     expected = sample(adapter, prompts, Sampling(12, temperature))
     graphs = use_recorded_graphs(monkeypatch)
     monkeypatch.setattr(decoding, "replays_steps", lambda device: True)
+    monkeypatch.setattr(decoding, "_FEWEST_STEPS", 1)
     monkeypatch.setattr(hf, "steps_between_looks", lambda device: pause)
     found = sample(adapter, prompts, Sampling(12, temperature))
     for one, other in zip(found, expected, strict=True):
@@ -46,6 +47,7 @@ def test_nothing_waits_for_the_device_between_looks(load: LoadModel, monkeypatch
     adapter.model.generation_config.eos_token_id = [adapter.head_weight.shape[0] - 1]
     use_recorded_graphs(monkeypatch)
     monkeypatch.setattr(decoding, "replays_steps", lambda device: True)
+    monkeypatch.setattr(decoding, "_FEWEST_STEPS", 1)
     monkeypatch.setattr(hf, "steps_between_looks", lambda device: 4)
 
     def count(max_new_tokens: int) -> int:
@@ -66,6 +68,7 @@ def test_a_step_that_cannot_be_captured_is_said_and_sampled(
     adapter.model.generation_config.eos_token_id = [2, *range(40, 80)]
     expected = sample(adapter, prompts, Sampling(12, 1.0))
     monkeypatch.setattr(decoding, "replays_steps", lambda device: True)
+    monkeypatch.setattr(decoding, "_FEWEST_STEPS", 1)
     found = sample(adapter, prompts, Sampling(12, 1.0))
     assert [each.token_ids for each in found] == [each.token_ids for each in expected]
     assert "without a CUDA graph" in capsys.readouterr().err

@@ -15,6 +15,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gpg_vl.models import static_step
+
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "is_nonzero",
+    "lift_fresh",
+    "repeat_interleave",
+)
+"""Operations that wait for values or copy some from the host: a device captures none of them."""
+
 
 class RecordedGraph(TorchDispatchMode):
     def __init__(self) -> None:
@@ -25,6 +38,8 @@ class RecordedGraph(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket.__name__ in WAITING:
+            raise RuntimeError(f"{func} is not permitted when a stream is capturing")
         for each in _tensors((args, kwargs)):
             storage = each.untyped_storage()
             self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
@@ -55,7 +70,7 @@ class _NoStream:
 
 
 @contextmanager
-def _record(graph: RecordedGraph, capture_error_mode: str) -> Iterator[None]:
+def _record(graph: RecordedGraph, stream: _NoStream, capture_error_mode: str) -> Iterator[None]:
     assert capture_error_mode == "thread_local", "what other threads do on the device must not end a capture"
     with graph:
         yield
@@ -70,9 +85,9 @@ def use_recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Sequence[RecordedGra
         graphs.append(RecordedGraph())
         return graphs[-1]
 
+    monkeypatch.setattr(static_step, "_side_stream", _NoStream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", build)
     monkeypatch.setattr(torch.cuda, "graph", _record)
-    monkeypatch.setattr(torch.cuda, "Stream", _NoStream)
     monkeypatch.setattr(torch.cuda, "current_stream", _NoStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     return graphs
