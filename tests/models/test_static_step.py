@@ -15,7 +15,7 @@ from gpg_vl.models.decode_step import own_text
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.static_step import StaticStep
 from gpg_vl.rollout.hf import HfEngine
-from tests.models.test_decode_step import EQUAL, NUM_STEPS, PADDED, model_step, run_steps
+from tests.models.test_decode_step import EQUAL, NUM_STEPS, PADDED, largest_difference, model_step, run_steps
 from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
 from tests.support.recorded_graph import use_recorded_graphs
 
@@ -48,23 +48,18 @@ def run_static(
     return found
 
 
-def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest, relative to the largest hidden state."""
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
-
-
 @pytest.mark.parametrize("pictures", [EQUAL, PADDED], ids=["equal", "padded"])
 @pytest.mark.parametrize("family", [*FAMILIES, "qwen3_vl"])
 def test_a_step_is_that_of_the_models_forward(load: LoadModel, family: str, pictures: Sequence[Any]) -> None:
     adapter = load(family)
     make_lively(adapter)
-    assert difference(run_static(adapter, pictures), run_steps(adapter, pictures, model_step)) <= LIMIT
+    assert largest_difference(run_static(adapter, pictures), run_steps(adapter, pictures, model_step)) <= LIMIT
 
 
 def test_the_same_with_adapters_on_the_layers(load: LoadModel) -> None:
     adapter = load(lora=LoraConfig(r=4))
     make_lively(adapter)
-    assert difference(run_static(adapter, PADDED), run_steps(adapter, PADDED, model_step)) <= LIMIT
+    assert largest_difference(run_static(adapter, PADDED), run_steps(adapter, PADDED, model_step)) <= LIMIT
 
 
 @pytest.mark.parametrize("pictures", [EQUAL, PADDED], ids=["equal", "padded"])
@@ -193,4 +188,4 @@ def test_mutations_are_caught(
     make_lively(adapter)
     expected = run_steps(adapter, PADDED, model_step, num=4)
     mutation(monkeypatch)
-    assert difference(run_static(adapter, PADDED, num=4), expected) > 1e-3
+    assert largest_difference(run_static(adapter, PADDED, num=4), expected) > 1e-3

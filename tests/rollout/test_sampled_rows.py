@@ -32,6 +32,12 @@ def sample(adapter: QwenVLAdapter, prompts: Sequence[Prompt], sampling: Sampling
     return [completion for group in groups for completion in group.completions]
 
 
+def check_equal(found: Sequence[Completion], expected: Sequence[Completion]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.token_ids, one.text, one.finished) == (other.token_ids, other.text, other.finished)
+        assert one.log_probs == pytest.approx(other.log_probs, rel=1e-5, abs=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 @pytest.mark.parametrize("pause", [3, 4, 50])
 def test_how_often_ends_are_looked_for_changes_nothing(
@@ -45,9 +51,7 @@ def test_how_often_ends_are_looked_for_changes_nothing(
     expected = sample(adapter, prompts, Sampling(12, temperature))
     monkeypatch.setattr(hf, "steps_between_looks", lambda device: pause)
     found = sample(adapter, prompts, Sampling(12, temperature))
-    for one, other in zip(found, expected, strict=True):
-        assert (one.token_ids, one.text, one.finished) == (other.token_ids, other.text, other.finished)
-        assert one.log_probs == pytest.approx(other.log_probs, rel=1e-5, abs=1e-5)
+    check_equal(found, expected)
     assert temperature == 0 or len({len(each.token_ids) for each in found}) > 4
 
 

@@ -178,7 +178,6 @@ def measure(folder: str, case: Case, accelerator: Accelerator) -> float:
     return worst_error(found, written_gradients(folder, objective, groups, case))
 
 
-IN_SEVERAL = ("grpo with KL", "gvpo", "rebel", "dapo, shaped and masked")
 WITH_KL = ("grpo with KL", "rloo with KL", "rebel with KL")
 
 
@@ -187,7 +186,8 @@ def cases() -> dict[str, Case]:
     found = {name: Case(keys) for name, keys in CASES.items() if name not in ON_POLICY}
     found |= {f"{name}, one update": Case(keys, epochs=1, num_done=0) for name, keys in CASES.items()}
     found |= {f"{name}, first update": Case(CASES[name], num_done=0) for name in WITH_KL}
-    found |= {f"{name}, small micro-batches": in_small_micro_batches(found[name]) for name in IN_SEVERAL}
+    names = {name: f"{name}, one update" if name in ON_POLICY else name for name in CASES}
+    found |= {f"{name}, small micro-batches": in_small_micro_batches(found[case]) for name, case in names.items()}
     grpo, dapo = CASES["grpo"], CASES["dapo"]
     found["first mini-batch"] = Case(grpo, groups_per_update=2, num_done=2, expected=(0, 1))
     found["second mini-batch"] = Case(grpo, groups_per_update=2, num_done=1, expected=(2, 3))
@@ -198,14 +198,6 @@ def cases() -> dict[str, Case]:
 
 def in_small_micro_batches(case: Case) -> Case:
     return replace(case, tokens_per_micro_batch=64)
-
-
-def cases_of_one_rank() -> dict[str, Case]:
-    """Those and, for every objective, a budget that cuts the groups into several micro-batches."""
-    found = cases()
-    names = {name: f"{name}, one update" if name in ON_POLICY else name for name in CASES}
-    small = {f"{name}, small micro-batches": in_small_micro_batches(found[case]) for name, case in names.items()}
-    return found | small
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.rollouts import AnchoredGroup
 from tests.support import learner_gradients
 from tests.support.builders import SMALL_IMAGES
-from tests.support.learner_gradients import Case, cases, cases_of_one_rank
+from tests.support.learner_gradients import Case, cases
 from tests.support.messages import lines_naming
 from tests.support.objective_cases import CASES, ON_POLICY
 
@@ -35,9 +35,9 @@ TOLERANCE = 1e-4  # float32, against plain rows
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", cases_of_one_rank())
+@pytest.mark.parametrize("name", cases())
 def test_gradient_equals_autograd_of_the_written_loss(model_folders: dict[str, Path], name: str) -> None:
-    error = learner_gradients.measure(str(model_folders["qwen2_vl"]), cases_of_one_rank()[name], Accelerator())
+    error = learner_gradients.measure(str(model_folders["qwen2_vl"]), cases()[name], Accelerator())
     assert error < TOLERANCE
 
 
