@@ -32,7 +32,7 @@ from gpg_vl.records import CollectedGroups
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.run.checkpoint import OwnState, save_checkpoint
-from gpg_vl.run.claim import LostFolder
+from gpg_vl.run.claim import LostFolder, check_all_see
 from gpg_vl.run.output_dir import claim_output_dir
 from gpg_vl.step_report import FinishedStep, StepReports
 from gpg_vl.update.reuse import Reuse
@@ -62,6 +62,7 @@ def train(recipe: Recipe, checked: Sequence[CheckedSources] | None = None, callb
     is_exact, limit = recipe.run.deterministic, recipe.run.hang_timeout_s
     with deterministic(is_wanted=is_exact), ranks_end_together(limit), ExitStack() as stack:
         run_on_main(lambda: stack.enter_context(claim_output_dir(recipe)))
+        check_all_see(Path(recipe.run.output_dir))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         stages = assemble(recipe, scorer, accelerator, checked)
         stack.callback(stages.prompts.close)

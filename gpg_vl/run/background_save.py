@@ -1,29 +1,33 @@
-"""Checkpoints that the first rank writes in a thread while the run goes on.
+"""Checkpoints that are written in threads while the run goes on.
 
-Weights and moments are copied to the host's memory; a thread writes and seals the copies. It enters no collective,
-draws no random number and loads no model, all of which are the training's. What the disk refuses is told between two
-steps, on all ranks. The next save, and the end of the run, wait for the thread.
+Each rank copies its share of the optimizer's state to the host's memory, and the first one the weights too; a thread of
+each writes the copies. That of the first rank seals the folder when the files of all others are in it. The threads
+enter no collective, draw no random number and load no model, all of which are the training's. What the disk refuses is
+told between two steps, on all ranks. The next save, and the end of the run, wait for the threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial as partial_call
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from accelerate import Accelerator
-from torch import Tensor
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder
 from gpg_vl.models.saving import Headers, begin_model, read_headers, write_weights
 from gpg_vl.models.snapshot import WeightsSnapshot
-from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.weights import weights_to_save
 from gpg_vl.run.checkpoint import (
@@ -34,10 +38,15 @@ from gpg_vl.run.checkpoint import (
     remove_old_checkpoints,
     with_disk_errors,
 )
-from gpg_vl.run.checkpoint_files import Contents, finish_folder, start_folder, write_contents, write_moments
+from gpg_vl.run.checkpoint_files import STATE_FOLDER, Contents, finish_folder, free_space, start_folder, write_contents
 from gpg_vl.run.leftovers import partial_folder
+from gpg_vl.run.moments import copy_portion, moments_file, write_own
 from gpg_vl.screen import say_once
-from gpg_vl.update.optimizer_state import read_shards
+from gpg_vl.update.optimizer_state import Slice, read_portions
+
+_LOOK_SECONDS = 0.1
+_LAST_WAIT_SECONDS = 30.0
+"""For the other ranks' files, once the run has failed: of which a rank may have been killed."""
 
 
 class BackgroundSaves:
@@ -54,7 +63,8 @@ class BackgroundSaves:
         self._sharding = sharding_of(accelerator)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._begun: Path | None = None  # what is being written
-        self._work: Future[None] | None = None  # on the first rank
+        self._work: Future[bool] | None = None  # whether it is complete, as far as this rank knows
+        self._others = _Others([])
         self._has_checked = False
         self._headers: Headers = {}  # on the first rank, of the checkpoint that was checked
 
@@ -101,20 +111,29 @@ class BackgroundSaves:
             on_main(lambda: start_folder(self._adapter, partial, own.state.step))
             on_main(lambda: begin_model(self._adapter, partial, recipe, own.metrics))
             on_main(lambda: weights.append(self._adapter.take_snapshot(is_copy=self._sharding.is_fsdp)))
-        moments = list(self._copy_moments())
+        moments = run_together(lambda: _Moments(self._copy_moments(), partial, self._accelerator.process_index))
         self._begun = final
-        for each in weights:
-            self._work = self._pool.submit(_write, final, each, moments, contents, dict(self._headers))
+        [_, *others] = gather_object([moments.paths()])
+        self._others = _Others([path for paths in others for path in paths])
+        if weights:
+            copies = _Copies(weights.pop(), dict(self._headers), moments, contents)
+            self._work = self._pool.submit(_write, final, copies, self._others)
+        else:
+            self._work = self._pool.submit(_write_moments, final, moments)
 
-    def _copy_moments(self) -> Iterator[dict[str, Tensor]]:
-        """In portions, on the first rank."""
-        for shard in read_shards(self._optimizer, self._adapter.trainable_parameters(), self._sharding):
-            if self._accelerator.is_main_process:
-                yield {name: each.clone() for name, each in shard.items()}
+    def _copy_moments(self) -> list[dict[str, Slice]]:
+        read = read_portions(self._optimizer, self._adapter.trainable_parameters(), self._sharding)
+        return [copy_portion(portion) for portion in read]
 
     def is_done(self) -> bool:
-        """Whether what is being written is complete, or has failed."""
-        return run_on_main(lambda: self._work is not None and self._work.done())
+        """Whether what is being written is complete, or a rank has failed."""
+        of_ranks = gather_object([self._state()])
+        return "failed" in of_ranks or "writing" not in of_ranks
+
+    def _state(self) -> Literal["writing", "written", "failed"]:
+        if self._work is None or not self._work.done():
+            return "written" if self._work is None else "writing"
+        return "written" if self._work.exception() is None else "failed"
 
     def finish(self) -> Path | None:
         """The folder that is being written, once it is complete; None if there is none.
@@ -124,8 +143,14 @@ class BackgroundSaves:
         """
         final, self._begun = self._begun, None
         if final is not None:
-            run_on_main(self._take_result)
+            if not all(gather_object([self._has_written_share()])):
+                self._others.give_up()
+            run_together(self._take_result)
         return final
+
+    def _has_written_share(self) -> bool:
+        """Waits for the thread, but for that of the first rank, which waits for the others."""
+        return self._accelerator.is_main_process or self._work is None or self._work.exception() is None
 
     def _take_result(self) -> None:
         work, self._work = self._work, None
@@ -135,25 +160,83 @@ class BackgroundSaves:
     def close(self) -> Path | None:
         """The same on one rank alone, whatever the others do, at the end of a run that has failed already."""
         final, self._begun = self._begun, None
+        work, self._work = self._work, None
+        self._others.give_up(_LAST_WAIT_SECONDS)
         with suppress(Exception):  # one failure ends the run
-            self._take_result()
+            is_complete = work is not None and work.result()
             self._pool.shutdown()
-            return final
+            return final if is_complete else None
         return None
 
 
-def _write(
-    final: Path, weights: WeightsSnapshot, moments: list[dict[str, Tensor]], contents: Contents, headers: Headers
-) -> None:
-    """
-    Args:
-        moments: emptied, so that their memory is free as soon as they are written
-    """
+class _Others:
+    """The files that the threads of other ranks write, for that of the first rank."""
+
+    def __init__(self, paths: Collection[Path]):
+        self._paths = paths
+        self._until = inf  # as time.monotonic()
+
+    def give_up(self, after_seconds: float = 0.0) -> None:
+        """Whoever waits for them waits no longer than this."""
+        self._until = time.monotonic() + after_seconds
+
+    def have_come(self) -> bool:
+        """Waits for them; on a file system of several nodes, they may take a moment to be seen."""
+        while not all(path.exists() for path in self._paths):
+            if time.monotonic() > self._until:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Copies of this rank's share of the optimizer's state."""
+
+    portions: list[dict[str, Slice]]
+    partial: Path  # the folder that is being written
+    rank: int
+
+    def paths(self) -> list[Path]:
+        names = (moments_file(self.rank, number) for number in range(1, len(self.portions) + 1))
+        return [self.partial / STATE_FOLDER / name for name in names]
+
+    def write(self) -> None:
+        """What is written is free again."""
+        with_disk_errors(lambda: write_own(self._taken(), self.partial / STATE_FOLDER, self.rank))
+
+    def _taken(self) -> Iterator[dict[str, Slice]]:
+        while self.portions:
+            yield self.portions.pop(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """All that the first rank writes."""
+
+    weights: WeightsSnapshot
+    headers: Headers  # that the written weights must have
+    moments: _Moments
+    contents: Contents
+
+
+def _write_moments(final: Path, moments: _Moments) -> bool:
+    """On other ranks than the first."""
+    with naming_failure(final, is_main=False):
+        moments.write()
+    return True
+
+
+def _write(final: Path, copies: _Copies, others: _Others) -> bool:
+    """On the first rank; whether the checkpoint is complete. If not, another rank has failed."""
     partial = partial_folder(final)
     with naming_failure(final, is_main=True):
-        with_disk_errors(partial_call(write_weights, weights, partial, headers))
-        for number in range(1, len(moments) + 1):
-            with_disk_errors(partial_call(write_moments, moments.pop(0), partial, number))
-        with_disk_errors(partial_call(write_contents, contents, partial))
+        with_disk_errors(partial_call(write_weights, copies.weights, partial, copies.headers))
+        copies.moments.write()
+        with_disk_errors(partial_call(write_contents, copies.contents, partial))
+        if not others.have_come():
+            free_space(partial)
+            return False
         finish_folder(partial, final)
-    remove_old_checkpoints(final.parent, contents.recipe.run.save_total_limit)
+    remove_old_checkpoints(final.parent, copies.contents.recipe.run.save_total_limit)
+    return True

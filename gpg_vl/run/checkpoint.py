@@ -8,14 +8,13 @@ whether it still is. The state is safetensors and JSON; nothing is unpickled.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gpg_vl.config import Recipe
@@ -24,7 +23,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint
 from gpg_vl.models.saving import save_model
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.weights import weights_to_save
 from gpg_vl.run.checkpoint_files import (
@@ -36,14 +35,14 @@ from gpg_vl.run.checkpoint_files import (
     random_file,
     start_folder,
     write_contents,
-    write_moments,
 )
 from gpg_vl.run.kept_checkpoints import removable_checkpoints
 from gpg_vl.run.leftovers import partial_folder, remove_folder, remove_leftovers
+from gpg_vl.run.moments import open_moments, write_own
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_rollout import pack_rollout
 from gpg_vl.run.state_files import build_record, read_json
-from gpg_vl.update.optimizer_state import load_entries, read_shards
+from gpg_vl.update.optimizer_state import load_entries, read_portions
 from gpg_vl.update.rollouts import Rollout
 
 STATE_VERSION = 1
@@ -83,7 +82,9 @@ class OwnState:
 
 
 def save_checkpoint(recipe: Recipe, adapter: Adapter, optimizer: Any, accelerator: Accelerator, own: OwnState) -> Path:
-    """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together; the first writes.
+    """Writes ``OUTPUT_DIR/checkpoint-STEP`` atomically and returns it. All ranks call it together.
+
+    Each writes its share of the optimizer's state, the first one everything else.
 
     Args:
         optimizer: torch's optimizer, or DeepSpeed's wrapper of it
@@ -99,9 +100,9 @@ def save_checkpoint(recipe: Recipe, adapter: Adapter, optimizer: Any, accelerato
         with weights_to_save(accelerator):
             on_main(lambda: start_folder(adapter, partial, own.state.step))
             on_main(lambda: save_model(adapter, partial, recipe, own.metrics))
-        shards = read_shards(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
-        for number, shard in enumerate(shards, start=1):
-            on_main(partial_call(write_moments, shard, partial, number))
+        portions = read_portions(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
+        rank, folder = accelerator.process_index, partial / STATE_FOLDER
+        run_together(lambda: with_disk_errors(lambda: write_own(portions, folder, rank)))
         on_main(lambda: write_contents(contents, partial))
         on_main(lambda: finish_folder(partial, final))
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
@@ -238,24 +239,12 @@ def load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: 
 
 
 def _load_optimizer(folder: Path, adapter: Adapter, optimizer: Any, accelerator: Accelerator) -> None:
-    with ExitStack() as stack:
-        paths = sorted((folder / STATE_FOLDER).glob("optimizer-*.safetensors"))
-        places: dict[str, dict[str, Any]] = {}
-        for path in paths:
-            file = stack.enter_context(safe_open(path, "pt"))
-            for key in file.keys():  # noqa: SIM118  no dict
-                name, _, entry = key.rpartition("/")
-                places.setdefault(name, {})[entry] = file
-        _refuse_others(bool(paths), places.keys(), {name for name, _ in adapter.trainable_parameters()})
-
-        def stored(name: str) -> dict[str, Tensor]:
-            return {entry: file.get_tensor(f"{name}/{entry}") for entry, file in places.get(name, {}).items()}
-
-        load_entries(optimizer, adapter.trainable_parameters(), stored, sharding_of(accelerator))
+    with open_moments(folder / STATE_FOLDER) as stored:
+        _refuse_others(stored.keys(), {name for name, _ in adapter.trainable_parameters()})
+        named = adapter.trainable_parameters()
+        load_entries(optimizer, named, lambda name: stored.get(name, {}), sharding_of(accelerator))
 
 
-def _refuse_others(has_files: bool, found: Collection[str], trained: Collection[str]) -> None:
-    if not has_files:
-        raise ValueError("no file of it")
+def _refuse_others(found: Collection[str], trained: Collection[str]) -> None:
     if others := sorted(set(found) - set(trained)):
         raise ValueError(f"{others[0]} is not trained here")

@@ -54,10 +54,6 @@ def start_folder(adapter: Adapter, partial: Path, step: int) -> None:
     (partial / STATE_FOLDER).mkdir()
 
 
-def write_moments(shard: Mapping[str, Tensor], partial: Path, number: int) -> None:
-    save_file(dict(shard), partial / STATE_FOLDER / f"optimizer-{number}.safetensors")
-
-
 def write_contents(contents: Contents, partial: Path) -> None:
     folder = partial / STATE_FOLDER
     if contents.rollout is not None:

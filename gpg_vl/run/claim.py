@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpg_vl.files import is_still
+from gpg_vl.processes.ranks import run_on_main, run_together
 
 LOCK_FILE = ".lock"
+_LONGEST_OWNER = 200  # bytes
 _held: dict[Path, int] = {}
 """The locks that this process holds, by folder: descriptors."""
 
@@ -49,7 +51,7 @@ def _lock(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        owner = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
+        owner = os.pread(lock, _LONGEST_OWNER, 0).decode(errors="replace").strip() or "another process"
         raise ValueError(f"run.output_dir: {owner} is writing to {folder}; end it, or choose another") from error
     except OSError as error:
         cause = f"{folder} is on a file system without file locks ({error.strerror})"
@@ -57,8 +59,35 @@ def _lock(lock: int, folder: Path) -> None:
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.fsync(lock)  # so that other nodes read it
     except OSError as error:
         raise ValueError(f"run.output_dir: cannot write to {folder} ({error.strerror}); free space") from error
+
+
+def check_all_see(folder: Path) -> None:
+    """All ranks call it together, once the first one has claimed the folder: each writes to it and reads it.
+
+    Raises:
+        ValueError: on some rank, another folder has this name; with several ranks, RankError on all of them
+    """
+    owner = run_on_main(lambda: _read_owner(folder))
+    run_together(lambda: _check_owner(folder, owner))
+
+
+def _read_owner(folder: Path) -> bytes:
+    try:
+        with (folder / LOCK_FILE).open("rb") as lock:
+            return lock.read(_LONGEST_OWNER)
+    except OSError:
+        return b""
+
+
+def _check_owner(folder: Path, owner: bytes) -> None:
+    if _read_owner(folder) != owner:
+        raise ValueError(
+            f"run.output_dir: {folder} on {socket.gethostname()} is not the folder that the first process has claimed; "
+            "choose one on a file system that all nodes see"
+        )
 
 
 def check_claim(folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""The optimizer's state by parameter, as whole tensors, whatever the layout and the number of ranks.
+"""The optimizer's state by parameter: what each rank has of it, and how it is taken up again, whatever the layout.
 
-Where nothing is sharded a rank has all of it. Under FSDP2 a rank has a share of each tensor. Under ZeRO a rank has
-slices, in flat tensors that the optimizer treats as its parameters. Both are assembled one parameter at a time, and cut
-out of whole tensors in the same way.
+Where nothing is sharded a rank has all of it. Under FSDP2 it has some rows of each tensor. Under ZeRO it has a slice,
+in a flat tensor that the optimizer treats as its parameter. Each of these is a run of elements of the flattened tensor;
+so a rank saves what it has, and reads what it needs, without any other rank.
 """
 
 from __future__ import annotations
@@ -10,81 +10,104 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gpg_vl.processes.pulse import PULSE
+from gpg_vl.processes.ranks import is_main_rank
 from gpg_vl.processes.sharding import WHOLE, Sharding
 
-Entries = dict[str, Tensor]
-"""The state of one parameter by name, on the CPU; empty before the first step."""
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
-SHARD_BYTES = 2**31
+PORTION_BYTES = 2**31
 
 
-def read_shards(
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive elements of a tensor."""
+
+    shape: torch.Size  # of the whole tensor
+    start: int  # of the first element in the flattened tensor
+    values: Tensor  # [num]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.values.numel() == self.shape.numel()
+
+
+class StoredTensor(Protocol):
+    """A tensor of a saved state, whose elements may lie in several files."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole tensor."""
+
+    def read(self, start: int, num: int) -> Tensor:
+        """[num] elements of the flattened tensor, on the CPU."""
+
+
+def read_portions(
     optimizer: Any,
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     sharding: Sharding = WHOLE,
-    shard_bytes: int = SHARD_BYTES,
-) -> Iterator[dict[str, Tensor]]:
-    """The state as ``PARAMETER/ENTRY`` -> tensor, in at least one portion of about ``shard_bytes``.
+    portion_bytes: int = PORTION_BYTES,
+) -> Iterator[dict[str, Slice]]:
+    """What this rank is to save, as ``PARAMETER/ENTRY`` -> slice, in portions of about ``portion_bytes``.
 
-    All ranks iterate together. Where the state is sharded, only the first rank gets the values.
+    Each element is on one rank: where all ranks have it, on the first, which has at least one portion. The values are
+    the optimizer's own, on its device.
 
     Args:
         optimizer: torch's optimizer, or DeepSpeed's wrapper of it
     """
     read = _reader(optimizer, sharding)
-    shard: dict[str, Tensor] = {}
+    portion: dict[str, Slice] = {}
     for name, parameter in named_parameters:
-        if sum(tensor.nbytes for tensor in shard.values()) >= shard_bytes:
-            yield shard
-            shard = {}
-        with PULSE.beating("the gathering of the optimizer's state for a save"):
-            entries = read(parameter)
-        shard |= {f"{name}/{entry}": value for entry, value in entries.items()}
-    yield shard
+        if sum(each.values.nbytes for each in portion.values()) >= portion_bytes:
+            yield portion
+            portion = {}
+        with PULSE.beating("the reading of the optimizer's state for a save"):
+            portion |= {f"{name}/{entry}": each for entry, each in read(parameter).items()}
+    if portion or is_main_rank():
+        yield portion
 
 
 def load_entries(
     optimizer: Any,
     named_parameters: Iterable[tuple[str, nn.Parameter]],
-    stored: Callable[[str], Entries],
+    stored: Callable[[str], Mapping[str, StoredTensor]],
     sharding: Sharding = WHOLE,
 ) -> None:
-    """Restores the state; each rank restores its share.
+    """Restores the state; each rank reads its share.
 
     Args:
-        stored: returns the entries of a parameter by its name
+        stored: returns the tensors of a parameter by its name; none for one that has not been trained
 
     Raises:
         ValueError: they are not those of AdamW for these parameters
     """
     if sharding.zero_stage == 0:
         state = optimizer.state_dict()
-        cut = _cut_like if sharding.is_fsdp else _as_they_are
-        entries = enumerate(cut(_checked(stored(name), name, each.shape), each) for name, each in named_parameters)
+        take = _take_rows if sharding.is_fsdp else _take_all
+        entries = enumerate(take(_checked(stored(name), name, each.shape), each) for name, each in named_parameters)
         state["state"] = {index: of_parameter for index, of_parameter in entries if of_parameter}
         optimizer.load_state_dict(state)
         return
     zero, step = _ZeroState(optimizer, sharding.zero_stage), None
     for name, parameter in named_parameters:
-        shape = parameter.ds_shape if sharding.zero_stage == 3 else parameter.shape  # type: ignore[attr-defined]
-        of_parameter = _checked(stored(name), name, shape)
+        of_parameter = _checked(stored(name), name, zero.whole_shape(parameter))
         if not of_parameter:
             continue
+        own_step = _whole(of_parameter["step"])
         if step is None:
-            step = of_parameter["step"]
+            step = own_step
             zero.fill_with_zeros(step)
-        assert torch.equal(of_parameter["step"], step), f"{name} took {of_parameter['step']} steps, others {step}"
+        assert torch.equal(own_step, step), f"{name} took {own_step} steps, others {step}"
         zero.write(parameter, of_parameter)
 
 
-def _checked(entries: Entries, name: str, shape: torch.Size) -> Entries:
+def _checked(entries: Mapping[str, StoredTensor], name: str, shape: torch.Size) -> Mapping[str, StoredTensor]:
     if not entries or "state1" in entries:  # the moments of 8-bit AdamW are in blocks
         return entries
     wanted = {"step": torch.Size(), **dict.fromkeys(MOMENTS, shape)}
@@ -94,46 +117,67 @@ def _checked(entries: Entries, name: str, shape: torch.Size) -> Entries:
     return entries
 
 
-def _reader(optimizer: Any, sharding: Sharding) -> Callable[[nn.Parameter], Entries]:
+def _whole(stored: StoredTensor) -> Tensor:
+    return stored.read(0, stored.shape.numel()).view(stored.shape)
+
+
+def _take_all(entries: Mapping[str, StoredTensor], parameter: nn.Parameter) -> dict[str, Tensor]:
+    return {entry: _whole(each) for entry, each in entries.items()}
+
+
+def _take_rows(entries: Mapping[str, StoredTensor], parameter: Any) -> dict[str, Tensor]:
+    """This rank's share of the moments, sharded as FSDP2 has sharded their parameter."""
+    from torch.distributed.tensor import DTensor
+
+    mesh, local = parameter.device_mesh, parameter.to_local()
+    start = _first_element(parameter)
+
+    def take(stored: StoredTensor) -> Tensor:
+        rows = stored.read(start, local.numel()).view(local.shape).to(mesh.device_type)
+        shape, stride = parameter.shape, parameter.stride()
+        return DTensor.from_local(rows, mesh, parameter.placements, run_check=False, shape=shape, stride=stride)
+
+    return {entry: _whole(each) if entry == "step" else take(each) for entry, each in entries.items()}
+
+
+def _reader(optimizer: Any, sharding: Sharding) -> Callable[[nn.Parameter], dict[str, Slice]]:
     if sharding.zero_stage:
         return _ZeroState(optimizer, sharding.zero_stage).read
-    return partial(_read_shared if sharding.is_fsdp else _read_whole, optimizer)
+    return partial(_read_rows if sharding.is_fsdp else _read_all, optimizer)
 
 
-def _read_whole(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:
-    return {entry: torch.as_tensor(value).cpu() for entry, value in optimizer.state.get(parameter, {}).items()}
+def _read_all(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Slice]:
+    state = optimizer.state.get(parameter, {}) if is_main_rank() else {}
+    tensors = {entry: torch.as_tensor(value) for entry, value in state.items()}
+    return {entry: Slice(each.shape, 0, each.flatten()) for entry, each in tensors.items()}
 
 
-def _read_shared(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Entries:
-    """Of FSDP2. On other ranks than the first, the moments have shapes alone."""
-    state = optimizer.state.get(parameter, {})
-    if not state:
+def _read_rows(optimizer: torch.optim.Optimizer, parameter: Any) -> dict[str, Slice]:
+    """Of FSDP2; of HSDP, whose nodes have the same, on the first node."""
+    state, mesh = optimizer.state.get(parameter, {}), parameter.device_mesh
+    is_copy = "replicate" in mesh.mesh_dim_names and mesh.get_local_rank("replicate") > 0
+    if not state or is_copy:
         return {}
-    at = "cpu" if torch.distributed.get_rank() == 0 else "meta"
-    moments = {entry: _on_mesh(state[entry]).full_tensor().to(at) for entry in MOMENTS}
-    return {"step": state["step"].cpu(), **moments}
+    start = _first_element(parameter)
+    moments = {entry: Slice(parameter.shape, start, state[entry].to_local().flatten()) for entry in MOMENTS}
+    return _without_empty(state["step"], moments)
 
 
-def _as_they_are(entries: Entries, parameter: nn.Parameter) -> Entries:
-    return entries
+def _first_element(parameter: Any) -> int:
+    """Of this rank's rows: as ``torch.chunk`` cuts them, the last ranks may have fewer, or none."""
+    mesh, num_rows = parameter.device_mesh, parameter.shape[0]
+    rows_each = -(-num_rows // mesh["shard"].size())
+    first = min(mesh.get_local_rank("shard") * rows_each, num_rows)
+    assert len(parameter.to_local()) == min(rows_each, num_rows - first), parameter.placements
+    return first * (parameter.numel() // num_rows)
 
 
-def _cut_like(entries: Entries, parameter: Any) -> Entries:
-    """This rank's share of whole moments, sharded as FSDP2 has sharded their parameter."""
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return {
-        entry: value
-        if entry == "step"
-        else distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
-        for entry, value in entries.items()
-    }
-
-
-def _on_mesh(tensor: Any) -> Any:
-    """A sharded tensor on the device that its ranks exchange it on; with CPU offload it is in the host's memory."""
-    return tensor.to(tensor.device_mesh.device_type)
+def _without_empty(step: Tensor, moments: dict[str, Slice]) -> dict[str, Slice]:
+    """A share of the state; the number of steps is saved with the first element."""
+    found = {entry: each for entry, each in moments.items() if each.values.numel()}
+    if any(each.start == 0 for each in found.values()):
+        found["step"] = Slice(torch.Size(), 0, step.flatten().clone())  # ZeRO's flat tensors have one for many
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,27 +202,27 @@ class _ZeroState:
         self._inner = optimizer.optimizer
         self._shards_weights = stage == 3
 
-    def read(self, parameter: nn.Parameter) -> Entries:
-        """Returns the whole tensors on the first rank."""
-        states: list[Mapping[str, Tensor]] = [state for state in self._inner.state.values() if state]
-        if not states:
-            return {}
-        shape = parameter.ds_shape if self._shards_weights else parameter.shape  # type: ignore[attr-defined]
-        share = self._find_share(parameter)
-        entries = {"step": states[0]["step"].cpu().clone()}
-        for entry in MOMENTS:
-            mine = None if share is None else share.of(self._inner.state[share.flat][entry])
-            entries[entry] = _put_together(shape, parameter.device, share, mine)
-        return entries
+    def whole_shape(self, parameter: Any) -> torch.Size:
+        return parameter.ds_shape if self._shards_weights else parameter.shape  # type: ignore[no-any-return]
 
-    def write(self, parameter: nn.Parameter, entries: Entries) -> None:
-        """Stores this rank's share of whole tensors."""
+    def read(self, parameter: nn.Parameter) -> dict[str, Slice]:
+        """This rank's share."""
+        share = self._find_share(parameter)
+        state: Mapping[str, Tensor] = {} if share is None else self._inner.state.get(share.flat, {})
+        if share is None or not state:
+            return {}
+        shape = self.whole_shape(parameter)
+        moments = {entry: Slice(shape, share.start, share.of(state[entry])) for entry in MOMENTS}
+        return _without_empty(state["step"], moments)
+
+    def write(self, parameter: nn.Parameter, entries: Mapping[str, StoredTensor]) -> None:
+        """Stores this rank's share."""
         share = self._find_share(parameter)
         if share is None:
             return
         for entry in MOMENTS:
             here = share.of(self._inner.state[share.flat][entry])
-            here.copy_(entries[entry].flatten().narrow(0, share.start, share.num))
+            here.copy_(entries[entry].read(share.start, share.num))
 
     def fill_with_zeros(self, step: Tensor) -> None:
         """Creates the zero state that the optimizer itself would create in its first step."""
@@ -206,12 +250,3 @@ class _ZeroState:
             return None
         here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
         return _Share(self._flats()[mapping.param_group_index], here.start, there.start, there.numel)
-
-
-def _put_together(shape: torch.Size, device: torch.device, share: _Share | None, mine: Tensor | None) -> Tensor:
-    """The whole tensor on the first rank: a sum over ranks, each with zeros outside its share."""
-    whole = torch.zeros(shape.numel(), device=device)
-    if share is not None and mine is not None:
-        whole.narrow(0, share.start, share.num).copy_(mine)
-    torch.distributed.reduce(whole, dst=0)
-    return whole.view(shape).cpu()

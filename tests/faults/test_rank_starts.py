@@ -47,9 +47,10 @@ def test_hsdp_on_uneven_nodes(folder: Path) -> None:
     [
         ("share_everything", ["fsdp and none", "SHARDING"]),
         ("share_in_no_known_way", ["rank 1", "GPG_VL_SHARDING=some"]),
+        ("see_another_folder", ["rank 1", "run.output_dir", "all nodes"]),
     ],
 )
-def test_another_layout_on_one_rank(folder: Path, fault: str, named: list[str]) -> None:
+def test_something_else_on_one_rank(folder: Path, fault: str, named: list[str]) -> None:
     ranks = fork_ranks(folder, train_words("run"), "zero0", faults={1: f"tests.support.run_faults:{fault}"})
     assert lines_naming(one_line(folder, join_ranks(ranks, SECONDS)), *named)
 

@@ -158,7 +158,7 @@ def test_a_full_disk_is_told_where_the_run_asks(
     def fill_disk(*words: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(background_save, "write_moments", fill_disk)
+    monkeypatch.setattr(background_save, "write_own", fill_disk)
     training.begin(2)
     gate.set()
     with pytest.raises(OSError, match=naming("checkpoint-2", "No space left")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.run.claim import LOCK_FILE, LostFolder, check_claim, claim_folder
+from gpg_vl.run.claim import LOCK_FILE, LostFolder, _check_owner, check_all_see, check_claim, claim_folder
 from gpg_vl.run.run_log import RunLog
 from tests.support.messages import naming
 
@@ -19,6 +19,21 @@ def test_a_claim_holds_until_its_end(tmp_path: Path) -> None:
         check_claim(folder)
         check_claim(tmp_path / "another")
     check_claim(folder)
+
+
+def test_a_rank_that_sees_another_folder_under_the_name_is_told(tmp_path: Path) -> None:
+    """As on a node that has a disk of its own there, empty or with what an earlier run left."""
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with claim_folder(folder):
+        check_all_see(folder)
+        owner = (folder / LOCK_FILE).read_bytes()
+        assert owner
+        for left in (None, b"process 1 on another"):
+            if left is not None:
+                (elsewhere / LOCK_FILE).write_bytes(left)
+            with pytest.raises(ValueError, match=naming("run.output_dir", elsewhere, "all nodes")):
+                _check_owner(elsewhere, owner)
 
 
 @pytest.mark.parametrize("what", ["folder", "lock", "both", "gone"])

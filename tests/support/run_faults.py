@@ -8,16 +8,16 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl import assemble
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run import background_save, checkpoint, checkpoint_files
+from gpg_vl.run import background_save, checkpoint, checkpoint_files, claim, moments
 from gpg_vl.update import optimizer_state, policy
 from tests.support.faulty_rank import in_call
 
@@ -70,7 +70,7 @@ def hang_in_rollout() -> None:
 
 def hang_in_save() -> None:
     """Half-way through the optimizer's state of the second save."""
-    _in_second_gathering(hang)
+    _in_second_reading(hang)
 
 
 def sigterm_in_save() -> None:
@@ -98,32 +98,32 @@ def fill_disk() -> None:
 
 
 def die_in_second_save() -> None:
-    """Of the rank that writes: between the weights and the optimizer's state."""
-    in_call(2, checkpoint_files, "save_file", die)
+    """Between what the rank writes of the optimizer's state, and the rest."""
+    in_call(2, moments, "sync", die)
 
 
-def die_in_second_gathering() -> None:
-    """Of a rank that writes nothing: half-way through the optimizer's state of the second save."""
-    _in_second_gathering(die)
+def die_in_second_reading() -> None:
+    """Half-way through the optimizer's state of the second save."""
+    _in_second_reading(die)
 
 
-def _in_second_gathering(fault: Callable[[], None]) -> None:
-    original = optimizer_state.read_shards
+def _in_second_reading(fault: Callable[[], None]) -> None:
+    original = optimizer_state.read_portions
     saves = 0
 
-    def read_shards(*words: Any) -> Any:
+    def read_portions(*words: Any) -> Any:
         nonlocal saves
         saves += 1
         if saves == 2:
-            in_call(9, optimizer_state, "_put_together", fault)  # of ZeRO
-            in_call(5, optimizer_state, "_read_shared", fault)  # of FSDP2
+            in_call(5, optimizer_state, "_without_empty", fault)  # of FSDP2 and ZeRO
+            in_call(5, optimizer_state, "_read_all", fault)
         return original(*words)
 
-    checkpoint.read_shards = background_save.read_shards = read_shards
+    checkpoint.read_portions = background_save.read_portions = read_portions
 
 
 def full_disk_in_second_save() -> None:
-    in_call(2, checkpoint_files, "save_file", fill_disk)
+    in_call(2, moments, "save_file", fill_disk)
 
 
 def soak() -> None:
@@ -141,15 +141,14 @@ def soak() -> None:
 
 
 def save_moments_again() -> None:
-    """No fault: what was just restored is written to ``again.safetensors``, as the next save would write it."""
+    """No fault: each rank writes what it has just restored, as the next save would, into a folder ``again``."""
     original = assemble.load_optimizer
 
     def load_optimizer(folder: Any, adapter: Any, optimizer: Any, accelerator: Any) -> None:
         original(folder, adapter, optimizer, accelerator)
-        sharding = sharding_of(accelerator)
-        [shard] = optimizer_state.read_shards(optimizer, adapter.trainable_parameters(), sharding)
-        if os.environ["RANK"] == "0":
-            save_file(shard, "again.safetensors")
+        portions = optimizer_state.read_portions(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
+        os.makedirs("again", exist_ok=True)
+        moments.write_own(portions, Path("again"), int(os.environ["RANK"]))
 
     assemble.load_optimizer = load_optimizer
 
@@ -161,3 +160,8 @@ def share_everything() -> None:
 
 def share_in_no_known_way() -> None:
     os.environ["GPG_VL_SHARDING"] = "some"
+
+
+def see_another_folder() -> None:
+    """As on a node that has a disk of its own where the first one has the run's folder."""
+    claim._read_owner = lambda folder: b""

@@ -29,17 +29,19 @@ from gpg_vl.processes.weights import weights_to_save, whole_weights
 from gpg_vl.records import Completion
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.run.moments import copy_portion
 from gpg_vl.update.fsdp import find_blocks, shard_policy
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout
 from gpg_vl.update.optimizer import build_optimizer
-from gpg_vl.update.optimizer_state import Entries, load_entries, read_shards
+from gpg_vl.update.optimizer_state import Slice, load_entries, read_portions
 from gpg_vl.update.packing import split_into_rows
 from gpg_vl.update.policy import PolicyForward
 from tests.support.builders import FAMILIES, make_prompt, make_sample
 from tests.support.families import CASES, load_case, skip_unless_installed
 from tests.support.groups import make_groups
 from tests.support.messages import naming
+from tests.support.moments import as_stored, whole_tensors
 
 PARTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -86,8 +88,13 @@ class Trained:
         return {name: _whole(each) for name, each in self.adapter.trainable_parameters()}
 
     def moments(self) -> dict[str, Tensor]:
-        [shard] = read_shards(self.optimizer, self.adapter.trainable_parameters(), sharding_of(self.accelerator))
-        return shard
+        return whole_tensors(self.portion())
+
+    def portion(self) -> dict[str, Slice]:
+        """What the only rank saves of the optimizer's state."""
+        sharding = sharding_of(self.accelerator)
+        [portion] = read_portions(self.optimizer, self.adapter.trainable_parameters(), sharding)
+        return portion
 
 
 def _whole(tensor: Any) -> Tensor:
@@ -179,13 +186,9 @@ def test_what_is_saved_is_what_one_process_saves(
 
 def test_moments_are_taken_up_to_the_last_bit(load: LoadModel, accelerator: Accelerator) -> None:
     start, again = trained_by("fsdp", load(), accelerator), Trained(load(), accelerator)
-    moments = start.moments()
-
-    def stored(name: str) -> Entries:
-        return {key.rpartition("/")[2]: each for key, each in moments.items() if key.rpartition("/")[0] == name}
-
+    stored = as_stored(copy_portion(start.portion()))
     load_entries(again.optimizer, again.adapter.trainable_parameters(), stored, Sharding("fsdp"))
-    assert_equal(again.moments(), moments)
+    assert_equal(again.moments(), start.moments())
 
 
 def test_each_weight_and_moment_is_a_beat(load: LoadModel, accelerator: Accelerator) -> None:
@@ -210,7 +213,7 @@ def test_each_weight_and_moment_is_a_beat(load: LoadModel, accelerator: Accelera
     assert beats(lambda: enter(whole_weights(accelerator))) >= num
     assert beats(lambda: enter(weights_to_save(accelerator))) >= num
     named = adapter.trainable_parameters()
-    assert beats(lambda: list(read_shards(made[0].optimizer, named, sharding_of(accelerator)))) >= num
+    assert beats(lambda: list(read_portions(made[0].optimizer, named, sharding_of(accelerator)))) >= num
 
 
 def test_blocks_hold_most_of_a_model(load: LoadModel) -> None:

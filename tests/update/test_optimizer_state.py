@@ -1,4 +1,4 @@
-"""Moments by weight, without DeepSpeed; under ZeRO, on several ranks: ``faults/test_rank_checkpoints.py``."""
+"""Moments by weight, without DeepSpeed; on several ranks: ``faults/test_rank_checkpoints.py``."""
 
 from __future__ import annotations
 
@@ -6,37 +6,43 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gpg_vl.update.optimizer_state import load_entries, read_shards
+from gpg_vl.update.optimizer_state import Slice, load_entries, read_portions
+from tests.support.moments import Held, as_stored, whole_tensors
 
 
-def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Slice]:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    [shard] = read_shards(optimizer, model.named_parameters())
-    return shard
+    [portion] = read_portions(optimizer, model.named_parameters())
+    return portion
 
 
 def test_moments_of_another_optimizer_are_taken_up() -> None:
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
     first = torch.optim.AdamW(model.parameters())
-    assert list(read_shards(first, model.named_parameters())) == [{}], "before the first step there are none"
-    shard = stepped(model, first)
-    assert set(shard) == {
+    assert list(read_portions(first, model.named_parameters())) == [{}], "before the first step there are none"
+    portion = stepped(model, first)
+    assert set(portion) == {
         f"{n}/{entry}" for n, _ in model.named_parameters() for entry in ("step", "exp_avg", "exp_avg_sq")
     }
     second = torch.optim.AdamW(model.parameters())
     stepped(model, second)
+    load_entries(second, model.named_parameters(), as_stored(portion))
+    [again] = map(whole_tensors, read_portions(second, model.named_parameters()))
+    expected = whole_tensors(portion)
+    assert expected.keys() == again.keys()
+    assert all(torch.equal(expected[key], again[key]) for key in expected)
 
-    def stored(name: str) -> dict[str, torch.Tensor]:
-        return {key.split("/")[1]: value for key, value in shard.items() if key.split("/")[0] == name}
 
-    load_entries(second, model.named_parameters(), stored)
-    [again] = read_shards(second, model.named_parameters())
-    assert shard.keys() == again.keys()
-    assert all(torch.equal(shard[key], again[key]) for key in shard)
+def test_a_rank_that_has_what_the_first_one_has_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(3, 5)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepped(model, optimizer)
+    monkeypatch.setenv("RANK", "1")
+    assert list(read_portions(optimizer, model.named_parameters())) == []
 
 
 def test_portions_end_at_a_weight_behind_the_limit() -> None:
@@ -45,12 +51,12 @@ def test_portions_end_at_a_weight_behind_the_limit() -> None:
     whole = stepped(model, optimizer)
     first_weight = 2 * 4 * 15 + 4
     for limit, expected in [(1, 4), (first_weight, 3), (first_weight + 1, 2), (2**31, 1)]:
-        shards = list(read_shards(optimizer, model.named_parameters(), shard_bytes=limit))
-        assert len(shards) == expected, limit
-        assert [key for shard in shards for key in shard] == list(whole)
+        portions = list(read_portions(optimizer, model.named_parameters(), portion_bytes=limit))
+        assert len(portions) == expected, limit
+        assert [key for portion in portions for key in portion] == list(whole)
 
 
-Shard = dict[str, torch.Tensor]
+State = dict[str, Tensor]
 
 
 @pytest.mark.parametrize(
@@ -63,11 +69,16 @@ Shard = dict[str, torch.Tensor]
         lambda state: state | {"step": torch.ones(2)},
     ],
 )
-def test_the_state_of_other_weights_is_refused(change: Callable[[Shard], Shard]) -> None:
+def test_the_state_of_other_weights_is_refused(change: Callable[[State], State]) -> None:
     model = nn.Linear(3, 5, bias=False)
     optimizer = torch.optim.AdamW(model.parameters())
-    state = {key.split("/")[1]: value for key, value in stepped(model, optimizer).items()}
-    load_entries(optimizer, model.named_parameters(), lambda _: state)
-    load_entries(optimizer, model.named_parameters(), lambda _: {})  # a weight that never had a gradient
+    state = {key.split("/")[1]: value for key, value in whole_tensors(stepped(model, optimizer)).items()}
+
+    def load(state: State) -> None:
+        stored = {name: Held(each) for name, each in state.items()}
+        load_entries(optimizer, model.named_parameters(), lambda _: stored)
+
+    load(state)
+    load({})  # a weight that never had a gradient
     with pytest.raises(ValueError, match="weight of \\[5, 3\\]"):
-        load_entries(optimizer, model.named_parameters(), lambda _: change(state))
+        load(change(state))
