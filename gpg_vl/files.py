@@ -94,11 +94,15 @@ def _open_plain(path: Path) -> int | None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Gives every file of a new folder the permissions that the umask gave the folder: safetensors writes 0600."""
+    """Gives every file of a new folder the permissions that the umask gave the folder: safetensors writes 0600.
+
+    A file that another process renames meanwhile may be left out.
+    """
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            path.chmod(mode)
+            with suppress(FileNotFoundError):
+                path.chmod(mode)
 
 
 def stays_inside(name: object) -> bool:

@@ -48,7 +48,8 @@ def grouped_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    moves, num_earlier = _moves_of(attention_mask, query.dtype), key.shape[2] - query.shape[2]
+    # under autocast, queries may still be float32 here, and values are of the type that attention computes in
+    moves, num_earlier = _moves_of(attention_mask, value.dtype), key.shape[2] - query.shape[2]
     if num_earlier:
         query = F.pad(query, (0, 0, num_earlier, 0))  # a place for each token, as the keys have
     repeats = query.shape[1] // key.shape[1]
@@ -148,7 +149,7 @@ def _moves_of(segment_ids: Tensor, dtype: torch.dtype) -> _Moves:
     """
     Args:
         segment_ids: [R, 1, 1, S]
-        dtype: of the queries; a mask of another one would be converted, and kept, in every layer
+        dtype: that attention computes in; a mask of another one would be converted, and kept, in every layer
     """
     found: _Moves | None = _moves.get(segment_ids)
     if found is None or found.batches[0].bias.dtype != dtype:

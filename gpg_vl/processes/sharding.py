@@ -61,6 +61,11 @@ class Sharding:
         """Whether each rank has the optimizer's state of all weights."""
         return self.name == "none"
 
+    @property
+    def spreads_moments(self) -> bool:
+        """Whether they are shared by the ranks of all nodes; else a node has all of them."""
+        return self.name not in ("none", "hsdp")
+
 
 WHOLE = Sharding("none")
 

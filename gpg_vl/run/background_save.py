@@ -8,13 +8,12 @@ told between two steps, on all ranks. The next save, and the end of the run, wai
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterator
+import socket
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial as partial_call
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from gpg_vl.models.snapshot import WeightsSnapshot
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.start import ranks_of_node
 from gpg_vl.processes.weights import weights_to_save
 from gpg_vl.run.checkpoint import (
     OwnState,
@@ -40,13 +40,12 @@ from gpg_vl.run.checkpoint import (
 )
 from gpg_vl.run.checkpoint_files import STATE_FOLDER, Contents, finish_folder, free_space, start_folder, write_contents
 from gpg_vl.run.leftovers import partial_folder
-from gpg_vl.run.moments import copy_portion, moments_file, write_own
+from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, copy_portion, moments_file, unseen, write_own
 from gpg_vl.screen import say_once
 from gpg_vl.update.optimizer_state import Slice, read_portions
 
-_LOOK_SECONDS = 0.1
 _LAST_WAIT_SECONDS = 30.0
-"""For the other ranks' files, once the run has failed: of which a rank may have been killed."""
+"""For the other ranks' files, once the run has failed; a rank may have been killed."""
 
 
 class BackgroundSaves:
@@ -64,7 +63,7 @@ class BackgroundSaves:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._begun: Path | None = None  # what is being written
         self._work: Future[bool] | None = None  # whether it is complete, as far as this rank knows
-        self._others = _Others([])
+        self._others = FilesOfOthers()
         self._has_checked = False
         self._headers: Headers = {}  # on the first rank, of the checkpoint that was checked
 
@@ -85,20 +84,26 @@ class BackgroundSaves:
         """
         if self._sharding.zero_stage or not self._has_checked:
             return True
-        return not run_on_main(self._has_room)
+        lacks = [each for each in gather_object([self._lacks_room()]) if each]
+        if lacks:
+            say_once(f"note: the run waits for its checkpoints: {lacks[0]}")
+        return bool(lacks)
 
-    def _has_room(self) -> bool:
-        num_weights, num_trained = self._adapter.num_parameters()
-        is_adapter = self._adapter.config.lora is not None
-        needed = 4 * (num_trained if is_adapter else num_weights) + 8 * num_trained
-        free: int = psutil.virtual_memory().available
+    def _lacks_room(self) -> str:
+        """What this rank's host has no memory for; "" if it has."""
+        needed, free = self._bytes_on_host(), psutil.virtual_memory().available
         if needed <= free / 2:
-            return True
-        size = f"{needed / 1e9:.1f} GB"
-        say_once(
-            f"note: the run waits for its checkpoints: the host has no memory for a copy of what they hold, {size}"
-        )
-        return False
+            return ""
+        return f"{socket.gethostname()} has no memory for a copy of what they hold there, {needed / 1e9:.1f} GB"
+
+    def _bytes_on_host(self) -> float:
+        """Of the copies that this host's ranks make: each of its share of the moments, the first one of the weights."""
+        num_weights, num_trained = self._adapter.num_parameters()
+        of_host, num_ranks = ranks_of_node(), self._accelerator.num_processes
+        is_first = self._accelerator.process_index < of_host
+        weights = 4 * (num_weights if self._adapter.config.lora is None else num_trained) if is_first else 0
+        share = of_host / num_ranks if self._sharding.spreads_moments else float(is_first)
+        return weights + 8 * num_trained * share
 
     def begin(self, recipe: Recipe, own: OwnState) -> None:
         """Begins to write ``OUTPUT_DIR/checkpoint-STEP``; for the words and errors, see ``save_checkpoint``."""
@@ -114,7 +119,7 @@ class BackgroundSaves:
         moments = run_together(lambda: _Moments(self._copy_moments(), partial, self._accelerator.process_index))
         self._begun = final
         [_, *others] = gather_object([moments.paths()])
-        self._others = _Others([path for paths in others for path in paths])
+        self._others = FilesOfOthers(path for paths in others for path in paths)
         if weights:
             copies = _Copies(weights.pop(), dict(self._headers), moments, contents)
             self._work = self._pool.submit(_write, final, copies, self._others)
@@ -143,19 +148,28 @@ class BackgroundSaves:
         """
         final, self._begun = self._begun, None
         if final is not None:
-            if not all(gather_object([self._has_written_share()])):
-                self._others.give_up()
-            run_together(self._take_result)
+            is_written = all(gather_object([run_together(self._has_written_share)]))
+            self._others.give_up(SEEN_SECONDS if is_written else 0.0)
+            try:
+                run_together(lambda: self._take_result(final, is_written))
+            except OSError:
+                if self._accelerator.is_main_process:
+                    free_space(partial_folder(final))  # again: other ranks may have written meanwhile
+                raise
         return final
 
     def _has_written_share(self) -> bool:
         """Waits for the thread, but for that of the first rank, which waits for the others."""
         return self._accelerator.is_main_process or self._work is None or self._work.exception() is None
 
-    def _take_result(self) -> None:
+    def _take_result(self, final: Path, is_written: bool) -> None:
+        """
+        Args:
+            is_written: by all other ranks; else what is raised is theirs
+        """
         work, self._work = self._work, None
-        if work is not None:
-            work.result()
+        if work is not None and not work.result() and is_written:
+            raise unseen(final)
 
     def close(self) -> Path | None:
         """The same on one rank alone, whatever the others do, at the end of a run that has failed already."""
@@ -167,26 +181,6 @@ class BackgroundSaves:
             self._pool.shutdown()
             return final if is_complete else None
         return None
-
-
-class _Others:
-    """The files that the threads of other ranks write, for that of the first rank."""
-
-    def __init__(self, paths: Collection[Path]):
-        self._paths = paths
-        self._until = inf  # as time.monotonic()
-
-    def give_up(self, after_seconds: float = 0.0) -> None:
-        """Whoever waits for them waits no longer than this."""
-        self._until = time.monotonic() + after_seconds
-
-    def have_come(self) -> bool:
-        """Waits for them; on a file system of several nodes, they may take a moment to be seen."""
-        while not all(path.exists() for path in self._paths):
-            if time.monotonic() > self._until:
-                return False
-            time.sleep(_LOOK_SECONDS)
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +221,7 @@ def _write_moments(final: Path, moments: _Moments) -> bool:
     return True
 
 
-def _write(final: Path, copies: _Copies, others: _Others) -> bool:
+def _write(final: Path, copies: _Copies, others: FilesOfOthers) -> bool:
     """On the first rank; whether the checkpoint is complete. If not, another rank has failed."""
     partial = partial_folder(final)
     with naming_failure(final, is_main=True):

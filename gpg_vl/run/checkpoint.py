@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -38,12 +38,14 @@ from gpg_vl.run.checkpoint_files import (
 )
 from gpg_vl.run.kept_checkpoints import removable_checkpoints
 from gpg_vl.run.leftovers import partial_folder, remove_folder, remove_leftovers
-from gpg_vl.run.moments import open_moments, write_own
+from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, open_moments, unseen, write_own
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_rollout import pack_rollout
 from gpg_vl.run.state_files import build_record, read_json
 from gpg_vl.update.optimizer_state import load_entries, read_portions
 from gpg_vl.update.rollouts import Rollout
+
+T = TypeVar("T")
 
 STATE_VERSION = 1
 """Incremented when an older kit would misread a checkpoint's state."""
@@ -102,11 +104,20 @@ def save_checkpoint(recipe: Recipe, adapter: Adapter, optimizer: Any, accelerato
             on_main(lambda: save_model(adapter, partial, recipe, own.metrics))
         portions = read_portions(optimizer, adapter.trainable_parameters(), sharding_of(accelerator))
         rank, folder = accelerator.process_index, partial / STATE_FOLDER
-        run_together(lambda: with_disk_errors(lambda: write_own(portions, folder, rank)))
+        written = run_together(lambda: with_disk_errors(lambda: write_own(portions, folder, rank)))
+        others = FilesOfOthers(path for paths in gather_object([written])[1:] for path in paths)
+        on_main(lambda: _wait_for(others, final))
         on_main(lambda: write_contents(contents, partial))
         on_main(lambda: finish_folder(partial, final))
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
+
+
+def _wait_for(others: FilesOfOthers, final: Path) -> None:
+    """For what is written already; a folder must not be sealed without it."""
+    others.give_up(SEEN_SECONDS)
+    if not others.have_come():
+        raise unseen(final)
 
 
 def gather_contents(recipe: Recipe, own: OwnState, accelerator: Accelerator) -> Contents:
@@ -133,9 +144,9 @@ def on_main(write: Callable[[], None]) -> None:
     run_on_main(lambda: with_disk_errors(write))
 
 
-def with_disk_errors(write: Callable[[], None]) -> None:
+def with_disk_errors(write: Callable[[], T]) -> T:
     try:
-        write()
+        return write()
     except SafetensorError as error:  # safetensors has no other error for a full disk
         raise OSError(str(error)) from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from gpg_vl.processes.ranks import run_on_main, run_together
 
 LOCK_FILE = ".lock"
 _LONGEST_OWNER = 200  # bytes
+_SEEN_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 _held: dict[Path, int] = {}
 """The locks that this process holds, by folder: descriptors."""
 
@@ -83,7 +86,12 @@ def _read_owner(folder: Path) -> bytes:
 
 
 def _check_owner(folder: Path, owner: bytes) -> None:
-    if _read_owner(folder) != owner:
+    """Looks for a while: on a file system of several nodes, what is new may take a moment to be seen."""
+    until = time.monotonic() + _SEEN_SECONDS
+    while _read_owner(folder) != owner:
+        if time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+            continue
         raise ValueError(
             f"run.output_dir: {folder} on {socket.gethostname()} is not the folder that the first process has claimed; "
             "choose one on a file system that all nodes see"

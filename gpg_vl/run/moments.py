@@ -7,10 +7,12 @@ that is whole has its own shape; of another one there are the elements of a slic
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from gpg_vl.errors import first_line
 from gpg_vl.run.manifest import sync
 from gpg_vl.update.optimizer_state import Slice, StoredTensor
 
+SEEN_SECONDS = 120.0
+"""In which a file that another rank has written must be seen."""
+_LOOK_SECONDS = 0.1
 _SLICES = "slices"
 """In a file's metadata: JSON of key -> {start, shape}."""
 
@@ -42,21 +47,52 @@ def write_moments(portion: Mapping[str, Slice], path: Path) -> None:
     slices = {
         key: {"start": each.start, "shape": list(each.shape)} for key, each in portion.items() if not each.is_whole
     }
-    begun = path.with_suffix(".begun")
+    begun = path.with_name(f"{path.stem}-{os.getpid()}.begun")  # a process of an ended run may still write here
     save_file(tensors, begun, {_SLICES: json.dumps(slices)} if slices else None)
     sync([begun])
     begun.rename(path)
 
 
-def write_own(portions: Iterable[Mapping[str, Slice]], folder: Path, rank: int) -> None:
-    """Writes a rank's portions, each read once the one before is on disk."""
+def write_own(portions: Iterable[Mapping[str, Slice]], folder: Path, rank: int) -> list[Path]:
+    """Writes a rank's portions, each read once the one before is on disk; returns the files."""
+    paths = []
     for number, portion in enumerate(portions, start=1):
-        write_moments(portion, folder / moments_file(rank, number))
+        paths.append(folder / moments_file(rank, number))
+        write_moments(portion, paths[-1])
+    return paths
+
+
+def unseen(final: Path) -> OSError:
+    """What the first rank says where it does not see the file of another one in time."""
+    return OSError(
+        f"{final} could not be written: the first process does not see the files of the others; put run.output_dir on "
+        "a file system that all nodes see"
+    )
 
 
 def copy_portion(portion: Mapping[str, Slice]) -> dict[str, Slice]:
     """The same with copies of the values, in the host's memory."""
     return {key: Slice(each.shape, each.start, each.values.to("cpu", copy=True)) for key, each in portion.items()}
+
+
+class FilesOfOthers:
+    """Files that other ranks write; on a file system of several nodes, they may take a moment to be seen here."""
+
+    def __init__(self, paths: Iterable[Path] = ()):
+        self._paths = list(paths)
+        self._until = inf  # as time.monotonic()
+
+    def give_up(self, after_seconds: float) -> None:
+        """Whoever waits for them waits no longer than this."""
+        self._until = time.monotonic() + after_seconds
+
+    def have_come(self) -> bool:
+        """Waits for them; False if they are not there in time."""
+        while not all(path.exists() for path in self._paths):
+            if time.monotonic() > self._until:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +138,7 @@ def open_moments(folder: Path) -> Iterator[Mapping[str, Mapping[str, StoredTenso
     """Inside, the tensors of each weight's state by its name and theirs; from one file, or from those of many ranks.
 
     Raises:
-        SafetensorError, ValueError: a file is none of ``write_moments``, or one of several is missing
+        SafetensorError, ValueError: a file is none of ``write_moments``, or a slice of a tensor is missing
     """
     with ExitStack() as stack:
         found: dict[str, tuple[torch.Size, list[_Piece]]] = {}

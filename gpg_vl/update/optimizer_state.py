@@ -135,7 +135,8 @@ def _take_rows(entries: Mapping[str, StoredTensor], parameter: Any) -> dict[str,
     def take(stored: StoredTensor) -> Tensor:
         rows = stored.read(start, local.numel()).view(local.shape).to(mesh.device_type)
         shape, stride = parameter.shape, parameter.stride()
-        return DTensor.from_local(rows, mesh, parameter.placements, run_check=False, shape=shape, stride=stride)
+        found = DTensor.from_local(rows, mesh, parameter.placements, run_check=False, shape=shape, stride=stride)
+        return found.to(local.device)  # with CPU offload in the host's memory, before the next one is on the card
 
     return {entry: _whole(each) if entry == "step" else take(each) for entry, each in entries.items()}
 
@@ -147,9 +148,13 @@ def _reader(optimizer: Any, sharding: Sharding) -> Callable[[nn.Parameter], dict
 
 
 def _read_all(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Slice]:
+    """Copies of all but the moments: 8-bit AdamW has one table for many parameters, and a file must not share any."""
     state = optimizer.state.get(parameter, {}) if is_main_rank() else {}
     tensors = {entry: torch.as_tensor(value) for entry, value in state.items()}
-    return {entry: Slice(each.shape, 0, each.flatten()) for entry, each in tensors.items()}
+    return {
+        entry: Slice(each.shape, 0, each.flatten() if entry in MOMENTS else each.flatten().clone())
+        for entry, each in tensors.items()
+    }
 
 
 def _read_rows(optimizer: torch.optim.Optimizer, parameter: Any) -> dict[str, Slice]:

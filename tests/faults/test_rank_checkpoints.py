@@ -284,6 +284,17 @@ def test_sigterm_while_a_checkpoint_is_written_ends_both_together(folder: Path) 
     assert_equal_runs(folder / "whole", folder / "cut")
 
 
+@pytest.mark.timeout(2 * SECONDS)
+def test_sigterm_while_a_rank_takes_long_for_its_share(folder: Path) -> None:
+    """All wait for it, and save what came after."""
+    faults = {0: "tests.support.run_faults:lose_patience", 1: "tests.support.run_faults:sigterm_in_slow_share"}
+    ranks = fork_ranks(folder, [*train_words("cut"), "--run.steps", "8"], "fsdp", faults=faults)
+    assert join_ranks(ranks, SECONDS) == [143, 143]
+    assert "do not answer" not in (folder / "log.txt").read_text()
+    assert find_damage(folder / "cut/checkpoint-4") is None
+    assert 4 <= last_saved_step(folder / "cut") == last_step(folder / "cut") < 8
+
+
 @pytest.mark.timeout(4 * SECONDS)
 @pytest.mark.parametrize("phase", ["rollout", "backward", "save"])
 def test_sigterm_to_one_rank_ends_both_together(folder: Path, phase: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpg_vl.run import claim
 from gpg_vl.run.claim import LOCK_FILE, LostFolder, _check_owner, check_all_see, check_claim, claim_folder
 from gpg_vl.run.run_log import RunLog
 from tests.support.messages import naming
@@ -21,8 +22,11 @@ def test_a_claim_holds_until_its_end(tmp_path: Path) -> None:
     check_claim(folder)
 
 
-def test_a_rank_that_sees_another_folder_under_the_name_is_told(tmp_path: Path) -> None:
+def test_a_rank_that_sees_another_folder_under_the_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a node that has a disk of its own there, empty or with what an earlier run left."""
+    monkeypatch.setattr(claim, "_SEEN_SECONDS", 0.0)
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     with claim_folder(folder):
@@ -34,6 +38,13 @@ def test_a_rank_that_sees_another_folder_under_the_name_is_told(tmp_path: Path) 
                 (elsewhere / LOCK_FILE).write_bytes(left)
             with pytest.raises(ValueError, match=naming("run.output_dir", elsewhere, "all nodes")):
                 _check_owner(elsewhere, owner)
+
+
+def test_a_folder_that_is_seen_late_is_no_other_one(tmp_path: Path) -> None:
+    folder, late = tmp_path / "run", tmp_path / "late"
+    with claim_folder(folder):
+        threading.Timer(0.2, folder.rename, (late,)).start()
+        _check_owner(late, (folder / LOCK_FILE).read_bytes())
 
 
 @pytest.mark.parametrize("what", ["folder", "lock", "both", "gone"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from gpg_vl.run.moments import copy_portion, moments_file, open_moments, write_own
+from gpg_vl.run.moments import FilesOfOthers, copy_portion, moments_file, open_moments, write_own
 from gpg_vl.update.optimizer_state import Slice
 from tests.support.messages import naming
 
@@ -87,6 +88,19 @@ def test_slices_beyond_their_tensor_are_refused(tmp_path: Path) -> None:
     save_file({"a/step": torch.ones(2)}, tmp_path / moments_file(0, 1), {"slices": text})
     with pytest.raises(ValueError, match="a/step"), open_moments(tmp_path):
         pass
+
+
+def test_files_of_others_are_waited_for(tmp_path: Path) -> None:
+    one, late = tmp_path / "one", tmp_path / "late"
+    one.touch()
+    threading.Timer(0.2, late.touch).start()
+    assert FilesOfOthers([one, late]).have_come()
+    missing = FilesOfOthers([one, tmp_path / "missing"])
+    missing.give_up(0.0)
+    assert not missing.have_come()
+    there = FilesOfOthers([one])
+    there.give_up(0.0)
+    assert there.have_come(), "however late it is"
 
 
 def test_a_copy_does_not_follow_the_optimizer() -> None:

@@ -60,9 +60,9 @@ class FileOperations:
             save_file(tensors, path, *words, **names)
 
         patch.setattr(os, "fsync", watched_fsync)
-        for module in ("gpg_vl.run.checkpoint_files", "transformers.modeling_utils"):
-            name = "save_file" if module == "gpg_vl.run.checkpoint_files" else "safe_save_file"
-            patch.setattr(f"{module}.{name}", watched_save_file)
+        for name in ("gpg_vl.run.checkpoint_files.save_file", "gpg_vl.run.moments.save_file"):
+            patch.setattr(name, watched_save_file)
+        patch.setattr("transformers.modeling_utils.safe_save_file", watched_save_file)
 
     def _on_event(self, event: str, words: tuple[Any, ...]) -> None:
         if event in EVENTS or (event == "open" and isinstance(words[2], int) and words[2] & (os.O_WRONLY | os.O_RDWR)):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpg_vl import assemble
+from gpg_vl.processes import rank_watch
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import background_save, checkpoint, checkpoint_files, claim, moments
@@ -81,6 +82,23 @@ def sigterm_in_save() -> None:
 def sigterm_in_writing() -> None:
     """Before the weights of the second save are written, in its thread, while the third step goes on."""
     in_call(1, background_save, "write_weights", send_sigterm)
+
+
+def lose_patience() -> None:
+    """No fault: ranks that have been signalled wait six seconds for each other, not twenty."""
+    rank_watch.PATIENCE_SECONDS = 6.0
+
+
+def sigterm_in_slow_share() -> None:
+    """A rank's share of the second save takes longer, in its thread; the signal comes while the third save waits."""
+
+    def strike() -> None:
+        time.sleep(8)
+        send_sigterm()
+        time.sleep(12)
+
+    lose_patience()
+    in_call(1, background_save, "write_own", strike)
 
 
 def wait_for_saves() -> None:
@@ -165,3 +183,4 @@ def share_in_no_known_way() -> None:
 def see_another_folder() -> None:
     """As on a node that has a disk of its own where the first one has the run's folder."""
     claim._read_owner = lambda folder: b""
+    claim._SEEN_SECONDS = 0.0

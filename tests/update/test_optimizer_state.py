@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.run.moments import open_moments, write_own
 from gpg_vl.update.optimizer_state import Slice, load_entries, read_portions
 from tests.support.moments import Held, as_stored, whole_tensors
 
@@ -43,6 +45,22 @@ def test_a_rank_that_has_what_the_first_one_has_saves_nothing(monkeypatch: pytes
     stepped(model, optimizer)
     monkeypatch.setenv("RANK", "1")
     assert list(read_portions(optimizer, model.named_parameters())) == []
+
+
+def test_what_an_optimizer_has_once_for_all_weights_is_written_for_each(tmp_path: Path) -> None:
+    """As 8-bit AdamW its tables, which a file of tensors must not share."""
+    model = nn.Linear(3, 5)
+    table, optimizer = torch.arange(4.0), torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        state1 = torch.full(parameter.shape, 7, dtype=torch.uint8)
+        optimizer.state[parameter] = {"state1": state1, "qmap1": table, "step": 3}
+    write_own(read_portions(optimizer, model.named_parameters()), tmp_path, 0)
+    with open_moments(tmp_path) as stored:
+        assert {name: sorted(entries) for name, entries in stored.items()} == {
+            name: ["qmap1", "state1", "step"] for name in ("weight", "bias")
+        }
+        assert torch.equal(stored["bias"]["qmap1"].read(0, 4), table)
+        assert torch.equal(stored["weight"]["state1"].read(4, 2), torch.full((2,), 7, dtype=torch.uint8))
 
 
 def test_portions_end_at_a_weight_behind_the_limit() -> None:
