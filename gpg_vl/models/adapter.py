@@ -259,6 +259,12 @@ class Adapter(Protocol):
             only_trained: weights without a master stay rounded
         """
 
+    def running_in_float32(self) -> AbstractContextManager[None]:
+        """The same for what runs inside: of ``lent_layers`` one at a time is widened, so that memory holds them."""
+
+    def lent_layers(self) -> list[nn.Module]:
+        """Frozen linear layers of the text model, of which most of an adapter's base consists."""
+
     def num_parameters(self) -> tuple[int, int]:
         """Number of all weights of the model, and of the trained ones."""
 

@@ -7,8 +7,8 @@ be rounded away. Under DeepSpeed there are none (docs/architecture.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,21 +50,35 @@ class Masters:
             self._rounded[name].copy_(master)
 
     @contextmanager
-    def in_float32(self, *, only_trained: bool = False) -> Iterator[None]:
+    def in_float32(self, *, only_trained: bool = False, stay_rounded: Collection[int] = ()) -> Iterator[None]:
         """Within, the model is float32: masters where there are some, and what was rounded once, widened.
 
         Args:
             only_trained: what has no master stays rounded, which takes no memory
+            stay_rounded: so do these, ids of weights
         """
         for name, weight in self._rounded.items():
             if name in self._of:
                 weight.data = self._of[name].data
-            elif not only_trained:
+            elif not only_trained and id(weight) not in stay_rounded:
                 weight.data = weight.data.float()
         try:
             yield
         finally:
             self._round()
+
+    @contextmanager
+    def running_in_float32(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        """The same for what runs within: of ``layers`` one at a time is widened.
+
+        Args:
+            layers: frozen; whoever computes with their weights calls them
+        """
+        lent = {id(each) for layer in layers for each in layer.parameters(recurse=False)}
+        with self.in_float32(stay_rounded=lent), ExitStack() as stack:
+            for layer in layers if self._rounded else ():
+                stack.enter_context(_widened_as_it_runs(layer))
+            yield
 
     def _round(self) -> None:
         for name, weight in self._rounded.items():
@@ -78,6 +92,27 @@ def find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     for name, each in (*model.named_parameters(), *model.named_buffers()):
         if name in saved and each.is_floating_point() and not any(part in name for part in kept):
             yield name, each
+
+
+@contextmanager
+def _widened_as_it_runs(layer: nn.Module) -> Iterator[None]:
+    """Within, a layer has float32 weights for as long as it runs."""
+    rounded: dict[str, Tensor] = {}
+
+    def widen(layer: nn.Module, _: object) -> None:
+        for name, weight in layer.named_parameters(recurse=False):
+            rounded[name], weight.data = weight.data, weight.data.float()
+
+    def give_back(layer: nn.Module, *_: object) -> None:
+        for name, weight in layer.named_parameters(recurse=False):
+            weight.data = rounded.pop(name)
+
+    handles = layer.register_forward_pre_hook(widen), layer.register_forward_hook(give_back, always_call=True)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _hand_over_to(master: nn.Parameter) -> Callable[[Tensor], None]:

@@ -56,6 +56,20 @@ class TrainedWeights:
     def in_float32(self, *, only_trained: bool = False) -> AbstractContextManager[None]:
         return self._masters.in_float32(only_trained=only_trained)
 
+    def running_in_float32(self) -> AbstractContextManager[None]:
+        """See ``Adapter.running_in_float32``."""
+        return self._masters.running_in_float32(self.lent_layers())
+
+    def lent_layers(self) -> list[nn.Module]:
+        """See ``Adapter.lent_layers``."""
+        head = self.model.get_output_embeddings()  # whose product is computed without it
+        return [
+            module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head and self.part_of(f"{name}.weight") == "text"
+            and not any(each.requires_grad for each in module.parameters(recurse=False))
+        ]  # fmt: skip
+
     def num_parameters(self) -> tuple[int, int]:
         counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
         return sum(each for each, _ in counts), sum(trained for _, trained in counts)

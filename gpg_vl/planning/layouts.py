@@ -38,6 +38,8 @@ class Size:
     largest: int  # of its largest tensor that is trained
     block: int  # of its largest block, of text or vision
     outside: int  # of all that is in no block
+    lent: int = 0  # of frozen layers that the self-check widens one at a time
+    largest_lent: int = 0  # of the largest of these layers
 
 
 @dataclass(frozen=True, slots=True)

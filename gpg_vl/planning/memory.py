@@ -64,7 +64,10 @@ def size_of(adapter: Adapter) -> Size:
     weights, trained = adapter.num_parameters()
     blocks = [sum(p.numel() for p in block.parameters()) for block in find_blocks(adapter.model)]
     largest = max(p.numel() for _, p in adapter.trainable_parameters())
-    return Size(weights, trained, largest, max(blocks, default=0), weights - sum(blocks))
+    lent = [sum(p.numel() for p in layer.parameters(recurse=False)) for layer in adapter.lent_layers()]
+    return Size(
+        weights, trained, largest, max(blocks, default=0), weights - sum(blocks), sum(lent), max(lent, default=0)
+    )
 
 
 def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, *, on_gpu: bool = True) -> Runs:
@@ -105,8 +108,9 @@ def memory_of(
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
     if is_rounded:  # for the self-check the weights are widened, or gathered as they are stored
-        gathered = FLOAT * size.weights - (state.weights if Sharding(layout).keeps_whole_weights else 0)
-        phases["check"] = _add(always, {"weights": gathered})
+        whole = FLOAT * size.weights
+        widened = whole - FLOAT // 2 * size.lent + FLOAT * size.largest_lent - state.weights
+        phases["check"] = _add(always, {"weights": widened if Sharding(layout).keeps_whole_weights else whole})
     return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
 
 

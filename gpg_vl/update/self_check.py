@@ -1,10 +1,10 @@
 """Checks in the first batch of every run that update and rollout compute what plain rows of the model compute.
 
 With a wrong mask or wrong positions, training would silently go wrong. So before the first step, a micro-batch runs
-both as the update runs it and as separate rows with the model's own masks and positions, in float32, where weights
-that are rounded are widened for it; so do two prompts of different length that are prefilled together, with one more
-token each. The largest difference counts; with a model that is in bfloat16 itself, where rounding alone can move single
-tokens far apart, a row's mean.
+both as the update runs it and as separate rows with the model's own masks and positions, in float32. Weights that are
+rounded are widened for it, most frozen ones a layer at a time. Two prompts of different length are prefilled together
+too, with one more token each. The largest difference counts; with a model that is in bfloat16 itself, where rounding
+alone can move single tokens far apart, a row's mean.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _exactly(adapter: Adapter) -> Iterator[None]:
     adapter.model.eval()
     torch.set_float32_matmul_precision("highest")
     try:
-        with adapter.in_float32():
+        with adapter.running_in_float32():
             yield
     finally:
         adapter.model.train(was_training)

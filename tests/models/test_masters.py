@@ -13,13 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from gpg_vl.config import LoraConfig
+from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder
+from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch
-from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from tests.support.builders import FAMILIES, make_prompt, make_sample, make_training_group, whole
+from tests.support.families import CASES, load_case, skip_unless_installed
 
 LoadModel = Callable[..., QwenVLAdapter]
 LORA = LoraConfig(r=4, parts=["text", "vision"])
@@ -163,3 +166,59 @@ def test_a_saved_adapter_is_float32(load: LoadModel, tmp_path: Path) -> None:
     again = load(path=str(tmp_path), lora=LORA)
     masters = dict(adapter.trainable_parameters())
     assert all(torch.equal(each, masters[name]) for name, each in again.trainable_parameters())
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("lora", [LoraConfig(r=4, parts=["text", "vision"]), None], ids=["lora", "freeze"])
+def test_layers_that_are_widened_one_at_a_time_compute_the_same(
+    tmp_path: Path, family: str, lora: LoraConfig | None
+) -> None:
+    """In packed rows, in plain ones, and in two steps of a rollout; afterwards the weights lie where they lay."""
+    skip_unless_installed(CASES[family])
+    folder = write_tiny_model(tmp_path / family, family, seed=1)
+    freeze = [] if lora is not None else ["text"]
+    adapter = load_case(CASES[family], folder, dtype="bfloat16", lora=lora, freeze=freeze)
+    adapter.round_weights()
+    group = make_training_group(adapter, make_sample([(84, 84)]), [4, 7, 2])
+    prompts = [group.prompt.encoded, make_prompt(adapter, make_sample([])).encoded]
+
+    def computed() -> list[Tensor]:
+        batch = build_micro_batch(whole(group), adapter)
+        with torch.no_grad():
+            packed = packed_log_probs(adapter, batch, 1.0)
+            plain = plain_log_probs(adapter, group.prompt.encoded, group.completions[1], 1.0)
+            return [packed, plain, HfEngine(adapter, 10**6).two_steps(prompts, torch.tensor([7, 7]))]
+
+    with adapter.in_float32():
+        expected = computed()
+    before = {name: (each.data_ptr(), each.dtype) for name, each in adapter.model.named_parameters()}
+    with adapter.running_in_float32():
+        found = computed()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    lent = {id(each) for layer in adapter.lent_layers() for each in layer.parameters(recurse=False)}
+    assert lent
+    for name, each in adapter.model.named_parameters():
+        assert each.dtype == before[name][1]
+        assert id(each) not in lent or each.data_ptr() == before[name][0], name
+
+
+def test_one_frozen_layer_at_a_time_is_widened(load: LoadModel) -> None:
+    adapter = rounded(load, lora=LORA)
+    layers = adapter.lent_layers()
+    assert sum(each.weight.numel() for each in layers) > 0.4 * sum(p.numel() for p in adapter.model.parameters())
+    wide = list[int]()
+    for layer in layers:
+        layer.register_forward_hook(lambda *_: wide.append(sum(each.weight.dtype == torch.float32 for each in layers)))
+    group = make_training_group(adapter, make_sample([(84, 84)]), [4, 7, 2])
+    with adapter.running_in_float32(), torch.no_grad():
+        assert {each.weight.dtype for each in layers} == {torch.bfloat16}
+        packed_log_probs(adapter, build_micro_batch(whole(group), adapter), 1.0)
+    assert len(wide) == len(layers) and set(wide) == {1}
+
+
+def test_a_layer_that_fails_is_rounded_again(load: LoadModel) -> None:
+    adapter = rounded(load, lora=LORA)
+    layer = adapter.lent_layers()[0]
+    with adapter.running_in_float32(), pytest.raises(RuntimeError):
+        layer(torch.zeros(1, 3))
+    assert layer.weight.dtype == torch.bfloat16

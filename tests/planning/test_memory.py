@@ -124,7 +124,7 @@ def test_parts_follow_the_recipe(model_folders: dict[str, Path]) -> None:
 def test_rounded_weights_are_widened_for_the_check_and_for_nothing_else(model_folders: dict[str, Path]) -> None:
     phases = planned_for(variant_of(model_folders["qwen2_vl"], "bfloat16 lora")).phases
     exact = planned_for(variant_of(model_folders["qwen2_vl"], "lora")).phases
-    assert phases["check"]["weights"] == exact["rollout"]["weights"]
+    assert phases["update"]["weights"] < phases["check"]["weights"] < exact["rollout"]["weights"], "and not all of them"
     for phase in ("rollout", "update", "step"):
         assert phases[phase]["weights"] < 0.6 * exact[phase]["weights"]
     assert sum(phases["update"].values()) < 0.8 * sum(exact["update"].values())
