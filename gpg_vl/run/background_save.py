@@ -40,7 +40,7 @@ from gpg_vl.run.checkpoint import (
 )
 from gpg_vl.run.checkpoint_files import STATE_FOLDER, Contents, finish_folder, free_space, start_folder, write_contents
 from gpg_vl.run.leftovers import partial_folder
-from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, copy_portion, moments_file, unseen, write_own
+from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, copy_portion, moments_file, refuse_unseen, write_own
 from gpg_vl.screen import say_once
 from gpg_vl.update.optimizer_state import Slice, read_portions
 
@@ -169,7 +169,7 @@ class BackgroundSaves:
         """
         work, self._work = self._work, None
         if work is not None and not work.result() and is_written:
-            raise unseen(final)
+            refuse_unseen(final)
 
     def close(self) -> Path | None:
         """The same on one rank alone, whatever the others do, at the end of a run that has failed already."""

@@ -38,7 +38,7 @@ from gpg_vl.run.checkpoint_files import (
 )
 from gpg_vl.run.kept_checkpoints import removable_checkpoints
 from gpg_vl.run.leftovers import partial_folder, remove_folder, remove_leftovers
-from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, open_moments, unseen, write_own
+from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, open_moments, refuse_unseen, write_own
 from gpg_vl.run.random_state import restore_random_state
 from gpg_vl.run.saved_rollout import pack_rollout
 from gpg_vl.run.state_files import build_record, read_json
@@ -117,7 +117,7 @@ def _wait_for(others: FilesOfOthers, final: Path) -> None:
     """For what is written already; a folder must not be sealed without it."""
     others.give_up(SEEN_SECONDS)
     if not others.have_come():
-        raise unseen(final)
+        refuse_unseen(final)
 
 
 def gather_contents(recipe: Recipe, own: OwnState, accelerator: Accelerator) -> Contents:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import safe_open
@@ -62,9 +62,13 @@ def write_own(portions: Iterable[Mapping[str, Slice]], folder: Path, rank: int) 
     return paths
 
 
-def unseen(final: Path) -> OSError:
-    """What the first rank says where it does not see the file of another one in time."""
-    return OSError(
+def refuse_unseen(final: Path) -> NoReturn:
+    """On the first rank, where it does not see the file of another one in time.
+
+    Raises:
+        OSError: always
+    """
+    raise OSError(
         f"{final} could not be written: the first process does not see the files of the others; put run.output_dir on "
         "a file system that all nodes see"
     )
