@@ -54,7 +54,7 @@ from gpg_vl.run.saved_rollout import read_rollout
 from gpg_vl.run.schedule import describe_extension
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
-from gpg_vl.update.fsdp import load_policy
+from gpg_vl.update.handing_out import hand_out, load_policy
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.update.rollouts import Rollout
@@ -217,6 +217,7 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
         )
     if not sharding.keeps_whole_weights:
         return  # each rank's share is moved to its device when the layout has been cut
+    hand_out(adapter, accelerator)
     if sharding.computes_rounded:
         adapter.round_weights()
     adapter.to(accelerator.device)

@@ -38,8 +38,8 @@ class Sharding:
 
     @property
     def shares_out_weights(self) -> bool:
-        """Whether the first rank alone reads the weights, and the others get their part of them from it."""
-        return self.is_fsdp
+        """Whether the first rank alone reads the weights, and the others get theirs from it."""
+        return self.zero_stage != 3
 
     @property
     def zero_stage(self) -> int:

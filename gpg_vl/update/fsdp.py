@@ -5,13 +5,12 @@ outside of them, embeddings and head, for a whole pass. The float32 weights that
 for a pass. Under HSDP, each node has a whole set of shards, and gradients are added up over the nodes. With CPU offload
 the shards, their gradients and the optimizer are in the host's memory, where the optimizer's step runs.
 
-The weights are those that the first rank has read. The others get them weight by weight and keep their share, so all
-processes together need the host's memory for one model.
+The weights are those that the first rank has read (``handing_out``): the others get them weight by weight and keep
+their share.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,36 +19,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gpg_vl.config import ModelConfig
-from gpg_vl.models import load_adapter
-from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.gathered import GatheredModel, Place, find_places
-from gpg_vl.models.kernels import use_kernels
+from gpg_vl.models.gathered import GatheredModel, find_places
 from gpg_vl.models.masters import find_rounded
-from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
-from gpg_vl.processes.pulse import PULSE
-from gpg_vl.processes.ranks import RankError
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import ranks_of_node
 from gpg_vl.processes.weights import provide_gathering
+from gpg_vl.update.handing_out import check_alike, fill, from_first_rank
 from gpg_vl.update.policy import PolicyForward
-
-
-def load_policy(config: ModelConfig, accelerator: Accelerator) -> Adapter:
-    """The policy in the host's memory; its weights have no values where ``shard_policy`` gets them from the first rank.
-
-    Raises:
-        ValueError: see ``load_adapter``
-    """
-    reads = accelerator.is_main_process or not sharding_of(accelerator).shares_out_weights
-    adapter = load_adapter(config, with_values=reads)
-    if config.kernels != "torch":
-        use_kernels(adapter.model, config.kernels)
-    return adapter
 
 
 def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
@@ -67,10 +46,10 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     adapter = forward.adapter
     adapter.compute_on(accelerator.device)
     dtype = adapter.leave_rounding()
-    _check_alike(adapter.model)
+    check_alike(adapter.model)
     places = list(find_places(adapter.model, "_parameters").values())
     for buffer in adapter.model.buffers():
-        buffer.copy_(_from_first_rank(buffer, accelerator.device))
+        buffer.copy_(from_first_rank(buffer, accelerator.device))
     provide_gathering(accelerator, GatheredModel(adapter, dtype, accelerator.device))
     if dtype is not None:
         for _, buffer in find_rounded(adapter.model):
@@ -81,7 +60,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
         param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32, cast_forward_inputs=False
     )
     for module in (*reversed(find_blocks(forward)), forward):  # from within
-        _fill(module, places, accelerator.device)
+        fill(module, places, accelerator.device)
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=_offload_policy(accelerator, sharding))
         give_back()
     _add_up(forward)
@@ -91,38 +70,6 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """The layers of the text model and of the vision tower: what transformers would run again to save memory."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-
-
-def _check_alike(model: nn.Module) -> None:
-    """
-    Raises:
-        RankError: the ranks have different models
-    """
-    named = (*model.named_parameters(), *model.named_buffers())
-    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
-    digests = gather_object([hashlib.sha256(repr(mine).encode()).hexdigest()])
-    if len(set(digests)) > 1:
-        raise RankError("the processes have different models; start all of them with one recipe and one model.path")
-
-
-def _fill(module: nn.Module, places: Sequence[Place], device: torch.device) -> None:
-    """Gives a module's weights the values that the first rank has, on the device; inside, sharded ones stay."""
-    own = {id(weight) for weight in module.parameters() if not isinstance(weight, DTensor)}
-    for place in places:
-        weight = place.get()
-        if id(weight) in own:
-            place.put(nn.Parameter(_from_first_rank(weight, device), requires_grad=weight.requires_grad))
-
-
-@torch.no_grad()
-def _from_first_rank(tensor: Tensor, device: torch.device) -> Tensor:
-    if torch.distributed.get_rank() == 0:
-        found = tensor.detach().to(device).contiguous()
-    else:
-        found = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    with PULSE.beating("the handing out of weights"):
-        torch.distributed.broadcast(found, 0)
-    return found
 
 
 def _offload_policy(accelerator: Accelerator, sharding: Sharding) -> OffloadPolicy:

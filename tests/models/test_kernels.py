@@ -27,7 +27,7 @@ from gpg_vl.models.kernels import FAMILIES, refuse_kernels, use_kernels
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Sample
-from gpg_vl.update import fsdp
+from gpg_vl.update import handing_out
 from tests.support.builders import SMALL_IMAGES
 from tests.support.messages import lines_naming, naming
 
@@ -92,7 +92,7 @@ def test_the_policy_alone_has_them(model_folders: dict[str, Path], kernels: Any)
     class Alone:
         is_main_process, num_processes = True, 1
 
-    policy: Any = fsdp.load_policy(config, Alone())  # type: ignore[arg-type]
+    policy: Any = handing_out.load_policy(config, Alone())  # type: ignore[arg-type]
     assert ("forward" in vars(policy.model.model.language_model.norm)) == (kernels == "compiled")
     assert "forward" not in vars(load_adapter(config).model.model.language_model.norm)  # type: ignore[attr-defined]
 
@@ -127,7 +127,7 @@ def test_a_run_is_refused_before_its_model_is_loaded(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError
 
-    for module in ("gpg_vl.preflight.trial", "gpg_vl.update.fsdp"):
+    for module in ("gpg_vl.preflight.trial", "gpg_vl.update.handing_out"):
         monkeypatch.setattr(f"{module}.load_adapter", fail)
     write_jsonl([Sample("a", "counting", (), "How many?", "4")], tmp_path / "rows.jsonl")
     monkeypatch.chdir(tmp_path)

@@ -13,10 +13,12 @@ import sys
 import torch
 from accelerate import Accelerator
 
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.processes.ranks import end_ranks
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.update.fsdp import load_policy, shard_policy
+from gpg_vl.update.fsdp import shard_policy
+from gpg_vl.update.handing_out import hand_out, load_policy
 from gpg_vl.update.policy import PolicyForward
 
 
@@ -34,12 +36,18 @@ def main() -> None:
     pause("ready")
     forward = load(folder, accelerator)
     pause("loaded")
-    assert forward.is_sharded
+    assert forward.is_sharded or not sharding_of(accelerator).is_fsdp
     end_ranks()
 
 
 def load(folder: str, accelerator: Accelerator) -> PolicyForward:
-    forward = PolicyForward(load_policy(ModelConfig(path=folder), accelerator), 1.0)
+    """An adapter, so that unsharded ranks have bfloat16 weights alone; all weights where they are sharded."""
+    sharding = sharding_of(accelerator)
+    config = ModelConfig(path=folder, lora=None if sharding.is_fsdp else LoraConfig(r=1))
+    forward = PolicyForward(load_policy(config, accelerator), 1.0)
+    if sharding.keeps_whole_weights:
+        hand_out(forward.adapter, accelerator)
+        forward.adapter.round_weights()
     shard_policy(accelerator, forward)
     torch.distributed.barrier()
     return forward

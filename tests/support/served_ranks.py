@@ -28,7 +28,8 @@ from gpg_vl.rollout import vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.vllm import VllmEngine
-from gpg_vl.update.fsdp import load_policy, shard_policy
+from gpg_vl.update.fsdp import shard_policy
+from gpg_vl.update.handing_out import load_policy
 from gpg_vl.update.policy import PolicyForward
 from tests.support.builders import SMALL_IMAGES, make_sample
 from tests.support.rollout_servers import SleepingTiny, TinyBackend, serving
