@@ -200,8 +200,8 @@ def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[Checke
 def _check_content(
     recipe: Recipe, path: str, checked: Sequence[CheckedSources], pins: dict[str, str], accelerator: Accelerator
 ) -> None:
-    """Refuses ranks with different files. A model that the first rank alone reads is that of all."""
-    reads = not sharding_of(accelerator).shares_out_weights
+    """Refuses ranks with different files. Under FSDP2 only the first rank needs weights, so none are compared."""
+    reads = not sharding_of(accelerator).is_fsdp
     model = run_together(lambda: find_weights(path, recipe.model.revision) if reads else None)
     check_same_content(checked, pins, model)
 

@@ -21,7 +21,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     Args:
         with_weights: False reads no weights; the result can only render prompts, count tokens and size images
         with_values: False reads no weights either; the result is the same model, whose weights take no memory and get
-            their values from another process (``update.fsdp``)
+            their values from another process (``update.handing_out``)
 
     Raises:
         ValueError: not a known vision-language model, or the folder is incomplete; names it and the known families.

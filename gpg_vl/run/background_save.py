@@ -100,7 +100,7 @@ class BackgroundSaves:
         """Of the copies that this host's ranks make: each of its share of the moments, the first one of the weights."""
         num_weights, num_trained = self._adapter.num_parameters()
         of_host, num_ranks = ranks_of_node(), self._accelerator.num_processes
-        is_first = self._accelerator.process_index < of_host
+        is_first = self._accelerator.process_index == self._accelerator.local_process_index
         weights = 4 * (num_weights if self._adapter.config.lora is None else num_trained) if is_first else 0
         share = of_host / num_ranks if self._sharding.spreads_moments else float(is_first)
         return weights + 8 * num_trained * share
@@ -169,7 +169,8 @@ class BackgroundSaves:
         """
         work, self._work = self._work, None
         if work is not None and not work.result() and is_written:
-            refuse_unseen(final)
+            with naming_failure(final, is_main=True):
+                refuse_unseen()
 
     def close(self) -> Path | None:
         """The same on one rank alone, whatever the others do, at the end of a run that has failed already."""

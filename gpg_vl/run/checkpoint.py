@@ -106,18 +106,18 @@ def save_checkpoint(recipe: Recipe, adapter: Adapter, optimizer: Any, accelerato
         rank, folder = accelerator.process_index, partial / STATE_FOLDER
         written = run_together(lambda: with_disk_errors(lambda: write_own(portions, folder, rank)))
         others = FilesOfOthers(path for paths in gather_object([written])[1:] for path in paths)
-        on_main(lambda: _wait_for(others, final))
+        on_main(lambda: _wait_for(others))
         on_main(lambda: write_contents(contents, partial))
         on_main(lambda: finish_folder(partial, final))
     run_on_main(lambda: remove_old_checkpoints(final.parent, recipe.run.save_total_limit))
     return final
 
 
-def _wait_for(others: FilesOfOthers, final: Path) -> None:
+def _wait_for(others: FilesOfOthers) -> None:
     """For what is written already; a folder must not be sealed without it."""
     others.give_up(SEEN_SECONDS)
     if not others.have_come():
-        refuse_unseen(final)
+        refuse_unseen()
 
 
 def gather_contents(recipe: Recipe, own: OwnState, accelerator: Accelerator) -> Contents:

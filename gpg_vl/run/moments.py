@@ -62,15 +62,14 @@ def write_own(portions: Iterable[Mapping[str, Slice]], folder: Path, rank: int) 
     return paths
 
 
-def refuse_unseen(final: Path) -> NoReturn:
+def refuse_unseen() -> NoReturn:
     """On the first rank, where it does not see the file of another one in time.
 
     Raises:
         OSError: always
     """
     raise OSError(
-        f"{final} could not be written: the first process does not see the files of the others; put run.output_dir on "
-        "a file system that all nodes see"
+        "the first process does not see the files of the others; put run.output_dir on a file system that all nodes see"
     )
 
 

@@ -27,7 +27,7 @@ from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import ranks_of_node
 from gpg_vl.processes.weights import provide_gathering
-from gpg_vl.update.handing_out import check_alike, fill, from_first_rank
+from gpg_vl.update.handing_out import fill, follow_first_rank, from_first_rank
 from gpg_vl.update.policy import PolicyForward
 
 
@@ -46,7 +46,7 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     adapter = forward.adapter
     adapter.compute_on(accelerator.device)
     dtype = adapter.leave_rounding()
-    check_alike(adapter.model)
+    follow_first_rank(adapter.model)
     places = list(find_places(adapter.model, "_parameters").values())
     for buffer in adapter.model.buffers():
         buffer.copy_(from_first_rank(buffer, accelerator.device))

@@ -1,7 +1,7 @@
 """The policy's weights are read by the first rank, which hands them out to the others, one weight at a time.
 
-So all processes together need the host's memory for one model while they load, and a disk is read once. ZeRO-3 is the
-exception: there every rank reads the whole model.
+So all processes together need the host's memory for one model while they load. ZeRO-3 is the exception: there every
+rank reads the whole model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def hand_out(adapter: Adapter, accelerator: Accelerator) -> None:
     sharding = sharding_of(accelerator)
     if accelerator.num_processes == 1 or not sharding.keeps_whole_weights:
         return
-    check_alike(adapter.model)
+    follow_first_rank(adapter.model)
     dtype = adapter.autocast_dtype if sharding.computes_rounded else None
     rounded = {id(each) for _, each in find_rounded(adapter.model) if not each.requires_grad}
     for place in find_places(adapter.model, "_parameters").values():
@@ -63,15 +63,40 @@ def hand_out(adapter: Adapter, accelerator: Accelerator) -> None:
         place.put(from_first_rank(place.get(), accelerator.device))
 
 
-def check_alike(model: nn.Module) -> None:
+def follow_first_rank(model: nn.Module) -> None:
+    """Where a folder has weights of their own for what its config ties, the first rank knows; here they are untied too.
+
+    Raises:
+        RankError: the ranks have different models
+    """
+    own = {name for name, _ in model.named_parameters()}
+    for name in gather_object([own])[0] - own:
+        _untie(model, name)
+    _check_alike(model)
+
+
+def _untie(model: nn.Module, name: str) -> None:
+    """Gives a name a weight of its own, without values."""
+    prefix, _, leaf = name.rpartition(".")
+    tensors = dict(model.named_modules()).get(prefix, nn.Module())._parameters
+    tied = tensors.get(leaf)
+    if tied is not None:
+        tensors[leaf] = nn.Parameter(torch.empty_like(tied), requires_grad=tied.requires_grad)
+
+
+def digest_of(model: nn.Module) -> str:
+    """Of its weights' names, shapes and types."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    found = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _check_alike(model: nn.Module) -> None:
     """
     Raises:
         RankError: the ranks have different models
     """
-    named = (*model.named_parameters(), *model.named_buffers())
-    mine = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in named]
-    digests = gather_object([hashlib.sha256(repr(mine).encode()).hexdigest()])
-    if len(set(digests)) > 1:
+    if len(set(gather_object([digest_of(model)]))) > 1:
         raise RankError("the processes have different models; start all of them with one recipe and one model.path")
 
 

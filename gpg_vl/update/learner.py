@@ -26,7 +26,7 @@ from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, keeps_prompts, take_step
 from gpg_vl.update.importance import Importance
 from gpg_vl.update.layouts import Layout, build_layout
-from gpg_vl.update.measure import measure_log_probs
+from gpg_vl.update.measure import halve_until_it_fits, measure_log_probs
 from gpg_vl.update.noise_floor import check_rounding
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import plan_update, shortest_budget
@@ -255,7 +255,7 @@ class Learner:
         if not self._is_checked:
             config = min(self._recipe.update, budget, key=lambda each: each.tokens_per_micro_batch)
             with whole_weights(self._accelerator, is_exact=True):
-                run_together(lambda: self._check_rows(config))
+                run_together(lambda: halve_until_it_fits(self._check_rows, config, self.groups))
             self._is_checked = True
 
     def _check_rows(self, config: UpdateConfig) -> None:

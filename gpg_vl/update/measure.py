@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from gpg_vl.processes.pulse import PULSE
 from gpg_vl.records import GroupLogProbs, ScoredGroup, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, plan_update, shortest_budget
 from gpg_vl.update.policy import move_to
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -30,11 +33,25 @@ def measure_log_probs(
     """
     forward.eval()
     unweighted = [_without_weights(group) for group in groups]
-    shortest = max(map(shortest_budget, unweighted), default=0)
+    with PULSE.beating("measuring log-probs"):
+        return halve_until_it_fits(
+            lambda config: _measure(forward, groups, unweighted, config, adapter), config, unweighted
+        )
+
+
+def halve_until_it_fits(work: Callable[[UpdateConfig], T], config: UpdateConfig, groups: Sequence[TrainingGroup]) -> T:
+    """The result of ``work``, with half the budget whenever memory runs out.
+
+    Args:
+        groups: whose rows have to fit into it
+
+    Raises:
+        RuntimeError: of ``work``; out of memory, where the smallest budget is too large
+    """
+    shortest = max(map(shortest_budget, groups), default=0)
     while True:
         try:
-            with PULSE.beating("measuring log-probs"):
-                return _measure(forward, groups, unweighted, config, adapter)
+            return work(config)
         except RuntimeError as error:
             tokens = config.tokens_per_micro_batch // 2
             if not is_out_of_memory(error) or tokens < shortest:

@@ -20,6 +20,7 @@ from gpg_vl.processes.ranks import is_main_rank
 from gpg_vl.processes.sharding import WHOLE, Sharding
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+_LARGE = (*MOMENTS, "state1", "state2")  # the latter of 8-bit AdamW
 PORTION_BYTES = 2**31
 
 
@@ -148,11 +149,11 @@ def _reader(optimizer: Any, sharding: Sharding) -> Callable[[nn.Parameter], dict
 
 
 def _read_all(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Slice]:
-    """Copies of all but the moments: 8-bit AdamW has one table for many parameters, and a file must not share any."""
+    """Small tensors are copies: 8-bit AdamW has one table for many parameters, and a file must not share any."""
     state = optimizer.state.get(parameter, {}) if is_main_rank() else {}
     tensors = {entry: torch.as_tensor(value) for entry, value in state.items()}
     return {
-        entry: Slice(each.shape, 0, each.flatten() if entry in MOMENTS else each.flatten().clone())
+        entry: Slice(each.shape, 0, each.flatten() if entry in _LARGE else each.flatten().clone())
         for entry, each in tensors.items()
     }
 

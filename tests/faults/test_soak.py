@@ -107,5 +107,5 @@ def assert_faults_struck(run: Path, said: str) -> None:
     assert statuses["error"] > 20, "raised, or died"
     assert rows[-1]["skipped_steps"] > 3
     restarts = len(lines_naming(said, "memory", "update.tokens_per_micro_batch"))
-    assert restarts > 3
+    assert restarts >= 1, "and no more than it takes to have one group in a pass: the budget stays halved"
     print(dict(statuses), f"skipped {rows[-1]['skipped_steps']}", f"out of memory {restarts}")
