@@ -48,19 +48,16 @@ def grouped_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    # under autocast, queries may still be float32 here, and values are of the type that attention computes in
-    moves, num_earlier = _moves_of(attention_mask, value.dtype), key.shape[2] - query.shape[2]
+    moves, num_earlier = _moves_of(attention_mask), key.shape[2] - query.shape[2]
     if num_earlier:
         query = F.pad(query, (0, 0, num_earlier, 0))  # a place for each token, as the keys have
     repeats = query.shape[1] // key.shape[1]
     heads = (query, key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1))
     rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in heads]  # [R * S, heads, d]
-    there = torch.cat(moves.there)
-    q, k, v = (_Move.apply(tensor, moves.there, moves.back) for tensor in rows)
+    q, k, v = (_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows)
     attend = partial(_attend, scaling=scaling, has_prompts=num_earlier == 0)
-    pairs = [slice(2 * n, 2 * n + 2) for n in range(len(moves.batches))]
-    parts = [part for batch, n in zip(moves.batches, pairs, strict=True) for part in attend(batch, q[n], k[n], v[n])]
-    [output] = _Move.apply(torch.cat(parts), [moves.back], there)
+    parts = [part for n, batch in enumerate(moves.batches) for part in attend(batch, q[n], k[n], v[n])]
+    output = _Move.apply(torch.cat(parts), moves.back, moves.there)
     return output.unflatten(0, (len(query), -1))[:, num_earlier:], None
 
 
@@ -72,7 +69,7 @@ class _Batch:
     longest_prompt: int  # P
     longest: int  # L, of the completions
     group_of: Tensor  # [N], the group of a completion within the batch
-    bias: Tensor  # [N, 1, L, P + L], 0 where a token sees a key and -inf elsewhere
+    sees: Tensor  # [N, 1, L, P + L] bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +77,29 @@ class _Moves:
     """Where the tokens of rows [R, S] go, and back; -1 is a place that no token fills."""
 
     batches: list[_Batch]
-    there: list[Tensor]  # [places] each, the token at each place: the prompts of a batch, then its completions
-    back: Tensor  # [R * S], the place of each token among all of these
-
-
-_Pair = Sequence[Tensor]
-"""[places, heads, d] each: a batch's prompts, and its completions."""
+    sizes: list[int]  # places of each batch: its prompts, then its completions
+    there: Tensor  # [sum of sizes], the token at each place
+    back: Tensor  # [R * S], the place of each token
 
 
 def _attend(
-    batch: _Batch, query: _Pair, key: _Pair, value: _Pair, scaling: float | None, has_prompts: bool
+    batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, has_prompts: bool
 ) -> Iterator[Tensor]:
     """What the prompts of a batch attend to, then what its completions do, each as [places, heads, d].
 
     Args:
         has_prompts: False: prompts have keys alone, and 0 for their queries
     """
+    num_prompt = batch.num_groups * batch.longest_prompt
 
-    def prompts(pair: _Pair) -> Tensor:  # [B, heads, P, d]
-        return pair[0].unflatten(0, (batch.num_groups, batch.longest_prompt)).transpose(1, 2)
+    def prompts(tensor: Tensor) -> Tensor:  # [B, heads, P, d]
+        return tensor[:num_prompt].unflatten(0, (batch.num_groups, batch.longest_prompt)).transpose(1, 2)
 
-    def completions(pair: _Pair) -> Tensor:  # [N, heads, L, d]
-        return pair[1].unflatten(0, (len(batch.group_of), batch.longest)).transpose(1, 2)
+    def completions(tensor: Tensor) -> Tensor:  # [N, heads, L, d]
+        return tensor[num_prompt:].unflatten(0, (len(batch.group_of), batch.longest)).transpose(1, 2)
 
-    def keys(pair: _Pair) -> Tensor:  # [N, heads, P + L, d]
-        return torch.cat([prompts(pair).index_select(0, batch.group_of), completions(pair)], dim=2)
+    def keys(tensor: Tensor) -> Tensor:  # [N, heads, P + L, d]
+        return torch.cat([prompts(tensor).index_select(0, batch.group_of), completions(tensor)], dim=2)
 
     def flat(attended: Tensor) -> Tensor:  # [places, heads, d]
         return attended.transpose(1, 2).flatten(0, 1)
@@ -113,25 +108,25 @@ def _attend(
     if has_prompts:
         yield flat(attend(prompts(query), prompts(key), prompts(value), is_causal=True))
     else:
-        yield query[0].detach()
+        yield query[:num_prompt].detach()
     if len(batch.group_of):
-        yield flat(attend(completions(query), keys(key), keys(value), attn_mask=batch.bias))
+        # without prompts, a copy: the graph would keep their empty places
+        own = completions(query) if has_prompts else completions(query).clone()
+        yield flat(attend(own, keys(key), keys(value), attn_mask=batch.sees))
 
 
 class _Move(torch.autograd.Function):
-    """Moves tokens to places, each piece to a tensor of its own, so that none keeps another one's memory.
-
-    No token goes to two places, so the gradient moves back in the same way.
-    """
+    """Moves tokens to other places. No token goes to two, so the gradient moves back in the same way."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, there: Sequence[Tensor], back: Tensor) -> tuple[Tensor, ...]:
-        ctx.back = back
-        return tuple(_pick(tensor, places) for places in there)
+    def forward(ctx: Any, tensor: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return _pick(tensor, there)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _pick(torch.cat(gradients), ctx.back), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        _, back = ctx.saved_tensors
+        return _pick(gradient, back), None, None
 
 
 def _pick(tensor: Tensor, places: Tensor) -> Tensor:
@@ -145,15 +140,14 @@ _moves: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """By the segment ids of a forward, for as long as they live."""
 
 
-def _moves_of(segment_ids: Tensor, dtype: torch.dtype) -> _Moves:
+def _moves_of(segment_ids: Tensor) -> _Moves:
     """
     Args:
         segment_ids: [R, 1, 1, S]
-        dtype: that attention computes in; a mask of another one would be converted, and kept, in every layer
     """
     found: _Moves | None = _moves.get(segment_ids)
-    if found is None or found.batches[0].bias.dtype != dtype:
-        found = _moves[segment_ids] = _plan_moves(segment_ids[:, 0, 0], dtype)
+    if found is None:
+        found = _moves[segment_ids] = _plan_moves(segment_ids[:, 0, 0])
     return found
 
 
@@ -164,22 +158,18 @@ class _Group:
     completions: list[int]  # tokens of each that has any
 
 
-def _plan_moves(segment_ids: Tensor, dtype: torch.dtype) -> _Moves:
+def _plan_moves(segment_ids: Tensor) -> _Moves:
     """For segment ids [R, S]."""
     num_tokens, device = segment_ids.numel(), segment_ids.device
     alike: defaultdict[tuple[int, int], list[_Group]] = defaultdict(list)
     for group in _find_groups(segment_ids):
         alike[_about(group.prompt, 4), _about(max(group.completions, default=0), 2)].append(group)
-    batches, there = [], []
-    for groups in alike.values():
-        prompts, completions = _places_of(groups, device)
-        batches.append(_plan_batch(groups, prompts, completions, dtype))
-        there += [prompts.flatten(), completions.flatten()]
-    places = torch.cat(there)
-    is_filled = places >= 0
+    planned = [_plan_batch(groups, device) for groups in alike.values()]
+    there = torch.cat([places for _, places in planned])
+    is_filled = there >= 0
     back = torch.full((num_tokens,), -1, device=device)
-    back[places[is_filled]] = is_filled.nonzero()[:, 0]
-    return _Moves(batches, there, back)
+    back[there[is_filled]] = is_filled.nonzero()[:, 0]
+    return _Moves([batch for batch, _ in planned], [len(places) for _, places in planned], there, back)
 
 
 def _find_groups(segment_ids: Tensor) -> Iterator[_Group]:
@@ -201,28 +191,24 @@ def _about(length: int, steps: int) -> int:
     return 1 + int(steps * log2(length)) if length else 0
 
 
-def _places_of(groups: Sequence[_Group], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The token at each place of a batch's prompts [B, P], and of its completions [N, L]."""
+def _plan_batch(groups: Sequence[_Group], device: torch.device) -> tuple[_Batch, Tensor]:
+    """A batch of the groups, and the token at each of its places."""
+    longest_prompt = max(group.prompt for group in groups)
+    longest = max((length for group in groups for length in group.completions), default=0)
+    group_of = [number for number, group in enumerate(groups) for _ in group.completions]
     lengths = [length for group in groups for length in group.completions]
     starts = [g.start + g.prompt + sum(g.completions[:n]) for g in groups for n in range(len(g.completions))]
-    of_prompts = [group.prompt for group in groups]
-    return _places([group.start for group in groups], of_prompts, device), _places(starts, lengths, device)
+    of_prompts = _places([g.start for g in groups], [g.prompt for g in groups], longest_prompt, device)
+    of_completions = _places(starts, lengths, longest, device)
+    index = torch.tensor(group_of, dtype=torch.long, device=device)
+    own = torch.ones(longest, longest, dtype=torch.bool, device=device).tril().expand(len(lengths), -1, -1)
+    prompt = (of_prompts >= 0).index_select(0, index)[:, None].expand(-1, longest, -1)
+    batch = _Batch(len(groups), longest_prompt, longest, index, torch.cat([prompt, own], dim=2)[:, None])
+    return batch, torch.cat([of_prompts.flatten(), of_completions.flatten()])
 
 
-def _plan_batch(groups: Sequence[_Group], prompts: Tensor, completions: Tensor, dtype: torch.dtype) -> _Batch:
-    """A batch of the groups, from the places of ``_places_of``."""
-    group_of = [number for number, group in enumerate(groups) for _ in group.completions]
-    index = torch.tensor(group_of, dtype=torch.long, device=prompts.device)
-    num_completions, longest = completions.shape
-    own = torch.ones(longest, longest, dtype=torch.bool, device=prompts.device).tril().expand(num_completions, -1, -1)
-    prompt = (prompts >= 0).index_select(0, index)[:, None].expand(-1, longest, -1)
-    is_hidden = ~torch.cat([prompt, own], dim=2)[:, None]
-    bias = torch.zeros(is_hidden.shape, dtype=dtype, device=prompts.device).masked_fill_(is_hidden, -torch.inf)
-    return _Batch(len(groups), prompts.shape[1], longest, index, bias)
-
-
-def _places(starts: list[int], lengths: list[int], device: torch.device) -> Tensor:
+def _places(starts: list[int], lengths: list[int], longest: int, device: torch.device) -> Tensor:
     """[pieces, longest]: each piece's tokens from its start on, then -1."""
-    offsets = torch.arange(max(lengths, default=0), device=device)
+    offsets = torch.arange(longest, device=device)
     start, length = (torch.tensor(values, dtype=torch.long, device=device)[:, None] for values in (starts, lengths))
     return torch.where(offsets < length, start + offsets, -1)
