@@ -40,7 +40,7 @@ def unreliable(completions, **kwargs):
 def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folders: dict[str, Path]) -> None:
     keys = {
         "rewards": {"functions": ["own.py:noise", "own.py:unreliable"], "timeout_s": 0.2},
-        "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 3},
+        "rollout": {"prompts_per_step": 16, "group_size": 2, "max_new_tokens": 3},
         "update": {"schedule": "constant", "learning_rate": 1e-5},
         "run": {"steps": STEPS, "save_every": 100, "save_total_limit": 2},
     }
@@ -107,5 +107,5 @@ def assert_faults_struck(run: Path, said: str) -> None:
     assert statuses["error"] > 20, "raised, or died"
     assert rows[-1]["skipped_steps"] > 3
     restarts = len(lines_naming(said, "memory", "update.tokens_per_micro_batch"))
-    assert restarts >= 1, "and no more than it takes to have one group in a pass: the budget stays halved"
+    assert restarts > 3
     print(dict(statuses), f"skipped {rows[-1]['skipped_steps']}", f"out of memory {restarts}")
