@@ -40,7 +40,7 @@ def unreliable(completions, **kwargs):
 def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folders: dict[str, Path]) -> None:
     keys = {
         "rewards": {"functions": ["own.py:noise", "own.py:unreliable"], "timeout_s": 0.2},
-        "rollout": {"prompts_per_step": 16, "group_size": 2, "max_new_tokens": 3},
+        "rollout": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 3},
         "update": {"schedule": "constant", "learning_rate": 1e-5},
         "run": {"steps": STEPS, "save_every": 100, "save_total_limit": 2},
     }
