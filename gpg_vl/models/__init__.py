@@ -49,6 +49,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     refuse_slow(config, family.model, model_config)
     adapter = family.adapter.load(path, model_config, config, family, with_values=with_values)
     refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")
+    adapter.quantize()
     return adapter
 
 

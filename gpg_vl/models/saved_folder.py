@@ -19,7 +19,6 @@ from gpg_vl.models.trained_weights import TrainedWeights
 class SavedFolder(TrainedWeights):
     """The part of an ``Adapter`` that is about its folder."""
 
-    config: ModelConfig
     processor: Any
     _carried: CarriedWeights | None
 

@@ -129,7 +129,7 @@ def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], mac
             continue
         if machine.num_gpus <= machine.of_machine and layout == "hsdp":
             continue
-        if recipe.update.optimizer == "adamw_8bit" and layout != "none":
+        if (recipe.update.optimizer == "adamw_8bit" or recipe.model.is_quantized) and layout != "none":
             continue
         runs = run(rounds_weights(layout, recipe.model))
         memory = memory_of(
