@@ -107,8 +107,8 @@ class ModelConfig:
         frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
             its family documents
         freeze: parts to leave untrained: any of vision, projector, text
-        lora: {r, alpha, parts, target_modules, quantize}: trains an adapter on text, vision or both and freezes the rest; null:
-            trains the weights
+        lora: {r, alpha, parts, target_modules, quantize}: trains an adapter on text, vision or both and freezes the
+            rest; null: trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
         kernels: the policy's norms and gated layers, in training on CUDA, in families that docs/gpu.md names; torch: as
             transformers has them; liger: by the Triton kernels of liger-kernel; compiled: by torch.compile

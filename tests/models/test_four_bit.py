@@ -43,7 +43,9 @@ def load_family(tmp_path: Path) -> LoadModel:
 
     def load(family: str, **config: object) -> Adapter:
         folder = tmp_path / family
-        return load_case(CASES[family], folder if folder.exists() else write_tiny_model(folder, family, seed=1), **config)
+        return load_case(
+            CASES[family], folder if folder.exists() else write_tiny_model(folder, family, seed=1), **config
+        )
 
     return load
 
