@@ -73,8 +73,9 @@ class FourBitLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         library: Any = importlib.import_module("bitsandbytes")
+        # transposed, as bitsandbytes takes it before 0.50; from then on it is all the same
         return library.matmul_4bit(  # type: ignore[no-any-return]
-            states, self.weight, quant_state=self._state(states.dtype), bias=self.bias
+            states, self.weight.t(), quant_state=self._state(states.dtype), bias=self.bias
         )
 
     def dequantized(self) -> Tensor:
