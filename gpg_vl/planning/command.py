@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
@@ -13,6 +14,8 @@ from gpg_vl.planning.measure import measure_step
 from gpg_vl.planning.options import PlanOptions
 from gpg_vl.planning.page import describe_measured, describe_plan
 from gpg_vl.planning.plan import Machine, make_plan, read_rows
+from gpg_vl.planning.shapes import NotOnShapes
+from gpg_vl.planning.this_cpu import measure_cpu
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.start import check_recipe
 from gpg_vl.processes.sharding import sharding_of
@@ -45,7 +48,21 @@ def _measure(recipe: Recipe, checked: Sequence[CheckedSources]) -> list[str]:
     if sharding.keeps_whole_weights and sharding.computes_rounded:
         adapter.round_weights()
     adapter.to(accelerator.device)
-    return describe_measured(measure_step(recipe, adapter, rows.worst, accelerator))
+    measured = measure_step(recipe, adapter, rows.worst, accelerator)
+    return describe_measured(measured, _estimate(recipe, checked, accelerator))
+
+
+def _estimate(recipe: Recipe, checked: Sequence[CheckedSources], accelerator: Accelerator) -> Mapping[str, float]:
+    """The plan's seconds for this machine, by phase; empty where the model does not run on shapes."""
+    on_gpu = accelerator.device.type == "cuda"
+    dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
+    card = card_here(accelerator.device) if on_gpu else measure_cpu(dtype)
+    try:
+        return make_plan(
+            recipe, checked, Machine(card, accelerator.num_processes, sharding_of(accelerator).name)
+        ).seconds
+    except NotOnShapes:
+        return {}
 
 
 def _read_sources(recipe: Recipe) -> list[CheckedSources]:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.models import SMALL, build_model, write_processor
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.planning import measure
@@ -94,15 +93,6 @@ def test_an_engine_on_the_same_card_has_its_share_of_it() -> None:
     here, there = (RolloutConfig(engine="vllm", vllm=VllmConfig(mode=mode)) for mode in ("colocate", "server"))
     assert engine_bytes(here, card) == pytest.approx(0.3 * card.total)
     assert engine_bytes(there, card) == engine_bytes(RolloutConfig(), card) == 0
-
-
-@pytest.fixture(scope="module")
-def forty_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("40M")
-    processor = write_processor(folder, SMALL)
-    build_model(SMALL, processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.slow
