@@ -233,11 +233,14 @@ class Adapter(Protocol):
         """What the optimizer trains, float32: the weights, or their masters."""
 
     def quantize(self) -> None:
-        """With ``model.lora.quantize``, turns the base's ``lent_layers`` into layers of 4 bits for good.
+        """With ``model.lora.quantize``, turns the base's linear layers into layers of 4 bits for good.
 
         Raises:
-            ValueError: the library is not installed, or the model has no such layer
+            ValueError: the model has no such layer
         """
+
+    def quantized_layers(self) -> list[nn.Linear]:
+        """Those of ``lent_layers`` that ``quantize`` turns: not routers of a mixture, nor what has a single row."""
 
     def round_weights(self) -> None:
         """With ``model.dtype: bfloat16``, turns the weights into bfloat16 for good; trained ones get float32 masters.

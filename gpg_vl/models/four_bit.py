@@ -1,8 +1,8 @@
 """``model.lora.quantize: nf4``: the frozen linear layers of the text model in 4 bits (QLoRA, arXiv 2305.14314).
 
 A weight is a code of 16 values, and a scale for each block of 64 of them; the scales are in 8 bits themselves, with a
-scale for each block of 256. That is 4.13 bits a weight. The products are bitsandbytes', in the type of what comes in,
-so the self-check and plain rows compute with the very numbers that are trained on.
+scale for each block of 256. That is 4.13 bits a weight. The products are bitsandbytes', in the type of what comes in.
+In bfloat16 its kernel for a few rows rounds a code and its scale one by one, where for many their product is rounded.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 _BLOCK, _OUTER_BLOCK = 64, 256
 
 
-def check_quantize(config: ModelConfig, sharding: Sharding) -> None:
+def refuse_sharing(config: ModelConfig, sharding: Sharding) -> None:
     """
     Raises:
-        ValueError: 4 bits are requested without their library, or with a layout that shares weights or moments
+        ValueError: 4 bits are requested with a layout that shares weights or moments
     """
-    if not config.is_quantized:
-        return
-    if sharding != WHOLE:
+    if config.is_quantized and sharding != WHOLE:
         raise ValueError(
             f"model.lora.quantize: nf4 weights cannot be shared over ranks by {sharding.title}; use SHARDING=none, or "
             "remove quantize"
         )
-    _refuse_without_library()
 
 
-def _refuse_without_library() -> None:
-    if importlib.util.find_spec("bitsandbytes") is None:
+def refuse_without_library(config: ModelConfig) -> None:
+    """
+    Raises:
+        ValueError: 4 bits are requested without their library
+    """
+    if config.is_quantized and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
             "model.lora.quantize: nf4 needs the library bitsandbytes; pip install 'gpg-vl[bnb]', or remove quantize"
         )
@@ -103,9 +104,8 @@ def quantize_layers(model: nn.Module, layers: list[nn.Linear], dtype: torch.dtyp
         device: that the weights are rounded on, one after the other
 
     Raises:
-        ValueError: the library is not installed, or there is no layer
+        ValueError: there is no layer
     """
-    _refuse_without_library()
     if not layers:
         raise ValueError("model.lora.quantize: no layer of this model can be held in 4 bits; remove quantize")
     wanted = {id(layer) for layer in layers}

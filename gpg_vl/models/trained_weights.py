@@ -13,6 +13,7 @@ from gpg_vl.config import PARTS, ModelConfig
 from gpg_vl.models.device import choose_device
 from gpg_vl.models.four_bit import four_bit_weights, quantize_layers
 from gpg_vl.models.masters import Masters
+from gpg_vl.models.routers import find_routers
 
 
 class TrainedWeights:
@@ -47,7 +48,12 @@ class TrainedWeights:
         """See ``Adapter.quantize``."""
         if self.config.is_quantized:
             dtype = torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
-            quantize_layers(self.model, self.lent_layers(), dtype, choose_device(self.config))
+            quantize_layers(self.model, self.quantized_layers(), dtype, choose_device(self.config))
+
+    def quantized_layers(self) -> list[nn.Linear]:
+        """See ``Adapter.quantized_layers``."""
+        routing = {id(module) for router in find_routers(self.model) for module in router.modules()}
+        return [layer for layer in self.lent_layers() if id(layer) not in routing and layer.out_features > 1]
 
     def round_weights(self) -> None:
         """See ``Adapter.round_weights``."""

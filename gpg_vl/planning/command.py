@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
+from gpg_vl.models.four_bit import refuse_sharing
 from gpg_vl.planning.cards import CARDS, Card, card_here, find_card
 from gpg_vl.planning.measure import measure_step
 from gpg_vl.planning.options import PlanOptions
@@ -18,7 +19,7 @@ from gpg_vl.planning.shapes import NotOnShapes
 from gpg_vl.planning.this_cpu import measure_cpu
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.start import check_recipe
-from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import start_ranks
 
 DEFAULT_CARD = "h100-80"
@@ -30,6 +31,7 @@ def plan_lines(recipe: Recipe, options: PlanOptions) -> list[str]:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
     """
     machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout, options.of_machine)
+    refuse_sharing(recipe.model, Sharding(options.layout))
     checked = _read_sources(recipe)
     return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
 

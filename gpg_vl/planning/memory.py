@@ -67,11 +67,17 @@ def size_of(adapter: Adapter) -> Size:
     blocks = [sum(p.numel() for p in block.parameters()) for block in find_blocks(adapter.model)]
     largest = max(p.numel() for _, p in adapter.trainable_parameters())
     size = Size(weights, trained, largest, max(blocks, default=0), weights - sum(blocks))
-    if adapter.config.is_quantized:
-        found = [layer.weight.numel() for layer in adapter.lent_layers()]
-        return replace(size, quantized=sum(found), largest_quantized=max(found, default=0))
-    lent = [sum(p.numel() for p in layer.parameters(recurse=False)) for layer in adapter.lent_layers()]
-    return replace(size, lent=sum(lent), largest_lent=max(lent, default=0))
+    layers = adapter.quantized_layers() if adapter.config.is_quantized else []
+    found, coded = [layer.weight.numel() for layer in layers], {id(layer) for layer in layers}
+    lent = [
+        sum(p.numel() for p in layer.parameters(recurse=False))
+        for layer in adapter.lent_layers()
+        if id(layer) not in coded
+    ]
+    return replace(
+        size, lent=sum(lent), largest_lent=max(lent, default=0),
+        quantized=sum(found), largest_quantized=max(found, default=0),
+    )  # fmt: skip
 
 
 def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, *, on_gpu: bool = True) -> Runs:

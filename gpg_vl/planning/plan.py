@@ -165,6 +165,8 @@ def describe_lack(
     ways = list(_ways_out(recipe, memory.largest_phase, budgets))
     if fitting is not None and fitting != machine.layout:
         ways.append(f"use the layout {fitting}")
+    if recipe.model.lora is not None and not recipe.model.is_quantized and machine.layout == "none":
+        ways.append("hold the base in 4 bits (model.lora.quantize: nf4)")
     ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
     return (
         f"model.path: {Path(recipe.model.path).name} needs {memory.peak / GIB:.2f} GiB in the {memory.largest_phase}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import four_bit
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.four_bit import BYTES, FourBitLinear, check_quantize, four_bit_weights
+from gpg_vl.models.four_bit import BYTES, FourBitLinear, four_bit_weights, refuse_sharing, refuse_without_library
 from gpg_vl.models.lora import merged_weights
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.processes.sharding import Sharding
+from gpg_vl.update.flops import count_weights
+from gpg_vl.update.handing_out import digest_of
 from gpg_vl.update.packing import build_micro_batch
 from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from gpg_vl.update.self_check import check_packing, check_prefill
@@ -104,6 +107,7 @@ def test_a_layer_without_values_has_the_same_tensors() -> None:
                 [(name, each.shape, each.dtype) for name, each in getattr(layer, kind)()] for layer in (full, empty)
             )
             assert one == other
+        assert digest_of(full) == digest_of(empty)
         assert all(each.is_meta for each in (*empty.parameters(), *empty.buffers()))
 
 
@@ -117,7 +121,7 @@ def test_packed_rows_are_plain_rows(load_family: LoadModel, family: str, dtype: 
     adapter = moved(load_family(family, dtype=dtype, lora=LORA))
     adapter.round_weights()
     coded = dict(four_bit_weights(adapter.model))
-    assert coded and not adapter.lent_layers()
+    assert coded and not adapter.quantized_layers()
     rows = whole(make_training_group(adapter, make_sample([(84, 84)]), [4, 7, 2]))
     assert check_packing(adapter, rows, 1.0) < 1e-4
     assert check_prefill(adapter, rows, 1.0) < 1e-4
@@ -155,11 +159,40 @@ def test_only_the_base_is_in_four_bits(load_family: LoadModel, family: str) -> N
     full = load_family(family, lora=LoraConfig(r=4, parts=["text", "vision"]))
     assert adapter.num_parameters() == full.num_parameters()
     assert adapter.num_by_part() == full.num_by_part()
+    assert count_weights(adapter) == count_weights(full)
     assert not any(each.requires_grad for layer in dict(four_bit_weights(adapter.model)).values()
                    for each in layer.parameters())  # fmt: skip
     for name, each in adapter.model.named_parameters():
         assert each.dtype == torch.uint8 or each.shape == dict(full.model.named_parameters())[name].shape
         assert each.dtype != torch.uint8 or adapter.part_of(name) == "text"
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_moe", "gemma4", "qwen3_vl_moe", "glm4v_moe"], indirect=True)
+def test_what_chooses_experts_stays(load_family: LoadModel, family: str) -> None:
+    """Another choice is another model, and nothing is saved."""
+    model = load_family(family, lora=LORA).model
+    coded = [name for name, _ in four_bit_weights(model)]
+    assert coded
+    assert not [name for name in coded if re.search(r"router\.|\.gate\.|shared_expert_gate\.", name)]
+
+
+def test_without_the_adapter_it_is_the_rounded_base(load_family: LoadModel) -> None:
+    """What objectives with a reference compare with."""
+    fresh, trained = load_family("qwen2_vl", lora=LORA), moved(load_family("qwen2_vl", lora=LORA))
+    batch = build_micro_batch(whole(make_training_group(fresh, make_sample([(84, 84)]), [4, 7])), fresh)
+    with torch.no_grad():
+        expected = packed_log_probs(fresh, batch, 1.0)
+        assert not torch.equal(packed_log_probs(trained, batch, 1.0), expected)
+        with trained.without_lora():
+            assert torch.equal(packed_log_probs(trained, batch, 1.0), expected)
+
+
+def test_recomputed_activations_give_the_same_gradient(load_family: LoadModel) -> None:
+    one, other = (
+        gradients_of(moved(load_family("qwen2_vl", lora=LORA, gradient_checkpointing=on))) for on in (False, True)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-7) for name in one)
 
 
 def test_a_checkpoint_holds_the_adapter_alone(load_family: LoadModel, tmp_path: Path) -> None:
@@ -194,16 +227,16 @@ def test_merged_weights_are_those_of_the_policy(load_family: LoadModel) -> None:
 
 def test_layouts_that_share_weights_are_refused() -> None:
     config = ModelConfig(lora=LORA)
-    check_quantize(config, Sharding("none"))
-    check_quantize(ModelConfig(lora=LoraConfig()), Sharding("fsdp"))
+    refuse_sharing(config, Sharding("none"))
+    refuse_sharing(ModelConfig(lora=LoraConfig()), Sharding("fsdp"))
     for name in ("fsdp", "hsdp", "fsdp_offload", "zero1", "zero2", "zero3", "zero3_offload"):
         with pytest.raises(ValueError, match=naming("model.lora.quantize", "SHARDING=none")):
-            check_quantize(config, Sharding(name))  # type: ignore[arg-type]
+            refuse_sharing(config, Sharding(name))  # type: ignore[arg-type]
 
 
 def test_without_the_library_it_is_refused(monkeypatch: pytest.MonkeyPatch, load_family: LoadModel) -> None:
     monkeypatch.setattr(four_bit.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=naming("model.lora.quantize", "gpg-vl[bnb]")):
-        check_quantize(ModelConfig(lora=LORA), Sharding("none"))
+        refuse_without_library(ModelConfig(lora=LORA))
     with pytest.raises(ValueError, match=naming("model.lora.quantize", "gpg-vl[bnb]")):
         load_family("qwen2_vl", lora=LORA)
