@@ -94,7 +94,7 @@ def describe_model(name: str, card: Card) -> Iterator[str]:
 
 def describe_layouts(name: str, card: Card) -> Iterator[str]:
     """A line for each way to train."""
-    for training, lora in (("full", None), ("LoRA", LoraConfig())):
+    for training, lora in (("full", None), ("LoRA", LoraConfig()), ("QLoRA", LoraConfig(quantize="nf4"))):
         planner = Planner(name, card, lora, FEWER_PROMPTS)
         cells = [_cell(planner.on(num)) for num in GPUS[:3]]
         yield f"| {name} | {training} | {' | '.join(cells)} |"
@@ -130,7 +130,9 @@ def main(argv: list[str]) -> None:
     names = [shape.name for shape in (QWEN2_5_VL_3B, QWEN2_5_VL_7B, QWEN2_5_VL_32B)]
     parser.add_argument("--model", nargs="+", default=names)
     parser.add_argument("--gpu", default="h100-80")
-    parser.add_argument("--layouts", action="store_true", help="which layout on which cards, full and LoRA, instead")
+    parser.add_argument(
+        "--layouts", action="store_true", help="which layout on which cards, full, LoRA and QLoRA, instead"
+    )
     options = parser.parse_args(argv)
     if options.layouts:
         _print_layouts(options.model, find_card(options.gpu))

@@ -20,6 +20,7 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.four_bit import refuse_sharing, refuse_without_library
 from gpg_vl.models.kernels import refuse_kernels
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
@@ -173,6 +174,8 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     objective = check_recipe(recipe)
     check_trackers(recipe.run.trackers)
     check_optimizer(recipe.update, accelerator.device, sharding_of(accelerator))
+    refuse_sharing(recipe.model, sharding_of(accelerator))
+    refuse_without_library(recipe.model)
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
         note("note: samples come from a truncated distribution, but log-probs from the full one")

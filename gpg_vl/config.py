@@ -64,6 +64,8 @@ class LoraConfig:
         target_modules: which of them, as peft takes it: a list of names or of their ends, or a regular expression for
             whole names; null or all-linear: every one
         dropout: must be 0
+        quantize: nf4: the text model's frozen linear layers are held in 4 bits (QLoRA, bitsandbytes); null: in
+            model.dtype
     """
 
     r: int = 16
@@ -71,6 +73,7 @@ class LoraConfig:
     parts: list[Literal["text", "vision"]] = field(default_factory=lambda: ["text"])
     target_modules: str | list[str] | None = None
     dropout: float = 0.0
+    quantize: Literal["nf4"] | None = None
 
     def __post_init__(self) -> None:
         _require(self.r >= 1, "model.lora.r must be at least 1")
@@ -104,8 +107,8 @@ class ModelConfig:
         frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
             its family documents
         freeze: parts to leave untrained: any of vision, projector, text
-        lora: {r, alpha, parts, target_modules}: trains an adapter on text, vision or both and freezes the rest; null:
-            trains the weights
+        lora: {r, alpha, parts, target_modules, quantize}: trains an adapter on text, vision or both and freezes the
+            rest; null: trains the weights
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time
         kernels: the policy's norms and gated layers, in training on CUDA, in families that docs/gpu.md names; torch: as
             transformers has them; liger: by the Triton kernels of liger-kernel; compiled: by torch.compile
@@ -147,6 +150,11 @@ class ModelConfig:
     @property
     def trained_parts(self) -> list[str]:
         return [part for part in PARTS if part not in self.freeze and (self.lora is None or part in self.lora.parts)]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether frozen weights are held in 4 bits."""
+        return self.lora is not None and self.lora.quantize is not None
 
     def attention_of(self, sub_model: Literal["text", "vision"]) -> Attention:
         """The attention implementation of a sub-model. One that only suits packed rows applies to the text alone."""

@@ -20,6 +20,8 @@ OTHER_NAMES: Mapping[str, str] = {
     "attn_implementation": "model.attention",
     "use_peft": "model.lora",
     "lora_r": "model.lora.r",
+    "load_in_4bit": "model.lora.quantize",
+    "use_qlora": "model.lora.quantize",
     "lora_alpha": "model.lora.alpha",
     "lora_target_modules": "model.lora.target_modules",
     "dataset_name": "data.train",

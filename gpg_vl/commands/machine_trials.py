@@ -78,7 +78,11 @@ def check_device() -> Finding:
 
 def check_8bit() -> Finding:
     if importlib.util.find_spec("bitsandbytes") is None:
-        return Finding("missing", "bitsandbytes", "no update.optimizer adamw_8bit (pip install 'gpg-vl[bnb]')")
+        return Finding(
+            "missing",
+            "bitsandbytes",
+            "no update.optimizer adamw_8bit, no model.lora.quantize (pip install 'gpg-vl[bnb]')",
+        )
     return Finding("ok", "bitsandbytes", importlib.metadata.version("bitsandbytes"))
 
 

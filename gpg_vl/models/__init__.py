@@ -31,6 +31,7 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     from gpg_vl.models.device import refuse_slow, refuse_without_bfloat16
     from gpg_vl.models.families import FAMILIES
     from gpg_vl.models.finite import refuse_not_finite
+    from gpg_vl.models.four_bit import refuse_without_library
     from gpg_vl.models.generic import generic_family
     from gpg_vl.models.loading import read_config
     from gpg_vl.models.lora import find_base
@@ -46,9 +47,11 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     if not with_weights:
         return family.adapter.load_without_weights(path, model_config, config, family)
     refuse_without_bfloat16(config)
+    refuse_without_library(config)
     refuse_slow(config, family.model, model_config)
     adapter = family.adapter.load(path, model_config, config, family, with_values=with_values)
     refuse_not_finite(adapter.model, f"model.path: the weights in {path}", "take another copy or checkpoint of it")
+    adapter.quantize()
     return adapter
 
 

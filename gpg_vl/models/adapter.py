@@ -232,6 +232,16 @@ class Adapter(Protocol):
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What the optimizer trains, float32: the weights, or their masters."""
 
+    def quantize(self) -> None:
+        """With ``model.lora.quantize``, turns the base's linear layers into layers of 4 bits for good.
+
+        Raises:
+            ValueError: the model has no such layer
+        """
+
+    def quantized_layers(self) -> list[nn.Linear]:
+        """Those of ``lent_layers`` that ``quantize`` turns: not routers of a mixture, nor what has a single row."""
+
     def round_weights(self) -> None:
         """With ``model.dtype: bfloat16``, turns the weights into bfloat16 for good; trained ones get float32 masters.
 
@@ -262,11 +272,14 @@ class Adapter(Protocol):
     def running_in_float32(self) -> AbstractContextManager[None]:
         """The same for what runs inside: of ``lent_layers`` one at a time is widened, so that memory holds them."""
 
-    def lent_layers(self) -> list[nn.Module]:
+    def lent_layers(self) -> list[nn.Linear]:
         """Frozen linear layers of the text model, of which most of an adapter's base consists."""
 
     def num_parameters(self) -> tuple[int, int]:
         """Number of all weights of the model, and of the trained ones."""
+
+    def num_by_part(self) -> dict[str, tuple[int, int]]:
+        """The same of each part."""
 
     def without_lora(self) -> AbstractContextManager[None]:
         """Inside the context, the model runs as if it had no LoRA adapter."""

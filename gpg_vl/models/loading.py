@@ -67,8 +67,8 @@ def _refuse_quantised(path: str, config: PreTrainedConfig) -> None:
         return
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     raise ValueError(
-        f"model.path: {path} is quantised ({method or 'quantization_config'}); the kit trains float32 weights: give "
-        "the unquantised model"
+        f"model.path: {path} is quantised ({method or 'quantization_config'}); the kit rounds weights itself: give "
+        "the unquantised model, which model.lora.quantize: nf4 holds in 4 bits"
     )
 
 

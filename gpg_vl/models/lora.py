@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from gpg_vl.config import LoraConfig
 from gpg_vl.errors import first_line
 from gpg_vl.files import may_be_on_hub
+from gpg_vl.models.four_bit import four_bit_weights
 from gpg_vl.models.loading import AS_DATA, read_config, read_object
 from gpg_vl.models.paths import ADAPTER_CONFIG
 
@@ -139,11 +140,13 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     Its part is added in a new tensor when a weight's turn comes. A weight that has several names comes under the first.
     """
     adapted = {f"{name}.base_layer.weight": each for name, each in model.named_modules() if isinstance(each, LoraLayer)}
+    coded = dict(four_bit_weights(model))
     seen: set[tuple[int, torch.Size]] = set()
     for name, weight in model.state_dict().items():
         is_tied = (weight.data_ptr(), weight.shape) in seen
         seen.add((weight.data_ptr(), weight.shape))
         if ".lora_" not in name and not is_tied:
+            weight = coded[name].dequantized() if name in coded else weight
             whole = _merged(adapted[name], weight) if name in adapted else weight
             yield name.replace(".base_layer.", "."), whole
 

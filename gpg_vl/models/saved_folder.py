@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from gpg_vl.config import ModelConfig
 from gpg_vl.models.carried_weights import CarriedWeights
 from gpg_vl.models.snapshot import WeightsSnapshot, copy_model
 from gpg_vl.models.trained_weights import TrainedWeights
@@ -19,7 +18,6 @@ from gpg_vl.models.trained_weights import TrainedWeights
 class SavedFolder(TrainedWeights):
     """The part of an ``Adapter`` that is about its folder."""
 
-    config: ModelConfig
     processor: Any
     _carried: CarriedWeights | None
 

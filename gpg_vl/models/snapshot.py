@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gpg_vl.files import follow_umask
 from gpg_vl.models.carried_weights import CarriedWeights
+from gpg_vl.models.four_bit import four_bit_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,9 @@ def copy_model(model: PreTrainedModel, *, only_trained: bool, is_copy: bool) -> 
     def take(tensor: Tensor) -> Tensor:
         return tensor.detach() if is_copy else tensor.detach().to("cpu", copy=True)
 
-    memo: dict[int, object] = {id(each): take(each) for each in model.buffers()}
-    for each in model.parameters():
+    shared = {id(each) for _, layer in four_bit_weights(model) for each in (*layer.buffers(), *layer.parameters())}
+    memo: dict[int, object] = {id(each): take(each) for each in model.buffers() if id(each) not in shared}
+    for each in (each for each in model.parameters() if id(each) not in shared):
         held = take(each) if each.requires_grad or not only_trained else each.detach().to("meta")
         memo[id(each)] = nn.Parameter(held, requires_grad=each.requires_grad)
     return copy.deepcopy(model, memo)

@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import PARTS, ModelConfig
+from gpg_vl.models.device import choose_device
+from gpg_vl.models.four_bit import four_bit_weights, quantize_layers
 from gpg_vl.models.masters import Masters
+from gpg_vl.models.routers import find_routers
 
 
 class TrainedWeights:
@@ -19,6 +22,7 @@ class TrainedWeights:
     part_prefixes: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes of parameter names and their part; the first match counts, every other parameter is ``text``."""
     model: Any
+    config: ModelConfig
 
     def _choose_weights(self, config: ModelConfig) -> None:
         """Lets those be trained that the recipe does not freeze; LoRA has done so itself."""
@@ -40,6 +44,17 @@ class TrainedWeights:
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, self._masters.get(name, p)) for name, p in self.model.named_parameters() if p.requires_grad)
 
+    def quantize(self) -> None:
+        """See ``Adapter.quantize``."""
+        if self.config.is_quantized:
+            dtype = torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
+            quantize_layers(self.model, self.quantized_layers(), dtype, choose_device(self.config))
+
+    def quantized_layers(self) -> list[nn.Linear]:
+        """See ``Adapter.quantized_layers``."""
+        routing = {id(module) for router in find_routers(self.model) for module in router.modules()}
+        return [layer for layer in self.lent_layers() if id(layer) not in routing and layer.out_features > 1]
+
     def round_weights(self) -> None:
         """See ``Adapter.round_weights``."""
         if self.autocast_dtype is not None:
@@ -60,7 +75,7 @@ class TrainedWeights:
         """See ``Adapter.running_in_float32``."""
         return self._masters.running_in_float32(self.lent_layers())
 
-    def lent_layers(self) -> list[nn.Module]:
+    def lent_layers(self) -> list[nn.Linear]:
         """See ``Adapter.lent_layers``."""
         head = self.model.get_output_embeddings()  # whose product is computed without it
         return [
@@ -71,8 +86,18 @@ class TrainedWeights:
         ]  # fmt: skip
 
     def num_parameters(self) -> tuple[int, int]:
-        counts = [(p.numel(), p.numel() * p.requires_grad) for p in self.model.parameters()]
+        counts = self.num_by_part().values()
         return sum(each for each, _ in counts), sum(trained for _, trained in counts)
+
+    def num_by_part(self) -> dict[str, tuple[int, int]]:
+        """See ``Adapter.num_by_part``."""
+        counts = {part: [0, 0] for part in PARTS}
+        coded = {name: each.num_weights for name, each in four_bit_weights(self.model)}
+        for name, weight in self.model.named_parameters():
+            count, num = counts[self.part_of(name)], coded.get(name, weight.numel())
+            count[0] += num
+            count[1] += num if weight.requires_grad else 0
+        return {part: (total, trained) for part, (total, trained) in counts.items()}
 
     @contextmanager
     def without_lora(self) -> Iterator[None]:

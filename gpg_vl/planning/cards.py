@@ -11,19 +11,33 @@ from gpg_vl.run.speed import GIB, PEAK_RATES
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """By the vendor's data sheet."""
+    """By the vendor's data sheet, and what is reached of it, which is estimated: no GPU has been measured for that."""
 
     name: str
     rate: float  # FLOP/s of dense bfloat16 products
     total: int  # bytes of memory
     bandwidth: float  # bytes per second of that memory
     free: int | None = None  # bytes that nothing else takes, where they are known
+    achieved: float = 0.6  # share of the rate that large products in bfloat16 reach
+    in_float32: float = 1 / 8  # share of that in float32
+    launch: float = 17e-6  # seconds to start a kernel, where the GPU waits for the host: 30 ms a step of 1,700 kernels
+    step_traffic: float = 7.0  # numbers that AdamW reads and writes for each weight
+    is_host: bool = False  # an operation starts when the one before has ended
 
     @property
     def usable(self) -> int:
         """Bytes for tensors: without CUDA's own, what others take, and a part that fragments."""
         free = self.total - GIB if self.free is None else min(self.free, self.total - GIB)
         return int(free * 0.95)
+
+    def products(self, dtype: str) -> float:
+        """FLOP/s of large products in ``model.dtype``."""
+        return self.rate * self.achieved * (1.0 if dtype == "bfloat16" else self.in_float32)
+
+    def run(self, kernels: float, seconds: float) -> float:
+        """Seconds of kernels that compute for ``seconds``: a GPU computes while the next ones are started."""
+        starting = kernels * self.launch
+        return starting + seconds if self.is_host else max(starting, seconds)
 
 
 def _card(name: str, model: str, gib: int, terabytes_per_s: float) -> Card:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
+from gpg_vl.models.four_bit import refuse_sharing
 from gpg_vl.planning.cards import CARDS, Card, card_here, find_card
 from gpg_vl.planning.measure import measure_step
 from gpg_vl.planning.options import PlanOptions
 from gpg_vl.planning.page import describe_measured, describe_plan
 from gpg_vl.planning.plan import Machine, make_plan, read_rows
+from gpg_vl.planning.shapes import NotOnShapes
+from gpg_vl.planning.this_cpu import measure_cpu
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.start import check_recipe
-from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import start_ranks
 
 DEFAULT_CARD = "h100-80"
@@ -27,6 +31,7 @@ def plan_lines(recipe: Recipe, options: PlanOptions) -> list[str]:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
     """
     machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout, options.of_machine)
+    refuse_sharing(recipe.model, Sharding(options.layout))
     checked = _read_sources(recipe)
     return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
 
@@ -45,7 +50,21 @@ def _measure(recipe: Recipe, checked: Sequence[CheckedSources]) -> list[str]:
     if sharding.keeps_whole_weights and sharding.computes_rounded:
         adapter.round_weights()
     adapter.to(accelerator.device)
-    return describe_measured(measure_step(recipe, adapter, rows.worst, accelerator))
+    measured = measure_step(recipe, adapter, rows.worst, accelerator)
+    return describe_measured(measured, _estimate(recipe, checked, accelerator))
+
+
+def _estimate(recipe: Recipe, checked: Sequence[CheckedSources], accelerator: Accelerator) -> Mapping[str, float]:
+    """The plan's seconds for this machine, by phase; empty where the model does not run on shapes."""
+    on_gpu = accelerator.device.type == "cuda"
+    dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else torch.float32
+    card = card_here(accelerator.device) if on_gpu else measure_cpu(dtype)
+    try:
+        return make_plan(
+            recipe, checked, Machine(card, accelerator.num_processes, sharding_of(accelerator).name)
+        ).seconds
+    except NotOnShapes:
+        return {}
 
 
 def _read_sources(recipe: Recipe) -> list[CheckedSources]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpg_vl.config import ModelConfig
+from gpg_vl.models.four_bit import BYTES as FOUR_BITS
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
 LAYOUTS: tuple[LayoutName, ...] = (
@@ -40,6 +41,8 @@ class Size:
     outside: int  # of all that is in no block
     lent: int = 0  # of frozen layers that the self-check widens one at a time
     largest_lent: int = 0  # of the largest of these layers
+    quantized: int = 0  # of weights in 4 bits, which are no lent ones
+    largest_quantized: int = 0  # of the largest of these, which is there in full while its layer runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ def state_of(
     bucket = FLOAT * min(_BUCKET, size.trained)
     if layout in ("none", "zero1"):
         buffers = bucket if layout == "zero1" else 0
-        weights = ROUNDED * size.weights + FLOAT * size.trained if is_rounded else FLOAT * size.weights
+        width = ROUNDED if is_rounded else FLOAT
+        weights = width * (size.weights - size.quantized) + round(FOUR_BITS * size.quantized)
+        weights += FLOAT * size.trained if is_rounded else 0
         return StateBytes(weights, FLOAT * size.trained, moments + copy, buffers, 0, step, 0)
     if layout == "zero2":
         return StateBytes(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)

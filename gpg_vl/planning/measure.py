@@ -1,7 +1,8 @@
 """One step of a recipe on this machine: seconds and memory by phase, of the same worst groups that a plan is made for.
 
 The rollout samples as a run does. The update then takes completions as long as the recipe allows, so both are known to
-be the largest. A second step is what counts: the first one makes the optimizer's state.
+be the largest. The first step makes the optimizer's state, the second is timed, and the third one's memory is followed,
+which takes time on a CPU.
 """
 
 from __future__ import annotations
@@ -51,10 +52,18 @@ def measure_step(recipe: Recipe, adapter: Adapter, prompt: Prompt, accelerator: 
         step.phases[phase]()
     seconds, sizes = {}, {}
     for phase in PHASES:
-        start = time.perf_counter()
+        seconds[phase] = _seconds_of(step.phases[phase], adapter.device)
+    for phase in PHASES:
         sizes[phase] = step.held() + _peak_of(step.phases[phase], adapter.device)
-        seconds[phase] = time.perf_counter() - start
     return Measured(seconds, sizes, step.sampled_tokens)
+
+
+def _seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 class _Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gpg_vl.config import Recipe
@@ -14,6 +14,8 @@ from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.layouts import (
     CARDS_PER_MACHINE,
     FLOAT,
+    FOUR_BITS,
+    ROUNDED,
     SHARDED_GRADIENTS,
     Size,
     StateBytes,
@@ -64,10 +66,18 @@ def size_of(adapter: Adapter) -> Size:
     weights, trained = adapter.num_parameters()
     blocks = [sum(p.numel() for p in block.parameters()) for block in find_blocks(adapter.model)]
     largest = max(p.numel() for _, p in adapter.trainable_parameters())
-    lent = [sum(p.numel() for p in layer.parameters(recurse=False)) for layer in adapter.lent_layers()]
-    return Size(
-        weights, trained, largest, max(blocks, default=0), weights - sum(blocks), sum(lent), max(lent, default=0)
-    )
+    size = Size(weights, trained, largest, max(blocks, default=0), weights - sum(blocks))
+    layers = adapter.quantized_layers() if adapter.config.is_quantized else []
+    found, coded = [layer.weight.numel() for layer in layers], {id(layer) for layer in layers}
+    lent = [
+        sum(p.numel() for p in layer.parameters(recurse=False))
+        for layer in adapter.lent_layers()
+        if id(layer) not in coded
+    ]
+    return replace(
+        size, lent=sum(lent), largest_lent=max(lent, default=0),
+        quantized=sum(found), largest_quantized=max(found, default=0),
+    )  # fmt: skip
 
 
 def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int, *, on_gpu: bool = True) -> Runs:
@@ -101,14 +111,15 @@ def memory_of(
     )
     initial, stays = _initial_bytes(recipe, size), Sharding(layout).keeps_whole_weights
     always = {"weights": state.weights, "optimizer": state.optimizer, INITIAL: initial if stays else 0}
-    used = {"gathered weights": state.gathered, INITIAL: 0 if stays else initial, "vLLM": engine}
+    layer = {"dequantized layer": (ROUNDED if is_rounded else FLOAT) * size.largest_quantized}
+    used = {"gathered weights": state.gathered, INITIAL: 0 if stays else initial, "vLLM": engine, **layer}
     phases = {
         "rollout": _add(always, used, runs.rollout.peak.parts),
-        "update": _add(always, _update_parts(state, runs.update, layout)),
+        "update": _add(always, layer, _update_parts(state, runs.update, layout)),
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
     if is_rounded:  # for the self-check the weights are widened, or gathered as they are stored
-        whole = FLOAT * size.weights
+        whole = FLOAT * (size.weights - size.quantized + size.largest_quantized) + round(FOUR_BITS * size.quantized)
         widened = whole - FLOAT // 2 * size.lent + FLOAT * size.largest_lent - state.weights
         phases["check"] = _add(always, {"weights": widened if Sharding(layout).keeps_whole_weights else whole})
     return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)

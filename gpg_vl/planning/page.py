@@ -112,10 +112,15 @@ def _shares(seconds: Mapping[str, float]) -> Iterator[str]:
     yield f"  {'together':<20}{total:>10.2f}"
 
 
-def describe_measured(measured: Measured) -> list[str]:
-    lines = [f"  {'measured here':<20}{'seconds':>10}{'GiB':>10}"]
+def describe_measured(measured: Measured, estimated: Mapping[str, float]) -> list[str]:
+    """
+    Args:
+        estimated: seconds by phase, of the plan; empty where there is none
+    """
+    lines = [f"  {'measured here':<20}{'seconds':>10}{'estimated':>12}{'GiB':>10}"]
     for phase, seconds in measured.seconds.items():
-        lines.append(f"  {phase:<20}{seconds:>10.2f}{measured.bytes[phase] / GIB:>10.3f}")
+        guess = f"{estimated[phase]:>12.2f}" if estimated else f"{'-':>12}"
+        lines.append(f"  {phase:<20}{seconds:>10.2f}{guess}{measured.bytes[phase] / GIB:>10.3f}")
     return [*lines, f"  {measured.sampled_tokens} tokens sampled"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     many, engine = machine.of_machine, engine_bytes(recipe.rollout, card)
     memory = memory_of(recipe, size, runs, layout, num, of_machine=many, engine=engine)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
-    flops = flops_of(adapter, group)
+    flops = flops_of(adapter, group, recipe.update.pack)
     seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num, many)
     all_flops = None if flops is None else (
         flops[0] * recipe.rollout.prompts_per_step, flops[1] * recipe.rollout.prompts_per_step)  # fmt: skip
@@ -106,14 +106,26 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     )  # fmt: skip
 
 
-def flops_of(adapter: Adapter, group: TrainingGroup) -> tuple[float, float] | None:
-    """Of one group, in the rollout and in the update; None for a mixture of experts."""
+def flops_of(adapter: Adapter, group: TrainingGroup, is_packed: bool = True) -> tuple[float, float] | None:
+    """Of one group, in the rollout and in the update; None for a mixture of experts.
+
+    Args:
+        is_packed: else the update runs the prompt once more for each completion
+    """
     weights = count_weights(adapter)
     if weights is None:
         return None
     rewards = (Reward(0.0, {}, "ok"),) * len(group.completions)
     sampled = ScoredGroup(group.prompt, group.completions, rewards)
-    return rollout_flops(weights, [sampled]), update_flops(weights, [group])
+    rows = [group] if is_packed else [_alone(group, number) for number in range(len(group.completions))]
+    return rollout_flops(weights, [sampled]), update_flops(weights, rows)
+
+
+def _alone(group: TrainingGroup, number: int) -> TrainingGroup:
+    """One of its completions behind the prompt, whose images are encoded once in any case."""
+    encoded = group.prompt.encoded if number == 0 else replace(group.prompt.encoded, vision=None)
+    prompt = replace(group.prompt, encoded=encoded)
+    return TrainingGroup(prompt, (group.completions[number],), (group.coefficients[number],))
 
 
 def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> LayoutName | None:
@@ -129,7 +141,7 @@ def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], mac
             continue
         if machine.num_gpus <= machine.of_machine and layout == "hsdp":
             continue
-        if recipe.update.optimizer == "adamw_8bit" and layout != "none":
+        if (recipe.update.optimizer == "adamw_8bit" or recipe.model.is_quantized) and layout != "none":
             continue
         runs = run(rounds_weights(layout, recipe.model))
         memory = memory_of(
@@ -153,6 +165,8 @@ def describe_lack(
     ways = list(_ways_out(recipe, memory.largest_phase, budgets))
     if fitting is not None and fitting != machine.layout:
         ways.append(f"use the layout {fitting}")
+    if recipe.model.lora is not None and not recipe.model.is_quantized and machine.layout == "none":
+        ways.append("hold the base in 4 bits (model.lora.quantize: nf4)")
     ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
     return (
         f"model.path: {Path(recipe.model.path).name} needs {memory.peak / GIB:.2f} GiB in the {memory.largest_phase}, "

@@ -19,10 +19,6 @@ from gpg_vl.planning.memory import Runs
 from gpg_vl.planning.trial_groups import share_of
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
-ACHIEVED = 0.6
-"""Share of the card's rate that large bfloat16 products reach."""
-LAUNCH_SECONDS = 17e-6
-"""Of one kernel, where the GPU waits for the host: 30 ms a decode step of 1,700 kernels."""
 TRAFFIC = 4
 """How often what is kept for the backward pass moves: written and read, there and back."""
 LINK = {True: 300e9, False: 40e9}
@@ -35,8 +31,6 @@ DISK = 0.9e9
 """Bytes per second of one process that writes and hashes a checkpoint."""
 IMAGE_SECONDS = 0.034
 """To open and size one picture of 2 megapixels on one core."""
-STEP_TRAFFIC = 7
-"""Numbers that AdamW reads and writes for each weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +57,11 @@ def seconds_of(
     Args:
         of_machine: ranks of each machine
     """
-    rate = card.rate * ACHIEVED if recipe.model.dtype == "bfloat16" else card.rate * ACHIEVED / 8
+    rate = card.products(recipe.model.dtype)
     width = ROUNDED if rounds_weights(layout, recipe.model) else FLOAT
-    stepped = STEP_TRAFFIC * FLOAT + (0 if width == FLOAT else FLOAT + width)  # rounding reads masters, writes weights
+    stepped = card.step_traffic * FLOAT + (
+        0 if width == FLOAT else FLOAT + width
+    )  # rounding reads masters, writes weights
     rollout = (
         engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
         if samples_elsewhere(recipe.rollout)
@@ -86,7 +82,7 @@ def seconds_of(
 def _rollout(recipe: Recipe, runs: Runs, work: StepWork, card: Card, rate: float, weights: int) -> float:
     """Prefill, then as many steps as the longest completion has tokens, whatever the others have: the long tail."""
     cached = runs.rollout.peak.parts.get(CACHE, 0)
-    step = max(runs.rollout.kernels * LAUNCH_SECONDS, (weights + cached) / card.bandwidth)
+    step = card.run(runs.rollout.kernels, (weights + cached) / card.bandwidth)
     return runs.rollout.count * recipe.rollout.max_new_tokens * step + (work.rollout_flops or 0.0) / rate
 
 
@@ -94,7 +90,7 @@ def _update(recipe: Recipe, runs: Runs, work: StepWork, card: Card, rate: float)
     again = 4 / 3 if recipe.model.gradient_checkpointing else 1.0
     kept = sum(runs.update.peak.without_gradients.get(part, 0) for part in (ACTIVATIONS, VISION))
     computed = (work.update_flops or 0.0) * again / rate + runs.update.count * TRAFFIC * kept / card.bandwidth
-    return max(runs.update.count * runs.update.kernels * LAUNCH_SECONDS, computed)
+    return card.run(runs.update.count * runs.update.kernels, computed)
 
 
 def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width: int, of_machine: int) -> float:

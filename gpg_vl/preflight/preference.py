@@ -42,4 +42,6 @@ def describe_reading(model: ModelConfig) -> dict[str, Any]:
     """What hidden states depend on; the path is only what the model is called."""
     path = resolve_model_path(model.path, model.revision)
     digest = digest_model(Path(path))
-    return {"path": path, "digest": digest, "min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    quantize = None if model.lora is None else model.lora.quantize
+    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    return {"path": path, "digest": digest, **pixels, "lora.quantize": quantize}

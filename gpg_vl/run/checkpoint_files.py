@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def free_space(partial: Path) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
+    others = ["accelerate", "deepspeed", "peft"]
+    if find_spec("bitsandbytes") is not None:
+        others.append("bitsandbytes")
+    return {"python": platform.python_version()} | read_versions(others)
 
 
 def random_file(rank: int) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.four_bit import four_bit_weights
 from gpg_vl.records import ScoredGroup, TrainingGroup, count_tokens
 
 _ORDER = ("vision", "projector", "text", "head")
@@ -34,11 +35,12 @@ def count_weights(adapter: Adapter) -> Weights | None:
     everything: Counter[str] = Counter()
     trained: Counter[str] = Counter()
     head = adapter.head_weight
+    in_four_bits = {name: layer.num_weights for name, layer in four_bit_weights(adapter.model)}
     for name, weight in _in_products(adapter.model):
         if ".experts." in name:
             return None
         part = "head" if weight is head else adapter.part_of(name)
-        everything[part] += weight.numel()
+        everything[part] += in_four_bits.get(name, weight.numel())
         trained[part] += weight.numel() * weight.requires_grad
     everything["head"], trained["head"] = head.numel(), head.numel() * head.requires_grad  # also where it is tied
     return Weights(dict(everything), dict(trained), adapter.has_frozen_tower())

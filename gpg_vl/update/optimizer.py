@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from gpg_vl.config import PARTS, ModelConfig, UpdateConfig
+from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.sharding import WHOLE, Sharding
 from gpg_vl.screen import say
@@ -115,13 +115,8 @@ def _schedule(config: UpdateConfig, total_steps: int) -> Any:
 
 def show_trained_parts(adapter: Adapter, model: ModelConfig, update: UpdateConfig) -> None:
     """Prints a line for each part to standard error: how many of its weights are trained, and the peak rate."""
-    counts = {part: [0, 0] for part in PARTS}
-    for name, parameter in adapter.model.named_parameters():
-        count = counts[adapter.part_of(name)]
-        count[0] += parameter.numel()
-        count[1] += parameter.numel() if parameter.requires_grad else 0
     say(f"{'part':<10} {'parameters':>15} {'trained':>15}  peak learning rate")
-    for part, (total, trained) in counts.items():
+    for part, (total, trained) in adapter.num_by_part().items():
         rate = f"{update.learning_rates.get(part, update.learning_rate):g}" if trained else "-"
         lora = f" (LoRA, r {model.lora.r})" if trained and model.lora is not None else ""
         say(f"{part:<10} {total:>15,} {trained:>15,}  {rate}{lora}")

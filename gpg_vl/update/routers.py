@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpg_vl.models.routers import find_routers
+
 Choices = list[Tensor]
 """[tokens, K] experts in ascending order, by layer; of several forwards one after the other."""
 
@@ -26,19 +28,12 @@ def recording_choices(model: nn.Module) -> Iterator[Choices]:
         if isinstance(output, tuple) and not output[-1].is_floating_point():
             found.append(output[-1].sort(-1).values)
 
-    handles = [router.register_forward_hook(record) for router in _find_routers(model)]
+    handles = [router.register_forward_hook(record) for router in find_routers(model)]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _find_routers(model: nn.Module) -> list[nn.Module]:
-    """The modules whose output transformers calls ``router_logits``."""
-    named = [(getattr(module, "_can_record_outputs", None) or {}).get("router_logits") for module in model.modules()]
-    kinds = {getattr(recorder, "target_class", recorder) for recorder in named if recorder is not None}
-    return [module for module in model.modules() if type(module) in kinds]
 
 
 def changed_share(packed: Choices, plain: Choices, places: Sequence[Tensor]) -> float:

@@ -41,7 +41,7 @@ def test_a_plan_says_everything_in_80_columns(recipe_file: Path, capsys: pytest.
 def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(recipe_file), "--measure"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("measured here", "rollout", "update", "tokens sampled"))
+    assert all(word in text for word in ("measured here", "estimated", "rollout", "update", "tokens sampled"))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str
         (["--sharding", "zero9"], ("none", "zero3_offload")),
         (["--gpus", "0"], ("--gpus",)),
         (["--gpus", "2x"], ("--gpus", "2x8")),
+        (["--sharding", "fsdp", "--model.lora", "{quantize: nf4}"], ("model.lora.quantize", "SHARDING=none")),
     ],
 )
 def test_what_is_not_known_is_one_line(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gpg_vl.config import ModelConfig
@@ -98,6 +100,14 @@ def test_an_optimizer_that_is_not_fused_needs_as_much_as_all_gradients_on_a_gpu(
     assert state_of("none", SEVEN_B, 1).step == 8 * SEVEN_B.largest
     assert state_of("none", SEVEN_B, 1, "adamw_fused").step == 8 * SEVEN_B.largest
     assert state_of("none", SEVEN_B, 1, "adamw_8bit").optimizer == 2 * SEVEN_B.trained
+
+
+def test_a_base_in_four_bits_takes_half_a_byte_a_weight() -> None:
+    """And what is not of it two, or four with its master."""
+    quantized = replace(SEVEN_B, trained=10**7, quantized=6 * 10**9)
+    found = state_of("none", quantized, 1, is_rounded=True)
+    rest = 2 * (SEVEN_B.weights - 6 * 10**9) + 4 * 10**7
+    assert found.weights - rest == pytest.approx(6 * 10**9 * 0.516, rel=1e-3)
 
 
 def test_more_ranks_never_need_more() -> None:

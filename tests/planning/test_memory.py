@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +10,32 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.models import SMALL, build_model, write_processor
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.four_bit import BYTES
 from gpg_vl.planning import measure
 from gpg_vl.planning.cards import CARDS
 from gpg_vl.planning.engines import engine_bytes
 from gpg_vl.planning.live_memory import ACTIVATIONS, GRADIENTS
-from gpg_vl.planning.memory import INITIAL
+from gpg_vl.planning.memory import INITIAL, Budgets, size_of
+from gpg_vl.planning.plan import Machine, describe_lack
+from gpg_vl.planning.without_weights import load_shapes
+from tests.support.messages import naming
 from tests.support.plans import VARIANTS, compare, planned_for, variant_of
 
 WITHIN = 0.15
 
 
 def assert_near(folder: Path, name: str) -> None:
+    if name == "quantized":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     found = compare(variant_of(folder, name))
     planned = {phase: sum(parts.values()) for phase, parts in found.planned.phases.items()}
     sizes = {phase: (planned[phase], taken) for phase, taken in found.measured.bytes.items()}
     assert abs(found.ratio - 1) <= WITHIN, sizes
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "checkpointing", "bfloat16"])
+@pytest.mark.parametrize("name", ["full", "lora", "checkpointing", "bfloat16", "quantized"])
 def test_planned_peaks_are_those_measured(model_folders: dict[str, Path], name: str) -> None:
     assert_near(model_folders["qwen2_vl"], name)
 
@@ -94,15 +100,6 @@ def test_an_engine_on_the_same_card_has_its_share_of_it() -> None:
     assert engine_bytes(there, card) == engine_bytes(RolloutConfig(), card) == 0
 
 
-@pytest.fixture(scope="module")
-def forty_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("40M")
-    processor = write_processor(folder, SMALL)
-    build_model(SMALL, processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_planned_peaks_of_a_larger_model(forty_million: Path, name: str) -> None:
@@ -133,3 +130,26 @@ def test_rounded_weights_are_widened_for_the_check_and_for_nothing_else(model_fo
     for phase in ("rollout", "update", "step"):
         assert phases[phase]["weights"] < 0.6 * exact[phase]["weights"]
     assert sum(phases["update"].values()) < 0.8 * sum(exact["update"].values())
+
+
+def test_a_base_in_four_bits_is_counted_as_such(model_folders: dict[str, Path]) -> None:
+    """In every phase; for the self-check it is not widened, but for the layer that runs."""
+    names = ("bfloat16 lora", "quantized")
+    recipes = [variant_of(model_folders["qwen2_vl"], name) for name in names]
+    plain, quantized = (planned_for(recipe).phases for recipe in recipes)
+    size = size_of(load_shapes(recipes[1].model, is_rounded=True))
+    assert size.quantized > 0.3 * size.weights and size.lent == 0
+    saved = 2 * size.quantized - round(BYTES * size.quantized)
+    for phase in ("rollout", "update", "step"):
+        assert plain[phase]["weights"] - quantized[phase]["weights"] == pytest.approx(saved, abs=1)
+    for phase in ("rollout", "update"):
+        assert quantized[phase]["dequantized layer"] == 2 * size.largest_quantized
+    rest = 4 * (size.weights - size.quantized + size.largest_quantized)
+    assert quantized["check"]["weights"] == pytest.approx(rest + BYTES * size.quantized, abs=1)
+
+
+def test_a_lack_of_memory_names_four_bits(model_folders: dict[str, Path]) -> None:
+    adapter, quantized = (variant_of(model_folders["qwen2_vl"], name) for name in ("bfloat16 lora", "quantized"))
+    machine = Machine(CARDS["l4-24"], 1, "none")
+    said = [describe_lack(each, planned_for(each), machine, None, Budgets(None, None)) for each in (adapter, quantized)]
+    assert re.search(naming("model.lora.quantize"), said[0]) and not re.search(naming("model.lora.quantize"), said[1])

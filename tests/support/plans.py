@@ -26,6 +26,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ordinary rows": ({}, {"pack": False}),
     "bfloat16": ({"dtype": "bfloat16"}, {}),
     "bfloat16 lora": ({"dtype": "bfloat16", "lora": LoraConfig()}, {}),
+    "quantized": ({"dtype": "bfloat16", "lora": LoraConfig(quantize="nf4")}, {}),
 }
 """Keys of model and update."""
 

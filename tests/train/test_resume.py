@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ def test_a_sealed_checkpoint_has_the_log_of_its_steps(
         {"model.lora": {"r": 4, "parts": ["text", "vision"]}, "update.learning_rates": {"vision": 3e-4}},
         {"model.freeze": ["vision"], "update.learning_rates": {"projector": 2e-3}, "update.optimizer": "adamw_fused"},
         {"model.freeze": ["vision"], "model.dtype": "bfloat16"},
+        pytest.param(
+            {"model.lora": {"r": 4, "quantize": "nf4"}, "model.dtype": "bfloat16"},
+            marks=pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"),
+        ),
     ],
-    ids=["lora", "parts", "bfloat16"],
+    ids=["lora", "parts", "bfloat16", "quantized"],
 )
 def test_resumed_run_of_some_weights_equals_an_uninterrupted_one(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]

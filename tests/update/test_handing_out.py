@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gpg_vl.config import LoraConfig, ModelConfig
+from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.ranks import RankError
 from gpg_vl.update import handing_out
 from gpg_vl.update.handing_out import follow_first_rank
+from gpg_vl.update.packing import build_micro_batch
+from gpg_vl.update.policy import packed_log_probs
+from tests.support.builders import SMALL_IMAGES, make_sample, make_training_group, whole
 
 
 def follow(model: nn.Module, first: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +46,39 @@ def test_other_models_are_refused(load: Callable[..., QwenVLAdapter], monkeypatc
     first.register_parameter("stray", nn.Parameter(torch.zeros(3)))
     with pytest.raises(RankError, match="different models"):
         follow(other, first, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_base_in_four_bits_is_handed_out(
+    load: Callable[..., QwenVLAdapter], monkeypatch: pytest.MonkeyPatch, model_folders: dict[str, Path], dtype: Any
+) -> None:
+    """Codes and scales; each rank then computes what the first one does."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    config = ModelConfig(
+        path=str(model_folders["qwen2_vl"]), **{**SMALL_IMAGES, "dtype": dtype}, lora=LoraConfig(quantize="nf4")
+    )
+    first, other = load_adapter(config), load_adapter(config, with_values=False)
+    ranks: Any = SimpleNamespace(
+        num_processes=2, device=torch.device("cpu"), state=SimpleNamespace(deepspeed_plugin=None)
+    )
+    sent: list[Tensor] = []
+
+    def send(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        sent.append(tensor.detach().to(dtype or tensor.dtype))
+        return sent[-1]
+
+    def receive(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        found = sent.pop(0)
+        assert (found.shape, found.dtype) == (tensor.shape, dtype or tensor.dtype)
+        return found.clone()
+
+    monkeypatch.setattr(handing_out, "follow_first_rank", lambda model: None)
+    for adapter, exchange in ((first, send), (other, receive)):
+        monkeypatch.setattr(handing_out, "from_first_rank", exchange)
+        handing_out.hand_out(adapter, ranks)
+        adapter.round_weights()
+    assert sent == []
+    group = make_training_group(first, make_sample([(84, 84)]), [4, 7])
+    with torch.no_grad():
+        one, two = (packed_log_probs(each, build_micro_batch(whole(group), each), 1.0) for each in (first, other))
+    assert torch.equal(one, two)
