@@ -120,9 +120,9 @@ class SleepingTiny(TinyBackend):
 
 
 @contextmanager
-def serving(backend: Backend, weights: Path) -> Iterator[tuple[str, RolloutServer]]:
+def serving(backend: Backend, weights: Path, port: int = 0) -> Iterator[tuple[str, RolloutServer]]:
     """The address of a server of the kit, and the server."""
-    server = RolloutServer(("127.0.0.1", 0), Service(backend, weights), make_token(weights))
+    server = RolloutServer(("127.0.0.1", port), Service(backend, weights), make_token(weights))
     thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
     thread.start()
     try:

@@ -24,6 +24,7 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
+from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
@@ -31,6 +32,8 @@ from gpg_vl.rollout.served.weights import named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
+
+_NAME = "the vllm of this process"
 
 
 class SleepingBackend(Backend, Protocol):
@@ -54,12 +57,13 @@ class SleepingBackend(Backend, Protocol):
 class LocalEngine:
     """What ``ServerPool`` is for servers."""
 
-    def __init__(self, backend: SleepingBackend, adapter: Adapter):
+    def __init__(self, backend: SleepingBackend, adapter: Adapter, comparison: Comparison):
         """
         Args:
             adapter: the policy
         """
         self._backend = backend
+        self._comparison = comparison
         self._adapter = adapter
         self._vocab_size = adapter.head_weight.shape[0]
         self._service = Service(backend)
@@ -68,7 +72,7 @@ class LocalEngine:
     def __len__(self) -> int:
         return 1
 
-    def check(self, dtype: str) -> None:
+    def check(self) -> None:
         """It was made with the run's."""
 
     def name_version(self) -> str:
@@ -97,13 +101,11 @@ class LocalEngine:
         self._service.run(self._backend.wake)
         self._service.take(version, lambda: self._backend.take_weights(named_weights(self._adapter)))
 
-    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
-        """See ``ServerPool.ask_each``."""
-        answer = self._ask(request)
-        return [] if answer is None else [("the vllm of this process", answer)]
-
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""
+        first = self._comparison.request
+        if first is not None and self._comparison.is_new(_NAME) and (answer := self._ask(first)) is not None:
+            self._comparison.keep(_NAME, answer)
         return [self._ask(request) for request in requests]
 
     def _ask(self, request: Request) -> list[AnsweredGroup] | None:
