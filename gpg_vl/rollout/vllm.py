@@ -22,18 +22,17 @@ from accelerate import Accelerator
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import run_on_main, run_together
+from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
-from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import Comparison
-from gpg_vl.rollout.served.pool import Exchanges, ServerPool
-from gpg_vl.rollout.served.shared_folder import Published, read_token
+from gpg_vl.rollout.served.pool import Exchanges, ServerPool, find_servers
+from gpg_vl.rollout.served.shared_folder import Published
 from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.screen import say
 
@@ -42,19 +41,15 @@ class NoServer(ValueError):
     """No server has answered, however often it was asked; one line."""
 
 
-def _connect(
-    adapter: Adapter, config: VllmConfig, comparison: Comparison, accelerator: Accelerator | None
-) -> ServerPool | LocalEngine:
+def _connect(adapter: Adapter, config: VllmConfig, comparison: Comparison) -> ServerPool | LocalEngine:
     """
     Raises:
         ValueError: the shared folder has no token of a server
     """
-    rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    rank, num_ranks = own_rank()
     if config.mode == "colocate":
         return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison)
-    token = read_token(Path(config.weights))
-    clients = [Client(url, token, config.timeout_s, adapter.head_weight.shape[0]) for url in config.servers]
-    return ServerPool(clients, config, adapter.config.dtype, comparison, rank)
+    return find_servers(adapter, config, comparison, rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ class VllmEngine:
         self._config = config.vllm
         self._accelerator = accelerator
         self._comparison = Comparison(adapter, self._config)
-        self._servers = _connect(adapter, self._config, self._comparison, accelerator)
+        self._servers = _connect(adapter, self._config, self._comparison)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
         self._published = Published(Path(self._config.weights))
         self._fingerprint: Fingerprint | None = None

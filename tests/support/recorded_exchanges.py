@@ -118,7 +118,7 @@ class RecordedBackend:
         self._answers = {each.request: each for each in exchanges if each.path == "/generate" and each.status in _GIVEN}
 
     def describe(self) -> Mapping[str, str | int]:
-        return {name: self._status[name] for name in ("engine", "dtype", "context_length")}
+        return {name: self._status[name] for name in ("engine", "dtype", "context_length", "max_images")}
 
     def load_weights(self, folder: Path) -> None:
         """Its answers are those of the weights that are asked for."""

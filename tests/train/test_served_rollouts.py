@@ -20,7 +20,7 @@ from gpg_vl.train import train
 from gpg_vl.update.gradient import UpdateError
 from gpg_vl.update.learner import Learner
 from tests.support.messages import naming
-from tests.support.rollout_servers import TinyBackend, serving
+from tests.support.rollout_servers import SmallBackend, TinyBackend, serving
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import sampled
 
@@ -69,6 +69,20 @@ def test_an_engine_with_other_weights_ends_the_run_before_they_are_trained(
         with pytest.raises(UpdateError, match=r"rollout.engine.*nats"):
             train(recipe)
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "option"), [({"context_length": 20}, "--max-model-len"), ({"max_images": 0}, "--max-images")]
+)
+def test_rows_that_a_server_cannot_take_end_a_run_before_its_first_step(
+    make_recipe: MakeRecipe, load: Any, tmp_path: Path, keys: dict[str, int], option: str
+) -> None:
+    backend, shared = SmallBackend(load(), **keys), str(tmp_path / "shared")
+    with serving(backend, tmp_path / "shared") as (url, _):
+        recipe = make_recipe(**SERVED, rollout__vllm__servers=[url], rollout__vllm__weights=shared)
+        with pytest.raises(ValueError, match=naming("row 1", f"raise {option} of {url}")):
+            train(recipe)
+    assert backend.num_asked == backend.num_loads == 0
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])

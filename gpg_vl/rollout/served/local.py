@@ -27,13 +27,14 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, 
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
-from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
+from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
 from gpg_vl.rollout.served.weights import named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
 
 _NAME = "the vllm of this process"
+_MEMORY_KEYS = "rollout.vllm.gpu_memory or rollout.vllm.max_model_len"
 
 
 class SleepingBackend(Backend, Protocol):
@@ -73,7 +74,7 @@ class LocalEngine:
         return 1
 
     def check(self) -> None:
-        """It was made with the run's."""
+        """It was made with the run's type."""
 
     def name_version(self) -> str:
         """The name of new weights."""
@@ -131,6 +132,22 @@ class LocalEngine:
         return None
 
 
+def check_free_memory(config: VllmConfig) -> None:
+    """
+    Raises:
+        ValueError: this rank's GPU has too little memory free for an engine; vLLM would refuse it where others wait
+    """
+    if not torch.cuda.is_available():
+        return
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    if free < (wanted := config.gpu_memory * total):
+        raise ValueError(
+            f"vllm takes {wanted / 2**30:.1f} GiB of a GPU that has {free / 2**30:.1f} GiB free; lower "
+            "rollout.vllm.gpu_memory"
+        )
+
+
 def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> SleepingBackend:
     """The engine of a rank, asleep."""
     path = adapter.config.path
@@ -143,7 +160,7 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
         joins_ranks=num_ranks > 1,
     )
     with _random_states_kept():
-        backend = VllmBackend(find_base(path) or path, options)
+        backend = start_backend(find_base(path) or path, options, _MEMORY_KEYS)
     backend.sleep()
     return backend
 

@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gpg_vl.config import VllmConfig
-from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault, ServerStatus
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import Comparison
+from gpg_vl.rollout.served.shared_folder import read_token
 from gpg_vl.screen import say
 
 T = TypeVar("T")
@@ -83,22 +86,24 @@ class ServerPool:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def check(self) -> None:
-        """Asks every server that answers what it is.
+    def check(self) -> list[tuple[str, ServerStatus]]:
+        """The address of every server that answers, and what it says of itself.
 
         Raises:
             Refused: one computes in another type
         """
-        self._each(self._check)
+        found = zip(self._clients, self._each(self._check), strict=True)
+        return [(client.url, status) for client, status in found if status is not None]
 
-    def _check(self, client: Client) -> None:
-        dtype = client.status()["dtype"]
-        if dtype != self._dtype:
+    def _check(self, client: Client) -> ServerStatus:
+        status = client.status()
+        if status.dtype != self._dtype:
             raise Refused(
-                f"rollout.vllm.servers: {client.url} computes in {dtype}, but model.dtype is {self._dtype}; start it "
-                f"with --dtype {self._dtype}"
+                f"rollout.vllm.servers: {client.url} computes in {status.dtype}, but model.dtype is {self._dtype}; "
+                f"start it with --dtype {self._dtype}"
             )
         self._checked.add(client)
+        return status
 
     def load(self, version: str) -> None:
         """Has every server take a version; one that does not is told again when it is asked for completions."""
@@ -195,3 +200,16 @@ class ServerPool:
     def _note(self, error: ServerFault) -> None:
         if not self._ended.is_set():
             say(f"rollout: {error}")
+
+
+def find_servers(adapter: Adapter, config: VllmConfig, comparison: Comparison, first: int = 0) -> ServerPool:
+    """The servers that a recipe names.
+
+    Args: see ``ServerPool``
+
+    Raises:
+        ValueError: the shared folder has no token of a server
+    """
+    token = read_token(Path(config.weights))
+    clients = [Client(url, token, config.timeout_s, adapter.head_weight.shape[0]) for url in config.servers]
+    return ServerPool(clients, config, adapter.config.dtype, comparison, first)

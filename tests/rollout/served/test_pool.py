@@ -23,7 +23,7 @@ GOOD = (200, write_answer(VERSION, GROUPS))
 DOWN = (500, b'{"protocol": 1, "error": "engine died"}')
 CONFIG = VllmConfig(retries=2, retry_s=0.05, timeout_s=1.5)
 
-STATUS = (200, b'{"protocol": 1, "engine": "vllm 0", "dtype": "bfloat16", "context_length": 9, "version": null}')
+STATUS = (200, b'{"protocol": 1, "engine": "vllm 0", "dtype": "bfloat16", "context_length": 9, "max_images": 8}')
 
 
 class Known(Comparison):
