@@ -41,7 +41,7 @@ from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engines
 from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.checkpoint_files import LEARNED_FILE, STATE_FOLDER
 from gpg_vl.run.claim import check_claim
@@ -244,7 +244,7 @@ def _build_stages(
     recipe, checked, adapter = parts.recipe, parts.checked, parts.adapter
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
-    engine = run_together(lambda: build_engine(parts.with_budgets.rollout, adapter, parts.accelerator))
+    engine = build_engines(parts.with_budgets.rollout, adapter, parts.accelerator)
     learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
     device = parts.accelerator.device
     prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)

@@ -283,6 +283,11 @@ class RefreshConfig:
         _require(self.max_uses >= 2, "rollout.refresh.max_uses must be at least 2")
 
 
+def _is_address(server: str) -> bool:
+    found = re.fullmatch(r"http://([\w.-]+|\[[0-9a-f:]+\]):(\d{1,5})", server)
+    return found is not None and 1 <= int(found[2]) <= 65535
+
+
 @dataclass(frozen=True)
 class VllmConfig:
     """Where rollout.engine: vllm samples (docs/rollout-engines.md).
@@ -293,7 +298,8 @@ class VllmConfig:
         servers: their addresses; the prompts of a draw are dealt to all of them
         weights: server: folder that run and servers share: each update's weights and the servers' token are in it
         timeout_s: seconds that an answer may take, completions or new weights
-        retries: how often all servers are asked again before on_failure applies
+        retries: how often all servers are asked again before on_failure applies; with the pauses of the default, for
+            four minutes, in which a server that is started again loads its model
         retry_s: pause before the first time; it doubles each time
         on_failure: what follows when no server answers; stop: the run ends, to be resumed; hf: the engine hf does the
             servers' part
@@ -308,7 +314,7 @@ class VllmConfig:
     servers: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8470"])
     weights: str = "runs/rollout-weights"
     timeout_s: float = 600.0
-    retries: int = 3
+    retries: int = 8
     retry_s: float = 1.0
     on_failure: Literal["stop", "hf"] = "stop"
     max_gap: float | None = None
@@ -318,9 +324,9 @@ class VllmConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
-        wrong = [each for each in self.servers if not re.fullmatch(r"http://([\w.-]+|\[[0-9a-f:]+\]):\d{1,5}", each)]
-        _require(not wrong, f"rollout.vllm.servers: {wrong} is no address; write http://HOST:PORT")
-        _require(self.timeout_s > 0, "rollout.vllm.timeout_s must be above 0")
+        wrong = [each for each in self.servers if not _is_address(each)]
+        _require(not wrong, f"rollout.vllm.servers: {wrong} is no address; write http://HOST:PORT, a port up to 65535")
+        _require(0 < self.timeout_s <= 86400, "rollout.vllm.timeout_s must be above 0 and at most 86400, a day")
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
         _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")

@@ -103,6 +103,21 @@ def test_a_wrong_value_is_told_what_it_can_be(tmp_path: Path, text: str, words: 
     assert str(raised.value) == said
 
 
+@pytest.mark.parametrize("port", ["0", "00000", "65536", "99999"])
+def test_a_servers_port_is_one(tmp_path: Path, port: str) -> None:
+    with pytest.raises(ValueError, match=naming("rollout.vllm.servers", port, 65535)):
+        load_text(tmp_path, f"rollout: {{vllm: {{servers: ['http://127.0.0.1:{port}']}}}}")
+    servers = ["http://node-1:1", "http://[::1]:65535"]
+    assert load_text(tmp_path, f"rollout: {{vllm: {{servers: {servers}}}}}").rollout.vllm.servers == servers
+
+
+@pytest.mark.parametrize("seconds", [".inf", "1.0e+20", "86401", "0", "-1", ".nan"])
+def test_an_answer_takes_less_than_a_day(tmp_path: Path, seconds: str) -> None:
+    with pytest.raises(ValueError, match=r"rollout\.vllm"):
+        load_text(tmp_path, f"rollout: {{vllm: {{timeout_s: {seconds}}}}}")
+    assert load_text(tmp_path, "rollout: {vllm: {timeout_s: 86400}}").rollout.vllm.timeout_s == 86400
+
+
 def test_short_forms_and_one_where_a_list_is_meant(tmp_path: Path) -> None:
     recipe = load_text(
         tmp_path,

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
 import threading
 from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from gpg_vl.models.paths import ADAPTER_CONFIG, resolve_model_path
 from gpg_vl.rollout.served.server import RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
-from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
+from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
 from gpg_vl.screen import say
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -58,7 +60,8 @@ def serve_rollouts(model: str, place: ServerPlace, options: EngineOptions) -> in
     """Serves until a signal asks it to stop: 0; or until the engine fails: 1.
 
     Raises:
-        ValueError: there is no model, no vllm, or the address is taken
+        ValueError: there is no model, no vllm, too little memory for it, or the address is taken
+        SystemExit: a signal has come while the model was loaded; of code 0
     """
     path = resolve_model_path(model)
     if (Path(path) / ADAPTER_CONFIG).is_file():
@@ -66,7 +69,8 @@ def serve_rollouts(model: str, place: ServerPlace, options: EngineOptions) -> in
     if importlib.util.find_spec("vllm") is None:
         raise ValueError("vllm is not installed here; make setup-vllm makes an environment with it")
     token = make_token(place.weights)
-    return run_server(VllmBackend(path, options), place, token)
+    _end_on_signals(sys.exit)
+    return run_server(start_backend(path, options, "--gpu-memory or --max-model-len"), place, token)
 
 
 def run_server(backend: Backend, place: ServerPlace, token: str) -> int:
@@ -77,17 +81,16 @@ def run_server(backend: Backend, place: ServerPlace, token: str) -> int:
     except (OSError, OverflowError) as error:
         raise ValueError(f"--host {place.host} --port {place.port} cannot be used ({error}); give others") from error
     with server:
-        _end_on_signals(server)
-        say(f"serving rollouts at http://{place.host}:{server.server_address[1]}, weights in {place.weights}")
+        # shutdown waits for the loop, which this thread runs
+        _end_on_signals(lambda: threading.Thread(target=server.shutdown, daemon=True).start())
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        say(f"serving rollouts at http://{host}:{server.server_address[1]}, weights in {place.weights}")
         if place.host not in LOOPBACK:
             say("note: what goes over this address is not encrypted; use it in a network of your own alone")
         server.serve_forever()
     return int(service.has_failed)
 
 
-def _end_on_signals(server: RolloutServer) -> None:
-    def end(*_: object) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()  # it waits for the loop, which this thread runs
-
+def _end_on_signals(end: Callable[[], object]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+        signal.signal(number, lambda *_: end())

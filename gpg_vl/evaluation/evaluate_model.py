@@ -38,7 +38,9 @@ from gpg_vl.processes.rank_watch import ranks_end_together
 from gpg_vl.processes.ranks import RankError, end_ranks, is_main_rank, note, run_on_main, run_together
 from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine
+from gpg_vl.rollout import build_engines
+from gpg_vl.rollout.engine import RolloutEngine
+from gpg_vl.rollout.limits import find_limits
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 
@@ -126,7 +128,8 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.round_weights()
         adapter.to(PartialState().device)
-        run = run_together(lambda: _Run(recipe, next(iter(folders), None), sources, adapter, scorer))
+        engine = build_engines(recipe.rollout, adapter)
+        run = run_together(lambda: _Run(recipe, next(iter(folders), None), sources, adapter, scorer, engine))
         evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
@@ -154,6 +157,7 @@ class _Run:
         checked: CheckedSources,
         adapter: Adapter,
         scorer: Scorer,
+        engine: RolloutEngine,
     ):
         self._recipe = recipe
         self._folder = folder
@@ -161,7 +165,6 @@ class _Run:
         self._adapter = adapter
         self._room = evaluation_room(recipe, adapter)
         self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
-        engine = build_engine(recipe.rollout, adapter)
         self._evaluator = Evaluator(self._prompts, engine, scorer, checked.tasks, recipe, with_legacy=True)
 
     def run(self, rows: LazyRows, known: Settings) -> Evaluation:
@@ -212,7 +215,8 @@ class _Run:
 
     def _check_rows(self, rows: LazyRows) -> list[str]:
         """Checks every row against the model. Rows whose image cannot be opened are listed and count as wrong."""
-        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"])
+        limits = find_limits(self._recipe.rollout, self._adapter)
+        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"], limits=limits)
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise RankError(f"no row has an image that can be opened; the first: {without[0]}")

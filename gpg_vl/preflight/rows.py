@@ -34,6 +34,7 @@ from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import LongPrompt, Room, evaluation_room, training_room
 from gpg_vl.records import Sample
+from gpg_vl.rollout.limits import RowLimits, find_limits
 from gpg_vl.screen import say
 
 Cause = Literal["bad_image", "long_prompt"]
@@ -80,6 +81,7 @@ def check_rows(
     gold: GoldCompletions | None = None,
     marks: GoldMarks | None = None,
     is_sampled: bool = False,
+    limits: RowLimits | None = None,
 ) -> list[SourceReport]:
     """Opens and renders every row. Each rank does its share, and all get the same result.
 
@@ -88,11 +90,12 @@ def check_rows(
         gold: writes the gold completions, if something learns from those
         marks: refuses gold answers that cannot earn full marks; None: they are not scored
         is_sampled: whether completions are sampled too, and need their room, where there is ``gold``
+        limits: of what samples completions; None: there are none
 
     Raises:
         ValueError: names the file, the row and what is wrong with it
     """
-    check = _Check(prompts, room, leave_out, gold, marks, is_sampled)
+    check = _Check(prompts, room, leave_out, gold, marks, is_sampled, limits)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoding an image releases the GIL
         return [_check_source(pool, source, check) for source in sources]
 
@@ -107,12 +110,16 @@ class _Check:
     gold: GoldCompletions | None
     marks: GoldMarks | None
     is_sampled: bool
+    limits: RowLimits | None
 
     def accept(self, sample: Sample, layout: PromptLayout) -> None:
         if self.marks is not None:
             self.marks.check(sample, layout.views)
         gold = None if self.gold is None else self.gold.write(sample, layout.text, layout.views)
-        self.room.check(layout.num_tokens, None if gold is None or self.is_sampled else len(gold.token_ids))
+        gold_tokens = None if gold is None or self.is_sampled else len(gold.token_ids)
+        self.room.check(layout.num_tokens, gold_tokens)
+        if self.limits is not None and gold_tokens is None:
+            self.limits.check(sample.id, layout.views, layout.num_tokens, self.room.max_new_tokens)
 
 
 def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
@@ -228,10 +235,11 @@ def check_all_rows(
     strict = marks if recipe.rewards.scorer == "strict" else None
     is_sampled = not find_objective(recipe.objective.name).imitates_gold
     room, leave_out = training_room(recipe, adapter), skipped | dropped
-    reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled)
+    limits = find_limits(recipe.rollout, adapter)
+    reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled, limits)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise RankError(f"no row of data.train can be used; the first: {left_out[0].text}")
     for each in checked[1:]:
-        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped)
+        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped, limits=limits)
     return reports

@@ -109,6 +109,13 @@ def _raise_together(failures: Sequence[_Failure | None], own: BaseException | No
             raise Interrupted(failure.signal_number) from own
 
 
+def own_rank() -> tuple[int, int]:
+    """This process's number among those that have found each other, and how many they are."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 def is_main_rank() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 

@@ -54,3 +54,18 @@ def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerat
     """
     check_engine(config)
     return ENGINES[config.engine](adapter, config, accelerator)
+
+
+def build_engines(config: RolloutConfig, adapter: Adapter, accelerator: Accelerator | None = None) -> RolloutEngine:
+    """``build_engine`` for all ranks, which call it together: if one lacks the memory, none waits for it in vLLM.
+
+    Raises:
+        ValueError: a rank cannot have an engine
+    """
+    from gpg_vl.processes.ranks import run_together
+
+    if config.engine == "vllm" and config.vllm.mode == "colocate":
+        from gpg_vl.rollout.served.local import check_free_memory
+
+        run_together(lambda: check_free_memory(config.vllm))
+    return run_together(lambda: build_engine(config, adapter, accelerator))

@@ -3,9 +3,9 @@
 With ``rollout.vllm.mode: colocate`` it asks an engine in this process instead (``served/local``), in the same words.
 
 The servers get the tokens and the pixels that the update sees, and the weights through a shared folder (an engine in
-this process: from memory) before they are asked; what they sample first is compared with the policy. Weights that ranks
-share are whole while they are handed over or compared, or for as long as ``hf`` may have to take over. Noise is the
-servers': a seed for each prompt and the number of a completion decide it, up to the rounding of what is computed
+this process: from memory) before they are asked; what each samples first is compared with the policy. Weights that
+ranks share are whole while they are handed over or compared, or for as long as ``hf`` may have to take over. Noise is
+the servers': a seed for each prompt and the number of a completion decide it, up to the rounding of what is computed
 together. Image features are not kept; the update computes them.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +22,17 @@ from accelerate import Accelerator
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import is_main_rank, run_on_main, run_together
+from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
-from gpg_vl.rollout.served.client import Client
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
-from gpg_vl.rollout.served.parity import check_parity, first_sampling
-from gpg_vl.rollout.served.pool import Exchanges, ServerPool
-from gpg_vl.rollout.served.shared_folder import Published, read_token
+from gpg_vl.rollout.served.parity import Comparison
+from gpg_vl.rollout.served.pool import Exchanges, ServerPool, find_servers
+from gpg_vl.rollout.served.shared_folder import Published
 from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.screen import say
 
@@ -42,17 +41,15 @@ class NoServer(ValueError):
     """No server has answered, however often it was asked; one line."""
 
 
-def _connect(adapter: Adapter, config: VllmConfig, accelerator: Accelerator | None) -> ServerPool | LocalEngine:
+def _connect(adapter: Adapter, config: VllmConfig, comparison: Comparison) -> ServerPool | LocalEngine:
     """
     Raises:
         ValueError: the shared folder has no token of a server
     """
-    rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    rank, num_ranks = own_rank()
     if config.mode == "colocate":
-        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter)
-    token = read_token(Path(config.weights))
-    clients = [Client(url, token, config.timeout_s, adapter.head_weight.shape[0]) for url in config.servers]
-    return ServerPool(clients, config, rank)
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison)
+    return find_servers(adapter, config, comparison, rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +72,14 @@ class VllmEngine:
         self._adapter = adapter
         self._config = config.vllm
         self._accelerator = accelerator
-        self._servers = _connect(adapter, self._config, accelerator)
+        self._comparison = Comparison(adapter, self._config)
+        self._servers = _connect(adapter, self._config, self._comparison)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
         self._published = Published(Path(self._config.weights))
         self._fingerprint: Fingerprint | None = None
         self._version = ""
-        self._asks_all = config.vllm.mode == "colocate" or is_main_rank()  # the first rank compares all servers
-        self._compared = ""  # the version that was
-        self._compares_again = bool(config.ahead)  # each version: a step compares older ones with newer ones
+        # each version is compared where a step's gap says nothing: of other versions, or of another distribution
+        self._compares_again = bool(config.ahead) or config.top_p < 1 or config.top_k > 0
         self._begun: _Begun | None = None
 
     @contextmanager
@@ -96,30 +93,31 @@ class VllmEngine:
         with ExitStack() as whole:
             if self._accelerator is not None:
                 whole.enter_context(whole_weights(self._accelerator))
-            self._version = run_on_main(self._publish)
+            self._set_version(run_on_main(self._publish))
             with self._servers.ready(self._version):
                 if not self._needs_policy():
                     whole.close()  # on all ranks together
                 yield
 
-    @property
-    def _is_compared(self) -> bool:
-        """Whether this rank has nothing to compare any more."""
-        found = self._compared == self._version if self._compares_again else self._compared != ""
-        return found or not self._asks_all
+    def _set_version(self, version: str) -> None:
+        if version != self._version and self._compares_again:
+            self._comparison.forget()
+        self._version = version
 
     def _needs_policy(self) -> bool:
         """Whether some rank may run it while servers sample. All ranks together."""
-        return not all(gather_object([self._is_compared])) or self._config.on_failure == "hf"
+        are_known = self._comparison.num_known == len(self._servers)
+        return not all(gather_object([are_known])) or self._config.on_failure == "hf"
 
     def _publish(self) -> str:
         found = fingerprint(self._adapter)
         if self._fingerprint is None:
-            self._servers.check(self._adapter.config.dtype)
-        if found != self._fingerprint:
-            self._version = self._publish_new()
-            self._fingerprint = found
-        return self._version
+            self._servers.check()
+        if found == self._fingerprint:
+            return self._version
+        version = self._publish_new()
+        self._fingerprint = found
+        return version
 
     def _publish_new(self) -> str:
         if isinstance(self._servers, LocalEngine):
@@ -140,14 +138,14 @@ class VllmEngine:
 
         Raises:
             ValueError: no server answers and ``on_failure`` is ``stop``, or a server refuses a prompt
-            OtherPolicy: what a server samples first is not from the policy
+            OtherPolicy: what a server that is new samples first is not from the policy
         """
         if not prompts:
             return []
         parts = self._requests(prompts, group_size, sampling, seeds)
+        self._comparison.begin(parts, prompts)
         answers = self._servers.generate(parts)
-        if not self._is_compared and any(answer is not None for answer in answers):
-            self._compare(parts, prompts)
+        self._comparison.end()
         generate = partial(self._hf.generate, group_size=group_size, sampling=sampling, keep_log_probs=keep_log_probs)
         groups: list[RolloutGroup] = []
         for part, answer in zip(parts, answers, strict=True):
@@ -175,11 +173,13 @@ class VllmEngine:
         seeds: Sequence[tuple[object, ...]],
         keep_log_probs: bool = False,
     ) -> None:
-        """See ``AheadEngine.begin``. The policy that the servers have is compared before it changes."""
+        """See ``AheadEngine.begin``. Only servers that are compared before the policy changes are asked."""
         assert isinstance(self._servers, ServerPool) and self._begun is None
         parts = self._requests(prompts, group_size, sampling, seeds) if prompts else []
-        if parts and not self._is_compared:
-            self._compare(parts, prompts)
+        if parts:
+            self._comparison.begin(parts, prompts)
+            self._servers.meet()
+            self._comparison.end()
         read = partial(self._group, sampling=sampling, keep_log_probs=keep_log_probs)
         self._begun = _Begun(prompts, self._servers.begin(parts), read)
 
@@ -200,20 +200,6 @@ class VllmEngine:
         if self._begun is not None:
             self._begun.exchanges.end()
         self._begun = None
-
-    def _compare(self, parts: Sequence[Request], prompts: Sequence[Prompt]) -> None:
-        """
-        Raises:
-            OtherPolicy: an engine is not the policy
-        """
-        asked = [each for part in parts for each in part.prompts]
-        place = next((n for n, prompt in enumerate(prompts) if prompt.views), 0)
-        sampling = first_sampling(parts[0].sampling)
-        request = replace(parts[0], prompts=(asked[place],), group_size=1, sampling=sampling)
-        for name, [group] in self._servers.ask_each(request):
-            [given] = group.completions
-            check_parity(self._adapter, self._config, name, prompts[place], given, sampling)
-        self._compared = parts[0].version
 
     def _refuse_failure(self, num_prompts: int) -> None:
         """

@@ -276,6 +276,8 @@ def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     rows = [json.loads(line) for line in ran.stdout.splitlines()]
     settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
     assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
+    assert [row["first_server"] for row in rows] == [0, 1] * 3
     for row in rows:
+        assert row["started"] == [2] and row["too_little"] == "rank 1: no", "each knows of the other"
         assert row["whole"] == [True, row["on_failure"] == "hf"]
         assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"

@@ -90,7 +90,7 @@ def play_run(adapter: BaseAdapter, url: str, weights: Path) -> Iterator[tuple[Sa
     seeds = [("recorded", n) for n in range(len(prompts))]
     with same_versions():
         engine: Any = build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
-        engine._asks_all = False  # as to compare the policy
+        engine._comparison.is_new = lambda url: False  # none is compared
         for seed, (sampling, size) in enumerate(((GREEDY, 2), (SAMPLED, 4), (NARROW, 2))):
             with engine.sync_weights():
                 groups = engine.generate(prompts, size, sampling, seeds, keep_log_probs=True)
@@ -118,7 +118,7 @@ class RecordedBackend:
         self._answers = {each.request: each for each in exchanges if each.path == "/generate" and each.status in _GIVEN}
 
     def describe(self) -> Mapping[str, str | int]:
-        return {name: self._status[name] for name in ("engine", "dtype", "context_length")}
+        return {name: self._status[name] for name in ("engine", "dtype", "context_length", "max_images")}
 
     def load_weights(self, folder: Path) -> None:
         """Its answers are those of the weights that are asked for."""

@@ -23,7 +23,7 @@ from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Prompt, RolloutGroup, Sample
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
-from gpg_vl.rollout.served.server import RolloutServer
+from gpg_vl.rollout.served.server import MOST_CONNECTIONS, RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE
@@ -53,7 +53,7 @@ class TinyBackend:
         self.num_loads = 0
 
     def describe(self) -> Mapping[str, str | int]:
-        return {"engine": "tiny", "dtype": self.adapter.config.dtype, "context_length": 512}
+        return {"engine": "tiny", "dtype": self.adapter.config.dtype, "context_length": 512, "max_images": 8}
 
     def load_weights(self, folder: Path) -> None:
         self.adapter.model.load_state_dict(load_published(folder, self.adapter.config).model.state_dict())
@@ -80,6 +80,22 @@ class TinyBackend:
         text = self.adapter.tokenizer.decode(asked.short_token_ids)
         encoded = self.adapter.encode(text, images, views)
         return Prompt(Sample(str(number), "any", (), "", ""), text, encoded, tuple(views))
+
+
+class SmallBackend(TinyBackend):
+    """Holds little."""
+
+    def __init__(self, adapter: BaseAdapter, context_length: int = 64, max_images: int = 1):
+        super().__init__(adapter)
+        self.limits = {"context_length": context_length, "max_images": max_images}
+        self.num_asked = 0
+
+    def describe(self) -> Mapping[str, str | int]:
+        return {**super().describe(), **self.limits}
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        self.num_asked += 1
+        return super().generate(request)
 
 
 class SleepingTiny(TinyBackend):
@@ -120,9 +136,11 @@ class SleepingTiny(TinyBackend):
 
 
 @contextmanager
-def serving(backend: Backend, weights: Path) -> Iterator[tuple[str, RolloutServer]]:
+def serving(
+    backend: Backend, weights: Path, port: int = 0, most_connections: int = MOST_CONNECTIONS
+) -> Iterator[tuple[str, RolloutServer]]:
     """The address of a server of the kit, and the server."""
-    server = RolloutServer(("127.0.0.1", 0), Service(backend, weights), make_token(weights))
+    server = RolloutServer(("127.0.0.1", port), Service(backend, weights), make_token(weights), most_connections)
     thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
     thread.start()
     try:

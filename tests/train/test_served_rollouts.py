@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gpg_vl.processes.interrupts import Interrupted
+from gpg_vl.rollout.served.client import Client, ServerFault
 from gpg_vl.rollout.served.parity import OtherPolicy
 from gpg_vl.rollout.vllm import NoServer
 from gpg_vl.run.run_log import read_metrics
@@ -19,7 +20,7 @@ from gpg_vl.train import train
 from gpg_vl.update.gradient import UpdateError
 from gpg_vl.update.learner import Learner
 from tests.support.messages import naming
-from tests.support.rollout_servers import TinyBackend, serving
+from tests.support.rollout_servers import SmallBackend, TinyBackend, serving
 from tests.support.small_recipes import MakeRecipe
 from tests.support.tiny_runs import sampled
 
@@ -68,6 +69,20 @@ def test_an_engine_with_other_weights_ends_the_run_before_they_are_trained(
         with pytest.raises(UpdateError, match=r"rollout.engine.*nats"):
             train(recipe)
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "option"), [({"context_length": 20}, "--max-model-len"), ({"max_images": 0}, "--max-images")]
+)
+def test_rows_that_a_server_cannot_take_end_a_run_before_its_first_step(
+    make_recipe: MakeRecipe, load: Any, tmp_path: Path, keys: dict[str, int], option: str
+) -> None:
+    backend, shared = SmallBackend(load(), **keys), str(tmp_path / "shared")
+    with serving(backend, tmp_path / "shared") as (url, _):
+        recipe = make_recipe(**SERVED, rollout__vllm__servers=[url], rollout__vllm__weights=shared)
+        with pytest.raises(ValueError, match=naming("row 1", f"raise {option} of {url}")):
+            train(recipe)
+    assert backend.num_asked == backend.num_loads == 0
 
 
 @pytest.mark.parametrize("on_failure", ["stop", "hf"])
@@ -182,13 +197,35 @@ def test_a_draw_that_servers_leave_unanswered_is_made_anew(
     assert rows[2]["update"]["largest_log_prob_gap"] < 1e-4
 
 
-def test_an_engine_with_other_weights_ends_a_run_ahead_too(
-    make_recipe: MakeRecipe, load: Any, tmp_path: Path, noisy_rewards: None
+def test_a_draw_that_no_server_was_compared_for_is_made_in_turn(
+    make_recipe: MakeRecipe, load: Any, tmp_path: Path, noisy_rewards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step cannot tell it from a policy that has moved on; so every version is compared by itself."""
+    """The first draw ahead has the weights of the first step, which were compared; the second one has others."""
+    original, second = Client.generate, "-00000002"
+
+    def generate(client: Client, request: Any) -> Any:
+        if request.group_size == 1 and request.version.endswith(second):
+            raise ServerFault("no answer")
+        assert not request.version.endswith(second), "it was not compared"
+        return original(client, request)
+
+    monkeypatch.setattr(Client, "generate", generate)
+    with serving(TinyBackend(load()), tmp_path / "shared") as (url, _):
+        shared = str(tmp_path / "shared")
+        train(make_recipe(**SERVED, **AHEAD, rollout__vllm__servers=[url], rollout__vllm__weights=shared))
+    rows = read_metrics(tmp_path / "run")
+    assert [row["staleness"] for row in rows] == [0, 1, 0]
+    assert rows[2]["update"]["largest_log_prob_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("keys", [AHEAD, {"rollout__top_p": 0.9}, {"rollout__top_k": 20}])
+def test_an_engine_with_other_weights_ends_a_run_whose_steps_cannot_tell(
+    make_recipe: MakeRecipe, load: Any, tmp_path: Path, noisy_rewards: None, keys: dict[str, Any]
+) -> None:
+    """From a policy that has moved on, or from one that is not truncated; so every version is compared by itself."""
     with serving(FrozenBackend(load()), tmp_path / "shared") as (url, _):
         shared = str(tmp_path / "shared")
-        recipe = make_recipe(**SERVED, **AHEAD, rollout__vllm__servers=[url], rollout__vllm__weights=shared,
+        recipe = make_recipe(**SERVED, **keys, rollout__vllm__servers=[url], rollout__vllm__weights=shared,
                              update__learning_rate=1e-2)  # fmt: skip
         with pytest.raises(OtherPolicy, match=r"rollout.vllm.max_gap"):
             train(recipe)

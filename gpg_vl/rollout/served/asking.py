@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.records import Encoded, Prompt, VideoView
+from gpg_vl.records import Encoded, ImageView, Prompt, VideoView
 from gpg_vl.rollout.served.messages import MOST_PROMPTS, AskedPrompt, Picture, Request
 
 BYTES_PER_REQUEST = 2**26
@@ -21,7 +21,7 @@ def ask_prompt(adapter: Adapter, prompt: Prompt, seed: tuple[object, ...]) -> As
         ValueError: the engine cannot be shown what the model sees
     """
     encoded = prompt.encoded
-    _refuse_media(adapter, prompt)
+    refuse_media(adapter, prompt.sample.id, prompt.views)
     counts = adapter.count_image_tokens(prompt.views) if prompt.views else []
     pictures = tuple(Picture(image.width, image.height, image.convert("RGB").tobytes()) for image in prompt.pictures)
     assert len(pictures) == len(prompt.views), "the prompts of this engine keep their pictures"
@@ -30,11 +30,15 @@ def ask_prompt(adapter: Adapter, prompt: Prompt, seed: tuple[object, ...]) -> As
     return AskedPrompt(encoded.token_ids, _image_runs(encoded, counts, prompt.sample.id), pictures, number)
 
 
-def _refuse_media(adapter: Adapter, prompt: Prompt) -> None:
-    where = f"rollout.engine: vllm: sample {prompt.sample.id}"
-    if any(isinstance(view, VideoView) for view in prompt.views):
+def refuse_media(adapter: Adapter, sample_id: str, views: Sequence[ImageView]) -> None:
+    """
+    Raises:
+        ValueError: the engine cannot be shown images or videos of a sample
+    """
+    where = f"rollout.engine: vllm: sample {sample_id}"
+    if any(isinstance(view, VideoView) for view in views):
         raise ValueError(f"{where} has a video, which this engine is not given; set rollout.engine to hf")
-    if prompt.views and not adapter.takes_sized_images:
+    if views and not adapter.takes_sized_images:
         raise ValueError(
             f"{where} has an image, and a {adapter.model.config.model_type} model cuts or pads images itself; set "
             "rollout.engine to hf"

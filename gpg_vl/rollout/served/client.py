@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gpg_vl.errors import first_line
@@ -37,6 +37,16 @@ class Refused(ValueError):
     """The server takes no request like this one; asking again would not help. One line that names the server."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What ``Backend.describe`` says of an engine."""
+
+    engine: str
+    dtype: str
+    context_length: int
+    max_images: int
+
+
 class Client:
     def __init__(self, url: str, token: str, timeout_s: float, vocab_size: int):
         """
@@ -54,13 +64,15 @@ class Client:
         self._open: set[socket.socket] = set()
         self._is_closed = False
 
-    def status(self) -> dict[str, Any]:
-        """What ``Backend.describe`` says of the engine."""
+    def status(self) -> ServerStatus:
+        """
+        Raises:
+            ServerFault, Refused
+        """
         with self._reading():
-            plain = json.loads(self._exchange("GET", "/status", b"", _SMALL))
-            fields = Fields(plain)
-            names = {name: fields.text(name) for name in ("engine", "dtype")}
-            return {**names, "context_length": fields.whole("context_length", 1, 2**31)}
+            fields = Fields(json.loads(self._exchange("GET", "/status", b"", _SMALL)))
+            length, images = fields.whole("context_length", 1, 2**31), fields.whole("max_images", 0, 2**31)
+            return ServerStatus(fields.text("engine"), fields.text("dtype"), length, images)
 
     def load(self, version: str) -> None:
         """Has the server take a version of the weights, if it has not yet.

@@ -24,13 +24,17 @@ from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
+from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
-from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
+from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
 from gpg_vl.rollout.served.weights import named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
+
+_NAME = "the vllm of this process"
+_MEMORY_KEYS = "rollout.vllm.gpu_memory or rollout.vllm.max_model_len"
 
 
 class SleepingBackend(Backend, Protocol):
@@ -54,12 +58,13 @@ class SleepingBackend(Backend, Protocol):
 class LocalEngine:
     """What ``ServerPool`` is for servers."""
 
-    def __init__(self, backend: SleepingBackend, adapter: Adapter):
+    def __init__(self, backend: SleepingBackend, adapter: Adapter, comparison: Comparison):
         """
         Args:
             adapter: the policy
         """
         self._backend = backend
+        self._comparison = comparison
         self._adapter = adapter
         self._vocab_size = adapter.head_weight.shape[0]
         self._service = Service(backend)
@@ -68,8 +73,8 @@ class LocalEngine:
     def __len__(self) -> int:
         return 1
 
-    def check(self, dtype: str) -> None:
-        """It was made with the run's."""
+    def check(self) -> None:
+        """It was made with the run's type."""
 
     def name_version(self) -> str:
         """The name of new weights."""
@@ -97,13 +102,11 @@ class LocalEngine:
         self._service.run(self._backend.wake)
         self._service.take(version, lambda: self._backend.take_weights(named_weights(self._adapter)))
 
-    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
-        """See ``ServerPool.ask_each``."""
-        answer = self._ask(request)
-        return [] if answer is None else [("the vllm of this process", answer)]
-
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""
+        first = self._comparison.request
+        if first is not None and self._comparison.is_new(_NAME) and (answer := self._ask(first)) is not None:
+            self._comparison.keep(_NAME, answer)
         return [self._ask(request) for request in requests]
 
     def _ask(self, request: Request) -> list[AnsweredGroup] | None:
@@ -129,6 +132,22 @@ class LocalEngine:
         return None
 
 
+def check_free_memory(config: VllmConfig) -> None:
+    """
+    Raises:
+        ValueError: this rank's GPU has too little memory free for an engine; vLLM would refuse it where others wait
+    """
+    if not torch.cuda.is_available():
+        return
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    if free < (wanted := config.gpu_memory * total):
+        raise ValueError(
+            f"vllm takes {wanted / 2**30:.1f} GiB of a GPU that has {free / 2**30:.1f} GiB free; lower "
+            "rollout.vllm.gpu_memory"
+        )
+
+
 def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> SleepingBackend:
     """The engine of a rank, asleep."""
     path = adapter.config.path
@@ -141,7 +160,7 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
         joins_ranks=num_ranks > 1,
     )
     with _random_states_kept():
-        backend = VllmBackend(find_base(path) or path, options)
+        backend = start_backend(find_base(path) or path, options, _MEMORY_KEYS)
     backend.sleep()
     return backend
 

@@ -1,7 +1,8 @@
 """Requests -> answers, from whichever of several servers gives one, within a bound of time and of attempts.
 
 A round asks every server once. A server that gave no answer in time is not asked again for the same requests, so that
-several rounds wait for it once.
+several rounds wait for it once. One that is new says what it is, and completes what it is compared by, before it is
+asked for anything else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gpg_vl.config import VllmConfig
-from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault, ServerStatus
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
+from gpg_vl.rollout.served.parity import Comparison
+from gpg_vl.rollout.served.shared_folder import read_token
 from gpg_vl.screen import say
 
 T = TypeVar("T")
@@ -60,32 +65,45 @@ class Exchanges(Generic[T]):
 
 
 class ServerPool:
-    def __init__(self, clients: Sequence[Client], config: VllmConfig, first: int = 0):
+    def __init__(
+        self, clients: Sequence[Client], config: VllmConfig, dtype: str, comparison: Comparison, first: int = 0
+    ):
         """
         Args:
+            dtype: that of the policy
+            comparison: says which servers are new, under their addresses
             first: the server that is asked first; of several ranks, each has another
         """
         self._clients = clients
         self._config = config
+        self._dtype = dtype
+        self._comparison = comparison
         self._first = first
+        self._checked: set[Client] = set()
         self._ended = threading.Event()  # of the exchanges under way
         self._under_way: Exchanges[Any] | None = None
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def check(self, dtype: str) -> None:
-        """Asks every server that answers what it is.
+    def check(self) -> list[tuple[str, ServerStatus]]:
+        """The address of every server that answers, and what it says of itself.
 
         Raises:
             Refused: one computes in another type
         """
-        for client, status in zip(self._clients, self._each(lambda client: client.status()), strict=True):
-            if status is not None and status["dtype"] != dtype:
-                raise Refused(
-                    f"rollout.vllm.servers: {client.url} computes in {status['dtype']}, but model.dtype is {dtype}; "
-                    f"start it with --dtype {dtype}"
-                )
+        found = zip(self._clients, self._each(self._check), strict=True)
+        return [(client.url, status) for client, status in found if status is not None]
+
+    def _check(self, client: Client) -> ServerStatus:
+        status = client.status()
+        if status.dtype != self._dtype:
+            raise Refused(
+                f"rollout.vllm.servers: {client.url} computes in {status.dtype}, but model.dtype is {self._dtype}; "
+                f"start it with --dtype {self._dtype}"
+            )
+        self._checked.add(client)
+        return status
 
     def load(self, version: str) -> None:
         """Has every server take a version; one that does not is told again when it is asked for completions."""
@@ -95,15 +113,23 @@ class ServerPool:
         """A server that lacks the version gets it when it is asked."""
         return nullcontext()
 
-    def ask_each(self, request: Request) -> list[tuple[str, list[AnsweredGroup]]]:
-        """The address and the answer of every server that gives one.
+    def meet(self) -> set[Client]:
+        """Has every server that is new complete what it is compared by, in one attempt. Those that hang are returned.
 
         Raises:
-            Refused: a server will never take it
+            Refused: one computes in another type, or will never take it
         """
-        answers = self._each(lambda client: client.generate(request))
-        pairs = zip(self._clients, answers, strict=True)
-        return [(client.url, answer) for client, answer in pairs if answer is not None]
+        hung: set[Client] = set()
+        new = [client for client in self._clients if self._comparison.is_new(client.url)]
+        self._at_once([lambda client=client: self._attempt(client, self._meet, hung) for client in new])  # type: ignore[misc]
+        return hung
+
+    def _meet(self, client: Client) -> None:
+        if client not in self._checked:
+            self._check(client)
+        request = self._comparison.request
+        assert request is not None
+        self._comparison.keep(client.url, client.generate(request))
 
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """The answer to each; None for those that no server has answered.
@@ -111,11 +137,17 @@ class ServerPool:
         Raises:
             Refused: a server will never take one of them
         """
-        return self.begin(requests).results()
+        return self._ask_all(requests, self.meet()).results()
 
     def begin(self, requests: Sequence[Request]) -> Exchanges[list[AnsweredGroup] | None]:
         """The same, without waiting for the answers. Nothing else is asked before they have come or have been ended."""
-        hung: set[Client] = set()
+        return self._ask_all(requests, set())
+
+    def _ask_all(self, requests: Sequence[Request], hung: set[Client]) -> Exchanges[list[AnsweredGroup] | None]:
+        """
+        Args:
+            hung: those that are not asked
+        """
         return self._begin([
             lambda n=n, request=request: self._ask(request, self._first + n, hung)  # type: ignore[misc]
             for n, request in enumerate(requests)
@@ -123,7 +155,7 @@ class ServerPool:
 
     def _each(self, act: Callable[[Client], T]) -> list[T | None]:
         """The result of one attempt at every server, at once; what a fault says is shown."""
-        return self._at_once([lambda client=client: self._try(client, act) for client in self._clients])  # type: ignore[misc]
+        return self._at_once([lambda client=client: self._attempt(client, act, set()) for client in self._clients])  # type: ignore[misc]
 
     def _at_once(self, works: Sequence[Callable[[], T]]) -> list[T]:
         return self._begin(works).results()
@@ -134,33 +166,32 @@ class ServerPool:
         self._under_way = begun
         return begun
 
-    def _try(self, client: Client, act: Callable[[Client], T]) -> T | None:
-        try:
-            return act(client)
-        except ServerFault as error:
-            self._note(error)
-            return None
-
     def _ask(self, request: Request, first: int, hung: set[Client]) -> list[AnsweredGroup] | None:
+        admitted = [client for client in self._in_order(first) if self._comparison.admits(client.url)]
         for number in range(self._config.retries + 1):
-            if number and self._ended.wait(self._config.retry_s * 2 ** (number - 1)):
+            if hung.issuperset(admitted) or (number and self._ended.wait(self._config.retry_s * 2 ** (number - 1))):
                 return None
-            for client in self._in_order(first):
+            for client in admitted:
                 if client not in hung and not self._ended.is_set():
-                    answer = self._ask_one(client, request, hung)
+                    answer = self._attempt(client, lambda client: self._ask_one(client, request), hung)
                     if answer is not None:
                         return answer
         return None
 
-    def _ask_one(self, client: Client, request: Request, hung: set[Client]) -> list[AnsweredGroup] | None:
+    def _ask_one(self, client: Client, request: Request) -> list[AnsweredGroup]:
+        if self._comparison.is_new(client.url):
+            self._meet(client)
+        return client.generate(request)
+
+    def _attempt(self, client: Client, act: Callable[[Client], T], hung: set[Client]) -> T | None:
+        """None after a fault, which is shown; a server that gave no answer in time is then among those that hang."""
         try:
-            return client.generate(request)
-        except NoAnswer as error:
-            hung.add(client)
-            self._note(error)
+            return act(client)
         except ServerFault as error:
+            if isinstance(error, NoAnswer):
+                hung.add(client)
             self._note(error)
-        return None
+            return None
 
     def _in_order(self, first: int) -> list[Client]:
         start = first % len(self._clients)
@@ -169,3 +200,16 @@ class ServerPool:
     def _note(self, error: ServerFault) -> None:
         if not self._ended.is_set():
             say(f"rollout: {error}")
+
+
+def find_servers(adapter: Adapter, config: VllmConfig, comparison: Comparison, first: int = 0) -> ServerPool:
+    """The servers that a recipe names.
+
+    Args: see ``ServerPool``
+
+    Raises:
+        ValueError: the shared folder has no token of a server
+    """
+    token = read_token(Path(config.weights))
+    clients = [Client(url, token, config.timeout_s, adapter.head_weight.shape[0]) for url in config.servers]
+    return ServerPool(clients, config, adapter.config.dtype, comparison, first)

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import AF_INET, AF_INET6, socket
 from typing import Any
 
 from gpg_vl.errors import first_line, is_out_of_memory
@@ -23,21 +23,29 @@ from gpg_vl.screen import say
 
 MOST_BYTES = 2**29
 """Of a request; pixels are most of it."""
-MOST_CONNECTIONS = 64
+MOST_CONNECTIONS = 1024
+"""At once; each rank of a run has one for each part of its prompts."""
 _SILENCE_SECONDS = 60.0  # that a sender may pause in the middle of a request
 
 
 class RolloutServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 256  # ranks connect at the same moment
 
-    def __init__(self, address: tuple[str, int], service: Service, token: str):
+    def __init__(
+        self, address: tuple[str, int], service: Service, token: str, most_connections: int = MOST_CONNECTIONS
+    ):
         """
+        Args:
+            address: a host's name or number, IPv6 too, and a port
+
         Raises:
             OSError: the address cannot be used
         """
         self.service = service
         self._token = token.encode()
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._places = threading.BoundedSemaphore(most_connections)
+        self.address_family = AF_INET6 if ":" in address[0] else AF_INET
         super().__init__(address, _Handler)
 
     def knows(self, header: str) -> bool:

@@ -32,7 +32,9 @@ class Backend(Protocol):
     """What generates in a server's process."""
 
     def describe(self) -> Mapping[str, str | int]:
-        """At least ``engine``, ``dtype`` and ``context_length``, in tokens of prompt and completion together."""
+        """At least ``engine``, ``dtype``, ``context_length``, in tokens of prompt and completion together, and
+        ``max_images`` of a prompt.
+        """
 
     def load_weights(self, folder: Path) -> None:
         """Takes the weights in ``folder``, safetensors in the names of the model's folder, and forgets what it cached.

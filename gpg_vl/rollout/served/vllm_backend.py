@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from gpg_vl.errors import first_line
+from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 
 _NOT_RESIZED = {"do_resize": False}
@@ -52,7 +52,7 @@ class VllmBackend:
 
         self._client_error = VLLMClientError
         self._vllm = vllm
-        self._dtype = options.dtype
+        self._options = options
         self._sleeps = options.sleeps and current_platform.is_sleep_mode_available()
         launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
         self._llm = vllm.LLM(
@@ -75,7 +75,8 @@ class VllmBackend:
 
     def describe(self) -> Mapping[str, str | int]:
         length: int = self._llm.llm_engine.model_config.max_model_len
-        return {"engine": f"vllm {self._vllm.__version__}", "dtype": self._dtype, "context_length": length}
+        kind = {"engine": f"vllm {self._vllm.__version__}", "dtype": self._options.dtype}
+        return {**kind, "context_length": length, "max_images": self._options.max_images}
 
     def sleep(self) -> None:
         """See ``SleepingBackend.sleep``. Where vLLM cannot, as on a CPU, it holds what it has."""
@@ -165,6 +166,22 @@ class VllmBackend:
             logit_bias=dict.fromkeys(request.banned_token_ids, -math.inf) or None,
             detokenize=False,
         )
+
+
+def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmBackend:
+    """
+    Args: see ``VllmBackend``
+        memory_keys: what its memory depends on, as the user sets it
+
+    Raises:
+        ValueError: it runs out of memory
+    """
+    try:
+        return VllmBackend(model, options)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"vllm runs out of memory as it starts ({first_line(error)}); lower {memory_keys}") from error
 
 
 def _repack_head(worker: Any) -> None:

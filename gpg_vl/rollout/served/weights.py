@@ -24,6 +24,8 @@ WEIGHTS_FILE = "model.safetensors"
 _BLOCK = re.compile(r".*?\.\d+\.")
 _AS_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+_PIECE = 2**24
+
 Fingerprint = tuple[int, ...]
 
 
@@ -34,15 +36,18 @@ def fingerprint(adapter: Adapter) -> Fingerprint:
 
 
 def _sum_bits(tensor: Tensor) -> int:
-    return int(tensor.contiguous().view(_AS_WHOLE[tensor.element_size()]).sum(dtype=torch.int64))
+    """In pieces: to add them up, torch copies whole numbers of other types to int64."""
+    bits = tensor.contiguous().view(_AS_WHOLE[tensor.element_size()]).flatten()
+    return sum(int(piece.sum(dtype=torch.int64)) for piece in bits.split(_PIECE))
 
 
 @torch.no_grad()
 def write_weights(adapter: Adapter, folder: Path) -> None:
-    """Writes all weights as ``named_weights`` has them."""
+    """Writes all weights as ``named_weights`` has them; all of them are in the host's memory, none on the device."""
     path = folder / WEIGHTS_FILE
+    weights = {name: tensor.cpu() for name, tensor in named_weights(adapter)}
     with naming(path):
-        save_file(dict(named_weights(adapter)), path, metadata={"format": "pt"})
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""vLLM itself in the process of the policy, on a CPU: ``make test-vllm``. No mock, but that it cannot sleep there.
+"""vLLM in the process of the policy: too little memory for it; and vLLM itself, on a CPU: ``make test-vllm``.
 
-The environment of ``make setup-vllm`` has what vllm needs. What the kit needs beside that, this process lends it.
+That is no mock, but that it cannot sleep there. The environment of ``make setup-vllm`` has what vllm needs. What the
+kit needs beside that, this process lends it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import os
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from gpg_vl.config import VllmConfig
+from gpg_vl.rollout.served import local, vllm_backend
 from gpg_vl.rollout.served.parity import MAX_GAP
+from tests.support.messages import naming
 from tests.support.vllm_servers import PYTHON, ROOT, START_SECONDS
 
 LENT = """
@@ -21,6 +27,30 @@ import runpy, sys
 sys.path.append(sys.argv.pop(1))
 runpy.run_module("tests.support.colocated_vllm", run_name="__main__", alter_sys=True)
 """
+
+
+def test_a_gpu_with_too_little_memory_is_refused_before_the_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = VllmConfig(mode="colocate", gpu_memory=0.5)
+    local.check_free_memory(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    free = [40 * 2**30]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 80 * 2**30))
+    local.check_free_memory(config)
+    free[0] -= 2**30
+    with pytest.raises(ValueError, match=naming("40.0 GiB", "39.0 GiB free", "rollout.vllm.gpu_memory")):
+        local.check_free_memory(config)
+
+
+def test_an_engine_that_does_not_fit_names_the_keys(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vllm_backend, "VllmBackend", fail)
+    with pytest.raises(
+        ValueError, match=naming("out of memory", "rollout.vllm.gpu_memory", "rollout.vllm.max_model_len")
+    ):
+        local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
 
 
 @pytest.mark.vllm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gpg_vl.data.sources import write_jsonl
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Completion
 from gpg_vl.rollout.engine import Sampling
+from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import MAX_GAP, OtherPolicy, check_parity
 from tests.rollout.test_vllm import GREEDY, make_engine, make_prompts, sample
@@ -41,6 +43,34 @@ class KeepingBackend(TinyBackend):
         return super().generate(request)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("what", ["another type", "other weights", "the policy"])
+def test_a_server_that_comes_late_is_checked_and_compared_before_it_is_used(
+    load: Any, tmp_path: Path, what: str
+) -> None:
+    """It was not there when the others were."""
+    adapter, other, port = load(), load(), free_port()
+    perturb(other, scale=0.1)
+    make = {"another type": lambda: TinyBackend(load(dtype="bfloat16")), "other weights": lambda: KeepingBackend(other)}
+    backend = make.get(what, lambda: TinyBackend(load()))()
+    with serving(TinyBackend(load()), tmp_path) as (good, _):
+        engine = make_engine(adapter, tmp_path, good, f"http://127.0.0.1:{port}")
+        prompts = make_prompts(adapter)
+        before = sample(engine, prompts, GREEDY)
+        with serving(backend, tmp_path, port) as (late, _):
+            if what == "the policy":
+                assert sample(engine, prompts, GREEDY) == before
+                assert backend.num_loads == 1, "it was asked"
+                return
+            named = naming(late, "--dtype float32" if what == "another type" else "rollout.vllm.max_gap")
+            with pytest.raises(Refused if what == "another type" else OtherPolicy, match=named):
+                sample(engine, prompts, GREEDY)
+
+
 def test_one_completion_is_compared_once(load: Any, tmp_path: Path) -> None:
     """Of the first prompt with an image, from the full distribution, by every server."""
     adapter = load()
@@ -50,6 +80,7 @@ def test_one_completion_is_compared_once(load: Any, tmp_path: Path) -> None:
         engine = make_engine(adapter, tmp_path, one, two)
         for _ in range(2):
             sample(engine, prompts, NARROW)
+            assert engine._comparison.num_known == 2
     for backend in backends:
         asked = [each for each in backend.requests if each.sampling != NARROW]
         assert len(asked) == 1 and len(backend.requests) == 3

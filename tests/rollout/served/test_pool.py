@@ -14,6 +14,7 @@ import pytest
 from gpg_vl.config import VllmConfig
 from gpg_vl.rollout.served.client import Client, Refused
 from gpg_vl.rollout.served.messages import AnsweredGroup, write_answer
+from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import ServerPool
 from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
 from tests.support.rollout_servers import Canned, canned_server
@@ -22,14 +23,44 @@ GOOD = (200, write_answer(VERSION, GROUPS))
 DOWN = (500, b'{"protocol": 1, "error": "engine died"}')
 CONFIG = VllmConfig(retries=2, retry_s=0.05, timeout_s=1.5)
 
+STATUS = (200, b'{"protocol": 1, "engine": "vllm 0", "dtype": "bfloat16", "context_length": 9, "max_images": 8}')
+
+
+class Known(Comparison):
+    """Knows all servers but some."""
+
+    def __init__(self, *new: str):
+        self.new = {*new}
+        self.request = REQUEST
+
+    def is_new(self, engine: str) -> bool:
+        return engine in self.new
+
+    def admits(self, engine: str) -> bool:
+        return self.request is not None or engine not in self.new
+
+    def keep(self, engine: str, answer: Sequence[AnsweredGroup]) -> None:
+        assert answer == GROUPS
+        self.new.remove(engine)
+
+
+def make_pool(
+    urls: Sequence[str],
+    config: VllmConfig = CONFIG,
+    first: int = 0,
+    dtype: str = "bfloat16",
+    known: Known | None = None,
+) -> ServerPool:
+    clients = [Client(url, "t" * 40, config.timeout_s, 10) for url in urls]
+    return ServerPool(clients, config, dtype, known or Known(), first)
+
 
 def ask(
     servers: Sequence[Canned], num_requests: int = 1, config: VllmConfig = CONFIG, first: int = 0
 ) -> list[list[AnsweredGroup] | None]:
     with ExitStack() as stack:
         urls = [stack.enter_context(canned_server(canned)) for canned in servers]
-        clients = [Client(url, "t" * 40, config.timeout_s, 10) for url in urls]
-        return ServerPool(clients, config, first).generate([REQUEST] * num_requests)
+        return make_pool(urls, config, first).generate([REQUEST] * num_requests)
 
 
 def test_a_server_that_recovers_is_asked_again() -> None:
@@ -48,6 +79,27 @@ def test_pauses_double() -> None:
     start = time.monotonic()
     assert ask([Canned([DOWN])], config=replace(CONFIG, retries=3, retry_s=0.2)) == [None]
     assert 0.2 + 0.4 + 0.8 <= time.monotonic() - start < 30
+
+
+class Unhurried(threading.Event):
+    """Writes down for how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return self.is_set()
+
+
+def test_by_default_a_server_that_is_started_again_has_time_to_load_its_model() -> None:
+    """Refused connections take no time, so the pauses are all that there is."""
+    with canned_server(Canned([DOWN])) as url:
+        pool = make_pool([url], VllmConfig())
+        pool._ended = pauses = Unhurried()
+        assert pool.generate([REQUEST]) == [None]
+    assert 240 <= sum(pauses.seconds) <= 300
 
 
 def test_another_server_takes_over() -> None:
@@ -98,9 +150,47 @@ def test_no_thread_is_left() -> None:
 
 
 def test_servers_of_another_type_are_refused() -> None:
-    status = (200, b'{"protocol": 1, "engine": "vllm 0", "dtype": "bfloat16", "context_length": 9, "version": null}')
-    with canned_server(Canned([status])) as url:
-        pool = ServerPool([Client(url, "t" * 40, 20.0, 10)], CONFIG)
-        pool.check("bfloat16")
+    with canned_server(Canned([STATUS])) as url:
+        make_pool([url]).check()
         with pytest.raises(Refused, match="--dtype float32"):
-            pool.check("float32")
+            make_pool([url], dtype="float32").check()
+
+
+def paths(canned: Canned) -> list[str]:
+    return [path for _, path, _ in canned.seen]
+
+
+def test_a_server_that_is_new_is_checked_and_compared_before_it_is_asked() -> None:
+    """Whenever it comes: here in the second round, after it has failed in the first one and when it was to be met."""
+    late = Canned([DOWN, DOWN, STATUS, GOOD])
+    with canned_server(late) as url:
+        known = Known(url)
+        assert make_pool([url], known=known).generate([REQUEST]) == [GROUPS]
+    assert paths(late) == ["/status", "/status", "/status", "/generate", "/generate"] and not known.new
+
+
+def test_a_server_of_another_type_that_comes_late_is_refused() -> None:
+    late = Canned([DOWN, DOWN, STATUS, GOOD])
+    with canned_server(late) as url:
+        pool = make_pool([url], dtype="float32", known=Known(url))
+        pool.check()  # nobody answers
+        with pytest.raises(Refused, match="--dtype float32"):
+            pool.generate([REQUEST])
+    assert "/generate" not in paths(late)
+
+
+def test_a_server_that_hangs_when_it_is_met_is_not_waited_for_again() -> None:
+    hanging, good = Canned([STATUS], pause_s=60.0), Canned([GOOD])
+    with canned_server(hanging) as one, canned_server(good) as two:
+        assert make_pool([one, two], known=Known(one)).generate([REQUEST]) == [GROUPS]
+    assert (paths(hanging), paths(good)) == (["/status"], ["/generate"])
+
+
+def test_where_no_server_is_admitted_nobody_is_waited_for() -> None:
+    new = Canned([STATUS, GOOD])
+    with canned_server(new) as url:
+        known = Known(url)
+        known.request = None
+        pool = make_pool([url], replace(CONFIG, retries=20, retry_s=60.0), known=known)
+        assert pool.begin([REQUEST]).results() == [None]
+    assert new.seen == []

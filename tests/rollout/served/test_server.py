@@ -5,17 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from gpg_vl.rollout.served.client import Client, Refused, ServerFault
+from gpg_vl.config import VllmConfig
+from gpg_vl.rollout.served.client import Client, Refused, ServerFault, ServerStatus
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_request
-from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS
-from gpg_vl.rollout.served.shared_folder import read_token
+from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS, RolloutServer
+from gpg_vl.rollout.served.service import Service
+from gpg_vl.rollout.served.shared_folder import make_token, read_token
 from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
 from tests.support.rollout_servers import serving
 
@@ -29,7 +33,7 @@ class WrittenBackend:
         self.context_length = 11
 
     def describe(self) -> Mapping[str, str | int]:
-        return {"engine": "written", "dtype": "float32", "context_length": self.context_length}
+        return {"engine": "written", "dtype": "float32", "context_length": self.context_length, "max_images": 3}
 
     def load_weights(self, folder: Path) -> None:
         self._fail()
@@ -73,7 +77,7 @@ def send(url: str, method: str, path: str, headers: dict[str, str], body: bytes 
 
 
 def test_it_says_what_it_is_and_answers_once_it_has_the_weights(client: Client, backend: WrittenBackend) -> None:
-    assert client.status() == {"engine": "written", "dtype": "float32", "context_length": 11}
+    assert client.status() == ServerStatus("written", "float32", 11, 3)
     assert client.generate(REQUEST) == GROUPS
     assert client.generate(REQUEST) == GROUPS
     client.load(VERSION)
@@ -169,15 +173,38 @@ def test_weights_that_were_half_loaded_are_none(client: Client, backend: Written
     assert backend.loaded == [VERSION, VERSION], "taken again, since the attempt may have changed some"
 
 
-def test_more_connections_than_it_has_room_for_are_closed(url: str, client: Client) -> None:
-    address = (urlsplit(url).hostname, urlsplit(url).port)
-    links = [socket.create_connection(address, timeout=20) for _ in range(MOST_CONNECTIONS)]
-    try:
-        with pytest.raises(ServerFault):
+@contextmanager
+def connections(url: str, number: int) -> Iterator[None]:
+    with ExitStack() as links:
+        for _ in range(number):
+            links.enter_context(socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=20))
+        yield
+
+
+def test_more_connections_than_it_has_room_for_are_closed(backend: WrittenBackend, tmp_path: Path) -> None:
+    with serving(backend, tmp_path, most_connections=4) as (url, _):
+        client = Client(url, read_token(tmp_path), 20.0, 10)
+        with connections(url, 4), pytest.raises(ServerFault):
             client.status()
-    finally:
-        for link in links:
-            link.close()
+
+
+def test_there_is_room_for_the_ranks_of_many_nodes(url: str, client: Client) -> None:
+    """Each rank waits in a connection of its own."""
+    assert MOST_CONNECTIONS >= 1024
+    with connections(url, 200):
+        assert client.generate(REQUEST) == GROUPS
+
+
+def test_it_listens_on_ipv6_too(backend: WrittenBackend, tmp_path: Path) -> None:
+    server = RolloutServer(("::1", 0), Service(backend, tmp_path), make_token(tmp_path))
+    thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
+    thread.start()
+    with server:
+        url = f"http://[::1]:{server.server_address[1]}"
+        assert VllmConfig(servers=[url]).servers == [url]
+        assert Client(url, read_token(tmp_path), 20.0, 10).status().engine == "written"
+        server.shutdown()
+    thread.join(10)
 
 
 def test_who_goes_away_in_the_middle_disturbs_nobody(url: str, tmp_path: Path, client: Client) -> None:

@@ -47,7 +47,7 @@ class Slow:
         self.seconds = 0.0  # of each call
 
     def describe(self) -> Mapping[str, str | int]:
-        return {"engine": "slow", "dtype": "float32", "context_length": 512}
+        return {"engine": "slow", "dtype": "float32", "context_length": 512, "max_images": 8}
 
     def load_weights(self, folder: Path) -> None:
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import merged_weights
 from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.rollout.served import weights
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.families import CASES, skip_unless_installed
@@ -86,6 +88,47 @@ def test_no_more_than_a_block_of_them_is_made_at_a_time(model_folders: dict[str,
     assert len(blocks) >= 4
     assert most <= 2 * max(blocks.values()), "the next block is made while the last tensor of one is in use"
     assert most < sum(blocks.values()) / 2
+
+
+class OnDevice:
+    """A tensor that is to be moved to the host."""
+
+    def cpu(self) -> torch.Tensor:
+        return torch.ones(3)
+
+
+def test_each_is_moved_to_the_host_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device has room for the policy and for a tensor or two."""
+
+    def make(_: object) -> Iterator[tuple[str, OnDevice]]:
+        made: list[weakref.ref[OnDevice]] = []
+        for number in range(5):
+            assert sum(ref() is not None for ref in made) <= 1
+            tensor = OnDevice()
+            made.append(weakref.ref(tensor))
+            yield f"weight.{number}", tensor
+            del tensor
+
+    monkeypatch.setattr(weights, "named_weights", make)
+    write_weights(None, tmp_path)  # type: ignore[arg-type]
+    assert {*load_file(tmp_path / WEIGHTS_FILE)} == {f"weight.{number}" for number in range(5)}
+
+
+def test_a_fingerprint_is_that_of_its_pieces(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no tensor is copied to int64 as a whole, and a sum is the same."""
+    adapter = load(dtype="bfloat16")
+    whole = fingerprint(adapter)
+    sizes: list[int] = []
+    original = torch.Tensor.sum
+
+    def count(tensor: torch.Tensor, **keys: Any) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return original(tensor, **keys)
+
+    monkeypatch.setattr(weights, "_PIECE", 100)
+    monkeypatch.setattr(torch.Tensor, "sum", count)
+    assert fingerprint(adapter) == whole
+    assert max(sizes) == 100
 
 
 @pytest.mark.families

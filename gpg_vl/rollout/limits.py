@@ -1,0 +1,74 @@
+"""What ``rollout.engine: vllm`` holds of a row, so that one it cannot take ends a run before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpg_vl.config import RolloutConfig
+from gpg_vl.models.adapter import Adapter
+from gpg_vl.processes.ranks import run_on_main
+from gpg_vl.records import ImageView
+from gpg_vl.rollout.served.asking import refuse_media
+from gpg_vl.rollout.served.parity import Comparison
+from gpg_vl.rollout.served.pool import find_servers
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Those of a server, or of the engines of all ranks."""
+
+    context_length: int  # most tokens of prompt and completion together
+    length_key: str  # what raises it
+    max_images: int  # of a prompt
+    images_key: str
+
+
+class RowLimits:
+    def __init__(self, adapter: Adapter, limits: Sequence[EngineLimits]):
+        self._adapter = adapter
+        self._limits = limits
+
+    def check(self, sample_id: str, views: Sequence[ImageView], num_tokens: int, max_new_tokens: int) -> None:
+        """
+        Args:
+            num_tokens: of the prompt, with images
+            max_new_tokens: of the completion
+
+        Raises:
+            ValueError: an engine cannot take a prompt of these; says what to raise
+        """
+        refuse_media(self._adapter, sample_id, views)
+        for each in self._limits:
+            if num_tokens + max_new_tokens > each.context_length:
+                raise ValueError(
+                    f"the prompt has {num_tokens} tokens and its completion up to {max_new_tokens}, together more than "
+                    f"the {each.context_length} of vllm; raise {each.length_key}"
+                )
+            if len(views) > each.max_images:
+                raise ValueError(
+                    f"the prompt has {len(views)} images, more than the {each.max_images} of vllm; raise "
+                    f"{each.images_key}"
+                )
+
+
+def find_limits(config: RolloutConfig, adapter: Adapter) -> RowLimits | None:
+    """The limits of ``rollout.engine``, as far as servers answer; None where it takes every row. All ranks together.
+
+    Raises:
+        ValueError: the shared folder has no token, or a server computes in another type
+    """
+    if config.engine != "vllm":
+        return None
+    return RowLimits(adapter, run_on_main(lambda: _limits(config, adapter)))
+
+
+def _limits(config: RolloutConfig, adapter: Adapter) -> list[EngineLimits]:
+    if config.vllm.mode == "colocate":
+        length = config.vllm.max_model_len or adapter.context_length
+        return [EngineLimits(length, "rollout.vllm.max_model_len", config.vllm.max_images, "rollout.vllm.max_images")]
+    servers = find_servers(adapter, config.vllm, Comparison(adapter, config.vllm)).check()
+    return [
+        EngineLimits(status.context_length, f"--max-model-len of {url}", status.max_images, f"--max-images of {url}")
+        for url, status in servers
+    ]
