@@ -20,7 +20,7 @@ from transformers.utils import logging
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.carried_weights import carried_names
+from gpg_vl.models.carried_weights import carried_names, names_when_loaded
 from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
 from gpg_vl.models.snapshot import WeightsSnapshot
@@ -105,15 +105,16 @@ def _check_weights(folder: Path) -> None:
     model_class: Any = AutoModelForImageTextToText
     try:
         config = read_config(str(folder))
-        _, info = model_class.from_pretrained(
+        model, info = model_class.from_pretrained(
             folder, config=config, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
             use_safetensors=True, **AS_DATA,
         )  # fmt: skip
     except Exception as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
     carried = carried_names(folder)
+    sought = set(map(names_when_loaded(model), carried))
     for what in ("missing", "unexpected", "mismatched"):
-        wrong = set(info[f"{what}_keys"]) - carried
+        wrong = set(info[f"{what}_keys"]) - sought
         if wrong:
             raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(wrong)}")
     expected = str(config.dtype).removeprefix("torch.")
