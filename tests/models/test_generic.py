@@ -21,8 +21,8 @@ from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, check_prefill
 from tests.support.builders import SMALL_IMAGES, whole
 from tests.support.families import CASES, ONE_SIZE, Bench, FamilyCase, open_bench, worst_gradient
-from tests.support.messages import lines_naming, naming
 from tests.support.hub import put_on_hub
+from tests.support.messages import lines_naming, naming
 from tests.support.unknown_models import write_llava
 
 LIMITS = {**SMALL_IMAGES, "family": "generic"}

@@ -153,9 +153,7 @@ def test_a_file_beside_the_config_says_that_the_weights_are_codes(folder: Path, 
     ids=str,
 )
 @pytest.mark.parametrize("is_split", [False, True])
-def test_codes_are_found_in_the_weights_themselves(
-    folder: Path, tail: str, dtype: torch.dtype, is_split: bool
-) -> None:
+def test_codes_are_found_in_the_weights_themselves(folder: Path, tail: str, dtype: torch.dtype, is_split: bool) -> None:
     """ModelOpt's config does not name them, and transformers would read them as numbers."""
     name, file = f"model.language_model.layers.0.mlp.up_proj.{tail}", folder / "model.safetensors"
     weights = load_file(file)
@@ -170,9 +168,7 @@ def test_codes_are_found_in_the_weights_themselves(
         load(folder)
 
 
-def test_codes_from_the_hub_are_found_where_they_were_downloaded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codes_from_the_hub_are_found_where_they_were_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("up_proj.weight"))
     save_file({**weights, name: weights[name].to(torch.float8_e4m3fn)}, folder / "model.safetensors", {"format": "pt"})
