@@ -94,8 +94,8 @@ def find_quantisation(folder: Path) -> dict[str, str] | None:
         if (folder / name).is_file():
             return {"quant_method": name}
     for file in weight_files(folder):
-        if (name := _coded_weight(file)) is not None:
-            return {"quant_method": f"{name} in {file.name}"}
+        if (weight := _coded_weight(file)) is not None:
+            return {"quant_method": f"{weight} in {file.name}"}
     return None
 
 
