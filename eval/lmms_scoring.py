@@ -12,7 +12,7 @@ from typing import Any
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import score_completion
-from gpg_vl.verifiers.reasoning import with_opening
+from gpg_vl.verifiers.reasoning import with_template_opening
 
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
@@ -42,6 +42,6 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
     task, rules = load_task(doc["task"]), json.loads(doc["rules"])
     sample = Sample(doc["id"], doc["task"], (), doc["question"], doc["answer"], json.loads(doc["meta"]))
     views = tuple(ImageView(**view) for view in rules["views"])
-    text = with_opening(rules["opening"], results[0])
+    text = with_template_opening(rules["opening"], results[0])
     reward = score_completion(task, sample, text, views, rules["weights"], "strict", rules["answer_in"])
     return {"score": reward.parts[task.main_part], "reward": reward.total}
