@@ -14,6 +14,9 @@ from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import score_completion
 from gpg_vl.verifiers.reasoning import with_template_opening
 
+THINKING = "enable_thinking"
+"""What chat templates that know it, and the settings of the task, call ``prompt.thinking``."""
+
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
     """The pictures of a row."""
@@ -34,6 +37,18 @@ def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     system = [{"role": "system", "content": [{"type": "text", "text": doc["system"]}]}] if doc["system"] else []
     return [*system, {"role": "user", "content": content}]
+
+
+def encode_conversation(processor: Any, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Any:
+    """What the checkpoint's own processor makes of a conversation, as tensors.
+
+    Args:
+        settings: of the task, for the decoding; one of them may say whether the model is to think
+    """
+    said = {} if settings.get(THINKING) is None else {THINKING: settings[THINKING]}
+    return processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **said
+    )
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
