@@ -14,7 +14,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import begin_model, check_model_folder, read_headers, save_model, write_weights
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import SMALL_IMAGES
-from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -40,19 +40,22 @@ def test_saved_model_is_complete_and_has_a_card(
     assert torch.equal(torch.get_rng_state(), state), "a save must not change what the run draws next"
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(r=4)], ids=["whole", "lora"])
+@pytest.mark.parametrize("has_lora", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize("family", CASES)
-def test_every_family_is_saved_and_checked(tmp_path: Path, family: str, lora: LoraConfig | None) -> None:
+def test_every_family_is_saved_and_checked(tmp_path: Path, family: str, has_lora: bool) -> None:
     """Also one without a chat template; a checkpoint that is written in the background has the same tensors."""
     case = CASES[family]
     skip_unless_installed(case)
     base = write_tiny_model(tmp_path / "base", family, 1, tie_word_embeddings=case.is_tied)
-    adapter, folder, later = load_case(case, base, lora=lora), tmp_path / "saved", tmp_path / "later"
+    lora, folder, later = lora_of(case) if has_lora else None, tmp_path / "saved", tmp_path / "later"
+    adapter = load_case(case, base, lora=lora)
     save_model(adapter, folder, Recipe(), {})
     later.mkdir()
     begin_model(adapter, later, Recipe(), {})
     write_weights(adapter.take_snapshot(is_copy=False), later, read_headers(folder))
     check_model_folder(later, needs_template=adapter.has_chat_template())
+    if lora is not None:
+        assert load_case(case, folder, lora=lora).num_parameters() == adapter.num_parameters()
     assert adapter.has_chat_template() is (family != "paligemma")
 
 
