@@ -89,7 +89,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]
     model.add_adapter(_peft_config(config, layers, base))
     _refuse_other_layers(model, wanted)
     # transformers took the name from the config that it read, and peft resolves the names of some mixtures of experts
-    saved = model.peft_config["default"]
+    saved: Any = model.peft_config["default"]
     saved.base_model_name_or_path, saved.target_modules = _lasting_name(base), _targets(config, layers)
 
 

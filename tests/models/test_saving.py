@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gpg_vl.config import LoraConfig, ModelConfig, Recipe
+from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import begin_model, check_model_folder, read_headers, save_model, write_weights
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import SMALL_IMAGES
 from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
+from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -57,6 +59,19 @@ def test_every_family_is_saved_and_checked(tmp_path: Path, family: str, has_lora
     if lora is not None:
         assert load_case(case, folder, lora=lora).num_parameters() == adapter.num_parameters()
     assert adapter.has_chat_template() is (family != "paligemma")
+
+
+def test_layers_that_peft_takes_for_experts_are_refused(tmp_path: Path) -> None:
+    """It would adapt the experts in place of the linear layers, and the kit could not read what was saved."""
+    folder = write_tiny_model(tmp_path / "m", "glm4v_moe", 1)
+    for parts in (["text"], ["vision"]):
+        with pytest.raises(ValueError, match=naming("model.lora.target_modules", "glm4v_moe", "give a list")) as raised:
+            load_adapter(ModelConfig(path=str(folder), lora=LoraConfig(r=4, parts=parts)))  # type: ignore[arg-type]
+        named = str(raised.value).rpartition("a list of ")[2].split(", ")
+        lora = LoraConfig(r=4, parts=parts, target_modules=named)  # type: ignore[arg-type]
+        adapter = load_adapter(ModelConfig(path=str(folder), lora=lora))
+        ends = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in adapter.trainable_parameters()}
+        assert ends == set(named) == ({"q_proj", "k_proj", "v_proj", "o_proj"} if parts == ["text"] else {"qkv"})
 
 
 def drop(tensors: dict[str, torch.Tensor], name: str) -> None:

@@ -75,8 +75,7 @@ class FamilyCase:
     """A package that the family's processor needs and the kit does not install."""
     attentions: tuple[str, ...] = ("grouped_sdpa", "sdpa", "eager")
     """The values of ``model.attention`` under which packed rows are exact."""
-    adapted: tuple[str, ...] | None = None
-    """The layers that LoRA adapts in the tests, where peft cannot adapt all."""
+    adapted: tuple[str, ...] | None = None  # the layers that LoRA adapts here, where peft cannot adapt all
     mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
     """Each gets a monkeypatch and breaks the family's adapter class; packed rows are then no longer plain ones."""
 
@@ -318,6 +317,7 @@ TILES: tuple[Sizes, ...] = ([], [(120, 50)], [(30, 40), (200, 90), (84, 84)], [(
 ONE_SIZE: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)], [(56, 112)])
 WITH_IMAGES: tuple[Sizes, ...] = ([(28, 28)], *ONE_SIZE[1:])
 DENSE = ("sdpa", "eager")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv")
 GEMMA3_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma3Adapter)}
 GEMMA4_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma4Adapter), "no cap": no_cap}
 PALI_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(PaliGemmaAdapter), "no cap": no_cap}
@@ -332,9 +332,7 @@ CASES: dict[str, FamilyCase] = {
     "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
-    "glm4v_moe": FamilyCase(
-        PATCHES_28, OF_28, adapted=("q_proj", "k_proj", "v_proj", "o_proj", "qkv"), mutations=JOINED_MUTATIONS
-    ),
+    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, adapted=ATTENTION, mutations=JOINED_MUTATIONS),
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=JOINED_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
