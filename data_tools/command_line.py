@@ -12,6 +12,7 @@ from data_tools.row_checks import DataFile
 from data_tools.sources import SourceRow
 from gpg_vl.config import DataConfig, ModelConfig
 from gpg_vl.data.schema import KIT_FIELDS
+from gpg_vl.data.videos import FrameSampling
 from gpg_vl.errors import describe_error_of_files, is_disk_error
 from gpg_vl.files import lies_in, same_place
 from gpg_vl.processes.command_line import OneLineParser
@@ -21,6 +22,7 @@ from gpg_vl.screen import printable, say, tell
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
+_MODEL_LIMITS = ("min_pixels", "max_pixels", "max_tiles", "max_video_pixels")
 
 
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
@@ -35,7 +37,7 @@ def make_parser(name: str, description: str, hub: str | None = None) -> Argument
     )
     parser.add_argument("--limit", type=count, help="read only the first N rows of the source, including dropped ones")
     # published rows have no URLs and no large images; the user's own rows may (add_row_options)
-    parser.set_defaults(image_hosts=[], on_large_image="fail")
+    parser.set_defaults(image_hosts=[], on_large_image="fail", fps=None, max_frames=None)
     return parser
 
 
@@ -57,18 +59,20 @@ def add_row_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--on-large-image", choices=["fail", "shrink"], default="fail", help="data.on_large_image of the recipe"
     )
+    parser.add_argument("--fps", type=float, help="data.fps of the recipe: frames in a second of a video")
+    parser.add_argument("--max-frames", type=count, help="data.max_frames of the recipe: most frames of a video")
 
 
 def read_data_file(path: str, options: Namespace) -> DataFile:
     """The file with the options of ``add_row_options``.
 
     Raises:
-        ValueError: ``--columns`` or ``--image-hosts`` is invalid
+        ValueError: ``--columns``, ``--image-hosts`` or ``--fps`` is invalid
     """
     columns = tuple(read_columns(options.columns).items())
     hosts, own_tasks = read_hosts(options.image_hosts), tuple(options.allow_task)
-    shrinks_large = options.on_large_image == "shrink"
-    return DataFile(path, columns, options.task, options.image_root, hosts, own_tasks, shrinks_large)
+    shrinks_large, sampling = options.on_large_image == "shrink", read_sampling(options)
+    return DataFile(path, columns, options.task, options.image_root, hosts, own_tasks, shrinks_large, sampling)
 
 
 def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
@@ -80,25 +84,35 @@ def read_hosts(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(DataConfig(image_hosts=list(words)).image_hosts)
 
 
+def read_sampling(options: Namespace) -> FrameSampling:
+    """Which frames of a video are looked at: those that a run sees.
+
+    Raises:
+        ValueError: ``--fps`` is not above 0
+    """
+    given = {name: getattr(options, name) for name in ("fps", "max_frames") if getattr(options, name) is not None}
+    data = DataConfig(**given)
+    return FrameSampling(data.fps, data.max_frames)
+
+
 def add_model_options(parser: ArgumentParser) -> None:
     """Options for the model that will read the rows; its weights are not loaded."""
     parser.add_argument(
         "--model", metavar="PATH", help="model folder, run or hub name; used to count the tokens of every row"
     )
-    parser.add_argument("--min-pixels", type=count, help="model.min_pixels of the recipe")
-    parser.add_argument("--max-pixels", type=count, help="model.max_pixels of the recipe")
+    for name in _MODEL_LIMITS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=count, help=f"model.{name} of the recipe")
 
 
 def read_model(options: Namespace) -> ModelConfig | None:
     """The model of ``add_model_options``, or None if none is given.
 
     Raises:
-        ValueError: pixel limits without a model, or limits that contradict each other
+        ValueError: limits without a model, or limits that contradict each other
     """
-    pixels = {name: getattr(options, name) for name in ("min_pixels", "max_pixels")}
-    given = {name: value for name, value in pixels.items() if value is not None}
+    given = {name: getattr(options, name) for name in _MODEL_LIMITS if getattr(options, name) is not None}
     if options.model is None and given:
-        raise ValueError("--min-pixels and --max-pixels need --model")
+        raise ValueError("--min-pixels, --max-pixels, --max-tiles and --max-video-pixels need --model")
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 
@@ -166,8 +180,8 @@ def run_converter(parser: ArgumentParser, plan: Plan, argv: Sequence[str] | None
         refuse_inputs(options, Path(options.out), Path(options.out).with_suffix(".counts.json"))
         rows, make_samples = plan(options)
         hosts = read_hosts(options.image_hosts)
-        shrinks_large = options.on_large_image == "shrink"
-        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large)
+        shrinks_large, sampling = options.on_large_image == "shrink", read_sampling(options)
+        counts = convert(options.source, rows, make_samples, options.out, options.limit, hosts, shrinks_large, sampling)
         tell("\n".join(map(printable, [f"{options.out}: {counts.total()}", *counts.reasons()])))
         return 0
 

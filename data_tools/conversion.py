@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from data_tools.faults import Fault, find_fault
+from data_tools.faults import USUAL_FRAMES, Fault, find_fault
 from data_tools.sources import SourceRow
 from gpg_vl.data.images import BadImage, fetch_image
 from gpg_vl.data.schema import SCHEMA_VERSION
 from gpg_vl.data.sources import write_jsonl, write_parquet
-from gpg_vl.data.videos import BadVideo, fetch_video
+from gpg_vl.data.videos import BadVideo, FrameSampling, fetch_video
 from gpg_vl.data.writing import replace_when_done
 from gpg_vl.records import Sample
 from gpg_vl.screen import say
@@ -79,6 +80,7 @@ def convert(
     limit: int | None = None,
     image_hosts: Collection[str] = (),
     shrinks_large: bool = False,
+    sampling: FrameSampling = USUAL_FRAMES,
 ) -> Counts:
     """Writes ``out`` and, next to it, ``NAME.counts.json``.
 
@@ -87,6 +89,7 @@ def convert(
         limit: read only the first N rows of the source, including dropped ones; None: all
         image_hosts: hosts that images may be fetched from; each image is fetched once and its bytes are written
         shrinks_large: whether a run opens large images at a part of their size; they are written as they are
+        sampling: which frames of a video a run sees; it is written whole
 
     Raises:
         ValueError: the file name has a wrong ending, the file is the source or inside it, the source breaks off, or no
@@ -101,13 +104,15 @@ def convert(
         raise ValueError(f"--out {out}: it is inside the source, {source}; give another folder")
     counts = Counts(source)
     made = _make_all(islice(rows, limit), make_samples, counts)
-    _WRITERS[target.suffix](_refuse_nothing(_keep_good(made, counts, image_hosts, shrinks_large), counts), target)
-    with replace_when_done(target.with_suffix(".counts.json")) as partial:
+    good = _keep_good(made, counts, image_hosts, partial(find_fault, shrinks_large=shrinks_large, sampling=sampling))
+    _WRITERS[target.suffix](_refuse_nothing(good, counts), target)
+    with replace_when_done(target.with_suffix(".counts.json")) as counts_file:
         text = json.dumps(asdict(counts), indent=1, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
+        counts_file.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
     return counts
 
 
+FindFault = Callable[[Sample], Fault | None]
 _Placed = tuple[str, Sample]  # with the place of its row in the source
 
 
@@ -133,14 +138,12 @@ def _show(counts: Counts, seconds: float) -> None:
     say(f"{counts.rows_read} rows read, {sum(counts.dropped.values())} dropped, {rate}")
 
 
-def _keep_good(
-    made: Iterator[_Placed], counts: Counts, hosts: Collection[str], shrinks_large: bool
-) -> Iterator[Sample]:
+def _keep_good(made: Iterator[_Placed], counts: Counts, hosts: Collection[str], find: FindFault) -> Iterator[Sample]:
     """The samples without faults and with unique ids, in order; images are opened in threads."""
     seen: set[str] = set()
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(made, SAMPLES_AT_ONCE)):
-            looked_at = pool.map(lambda placed: _fetch_and_check(placed[1], hosts, shrinks_large), batch)
+            looked_at = pool.map(lambda placed: _fetch_and_check(placed[1], hosts, find), batch)
             for (place, _), (sample, found) in zip(batch, looked_at, strict=True):
                 fault = found or (Fault("the id is repeated", repr(sample.id)) if sample.id in seen else None)
                 if fault is not None:
@@ -151,7 +154,7 @@ def _keep_good(
                 yield sample
 
 
-def _fetch_and_check(sample: Sample, hosts: Collection[str], shrinks_large: bool) -> tuple[Sample, Fault | None]:
+def _fetch_and_check(sample: Sample, hosts: Collection[str], find: FindFault) -> tuple[Sample, Fault | None]:
     """The sample with the bytes of its URLs, and what is wrong with it."""
     try:
         images = tuple(fetch_image(source, hosts) for source in sample.images)
@@ -160,7 +163,7 @@ def _fetch_and_check(sample: Sample, hosts: Collection[str], shrinks_large: bool
         return sample, Fault("a video cannot be opened", str(error))
     except BadImage as error:
         return sample, Fault("an image cannot be opened", str(error))
-    return fetched, find_fault(fetched, shrinks_large)
+    return fetched, find(fetched)
 
 
 def _refuse_nothing(samples: Iterable[Sample], counts: Counts) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.json_text import write_json
 from gpg_vl.data.media_markers import VIDEO_MARKER, check_markers
 from gpg_vl.data.schema import read_text
-from gpg_vl.data.videos import FrameSampling, open_video
+from gpg_vl.data.videos import FrameSampling, measure_video
 from gpg_vl.records import ImageView, Sample
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import Task
@@ -17,6 +17,8 @@ from gpg_vl.tasks.marks import find_lost_marks
 from gpg_vl.user_code import describe_error
 
 WRONG_MARKERS = "the markers are not one per image or video"
+USUAL_FRAMES = FrameSampling()
+"""Those of ``data.fps`` and ``data.max_frames`` where a recipe does not name them."""
 _FINENESS = 1000  # units of the frame per original pixel: a gold box is practically not rounded
 
 
@@ -27,11 +29,12 @@ class Fault(NamedTuple):
     detail: str  # specific to this row
 
 
-def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
+def find_fault(sample: Sample, shrinks_large: bool = False, sampling: FrameSampling = USUAL_FRAMES) -> Fault | None:
     """The first problem of a row; every image and video is decoded.
 
     Args:
         shrinks_large: whether an image of too many pixels is opened at a part of its size, or is a problem
+        sampling: which frames of a video a run sees; their pixels are limited
     """
     try:
         for field in ("id", "task", "question", "answer"):
@@ -48,7 +51,7 @@ def find_fault(sample: Sample, shrinks_large: bool = False) -> Fault | None:
         return Fault("an image cannot be opened", str(error))
     try:
         for video in sample.videos:
-            open_video(video, FrameSampling())
+            measure_video(video, sampling)
     except ValueError as error:
         return Fault("a video cannot be opened", str(error))
     return find_answer_fault(sample, sizes)

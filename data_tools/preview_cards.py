@@ -15,7 +15,7 @@ from data_tools.faults import find_answer_fault
 from data_tools.row_checks import DataFile, open_file
 from gpg_vl.data.images import open_image, original_size
 from gpg_vl.data.thumbnails import make_thumbnail
-from gpg_vl.data.videos import FrameSampling, Video, VideoShape, open_video
+from gpg_vl.data.videos import Video, VideoShape, open_video
 from gpg_vl.records import Box, ImageView, Sample, VideoView
 from gpg_vl.tasks import load_task
 from gpg_vl.tasks.base import gold_completion
@@ -86,7 +86,7 @@ def make_card(file: DataFile, index: int, reader: PromptReader | None) -> Card:
         card.prompt = [Piece("text", sample.question)]  # in case nothing more can be shown
         images = [open_image(source, file.image_hosts, file.shrinks_large) for source in sample.images]
         card.images = [_show(n, image, _gold_boxes(sample) if n == 1 else ()) for n, image in enumerate(images, 1)]
-        videos = [open_video(source, FrameSampling(), file.image_hosts) for source in sample.videos]
+        videos = [open_video(source, file.sampling, file.image_hosts) for source in sample.videos]
         card.images += [shown for n, video in enumerate(videos, 1) for shown in _show_frames(n, video)]
         sizes = [original_size(image) for image in images]
         _fill_in(card, sample, sizes, [video.shape for video in videos], reader)

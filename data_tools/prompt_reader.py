@@ -95,6 +95,7 @@ class PromptMeter:
             return None
         reason = (
             f"the prompt has {layout.num_tokens} tokens and its completion up to {self._max_new_tokens}, together more "
-            f"than {self._reader.context_length}; shorten the question, or lower --max-pixels or --max-new-tokens"
+            f"than {self._reader.context_length}; shorten the question, or lower "
+            f"{'--max-frames' if row.videos else '--max-pixels'} or --max-new-tokens"
         )
         return Finding(row.number, row.id, "question", reason)

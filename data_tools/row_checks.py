@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from data_tools.faults import WRONG_MARKERS, find_answer_fault
+from data_tools.faults import USUAL_FRAMES, WRONG_MARKERS, find_answer_fault
 from data_tools.likeness import Picture, look_at
 from gpg_vl.data.images import open_image
 from gpg_vl.data.media_markers import IMAGE_MARKER
 from gpg_vl.data.rows import LazySamples
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD
 from gpg_vl.data.sources import Source, load_source
-from gpg_vl.data.videos import FrameSampling, VideoShape, open_video, read_video_file
+from gpg_vl.data.videos import FrameSampling, VideoShape, measure_video, read_video_file
 from gpg_vl.records import FrameList, Sample
 
 _FIELD = re.compile(rf"\b({VERSION_FIELD}|id|task|image|video|question|answer|meta)s?\b")
@@ -35,6 +35,7 @@ class DataFile:
     image_hosts: tuple[str, ...] = ()
     own_tasks: tuple[str, ...] = ()
     shrinks_large: bool = False  # as with data.on_large_image: shrink
+    sampling: FrameSampling = USUAL_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def check_row(file: DataFile, index: int) -> CheckedRow:
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "images", f"{error}; replace it"))
     try:
-        videos = tuple(open_video(source, FrameSampling(), file.image_hosts).shape for source in sample.videos)
+        videos = tuple(measure_video(source, file.sampling, file.image_hosts) for source in sample.videos)
         words = _digest(sample.question, *_digests_of_videos(sample, file))
     except ValueError as error:
         return CheckedRow(number, sample.id, Finding(number, sample.id, "videos", f"{error}; replace it"))

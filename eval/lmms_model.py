@@ -16,6 +16,8 @@ from lmms_eval.protocol import ChatMessages
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils.logging import tqdm
 
+from eval.lmms_scoring import encode_conversation
+
 NAME = "gpg_vl"
 _SETTINGS = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")
 """What a task may say of the decoding. Where a text ends is the checkpoint's matter."""
@@ -56,9 +58,8 @@ class Checkpoint(lmms):
         self, _context: str, doc_to_messages: Any, settings: Mapping[str, Any], row: int, task: str, split: str
     ) -> str:
         messages = ChatMessages(messages=doc_to_messages(self.task_dict[task][split][row])).to_hf_messages()
-        inputs = self._processor.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-        ).to(self._model.device, dtype=self._model.dtype)
+        inputs = encode_conversation(self._processor, messages, settings)
+        inputs = inputs.to(self._model.device, dtype=self._model.dtype)
         [tokens] = self._model.generate(**inputs, **_decoding(settings))
         answer = tokens[inputs["input_ids"].shape[1] :].tolist()
         while answer and answer[-1] in self._ends:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from eval.lmms_scoring import THINKING
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import BadImage, open_image
 from gpg_vl.preflight.start import load_evaluation
@@ -64,7 +65,7 @@ def write_task(recipe: Recipe, out: Path) -> int:
     """Writes the rows of ``data.eval`` and the file that describes the task to lmms-eval; returns how many rows.
 
     Raises:
-        ValueError: a row cannot be used, or has a video
+        ValueError: a row cannot be used, or has a video; or the recipe's prompts are no chat
     """
     checked = load_evaluation(recipe)
     import datasets
@@ -75,6 +76,11 @@ def write_task(recipe: Recipe, out: Path) -> int:
     adapter = load_adapter(recipe.model, with_weights=False)
     room = evaluation_room(recipe, adapter)
     prompts = build_prompts(recipe, checked.tasks, adapter, room)
+    if not prompts.is_chat:
+        raise ValueError(
+            "prompt.style: lmms-eval asks by the chat template, and the prompts of this recipe are plain text; set it "
+            "to chat, or use gpg-vl eval"
+        )
     samples = [sample for source in checked.sources for sample in source.samples]
     rows = list(_rows(samples, prompts, recipe))
     text = datasets.Value("string")
@@ -82,7 +88,7 @@ def write_task(recipe: Recipe, out: Path) -> int:
     table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
     out.mkdir(parents=True)
     datasets.DatasetDict({"test": table}).save_to_disk(out / "rows")
-    (out / f"{TASK}.yaml").write_text(_describe(out / "rows", room.max_new_tokens), encoding="utf-8")
+    (out / f"{TASK}.yaml").write_text(_describe(out / "rows", room.max_new_tokens, prompts.thinking), encoding="utf-8")
     return len(rows)
 
 
@@ -113,8 +119,9 @@ def _rows(samples: Sequence[Sample], prompts: PromptBuilder, recipe: Recipe) -> 
         }  # fmt: skip
 
 
-def _describe(rows: Path, max_new_tokens: int) -> str:
+def _describe(rows: Path, max_new_tokens: int, thinking: bool | None) -> str:
     functions = ("doc_to_visual", "doc_to_text", "doc_to_messages", "process_results")
+    asked = {} if thinking is None else {THINKING: thinking}
     plain = {
         "task": TASK,
         "dataset_path": str(rows.resolve()),
@@ -123,7 +130,7 @@ def _describe(rows: Path, max_new_tokens: int) -> str:
         "output_type": "generate_until",
         "doc_to_target": "answer",
         "reasoning_tags": "none",  # the kit's rules read the reasoning too
-        "generation_kwargs": {"max_new_tokens": max_new_tokens, "temperature": 0.0, "do_sample": False},
+        "generation_kwargs": {"max_new_tokens": max_new_tokens, "temperature": 0.0, "do_sample": False, **asked},
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in SCORES],
         "metadata": [{"version": 1}],
     }

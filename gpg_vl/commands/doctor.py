@@ -11,6 +11,7 @@ from PIL import Image
 
 from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.device import choose_device
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.manifest import MANIFEST_FILE
@@ -31,29 +32,38 @@ def check_checkpoint(recipe: Recipe) -> Iterator[str]:
     """
     folder = Path(resolve_model_path(recipe.model.path))
     try:
-        yield from _check_folder(folder, recipe.model)
+        yield from _check_folder(folder, recipe)
     except (ValueError, OSError):
         raise
     except Exception as error:  # a folder can be wrong in more ways than anybody foresees
         raise ValueError(f"{folder} cannot be used: {describe_error(error)}") from error
 
 
-def _check_folder(folder: Path, model: ModelConfig) -> Iterator[str]:
+def _check_folder(folder: Path, recipe: Recipe) -> Iterator[str]:
     if (folder / MANIFEST_FILE).is_file():  # it was looked at when the folder was found
         yield f"{MANIFEST_FILE}: every file is unchanged since it was written"
     base = find_base(str(folder))
-    check_model_folder(folder)
+    check_model_folder(folder, needs_template=recipe.prompt.style == "chat")
+    adapter = _load(replace(recipe.model, path=str(folder)))
     kind = "weights" if base is None else f"adapter of {base}"
-    yield f"{kind}: names, shapes and types match the config; processor and chat template are present"
-    yield f"completion: {_complete(replace(model, path=str(folder)))!r}"
+    present = "processor and chat template are present"
+    if not adapter.has_chat_template():
+        present = "the processor is present and has no chat template: prompts are plain text"
+    yield f"{kind}: names, shapes and types match the config; {present}"
+    yield f"completion: {_complete(adapter)!r}"
 
 
-def _complete(model: ModelConfig) -> str:
-    """The most likely completion to a question about a grey picture."""
+def _load(model: ModelConfig) -> Adapter:
+    """Ready to answer, on a CPU where there is no GPU."""
     device = choose_device(model)
     adapter = load_adapter(replace(model, device=model.device if device.type == "cuda" else "cpu"))
     adapter.round_weights()
     adapter.to(device)
+    return adapter
+
+
+def _complete(adapter: Adapter) -> str:
+    """The most likely completion to a question about a grey picture."""
     buffer = io.BytesIO()
     Image.new("RGB", (112, 112), "grey").save(buffer, "PNG")
     sample = Sample("doctor", "any", (buffer.getvalue(),), "What is in the picture?", "")

@@ -48,11 +48,12 @@ def merge(recipe: Recipe, out: Path) -> None:
 
 
 def _write(recipe: Recipe, folder: Path, partial: Path) -> None:
-    load_adapter(recipe.model).save(partial)
+    adapter = load_adapter(recipe.model)
+    adapter.save(partial)
     card = folder / CARD_FILE
     if card.is_file():
         text = card.read_text(encoding="utf-8").replace("library_name: peft", "library_name: transformers", 1)
         (partial / CARD_FILE).write_text(text.replace("# a LoRA adapter of", "# merged LoRA adapter of", 1), "utf-8")
     write_recipe(recipe, partial / RECIPE_FILE)
-    check_model_folder(partial)
+    check_model_folder(partial, needs_template=adapter.has_chat_template())
     sync(path for path in partial.iterdir() if path.is_file())

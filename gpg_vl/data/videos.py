@@ -33,6 +33,7 @@ DOWNLOAD_S = 120.0
 
 FORMATS = "MP4, MOV, WebM, MKV or AVI"
 _DEMUXERS = "mov,matroska,avi"
+_STRICTLY = "explode+bitstream+buffer+crccheck"
 _LEAST_FRAMES = 4
 """A short video, too, shows a change."""
 _TURNS = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
@@ -215,12 +216,12 @@ def _decode(data: bytes, sampling: FrameSampling, kept: int | None) -> Video:
     _refuse_tables(data)
     deadline = time.monotonic() + DECODING_S
     with _opened(av, data) as (container, stream):
-        num_frames, fps = _measure(container, stream, deadline)
+        num_frames, fps, start = _measure(container, stream, deadline)
     _refuse_length(num_frames, fps)
     times = sampling.choose(num_frames, fps)
     with _opened(av, data) as (container, stream):
         _refuse_total(stream.codec_context.width, stream.codec_context.height, times)
-        return Video(_keep(_pick(container, stream, times, deadline), kept), times)
+        return Video(_keep(_pick(container, stream, times, start, deadline), kept), times)
 
 
 @contextmanager
@@ -235,7 +236,8 @@ def _opened(av: Any, data: bytes) -> Iterator[tuple[Any, Any]]:
             raise RefusedError("it has no frames: the file holds no video stream")
         stream = container.streams.video[0]
         _refuse_size(stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size
+        # a stream may change its size, and some decoders show what they cannot read as grey
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": _STRICTLY}
         yield container, stream
 
 
@@ -277,32 +279,52 @@ def _refuse_length(num_frames: int, fps: float) -> None:
         raise RefusedError(f"it takes {num_frames / fps:.0f} s, more than {MAX_SECONDS:.0f}; cut it")
 
 
-def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float]:
-    """The number of frames, and how many there are in a second. None is decoded, and the header is not relied on.
+def _measure(container: Any, stream: Any, deadline: float) -> tuple[int, float, int | None]:
+    """The number of frames, how many there are in a second, and the time of the first whole picture, in ticks.
+
+    None is decoded, and the header is not relied on. A clip that was cut without encoding it again may begin with
+    frames that need one which was cut away; they are shown before the first whole picture, and do not count.
 
     Raises:
         RefusedError: there are too many, or they end long before the header says
     """
-    times: list[int] = []
+    times: list[int | None] = []
+    start: int | None = None
     for packet in container.demux(stream):
+        shown_at = packet.dts if packet.pts is None else packet.pts
+        if packet.is_keyframe and start is None:
+            start = shown_at
         if packet.size > 0 and not packet.is_discard:
-            times.append(packet.dts if packet.pts is None else packet.pts)
+            times.append(shown_at)
         if len(times) > MAX_FRAMES:
             raise RefusedError(f"it has more than {MAX_FRAMES} frames; cut it")
         _refuse_late(deadline)
-    known = [time for time in times if time is not None]
+    times = [each for each in times if not _is_before(each, start)]
+    known = [each for each in times if each is not None]
     seconds = float((max(known) - min(known)) * stream.time_base) if known else 0.0
-    said = (container.duration or 0) / 1e6
+    said = _said_seconds(container, stream)
     if seconds < said / 2 - 1:
         raise RefusedError(f"it is truncated: its frames end after {seconds:.1f} s, its header says {said:.1f} s")
     fps = (len(times) - 1) / seconds if seconds > 0 else float(stream.average_rate or 0)
-    return len(times), fps
+    return len(times), fps, start
 
 
-def _pick(container: Any, stream: Any, times: FrameTimes, deadline: float) -> Iterator[Image]:
+def _is_before(time: int | None, start: int | None) -> bool:
+    return time is not None and start is not None and time < start
+
+
+def _said_seconds(container: Any, stream: Any) -> float:
+    """How long the pictures take by the header; 0 where it only says how long they or the sound take."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
+def _pick(container: Any, stream: Any, times: FrameTimes, start: int | None, deadline: float) -> Iterator[Image]:
     stream.thread_type = "AUTO"
     wanted, number, size = set(times.numbers), -1, None
-    for number, frame in enumerate(container.decode(stream)):
+    shown = (frame for frame in container.decode(stream) if not _is_before(frame.pts, start))
+    for number, frame in enumerate(shown):
         _refuse_late(deadline)
         size = size or (frame.width, frame.height)
         if frame.is_corrupt or (frame.width, frame.height) != size:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpg_vl.config import ModelConfig
@@ -58,13 +57,13 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
 def _refuse_new(path: str) -> None:
     """
     Raises:
-        ValueError: the installed transformers does not know the model type of a folder
+        ValueError: the installed transformers does not know the model type of a folder, or of a model on the hub
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from gpg_vl.models.loading import read_object
+    from gpg_vl.models.loading import read_model_type
 
-    model_type = read_object(Path(path) / "config.json").get("model_type")
+    model_type = read_model_type(path)
     if isinstance(model_type, str) and model_type not in CONFIG_MAPPING:
         raise _unknown(path, model_type, is_generic=False)
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from gpg_vl.models.loading import WEIGHTS_INDEX, read_object
+from gpg_vl.models.loading import SINGLE_FILE, WEIGHTS_INDEX, local_folder, read_object, weight_files
 
 CARRIED_FILE = "model-carried.safetensors"
-_SINGLE_FILE, _FIRST_OF_SEVERAL = "model.safetensors", "model-00001-of-00001.safetensors"
+_FIRST_OF_SEVERAL = "model-00001-of-00001.safetensors"
 
 
 class CarriedWeights:
@@ -29,15 +30,16 @@ class CarriedWeights:
         """
         Args:
             path: of the folder, or its name on the hub
-            unexpected: names that ``from_pretrained`` found no place for
+            unexpected: names, as they were looked for in the model, that ``from_pretrained`` found no place for
         """
         patterns = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
-        own = set(model.state_dict())
+        own, find_name = set(model.state_dict()), names_when_loaded(model)
         self._files = {
             name: file
             for file in _open_files(path)
             for name in file.keys()  # noqa: SIM118  no dict
-            if name not in own and (name in unexpected or any(each.search(name) for each in patterns))
+            if (sought := find_name(name)) not in own
+            and (sought in unexpected or any(each.search(sought) for each in patterns))
         }
 
     def write(self, folder: Path) -> None:
@@ -48,13 +50,26 @@ class CarriedWeights:
             return
         tensors = {name: self._files[name].get_tensor(name) for name in names}
         save_file(tensors, folder / CARRIED_FILE, metadata={"format": "pt"})
-        if (folder / _SINGLE_FILE).is_file():
-            (folder / _SINGLE_FILE).rename(folder / _FIRST_OF_SEVERAL)
+        if (folder / SINGLE_FILE).is_file():
+            (folder / SINGLE_FILE).rename(folder / _FIRST_OF_SEVERAL)
         index["weight_map"] |= dict.fromkeys(names, CARRIED_FILE)
         for key, count in (("total_size", lambda each: each.nbytes), ("total_parameters", lambda each: each.numel())):
             if key in index["metadata"]:
                 index["metadata"][key] += sum(map(count, tensors.values()))
         (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def names_when_loaded(model: PreTrainedModel) -> Callable[[str], str]:
+    """Under which name transformers looks in a model for a weight of a file, by its own rules: many are renamed."""
+    conversions, own = get_model_conversion_mapping(model), model.state_dict()
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    converters = [each for each in conversions if isinstance(each, WeightConverter)]
+
+    def rename(name: str) -> str:
+        sought = str(rename_source_key(name, renamings, converters, model.base_model_prefix, own)[0])
+        return name if sought not in own and name in own else sought
+
+    return rename
 
 
 def carried_names(folder: Path) -> set[str]:
@@ -68,7 +83,7 @@ def carried_names(folder: Path) -> set[str]:
 
 def _index(folder: Path) -> dict[str, Any]:
     """The folder's index, or what it will be once its only file is the first of several."""
-    path = folder / _SINGLE_FILE
+    path = folder / SINGLE_FILE
     if not path.is_file():
         return read_object(folder / WEIGHTS_INDEX)
     with safe_open(path, "pt") as file:
@@ -81,7 +96,4 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _open_files(path: str) -> Iterator[Any]:
     """The weight files of a folder, or of a model on the hub, which has been downloaded."""
-    folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(path, local_files_only=True))
-    is_single = (folder / _SINGLE_FILE).is_file()
-    names = {_SINGLE_FILE} if is_single else set(read_object(folder / WEIGHTS_INDEX).get("weight_map", {}).values())
-    return (safe_open(folder / name, "pt").__enter__() for name in sorted(names))
+    return (safe_open(file, "pt").__enter__() for file in weight_files(local_folder(path)))

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -23,6 +25,11 @@ from gpg_vl.models.device import choose_device
 from gpg_vl.models.template_trial import try_template
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+_QUANTISED_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quanto_qmap.json")
+"""What ModelOpt, AutoGPTQ, AutoAWQ and Quanto write beside weights whose config may say nothing."""
+_CODED_NAMES = (".qweight", ".qzeros", ".weight_packed", "_scale_inv", "weight_scale")
+_CODED_TYPES = ("F8_E4M3", "F8_E5M2")
 AS_DATA: dict[str, Any] = {"trust_remote_code": False}
 
 
@@ -39,13 +46,29 @@ def read_config(path: str) -> PreTrainedConfig:
             f"model.path: {path} has no readable config.json ({first_line(error)}); give a whole model folder"
         ) from error
     for part in _parts(config):
-        _refuse_quantised(path, part)
+        _refuse_quantised(path, _quantisation_in(part))
+    if Path(path).is_dir():
+        _refuse_quantised(path, find_quantisation(Path(path)))
     config._attn_implementation = "sdpa"  # one that the folder names may be code on the hub
     for part in _parts(config):
         if has_capped_scores(part):
             part._attn_implementation = "eager"
     config._experts_implementation = None
     return config
+
+
+def read_model_type(path: str) -> object:
+    """What the config of a folder or of a model on the hub says; None where there is no readable one.
+
+    Raises:
+        ValueError: the folder's config.json is no JSON object
+    """
+    if Path(path).is_dir():
+        return read_object(Path(path) / "config.json").get("model_type")
+    try:
+        return PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    except (OSError, ValueError):  # ``read_config`` says why
+        return None
 
 
 def has_capped_scores(config: PreTrainedConfig) -> bool:
@@ -61,8 +84,47 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from _parts(part)
 
 
-def _refuse_quantised(path: str, config: PreTrainedConfig) -> None:
-    found = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+def _quantisation_in(config: PreTrainedConfig) -> Any:
+    return getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+
+
+def find_quantisation(folder: Path) -> dict[str, str] | None:
+    """What says of a folder, beside its config, that its weights are codes: a file, or a weight's type or name."""
+    for name in _QUANTISED_FILES:
+        if (folder / name).is_file():
+            return {"quant_method": name}
+    for file in weight_files(folder):
+        if (weight := _coded_weight(file)) is not None:
+            return {"quant_method": f"{weight} in {file.name}"}
+    return None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model's weights that are in a folder, by its index if there are several."""
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    names = {name for _, name in _named_shards(folder) if stays_inside(name) and (folder / str(name)).is_file()}
+    return [folder / str(name) for name in sorted(names, key=str)]
+
+
+def _coded_weight(file: Path) -> str | None:
+    """The first weight whose type or name is of a quantised one; None also where the file is broken."""
+    try:
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  no dict
+                if name.endswith(_CODED_NAMES) or weights.get_slice(name).get_dtype() in _CODED_TYPES:
+                    return str(name)
+    except SafetensorError:  # whoever loads it says so
+        return None
+    return None
+
+
+def local_folder(path: str) -> Path:
+    """Of a model that is on this machine, or that has been downloaded from the hub."""
+    return Path(path) if Path(path).is_dir() else Path(snapshot_download(path, local_files_only=True))
+
+
+def _refuse_quantised(path: str, found: Any) -> None:
     if found is None:
         return
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
@@ -91,6 +153,7 @@ def load_weights(path: str, model_class: Any, config: ModelConfig) -> tuple[PreT
             raise
         reason = first_line(error)
         raise ValueError(f"model.path: the weights in {path} cannot be loaded ({reason}); copy them again") from error
+    _refuse_quantised(path, find_quantisation(local_folder(path)))  # from the hub, the files are only here now
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(

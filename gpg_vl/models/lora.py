@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,36 @@ def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]
         base: where ``model`` was loaded from; the saved adapter names it
 
     Raises:
-        ValueError: see ``check_targets``
+        ValueError: see ``check_targets``; or peft adapts other layers than those
     """
     check_targets(model, config, layers)
+    wanted = set(_matching(model, config, layers))
     model.add_adapter(_peft_config(config, layers, base))
-    # transformers took the name from the config that it read
-    model.peft_config["default"].base_model_name_or_path = _lasting_name(base)
+    _refuse_other_layers(model, wanted)
+    # transformers took the name from the config that it read, and peft resolves the names of some mixtures of experts
+    saved: Any = model.peft_config["default"]
+    saved.base_model_name_or_path, saved.target_modules = _lasting_name(base), _targets(config, layers)
+
+
+def _refuse_other_layers(model: PreTrainedModel, wanted: Collection[str]) -> None:
+    """In some mixtures of experts, peft takes the names of linear layers for those of the experts' parameters.
+
+    Raises:
+        ValueError: it did; names the layers that can be adapted
+    """
+    found = {name for name, each in model.named_modules() if isinstance(each, LoraLayer)}
+    if found == set(wanted):
+        return
+    other = _ends(found.difference(wanted))
+    raise ValueError(
+        f"model.lora.target_modules: peft adapts other layers of a {model.config.model_type} model than these, the "
+        f"first is {min(found.symmetric_difference(wanted))}; give a list of "
+        f"{', '.join(sorted(_ends(found.intersection(wanted)) - other))}"
+    )
+
+
+def _ends(names: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
 
 
 def attach_saved(model: PreTrainedModel, folder: str, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
@@ -176,7 +200,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig, layers: Mapping[st
     entries = [(each, [each]) for each in wanted] if isinstance(wanted, list) else [(wanted, wanted)]
     for each, alone in entries:
         if not _matching(model, replace(config, target_modules=alone), layers):
-            ends = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
+            ends = ", ".join(sorted(_ends(possible)))
             parts = " and ".join(config.parts)
             raise ValueError(
                 f"model.lora.target_modules: {each} names no linear layer in the blocks of {parts}; "

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.carried_weights import carried_names
+from gpg_vl.models.carried_weights import carried_names, names_when_loaded
 from gpg_vl.models.loading import AS_DATA, load_processor, read_config
 from gpg_vl.models.lora import adapter_shapes, find_base
 from gpg_vl.models.snapshot import WeightsSnapshot
@@ -32,7 +32,7 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
-    """Writes weights or adapter, configs, processor, chat template and model card, and checks what was written.
+    """Writes weights or adapter, configs, processor, chat template if any, and model card, and checks what was written.
 
     Args:
         metrics: the run's latest metrics by name, for the card
@@ -43,7 +43,7 @@ def save_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[
     with _quiet_loading():  # also of the bar of the writing: a screen that is gone must not end a save
         adapter.save(folder)
     _write_card(folder, recipe, metrics)
-    check_model_folder(folder)
+    check_model_folder(folder, needs_template=adapter.has_chat_template())
 
 
 def begin_model(adapter: Adapter, folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
@@ -78,8 +78,11 @@ def _write_card(folder: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> Non
     (folder / CARD_FILE).write_text(describe_model(recipe, metrics), encoding="utf-8")
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, needs_template: bool = True) -> None:
     """
+    Args:
+        needs_template: False for a model without a chat template, as base models are
+
     Raises:
         ValueError: names what is missing, or the first tensor that does not match the config
     """
@@ -90,7 +93,7 @@ def check_model_folder(folder: Path) -> None:
             GenerationConfig.from_pretrained(folder)
         except Exception as error:
             raise ValueError(f"{folder}: {first_line(error)}") from error
-        if processor.chat_template is None:
+        if needs_template and processor.chat_template is None:
             raise ValueError(f"{folder} has no chat template")
         if base is None:
             _check_weights(folder)
@@ -102,15 +105,16 @@ def _check_weights(folder: Path) -> None:
     model_class: Any = AutoModelForImageTextToText
     try:
         config = read_config(str(folder))
-        _, info = model_class.from_pretrained(
+        model, info = model_class.from_pretrained(
             folder, config=config, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
             use_safetensors=True, **AS_DATA,
         )  # fmt: skip
     except Exception as error:
         raise ValueError(f"{folder}: {first_line(error)}") from error
     carried = carried_names(folder)
+    sought = set(map(names_when_loaded(model), carried))
     for what in ("missing", "unexpected", "mismatched"):
-        wrong = set(info[f"{what}_keys"]) - carried
+        wrong = set(info[f"{what}_keys"]) - sought
         if wrong:
             raise ValueError(f"{folder}: the weights do not fit config.json: {what} {min(wrong)}")
     expected = str(config.dtype).removeprefix("torch.")

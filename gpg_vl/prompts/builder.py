@@ -86,16 +86,16 @@ class PromptBuilder:
         self._tasks = tasks
         self._config = config
         self._noted: set[str] = set()
-        self._is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
-        if self._is_chat and not adapter.has_chat_template():
+        self.is_chat = adapter.is_chat() if config.style == "auto" else config.style == "chat"
+        if self.is_chat and not adapter.has_chat_template():
             raise ValueError("prompt.style is chat, but the model has no chat template; set prompt.style to base")
-        if config.system is not None and not self._is_chat:
+        if config.system is not None and not self.is_chat:
             raise ValueError("prompt.system needs a chat prompt; set prompt.style to chat or leave prompt.system out")
-        self._thinking = {"auto": None, "on": True, "off": False}[config.thinking]
-        if self._thinking is not None and not self._is_chat:
+        self.thinking = {"auto": None, "on": True, "off": False}[config.thinking]
+        if self.thinking is not None and not self.is_chat:
             raise ValueError("prompt.thinking needs a chat prompt; set prompt.style to chat or prompt.thinking to auto")
-        if self._is_chat:
-            adapter.check_chat(self._thinking)
+        if self.is_chat:
+            adapter.check_chat(self.thinking)
 
     def build(self, sample: Sample) -> Prompt:
         """Opens the images and videos and encodes the prompt.
@@ -244,7 +244,7 @@ class PromptBuilder:
         if self._config.system is not None or not isinstance(system, str) or not system.strip():
             return self._config.system
         self._refuse_control_tokens(system, where="system message")
-        if not self._is_chat:
+        if not self.is_chat:
             self._note("system", "sample %s has a system message, which a base prompt leaves out", sample.id)
             return None
         self._note_other_place(sample, system, "system message")
@@ -267,15 +267,15 @@ class PromptBuilder:
             _log.warning(text, *map(printable, values))
 
     def _messages(self, layout: PromptLayout) -> tuple[tuple[str, str], ...]:
-        if not self._is_chat:
+        if not self.is_chat:
             return ()
         system = () if layout.system is None else (("system", layout.system),)
         return (*system, ("user", layout.request))
 
     def _render(self, request: str, system: str | None, views: Sequence[ImageView]) -> str:
         parts = place_media(request, views)
-        if self._is_chat:
-            return self._adapter.render_chat(parts, system, self._thinking)
+        if self.is_chat:
+            return self._adapter.render_chat(parts, system, self.thinking)
         return self._adapter.render_plain(["User: ", *parts, f"\nAssistant: {THINK_OPENING}"])
 
     def _refuse_control_tokens(self, text: str, markers: Sequence[str] = (), where: str = "question") -> None:

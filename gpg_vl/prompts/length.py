@@ -70,5 +70,5 @@ def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]
     share = recipe.rollout.tokens_per_batch // group_size
     return {
         share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",
-        adapter.context_length: "shorten the row, lower model.max_pixels or the new tokens",
+        adapter.context_length: "shorten the row, lower model.max_pixels, of videos data.max_frames, or the new tokens",
     }

@@ -14,8 +14,8 @@ TAGS = (THINK_OPENING, THINK_CLOSING, ANSWER_OPENING, ANSWER_CLOSING)
 BOX_OPENING, BOX_CLOSING = "<|begin_of_box|>", "<|end_of_box|>"
 """Some models put their final answer between these, with or without the tags that the prompt asked for."""
 
-_CHANNEL, _BRACKETS = "<|channel>thought", "[THINK]"
-_NATIVE = ((_CHANNEL, "<channel|>"), (_BRACKETS, "[/THINK]"))
+_CHANNEL, _BRACKETS, _BRACKETS_CLOSING = "<|channel>thought", "[THINK]", "[/THINK]"
+_NATIVE = ((_CHANNEL, "<channel|>"), (_BRACKETS, _BRACKETS_CLOSING))
 _PAIRS = ((THINK_OPENING, THINK_CLOSING), *_NATIVE)
 
 
@@ -47,7 +47,20 @@ def completion_text(prompt: Prompt, text: str) -> str:
     Chat templates of thinking models end in ``<think>`` and a newline, or in an empty block where they are not to
     think. A model that opens its reasoning again needs no other opening.
     """
-    return with_opening(opened_reasoning(prompt.text), text)
+    given = opened_reasoning(prompt.text)
+    return with_template_opening(given, text) if prompt.messages else with_opening(given, text)
+
+
+def with_template_opening(given: str, text: str) -> str:
+    """The same behind what a chat template opened, where a model may think in its own way first, as in other families.
+
+    If it then thinks once more, as the prompt asked, its own reasoning is put into tags of its own.
+    """
+    whole = with_opening(given, text)
+    own, _, rest = whole.partition(THINK_CLOSING)
+    if given.strip() != THINK_OPENING or not rest.lstrip().startswith(THINK_OPENING):
+        return whole
+    return own.replace(THINK_OPENING, _BRACKETS, 1) + _BRACKETS_CLOSING + rest
 
 
 def with_opening(given: str, text: str) -> str:

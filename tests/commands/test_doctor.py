@@ -13,11 +13,15 @@ import pytest
 from transformers import AutoProcessor, GenerationConfig
 
 from gpg_vl.cli import main
+from gpg_vl.commands.doctor import check_checkpoint
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe
+from gpg_vl.models import load_adapter
 from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import save_model
+from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.run.saved_recipe import recipe_of_model, write_recipe
 from tests.support.builders import SMALL_IMAGES
+from tests.support.families import CASES, is_installed
 from tests.support.messages import lines_naming, naming
 
 LoadModel = Callable[..., QwenVLAdapter]
@@ -46,6 +50,25 @@ def test_doctor_reloads_and_lets_it_answer(
     (tmp_path / "merged/config.json").write_text(json.dumps(config))
     assert main(["doctor", "--checkpoint", str(tmp_path / "merged")]) == 2
     assert lines_naming(capsys.readouterr().err, "config.json", "mismatched")
+
+
+@pytest.mark.skipif(not is_installed(CASES["paligemma"]), reason="needs a newer transformers")
+def test_a_model_without_a_chat_template_is_merged_and_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_tiny_model(tmp_path / "base", "paligemma", 1)
+    config = ModelConfig(path=str(base), dtype="float32", lora=LoraConfig(r=4))
+    save_model(load_adapter(config), tmp_path / "a", Recipe(model=config), {})
+    write_recipe(Recipe(model=config), tmp_path / "a/recipe.yaml")
+    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "m")]) == 0
+    for folder in ("a", "m"):
+        capsys.readouterr()
+        assert main(["doctor", "--checkpoint", str(tmp_path / folder)]) == 0
+        said = capsys.readouterr().out
+        assert lines_naming(said, "no chat template") and lines_naming(said, "completion")
+    recipe = Recipe(model=ModelConfig(path=str(tmp_path / "m")), prompt=PromptConfig(style="chat"))
+    with pytest.raises(ValueError, match=naming("no chat template")):
+        list(check_checkpoint(recipe))
 
 
 @pytest.fixture

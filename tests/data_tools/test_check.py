@@ -12,16 +12,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_tools import jsonl
 from data_tools.check import main
 from data_tools.clean_copy import write_copy
 from data_tools.file_checks import ROWS_AT_ONCE
 from data_tools.published_files import write_lines
 from data_tools.row_checks import DataFile, check_row
-from gpg_vl.data import media_files
+from gpg_vl.config import DataConfig, ModelConfig, PromptConfig, Recipe
+from gpg_vl.data import media_files, videos
 from gpg_vl.data.sources import load_source, write_parquet
+from gpg_vl.data.videos import FrameSampling
+from gpg_vl.models import load_adapter
+from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.records import Sample
+from gpg_vl.tasks import TASKS
 from tests.support.messages import naming
 from tests.support.pictures import encode, png_header
+from tests.support.videos import Clip, mp4
 
 RED = (200, 30, 30)
 WHOLE = "--workers", "1"
@@ -245,6 +252,50 @@ def test_leaks(folder: Path, check: Check) -> None:
     assert re.search(naming(test, "3 rows"), lines[4])
 
 
+def write_video_row(folder: Path) -> Path:
+    """Ten seconds, of which a run sees 20 frames by default."""
+    (folder / "v.mp4").write_bytes(mp4(Clip(56, 56, 20, 2)))
+    return write_lines(folder / "rows.jsonl", [row(1, images=[], videos=["v.mp4"])])
+
+
+def test_videos_are_judged_by_the_frames_of_the_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_video_row(folder)
+    monkeypatch.setattr(videos, "MAX_SEEN_PIXELS", 8 * 56 * 56)
+    found = check_row(DataFile(str(rows)), 0).finding
+    assert found is not None and found.field == "videos"
+    assert re.search(naming("20 frames", "data.max_frames"), found.text)
+    for sampling in (FrameSampling(max_frames=8), FrameSampling(fps=0.8)):
+        assert check_row(DataFile(str(rows), sampling=sampling), 0).finding is None
+    words = ["--source", str(rows), "--out", str(folder / "out/kept.jsonl")]
+    assert jsonl.main(words) == 2
+    assert jsonl.main([*words, "--max-frames", "8"]) == 0
+
+
+def test_no_more_than_a_frame_of_a_video_is_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video_row(folder)
+    monkeypatch.setattr(videos, "open_video", None)
+    checked = check_row(DataFile(str(folder / "rows.jsonl"), sampling=FrameSampling(2, 5)), 0)
+    assert checked.finding is None and len(checked.videos[0].times.numbers) == 5
+
+
+def test_prompts_with_videos_are_as_long_as_in_a_run(
+    folder: Path, check: Check, model_folders: dict[str, Path]
+) -> None:
+    rows = write_video_row(folder)
+    limits = {"min_pixels": 784, "max_pixels": 3136, "max_video_pixels": 6 * 1568}
+    model = ModelConfig(path=str(model_folders["qwen2_5_vl"]), **limits)  # type: ignore[arg-type]
+    recipe = Recipe(model=model, data=DataConfig(fps=1, max_frames=6), prompt=PromptConfig())
+    adapter = load_adapter(model, with_weights=False)
+    prompts = build_prompts(recipe, {"counting": TASKS["counting"]}, adapter, evaluation_room(recipe, adapter))
+    expected = prompts.measure(load_source(str(rows)).samples[0]).num_tokens
+    words = [word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", value)]
+    words += ["--model", model_folders["qwen2_5_vl"], "--fps", 1]
+    assert re.search(naming("prompts", f"{expected} tokens on average"), check(rows, *words, "--max-frames", 6)[1][-1])
+    assert not re.search(naming(f"{expected} tokens on average"), check(rows, *words)[1][-1])
+    code, lines = check(rows, *words, "--max-new-tokens", 4096)
+    assert code == 1 and re.search(naming("1 | r1 | question |", "--max-frames"), lines[2])
+
+
 def test_prompts_too_long_for_the_model(folder: Path, check: Check, model_folders: dict[str, Path]) -> None:
     long = row(1, question="how many " * 4000)
     hostile = row(2, question="<|im_end|> how many?")
@@ -351,6 +402,8 @@ def test_tasks_of_ones_own(folder: Path, check: Check) -> None:
         (["rows.jsonl", "--fix", "drop"], ["--fix", "--out"]),
         (["rows.jsonl", "--out", "x"], ["--fix", "--out"]),
         (["rows.jsonl", "--max-pixels", "9999"], ["--max-pixels", "--model"]),
+        (["rows.jsonl", "--max-video-pixels", "9999"], ["--max-video-pixels", "--model"]),
+        (["rows.jsonl", "--fps", "0"], ["data.fps", "above 0"]),
         (["rows.jsonl", "--columns", "question"], ["--columns", "FIELD=COLUMN"]),
         (["rows.jsonl", "--workers", "0"], ["--workers", "--help"]),
         (["rows.jsonl", "--model", "./nowhere"], ["./nowhere"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -22,6 +23,7 @@ from tests.support.builders import png
 from tests.support.kit_rows import kit_row
 from tests.support.messages import lines_naming, naming
 from tests.support.pictures import encode
+from tests.support.videos import Clip, mp4
 
 HOSTILE = (
     '</pre><script>document.title="taken"</script><img src="http://127.0.0.1:9/x" onerror="document.title=1">&amp;'
@@ -76,6 +78,15 @@ def test_rows_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert pages[0] == pages[1] and numbers[0] == numbers[1] != numbers[2]
     assert numbers[0] == sorted(set(numbers[0])) and len(numbers[0]) == 8
     assert len(re.findall("<article>", preview(tmp_path, samples, "--rows", 99))) == 40
+
+
+def test_the_frames_of_a_video_are_those_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(mp4(Clip(56, 56, 20, 2)))
+    row = {"id": "v", "task": "counting", "videos": ["v.mp4"], "question": "How many?", "answer": "4"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    words = [str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "page.html"), "--max-frames", "3"]
+    assert main(words) == 0
+    assert "video 1 at 9.5 s, of 3 frames" in parse((tmp_path / "page.html").read_text()).text
 
 
 def test_boxes_lie_in_original_pixels(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ lmms-eval itself is not in this environment; ``eval/lmms.sh`` runs it in its own
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import datasets
@@ -15,7 +17,7 @@ import yaml
 from PIL import Image
 
 from eval import lmms_task
-from eval.lmms_scoring import doc_to_messages, doc_to_text, process_results
+from eval.lmms_scoring import doc_to_messages, doc_to_text, encode_conversation, process_results
 from gpg_vl.config import Recipe
 from gpg_vl.evaluation.score_file import score_rows
 from gpg_vl.models import load_adapter
@@ -23,7 +25,7 @@ from gpg_vl.preflight.start import load_evaluation
 from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.run.saved_recipe import recipe_of_model
 from tests.support.builders import png
-from tests.support.messages import lines_naming
+from tests.support.messages import lines_naming, naming
 
 ANSWER = "<think>two and two</think><answer>{}</answer>"
 
@@ -61,6 +63,46 @@ def test_the_model_is_shown_the_kits_prompt(model_folders: dict[str, Path], rows
         shown = [part["url"] for part in messages[-1]["content"] if part["type"] == "image"]
         assert [image.size for image in shown] == [Image.open(path).size for path in sample.images]
         assert doc_to_text(doc) == "".join(p["text"] for p in messages[-1]["content"] if p["type"] == "text")
+
+
+THINKS = "{% if not enable_thinking | default(true) %}<think>\n\n</think>\n\n{% endif %}"
+
+
+@pytest.fixture
+def thinking_model(model_folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A model whose chat template knows ``enable_thinking``."""
+    folder = shutil.copytree(model_folders["qwen2_vl"], tmp_path / "thinks")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}" + THINKS + "{% endif %}")
+    return folder
+
+
+@pytest.mark.parametrize("thinking", ["auto", "on", "off"])
+def test_thinking_is_asked_for_as_gpg_vl_eval_does(
+    thinking_model: Path, rows: Path, tmp_path: Path, thinking: str
+) -> None:
+    recipe = recipe_for(thinking_model, rows)
+    recipe = replace(recipe, prompt=replace(recipe.prompt, thinking=thinking))  # type: ignore[arg-type]
+    lmms_task.write_task(recipe, tmp_path / "task")
+    described = (tmp_path / f"task/{lmms_task.TASK}.yaml").read_text().partition("doc_to_visual")[0]
+    settings = yaml.safe_load(described)["generation_kwargs"]
+    adapter = load_adapter(recipe.model, with_weights=False)
+    prompts = build_prompts(recipe, load_evaluation(recipe).tasks, adapter, evaluation_room(recipe, adapter))
+    samples = load_evaluation(recipe).sources[0].samples
+    for doc, sample in zip(datasets.load_from_disk(tmp_path / "task/rows")["test"], samples, strict=True):
+        inputs = encode_conversation(adapter.processor, doc_to_messages(doc), settings)  # type: ignore[attr-defined]
+        prompt = prompts.build(sample)
+        found, expected = inputs["input_ids"][0].tolist(), prompt.encoded.token_ids
+        assert [each for each, _ in groupby(found)] == [each for each, _ in groupby(expected)], "images of any size"
+        assert prompt.text.endswith("</think>\n\n") is (thinking == "off")
+
+
+def test_a_prompt_that_is_no_chat_is_refused(model_folders: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(model_folders["qwen2_vl"], rows)
+    recipe = replace(recipe, prompt=replace(recipe.prompt, style="base"))
+    with pytest.raises(ValueError, match=naming("prompt.style", "chat")):
+        lmms_task.write_task(recipe, tmp_path / "task")
+    assert not (tmp_path / "task").exists()
 
 
 def test_scores_are_the_kits(model_folders: dict[str, Path], rows: Path, tmp_path: Path) -> None:

@@ -97,6 +97,25 @@ def test_weights_that_no_class_loads_are_carried_over(
         check_model_folder(first)
 
 
+def test_a_weight_that_transformers_renames_is_carried_under_the_files_name(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A published Qwen2.5-VL has ``model.layers...``, which is ``model.language_model.layers...`` in its class."""
+    base, extra = tmp_path / "base", {"model.layers.0.extra_gate": torch.randn(3), "visual.extra": torch.randn(2)}
+    shutil.copytree(model_folders["qwen2_5_vl"], base)
+    weights = load_file(base / "model.safetensors")
+    published = {name.replace("model.language_model.", "model."): each for name, each in weights.items()}
+    assert any(name.startswith("model.layers.") for name in published)
+    save_file({**published, **extra}, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = load_adapter(ModelConfig(path=str(base), dtype="float32"))
+    for folder in (tmp_path / "first", tmp_path / "again"):
+        save_model(adapter, folder, Recipe(), {})
+        found = stored(folder)
+        assert all(torch.equal(found[name], tensor) for name, tensor in extra.items())
+        assert load_file(folder / CARRIED_FILE).keys() == extra.keys()
+        adapter = load_adapter(ModelConfig(path=str(folder), dtype="float32"))
+
+
 def test_a_folder_without_other_weights_and_an_adapter_have_none(load: LoadModel, base: Path, tmp_path: Path) -> None:
     plain, lora = tmp_path / "plain", tmp_path / "lora"
     for folder in (plain, lora):

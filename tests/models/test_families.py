@@ -262,6 +262,10 @@ def test_a_model_that_wants_to_draw_writes_no_vision_token(bench: Bench, monkeyp
     """10,000 tokens of a model whose head prefers the banned tokens by far."""
     biased = reload(bench).adapter
     banned = list(biased.banned_token_ids)
+    without, *others = (set(bench.inputs(prompt)["input_ids"][0].tolist()) for prompt in bench.prompts)
+    of_images = {token for token in set().union(*others) - without if token in biased.tokenizer.added_tokens_decoder}
+    assert {token for token in of_images if token < len(biased.head_weight)} <= set(banned), "what the processor writes"
+    assert of_images or bench.prompts[0].sample.images, "no prompt without images to compare with"
     if not banned:
         assert len(biased.head_weight) <= min(biased.tokenizer.convert_tokens_to_ids(biased.vision_tokens))
         return

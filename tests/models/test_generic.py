@@ -21,6 +21,7 @@ from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, check_prefill
 from tests.support.builders import SMALL_IMAGES, whole
 from tests.support.families import CASES, ONE_SIZE, Bench, FamilyCase, open_bench, worst_gradient
+from tests.support.hub import put_on_hub
 from tests.support.messages import lines_naming, naming
 from tests.support.unknown_models import write_llava
 
@@ -113,3 +114,22 @@ def test_an_unknown_type_is_told_the_nearest_and_what_generic_would_do(
     with pytest.raises(ValueError, match=naming("model.path", folder, model_type, "model.family", *told)) as raised:
         load_adapter(ModelConfig(path=str(folder)))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "told"),
+    [("qwen2_vll", ["nearest: qwen2_vl", "transformers"]), ("llava", ["nearest: llava_onevision", "self-check"])],
+)
+def test_so_it_is_for_an_unknown_type_on_the_hub(
+    tmp_path: Path,
+    model_folders: dict[str, Path],
+    model_type: str,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = shutil.copytree(model_folders["qwen2_vl"], tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type}))
+    put_on_hub(folder, "someone/new", monkeypatch)
+    with pytest.raises(ValueError, match=naming("model.path", "someone/new", model_type, "model.family", *told)):
+        load_adapter(ModelConfig(path="someone/new"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
@@ -24,6 +24,7 @@ from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Completion
 from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample
 from tests.support.families import CASES, skip_unless_installed
+from tests.support.hub import put_on_hub
 from tests.support.messages import naming
 
 
@@ -126,6 +127,54 @@ def test_a_quantised_model_is_refused(folder: Path, found: dict[str, Any], part:
     for with_weights in (True, False):
         with pytest.raises(ValueError, match=naming("model.path", folder, found.get("quant_method", ""))):
             load_adapter(ModelConfig(path=str(folder)), with_weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf_quant_config.json", "quantize_config.json", "quant_config.json", "quanto_qmap.json"]
+)
+def test_a_file_beside_the_config_says_that_the_weights_are_codes(folder: Path, name: str) -> None:
+    (folder / name).write_text("{}")
+    for with_weights in (True, False):
+        with pytest.raises(ValueError, match=naming("model.path", folder, "quantised", name)):
+            load_adapter(ModelConfig(path=str(folder)), with_weights)
+
+
+@pytest.mark.parametrize(
+    ("tail", "dtype"),
+    [
+        ("weight", torch.float8_e4m3fn),
+        ("weight", torch.float8_e5m2),
+        ("qweight", torch.int32),
+        ("qzeros", torch.int32),
+        ("weight_packed", torch.uint8),
+        ("weight_scale", torch.float32),
+        ("weight_scale_inv", torch.float32),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_split", [False, True])
+def test_codes_are_found_in_the_weights_themselves(folder: Path, tail: str, dtype: torch.dtype, is_split: bool) -> None:
+    """ModelOpt's config does not name them, and transformers would read them as numbers."""
+    name, file = f"model.language_model.layers.0.mlp.up_proj.{tail}", folder / "model.safetensors"
+    weights = load_file(file)
+    weights[name] = torch.ones(4, 4).to(dtype)
+    if is_split:
+        file.unlink()
+        file = folder / "model-00001-of-00001.safetensors"
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, file.name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=naming("model.path", folder, "quantised", name, file.name)):
+        load(folder)
+
+
+def test_codes_from_the_hub_are_found_where_they_were_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("up_proj.weight"))
+    save_file({**weights, name: weights[name].to(torch.float8_e4m3fn)}, folder / "model.safetensors", {"format": "pt"})
+    put_on_hub(folder, "someone/codes", monkeypatch)
+    with pytest.raises(ValueError, match=naming("model.path", "someone/codes", "quantised", name)):
+        load_adapter(ModelConfig(path="someone/codes"))
 
 
 def test_pickled_weights_are_not_read(folder: Path) -> None:

@@ -60,6 +60,7 @@ def test_rooms_of_a_recipe_name_their_keys(load: LoadModel, make_recipe: MakeRec
     assert (room.max_new_tokens, set(room.limits)) == (4, {75, 80, adapter.context_length})
     assert re.search(naming("rollout.tokens_per_batch", 2), room.limits[75])
     assert re.search(naming("update.tokens_per_micro_batch"), room.limits[80])
+    assert re.search(naming("model.max_pixels", "data.max_frames"), room.limits[adapter.context_length])
     assert all("data.on_long_prompt" in text for text in room.limits.values())
     room = evaluation_room(recipe, adapter)
     assert (room.max_new_tokens, set(room.limits)) == (9, {30, adapter.context_length})

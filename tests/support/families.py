@@ -75,6 +75,7 @@ class FamilyCase:
     """A package that the family's processor needs and the kit does not install."""
     attentions: tuple[str, ...] = ("grouped_sdpa", "sdpa", "eager")
     """The values of ``model.attention`` under which packed rows are exact."""
+    adapted: tuple[str, ...] | None = None  # the layers that LoRA adapts here, where peft cannot adapt all
     mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
     """Each gets a monkeypatch and breaks the family's adapter class; packed rows are then no longer plain ones."""
 
@@ -239,9 +240,13 @@ def under(bench: Bench, attention: str) -> Bench:
     return other
 
 
+def lora_of(case: FamilyCase) -> LoraConfig:
+    return LoraConfig(r=4, parts=["text", "vision"], target_modules=case.adapted and list(case.adapted))
+
+
 def with_lora(bench: Bench, root: Path) -> Bench:
     """A random adapter on text and vision; the truth is its folder, opened by plain transformers."""
-    adapter = load_case(bench.case, bench.folder, lora=LoraConfig(r=4, parts=["text", "vision"]))
+    adapter = load_case(bench.case, bench.folder, lora=lora_of(bench.case))
     draws = torch.Generator().manual_seed(3)
     for _, parameter in adapter.trainable_parameters():
         torch.nn.init.normal_(parameter, std=0.05, generator=draws)
@@ -312,6 +317,7 @@ TILES: tuple[Sizes, ...] = ([], [(120, 50)], [(30, 40), (200, 90), (84, 84)], [(
 ONE_SIZE: tuple[Sizes, ...] = ([], [(84, 56)], [(28, 56), (84, 28), (56, 56)], [(56, 112)])
 WITH_IMAGES: tuple[Sizes, ...] = ([(28, 28)], *ONE_SIZE[1:])
 DENSE = ("sdpa", "eager")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv")
 GEMMA3_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma3Adapter)}
 GEMMA4_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(Gemma4Adapter), "no cap": no_cap}
 PALI_MUTATIONS = {**SHARED_MUTATIONS, **mask_mutations(PaliGemmaAdapter), "no cap": no_cap}
@@ -326,7 +332,7 @@ CASES: dict[str, FamilyCase] = {
     "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
-    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
+    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, adapted=ATTENTION, mutations=JOINED_MUTATIONS),
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=JOINED_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gpg_vl.records import Prompt, Sample
@@ -47,6 +49,38 @@ def test_a_completion_has_the_reasoning_that_its_prompt_opened(ending: str, text
 )
 def test_a_written_completion_goes_on_from_its_prompt(ending: str, written: str, rest: str) -> None:
     assert continue_prompt(f"assistant\n{ending}", written) == rest
+
+
+TWICE = "a{close}<think>b</think><answer>4</answer>"
+
+
+@pytest.mark.parametrize(
+    ("ending", "closing"),
+    [
+        ("<think>\n", "</think>"),
+        ("<think>", "</think>"),
+        ("<|channel>thought\n", "<channel|>"),
+        ("[THINK]", "[/THINK]"),
+    ],
+)
+def test_whoever_thinks_as_its_template_opened_may_think_again_as_asked(ending: str, closing: str) -> None:
+    """Alike in all families; a plain prompt opens the reasoning that it asks for, which stands once."""
+    chat = Prompt(Sample("a", "t", (), "q", "4"), f"assistant\n{ending}", make_encoded(), (), (("user", "q"),))
+    twice = TWICE.format(close=closing)
+    for written in (twice, ending + twice):
+        read = completion_text(chat, written)
+        assert find_answer(read) == "4" and read_completion(read) == ("4", True)
+        assert "a" in read.partition("<think>b")[0], "what the model thought is kept"
+        boxed = read.replace("<answer>", "\\boxed{").replace("</answer>", "}")
+        assert read_completion(boxed, "boxed") == ("4", True)
+    for rest in (
+        "<think>b</think><think>c</think><answer>4</answer>",
+        "so <think>b</think><answer>4</answer>",
+        "<think>",
+    ):
+        assert not read_completion(completion_text(chat, f"a{closing}{rest}"))[1]
+    plain = replace(chat, text="Assistant: <think>", messages=())
+    assert not read_completion(completion_text(plain, TWICE.format(close="</think>")))[1]
 
 
 NATIVE = [("<|channel>thought\n", "<channel|>"), ("[THINK]", "[/THINK]"), ("<think>", "</think>")]
