@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from gpg_vl.update.packing import build_micro_batch
 from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from gpg_vl.update.self_check import check_packing, check_prefill
 from tests.support.builders import make_sample, make_training_group, whole
-from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
 from tests.support.messages import naming
 
 functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
@@ -51,6 +52,10 @@ def load_family(tmp_path: Path) -> LoadModel:
         )
 
     return load
+
+
+def quantized(family: str) -> LoraConfig:
+    return replace(lora_of(CASES[family]), quantize="nf4")
 
 
 def moved(adapter: Adapter) -> Adapter:
@@ -118,7 +123,7 @@ def test_copies_share_a_layer() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_packed_rows_are_plain_rows(load_family: LoadModel, family: str, dtype: str) -> None:
-    adapter = moved(load_family(family, dtype=dtype, lora=LORA))
+    adapter = moved(load_family(family, dtype=dtype, lora=quantized(family)))
     adapter.round_weights()
     coded = dict(four_bit_weights(adapter.model))
     assert coded and not adapter.quantized_layers()
@@ -134,13 +139,13 @@ def adapter_type(dtype: str) -> torch.dtype:
 
 def test_gradients_are_those_of_a_model_with_these_weights(load_family: LoadModel, family: str) -> None:
     """An ordinary model whose weights are what 4 bits keep of them."""
-    quantized = moved(load_family(family, lora=LORA))
-    plain = moved(load_family(family, lora=LoraConfig(r=4, parts=["text", "vision"])))
-    coded = {name: layer.dequantized() for name, layer in four_bit_weights(quantized.model)}
+    rounded = moved(load_family(family, lora=quantized(family)))
+    plain = moved(load_family(family, lora=lora_of(CASES[family])))
+    coded = {name: layer.dequantized() for name, layer in four_bit_weights(rounded.model)}
     for name, weight in plain.model.named_parameters():
         if name in coded:
             weight.data.copy_(coded[name])
-    gradients = [gradients_of(each) for each in (quantized, plain)]
+    gradients = [gradients_of(each) for each in (rounded, plain)]
     assert gradients[0].keys() == gradients[1].keys() and gradients[0]
     for name, found in gradients[0].items():
         expected = gradients[1][name]
@@ -155,8 +160,7 @@ def gradients_of(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def test_only_the_base_is_in_four_bits(load_family: LoadModel, family: str) -> None:
-    adapter = load_family(family, lora=LORA)
-    full = load_family(family, lora=LoraConfig(r=4, parts=["text", "vision"]))
+    adapter, full = (load_family(family, lora=lora) for lora in (quantized(family), lora_of(CASES[family])))
     assert adapter.num_parameters() == full.num_parameters()
     assert adapter.num_by_part() == full.num_by_part()
     assert count_weights(adapter) == count_weights(full)
@@ -170,7 +174,7 @@ def test_only_the_base_is_in_four_bits(load_family: LoadModel, family: str) -> N
 @pytest.mark.parametrize("family", ["qwen3_5_moe", "gemma4", "qwen3_vl_moe", "glm4v_moe"], indirect=True)
 def test_what_chooses_experts_stays(load_family: LoadModel, family: str) -> None:
     """Another choice is another model, and nothing is saved."""
-    model = load_family(family, lora=LORA).model
+    model = load_family(family, lora=quantized(family)).model
     coded = [name for name, _ in four_bit_weights(model)]
     assert coded
     assert not [name for name in coded if re.search(r"router\.|\.gate\.|shared_expert_gate\.", name)]
