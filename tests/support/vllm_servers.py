@@ -46,6 +46,24 @@ for name in ("_forget_prefixes", "_forget_images"):
 sys.exit(main(sys.argv[2:]))
 """
 """A server that leaves out the step of ``VllmBackend`` that a file names."""
+STARVED = """
+import sys
+from pathlib import Path
+import torch
+from gpg_vl.cli import main
+from gpg_vl.rollout.served.vllm_backend import VllmBackend
+
+generate = VllmBackend.generate
+
+def run_out_of_memory(self, request):
+    if Path(sys.argv[1]).exists():
+        torch.empty(2**50)
+    return generate(self, request)
+
+VllmBackend.generate = run_out_of_memory
+sys.exit(main(sys.argv[2:]))
+"""
+"""A server whose engine asks for more memory than there is once a file exists."""
 
 
 @dataclass
@@ -56,13 +74,13 @@ class Server:
     log: Path
 
 
-def start_server(model: Path, weights: Path, port: int = 0, left_out: Path | None = None) -> Server:
+def start_server(model: Path, weights: Path, port: int = 0, fault: tuple[str, Path] | None = None) -> Server:
     """
     Args:
-        left_out: file that names a step of ``VllmBackend`` which this server leaves out
+        fault: what the server runs, with the file that it looks at: ``FORGETFUL`` or ``STARVED``
     """
     words = ["serve-rollouts", str(model), "--dtype", "float32", "--eager", "--port", str(port), "--weights"]
-    head = ["-m", "gpg_vl"] if left_out is None else ["-c", FORGETFUL, str(left_out)]
+    head = ["-m", "gpg_vl"] if fault is None else ["-c", fault[0], str(fault[1])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1"}
     weights.mkdir(parents=True, exist_ok=True)
     log = weights / f"log-{time.monotonic_ns()}.txt"
@@ -93,9 +111,9 @@ def stop(server: Server) -> None:
 
 
 @contextmanager
-def running(model: Path, weights: Path, port: int = 0, left_out: Path | None = None) -> Iterator[Server]:
+def running(model: Path, weights: Path, port: int = 0, fault: tuple[str, Path] | None = None) -> Iterator[Server]:
     """See ``start_server``."""
-    server = start_server(model, weights, port, left_out)
+    server = start_server(model, weights, port, fault)
     try:
         yield server
     finally:

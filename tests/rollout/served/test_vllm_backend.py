@@ -25,6 +25,7 @@ from tests.support.builders import SMALL_IMAGES, make_lively, make_sample, png
 from tests.support.rollout_servers import largest_gap, perturb
 from tests.support.vllm_servers import (
     CONTEXT,
+    FORGETFUL,
     GREEDY,
     LONG,
     SAMPLED,
@@ -148,7 +149,7 @@ def test_without_either_reset_they_do_not(vllm_model: Path, tmp_path: Path) -> N
     """Of what was computed with the old weights: keys and values, then image features."""
     left_out = tmp_path / "left-out"
     left_out.write_text("")
-    with running(vllm_model, tmp_path, left_out=left_out) as server:
+    with running(vllm_model, tmp_path, fault=(FORGETFUL, left_out)) as server:
         assert stays_in_step(vllm_model, server)
         for step in ("_forget_prefixes", "_forget_images"):
             left_out.write_text(step)
