@@ -22,7 +22,7 @@ from gpg_vl.run import background_save, checkpoint, checkpoint_files, claim, mom
 from gpg_vl.update import optimizer_state, policy
 from tests.support.faulty_rank import in_call
 
-_TOKENS_OF_A_GROUP = 40  # at most, in the runs of ``soak``
+_TOKENS_THAT_FIT = 128  # in the runs of ``soak``: at least three of their groups
 
 
 def send_sigterm() -> None:
@@ -149,14 +149,15 @@ def full_disk_in_second_save() -> None:
 def soak() -> None:
     """One forward pass in a hundred gives a loss that is not a number, and one runs out of memory, to the end.
 
-    But memory holds a group: a budget that was halved is kept, and one that holds less than a completion ends the run.
+    But memory holds some tokens: a budget that was halved is kept, and one that holds less than a completion ends the
+    run.
     """
     original = policy.PolicyForward.forward
     fates = random.Random(0)
 
     def forward(module: Any, batch: Any, *prompt: Any) -> Tensor:
         fate = fates.random()
-        if fate < 0.01 and batch.input_ids.numel() > _TOKENS_OF_A_GROUP:
+        if fate < 0.01 and batch.input_ids.numel() > _TOKENS_THAT_FIT:
             raise torch.OutOfMemoryError("injected")
         return original(module, batch, *prompt) * (torch.nan if fate < 0.02 else 1.0)
 
