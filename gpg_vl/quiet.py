@@ -8,13 +8,14 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silences deprecations, DeepSpeed's notes and the bars of tqdm; call it before the libraries are imported.
+    """Silences deprecations, notes of DeepSpeed and bitsandbytes, and the bars of tqdm.
 
-    Bars of downloads stay: these say themselves whether they are shown.
+    Call it before the libraries are imported. Bars of downloads stay: these say themselves whether they are shown.
     """
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category)
     logging.getLogger("DeepSpeed").addFilter(_is_error)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 

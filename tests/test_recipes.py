@@ -179,7 +179,7 @@ def test_names_of_other_kits_are_answered(tmp_path: Path, text: str, name: str, 
 
 
 def test_every_other_name_leads_to_a_key() -> None:
-    lora = [f"model.lora.{name}" for name in ("r", "alpha", "target_modules")]
+    lora = [f"model.lora.{name}" for name in ("r", "alpha", "target_modules", "quantize")]
     assert {key for key in OTHER_NAMES.values() if key not in (*KNOWN_KEYS, *lora)} == set()
     assert [name for name in OTHER_NAMES if name in KNOWN_KEYS] == []
 

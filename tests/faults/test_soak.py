@@ -39,8 +39,10 @@ def unreliable(completions, **kwargs):
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
 def test_a_thousand_steps_with_one_percent_of_faults(tmp_path: Path, model_folders: dict[str, Path]) -> None:
-    """Four prompts a step. A draw of which everything fails ends the run, and with two it would happen. So do three steps
-    in a row without a finite gradient, and with many prompts a step has many passes that may have none."""
+    """Four prompts a step. A draw of which everything fails ends the run; with two prompts it would happen.
+
+    So do three steps in a row without a finite gradient; with many prompts, a step has many passes that may have none.
+    """
     keys = {
         "rewards": {"functions": ["own.py:noise", "own.py:unreliable"], "timeout_s": 0.2},
         "rollout": {"prompts_per_step": 4, "group_size": 2, "max_new_tokens": 3},
