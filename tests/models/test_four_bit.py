@@ -26,7 +26,7 @@ from gpg_vl.update.handing_out import digest_of
 from gpg_vl.update.packing import build_micro_batch
 from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from gpg_vl.update.self_check import check_packing, check_prefill
-from tests.support.builders import make_sample, make_training_group, whole
+from tests.support.builders import make_sample, make_training_group, moved, whole
 from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
 from tests.support.messages import naming
 
@@ -56,15 +56,6 @@ def load_family(tmp_path: Path) -> LoadModel:
 
 def quantized(family: str) -> LoraConfig:
     return replace(lora_of(CASES[family]), quantize="nf4")
-
-
-def moved(adapter: Adapter) -> Adapter:
-    """With an adapter that changes something."""
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in adapter.model.named_parameters():
-        if "lora_" in name:
-            parameter.data.normal_(std=0.05, generator=generator)
-    return adapter
 
 
 def by_hand(weight: Tensor) -> Tensor:

@@ -28,20 +28,19 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.self_check import check_packing
-from tests.support.builders import FAMILIES, SMALL_IMAGES, make_prompt, make_sample, make_training_group, whole
+from tests.support.builders import (
+    FAMILIES,
+    SMALL_IMAGES,
+    make_prompt,
+    make_sample,
+    make_training_group,
+    moved,
+    whole,
+)
 from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]
 PARTS = (["text"], ["vision"], ["text", "vision"])
-
-
-def moved(adapter: QwenVLAdapter) -> QwenVLAdapter:
-    """With an adapter that changes something: a fresh one is zero, and hides errors."""
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in adapter.model.named_parameters():
-        if "lora_" in name:
-            parameter.data.normal_(std=0.05, generator=generator)
-    return adapter
 
 
 def make_groups(adapter: QwenVLAdapter) -> list[TrainingGroup]:

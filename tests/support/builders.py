@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy
 import torch
 from PIL import Image
 
 from gpg_vl.config import PromptConfig
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Encoded, Prompt, Sample, TrainingGroup
 from gpg_vl.update.packing import PackedRow, split_into_rows
 
+AnAdapter = TypeVar("AnAdapter", bound=Adapter)
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 SMALL_IMAGES = {"dtype": "float32", "min_pixels": 784, "max_pixels": 50176}
 
@@ -87,3 +90,12 @@ def make_lively(adapter: BaseAdapter) -> None:
     with torch.no_grad():
         for parameter in adapter.model.model.language_model.layers.parameters():
             parameter.mul_(3)
+
+
+def moved(adapter: AnAdapter) -> AnAdapter:
+    """With a LoRA adapter that changes something: a fresh one is zero, and hides errors."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in adapter.model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.05, generator=generator)
+    return adapter
