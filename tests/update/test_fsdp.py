@@ -145,7 +145,10 @@ def test_steps_and_samples_of_every_family_are_those_of_one_process(
     skip_unless_installed(case)
     folder = write_tiny_model(tmp_path / family, family, seed=1)
     found, expected = (trained_by(layout, load_case(case, folder), accelerator) for layout in ("fsdp", "none"))
-    assert_same_steps(found.masters(), expected.masters())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPG_VL_SHARDING", "none")
+        moments = expected.moments()
+    assert_near_steps(*(without_rounding(each.masters(), moments) for each in (found, expected)))
     assert sample(found.adapter, accelerator) == sample(expected.adapter, None)
 
 
@@ -253,9 +256,22 @@ def assert_same_steps(found: dict[str, Tensor], expected: dict[str, Tensor], dty
     if dtype == "bfloat16" or adds_up_alike():
         assert_equal(found, expected)
         return
+    assert_near_steps(found, expected)
+
+
+def assert_near_steps(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     errors = {name: float((found[name] - each).norm()) for name, each in expected.items()}
     assert {name: error for name, error in errors.items() if error > ROUNDING * expected[name].norm()} == {}
+
+
+def without_rounding(weights: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a key's bias has where nothing turns the keys: it moves all scores of a query alike, so its gradient
+    is rounding, of which AdamW makes whole steps. All other weights whole.
+    """
+    largest = max(float(each.abs().max()) for name, each in moments.items() if name.endswith("/exp_avg"))
+    told = {name: moments[f"{name}/exp_avg"].abs() > 1e-6 * largest for name in weights if name.endswith("k_proj.bias")}
+    return {name: each[told[name]] if name in told else each for name, each in weights.items()}
 
 
 @cache
