@@ -38,8 +38,9 @@ def _vision_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return {key: token_id(tokenizer, token) for key, token in tokens.items()}
 
 
-def _rope(*sections: int) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0e4, "mrope_section": list(sections)}}
+def _rope(*sections: int, **others: bool) -> dict[str, Any]:
+    usual = {"rope_type": "default", "rope_theta": 1.0e4, "mrope_section": list(sections)}
+    return {"rope_parameters": {**usual, **others}}
 
 
 _PATCHES = {
@@ -102,8 +103,9 @@ def patches_of_16(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 
 def newer_config(tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the newer families' configs."""
+    rope = _rope(6, 5, 5, mrope_interleaved=True)  # which transformers takes for granted, and vLLM reads
     return {
-        "text_config": text_config(tokenizer, **{"head_dim": 32, **_rope(6, 5, 5), **text}),
+        "text_config": text_config(tokenizer, **{"head_dim": 32, **rope, **text}),
         "vision_config": {
             **_PATCHES,
             "patch_size": 16,
