@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,10 @@ def free_space(partial: Path) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    others = ["accelerate", "deepspeed", "peft"]
-    if find_spec("bitsandbytes") is not None:
-        others.append("bitsandbytes")
-    return {"python": platform.python_version()} | read_versions(others)
+    found = {"python": platform.python_version()} | read_versions(["accelerate", "deepspeed", "peft"])
+    with suppress(PackageNotFoundError):
+        found["bitsandbytes"] = version("bitsandbytes")
+    return found
 
 
 def random_file(rank: int) -> str:

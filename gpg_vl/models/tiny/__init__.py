@@ -94,7 +94,8 @@ def write_tiny_model(
     maker = TINY_FAMILIES[family]
     tokenizer = maker.tokenizer(text, max_position_embeddings)
     config = maker.config(tokenizer)
-    config.tie_word_embeddings = tie_word_embeddings
+    for part in (config, config.get_text_config()):  # transformers asks one of them, vLLM in some families the other
+        part.tie_word_embeddings = tie_word_embeddings
     _build_processor(maker, tokenizer).save_pretrained(folder)
     model = _build_model(maker.model, config, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
