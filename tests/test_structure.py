@@ -116,6 +116,7 @@ WHOLE_ROOMS = {
     "objectives/test_written_losses.py": "every objective against its written loss",
     "models/test_videos.py": "videos in every family that reads them",
     "models/test_new_family.py": "a family that the kit does not have",
+    "models/test_in_vllm.py": "what vLLM itself makes of a family's saved folder",
     "models/test_llava_onevision_training.py": "whole runs of a family without M-RoPE",
     "rewards/test_early_scoring.py": "groups that are scored while others are sampled, in a scorer and in a run",
     "rewards/pool/test_isolation.py": "what a user's code can do to the processes that score, and to other calls",

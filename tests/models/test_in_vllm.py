@@ -49,7 +49,7 @@ def test_answers_are_those_of_the_kit(tmp_path: Path, family: str) -> None:
         assert num_tokens == len(prompt.encoded.token_ids)
         assert tuple(ids) == group.completions[0].token_ids
         with torch.no_grad():
-            expected = plain_log_probs(adapter, prompt.encoded, Completion(tuple(ids), "", True), 1.0)
+            expected = plain_log_probs(adapter, prompt.encoded, Completion(tuple(ids), "", finished=True), 1.0)
         gaps.append(float((torch.tensor(given) - expected).abs().max()))
     print(f"{family}: largest distance of a log-prob {max(gaps):.1e}")
     assert max(gaps) < 1e-4
