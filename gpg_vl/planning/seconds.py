@@ -59,9 +59,8 @@ def seconds_of(
     """
     rate = card.products(recipe.model.dtype)
     width = ROUNDED if rounds_weights(layout, recipe.model) else FLOAT
-    stepped = card.step_traffic * FLOAT + (
-        0 if width == FLOAT else FLOAT + width
-    )  # rounding reads masters, writes weights
+    rounding = 0 if width == FLOAT else FLOAT + width  # reads masters, writes weights
+    stepped = card.step_traffic * FLOAT + rounding
     rollout = (
         engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
         if samples_elsewhere(recipe.rollout)

@@ -18,6 +18,7 @@ _COPIED = 2**26
 """Numbers."""
 _STEPPED = 2**22
 """Weights."""
+_OPERATIONS = 300
 _REPEATS = 5
 
 
@@ -43,7 +44,7 @@ def measure_cpu(dtype: torch.dtype, clock: Callable[[], float] = time.perf_count
     total = psutil.virtual_memory().total
     return Card(
         "this machine's processors", rate, total, bandwidth, achieved=1.0, in_float32=1.0,
-        launch=fastest(_small_layers) / 300, step_traffic=numbers, is_host=True,
+        launch=fastest(_small_layers) / _OPERATIONS, step_traffic=numbers, is_host=True,
     )  # fmt: skip
 
 
@@ -78,8 +79,8 @@ def _optimizer_step() -> Callable[[], object]:
 
 @torch.no_grad()
 def _small_layers() -> Tensor:
-    """300 operations that hardly compute anything."""
+    """Operations that hardly compute anything."""
     states, weight = torch.ones(8, 64), torch.eye(64)
-    for _ in range(300):
+    for _ in range(_OPERATIONS):
         states = F.linear(states, weight)
     return states
