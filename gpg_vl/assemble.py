@@ -20,7 +20,7 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.four_bit import refuse_sharing, refuse_without_library
+from gpg_vl.models.four_bit import refuse_without_library
 from gpg_vl.models.kernels import refuse_kernels
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
@@ -56,6 +56,7 @@ from gpg_vl.run.schedule import describe_extension
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 from gpg_vl.update.handing_out import hand_out, load_policy
+from gpg_vl.update.layouts import refuse_layout
 from gpg_vl.update.learner import Learner
 from gpg_vl.update.optimizer import check_optimizer, learning_rate, show_trained_parts
 from gpg_vl.update.rollouts import Rollout
@@ -173,8 +174,8 @@ def _build_objective(recipe: Recipe, accelerator: Accelerator) -> Objective:
     """The objective; refuses recipes whose keys for it, for the optimizer or for the engine are invalid."""
     objective = check_recipe(recipe)
     check_trackers(recipe.run.trackers)
-    check_optimizer(recipe.update, accelerator.device, sharding_of(accelerator))
-    refuse_sharing(recipe.model, sharding_of(accelerator))
+    refuse_layout(recipe, sharding_of(accelerator))
+    check_optimizer(recipe.update, accelerator.device)
     refuse_without_library(recipe.model)
     learning_rate(recipe.update, 0, recipe.run.steps)  # refuses options that the schedule does not accept
     if recipe.rollout.top_p < 1 or recipe.rollout.top_k:
@@ -245,7 +246,7 @@ def _build_stages(
     stream = SampleStream(checked[0].sources, recipe.run.seed)
     stream.leave_out({row.id: row.cause for report in reports for row in report.left_out})
     engine = build_engines(parts.with_budgets.rollout, adapter, parts.accelerator)
-    learned = run_together(lambda: build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator))
+    learned = build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator)
     device = parts.accelerator.device
     prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)
     collector = Collector(

@@ -37,6 +37,7 @@ from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.optimizer import build_optimizer
 from gpg_vl.update.packing import build_micro_batch, split_into_rows
 from gpg_vl.update.policy import PolicyForward, move_to
+from gpg_vl.update.zero3 import share_out
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 RECIPES, LAYOUTS = SCRIPTS / "recipes", SCRIPTS / "deepspeed"
@@ -241,8 +242,9 @@ def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
     accelerator = start_ranks()
     checkpointing, is_rounded = recipe.model.gradient_checkpointing, sharding_of(accelerator).computes_rounded
     adapter = build(shape, device, recipe.model.dtype, is_rounded=is_rounded, gradient_checkpointing=checkpointing)
-    optimizer = build_optimizer(adapter, recipe.update)
     forward = PolicyForward(adapter, recipe.rollout.temperature)
+    share_out(accelerator, forward)
+    optimizer = build_optimizer(adapter, recipe.update)
     layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
     return Steps(adapter, recipe, layout, accelerator)
 
@@ -260,7 +262,9 @@ def layout_gradients(
         files = {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(LAYOUTS / f"{name}.json")}
         os.environ |= {f"ACCELERATE_{key}": value for key, value in files.items()}
     accelerator = start_ranks()
-    layout = build_layout(accelerator, PolicyForward(adapter, 1.0), optimizer, max_grad_norm=1e9)
+    forward = PolicyForward(adapter, 1.0)
+    share_out(accelerator, forward)
+    layout = build_layout(accelerator, forward, optimizer, max_grad_norm=1e9)
     accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
     take_step(layout, 1.0)
     with whole_weights(accelerator):

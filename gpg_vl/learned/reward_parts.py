@@ -16,6 +16,7 @@ from gpg_vl.learned.part import LearnedPart
 from gpg_vl.learned.relaxed_gradient import RelaxedGradient
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Reward, ScoredGroup
 from gpg_vl.update.reference import InitialModel
@@ -57,15 +58,27 @@ class LearnedParts:
 def build_parts(
     recipe: Recipe, objective: Objective, adapter: Adapter, gold: GoldCompletions, accelerator: Accelerator
 ) -> LearnedParts:
-    """The parts that a recipe asks for; where there are none, no model is loaded.
+    """The parts that a recipe asks for; where there are none, no model is loaded. All ranks together.
 
     Raises:
-        ValueError: a part was learned on another model than the run's
+        ValueError: the initial model cannot be read, or a part was learned on another one; a RankError with several
+            ranks
     """
-    has_preference = recipe.rewards.preference is not None
-    if not has_preference and not objective.has_discriminator:
+    if recipe.rewards.preference is None and not objective.has_discriminator:
         return LearnedParts()
     initial = InitialModel(recipe, adapter, accelerator)
+    return run_together(lambda: _build_on(initial, recipe, objective, adapter, gold, accelerator))
+
+
+def _build_on(
+    initial: InitialModel,
+    recipe: Recipe,
+    objective: Objective,
+    adapter: Adapter,
+    gold: GoldCompletions,
+    accelerator: Accelerator,
+) -> LearnedParts:
+    has_preference = recipe.rewards.preference is not None
     fixed = (PreferencePart(recipe, initial, accelerator),) if has_preference else ()
     if not objective.has_discriminator:
         return LearnedParts(fixed, initial=initial)

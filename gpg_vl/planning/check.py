@@ -18,11 +18,12 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card, card_here
-from gpg_vl.planning.engines import samples_elsewhere
-from gpg_vl.planning.layouts import rounds_weights
+from gpg_vl.planning.engines import engine_bytes, samples_elsewhere
+from gpg_vl.planning.layouts import Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
     Memory,
+    Runs,
     largest_budgets,
     memory_of,
     run_phases,
@@ -37,6 +38,7 @@ from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.start import ranks_of_node
 from gpg_vl.run.speed import GIB
 
 _MOST_ROWS = 512
@@ -58,7 +60,8 @@ def machine_here(accelerator: Accelerator) -> Machine:
     """The cards of a run's ranks: this one's, with what is free on all of them. All ranks together."""
     device = accelerator.device
     free = min(gather_object([run_together(lambda: torch.cuda.mem_get_info(device)[0])]))
-    return Machine(replace(card_here(device), free=free), accelerator.num_processes, sharding_of(accelerator).name)
+    card, layout = replace(card_here(device), free=free), sharding_of(accelerator).name
+    return Machine(card, accelerator.num_processes, layout, ranks_of_node())
 
 
 def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> Fit:
@@ -70,21 +73,31 @@ def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machin
         NotOnShapes: the model's code looks at values, so nothing can be said
         ValueError: it cannot fit; one line with the keys to change
     """
-    recipe = replace(recipe, model=replace(recipe.model, path=path))
-    load = cache(partial(load_shapes, recipe.model))
+    load = cache(partial(load_shapes, replace(recipe.model, path=path)))
     adapter = load(rounds_weights(machine.layout, recipe.model))
     rows = read_rows(recipe, checked, adapter, _MOST_ROWS)
     size, usable = size_of(adapter), machine.card.usable
     budgets = _choose_budgets(recipe, adapter, rows, machine)
     runs = run_phases(with_budgets(recipe, budgets), adapter, rows, machine.num_gpus)
-    memory = memory_of(recipe, size, runs, machine.layout, machine.num_gpus)
+    memory = _memory_here(recipe, size, runs, machine)
     if memory.peak > usable:
         _refuse_lack(recipe, adapter, rows, machine, load)
         for key in _kept(recipe):
             if memory.bytes_of(_PHASES[key]) > usable:
-                largest = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+                largest = _largest_here(recipe, adapter, rows, machine, usable)
                 _refuse_budget(key, memory, largest, machine.card, may_choose=not recipe.run.deterministic)
     return Fit(budgets, _describe(memory, machine.card, budgets))
+
+
+def _memory_here(recipe: Recipe, size: Size, runs: Runs, machine: Machine) -> Memory:
+    engine = engine_bytes(recipe.rollout, machine.card)
+    return memory_of(recipe, size, runs, machine.layout, machine.num_gpus, of_machine=machine.of_machine, engine=engine)
+
+
+def _largest_here(recipe: Recipe, adapter: Adapter, rows: PromptLengths, machine: Machine, usable: int) -> Budgets:
+    return largest_budgets(
+        recipe, adapter, rows, machine.layout, machine.num_gpus, usable, of_machine=machine.of_machine
+    )
 
 
 def _refuse_lack(
@@ -95,7 +108,7 @@ def _refuse_lack(
         ValueError: not even the smallest budgets fit
     """
     size, num = size_of(adapter), machine.num_gpus
-    least = memory_of(recipe, size, run_smallest(recipe, adapter, rows, num), machine.layout, num)
+    least = _memory_here(recipe, size, run_smallest(recipe, adapter, rows, num), machine)
     if least.peak > machine.card.usable:
         cheapest = cheapest_layout(
             recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, num), machine
@@ -120,7 +133,7 @@ def _choose_budgets(recipe: Recipe, adapter: Adapter, rows: PromptLengths, machi
     rollout: int | None = recipe.rollout.tokens_per_batch
     if kept < _PHASES.keys():
         usable = int(SHARE * machine.card.usable)
-        largest = largest_budgets(recipe, adapter, rows, machine.layout, machine.num_gpus, usable)
+        largest = _largest_here(recipe, adapter, rows, machine, usable)
         smallest = smallest_budgets(recipe, adapter, rows, machine.num_gpus)
         update = update if _UPDATE in kept else largest.update or smallest.update
         rollout = rollout if _ROLLOUT in kept else largest.rollout or smallest.rollout

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models import load_adapter
-from gpg_vl.models.four_bit import refuse_sharing
 from gpg_vl.planning.cards import CARDS, Card, card_here, find_card
 from gpg_vl.planning.measure import measure_step
 from gpg_vl.planning.options import PlanOptions
@@ -21,6 +20,7 @@ from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.start import check_recipe
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import start_ranks
+from gpg_vl.update.layouts import refuse_layout
 
 DEFAULT_CARD = "h100-80"
 
@@ -31,7 +31,7 @@ def plan_lines(recipe: Recipe, options: PlanOptions) -> list[str]:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
     """
     machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout, options.of_machine)
-    refuse_sharing(recipe.model, Sharding(options.layout))
+    refuse_layout(recipe, Sharding(options.layout))
     checked = _read_sources(recipe)
     return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
 
@@ -44,10 +44,12 @@ def _choose_card(name: str | None) -> Card:
 
 def _measure(recipe: Recipe, checked: Sequence[CheckedSources]) -> list[str]:
     accelerator = start_ranks(on_cpu=recipe.model.device == "cpu")
+    sharding = sharding_of(accelerator)
+    if not sharding.keeps_whole_weights:
+        raise ValueError(f"--measure keeps whole weights, so not under {sharding.title}; set SHARDING=none or zero1")
     adapter = load_adapter(recipe.model)
     rows = read_rows(recipe, checked, adapter)
-    sharding = sharding_of(accelerator)
-    if sharding.keeps_whole_weights and sharding.computes_rounded:
+    if sharding.computes_rounded:
         adapter.round_weights()
     adapter.to(accelerator.device)
     measured = measure_step(recipe, adapter, rows.worst, accelerator)

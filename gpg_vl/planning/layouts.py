@@ -74,7 +74,6 @@ def state_of(
     num_ranks: int,
     optimizer: str = "adamw",
     *,
-    on_gpu: bool = True,
     is_rounded: bool = False,
     of_machine: int = CARDS_PER_MACHINE,
 ) -> StateBytes:
@@ -91,11 +90,7 @@ def state_of(
     share = -(-size.trained // num_ranks)
     moments = (2 if optimizer == "adamw_8bit" else 2 * FLOAT) * (size.trained if layout == "none" else share)
     copy = 0 if layout == "none" else FLOAT * share
-    stepped = size.trained if layout == "none" else share
-    # DeepSpeed makes ZeRO-3's optimizer before its weights are on the GPU, so it is not the fused kernel but torch's
-    # default, which has temporaries as large as all gradients
-    is_foreach = optimizer == "adamw" and on_gpu and layout == "zero3"
-    step = FLOAT * stepped if is_foreach else 2 * FLOAT * size.largest
+    step = 2 * FLOAT * size.largest
     bucket = FLOAT * min(_BUCKET, size.trained)
     if layout in ("none", "zero1"):
         buffers = bucket if layout == "zero1" else 0

@@ -30,6 +30,7 @@ from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.processes.sharding import LayoutName, Sharding
 from gpg_vl.update.fsdp import find_blocks
 from gpg_vl.update.packing import shortest_budget
+from gpg_vl.update.reference import needs_copy
 
 INITIAL = "initial model"
 _ELSEWHERE = Pass(Peak({}), tokens=0, kernels=0, count=0)
@@ -96,7 +97,6 @@ def memory_of(
     layout: LayoutName,
     num_ranks: int,
     *,
-    on_gpu: bool = True,
     of_machine: int = CARDS_PER_MACHINE,
     engine: int = 0,
 ) -> Memory:
@@ -106,9 +106,7 @@ def memory_of(
         engine: bytes of another rollout engine on the same card (``engines.engine_bytes``)
     """
     is_rounded = rounds_weights(layout, recipe.model)
-    state = state_of(
-        layout, size, num_ranks, recipe.update.optimizer, on_gpu=on_gpu, is_rounded=is_rounded, of_machine=of_machine
-    )
+    state = state_of(layout, size, num_ranks, recipe.update.optimizer, is_rounded=is_rounded, of_machine=of_machine)
     initial, stays = _initial_bytes(recipe, size), Sharding(layout).keeps_whole_weights
     always = {"weights": state.weights, "optimizer": state.optimizer, INITIAL: initial if stays else 0}
     layer = {"dequantized layer": (ROUNDED if is_rounded else FLOAT) * size.largest_quantized}
@@ -142,7 +140,7 @@ def keeps_initial_model(recipe: Recipe) -> bool:
     """Whether a second model is kept: where the objective or a learned reward reads it, and it is no adapter's base."""
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
     is_read = "reference" in objective.needs or bool(learned_names(recipe))
-    return is_read and recipe.model.lora is None
+    return is_read and needs_copy(recipe.model)
 
 
 def _initial_bytes(recipe: Recipe, size: Size) -> int:

@@ -38,6 +38,8 @@ def read_options(parser: ArgumentParser, words: Sequence[str]) -> tuple[Recipe, 
     layout = next((name for name in LAYOUTS if name == options.sharding), None)
     if layout is None:
         raise ValueError(f"--sharding: no layout {options.sharding!r}; the layouts are {', '.join(LAYOUTS)}")
+    if options.measure and (options.gpu, options.gpus, layout) != (None, "1", "none"):
+        raise ValueError("--measure runs a step on this machine as it is; leave out --gpu, --gpus and --sharding")
     num_gpus, of_machine = _read_gpus(options.gpus)
     recipe = load_recipe(options.recipe, overrides)
     return recipe, PlanOptions(options.gpu, num_gpus, of_machine, layout, options.measure)

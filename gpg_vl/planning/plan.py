@@ -101,7 +101,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     return Plan(
         recipe, machine, size, rows, runs, memory,
         largest_budgets(recipe, adapter, rows, layout, num, card.usable, many), seconds, all_flops,
-        count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(size),
+        count_checkpoints(recipe.run, 0, 0) * checkpoint_bytes(recipe, size),
         cheapest_layout(recipe, size, run, machine),
     )  # fmt: skip
 
@@ -183,5 +183,3 @@ def _ways_out(recipe: Recipe, phase: str, budgets: Budgets) -> Iterator[str]:
         yield f"lower rollout.tokens_per_batch to {budgets.rollout}"
     if phase == "rollout" and recipe.rollout.engine == "vllm" and recipe.rollout.vllm.mode == "colocate":
         yield "lower rollout.vllm.gpu_memory"
-    if phase == "step" and recipe.update.optimizer == "adamw":
-        yield "set update.optimizer to adamw_fused"

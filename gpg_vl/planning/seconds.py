@@ -74,7 +74,7 @@ def seconds_of(
         "update": _update(recipe, runs, work, card, rate),
         "exchange": exchange + _over_bus(size, runs, layout, num_ranks),
         "step": stepped * size.trained / bandwidth / num_sharing(layout, num_ranks, of_machine),
-        "checkpoint": save_seconds(size) / recipe.run.save_every,
+        "checkpoint": checkpoint_bytes(recipe, size) / DISK / recipe.run.save_every,
     }
 
 
@@ -131,13 +131,10 @@ def _bandwidth(card: Card, layout: LayoutName, num_on_host: int) -> float:
     return card.bandwidth
 
 
-def save_seconds(size: Size) -> float:
-    return checkpoint_bytes(size) / DISK
-
-
-def checkpoint_bytes(size: Size) -> int:
-    """Weights, and two moments of the trained ones."""
-    return FLOAT * size.weights + 2 * FLOAT * size.trained
+def checkpoint_bytes(recipe: Recipe, size: Size) -> int:
+    """Weights, those of the adapter alone if there is one, and two moments of the trained ones."""
+    saved = size.weights if recipe.model.lora is None else size.trained
+    return FLOAT * saved + 2 * FLOAT * size.trained
 
 
 def work_of(flops: tuple[float, float] | None, recipe: Recipe, num_ranks: int, num_images: float) -> StepWork:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,11 +38,6 @@ class Sharding:
         return self.name == "fsdp_offload"
 
     @property
-    def shares_out_weights(self) -> bool:
-        """Whether the first rank alone reads the weights, and the others get theirs from it."""
-        return self.zero_stage != 3
-
-    @property
     def zero_stage(self) -> int:
         """ZeRO's stage: 1 shards the optimizer, 2 also the gradients, 3 also the weights; 0 without DeepSpeed."""
         return int(self.name[4]) if self.name.startswith("zero") else 0
@@ -50,6 +46,11 @@ class Sharding:
     def keeps_whole_weights(self) -> bool:
         """Whether each rank has all weights at any time, on its device; else they are gathered where they are used."""
         return self.name in ("none", "zero1", "zero2")
+
+    @property
+    def keeps_own_gradients(self) -> bool:
+        """Whether each rank's gradients are its own until the step."""
+        return self.name in ("none", "zero1")
 
     @property
     def computes_rounded(self) -> bool:
@@ -80,8 +81,13 @@ def sharding_of(accelerator: Accelerator) -> Sharding:
         return Sharding(own)
     if own != "none":
         raise ValueError(f"GPG_VL_SHARDING={own} and DeepSpeed are both requested; unset one of them")
-    offloads = "offload_optimizer" in plugin.deepspeed_config.get("zero_optimization", {})
-    return Sharding(_zero_name(int(plugin.zero_stage), offloads=offloads))
+    return Sharding(_zero_name(int(plugin.zero_stage), offloads=offloads_optimizer(plugin.deepspeed_config)))
+
+
+def offloads_optimizer(config: Mapping[str, Any]) -> bool:
+    """Whether a DeepSpeed file leaves the optimizer's state in the host's memory."""
+    place = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return place.get("device", "none") != "none"
 
 
 def _read_own() -> LayoutName:

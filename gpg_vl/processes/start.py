@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.processes.collectives import LONGEST_WAIT, gather_object
 from gpg_vl.processes.ranks import RankError, failing_as_one, run_together
-from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.sharding import offloads_optimizer, sharding_of
 
 
 def start_ranks(*, on_cpu: bool = False) -> Accelerator:
@@ -95,6 +95,11 @@ def _check_deepspeed(config: dict[str, Any]) -> None:
                 f"the DeepSpeed file enables {key}; remove it: model.dtype sets the compute type, and weights stay "
                 "float32"
             )
+    if offloads_optimizer(config) and config.get("zero_force_ds_cpu_optimizer", True):
+        raise ValueError(
+            "the DeepSpeed file offloads the optimizer to DeepSpeed's own AdamW, whose state cannot be saved; set "
+            "zero_force_ds_cpu_optimizer to false, as scripts/deepspeed/zero3_offload.json does"
+        )
     steps = config.get("gradient_accumulation_steps", 1)
     if steps not in (1, "auto"):
         raise ValueError(

@@ -106,6 +106,8 @@ def _set_aside(path: Path) -> str:
 def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0) -> None:
     """Refuses to start without space for the run's checkpoints: float32 weights, and two moments of the trained ones.
 
+    With LoRA the weights are those of the adapter alone.
+
     Args:
         step: finished steps
 
@@ -114,7 +116,8 @@ def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0
     """
     folder = Path(recipe.run.output_dir)
     num = count_checkpoints(recipe.run, step, len(removable_checkpoints(folder)))
-    size, free = 4 * num_weights + 8 * num_trained, shutil.disk_usage(folder).free
+    saved = num_weights if recipe.model.lora is None else num_trained
+    size, free = 4 * saved + 8 * num_trained, shutil.disk_usage(folder).free
     if free < num * size:
         raise ValueError(
             f"run.output_dir: {folder} has {free / 1e9:.2f} GB free, but the run's checkpoints take "

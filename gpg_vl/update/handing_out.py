@@ -1,7 +1,6 @@
 """The policy's weights are read by the first rank, which hands them out to the others, one weight at a time.
 
-So all processes together need the host's memory for one model while they load. ZeRO-3 is the exception: there every
-rank reads the whole model.
+So all processes together need the host's memory for one model while they load.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def load_policy(config: ModelConfig, accelerator: Accelerator) -> Adapter:
     Raises:
         ValueError: see ``load_adapter``
     """
-    reads = accelerator.is_main_process or not sharding_of(accelerator).shares_out_weights
-    adapter = load_adapter(config, with_values=reads)
+    adapter = load_adapter(config, with_values=accelerator.is_main_process)
     if config.kernels != "torch":
         use_kernels(adapter.model, config.kernels)
     return adapter
@@ -48,19 +46,24 @@ def hand_out(adapter: Adapter, accelerator: Accelerator) -> None:
     Raises:
         RankError: the ranks have different models
     """
-    sharding = sharding_of(accelerator)
-    if accelerator.num_processes == 1 or not sharding.keeps_whole_weights:
+    if sharding_of(accelerator).keeps_whole_weights:
+        hand_out_whole(adapter, accelerator, accelerator.device)
+
+
+def hand_out_whole(adapter: Adapter, accelerator: Accelerator, home: torch.device) -> None:
+    """As ``hand_out``, in any layout; the weights stay at ``home``."""
+    if accelerator.num_processes == 1:
         return
     follow_first_rank(adapter.model)
-    dtype = adapter.autocast_dtype if sharding.computes_rounded else None
+    dtype = adapter.autocast_dtype if sharding_of(accelerator).computes_rounded else None
     rounded = {id(each) for _, each in find_rounded(adapter.model) if not each.requires_grad}
     for place in find_places(adapter.model, "_parameters").values():
         weight = place.get()
-        found = from_first_rank(weight, accelerator.device, dtype if id(weight) in rounded else None)
+        found = from_first_rank(weight, accelerator.device, dtype if id(weight) in rounded else None).to(home)
         place.put(nn.Parameter(found, requires_grad=weight.requires_grad))
         give_back()
     for place in find_places(adapter.model, "_buffers").values():
-        place.put(from_first_rank(place.get(), accelerator.device))
+        place.put(from_first_rank(place.get(), accelerator.device).to(home))
 
 
 def follow_first_rank(model: nn.Module) -> None:

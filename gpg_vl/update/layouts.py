@@ -14,8 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.config import Recipe
+from gpg_vl.models.four_bit import refuse_sharing
+from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.update.fsdp import clip_shards
+from gpg_vl.update.optimizer import refuse_shared_moments
 from gpg_vl.update.policy import PolicyForward
 
 ELEMENTS_PER_REDUCTION = 2**24
@@ -45,6 +48,20 @@ class Layout(Protocol):
         Returns:
             the norm before clipping; if it is not finite, the weights are unchanged
         """
+
+
+def refuse_layout(recipe: Recipe, sharding: Sharding) -> None:
+    """
+    Raises:
+        ValueError: the recipe's model, optimizer or objective does not run in the layout
+    """
+    refuse_sharing(recipe.model, sharding)
+    refuse_shared_moments(recipe.update, sharding)
+    if recipe.objective.discriminator_gradient == "relaxed" and not sharding.keeps_own_gradients:
+        raise ValueError(
+            f"objective.discriminator_gradient: relaxed does not run under {sharding.title}; use SHARDING=none or "
+            "zero1, or set it to score"
+        )
 
 
 def build_layout(

@@ -15,7 +15,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
 from gpg_vl.processes.pulse import PULSE
-from gpg_vl.processes.ranks import RankError, run_together
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
@@ -35,6 +35,7 @@ from gpg_vl.update.policy_shift import completion_shifts
 from gpg_vl.update.reference import InitialModel, Reference, sum_kl
 from gpg_vl.update.rollouts import AnchoredGroup, Rollout, UpdateBatch, deal_updates
 from gpg_vl.update.self_check import check_packing, check_prefill
+from gpg_vl.update.zero3 import share_out
 
 
 class FurtherGradient(Protocol):
@@ -61,12 +62,11 @@ class Learner:
     ):
         """
         Args:
-            beside: a loss that is followed together with the objective's
+            beside: a loss that is followed together with the objective's; only where ranks keep their own gradients
             initial: where it is loaded already
             update: the recipe's, with the budgets of this machine; None: the recipe's own
 
         Raises:
-            RankError: the layout does not let each rank add gradients of its own
             ValueError: the initial model or the optimizer cannot be used; a RankError with several ranks
         """
         self._recipe = recipe
@@ -75,12 +75,11 @@ class Learner:
         self._accelerator = accelerator
         forward = PolicyForward(adapter, recipe.rollout.temperature)
         has_reference = "reference" in objective.needs
-        self._reference = (
-            run_together(lambda: Reference(recipe, adapter, accelerator, initial)) if has_reference else None
-        )
+        self._reference = Reference(recipe, adapter, accelerator, initial) if has_reference else None
         self._policy = PolicyForward(adapter, recipe.rollout.temperature)  # not wrapped by the layout
         self._weights = count_weights(adapter)  # before the layout shards them
         shard_policy(accelerator, forward)
+        share_out(accelerator, forward)
         optimizer = run_together(lambda: build_optimizer(adapter, recipe.update))
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
@@ -88,11 +87,7 @@ class Learner:
         self._update = update or recipe.update
         self._tokens = self._update.tokens_per_micro_batch  # of a micro-batch, for which memory has sufficed
         self._beside = beside
-        if beside is not None and self.layout.needs_equal_passes:
-            raise RankError(  # on all ranks
-                "objective.discriminator_gradient: relaxed runs with ZeRO-0 and ZeRO-1 (SHARDING=none, zero1); set it "
-                "to score"
-            )
+        assert beside is None or not self.layout.needs_equal_passes, "ranks share gradients"
 
     @property
     def optimizer(self) -> Any:

@@ -11,7 +11,7 @@ from transformers import get_scheduler
 
 from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.processes.sharding import WHOLE, Sharding
+from gpg_vl.processes.sharding import Sharding
 from gpg_vl.screen import say
 
 
@@ -54,22 +54,28 @@ def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: 
     return torch.optim.AdamW(groups, fused=on_cuda or None, **options)
 
 
-def check_optimizer(config: UpdateConfig, device: torch.device, sharding: Sharding = WHOLE) -> None:
+def refuse_shared_moments(config: UpdateConfig, sharding: Sharding) -> None:
+    """
+    Raises:
+        ValueError: the 8-bit optimizer is requested with a layout that shards moments
+    """
+    if config.optimizer == "adamw_8bit" and not sharding.keeps_whole_moments:
+        raise ValueError(
+            f"update.optimizer: adamw_8bit stores its moments in blocks that cannot be saved under {sharding.title}; "
+            "use adamw, or SHARDING=none"
+        )
+
+
+def check_optimizer(config: UpdateConfig, device: torch.device) -> None:
     """
     Args:
         device: that the trained weights are on
 
     Raises:
-        ValueError: the 8-bit optimizer is requested without its library, without a device that it runs on, or with a
-            layout that shards moments
+        ValueError: the 8-bit optimizer is requested without its library, or without a device that it runs on
     """
     if config.optimizer != "adamw_8bit":
         return
-    if not sharding.keeps_whole_moments:
-        raise ValueError(
-            f"update.optimizer: adamw_8bit stores its moments in blocks that cannot be saved under {sharding.title}; "
-            "use adamw, or SHARDING=none"
-        )
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -13,15 +13,22 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from gpg_vl.config import Recipe
+from gpg_vl.config import ModelConfig, Recipe
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup
+from gpg_vl.update.handing_out import hand_out_whole
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.policy import PolicyForward
+
+
+def needs_copy(config: ModelConfig) -> bool:
+    """Whether the initial model is a second one, and not the policy without a fresh adapter."""
+    return config.lora is None or find_base(resolve_model_path(config.path)) is not None
 
 
 class InitialModel:
@@ -33,13 +40,20 @@ class InitialModel:
     """
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator):
+        """Reads it on the first rank, and hands it out. All ranks together.
+
+        Raises:
+            ValueError: it cannot be read; a RankError with several ranks
+        """
         self._policy = adapter
         self._copy: Adapter | None = None
         sharding = sharding_of(accelerator)
         self._home = accelerator.device if sharding.keeps_whole_weights else torch.device("cpu")
-        if recipe.model.lora is None or find_base(resolve_model_path(recipe.model.path)) is not None:
-            self._copy = load_adapter(recipe.model)
+        if needs_copy(recipe.model):
+            reads = accelerator.is_main_process
+            self._copy = run_together(lambda: load_adapter(recipe.model, with_values=reads))
             self._copy.model.requires_grad_(requires_grad=False)
+            hand_out_whole(self._copy, accelerator, self._home)
             if sharding.computes_rounded:
                 self._copy.round_weights()
             keep_in_compute_type(self._copy)
@@ -73,9 +87,13 @@ class Reference:
     """Log-probs under the initial model."""
 
     def __init__(self, recipe: Recipe, adapter: Adapter, accelerator: Accelerator, initial: InitialModel | None = None):
-        """
+        """All ranks together.
+
         Args:
             initial: where it is loaded already
+
+        Raises:
+            ValueError: see ``InitialModel``
         """
         self._recipe = recipe
         self._adapter = adapter

@@ -22,12 +22,15 @@ SECONDS = 280  # of two starts that take 30, on a busy machine
 
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("layout", ["fsdp", "zero3"])
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
-def test_processes_together_load_one_model(tmp_path: Path, model_folders: dict[str, Path], stored: torch.dtype) -> None:
+def test_processes_together_load_one_model(
+    tmp_path: Path, model_folders: dict[str, Path], stored: torch.dtype, layout: str
+) -> None:
     """40 M weights, stored as published models are and as checkpoints are: never more than 1.3 of them in float32."""
     size = write_model(tmp_path, stored)
-    peak, after = load_on_ranks("fsdp", tmp_path, size, model_folders["qwen2_vl"])
-    assert 1 <= peak <= 1.3, "a whole model was there"
+    peak, after = load_on_ranks(layout, tmp_path, size, model_folders["qwen2_vl"])
+    assert 0.95 <= peak <= 1.3, "a whole model was there, but for what it took of memory freed before"
     assert after <= 1.15
 
 
@@ -86,13 +89,20 @@ def write_model(folder: Path, stored: torch.dtype) -> int:
 
 def start_rank(layout: str, rank: int, port: int, folder: Path, tiny: Path) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
-        "GPG_VL_SHARDING": layout, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank),
-        "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        **os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), **select_layout(layout),
     }  # fmt: skip
     command = [sys.executable, str(REPOSITORY / "tests/support/rank_loading.py"), str(folder), str(tiny)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+
+def select_layout(layout: str) -> dict[str, str]:
+    if not layout.startswith("zero"):
+        return {"ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": layout}
+    file = str(REPOSITORY / f"scripts/deepspeed/{layout}.json")
+    return {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": file}
 
 
 def said(rank: subprocess.Popen[str]) -> str:

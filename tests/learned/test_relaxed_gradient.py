@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 from unittest import mock
 
 import pytest
@@ -18,13 +19,16 @@ from gpg_vl.learned.reward_parts import build_parts
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.objectives import build_objective
+from gpg_vl.processes.sharding import LayoutName, Sharding
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import ScoredGroup
 from gpg_vl.tasks import load_task
 from gpg_vl.update import learner as learner_module
+from gpg_vl.update.layouts import refuse_layout
 from gpg_vl.update.learner import Learner
 from tests.support.builders import SMALL_IMAGES
 from tests.support.learner_gradients import GROUPS, collect, load, make_groups, plain_rows, worst_error
+from tests.support.messages import naming
 from tests.support.rank_gradients import KeepGradient
 from tests.support.written_losses import Leaves, gapo
 
@@ -91,11 +95,12 @@ def test_gradient_equals_autograd_of_both_losses(model_folders: dict[str, Path],
     assert stats.loss == pytest.approx(float(surrogate + of_relaxed), abs=1e-5)
 
 
-def test_layouts_that_share_gradients_are_refused(
-    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = str(model_folders["qwen2_vl"])
-    monkeypatch.setattr(learner_module, "build_layout", lambda *_: mock.Mock(needs_equal_passes=True))
-    recipe = Recipe(model=ModelConfig(path=folder, **SMALL_IMAGES))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="discriminator_gradient"):
-        Learner(recipe, build_objective(recipe.objective, 8), load(folder), Accelerator(), mock.Mock())
+def test_layouts_that_share_gradients_are_refused() -> None:
+    relaxed = Recipe(objective=ObjectiveConfig(name="gapo", discriminator_gradient="relaxed"))
+    for name in get_args(LayoutName):
+        if name in ("none", "zero1"):
+            refuse_layout(relaxed, Sharding(name))
+            continue
+        with pytest.raises(ValueError, match=naming("discriminator_gradient", "SHARDING=none", "score")):
+            refuse_layout(relaxed, Sharding(name))
+        refuse_layout(Recipe(), Sharding(name))

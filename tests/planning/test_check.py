@@ -74,6 +74,32 @@ def test_a_run_that_fits_starts_and_one_that_cannot_is_refused(recipe: Recipe) -
     assert "zero" not in str(error.value), "nothing is shared on one card, and its smallest budget does not fit there"
 
 
+def test_hsdp_is_planned_with_the_cards_that_a_node_has(recipe: Recipe) -> None:
+    """Each node keeps a whole set of shards: eight cards on four nodes hold four times what eight on one do."""
+    checked = load_all_sources(recipe)
+
+    def planned(of_machine: int) -> str:
+        machine = Machine(card(64 * MIB), 8, "hsdp", of_machine)
+        return fit_run(recipe, recipe.model.path, checked, machine).text
+
+    budgets = {planned(of_machine) for of_machine in (2, 8)}
+    assert len(budgets) == 2
+
+
+def test_a_colocated_engine_takes_its_share_of_the_card(recipe: Recipe) -> None:
+    """It is there beside weights and moments from the second rollout on."""
+    small = Card("card", 1e12, 10 * GIB, 1e11, 3 * GIB)
+
+    def start(gpu_memory: float) -> None:
+        vllm = VllmConfig(mode="colocate", gpu_memory=gpu_memory)
+        chosen = replace(recipe, rollout=replace(recipe.rollout, engine="vllm", vllm=vllm))
+        fit_run(chosen, chosen.model.path, load_all_sources(chosen), Machine(small, 1, "none"))
+
+    start(0.2)
+    with pytest.raises(ValueError, match=naming("card", "rollout", "rollout.vllm.gpu_memory")):
+        start(0.4)
+
+
 def test_a_model_that_looks_at_values_says_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "packed_log_probs", lambda *given: torch.zeros(1, device="meta").numpy())
     with pytest.raises(NotOnShapes, match=naming("model.path", "gpg-vl plan --measure")):
@@ -171,10 +197,12 @@ def test_what_is_free_on_the_fullest_rank_is_what_counts(monkeypatch: pytest.Mon
     accelerator: Any = SimpleNamespace(
         device=torch.device("cuda"), num_processes=2, state=SimpleNamespace(deepspeed_plugin=None)
     )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for free, usable in ((78.9, 78.0), (40.0, 40.0), (12.5, 12.5)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free * GIB), 79 * GIB))
         machine = machine_here(accelerator)
         assert machine.card.usable == pytest.approx(0.95 * usable * GIB)
         assert (machine.num_gpus, machine.layout, machine.card.rate) == (2, "none", CARDS["h100-80"].rate)
+        assert machine.of_machine == 2
     monkeypatch.setattr(check, "gather_object", lambda mine: [*mine, 3 * GIB])
     assert machine_here(accelerator).card.usable == pytest.approx(0.95 * 3 * GIB)

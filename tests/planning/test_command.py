@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from gpg_vl.cli import main
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.planning.cards import CARDS
 from tests.support.builders import SMALL_IMAGES, make_sample
+from tests.support.messages import lines_naming
 
 
 @pytest.fixture
@@ -44,6 +46,16 @@ def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str
     assert all(word in text for word in ("measured here", "estimated", "rollout", "update", "tokens sampled"))
 
 
+def test_a_step_with_shared_weights_is_not_measured(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPG_VL_SHARDING", "fsdp")
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=None))
+    monkeypatch.setattr("gpg_vl.planning.command.start_ranks", lambda **words: accelerator)
+    assert main(["plan", str(recipe_file), "--measure"]) == 2
+    assert lines_naming(capsys.readouterr().err, "--measure", "FSDP2", "SHARDING=none")
+
+
 @pytest.mark.parametrize(
     ("words", "known"),
     [
@@ -52,6 +64,10 @@ def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str
         (["--gpus", "0"], ("--gpus",)),
         (["--gpus", "2x"], ("--gpus", "2x8")),
         (["--sharding", "fsdp", "--model.lora", "{quantize: nf4}"], ("model.lora.quantize", "SHARDING=none")),
+        (["--sharding", "fsdp", "--update.optimizer", "adamw_8bit"], ("update.optimizer", "FSDP2", "SHARDING=none")),
+        (["--sharding", "fsdp", "--measure"], ("--measure", "--sharding")),
+        (["--gpu", "l4-24", "--measure"], ("--measure", "--gpu")),
+        (["--gpus", "2", "--measure"], ("--measure", "--gpus")),
     ],
 )
 def test_what_is_not_known_is_one_line(

@@ -95,10 +95,8 @@ def test_deepspeed_keeps_float32_weights() -> None:
     assert not any(rounds_weights(layout, float32) for layout in LAYOUTS)
 
 
-def test_an_optimizer_that_is_not_fused_needs_as_much_as_all_gradients_on_a_gpu() -> None:
-    assert state_of("zero3", SEVEN_B, 1).step == 4 * SEVEN_B.trained
-    assert state_of("none", SEVEN_B, 1).step == 8 * SEVEN_B.largest
-    assert state_of("none", SEVEN_B, 1, "adamw_fused").step == 8 * SEVEN_B.largest
+def test_the_optimizer_steps_in_place() -> None:
+    assert state_of("none", SEVEN_B, 1).step == state_of("zero3", SEVEN_B, 1).step == 8 * SEVEN_B.largest
     assert state_of("none", SEVEN_B, 1, "adamw_8bit").optimizer == 2 * SEVEN_B.trained
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpg_vl.config import PromptConfig, Recipe, RunConfig
+from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe, RunConfig
 from gpg_vl.run.manifest import seal_folder
 from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
@@ -98,6 +98,15 @@ def test_room_for_all_checkpoints_is_asked_for(tmp_path: Path, monkeypatch: pyte
     write_checkpoint(tmp_path, 100)
     write_checkpoint(tmp_path, 200)
     check_room(recipe_for(tmp_path), 1600, 300, step=200)  # two of the five are there
+
+
+def test_an_adapter_takes_room_for_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint of it holds the base."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5 * 12 * 200))
+    recipe = replace(recipe_for(tmp_path), model=ModelConfig(lora=LoraConfig()))
+    check_room(recipe, 10**9, 200)
+    with pytest.raises(ValueError, match=naming("run.output_dir")):
+        check_room(recipe, 10**9, 201)
 
 
 # --- where to go on ---

@@ -67,7 +67,7 @@ def planned_for(recipe: Recipe, layout: Any = "none", num_ranks: int = 1) -> Mem
     prompt = make_prompt(adapter, make_sample(((200, 200),)))
     rows = PromptLengths((len(prompt.encoded.token_ids),), 0, 1.0, prompt)
     runs = run_phases(recipe, adapter, rows, num_ranks, on_gpu=False)
-    return memory_of(recipe, size_of(adapter), runs, layout, num_ranks, on_gpu=False)
+    return memory_of(recipe, size_of(adapter), runs, layout, num_ranks)
 
 
 def compare(recipe: Recipe) -> Compared:

@@ -38,6 +38,7 @@ from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.packing import shortest_budget
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.zero3 import share_out
 from tests.support.builders import SMALL_IMAGES, in_dtype, make_training_group
 from tests.support.groups import make_groups, plain_gradients
 from tests.support.videos import Clip, make_video_sample
@@ -158,6 +159,7 @@ def measure(
     budget = max(map(shortest_budget, groups)) if is_split else 8192
     forward = PolicyForward(adapter, 1.0)
     shard_policy(ACCELERATOR, forward)
+    share_out(ACCELERATOR, forward)
     optimizer = KeepGradient([weight for _, weight in adapter.trainable_parameters()])
     ACCELERATOR.deepspeed_engine_wrapped = None  # accelerate keeps the first engine that it made
     layout = build_layout(ACCELERATOR, forward, optimizer, max_grad_norm=1e9)

@@ -20,6 +20,7 @@ from gpg_vl.processes.start import start_ranks
 from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.handing_out import hand_out, load_policy
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.zero3 import share_out
 
 
 def pause(word: str) -> None:
@@ -42,13 +43,14 @@ def main() -> None:
 
 def load(folder: str, accelerator: Accelerator) -> PolicyForward:
     """An adapter, so that unsharded ranks have bfloat16 weights alone; all weights where they are sharded."""
-    sharding = sharding_of(accelerator)
-    config = ModelConfig(path=folder, lora=None if sharding.is_fsdp else LoraConfig(r=1))
+    is_whole = sharding_of(accelerator).keeps_whole_weights
+    config = ModelConfig(path=folder, lora=LoraConfig(r=1) if is_whole else None)
     forward = PolicyForward(load_policy(config, accelerator), 1.0)
-    if sharding.keeps_whole_weights:
+    if is_whole:
         hand_out(forward.adapter, accelerator)
         forward.adapter.round_weights()
     shard_policy(accelerator, forward)
+    share_out(accelerator, forward)
     torch.distributed.barrier()
     return forward
 

@@ -17,6 +17,7 @@ from gpg_vl.update.optimizer import (
     build_optimizer,
     check_optimizer,
     learning_rate,
+    refuse_shared_moments,
     set_learning_rate,
     show_trained_parts,
 )
@@ -103,14 +104,19 @@ def test_8_bit_adamw_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(ValueError, match=naming("bitsandbytes", "gpg-vl[bnb]", "adamw")):
         check_optimizer(config, cpu)
-    with pytest.raises(ValueError, match=naming("ZeRO-1", "adamw")):
-        check_optimizer(config, cpu, Sharding("zero1"))
-    with pytest.raises(ValueError, match=naming("FSDP2", "adamw")):
-        check_optimizer(config, cpu, Sharding("fsdp"))
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU that model.device: cpu leaves alone
     with pytest.raises(ValueError, match=naming("adamw_8bit", "CUDA", "adamw")):
         check_optimizer(config, cpu)
+
+
+def test_8_bit_adamw_is_refused_where_moments_are_shared() -> None:
+    config = UpdateConfig(optimizer="adamw_8bit")
+    for name, title in (("zero1", "ZeRO-1"), ("fsdp", "FSDP2")):
+        with pytest.raises(ValueError, match=naming(title, "adamw")):
+            refuse_shared_moments(config, Sharding(name))  # type: ignore[arg-type]
+        refuse_shared_moments(UpdateConfig(), Sharding(name))  # type: ignore[arg-type]
+    refuse_shared_moments(config, Sharding("none"))
 
 
 def test_table_of_trained_parts(load: LoadModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import AddedToken
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -70,7 +71,9 @@ _NAMED_3 = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>"
 
 
 def _tokenizer_3(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) -> PreTrainedTokenizerFast:
-    return _build(text, model_max_length, "<start_of_turn>", "<end_of_turn>", "<start_of_image>", _NAMED_3)
+    tokenizer = _build(text, model_max_length, "<start_of_turn>", "<end_of_turn>", "<start_of_image>", _NAMED_3)
+    tokenizer.add_tokens([AddedToken("\n" * num, normalized=False) for num in range(1, 5)])  # which vLLM asks for
+    return tokenizer
 
 
 def siglip(size: int, patch_size: int) -> dict[str, Any]:
