@@ -101,6 +101,6 @@ def test_layouts_that_share_gradients_are_refused() -> None:
         if name in ("none", "zero1"):
             refuse_layout(relaxed, Sharding(name))
             continue
-        with pytest.raises(ValueError, match=naming("discriminator_gradient", "SHARDING=none", "score")):
+        with pytest.raises(ValueError, match=naming("objective.discriminator_gradient", "SHARDING=none", "score")):
             refuse_layout(relaxed, Sharding(name))
         refuse_layout(Recipe(), Sharding(name))

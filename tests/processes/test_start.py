@@ -1,4 +1,4 @@
-"""DeepSpeed files that a run cannot use; what ranks do at their start: ``test_ranks.py``, ``faults/test_rank_starts.py``."""
+"""DeepSpeed files that a run cannot use. What ranks do at their start: ``faults/test_rank_starts.py``."""
 
 from __future__ import annotations
 
