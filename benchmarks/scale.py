@@ -1,6 +1,6 @@
 """Where a step's time goes on 1 to 512 GPUs, by the model of ``gpg-vl plan``: the tables of docs/scale.md.
 
-With ``--layouts``, which layout fits on one card, on one machine and on two: the table of docs/gpu.md.
+With ``--layouts``, which layout fits on one card, on one machine and on two: the table of docs/cluster.md.
 
     python -m benchmarks.scale [--model Qwen2.5-VL-3B] [--gpu h100-80] [--layouts]
 
