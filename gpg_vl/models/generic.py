@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
+from gpg_vl.models.dropout import refuse_dropout
 from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.models.parts import Medium, Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
@@ -71,9 +72,8 @@ class GenericAdapter(BaseAdapter):
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:
+        refuse_dropout(config)
         text: Any = config.get_text_config()
-        if getattr(text, "attention_dropout", 0):
-            raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
         others = sorted({*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
         if others:
             raise ValueError(f"model.family: generic cannot run layers of the type {others[0]}: they keep no keys")
