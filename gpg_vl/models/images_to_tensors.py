@@ -161,6 +161,14 @@ class ImagesToTensors(ABC):
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs: ...
 
 
+def is_opened_small(image: Image, view: ImageView) -> bool:
+    """Whether a picture is a part of its file's size (``data.on_large_image: shrink``).
+
+    Its sides are rounded up, so another grid may fit it than the one of the view, which comes from the file's size.
+    """
+    return bool(image.size != (view.width, view.height))
+
+
 def resized(images: Sequence[Image], views: Sequence[ImageView]) -> list[Image]:
     """The images in the sizes that the model sees."""
     sizes = ((view.model_width, view.model_height) for view in views)
