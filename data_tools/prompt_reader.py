@@ -10,7 +10,6 @@ from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.data.videos import VideoShape
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
-from gpg_vl.models.parts import Medium
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.records import Sample
 from gpg_vl.tasks import load_task
@@ -29,7 +28,7 @@ class PromptReader:
         adapter = load_adapter(config, with_weights=False)
         self.context_length = adapter.context_length
         self.count_image_tokens = adapter.count_image_tokens
-        self.image_placeholder = adapter.render_plain([Medium.IMAGE])
+        self.image_placeholder = adapter.plain_image
         self.control_tokens = adapter.control_tokens()
         self._tasks: dict[str, Task] = {}
         self._prompts = PromptBuilder(adapter, self._tasks, PromptConfig())

@@ -14,7 +14,7 @@ if [ $# -lt 3 ]; then
 fi
 model=$1 tasks=$2 out=$3
 shift 3
-if [ ! -f "$model/config.json" ] || [ ! -f "$model/preprocessor_config.json" ] && [ ! -f "$model/processor_config.json" ]; then
+if [ ! -f "$model/config.json" ] || { [ ! -f "$model/preprocessor_config.json" ] && [ ! -f "$model/processor_config.json" ]; }; then
     echo "eval/lmms.sh: $model is not a model folder with config.json and a processor; merge a LoRA adapter: gpg-vl merge" >&2
     exit 2
 fi

@@ -71,6 +71,10 @@ class Adapter(Protocol):
     def render_plain(self, parts: Sequence[Part]) -> str:
         """Prompt text without a template."""
 
+    @property
+    def plain_image(self) -> str:
+        """Text of an image in a prompt, before the image's own text replaces it."""
+
     def control_tokens(self) -> list[str]:
         """Token texts that a row must not contain: the model would read them as structure."""
 

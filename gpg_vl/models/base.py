@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.carried_weights import CarriedWeights
 from gpg_vl.models.chat import ChatTemplate
+from gpg_vl.models.dropout import refuse_dropout
 from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.images_to_tensors import ImagesToTensors
 from gpg_vl.models.kv_cache import GrowingCache
@@ -143,8 +144,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
             raise ValueError(
                 "model.path: the config uses sliding-window attention; set use_sliding_window to false in it"
             )
-        if getattr(text, "attention_dropout", 0):
-            raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
+        refuse_dropout(config)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

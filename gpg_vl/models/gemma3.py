@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
-from gpg_vl.models.parts import Part
 from gpg_vl.records import Frame, ImageView, VisionInputs
 
 
@@ -35,8 +34,9 @@ class Gemma3Adapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[Part]) -> str:
-        return self.tokenizer.bos_token + super().render_plain(parts)
+    @property
+    def plain_start(self) -> str:  # type: ignore[override]
+        return str(self.tokenizer.bos_token)
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``: one size for every image, whatever the pixel limits."""

@@ -18,7 +18,6 @@ from transformers.models.gemma4.image_processing_gemma4 import get_aspect_ratio_
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
-from gpg_vl.models.parts import Part
 from gpg_vl.records import Frame, ImageFeatures, ImageView, VisionInputs
 
 TOKENS_PER_IMAGE = (70, 140, 280, 560, 1120)
@@ -56,8 +55,9 @@ class Gemma4Adapter(LayerMasksAdapter):
 
     # --- reading ---
 
-    def render_plain(self, parts: Sequence[Part]) -> str:
-        return self.tokenizer.bos_token + super().render_plain(parts)
+    @property
+    def plain_start(self) -> str:  # type: ignore[override]
+        return str(self.tokenizer.bos_token)
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``: as large as the processor's limit on tokens allows, or a lower one within the limits.

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
+from gpg_vl.models.dropout import refuse_dropout
 from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.models.parts import Medium, Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
@@ -71,9 +72,8 @@ class GenericAdapter(BaseAdapter):
 
     @staticmethod
     def refuse_inexact(config: PreTrainedConfig) -> None:
+        refuse_dropout(config)
         text: Any = config.get_text_config()
-        if getattr(text, "attention_dropout", 0):
-            raise ValueError("model.path: the config has attention_dropout above 0; set it to 0 in config.json")
         others = sorted({*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
         if others:
             raise ValueError(f"model.family: generic cannot run layers of the type {others[0]}: they keep no keys")
@@ -100,6 +100,9 @@ class GenericAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         raise AssertionError("the processor reads images and text together")
+
+    plain_start = ""  # type: ignore[assignment]
+    """The tokenizer puts it there when the processor reads the prompt."""
 
     @cached_property
     def plain_image(self) -> str:  # type: ignore[override]
@@ -140,7 +143,7 @@ class GenericAdapter(BaseAdapter):
     ) -> Encoded:
         """See ``Adapter.encode``; the tensors are those that the processor makes."""
         shown = {"images": [resized(images, views)]} if images else {}
-        inputs = self.processor(text=[text], **shown, add_special_tokens=False, return_tensors="pt")
+        inputs = self.processor(text=[text], **shown, **self._of_start(text), return_tensors="pt")
         token_ids = tuple(inputs["input_ids"][0].tolist())
         types = tuple(int(token == self._image_token_id) for token in token_ids)
         if images:
@@ -149,6 +152,11 @@ class GenericAdapter(BaseAdapter):
             vision = VisionInputs(tensors, patches, sum(types))
         positions = self._positions(token_ids, types, vision)
         return Encoded(token_ids, types, positions, int(positions.max()) + 1, vision)
+
+    def _of_start(self, text: str) -> dict[str, bool]:
+        """The rule of ``apply_chat_template``: the processor adds tokens as it does by default, but no second start."""
+        start = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
 
     def _positions(self, token_ids: Sequence[int], token_types: Sequence[int], vision: VisionInputs | None) -> Tensor:
         """As the model counts them where it has a way of its own, else one after the other."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.media import fill_in, order_of_media, split_views
 from gpg_vl.models.parts import Medium, Part
-from gpg_vl.models.tokenizing import read_tokens
+from gpg_vl.models.tokenizing import read_start, read_tokens
 from gpg_vl.records import Encoded, FrameTimes, ImageView, Notation, VideoView, VisionInputs
 
 
@@ -50,7 +51,12 @@ class ImagesToTensors(ABC):
 
     def render_plain(self, parts: Sequence[Part]) -> str:
         texts = {Medium.IMAGE: self.plain_image, Medium.VIDEO: self.plain_video}
-        return "".join(texts[part] if isinstance(part, Medium) else part for part in parts)
+        return self.plain_start + "".join(texts[part] if isinstance(part, Medium) else part for part in parts)
+
+    @cached_property
+    def plain_start(self) -> str:
+        """What a prompt without a template begins with: by default, what the tokenizer puts there by itself."""
+        return read_start(self.tokenizer, self.config.path)
 
     @property
     def plain_image(self) -> str:
@@ -153,6 +159,14 @@ class ImagesToTensors(ABC):
 
     @abstractmethod
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs: ...
+
+
+def is_opened_small(image: Image, view: ImageView) -> bool:
+    """Whether a picture is a part of its file's size (``data.on_large_image: shrink``).
+
+    Its sides are rounded up, so another grid may fit it than the one of the view, which comes from the file's size.
+    """
+    return bool(image.size != (view.width, view.height))
 
 
 def resized(images: Sequence[Image], views: Sequence[ImageView]) -> list[Image]:

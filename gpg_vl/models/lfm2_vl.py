@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -74,9 +74,14 @@ class Lfm2VLAdapter(RecurrentAdapter, SlicedAdapter):
         text: str = self.processor.replace_image_token(found, 0, use_image_special_tokens=True)
         return text
 
-    def _process(self, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
+    def _answers(self, tiling: Tiling) -> dict[str, Any]:
+        (columns, rows), (width, height) = (tiling.columns, tiling.rows), tiling.size
+        layout = (columns, rows, width, height, columns * rows)
+        return {"smart_resize": tiling.whole, "_is_image_too_large": tiling.is_cut, "_get_grid_layout": layout}
+
+    def _process(self, processor: Any, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
         """``pixel_values`` [tiles, patches, D], ``pixel_attention_mask`` [tiles, patches], ``spatial_shapes``."""
-        found = self.processor.image_processor(images=[image], return_tensors="pt", **limits)
+        found = processor(images=[image], return_tensors="pt", **limits)
         names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
         return VisionInputs({name: found[name] for name in names}, found["pixel_values"][..., 0].numel(), num_tokens)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from PIL.Image import Image
+from transformers.image_processing_utils import select_best_resolution
 
 from gpg_vl.models.base import BaseAdapter
-from gpg_vl.models.images_to_tensors import resized
 from gpg_vl.records import ImageView, VisionInputs
 
 
@@ -61,7 +63,13 @@ class LlavaOnevisionAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [N, tiles, 3, h, w], ``image_sizes`` [N, 2], ``batch_num_images`` [1]."""
-        tensors = dict(self.processor.image_processor(images=[resized(images, views)], return_tensors="pt"))
+        pictures = [_without_enlarging(*each) for each in zip(images, views, strict=True)]
+        sizes = [(view.model_height, view.model_width) for view in views]
+        grid = select_best_resolution(sizes[0], self.processor.image_processor.image_grid_pinpoints)
+        tensors = dict(
+            self.processor.image_processor(images=[pictures], image_grid_pinpoints=[list(grid)], return_tensors="pt")
+        )
+        tensors["image_sizes"] = torch.tensor(sizes)
         num_tiles = tensors["pixel_values"].shape[:2].numel()
         num_tokens = sum(self.count_image_tokens(views))
         return VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, num_tokens)
@@ -72,6 +80,12 @@ class LlavaOnevisionAdapter(BaseAdapter):
         """Images of fewer tiles are padded with empty ones, which the model drops again by ``image_sizes``."""
         most = max(part.tensors["pixel_values"].shape[1] for part in parts)
         return super().join_vision([_with_tiles(part, most) for part in parts])
+
+
+def _without_enlarging(image: Image, view: ImageView) -> Image:
+    """In the size of the view; one that was opened at a part of its file's size stays small."""
+    size = (view.model_width, view.model_height)
+    return image if prod(size) >= prod(image.size) else image.resize(size)
 
 
 def _with_tiles(vision: VisionInputs, num: int) -> VisionInputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -81,12 +81,19 @@ class MiniCPMVAdapter(RecurrentAdapter, SlicedAdapter):
         text: str = self.processor.replace_image_token(found, 0, image_token_divisor=self.processor.image_token_divisor)
         return f"<image_id>{index}</image_id>{text}" if own.use_image_id else text
 
-    def _process(self, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
+    def _answers(self, tiling: Tiling) -> dict[str, Any]:
+        grid = [tiling.rows, tiling.columns] if tiling.is_cut else None
+        return {
+            "get_sliced_grid": grid,
+            "find_best_resize": tiling.whole[::-1],
+            "get_refine_size": tiling.size[::-1],
+        }
+
+    def _process(self, processor: Any, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
         """``pixel_values`` [1, 3, side, K * side] of K patches, ``target_sizes`` [images and slices, 2]."""
-        own = self.processor.image_processor
-        found = own(images=[image], return_tensors="pt", **limits)
+        found = processor(images=[image], return_tensors="pt", **limits)
         tensors = {name: found[name] for name in ("pixel_values", "target_sizes")}
-        return VisionInputs(tensors, tensors["pixel_values"].shape[-1] // own.patch_size, num_tokens)
+        return VisionInputs(tensors, tensors["pixel_values"].shape[-1] // processor.patch_size, num_tokens)
 
     # --- running ---
 

@@ -32,15 +32,13 @@ class Molmo2Adapter(LayerMasksAdapter):
     # --- reading ---
 
     def render_chat(self, parts: Sequence[Part], system: str | None, thinking: bool | None = None) -> str:
-        return self._with_start(super().render_chat(parts, system, thinking))
+        text = super().render_chat(parts, system, thinking)
+        return text if text.startswith(self.plain_start) else self.plain_start + text
 
-    def render_plain(self, parts: Sequence[Part]) -> str:
-        return self._with_start(super().render_plain(parts))
-
-    def _with_start(self, text: str) -> str:
-        """With the token that every text begins with; a tokenizer without one has the token that ends texts there."""
-        start = self.tokenizer.bos_token or self.tokenizer.eos_token
-        return text if text.startswith(start) else start + text
+    @property
+    def plain_start(self) -> str:  # type: ignore[override]
+        """Of every text; a tokenizer without a token for it has the one that ends texts there."""
+        return str(self.tokenizer.bos_token or self.tokenizer.eos_token)
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``: the canvas that the crops cover. No limit takes an image below one crop."""

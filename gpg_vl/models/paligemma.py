@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
 from gpg_vl.models.loading import has_capped_scores
-from gpg_vl.models.parts import Part
+from gpg_vl.models.parts import Medium, Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
 
 CAPPED_SINCE = "5.23"
@@ -53,10 +53,13 @@ class PaliGemmaAdapter(LayerMasksAdapter):
     # --- reading ---
 
     def render_plain(self, parts: Sequence[Part]) -> str:
-        """The last image, or else the start, is followed by the beginning of the text, and the text by a new line."""
-        text = super().render_plain(parts)
-        images, found, rest = text.rpartition(self.image_token)
-        return f"{images}{found}{self.tokenizer.bos_token}{rest}\n"
+        """All images, then the beginning of the text, the text, and a new line: as the processor writes it.
+
+        The model has learned with images in front alone, so markers in the text do not say their place.
+        """
+        images = self.image_token * parts.count(Medium.IMAGE)
+        text = "".join(part for part in parts if isinstance(part, str))
+        return f"{images}{self.tokenizer.bos_token}{text}\n"
 
     def view(self, width: int, height: int, max_tokens: int | None = None) -> ImageView:
         """See ``Adapter.view``: one size for every image, whatever the pixel limits."""

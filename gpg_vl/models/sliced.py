@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from PIL.Image import Image
 
 from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.images_to_tensors import is_opened_small
 from gpg_vl.records import ImageView, VisionInputs
 
 Limits = Mapping[str, Any]
@@ -53,7 +56,15 @@ class SlicedAdapter(BaseAdapter):
         """The processor's words for the image that is number ``index`` of its prompt."""
 
     @abstractmethod
-    def _process(self, image: Image, limits: Limits, num_tokens: int) -> VisionInputs: ...
+    def _answers(self, tiling: Tiling) -> Mapping[str, Any]:
+        """What the image processor's own methods say, by their names, of an image that it cuts so."""
+
+    @abstractmethod
+    def _process(self, processor: Any, image: Image, limits: Limits, num_tokens: int) -> VisionInputs:
+        """
+        Args:
+            processor: the family's image processor
+        """
 
     def _most_tiles(self, side: int, own: int) -> int:
         """
@@ -90,11 +101,26 @@ class SlicedAdapter(BaseAdapter):
 
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         counts = [text.count(self.image_token) for text in self.image_texts(views)]
-        limits = [self._choice(view)[0] for view in views]
-        return self.join_vision([self._process(*each) for each in zip(images, limits, counts, strict=True)])
+        parts = []
+        for image, view, count in zip(images, views, counts, strict=True):
+            limits, tiling = self._choice(view)
+            processor = self._cutting(tiling) if is_opened_small(image, view) else self.processor.image_processor
+            parts.append(self._process(processor, image, limits, count))
+        return self.join_vision(parts)
+
+    def _cutting(self, tiling: Tiling) -> Any:
+        """A copy of the image processor that cuts every picture so, whatever its size: one that was opened small."""
+        processor = copy(self.processor.image_processor)
+        for name, answer in self._answers(tiling).items():
+            setattr(processor, name, partial(_say, answer))
+        return processor
 
     def save(self, folder: Path) -> None:
         """See ``Adapter.save``: with the run's limits."""
         for name, value in next(self._limits()).items():
             setattr(self.processor.image_processor, name, value)
         super().save(folder)
+
+
+def _say(answer: Any, *_: Any, **__: Any) -> Any:
+    return answer

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from PIL.Image import Image
 
+from gpg_vl.models.images_to_tensors import is_opened_small
 from gpg_vl.models.media import describe_times, frames_tensor
 from gpg_vl.models.tiled import TiledAdapter
 from gpg_vl.records import FrameTimes, ImageView, VideoView, VisionInputs
@@ -64,11 +65,17 @@ class Idefics3Adapter(TiledAdapter):
     def _encode_vision(self, images: Sequence[Image], views: Sequence[ImageView]) -> VisionInputs:
         """``pixel_values`` [1, tiles, 3, side, side], ``pixel_attention_mask`` [1, tiles, side, side]."""
         parts = []
-        for image, view in zip(images, views, strict=True):
+        for image, view in zip(map(self._as_cut, images, views), views, strict=True):
             size = self._longest_edge(max(self._columns_and_rows(view)))
             parts.append(self.processor.image_processor(images=[[image]], size=size, return_tensors="pt"))
         names = ("pixel_values", "pixel_attention_mask")
         return self._vision_inputs({name: torch.cat([part[name] for part in parts], dim=1) for name in names}, views)
+
+    def _as_cut(self, image: Image, view: ImageView) -> Image:
+        """A picture that was opened small in the size of its tiles side by side, which fits no other grid."""
+        if not is_opened_small(image, view):
+            return image
+        return image.resize((view.model_width, view.model_height), self.processor.image_processor.resample)
 
     # --- running and saving ---
 

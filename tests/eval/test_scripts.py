@@ -50,12 +50,18 @@ def test_lmms_smoke_prints_and_checks(model_folders: dict[str, Path], tmp_path: 
     assert ended.returncode == 0, ended.stderr
     assert f"-m eval.lmms_model --model gpg_vl --model_args pretrained={model}" in ended.stdout
     assert "--tasks mmmu_val\\,mme --batch_size 1 --log_samples --output_path out --limit 8" in ended.stdout
+    lora = tmp_path / "lora"  # as a run saves an adapter: with the processor, without the model's config
+    lora.mkdir()
+    for name in ("adapter_config.json", "processor_config.json"):
+        (lora / name).write_text("{}")
     for words, named in (
         ([], ["usage", "eval/lmms.sh"]),
         ([tmp_path / "none", "mme", "out"], ["eval/lmms.sh", tmp_path / "none"]),
+        ([lora, "mme", "out"], ["eval/lmms.sh", lora, "config.json", "gpg-vl merge"]),
     ):
         ended = run_script("lmms.sh", tmp_path, "--smoke", *words)
-        assert ended.returncode == 2 and lines_naming(ended.stderr, *named)
+        assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+        assert lines_naming(ended.stderr, *named)
     (tmp_path / "other").mkdir()
     for name, content in (("config.json", '{"model_type": "llama"}'), ("processor_config.json", "{}")):
         (tmp_path / "other" / name).write_text(content)

@@ -157,11 +157,14 @@ def test_features_stand_for_their_images(bench: Bench) -> None:
 
 @torch.no_grad()
 def test_mutations_are_caught(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``-s`` it prints how far each moves a log-prob, in nats, as docs/models.md has it."""
     features = bench.with_features()
     for name, mutation in bench.case.mutations.items():
         with monkeypatch.context() as patch:
             mutation(patch)
-            assert max(bench.difference(), bench.difference(features)) > 1e-3, name
+            moved = max(bench.difference(), bench.difference(features))
+            print(f"{bench.adapter.model.config.model_type}, {name}: {moved:.2g}")
+            assert moved > 1e-3, name
 
 
 def test_greedy_rollout_is_that_of_generate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

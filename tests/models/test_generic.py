@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from gpg_vl import cli
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import ModelConfig, PromptConfig
+from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families import FAMILIES
 from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import PackedRow, plan_micro_batches
@@ -23,6 +25,7 @@ from tests.support.builders import SMALL_IMAGES, whole
 from tests.support.families import CASES, ONE_SIZE, Bench, FamilyCase, open_bench, worst_gradient
 from tests.support.hub import put_on_hub
 from tests.support.messages import lines_naming, naming
+from tests.support.start_tokens import add_start
 from tests.support.unknown_models import write_llava
 
 LIMITS = {**SMALL_IMAGES, "family": "generic"}
@@ -66,6 +69,24 @@ def test_ordinary_rows_of_any_model_are_plain_ones(open_generic: Callable[[str],
         assert list(group.completions[0].token_ids) == endless[: min(ends, default=6)]
     with pytest.raises(ValueError, match=naming("model.family", "update.pack")):
         check_packing(bench.adapter, whole(*bench.groups), 1.0)
+
+
+@pytest.mark.parametrize("writes_it", [False, True])
+def test_a_prompt_begins_as_the_processors_own(tmp_path: Path, writes_it: bool) -> None:
+    """The tokenizer adds a token to a chat whose template does not write it, and to a prompt without a template."""
+    folder = write_llava(tmp_path / "tiny")
+    start = add_start(folder, ["<|endoftext|>"], writes_it=writes_it)
+    bench = open_bench(folder, FamilyCase(ONE_SIZE, LIMITS), tmp_path)
+    base = PromptBuilder(bench.adapter, {}, PromptConfig(template="{question}", style="base"))
+    for prompt in bench.prompts:
+        assert list(prompt.encoded.token_ids) == bench.inputs(prompt)["input_ids"][0].tolist()
+        plain = base.build(prompt.sample)
+        shown = {"images": [[open_image(source) for source in prompt.sample.images]]} if prompt.views else {}
+        own = bench.processor(text=[plain.text], **shown)["input_ids"][0]
+        assert list(plain.encoded.token_ids) == own
+        for found in (prompt, plain):
+            assert bench.adapter.decode(found.encoded.token_ids).count(start) == 1
+            assert bench.adapter.count_tokens(found.text, found.views) == len(found.encoded.token_ids)
 
 
 def test_a_model_that_is_not_exact_this_way_is_refused(open_generic: Callable[[str], Bench]) -> None:

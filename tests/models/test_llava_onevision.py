@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.models import load_adapter
@@ -58,6 +61,28 @@ def test_images_are_scaled_down_to_fit(load_llava: LoadModel) -> None:
         prompt = build.build(sample)
         assert len(prompt.encoded.token_ids) <= limit
         assert prompt.views[0].model_width < full.views[0].model_width
+
+
+def test_a_picture_that_was_opened_small_is_not_enlarged(
+    load_llava: LoadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file may have 178 million pixels; what the model is given is the same as of the file."""
+    adapter = load_llava()
+    file, opened = Image.linear_gradient("L").convert("RGB"), Image.linear_gradient("L").convert("RGB").reduce(2)
+    view, read = adapter.view(*file.size), type(adapter.processor.image_processor).preprocess
+    sizes = []
+
+    def preprocess(processor: Any, images: Any, **more: Any) -> Any:
+        sizes.extend(image.size for group in images for image in group)
+        return read(processor, images, **more)
+
+    monkeypatch.setattr(type(adapter.processor.image_processor), "preprocess", preprocess)
+    whole, small = (adapter.encode_media([image], [view]) for image in (file, opened))
+    assert sizes == [(256, 256), (128, 128)]
+    assert whole is not None and small is not None
+    assert whole.num_tokens == small.num_tokens
+    assert torch.equal(whole.tensors["image_sizes"], small.tensors["image_sizes"])
+    assert whole.tensors["pixel_values"].shape == small.tensors["pixel_values"].shape
 
 
 def test_features_that_autocast_rounded_pass_the_self_check(load_llava: LoadModel) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
+from gpg_vl.config import ModelConfig
+from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.update.self_check import check_packing
-from tests.support.builders import whole
+from tests.support.builders import make_prompt, make_sample, whole
 from tests.support.families import CASES, open_bench, worst_gradient
 
 
@@ -19,6 +22,14 @@ def test_paligemma_1_packs_too(tmp_path: Path) -> None:
     error, name = worst_gradient(bench.packed_gradients(), bench.plain_gradients)
     assert error < bench.case.tolerance, name
     assert check_packing(bench.adapter, whole(*bench.groups), 0.7) < bench.case.tolerance
+
+
+def test_a_prompt_begins_with_its_images_wherever_they_stand(tmp_path: Path) -> None:
+    adapter: Any = load_adapter(ModelConfig(path=str(write_tiny_model(tmp_path, "paligemma"))), with_weights=False)
+    for question in ("Which is larger?", "Is <image> larger than <image>?"):
+        prompt = make_prompt(adapter, make_sample([(28, 28), (56, 56)], question=question))
+        asked = question.replace("<image>", "")
+        assert prompt.text == f"<image><image><bos>User: {asked}\nAssistant: <think>\n"
 
 
 def write_first_version(folder: Path) -> Path:
