@@ -135,9 +135,7 @@ class Bench:
 
     def _plain_inputs(self, prompt: Prompt) -> dict[str, Tensor]:
         """For a processor that knows no conversations: it writes images, the text's beginning and its end itself."""
-        text = prompt.text.removesuffix("\n")
-        for written in (self.processor.tokenizer.bos_token, self.processor.image_token):
-            text = text.replace(written, "")
+        text = re.sub("<bos>|<image>", "", prompt.text).removesuffix("\n")
         pictures = [open_image(source) for source in prompt.sample.images]
         inputs = dict(self.processor(text=[text], images=[pictures], return_tensors="pt"))
         del inputs["labels"]
