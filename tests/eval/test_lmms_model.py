@@ -45,7 +45,10 @@ class Messages:
 @pytest.fixture
 def lmms_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module, imported beside the stand-ins."""
-    parts = {"lmms_eval.api.model": {"lmms": Base}, "lmms_eval.protocol": {"ChatMessages": Messages}}
+    parts: dict[str, dict[str, Any]] = {
+        "lmms_eval.api.model": {"lmms": Base},
+        "lmms_eval.protocol": {"ChatMessages": Messages},
+    }
     for name in ("lmms_eval", "lmms_eval.api", *parts):
         module = ModuleType(name)
         vars(module).update(parts.get(name, {}))

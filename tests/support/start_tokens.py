@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
@@ -17,7 +18,7 @@ def add_start(folder: Path, tokens: Sequence[str], *, writes_it: bool = False) -
         tokens: of the tokenizer's own
         writes_it: whether the chat template writes them, too
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     tokenizer._tokenizer.post_processor = TemplateProcessing(
         single=[*tokens, "$A"], pair=[*tokens, "$A", "$B"], special_tokens=list(zip(tokens, ids, strict=True))
