@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.clock import slowness
 from tests.support.messages import naming
 
 ROOT = Path(__file__).parents[1]
@@ -85,8 +84,7 @@ def test_the_demo_learns_from_rewards_alone(tmp_path: Path) -> None:
     for seed in SEEDS:
         run_python("scripts/quickstart.py", "--seed", seed, "--out", tmp_path / str(seed))
         summary = json.loads((tmp_path / str(seed) / "summary.json").read_text())
-        print(f"seed {seed}: {summary['seconds']:.0f} s on a processor {slowness():.2f} times as slow")
-        assert summary["seconds"] < 360 * slowness()
+        assert summary["seconds"] < 360
         for task, row in summary["tasks"].items():
             gains[task].append(row["after"] - row["before"])
     for task, least in LEAST_GAIN.items():

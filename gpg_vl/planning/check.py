@@ -18,20 +18,18 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card, card_here
-from gpg_vl.planning.engines import engine_bytes, samples_elsewhere
-from gpg_vl.planning.layouts import Size, rounds_weights
+from gpg_vl.planning.engines import samples_elsewhere
+from gpg_vl.planning.layouts import rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
     Memory,
-    Runs,
     largest_budgets,
-    memory_of,
     run_phases,
     run_smallest,
     size_of,
     smallest_budgets,
 )
-from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, read_rows
+from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, memory_on, read_rows
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
@@ -79,7 +77,7 @@ def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machin
     size, usable = size_of(adapter), machine.card.usable
     budgets = _choose_budgets(recipe, adapter, rows, machine)
     runs = run_phases(with_budgets(recipe, budgets), adapter, rows, machine.num_gpus)
-    memory = _memory_here(recipe, size, runs, machine)
+    memory = memory_on(machine, recipe, size, runs)
     if memory.peak > usable:
         _refuse_lack(recipe, adapter, rows, machine, load)
         for key in _kept(recipe):
@@ -87,11 +85,6 @@ def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machin
                 largest = _largest_here(recipe, adapter, rows, machine, usable)
                 _refuse_budget(key, memory, largest, machine.card, may_choose=not recipe.run.deterministic)
     return Fit(budgets, _describe(memory, machine.card, budgets))
-
-
-def _memory_here(recipe: Recipe, size: Size, runs: Runs, machine: Machine) -> Memory:
-    engine = engine_bytes(recipe.rollout, machine.card)
-    return memory_of(recipe, size, runs, machine.layout, machine.num_gpus, of_machine=machine.of_machine, engine=engine)
 
 
 def _largest_here(recipe: Recipe, adapter: Adapter, rows: PromptLengths, machine: Machine, usable: int) -> Budgets:
@@ -108,7 +101,7 @@ def _refuse_lack(
         ValueError: not even the smallest budgets fit
     """
     size, num = size_of(adapter), machine.num_gpus
-    least = _memory_here(recipe, size, run_smallest(recipe, adapter, rows, num), machine)
+    least = memory_on(machine, recipe, size, run_smallest(recipe, adapter, rows, num))
     if least.peak > machine.card.usable:
         cheapest = cheapest_layout(
             recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, num), machine

@@ -80,6 +80,12 @@ def read_rows(
     return measure_rows(checked[0].sources, prompts, room, adapter, most)
 
 
+def memory_on(machine: Machine, recipe: Recipe, size: Size, runs: Runs) -> Memory:
+    """Of a rank, beside the engine that its card may hold."""
+    engine = engine_bytes(recipe.rollout, machine.card)
+    return memory_of(recipe, size, runs, machine.layout, machine.num_gpus, of_machine=machine.of_machine, engine=engine)
+
+
 def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machine) -> Plan:
     """
     Raises:
@@ -91,8 +97,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     rows = read_rows(recipe, checked, adapter)
     run = cache(lambda is_rounded: run_phases(recipe, load(is_rounded), rows, num))
     size, runs = size_of(adapter), run(rounds_weights(layout, recipe.model))
-    many, engine = machine.of_machine, engine_bytes(recipe.rollout, card)
-    memory = memory_of(recipe, size, runs, layout, num, of_machine=many, engine=engine)
+    many, memory = machine.of_machine, memory_on(machine, recipe, size, runs)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
     flops = flops_of(adapter, group, recipe.update.pack)
     seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num, many)
@@ -144,11 +149,7 @@ def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], mac
         if (recipe.update.optimizer == "adamw_8bit" or recipe.model.is_quantized) and layout != "none":
             continue
         runs = run(rounds_weights(layout, recipe.model))
-        memory = memory_of(
-            recipe, size, runs, layout, machine.num_gpus, of_machine=machine.of_machine,
-            engine=engine_bytes(recipe.rollout, machine.card),
-        )  # fmt: skip
-        if memory.peak <= machine.card.usable:
+        if memory_on(replace(machine, layout=layout), recipe, size, runs).peak <= machine.card.usable:
             return layout
     return None
 

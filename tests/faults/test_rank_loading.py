@@ -22,15 +22,18 @@ SECONDS = 280  # of two starts that take 30, on a busy machine
 
 @pytest.mark.faults
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize("layout", ["fsdp", "zero3"])
+@pytest.mark.parametrize(("layout", "least"), [("fsdp", 1.0), ("zero3", 0.95)], ids=["fsdp", "zero3"])
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 def test_processes_together_load_one_model(
-    tmp_path: Path, model_folders: dict[str, Path], stored: torch.dtype, layout: str
+    tmp_path: Path, model_folders: dict[str, Path], stored: torch.dtype, layout: str, least: float
 ) -> None:
-    """40 M weights, stored as published models are and as checkpoints are: never more than 1.3 of them in float32."""
+    """40 M weights, stored as published models are and as checkpoints are: never more than 1.3 of them in float32.
+
+    Under ZeRO-3 no more is there than the shares, some of it in memory that the tiny model has left.
+    """
     size = write_model(tmp_path, stored)
     peak, after = load_on_ranks(layout, tmp_path, size, model_folders["qwen2_vl"])
-    assert 0.95 <= peak <= 1.3, "a whole model was there, but for what it took of memory freed before"
+    assert least <= peak <= 1.3, "a whole model was there"
     assert after <= 1.15
 
 

@@ -18,7 +18,9 @@ OFFLOADED = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "
 
 @pytest.mark.parametrize("path", LAYOUTS, ids=lambda path: path.stem)
 def test_shipped_files_are_taken(path: Any) -> None:
-    _check_deepspeed(json.loads(path.read_text()))
+    config = json.loads(path.read_text())
+    _check_deepspeed(config)
+    assert offloads_optimizer(config) == path.stem.endswith("_offload")
 
 
 @pytest.mark.parametrize(
