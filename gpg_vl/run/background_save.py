@@ -8,7 +8,9 @@ told between two steps, on all ranks. The next save, and the end of the run, wai
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -44,6 +46,7 @@ from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, copy_portion, moment
 from gpg_vl.screen import say_once
 from gpg_vl.update.optimizer_state import Slice, read_portions
 
+_NICENESS = 10  # of the thread: a tenth of a processor on a host that has none to spare
 _LAST_WAIT_SECONDS = 30.0
 """For the other ranks' files, once the run has failed; a rank may have been killed."""
 
@@ -60,7 +63,7 @@ class BackgroundSaves:
         self._optimizer = optimizer
         self._accelerator = accelerator
         self._sharding = sharding_of(accelerator)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_let_training_go_first)
         self._begun: Path | None = None  # what is being written
         self._work: Future[bool] | None = None  # whether it is complete, as far as this rank knows
         self._others = FilesOfOthers()
@@ -182,6 +185,12 @@ class BackgroundSaves:
             self._pool.shutdown()
             return final if is_complete else None
         return None
+
+
+def _let_training_go_first() -> None:
+    """This thread, and those that it starts, take what the run leaves of the processors."""
+    with suppress(OSError):  # not every container lets a thread have a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.saving import check_model_folder
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.run import background_save
+from gpg_vl.run import background_save, manifest
 from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.run.checkpoint import OwnState, TrainingState, save_checkpoint
 from gpg_vl.run.manifest import find_damage
@@ -202,3 +202,23 @@ def test_a_run_that_fails_completes_what_it_has_begun(training: Training, gate: 
     assert training.saves.close() == training.folder / "checkpoint-2"
     assert find_damage(training.folder / "checkpoint-2") is None
     assert training.saves.close() is None
+
+
+def test_training_goes_first(training: Training, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes and what hashes take the processors that the run leaves."""
+    found: dict[str, int] = {}
+
+    def look(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def look_and_work(*words: Any) -> Any:
+            found[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return work(*words)
+
+        return look_and_work
+
+    monkeypatch.setattr(background_save, "write_weights", look("writes", background_save.write_weights))
+    monkeypatch.setattr(manifest, "hash_file", look("hashes", manifest.hash_file))
+    training.begin(2)
+    gate.set()
+    assert training.saves.finish() == training.folder / "checkpoint-2"
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found == dict.fromkeys(("writes", "hashes"), max(own, 10))
