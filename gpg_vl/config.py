@@ -329,6 +329,10 @@ class VllmConfig:
         _require(0 < self.timeout_s <= 86400, "rollout.vllm.timeout_s must be above 0 and at most 86400, a day")
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
+        waits = self.retry_s * (2**self.retries - 1) / 3600
+        _require(
+            waits <= 2, f"rollout.vllm.retries and retry_s wait {waits:.1f} hours for a server; at most 2 are possible"
+        )
         _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
         _require(0 < self.gpu_memory < 1, "rollout.vllm.gpu_memory must be above 0 and below 1")
         _require(self.max_model_len is None or self.max_model_len >= 2, "rollout.vllm.max_model_len must be at least 2")

@@ -27,6 +27,7 @@ from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, m
 from gpg_vl.models.packed_attention import PackedAttention
 from gpg_vl.models.parts import Part
 from gpg_vl.models.saved_folder import SavedFolder
+from gpg_vl.models.stored_form import store_as_in
 from gpg_vl.models.vision_records import join_vision
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
@@ -100,6 +101,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         else:
             model, carried = build_without_values(base or path, family.model, config), None
             model.generation_config = read_generation_config(base or path) or model.generation_config
+        store_as_in(base or path, model)
         if config.lora is not None and base is not None:
             attach_saved(model, path, config.lora, cls.lora_layers, base)
         elif config.lora is not None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform, rename_source_key
 
 from gpg_vl.models.loading import SINGLE_FILE, WEIGHTS_INDEX, local_folder, read_object, weight_files
 
@@ -61,7 +61,12 @@ class CarriedWeights:
 
 def names_when_loaded(model: PreTrainedModel) -> Callable[[str], str]:
     """Under which name transformers looks in a model for a weight of a file, by its own rules: many are renamed."""
-    conversions, own = get_model_conversion_mapping(model), model.state_dict()
+    return renamer(model, get_model_conversion_mapping(model))
+
+
+def renamer(model: PreTrainedModel, conversions: list[WeightTransform]) -> Callable[[str], str]:
+    """The same by given rules; it marks those that it applies as used."""
+    own = model.state_dict()
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
     converters = [each for each in conversions if isinstance(each, WeightConverter)]
 
@@ -70,6 +75,11 @@ def names_when_loaded(model: PreTrainedModel) -> Callable[[str], str]:
         return name if sought not in own and name in own else sought
 
     return rename
+
+
+def stored_names(path: str) -> Iterator[str]:
+    """Of all weights of a folder, or of a model on the hub that has been downloaded."""
+    return (name for file in _open_files(path) for name in file.keys())  # noqa: SIM118  no dict
 
 
 def carried_names(folder: Path) -> set[str]:

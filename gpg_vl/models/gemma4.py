@@ -132,8 +132,9 @@ class Gemma4Adapter(LayerMasksAdapter):
         return {"mm_token_type_ids": token_types, **vision}
 
     def save(self, folder: Path) -> None:
-        """See ``Adapter.save``: with the run's limit on the tokens of an image."""
+        """See ``Adapter.save``: with the run's limit on an image's tokens, in the config too, where vLLM reads it."""
         limit = self._tokens_per_image
+        self.model.config.vision_config.default_output_length = limit
         self.processor.image_processor.max_soft_tokens = self.processor.image_seq_length = limit
         super().save(folder)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
 from gpg_vl.models.plain_rows import plain_log_probs
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engine, vllm
@@ -229,6 +232,46 @@ def test_an_engine_in_this_process_that_fails_gives_its_memory_back(
             with pytest.raises(NoServer, match=r"rollout.vllm.gpu_memory"):
                 sample(engine, prompts, GREEDY)
     assert backend.num_shut_down == 1
+
+
+def test_an_engine_in_this_process_that_answers_nonsense_has_failed(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a server that does: ``hf`` takes over."""
+    adapter, backend = load(), SleepingTiny(load())
+    generate = backend.generate
+
+    def without_numbers(request: Any) -> Any:
+        group, *others = generate(request)
+        rows = [replace(row, log_probs=(math.nan,) * len(row.log_probs)) for row in group.completions]
+        return [replace(group, completions=tuple(rows)), *others]
+
+    monkeypatch.setattr(backend, "generate", without_numbers)
+    prompts = make_prompts(adapter)
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch, on_failure="hf")
+    assert sample(engine, prompts, GREEDY) == sample(HfEngine(adapter, 65536), prompts, GREEDY)
+    assert backend.num_shut_down == 1 and "a bad answer" in capfd.readouterr().err
+
+
+def test_a_prompt_that_an_engine_in_this_process_cannot_hold_names_the_key(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, backend = load(), SleepingTiny(load())
+    engine = make_colocated(adapter, backend, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"rollout\.vllm\.max_model_len"):
+        sample(engine, make_prompts(adapter), Sampling(510, 0.0))
+
+
+@pytest.mark.parametrize("place", ["wake", "take_weights", "generate"])
+def test_whoever_watches_the_process_knows_what_it_does(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """An engine in it that hangs is found as a rollout by ``hf`` is."""
+    adapter, backend = load(), SleepingTiny(load())
+    work, seen = getattr(backend, place), []
+    monkeypatch.setattr(backend, place, lambda *words: (seen.append(PULSE.last.work), work(*words))[1])
+    sample(make_colocated(adapter, backend, tmp_path, monkeypatch), make_prompts(adapter), GREEDY)
+    assert seen == ["the rollout"] * len(seen) and seen and PULSE.last.work is None
 
 
 def while_shut_down(backend: SleepingTiny, generate: Any) -> Any:

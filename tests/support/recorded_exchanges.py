@@ -21,6 +21,7 @@ from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.served import shared_folder
+from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_request
 from tests.support.builders import SMALL_IMAGES, make_lively, make_sample
 from tests.support.rollout_servers import Canned, canned_server, perturb
@@ -126,5 +127,5 @@ class RecordedBackend:
     def generate(self, request: Request) -> list[AnsweredGroup]:
         found = self._answers[write_request(request).decode()]
         if found.status == 400:
-            raise ValueError(found.error)
+            raise BadMessage(found.error)
         return read_answer(found.answer.encode(), request, self._vocab_size)

@@ -211,7 +211,7 @@ def largest_gap(adapter: BaseAdapter, groups: Sequence[RolloutGroup], temperatur
             with torch.no_grad():
                 plain = plain_log_probs(adapter, group.prompt.encoded, each, temperature)
             gaps.append(float((plain - torch.tensor(each.log_probs)).abs().max()))
-    return max(gaps)
+    return float(torch.tensor(gaps).max())  # NaN if one is
 
 
 def perturb(adapter: BaseAdapter, seed: int = 0, scale: float = 0.5) -> None:

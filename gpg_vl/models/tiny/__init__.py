@@ -24,6 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
+from gpg_vl.models.stored_form import store_as_published
 from gpg_vl.models.tiny.family import TinyFamily
 from gpg_vl.models.tiny.gemma import GEMMA_FAMILIES
 from gpg_vl.models.tiny.paligemma import PALIGEMMA_FAMILIES
@@ -99,6 +100,7 @@ def write_tiny_model(
     _build_processor(maker, tokenizer).save_pretrained(folder)
     model = _build_model(maker.model, config, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    store_as_published(model)
     model.save_pretrained(folder)
     follow_umask(folder)
     return folder

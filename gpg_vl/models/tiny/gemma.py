@@ -134,7 +134,7 @@ def _tokenizer_4(text: Sequence[str] = DEMO_TEXT, model_max_length: int = 4096) 
 def _gemma4_config(tokenizer: PreTrainedTokenizerFast) -> Gemma4Config:
     """Images see themselves whole, the last two layers use the keys of earlier ones, and the logits have a cap."""
     text = text_config(
-        tokenizer, num_hidden_layers=4, head_dim=32, global_head_dim=48, sliding_window=_WINDOW,
+        tokenizer, num_hidden_layers=4, head_dim=32, global_head_dim=64, sliding_window=_WINDOW,
         layer_types=["sliding_attention", "full_attention"] * 2, use_bidirectional_attention="vision",
         vocab_size_per_layer_input=len(tokenizer), hidden_size_per_layer_input=16, num_kv_shared_layers=2,
         final_logit_softcapping=8.0, bos_token_id=token_id(tokenizer, "<bos>"),
@@ -149,6 +149,7 @@ def _gemma4_config(tokenizer: PreTrainedTokenizerFast) -> Gemma4Config:
         "patch_size": 4,
         "pooling_kernel_size": 3,
         "position_embedding_size": 256,
+        "default_output_length": 70,
         "initializer_range": INITIALIZER_RANGE,
     }
     ids: dict[str, Any] = {f"{name}_id": token_id(tokenizer, token) for name, token in _NAMED_4.items()}

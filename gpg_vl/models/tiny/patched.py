@@ -49,9 +49,10 @@ _glm_tokenizer = partial(
 )
 
 
+_GLM_BIASED = {"model_type": "glm4v_text", "attention_bias": True}
 _GLM_EXPERTS = {
     "model_type": "glm4v_moe_text", "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
-    "n_shared_experts": 1, "first_k_dense_replace": 1,
+    "n_shared_experts": 1, "first_k_dense_replace": 1, "attention_bias": True,
 }  # fmt: skip
 
 
@@ -104,7 +105,7 @@ _mistral_tokenizer = partial(
 
 def _mistral_config(tokenizer: PreTrainedTokenizerFast) -> Mistral3Config:
     return Mistral3Config(
-        text_config=text_config(tokenizer, model_type="mistral", head_dim=32, sliding_window=None),
+        text_config=text_config(tokenizer, model_type="mistral", head_dim=32, sliding_window=None, rms_norm_eps=1e-5),
         vision_config={
             "model_type": "pixtral", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
             "num_attention_heads": 4, "image_size": 448, "patch_size": 14, "initializer_range": INITIALIZER_RANGE,
@@ -127,7 +128,7 @@ def _mistral_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
 PATCHED_FAMILIES = {
     "glm4v": TinyFamily(
         Glm4vForConditionalGeneration,
-        partial(_glm_config, Glm4vConfig, {"model_type": "glm4v_text"}),
+        partial(_glm_config, Glm4vConfig, _GLM_BIASED),
         partial(_glm_processor, Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor),
         _glm_tokenizer,
     ),
@@ -139,7 +140,7 @@ PATCHED_FAMILIES = {
     ),
     "glm46v": TinyFamily(
         Glm46VForConditionalGeneration,
-        partial(_glm_config, Glm46VConfig, {"model_type": "glm4v_text"}),
+        partial(_glm_config, Glm46VConfig, _GLM_BIASED),
         partial(_glm_processor, Glm46VProcessor, Glm46VImageProcessor, Glm46VVideoProcessor),
         _glm_tokenizer,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import socket
 import threading
 import time
@@ -64,13 +65,16 @@ class Client:
         self._open: set[socket.socket] = set()
         self._is_closed = False
 
-    def status(self) -> ServerStatus:
+    def status(self, within_s: float = math.inf) -> ServerStatus:
         """
+        Args:
+            within_s: of the time that an exchange has
+
         Raises:
             ServerFault, Refused
         """
         with self._reading():
-            fields = Fields(json.loads(self._exchange("GET", "/status", b"", _SMALL)))
+            fields = Fields(json.loads(self._exchange("GET", "/status", b"", _SMALL, within_s)))
             length, images = fields.whole("context_length", 1, 2**31), fields.whole("max_images", 0, 2**31)
             return ServerStatus(fields.text("engine"), fields.text("dtype"), length, images)
 
@@ -114,38 +118,39 @@ class Client:
                 raise
             raise ServerFault(f"{self.url} gives a bad answer: {first_line(error)}") from error
 
-    def _exchange(self, method: str, path: str, body: bytes, most: int) -> bytes:
-        end = time.monotonic() + self._timeout_s
+    def _exchange(self, method: str, path: str, body: bytes, most: int, within_s: float = math.inf) -> bytes:
+        seconds = min(self._timeout_s, within_s)
+        end = time.monotonic() + seconds
         try:
-            status, answer = self._send(method, path, body, most)
+            status, answer = self._send(method, path, body, most, seconds)
         except (OSError, http.client.HTTPException) as error:
-            self._refuse_late(end)
+            self._refuse_late(end, seconds)
             raise ServerFault(f"{self.url} cannot be reached: {first_line(error)}") from error
-        self._refuse_late(end)  # a link that was cut looks like the end of an answer
+        self._refuse_late(end, seconds)  # a link that was cut looks like the end of an answer
         if len(answer) > most:
             raise ServerFault(f"{self.url} gives a bad answer: more than {most} bytes")
         return self._accept(status, answer)
 
-    def _refuse_late(self, end: float) -> None:
+    def _refuse_late(self, end: float, seconds: float) -> None:
         if time.monotonic() >= end:
-            raise NoAnswer(f"{self.url} gives no answer within {self._timeout_s:g} s")
+            raise NoAnswer(f"{self.url} gives no answer within {seconds:g} s")
 
-    def _send(self, method: str, path: str, body: bytes, most: int) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self._address, timeout=min(_CONNECT_SECONDS, self._timeout_s))
-        with self._connected(connection):
+    def _send(self, method: str, path: str, body: bytes, most: int, seconds: float) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self._address, timeout=min(_CONNECT_SECONDS, seconds))
+        with self._connected(connection, seconds):
             connection.request(method, path, body if method == "POST" else None, self._headers)
             response = connection.getresponse()
             return response.status, response.read(most + 1)
 
     @contextmanager
-    def _connected(self, connection: http.client.HTTPConnection) -> Iterator[None]:
+    def _connected(self, connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
         """The time limit is that of the whole exchange: a socket's own one starts anew with every byte."""
         started = time.monotonic()
         connection.connect()
         link: socket.socket = connection.sock
-        link.settimeout(self._timeout_s)
+        link.settimeout(seconds)
         self._open.add(link)
-        limit = threading.Timer(max(0.0, self._timeout_s - (time.monotonic() - started)), _cut, [link])
+        limit = threading.Timer(max(0.0, seconds - (time.monotonic() - started)), _cut, [link])
         limit.daemon = True
         limit.start()
         try:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from gpg_vl.config import VllmConfig
+from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.lora import find_base
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.fields import BadMessage
@@ -67,7 +69,7 @@ class LocalEngine:
         self._comparison = comparison
         self._adapter = adapter
         self._vocab_size = adapter.head_weight.shape[0]
-        self._service = Service(backend)
+        self._service = Service(backend, length_key="rollout.vllm.max_model_len")
         self._versions = Versions()
 
     def __len__(self) -> int:
@@ -113,16 +115,26 @@ class LocalEngine:
         return None if self._service.has_failed else self._try(lambda: self._answer(request))
 
     def _answer(self, request: Request) -> list[AnsweredGroup]:
+        """
+        Raises:
+            Refused: it cannot be asked
+            EngineFailed: also for an answer that cannot be used
+        """
         try:
             body = write_answer(request.version, self._service.generate(request))
-            return read_answer(body, request, self._vocab_size)
         except BadMessage as error:
             raise Refused(f"rollout.vllm: {error}") from error
+        try:
+            return read_answer(body, request, self._vocab_size)
+        except BadMessage as error:
+            self._service.has_failed = True
+            raise EngineFailed(f"a bad answer: {first_line(error)}") from error
 
     def _try(self, work: Callable[[], T]) -> T | None:
         """An engine that fails gives its memory back; the run continues without it."""
         try:
-            return work()
+            with PULSE.beating("the rollout"):
+                return work()
         except EngineFailed as error:
             say(f"rollout: {error}")
         self._backend.shut_down()  # after the exception, whose frames hold parts of it
@@ -159,17 +171,21 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
         sleeps=True,
         joins_ranks=num_ranks > 1,
     )
-    with _random_states_kept():
+    with _process_as_it_was():
         backend = start_backend(find_base(path) or path, options, _MEMORY_KEYS)
     backend.sleep()
     return backend
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """vLLM seeds the generators of the process that it runs in."""
+def _process_as_it_was() -> Iterator[None]:
+    """vLLM seeds the generators of its process, sets its precision of products, and has no object of it collected."""
     of_python, of_numpy = random.getstate(), numpy.random.get_state()
+    precision, has_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with torch.random.fork_rng():
         yield
     random.setstate(of_python)
     numpy.random.set_state(of_numpy)
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = has_tf32
+    gc.unfreeze()

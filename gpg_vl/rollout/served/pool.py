@@ -1,8 +1,8 @@
 """Requests -> answers, from whichever of several servers gives one, within a bound of time and of attempts.
 
-A round asks every server once. A server that gave no answer in time is not asked again for the same requests, so that
-several rounds wait for it once. One that is new says what it is, and completes what it is compared by, before it is
-asked for anything else.
+A round asks every server once. A server that gave no answer in time is asked nothing more until, before the next
+weights or requests, it says soon what it is: so a step waits for it once, and later steps hardly at all. One that is
+new says what it is, and completes what it is compared by, before it is asked for anything else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,8 @@ from gpg_vl.rollout.served.shared_folder import read_token
 from gpg_vl.screen import say
 
 T = TypeVar("T")
+LOOKING_SECONDS = 10.0
+"""In which a server that hung says what it is, or hangs still."""
 
 
 class Exchanges(Generic[T]):
@@ -80,6 +83,7 @@ class ServerPool:
         self._comparison = comparison
         self._first = first
         self._checked: set[Client] = set()
+        self._hung: set[Client] = set()
         self._ended = threading.Event()  # of the exchanges under way
         self._under_way: Exchanges[Any] | None = None
 
@@ -107,22 +111,21 @@ class ServerPool:
 
     def load(self, version: str) -> None:
         """Has every server take a version; one that does not is told again when it is asked for completions."""
+        self._look_for_hung()
         self._each(lambda client: client.load(version))
 
     def ready(self, version: str) -> AbstractContextManager[None]:
         """A server that lacks the version gets it when it is asked."""
         return nullcontext()
 
-    def meet(self) -> set[Client]:
-        """Has every server that is new complete what it is compared by, in one attempt. Those that hang are returned.
+    def meet(self) -> None:
+        """Has every server that is new complete what it is compared by, in one attempt.
 
         Raises:
             Refused: one computes in another type, or will never take it
         """
-        hung: set[Client] = set()
         new = [client for client in self._clients if self._comparison.is_new(client.url)]
-        self._at_once([lambda client=client: self._attempt(client, self._meet, hung) for client in new])  # type: ignore[misc]
-        return hung
+        self._at_once([lambda client=client: self._attempt(client, self._meet) for client in new])  # type: ignore[misc]
 
     def _meet(self, client: Client) -> None:
         if client not in self._checked:
@@ -137,25 +140,32 @@ class ServerPool:
         Raises:
             Refused: a server will never take one of them
         """
-        return self._ask_all(requests, self.meet()).results()
+        self._look_for_hung()
+        self.meet()
+        return self.begin(requests).results()
 
     def begin(self, requests: Sequence[Request]) -> Exchanges[list[AnsweredGroup] | None]:
-        """The same, without waiting for the answers. Nothing else is asked before they have come or have been ended."""
-        return self._ask_all(requests, set())
-
-    def _ask_all(self, requests: Sequence[Request], hung: set[Client]) -> Exchanges[list[AnsweredGroup] | None]:
-        """
-        Args:
-            hung: those that are not asked
+        """Asks for them, of servers that are met, and does not wait for the answers. Nothing else is asked before they
+        have come or have been ended.
         """
         return self._begin([
-            lambda n=n, request=request: self._ask(request, self._first + n, hung)  # type: ignore[misc]
+            lambda n=n, request=request: self._ask(request, self._first + n)  # type: ignore[misc]
             for n, request in enumerate(requests)
         ])  # fmt: skip
 
+    def _look_for_hung(self) -> None:
+        """Those that have given no answer in time are asked again once they say soon what they are."""
+        hung = [client for client in self._clients if client in self._hung]
+        self._at_once([partial(self._look_for, client) for client in hung])
+
+    def _look_for(self, client: Client) -> None:
+        with suppress(ServerFault):
+            client.status(LOOKING_SECONDS)
+            self._hung.discard(client)
+
     def _each(self, act: Callable[[Client], T]) -> list[T | None]:
         """The result of one attempt at every server, at once; what a fault says is shown."""
-        return self._at_once([lambda client=client: self._attempt(client, act, set()) for client in self._clients])  # type: ignore[misc]
+        return self._at_once([lambda client=client: self._attempt(client, act) for client in self._clients])  # type: ignore[misc]
 
     def _at_once(self, works: Sequence[Callable[[], T]]) -> list[T]:
         return self._begin(works).results()
@@ -166,14 +176,16 @@ class ServerPool:
         self._under_way = begun
         return begun
 
-    def _ask(self, request: Request, first: int, hung: set[Client]) -> list[AnsweredGroup] | None:
+    def _ask(self, request: Request, first: int) -> list[AnsweredGroup] | None:
         admitted = [client for client in self._in_order(first) if self._comparison.admits(client.url)]
         for number in range(self._config.retries + 1):
-            if hung.issuperset(admitted) or (number and self._ended.wait(self._config.retry_s * 2 ** (number - 1))):
+            if self._hung.issuperset(admitted) or (
+                number and self._ended.wait(self._config.retry_s * 2 ** (number - 1))
+            ):
                 return None
             for client in admitted:
-                if client not in hung and not self._ended.is_set():
-                    answer = self._attempt(client, lambda client: self._ask_one(client, request), hung)
+                if not self._ended.is_set():
+                    answer = self._attempt(client, lambda client: self._ask_one(client, request))
                     if answer is not None:
                         return answer
         return None
@@ -183,13 +195,15 @@ class ServerPool:
             self._meet(client)
         return client.generate(request)
 
-    def _attempt(self, client: Client, act: Callable[[Client], T], hung: set[Client]) -> T | None:
-        """None after a fault, which is shown; a server that gave no answer in time is then among those that hang."""
+    def _attempt(self, client: Client, act: Callable[[Client], T]) -> T | None:
+        """None after a fault, which is shown. A server that gave no answer in time hangs, and is not asked again."""
+        if client in self._hung:
+            return None
         try:
             return act(client)
         except ServerFault as error:
             if isinstance(error, NoAnswer):
-                hung.add(client)
+                self._hung.add(client)
             self._note(error)
             return None
 

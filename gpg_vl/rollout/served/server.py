@@ -1,8 +1,8 @@
 """HTTP in front of a ``Service``: who may ask, how much, and in which words a mistake is told.
 
 ``GET /status``, ``POST /weights`` (take a version), ``POST /generate``; bodies are those of ``messages``. 400: the
-request is wrong; 401: the token is; 409: the engine has other weights; 500 and 503: the engine has failed, and the
-server ends.
+request is wrong, or weights are, and then the server ends; 401: the token is; 409: the engine has other weights; 500
+and 503: the engine has failed, and the server ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.rollout.served.fields import BadMessage, Fields
 from gpg_vl.rollout.served.messages import PROTOCOL, VERSION, read_request, write_answer
-from gpg_vl.rollout.served.service import EngineFailed, Service, StaleWeights
+from gpg_vl.rollout.served.service import EngineFailed, Service, StaleWeights, WrongWeights
 from gpg_vl.screen import say
 
 MOST_BYTES = 2**29
 """Of a request; pixels are most of it."""
 MOST_CONNECTIONS = 1024
 """At once; each rank of a run has one for each part of its prompts."""
+_PIECE = 2**16
 _SILENCE_SECONDS = 60.0  # that a sender may pause in the middle of a request
 
 
@@ -89,11 +90,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, actions: dict[str, Callable[[bytes], bytes]], has_body: bool) -> None:
         action = actions.get(self.path)
         if not self.server.knows(self.headers.get("Authorization", "")):
+            self._skip_body()
             self._refuse(401, "the token is not this server's; run and server need the same folder --weights")
         elif action is None:
+            self._skip_body()
             self._refuse(404, "there is no such action")
         elif (body := self._body() if has_body else b"") is not None:
             self._act(action, body)
+
+    def _skip_body(self) -> None:
+        """Reads what is sent, up to a limit: who is cut off while it sends does not read why."""
+        length = self.headers.get("Content-Length", "")
+        left = min(int(length), MOST_BYTES) if length.isascii() and length.isdigit() and len(length) < 12 else 0
+        while left and (read := len(self.rfile.read(min(left, _PIECE)))):
+            left -= read
 
     def _body(self) -> bytes | None:
         """None if it was refused."""
@@ -116,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, first_line(error))
         except EngineFailed as error:
             say(f"the engine has failed and the server ends: {first_line(error)}")
-            self._refuse(503 if is_out_of_memory(error) else 500, first_line(error))
+            self._refuse(_status_of(error), first_line(error))
             self.server.end_soon()
 
     def _status(self, _: bytes) -> bytes:
@@ -144,3 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _status_of(error: EngineFailed) -> int:
+    if isinstance(error, WrongWeights):
+        return 400
+    return 503 if is_out_of_memory(error) else 500

@@ -28,6 +28,10 @@ class EngineFailed(Exception):
     """The engine raised an error in the middle of its work: it is not used again."""
 
 
+class WrongWeights(EngineFailed):
+    """The engine has not taken weights, since they are not its model's; it may have taken some of them."""
+
+
 class Backend(Protocol):
     """What generates in a server's process."""
 
@@ -46,7 +50,7 @@ class Backend(Protocol):
     def generate(self, request: Request) -> list[AnsweredGroup]:
         """
         Raises:
-            ValueError: a prompt cannot be asked; nothing was begun
+            BadMessage: a prompt cannot be asked; nothing was begun, or all of it has ended
         """
 
 
@@ -75,13 +79,15 @@ def _deal(waiting: Sequence[_Waiting], together: RequestOutcome) -> Iterator[Req
 
 
 class Service:
-    def __init__(self, backend: Backend, weights: Path | None = None):
+    def __init__(self, backend: Backend, weights: Path | None = None, length_key: str = "--max-model-len"):
         """
         Args:
             weights: folder in which runs publish their versions; None: they are handed over, by ``take``
+            length_key: what the user sets the engine's context length by
         """
         self._backend = backend
         self._weights = weights
+        self._length_key = length_key
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []  # whoever has the lock takes some out
         self._version: str | None = None  # None also while weights are loaded, and if that has failed
@@ -94,7 +100,7 @@ class Service:
         """
         Raises:
             BadMessage: no such version was published
-            EngineFailed: the weights may be half loaded
+            WrongWeights, EngineFailed: they may be half loaded
         """
         assert self._weights is not None
         folder = self._weights / version
@@ -112,7 +118,12 @@ class Service:
 
     def _take(self, version: str, load: Callable[[], None]) -> None:
         self._version = None
-        self.run(load)
+        try:
+            self.run(load)
+        except EngineFailed as error:
+            if isinstance(error.__cause__, ValueError):
+                raise WrongWeights(str(error)) from error.__cause__
+            raise
         self._version = version
 
     def forget(self) -> None:
@@ -173,7 +184,7 @@ class Service:
         if longest > room:
             raise BadMessage(
                 f"a prompt of {longest} tokens and {request.sampling.max_new_tokens} new ones are more than the server "
-                "holds; raise its --max-model-len"
+                f"holds; raise its {self._length_key}"
             )
 
     def run(self, work: Callable[[], T]) -> T:
@@ -187,8 +198,8 @@ class Service:
             raise EngineFailed("the engine has failed before")
         try:
             return work()
-        except ValueError as error:
+        except BadMessage as error:
             raise BadMessage(first_line(error)) from error
-        except Exception as error:
+        except Exception as error:  # also a ValueError of its own: what it has begun is still in it
             self.has_failed = True
             raise EngineFailed(f"{type(error).__name__}: {first_line(error)}") from error

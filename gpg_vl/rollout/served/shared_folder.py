@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gpg_vl.rollout.served.dead_runs import forget_run, hold_lock, remove_dead_r
 
 TOKEN_FILE = "token"
 _LEAST_TOKEN = 32
+_WRITING_SECONDS = 5.0
 
 
 def make_token(folder: Path) -> str:
@@ -24,10 +26,18 @@ def make_token(folder: Path) -> str:
     try:
         descriptor = os.open(folder / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
+        _wait_for_token(folder / TOKEN_FILE)
         return read_token(folder)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return read_token(folder)
+
+
+def _wait_for_token(path: Path) -> None:
+    """Another server that starts now may have made the file and not written into it yet."""
+    end = time.monotonic() + _WRITING_SECONDS
+    while not os.lstat(path).st_size and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def read_token(folder: Path) -> str:

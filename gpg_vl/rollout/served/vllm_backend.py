@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from gpg_vl.errors import first_line, is_out_of_memory
+from gpg_vl.processes.pulse import PULSE
+from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 
 _NOT_RESIZED = {"do_resize": False}
@@ -72,6 +74,7 @@ class VllmBackend:
             **_ON_A_CPU if current_platform.is_cpu() else {},
             **launcher,
         )
+        _beat_each_step(self._llm.llm_engine)
 
     def describe(self) -> Mapping[str, str | int]:
         length: int = self._llm.llm_engine.model_config.max_model_len
@@ -133,7 +136,7 @@ class VllmBackend:
             outputs = self._llm.generate(list(map(self._prompt, request.prompts)), sampling, use_tqdm=False)
         except self._client_error as error:
             self._forget_images()  # one side has those of the refused prompt, and would count on the other having them
-            raise ValueError(f"vllm refuses it: {first_line(error)}") from error
+            raise BadMessage(f"vllm refuses it: {first_line(error)}") from error
         times = request.group_size // sampling[0].n if sampling else 1
         pairs = zip(request.prompts, outputs, strict=True)
         return [AnsweredGroup(_checked_length(asked, each), _completions(each) * times) for asked, each in pairs]
@@ -143,7 +146,7 @@ class VllmBackend:
             return {"prompt_token_ids": list(prompt.token_ids)}
         marker = self._llm.llm_engine.model_config.hf_config.image_token_id
         if any(prompt.token_ids[first] != marker for first, _ in prompt.runs):  # vLLM would not come back from it
-            raise ValueError(f"an image stands where the prompt has not the model's token for it, {marker}")
+            raise BadMessage(f"an image stands where the prompt has not the model's token for it, {marker}")
         images = [Image.frombytes("RGB", (each.width, each.height), each.rgb) for each in prompt.pictures]
         return {
             "prompt_token_ids": prompt.short_token_ids,
@@ -174,14 +177,38 @@ def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmB
         memory_keys: what its memory depends on, as the user sets it
 
     Raises:
-        ValueError: it runs out of memory
+        ValueError: it runs out of memory, cannot run this model, or does not start for another reason of its own
     """
     try:
         return VllmBackend(model, options)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            raise ValueError(
+                f"vllm runs out of memory as it starts ({first_line(error)}); lower {memory_keys}"
+            ) from error
+        if not isinstance(error, ValueError | RuntimeError) and type(error) is not Exception:
             raise
-        raise ValueError(f"vllm runs out of memory as it starts ({first_line(error)}); lower {memory_keys}") from error
+        raise ValueError(
+            f"vllm does not start: {_reason(error)}; where it lacks memory, lower {memory_keys}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Of an error as it starts; pydantic, which checks its options, begins with their number."""
+    lines = [line.strip().removeprefix("Value error, ") for line in str(error).splitlines()]
+    is_of_pydantic = len(lines) > 2 and "validation error" in lines[0]
+    return lines[2].split(" [type=")[0] if is_of_pydantic else first_line(error)
+
+
+def _beat_each_step(engine: Any) -> None:
+    """While it generates in a training process, whoever watches that process sees that it goes on."""
+    take_step = engine.step
+
+    def step() -> Any:
+        PULSE.beat()
+        return take_step()
+
+    engine.step = step
 
 
 def _repack_head(worker: Any) -> None:
@@ -197,11 +224,11 @@ def _repack_head(worker: Any) -> None:
 def _checked_length(asked: AskedPrompt, output: Any) -> int:
     """
     Raises:
-        ValueError: the engine has read another prompt than the one that the update sees
+        BadMessage: the engine has read another prompt than the one that the update sees
     """
     read: Sequence[int] = output.prompt_token_ids
     if tuple(read) != asked.token_ids:
-        raise ValueError(f"the engine reads a prompt of {len(read)} tokens, not the run's of {len(asked.token_ids)}")
+        raise BadMessage(f"the engine reads a prompt of {len(read)} tokens, not the run's of {len(asked.token_ids)}")
     return len(read)
 
 

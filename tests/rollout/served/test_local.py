@@ -6,6 +6,7 @@ kit needs beside that, this process lends it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -51,6 +52,58 @@ def test_an_engine_that_does_not_fit_names_the_keys(load: Any, monkeypatch: pyte
         ValueError, match=naming("out of memory", "rollout.vllm.gpu_memory", "rollout.vllm.max_model_len")
     ):
         local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
+
+
+NO_ROOM = (
+    "Free memory on device cuda:0 (1/80 GiB) on startup is less than desired GPU memory utilization (0.3, 24 GiB)."
+)
+UNKNOWN = "Model architectures ['Qwen9ForAnything'] are not supported for now."
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError(NO_ROOM), NO_ROOM),
+        (ValueError(f"1 validation error for ModelConfig\n\n  Value error, {UNKNOWN} [type=value_error]\n"), UNKNOWN),
+        (Exception("WorkerProc initialization failed\nsee above"), "WorkerProc initialization failed"),
+        (RuntimeError("Engine core initialization failed"), "Engine core initialization failed"),
+    ],
+)
+def test_an_engine_that_does_not_start_says_why(
+    load: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr(vllm_backend, "VllmBackend", lambda *_: raise_(error))
+    with pytest.raises(ValueError, match=naming(reason, "rollout.vllm.gpu_memory")) as caught:
+        local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
+    assert "\n" not in str(caught.value)
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_the_process_is_as_it_was_before_it(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's workers set how exact products are, and put what there is beyond the reach of the collector."""
+    adapter, kept = load(), (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    for precision, has_tf32 in (("high", True), ("highest", False)):
+
+        class Careless:
+            def __init__(self, *_: object) -> None:
+                torch.set_float32_matmul_precision("medium")
+                torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
+                gc.freeze()
+
+            def sleep(self) -> None:
+                pass
+
+        monkeypatch.setattr(vllm_backend, "VllmBackend", Careless)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = has_tf32
+        local.start_local_engine(adapter, VllmConfig(mode="colocate"), 1)
+        found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, gc.get_freeze_count()
+        assert found == (precision, has_tf32, 0)
+    torch.set_float32_matmul_precision(kept[0])
+    torch.backends.cudnn.allow_tf32 = kept[1]
 
 
 @pytest.mark.vllm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from gpg_vl.config import VllmConfig
+from gpg_vl.rollout.served import pool
 from gpg_vl.rollout.served.client import Client, Refused
 from gpg_vl.rollout.served.messages import AnsweredGroup, write_answer
 from gpg_vl.rollout.served.parity import Comparison
@@ -96,9 +98,9 @@ class Unhurried(threading.Event):
 def test_by_default_a_server_that_is_started_again_has_time_to_load_its_model() -> None:
     """Refused connections take no time, so the pauses are all that there is."""
     with canned_server(Canned([DOWN])) as url:
-        pool = make_pool([url], VllmConfig())
-        pool._ended = pauses = Unhurried()
-        assert pool.generate([REQUEST]) == [None]
+        servers = make_pool([url], VllmConfig())
+        servers._ended = pauses = Unhurried()
+        assert servers.generate([REQUEST]) == [None]
     assert 240 <= sum(pauses.seconds) <= 300
 
 
@@ -172,11 +174,32 @@ def test_a_server_that_is_new_is_checked_and_compared_before_it_is_asked() -> No
 def test_a_server_of_another_type_that_comes_late_is_refused() -> None:
     late = Canned([DOWN, DOWN, STATUS, GOOD])
     with canned_server(late) as url:
-        pool = make_pool([url], dtype="float32", known=Known(url))
-        pool.check()  # nobody answers
+        servers = make_pool([url], dtype="float32", known=Known(url))
+        servers.check()  # nobody answers
         with pytest.raises(Refused, match="--dtype float32"):
-            pool.generate([REQUEST])
+            servers.generate([REQUEST])
     assert "/generate" not in paths(late)
+
+
+def test_a_server_that_hangs_costs_a_step_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the steps after it hardly any, until it answers again."""
+    monkeypatch.setattr(pool, "LOOKING_SECONDS", 0.3)
+    loaded = (200, json.dumps({"protocol": 1, "version": VERSION}).encode())
+    hanging, good = Canned([loaded, STATUS], pause_s=60.0), Canned([loaded, GOOD, loaded, GOOD, loaded, GOOD])
+    with canned_server(hanging) as one, canned_server(good) as two:
+        servers = make_pool([one, two])
+        seconds = []
+        for _ in range(2):
+            start = time.monotonic()
+            servers.load(VERSION)
+            assert servers.generate([REQUEST]) == [GROUPS]
+            seconds.append(time.monotonic() - start)
+        assert CONFIG.timeout_s <= seconds[0] < 2 * CONFIG.timeout_s and seconds[1] < CONFIG.timeout_s
+        assert paths(hanging) == ["/weights", "/status", "/status", "/status"]
+        hanging.pause_s, hanging.answers = 0.0, [STATUS] * 5 + [loaded, GOOD]
+        servers.load(VERSION)
+        assert servers.generate([REQUEST]) == [GROUPS]
+    assert paths(hanging)[4:] == ["/status", "/weights", "/generate"]
 
 
 def test_a_server_that_hangs_when_it_is_met_is_not_waited_for_again() -> None:
@@ -191,6 +214,6 @@ def test_where_no_server_is_admitted_nobody_is_waited_for() -> None:
     with canned_server(new) as url:
         known = Known(url)
         known.request = None
-        pool = make_pool([url], replace(CONFIG, retries=20, retry_s=60.0), known=known)
-        assert pool.begin([REQUEST]).results() == [None]
+        servers = make_pool([url], replace(CONFIG, retries=6, retry_s=60.0), known=known)
+        assert servers.begin([REQUEST]).results() == [None]
     assert new.seen == []

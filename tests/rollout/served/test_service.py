@@ -15,6 +15,7 @@ import pytest
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.served.asking import ask_prompt
 from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault, StaleServer
+from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.service import Service
 from gpg_vl.rollout.served.shared_folder import read_token
@@ -61,7 +62,7 @@ class Slow:
         if DEADLY in seeds:
             raise RuntimeError("engine died")
         if BAD in seeds:
-            raise ValueError("no such image")
+            raise BadMessage("no such image")
         return self._generate(request)
 
     def _wait(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_a_token_that_others_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / TOKEN_FILE).chmod(0o640)
     with pytest.raises(ValueError, match=TOKEN_FILE):
         read_token(tmp_path)
+
+
+def test_servers_that_start_together_have_one_token(tmp_path: Path) -> None:
+    """One has made the file, and has not written into it."""
+    path = tmp_path / TOKEN_FILE
+    path.touch(0o600)
+    threading.Timer(0.3, path.write_text, ["t" * 64]).start()
+    assert make_token(tmp_path) == "t" * 64
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 31, "é" * 40, "a b" * 20])

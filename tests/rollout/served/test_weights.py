@@ -67,10 +67,18 @@ def test_a_fingerprint_changes_with_any_weight(load: Any) -> None:
     found = fingerprint(adapter)
     assert fingerprint(adapter) == found
     first, *_, last = adapter.model.parameters()
-    for parameter in (first, last):
-        parameter.view(-1)[3] += 1
-        assert fingerprint(adapter) != found
-        found = fingerprint(adapter)
+    for change in (lambda each: each[3:4].add_(1), lambda each: each.copy_(each.flip(0)), step_up_and_down):
+        for parameter in (first, last):
+            change(parameter.view(-1))
+            assert fingerprint(adapter) != found
+            found = fingerprint(adapter)
+
+
+def step_up_and_down(weights: torch.Tensor) -> None:
+    """By the smallest step that the type has: a sum of the bits stays as it is."""
+    bits = weights.view(torch.int16)
+    bits[4] += 1
+    bits[7] -= 1
 
 
 def test_no_more_than_a_block_of_them_is_made_at_a_time(model_folders: dict[str, Path]) -> None:
