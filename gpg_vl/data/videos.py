@@ -28,7 +28,7 @@ MAX_SECONDS = 3600.0
 MAX_FRAMES = 108_000  # an hour of 30 a second
 MAX_PIXELS = 3840 * 2160  # of a frame
 MAX_SEEN_PIXELS = 200_000_000  # of all frames that the model sees, before they are scaled down
-DECODING_S = 120.0  # for all frames of a video
+DECODING_S = 300.0  # for all frames of a video
 DOWNLOAD_S = 120.0
 
 FORMATS = "MP4, MOV, WebM, MKV or AVI"

@@ -77,9 +77,11 @@ def renamer(model: PreTrainedModel, conversions: list[WeightTransform]) -> Calla
     return rename
 
 
-def stored_names(path: str) -> Iterator[str]:
-    """Of all weights of a folder, or of a model on the hub that has been downloaded."""
-    return (name for file in _open_files(path) for name in file.keys())  # noqa: SIM118  no dict
+def stored_names(path: str) -> list[str]:
+    """Of all weights of a folder, or of a model on the hub; [] where nothing of it is on this machine yet."""
+    folder = local_folder(path)
+    in_index = [] if (folder / SINGLE_FILE).is_file() else [*read_object(folder / WEIGHTS_INDEX).get("weight_map", {})]
+    return in_index or [name for file in _open_files(path) for name in file.keys()]  # noqa: SIM118  no dict
 
 
 def carried_names(folder: Path) -> set[str]:

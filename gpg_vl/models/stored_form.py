@@ -25,9 +25,13 @@ def store_as_in(path: str, model: PreTrainedModel) -> None:
     Args:
         path: of the folder, or its name on the hub
     """
+    names = stored_names(path)
+    if not names:  # others read them
+        store_as_published(model)
+        return
     conversions = get_model_conversion_mapping(model)
     find_name = renamer(model, conversions)
-    for name in stored_names(path):
+    for name in names:
         find_name(name)  # transformers marks those that apply
     _store_by([each for each in conversions if each.was_used()], model)
 

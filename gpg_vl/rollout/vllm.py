@@ -212,7 +212,7 @@ class VllmEngine:
 
     def _describe_failure(self) -> str:
         if self._config.mode == "colocate":
-            return "the vllm of this process has failed, as it says above; lower rollout.vllm.gpu_memory"
+            return "the vllm of this process has failed, as it says above; for memory, lower rollout.vllm.gpu_memory"
         return f"no rollout server answers ({', '.join(self._config.servers)}); start gpg-vl serve-rollouts again"
 
     def _group(self, prompt: Prompt, given: AnsweredGroup, sampling: Sampling, keep_log_probs: bool) -> RolloutGroup:

@@ -190,7 +190,8 @@ class BackgroundSaves:
 def _let_training_go_first() -> None:
     """This thread, and those that it starts, take what the run leaves of the processors."""
     with suppress(OSError):  # not every container lets a thread have a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 @dataclass(frozen=True, slots=True)

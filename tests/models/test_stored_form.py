@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.models import load_adapter, tiny
+from gpg_vl.models.carried_weights import stored_names
 from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
 from tests.support.families import CASES, load_case, skip_unless_installed
 
@@ -64,6 +66,29 @@ def test_a_model_without_values_has_the_names_of_its_folder(write: Callable[[str
         assert {name: each.shape for name, each in stored.items() if name not in tied} == {
             name: each.shape for name, each in weights(folder).items()
         }
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl_moe"])
+def test_where_the_files_are_not_here_yet_names_are_the_published_ones(
+    write: Callable[[str], Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank downloads them."""
+    folder = write(family)
+    expected = {name: each.shape for name, each in weights(folder).items()}
+    config = load_case(CASES[family], folder).config
+    (folder / "model.safetensors").unlink()
+    model = load_adapter(config, with_values=False).model
+    stored = {name: each.shape for name, each in revert_weight_conversion(model, dict(model.state_dict())).items()}
+    assert {name: shape for name, shape in stored.items() if "lm_head" not in name or name in expected} == expected
+
+
+def test_an_index_names_the_weights_of_files_that_are_not_here_yet(write: Callable[[str], Path]) -> None:
+    folder = write("gemma3")
+    names = sorted(weights(folder))
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert sorted(stored_names(str(folder))) == names
 
 
 def with_experts_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:

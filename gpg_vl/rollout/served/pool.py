@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -124,6 +124,7 @@ class ServerPool:
         Raises:
             Refused: one computes in another type, or will never take it
         """
+        self._look_for_hung()
         new = [client for client in self._clients if self._comparison.is_new(client.url)]
         self._at_once([lambda client=client: self._attempt(client, self._meet) for client in new])  # type: ignore[misc]
 
@@ -140,7 +141,6 @@ class ServerPool:
         Raises:
             Refused: a server will never take one of them
         """
-        self._look_for_hung()
         self.meet()
         return self.begin(requests).results()
 
@@ -154,14 +154,18 @@ class ServerPool:
         ])  # fmt: skip
 
     def _look_for_hung(self) -> None:
-        """Those that have given no answer in time are asked again once they say soon what they are."""
+        """Those that have given no answer in time are asked again once they say soon what they are, or are gone."""
         hung = [client for client in self._clients if client in self._hung]
         self._at_once([partial(self._look_for, client) for client in hung])
 
     def _look_for(self, client: Client) -> None:
-        with suppress(ServerFault):
+        try:
             client.status(LOOKING_SECONDS)
-            self._hung.discard(client)
+        except NoAnswer:
+            return
+        except ServerFault:
+            pass  # to ask one that is gone takes no time, and it may be started again
+        self._hung.discard(client)
 
     def _each(self, act: Callable[[Client], T]) -> list[T | None]:
         """The result of one attempt at every server, at once; what a fault says is shown."""

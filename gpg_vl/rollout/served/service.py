@@ -200,6 +200,6 @@ class Service:
             return work()
         except BadMessage as error:
             raise BadMessage(first_line(error)) from error
-        except Exception as error:  # also a ValueError of its own: what it has begun is still in it
+        except Exception as error:  # also a ValueError: what was begun may still be in it
             self.has_failed = True
             raise EngineFailed(f"{type(error).__name__}: {first_line(error)}") from error

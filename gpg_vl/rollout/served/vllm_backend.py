@@ -21,6 +21,7 @@ from gpg_vl.processes.pulse import PULSE
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 
+_END_OF_REASON = " [type="  # in what pydantic says
 _NOT_RESIZED = {"do_resize": False}
 _ON_A_CPU = {"enable_chunked_prefill": False}
 """A CPU's generators cannot go back, as vLLM has those of prompts do that it reads in parts."""
@@ -74,7 +75,19 @@ class VllmBackend:
             **_ON_A_CPU if current_platform.is_cpu() else {},
             **launcher,
         )
-        _beat_each_step(self._llm.llm_engine)
+        self._num_steps = 0
+        self._count_steps(self._llm.llm_engine)
+
+    def _count_steps(self, engine: Any) -> None:
+        """Whoever watches a training process sees by them that it goes on."""
+        take_step = engine.step
+
+        def step() -> Any:
+            PULSE.beat()
+            self._num_steps += 1
+            return take_step()
+
+        engine.step = step
 
     def describe(self) -> Mapping[str, str | int]:
         length: int = self._llm.llm_engine.model_config.max_model_len
@@ -131,10 +144,14 @@ class VllmBackend:
         self._llm.llm_engine.reset_mm_cache()
 
     def generate(self, request: Request) -> list[AnsweredGroup]:
+        """See ``Backend.generate``. An error before its first step leaves nothing in vLLM of what it was asked for."""
+        prompts, num_steps = list(map(self._prompt, request.prompts)), self._num_steps
         try:
             sampling = [self._sampling(request, prompt.seed) for prompt in request.prompts]
-            outputs = self._llm.generate(list(map(self._prompt, request.prompts)), sampling, use_tqdm=False)
-        except self._client_error as error:
+            outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+        except (self._client_error, ValueError) as error:
+            if self._num_steps > num_steps:
+                raise
             self._forget_images()  # one side has those of the refused prompt, and would count on the other having them
             raise BadMessage(f"vllm refuses it: {first_line(error)}") from error
         times = request.group_size // sampling[0].n if sampling else 1
@@ -194,21 +211,9 @@ def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmB
 
 
 def _reason(error: Exception) -> str:
-    """Of an error as it starts; pydantic, which checks its options, begins with their number."""
-    lines = [line.strip().removeprefix("Value error, ") for line in str(error).splitlines()]
-    is_of_pydantic = len(lines) > 2 and "validation error" in lines[0]
-    return lines[2].split(" [type=")[0] if is_of_pydantic else first_line(error)
-
-
-def _beat_each_step(engine: Any) -> None:
-    """While it generates in a training process, whoever watches that process sees that it goes on."""
-    take_step = engine.step
-
-    def step() -> Any:
-        PULSE.beat()
-        return take_step()
-
-    engine.step = step
+    """Of an error as it starts. Where pydantic has checked an option, which options are wrong comes first."""
+    reasons = (line.split(_END_OF_REASON)[0] for line in str(error).splitlines() if _END_OF_REASON in line)
+    return next(reasons, first_line(error)).strip().removeprefix("Value error, ")
 
 
 def _repack_head(worker: Any) -> None:

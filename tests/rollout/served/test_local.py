@@ -57,6 +57,13 @@ def test_an_engine_that_does_not_fit_names_the_keys(load: Any, monkeypatch: pyte
 NO_ROOM = (
     "Free memory on device cuda:0 (1/80 GiB) on startup is less than desired GPU memory utilization (0.3, 24 GiB)."
 )
+OF_PYDANTIC = """1 validation error for ModelConfig
+  Value error, Model architectures ['Qwen9ForAnything'] are not supported for now. [type=value_error, input_value=A()]
+    For further information visit https://errors.pydantic.dev/2.12/v/value_error"""
+OF_A_FIELD = """1 validation error for CacheConfig
+block_size
+  Input should be a valid integer [type=int_type, input_value='a', input_type=str]
+    For further information visit https://errors.pydantic.dev/2.12/v/int_type"""
 UNKNOWN = "Model architectures ['Qwen9ForAnything'] are not supported for now."
 
 
@@ -64,7 +71,8 @@ UNKNOWN = "Model architectures ['Qwen9ForAnything'] are not supported for now."
     ("error", "reason"),
     [
         (ValueError(NO_ROOM), NO_ROOM),
-        (ValueError(f"1 validation error for ModelConfig\n\n  Value error, {UNKNOWN} [type=value_error]\n"), UNKNOWN),
+        (ValueError(OF_PYDANTIC), UNKNOWN),
+        (ValueError(OF_A_FIELD), "Input should be a valid integer"),
         (Exception("WorkerProc initialization failed\nsee above"), "WorkerProc initialization failed"),
         (RuntimeError("Engine core initialization failed"), "Engine core initialization failed"),
     ],

@@ -202,6 +202,29 @@ def test_a_server_that_hangs_costs_a_step_its_time_once(monkeypatch: pytest.Monk
     assert paths(hanging)[4:] == ["/status", "/weights", "/generate"]
 
 
+def test_a_server_that_hung_and_was_ended_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was not there: it may be started again."""
+    monkeypatch.setattr(pool, "LOOKING_SECONDS", 0.3)
+    hanging = Canned([DOWN], pause_s=60.0)
+    with canned_server(hanging) as url:
+        servers = make_pool([url])
+        assert servers.generate([REQUEST]) == [None] and len(hanging.seen) == 1
+        hanging.pause_s, hanging.answers = 0.0, [(200, None)] * 3 + [GOOD]
+        assert servers.generate([REQUEST]) == [GROUPS]
+    assert paths(hanging) == ["/generate", "/status", "/generate", "/generate"]
+
+
+def test_a_server_that_hangs_is_looked_for_before_requests_go_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LOOKING_SECONDS", 0.3)
+    hanging = Canned([STATUS], pause_s=60.0)
+    with canned_server(hanging) as url:
+        servers = make_pool([url])
+        assert servers.generate([REQUEST]) == [None]
+        hanging.pause_s, hanging.answers = 0.0, [STATUS, STATUS, GOOD]
+        servers.meet()
+        assert servers.begin([REQUEST]).results() == [GROUPS]
+
+
 def test_a_server_that_hangs_when_it_is_met_is_not_waited_for_again() -> None:
     hanging, good = Canned([STATUS], pause_s=60.0), Canned([GOOD])
     with canned_server(hanging) as one, canned_server(good) as two:
