@@ -22,7 +22,7 @@ import torch
 
 from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.processes.pulse import PULSE
+from gpg_vl.processes.pulse import PULSE, Beat
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engine, vllm
@@ -268,6 +268,7 @@ def test_whoever_watches_the_process_knows_what_it_does(
 ) -> None:
     """An engine in it that hangs is found as a rollout by ``hf`` is."""
     adapter, backend = load(), SleepingTiny(load())
+    monkeypatch.setattr(PULSE, "last", Beat(None, 0))
     work, seen = getattr(backend, place), []
     monkeypatch.setattr(backend, place, lambda *words: (seen.append(PULSE.last.work), work(*words))[1])
     sample(make_colocated(adapter, backend, tmp_path, monkeypatch), make_prompts(adapter), GREEDY)

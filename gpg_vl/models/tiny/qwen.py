@@ -123,7 +123,7 @@ def _qwen3_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
 
 
 def _qwen3_moe_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLMoeConfig:
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "norm_topk_prob": True}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 160, "norm_topk_prob": True}
     return Qwen3VLMoeConfig(**newer_config(tokenizer, experts, {"deepstack_visual_indexes": [0, 1]}))
 
 
