@@ -29,7 +29,7 @@ help:
 	@echo "make gpu-wheels   fetch the packages that an offline GPU machine lacks (docs/gpu.md)"
 	@echo "make setup-lmms   make the environment of eval/lmms.sh, which runs lmms-eval on a checkpoint (docs/evaluation.md)"
 	@echo "make setup-vllm   make the environment of gpg-vl serve-rollouts on a CPU (docs/rollout-engines.md)"
-	@echo "make test-vllm    the engine vllm itself: parity, bans, new weights, faults, a run on two seeds (about 20 minutes)"
+	@echo "make test-vllm    the engine vllm itself: parity, bans, new weights, faults, a run on two seeds (about an hour)"
 	@echo "make test-vllm-env   run the tests beside vllm and the torch and transformers that it takes (docs/rollout-engines.md)"
 	@echo "make check        run ruff, mypy and import-linter"
 	@echo "make docs         write the pages as a site to build/site, and end with an error if a link is broken"
