@@ -12,7 +12,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import make_prompt, make_sample, whole
-from tests.support.families import CASES, open_bench, worst_gradient
+from tests.support.families import CASES, open_bench, skip_unless_installed, worst_gradient
 
 
 def test_paligemma_1_packs_too(tmp_path: Path) -> None:
@@ -25,6 +25,7 @@ def test_paligemma_1_packs_too(tmp_path: Path) -> None:
 
 
 def test_a_prompt_begins_with_its_images_wherever_they_stand(tmp_path: Path) -> None:
+    skip_unless_installed(CASES["paligemma"])
     adapter: Any = load_adapter(ModelConfig(path=str(write_tiny_model(tmp_path, "paligemma"))), with_weights=False)
     for question in ("Which is larger?", "Is <image> larger than <image>?"):
         prompt = make_prompt(adapter, make_sample([(28, 28), (56, 56)], question=question))

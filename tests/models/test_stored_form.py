@@ -39,6 +39,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 def test_the_prefix_of_a_tower_is_kept(
     write: Callable[[str], Path], tmp_path: Path, family: str, is_published: bool
 ) -> None:
+    skip_unless_installed(CASES[family])
     folder = write(family)
     found = weights(folder)
     assert any("vision_tower.vision_model.encoder" in name for name in found)
