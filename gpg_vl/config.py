@@ -300,7 +300,7 @@ class VllmConfig:
         timeout_s: seconds that an answer may take, completions or new weights
         retries: how often all servers are asked again before on_failure applies; with the pauses of the default, for
             four minutes, in which a server that is started again loads its model
-        retry_s: pause before the first time; it doubles each time
+        retry_s: pause before the first time; it doubles each time; all of them may take two hours
         on_failure: what follows when no server answers; stop: the run ends, to be resumed; hf: the engine hf does the
             servers' part
         max_gap: largest distance between the log-probs of engine and update, in nats; float32: of any token, else the
@@ -329,10 +329,8 @@ class VllmConfig:
         _require(0 < self.timeout_s <= 86400, "rollout.vllm.timeout_s must be above 0 and at most 86400, a day")
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
-        waits = self.retry_s * (2**self.retries - 1) / 3600
-        _require(
-            waits <= 2, f"rollout.vllm.retries and retry_s wait {waits:.1f} hours for a server; at most 2 are possible"
-        )
+        hours = self.retry_s * (2**self.retries - 1) / 3600
+        _require(hours <= 2, f"rollout.vllm.retries: pauses of {hours:.1f} hours, more than 2; lower it or retry_s")
         _require(self.max_gap is None or self.max_gap > 0, "rollout.vllm.max_gap must be above 0")
         _require(0 < self.gpu_memory < 1, "rollout.vllm.gpu_memory must be above 0 and below 1")
         _require(self.max_model_len is None or self.max_model_len >= 2, "rollout.vllm.max_model_len must be at least 2")

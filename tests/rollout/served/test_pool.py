@@ -19,6 +19,7 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, write_answer
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import ServerPool
 from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
+from tests.support.messages import naming
 from tests.support.rollout_servers import Canned, canned_server
 
 GOOD = (200, write_answer(VERSION, GROUPS))
@@ -81,6 +82,13 @@ def test_pauses_double() -> None:
     start = time.monotonic()
     assert ask([Canned([DOWN])], config=replace(CONFIG, retries=3, retry_s=0.2)) == [None]
     assert 0.2 + 0.4 + 0.8 <= time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(("retries", "retry_s", "hours"), [(13, 1.0, "2.3"), (7, 60.0, "2.1")])
+def test_pauses_that_other_ranks_would_not_wait_for_are_refused(retries: int, retry_s: float, hours: str) -> None:
+    VllmConfig(retries=retries - 1, retry_s=retry_s)
+    with pytest.raises(ValueError, match=naming("rollout.vllm.retries", hours, "retry_s")):
+        VllmConfig(retries=retries, retry_s=retry_s)
 
 
 class Unhurried(threading.Event):
