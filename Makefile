@@ -50,10 +50,10 @@ test-families: .venv/.installed
 	$(TEST_ENV) .venv/bin/python -m pytest -m families $(PYTEST_ARGS)
 
 test-faults: .venv/.installed
-	$(TEST_ENV) .venv/bin/python -m pytest -m faults --durations 0 $(PYTEST_ARGS)
+	$(TEST_ENV) .venv/bin/python -m pytest -m faults -n 2 --dist worksteal --durations 0 $(PYTEST_ARGS)
 
 test-faults-ci: .venv/.installed
-	$(TEST_ENV) .venv/bin/python -m pytest -m faults_ci $(PYTEST_ARGS)
+	$(TEST_ENV) .venv/bin/python -m pytest -m faults_ci -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # The reproduction scripts, from the published formats to the table, on tiny models, two at a time; logs in build/smoke.
 # The four 4-shot sets take the same path, so one of them stands for all.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 REFERENCE = 0.05
 """Seconds for ``_work`` within which the bounds hold as they are written."""
@@ -26,11 +28,29 @@ def takes_less_than(seconds: float, work: Callable[[], object], tries: int = 3) 
     return any(each < seconds or each < seconds * slowness() for each in taken)
 
 
+def seconds_at(lengths: Sequence[int], work: Callable[[int], object], tries: int = 10) -> list[float]:
+    """Processor time at each length, of the quickest of some tries.
+
+    The lengths take turns, so that what slows one down slows the others too.
+    """
+    rounds = [[seconds_of(partial(work, length)) for length in lengths] for _ in range(tries)]
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
 def seconds_of(work: Callable[[], object]) -> float:
-    """Processor time of this process."""
+    """Processor time of this process, for a work that no text was read for before."""
+    _forget_texts()
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def _forget_texts() -> None:
+    """Empties what readers remember of the texts that they have read: caches of a limited size."""
+    for name in [name for name in sys.modules if name.startswith(("gpg_vl.verifiers", "gpg_vl.tasks"))]:
+        for each in vars(sys.modules[name]).values():
+            if getattr(each, "cache_parameters", dict)().get("maxsize") is not None:
+                each.cache_clear()
 
 
 def _work() -> float:

@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from gpg_vl.verifiers.answers import (
     strip_answer_tags,
     write_answer,
 )
+from tests.support.clock import takes_less_than
 from tests.support.messages import naming
 
 
@@ -80,10 +80,12 @@ def test_length_limit() -> None:
 @pytest.mark.parametrize("piece", ["<think>", "</think>", "<answer>", "<think><answer>", "</answer><", " ", "<"])
 def test_hostile_repetition_is_fast(piece: str) -> None:
     text = (piece * MAX_CHARS)[:MAX_CHARS]
-    start = time.process_time()
-    assert find_answer(text) is None
-    assert not has_think_answer_format(text)
-    assert time.process_time() - start < 0.05
+
+    def read() -> None:
+        assert find_answer(text) is None
+        assert not has_think_answer_format(text)
+
+    assert takes_less_than(0.05, read)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +151,7 @@ def test_an_answer_is_written_where_it_is_found() -> None:
 @pytest.mark.parametrize("piece", ["\\boxed{", "}", "{", "\\boxed{}", "</think>\\boxed{"])
 def test_hostile_boxes_are_fast(piece: str) -> None:
     text = (piece * MAX_CHARS)[:MAX_CHARS]
-    start = time.process_time()
-    find_answer(text, "boxed")
-    read_completion(text, "boxed")[1]
-    assert time.process_time() - start < 0.05
+    assert takes_less_than(0.05, lambda: (find_answer(text, "boxed"), read_completion(text, "boxed")))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-import time
-
 import pytest
 
 from gpg_vl.verifiers.options import LETTERS, find_options, row_options
+from tests.support.clock import seconds_at, slowness
 from tests.support.messages import naming
 
 
@@ -74,15 +73,6 @@ def test_options_of_the_row() -> None:
     "piece", ["(A) x (B) y ", "A. ", "(A) ", "\nA ", "(", "[A", "word ", ". A", "? Is it A. or B. "]
 )
 def test_time_grows_no_faster_than_the_question(piece: str) -> None:
-    def best(length: int) -> float:
-        times = []
-        for number in range(3):
-            text = f"{number}" + (piece * length)[:length]
-            start = time.process_time()
-            find_options(text)
-            times.append(time.process_time() - start)
-        return min(times)
-
-    half, whole = best(32_000), best(64_000)
-    assert whole < 0.1
+    half, whole = seconds_at((32_000, 64_000), lambda length: find_options((piece * length)[:length]))
+    assert whole < 0.1 * slowness()
     assert whole <= 2.5 * half + 0.005

@@ -1,11 +1,11 @@
 import re
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpg_vl.verifiers import published_text as found
+from tests.support.clock import takes_less_than
 
 PIECES = ["<answer>", "</answer>", "<think>", "</think>", "\n", " ", "a", "\t"]
 texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -28,9 +28,11 @@ def test_linear_scans_find_what_the_published_patterns_find(text: str) -> None:
 @pytest.mark.parametrize("piece", ["<answer>", "<think>", "</think>", "<think></think>", "<answer>\n", " "])
 def test_hostile_text_is_fast(piece: str) -> None:
     text = "<think>" + piece * (64_000 // len(piece)) + "</answer>"
-    start = time.process_time()
-    found.first_answer_on_a_line(text)
-    found.first_answer_across_lines(text)
-    found.first_answer_within_spaces(text)
-    found.has_published_format(text)
-    assert time.process_time() - start < 0.05
+
+    def read() -> None:
+        found.first_answer_on_a_line(text)
+        found.first_answer_across_lines(text)
+        found.first_answer_within_spaces(text)
+        found.has_published_format(text)
+
+    assert takes_less_than(0.05, read)
