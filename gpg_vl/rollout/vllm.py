@@ -23,7 +23,7 @@ from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.weights import weights_in_turn, weights_there, whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -33,7 +33,7 @@ from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Re
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import Exchanges, ServerPool, find_servers
 from gpg_vl.rollout.served.shared_folder import Published
-from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
+from gpg_vl.rollout.served.weights import Fingerprint, all_there, fingerprint, write_weights
 from gpg_vl.screen import say
 
 
@@ -41,14 +41,17 @@ class NoServer(ValueError):
     """No server has answered, however often it was asked; one line."""
 
 
-def _connect(adapter: Adapter, config: VllmConfig, comparison: Comparison) -> ServerPool | LocalEngine:
+def _connect(
+    adapter: Adapter, config: VllmConfig, comparison: Comparison, accelerator: Accelerator | None
+) -> ServerPool | LocalEngine:
     """
     Raises:
         ValueError: the shared folder has no token of a server
     """
     rank, num_ranks = own_rank()
     if config.mode == "colocate":
-        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison)
+        there = all_there if accelerator is None else partial(weights_there, accelerator)
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison, there)
     return find_servers(adapter, config, comparison, rank)
 
 
@@ -73,7 +76,7 @@ class VllmEngine:
         self._config = config.vllm
         self._accelerator = accelerator
         self._comparison = Comparison(adapter, self._config)
-        self._servers = _connect(adapter, self._config, self._comparison)
+        self._servers = _connect(adapter, self._config, self._comparison, accelerator)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
         self._published = Published(Path(self._config.weights))
         self._fingerprint: Fingerprint | None = None
@@ -86,18 +89,30 @@ class VllmEngine:
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new.
 
-        An engine in this process has lost its own when it slept, and takes them each time.
+        An engine in this process has lost its own when it slept, and takes them each time, block by block where nobody
+        needs whole ones.
         """
         if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
             run_together(self._begun.exchanges.wait)
-        with ExitStack() as whole:
-            if self._accelerator is not None:
-                whole.enter_context(whole_weights(self._accelerator))
-            self._set_version(run_on_main(self._publish))
+        with ExitStack() as gathered:
+            self._set_version(self._gather_new(gathered))
             with self._servers.ready(self._version):
                 if not self._needs_policy():
-                    whole.close()  # on all ranks together
+                    gathered.close()  # on all ranks together
                 yield
+
+    def _gather_new(self, gathered: ExitStack) -> str:
+        """The version of the weights as they are now, which those who take them find gathered. All ranks together."""
+        if self._accelerator is not None and isinstance(self._servers, LocalEngine) and self._can_take_in_turn():
+            gathered.enter_context(weights_in_turn(self._accelerator))
+            return run_on_main(self._servers.name_version)
+        if self._accelerator is not None:
+            gathered.enter_context(whole_weights(self._accelerator))
+        return run_on_main(self._publish)
+
+    def _can_take_in_turn(self) -> bool:
+        """Whether no rank runs the policy, to compare it or in place of an engine. All ranks together."""
+        return not self._compares_again and not self._needs_policy()
 
     def _set_version(self, version: str) -> None:
         if version != self._version and self._compares_again:

@@ -6,11 +6,7 @@ vLLM itself is run by ``make test-vllm``.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -297,31 +293,3 @@ def test_without_the_servers_folder_the_mistake_is_told(load: Any, tmp_path: Pat
 def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
     make_token(tmp_path)
     assert make_engine(load(), tmp_path, "http://127.0.0.1:9").generate([], 3, GREEDY, []) == []
-
-
-# --- ranks that share the weights ------------------------------------------------------------------------------------
-
-
-def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
-    model_folders: dict[str, Path], tmp_path: Path
-) -> None:
-    """Two ranks under FSDP2: while engines sample, each has its shards alone, unless ``hf`` may have to take over.
-
-    The first time, whole ones are compared with what an engine samples.
-    """
-    script = Path(__file__).parents[1] / "support/served_ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": "fsdp"}
-    words = [str(model_folders["qwen2_vl"]), str(tmp_path)]
-    ran = subprocess.run(
-        [*command, *words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
-    )
-    assert ran.returncode == 0, ran.stderr
-    rows = [json.loads(line) for line in ran.stdout.splitlines()]
-    settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
-    assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
-    assert [row["first_server"] for row in rows] == [0, 1] * 3
-    for row in rows:
-        assert row["started"] == [2] and row["too_little"] == "rank 1: no", "each knows of the other"
-        assert row["whole"] == [True, row["on_failure"] == "hf"]
-        assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"

@@ -30,7 +30,7 @@ from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
-from gpg_vl.rollout.served.weights import named_weights
+from gpg_vl.rollout.served.weights import There, named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
@@ -60,12 +60,14 @@ class SleepingBackend(Backend, Protocol):
 class LocalEngine:
     """What ``ServerPool`` is for servers."""
 
-    def __init__(self, backend: SleepingBackend, adapter: Adapter, comparison: Comparison):
+    def __init__(self, backend: SleepingBackend, adapter: Adapter, comparison: Comparison, there: There):
         """
         Args:
             adapter: the policy
+            there: see ``named_weights``
         """
         self._backend = backend
+        self._there = there
         self._comparison = comparison
         self._adapter = adapter
         self._vocab_size = adapter.head_weight.shape[0]
@@ -86,7 +88,7 @@ class LocalEngine:
     def ready(self, version: str) -> Iterator[None]:
         """Within, the engine is awake and has the policy's weights as they are now: the version.
 
-        All ranks enter it together, with whole weights, which the engine no longer needs once it has entered.
+        All ranks enter it together, with weights that the engine no longer needs once it has entered.
         """
         run_together(lambda: self._wake(version))
         try:
@@ -97,12 +99,16 @@ class LocalEngine:
                 self._backend.sleep()
 
     def _wake(self, version: str) -> None:
-        if not self._service.has_failed:
-            self._try(lambda: self._take_up(version))
+        if self._service.has_failed:
+            return
+        weights = named_weights(self._adapter, self._there)
+        self._try(lambda: self._take_up(version, weights))
+        for _ in weights:  # what an engine that has failed leaves, other ranks gather together with this one
+            pass
 
-    def _take_up(self, version: str) -> None:
+    def _take_up(self, version: str, weights: Iterator[tuple[str, Tensor]]) -> None:
         self._service.run(self._backend.wake)
-        self._service.take(version, lambda: self._backend.take_weights(named_weights(self._adapter)))
+        self._service.take(version, lambda: self._backend.take_weights(weights))
 
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""

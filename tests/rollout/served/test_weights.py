@@ -16,7 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.lora import merged_weights
+from gpg_vl.models.lora import merged_weights, weight_names
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.served import weights
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, named_weights, write_weights
@@ -147,6 +147,6 @@ def test_block_by_block_they_are_those_of_the_whole_model(family: str, tmp_path:
     folder = write_tiny_model(tmp_path / family, family=family, seed=1)
     adapter = load_adapter(ModelConfig(path=str(folder), **CASES[family].config))
     found = dict(named_weights(adapter))
-    whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model)))
+    whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model, weight_names(adapter.model))))
     assert set(found) == set(whole)
     assert all(torch.equal(found[name], each.to(found[name].dtype)) for name, each in whole.items())
