@@ -67,8 +67,6 @@ def measure(folder: str, lora: LoraConfig | None) -> dict[str, Any]:
         row |= {"is_same_sample": sample(HfEngine(policy, 65536), prompts) == samples}
         rounded = {name: each.dtype for name, each in found.items() if each.dtype == torch.bfloat16}
         row |= {"has_types": rounded == types}
-            "has_types": {name: each.dtype for name, each in found.items() if each.dtype == torch.bfloat16} == types
-        }
     with whole_weights(ACCELERATOR, is_exact=True):
         row |= {"is_exact": are_equal(state_of(policy), exact)}
     with weights_to_save(ACCELERATOR):
