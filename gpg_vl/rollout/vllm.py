@@ -12,7 +12,7 @@ together. Image features are not kept; the update computes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Re
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import Exchanges, ServerPool, find_servers
 from gpg_vl.rollout.served.shared_folder import Published
-from gpg_vl.rollout.served.weights import Fingerprint, all_there, fingerprint, write_weights
+from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.screen import say
 
 
@@ -41,17 +41,14 @@ class NoServer(ValueError):
     """No server has answered, however often it was asked; one line."""
 
 
-def _connect(
-    adapter: Adapter, config: VllmConfig, comparison: Comparison, accelerator: Accelerator | None
-) -> ServerPool | LocalEngine:
+def _connect(adapter: Adapter, config: VllmConfig, comparison: Comparison) -> ServerPool | LocalEngine:
     """
     Raises:
         ValueError: the shared folder has no token of a server
     """
     rank, num_ranks = own_rank()
     if config.mode == "colocate":
-        there = all_there if accelerator is None else partial(weights_there, accelerator)
-        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison, there)
+        return LocalEngine(start_local_engine(adapter, config, num_ranks), adapter, comparison)
     return find_servers(adapter, config, comparison, rank)
 
 
@@ -76,7 +73,7 @@ class VllmEngine:
         self._config = config.vllm
         self._accelerator = accelerator
         self._comparison = Comparison(adapter, self._config)
-        self._servers = _connect(adapter, self._config, self._comparison, accelerator)
+        self._servers = _connect(adapter, self._config, self._comparison)
         self._hf = HfEngine(adapter, config.tokens_per_batch, accelerator)
         self._published = Published(Path(self._config.weights))
         self._fingerprint: Fingerprint | None = None
@@ -94,21 +91,26 @@ class VllmEngine:
         """
         if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
             run_together(self._begun.exchanges.wait)
-        with ExitStack() as gathered:
-            self._set_version(self._gather_new(gathered))
-            with self._servers.ready(self._version):
-                if not self._needs_policy():
-                    gathered.close()  # on all ranks together
-                yield
+        with ExitStack() as gathered, self._ready(gathered):
+            if not self._needs_policy():
+                gathered.close()  # on all ranks together
+            yield
 
-    def _gather_new(self, gathered: ExitStack) -> str:
-        """The version of the weights as they are now, which those who take them find gathered. All ranks together."""
-        if self._accelerator is not None and isinstance(self._servers, LocalEngine) and self._can_take_in_turn():
-            gathered.enter_context(weights_in_turn(self._accelerator))
-            return run_on_main(self._servers.name_version)
-        if self._accelerator is not None:
-            gathered.enter_context(whole_weights(self._accelerator))
-        return run_on_main(self._publish)
+    def _ready(self, gathered: ExitStack) -> AbstractContextManager[None]:
+        """Within, engines have the weights as they are now. All ranks together.
+
+        Args:
+            gathered: for what the weights are gathered in
+        """
+        accelerator = self._accelerator
+        if accelerator is not None and isinstance(self._servers, LocalEngine) and self._can_take_in_turn():
+            gathered.enter_context(weights_in_turn(accelerator))
+            self._set_version(run_on_main(self._servers.name_version))
+            return self._servers.ready(self._version, partial(weights_there, accelerator))
+        if accelerator is not None:
+            gathered.enter_context(whole_weights(accelerator))
+        self._set_version(run_on_main(self._publish))
+        return self._servers.ready(self._version)
 
     def _can_take_in_turn(self) -> bool:
         """Whether no rank runs the policy, to compare it or in place of an engine. All ranks together."""

@@ -24,6 +24,9 @@ from gpg_vl.update.fsdp import find_blocks
 from gpg_vl.update.handing_out import follow_first_rank, from_first_rank
 from gpg_vl.update.policy import PolicyForward
 
+_all_gather: Any = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
+"""Into one tensor; torch 2.14 has another name for it."""
+
 
 def share_out(accelerator: Accelerator, forward: PolicyForward) -> None:
     """Shares the policy out, one block after the other, if the layout is ZeRO-3; before its optimizer is built.
@@ -62,9 +65,8 @@ def _gather(device: torch.device, parameter: Any, dtype: torch.dtype) -> Tensor:
     """See ``models.gathered.Gather``."""
     share = parameter.ds_tensor.detach().to(device, dtype)  # of its numbers in a row, filled up at the end
     group = parameter.ds_process_group
-    num = torch.distributed.get_world_size(group)
-    whole: Tensor = share.new_empty(num * share.numel())
-    torch.distributed.all_gather(list(whole.chunk(num)), share, group)
+    whole: Tensor = share.new_empty(share.numel() * torch.distributed.get_world_size(group))
+    _all_gather(whole, share, group)
     return whole[: parameter.ds_numel].view(parameter.ds_shape)
 
 

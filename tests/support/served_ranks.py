@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -104,6 +105,14 @@ def share(adapter: Any, accelerator: Accelerator) -> None:
     share_out(accelerator, forward)
 
 
+@torch.no_grad()
+def move(adapter: Any) -> None:
+    """What a step does to all weights, or to this rank's shares of them."""
+    for weight in adapter.model.parameters():
+        share = weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)
+        share.mul_(-1.5 if len(getattr(weight, "ds_shape", weight.shape)) > 1 else 1.1)
+
+
 def fail_on_the_second(accelerator: Accelerator) -> None:
     if not accelerator.is_main_process:
         raise ValueError("no")
@@ -160,15 +169,21 @@ def main(model: str, folder: Path) -> None:
                     run_together(lambda: fail_on_the_second(accelerator))
             except RankError as error:
                 failure = str(error)
+            move(adapter)
+            move(plain)
+            expected, before = sample(HfEngine(plain, 65536), prompts), expected
+            assert expected != before
             with engine.sync_weights():
                 again = run_together(lambda: sample(engine, prompts))  # noqa: B023
             row = {"mode": config.mode, "on_failure": config.on_failure, "whole": whole}
-            row |= {"is_same": found == again == expected}
+            row |= {"is_same": found == before and again == expected}
             row |= {"failure": failure, "is_sharded": not is_whole(adapter), "given_whole": own.sees_whole_ones}
             rows = gather_object([row | places])
             if accelerator.is_main_process:
                 sys.stdout.write("".join(json.dumps(each) + "\n" for each in rows))
     own.fails = not accelerator.is_main_process
+    with engine.sync_weights():  # asked for nothing, it is not missed
+        pass
     try:
         with engine.sync_weights():
             run_together(lambda: sample(engine, prompts))

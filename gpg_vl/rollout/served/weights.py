@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import save_file
@@ -58,13 +59,12 @@ def write_weights(adapter: Adapter, folder: Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
-def all_there(_: Collection[str]) -> AbstractContextManager[None]:
-    """For a model that has all its weights."""
+def _all_there(_: Collection[str]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 @torch.no_grad()
-def named_weights(adapter: Adapter, there: There = all_there) -> Iterator[tuple[str, Tensor]]:
+def named_weights(adapter: Adapter, there: There = _all_there) -> Iterator[tuple[str, Tensor]]:
     """All weights, those of a LoRA adapter added in, in the type that the model computes in; perhaps its very tensors.
 
     What is made for them is that of one block of layers at a time, if whoever takes them keeps none.
@@ -79,6 +79,37 @@ def named_weights(adapter: Adapter, there: There = all_there) -> Iterator[tuple[
             block = merged_weights(adapter.model, names)
             for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
                 yield name, _as_stored(tensor, dtype)
+
+
+class GatheredInTurn:
+    """Weights that other ranks gather together with this one, to their end, whether or not an engine takes them all."""
+
+    def __init__(self, weights: Iterator[tuple[str, Tensor]]):
+        self._weights = weights
+        self._failure: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, Tensor]:
+        try:
+            return next(self._weights)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def read_on(self) -> None:
+        """To the end.
+
+        Raises:
+            Exception: what ended them before. Other ranks wait in the next block then, so this process has to end
+        """
+        if self._failure is not None:
+            raise self._failure
+        for _ in self:
+            pass
 
 
 def _block_of(name: str) -> str:

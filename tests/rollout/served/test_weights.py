@@ -19,7 +19,7 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.lora import merged_weights, weight_names
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.served import weights
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, named_weights, write_weights
+from gpg_vl.rollout.served.weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.families import CASES, skip_unless_installed
 from tests.support.rollout_servers import load_published, perturb
@@ -96,6 +96,31 @@ def test_no_more_than_a_block_of_them_is_made_at_a_time(model_folders: dict[str,
     assert len(blocks) >= 4
     assert most <= 2 * max(blocks.values()), "the next block is made while the last tensor of one is in use"
     assert most < sum(blocks.values()) / 2
+
+
+def test_weights_that_ranks_gather_together_are_read_to_their_end() -> None:
+    """Unless gathering itself has failed: then the others cannot go on with this process."""
+    read: list[str] = []
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "abcde":
+            read.append(name)
+            yield name, torch.ones(1)
+
+    weights = GatheredInTurn(gathered())
+    assert next(weights)[0] == "a"
+    weights.read_on()
+    assert read == [*"abcde"]
+
+    def without_memory() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from gathered()
+        raise torch.OutOfMemoryError("no")
+
+    weights = GatheredInTurn(without_memory())
+    with pytest.raises(torch.OutOfMemoryError):
+        dict(weights)
+    with pytest.raises(torch.OutOfMemoryError):
+        weights.read_on()
 
 
 class OnDevice:
