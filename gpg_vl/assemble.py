@@ -20,6 +20,7 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.compute_types import bytes_computed_in
 from gpg_vl.models.four_bit import refuse_without_library
 from gpg_vl.models.kernels import refuse_kernels
 from gpg_vl.objectives.base import Objective
@@ -211,9 +212,9 @@ def _check_content(
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
-    num_weights, _ = adapter.num_parameters()
-    sharding, is_rounded = sharding_of(accelerator), adapter.config.dtype == "bfloat16"
-    cost = run_together(lambda: check_whole_weights_fit(accelerator, num_weights, is_rounded=is_rounded))
+    sharding = sharding_of(accelerator)
+    needed = bytes_computed_in(adapter, is_rounded=sharding.computes_rounded)
+    cost = run_together(lambda: check_whole_weights_fit(accelerator, needed))
     if cost is not None:
         note(
             f"{sharding.title}: a rollout gathers {cost.needed / 2**30:.2f} GiB of weights on every rank; "

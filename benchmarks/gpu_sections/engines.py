@@ -35,13 +35,14 @@ from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import RolloutEngine, Sampling
+from gpg_vl.rollout.served.vllm_backend import NO_DEVICE
 
 PYTHON = sys.executable
 """Of the server's environment."""
 GPU_SHARE = 0.4
 """Of the card, for vLLM; the policy and its draws by ``hf`` have the rest."""
-START_SECONDS = 60.0
-"""That vLLM takes to start on a GPU, without compilation."""
+START_SECONDS = 120.0
+"""That vLLM takes to start on a GPU, with its compilation and CUDA graphs, as a run has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ def draw_server(draw: Draw, place: Path) -> dict[str, Any]:
 @contextmanager
 def serving(draw: Draw, place: Path) -> Iterator[str]:
     """The address of a server of ``gpg-vl serve-rollouts`` on the same card."""
-    words = [PYTHON, "-m", "gpg_vl", "serve-rollouts", draw.adapter.config.path, "--port", "0", "--eager"]
+    words = [PYTHON, "-m", "gpg_vl", "serve-rollouts", draw.adapter.config.path, "--port", "0"]
+    words += [] if draw.setting.device == "cuda" else ["--eager"]  # to compile for a CPU takes minutes
     words += ["--dtype", draw.adapter.config.dtype, "--weights", str(place / "weights")]
     words += ["--max-model-len", str(draw.context), "--gpu-memory", str(GPU_SHARE)]
     log = place / "server.txt"
@@ -170,7 +172,8 @@ def serving(draw: Draw, place: Path) -> Iterator[str]:
     try:
         while not (found := re.search(r"serving rollouts at (\S+),", log.read_text())):
             if process.poll() is not None:
-                raise RuntimeError(f"the server has ended: {log.read_text()[-2000:]}")
+                said = log.read_text()
+                raise NotHere(NO_DEVICE) if NO_DEVICE in said else RuntimeError(f"the server has ended: {said[-2000:]}")
             require_seconds(draw.setting, 1.0)
             time.sleep(0.2)
         yield found[1]

@@ -9,88 +9,120 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.masters import find_rounded
 from gpg_vl.processes.pulse import PULSE
+
+Gather = Callable[[nn.Parameter, torch.dtype], Tensor]
+"""Of a parameter of which this rank has a share: the whole weight in a type, on the device. All ranks call it."""
 
 
 class GatheredModel:
     """Gathers an adapter's weights. All ranks enter and leave its contexts together."""
 
-    def __init__(self, adapter: Adapter, dtype: torch.dtype | None, device: torch.device):
+    def __init__(self, adapter: Adapter, gather: Gather, types: Mapping[str, torch.dtype], device: torch.device):
         """Before the adapter's model is sharded.
 
         Args:
-            dtype: that the model computes in; None: that of its weights
+            types: that the model computes in, by the name of a weight or buffer; others are computed in as stored
             device: that it computes on
         """
         self._adapter = adapter
         self._sharded: PreTrainedModel = adapter.model
-        self._dtype = dtype
+        self._gather_one = gather
+        self._types = types
         self._device = device
+        self._gathers_in_turn = False
         self._body = _copy_without_weights(adapter.model)
-        rounded = {name for name, _ in find_rounded(adapter.model)}
         self._weights = find_places(self._body, "_parameters")
-        buffers = find_places(self._body, "_buffers")
-        self._buffers = [_Buffer(place, name in rounded) for name, place in buffers.items()]
+        self._buffers = find_places(self._body, "_buffers")
 
     @contextmanager
     def whole(self, *, is_exact: bool = False) -> Iterator[None]:
-        """Inside, the adapter has all weights, in the compute type or as they are stored."""
-        dtype = None if is_exact else self._dtype
-        with self._filled({name: each.to(self._device) for name, each in self._gather(dtype)}, self._device, dtype):
+        """Inside, the adapter has all weights, in the types that it computes in or as they are stored."""
+        types = {} if is_exact else self._types
+        with self._running(self._device, types), self._filled(dict(self._gather(types))):
             yield
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
         """Inside, the first rank's adapter has copies of all weights as they are stored, in the host's memory."""
         is_first = torch.distributed.get_rank() == 0
-        found = {name: each.to("cpu", copy=True) for name, each in self._gather(None) if is_first}
+        found = {name: each.to("cpu", copy=True) for name, each in self._gather({}) if is_first}
         if not is_first:
             yield
             return
-        with self._filled(found, torch.device("cpu"), None):
+        with self._running(torch.device("cpu"), {}), self._filled(found):
             yield
 
-    def _gather(self, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-        """Whole weights by name, one after the other."""
-        named: Iterator[tuple[str, Any]] = self._sharded.named_parameters()
-        for name, parameter in named:
-            assert isinstance(parameter, DTensor), f"{name} is gathered in the middle of a pass"
-            mine: Any = parameter.detach()  # perhaps in the host's memory, where its ranks exchange nothing
-            with PULSE.beating("the gathering of weights"):
-                whole = mine.to(self._device, dtype or mine.dtype).full_tensor()
-            yield name, whole
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Inside, the adapter has the weights that ``there`` names, to read them; it computes nothing."""
+        with self._running(self._device, self._types):
+            self._gathers_in_turn = True
+            try:
+                yield
+            finally:
+                self._gathers_in_turn = False
 
     @contextmanager
-    def _filled(self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    def there(self, names: Collection[str]) -> Iterator[None]:
+        """Inside, the adapter has the weights of these names; all ranks enter it together, for the same ones."""
+        if not self._gathers_in_turn:
+            yield
+            return
+        with self._filled(dict(self._gather(self._types, set(names)))):
+            yield
+
+    @torch.no_grad()
+    def _gather(
+        self, types: Mapping[str, torch.dtype], names: Collection[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Whole weights by name, one after the other.
+
+        Args:
+            names: of some of them; None: all
+        """
+        for name, parameter in self._sharded.named_parameters():
+            if names is None or name in names:
+                with PULSE.beating("the gathering of weights"):
+                    whole = self._gather_one(parameter, types.get(name, parameter.dtype))
+                yield name, whole
+
+    @contextmanager
+    def _running(self, device: torch.device, types: Mapping[str, torch.dtype]) -> Iterator[None]:
+        """Inside, the adapter has the body in place of the sharded model."""
         assert self._adapter.model is self._sharded, "the weights are gathered already"
-        empty = {name: place.get() for name, place in self._weights.items()}
-        held = [buffer.place.get() for buffer in self._buffers]
-        for name, place in self._weights.items():
-            place.put(nn.Parameter(weights[name], requires_grad=empty[name].requires_grad))
-        for buffer in self._buffers:
-            buffer.place.put(buffer.place.get().to(device, dtype if buffer.is_rounded else None))
+        held = {name: place.get() for name, place in self._buffers.items()}
+        for name, place in self._buffers.items():
+            place.put(held[name].to(device, types.get(name)))
         self._body.train(self._sharded.training)
         self._adapter.model = self._body
         try:
             yield
         finally:
             self._adapter.model = self._sharded
-            for name, place in self._weights.items():
-                place.put(empty[name])
-            for buffer, tensor in zip(self._buffers, held, strict=True):
-                buffer.place.put(tensor)
+            for name, place in self._buffers.items():
+                place.put(held[name])
+
+    @contextmanager
+    def _filled(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the body has these weights."""
+        empty = {name: self._weights[name].get() for name in weights}
+        for name, weight in weights.items():
+            self._weights[name].put(nn.Parameter(weight, requires_grad=empty[name].requires_grad))
+        try:
+            yield
+        finally:
+            for name, each in empty.items():
+                self._weights[name].put(each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +140,6 @@ class Place:
     def put(self, tensor: Tensor) -> None:
         for tensors, name in self.modules:
             tensors[name] = tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffer:
-    place: Place
-    is_rounded: bool  # where the compute type is another
 
 
 def find_places(model: nn.Module, kind: str) -> dict[str, Place]:

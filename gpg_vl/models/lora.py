@@ -158,19 +158,28 @@ def merge_saved(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     return merged
 
 
-def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of ``model`` by name, one after the other; with an adapter, as they are without it.
+def weight_names(model: PreTrainedModel) -> list[str]:
+    """Of all that its state holds; a weight that has several names comes under the first."""
+    first: dict[int, str] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        first.setdefault(id(weight), name)
+    return list(first.values())
 
-    Its part is added in a new tensor when a weight's turn comes. A weight that has several names comes under the first.
+
+def merged_weights(model: PreTrainedModel, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Weights of ``model`` by name, one after the other; with an adapter, as they are without it.
+
+    Its part is added in a new tensor when a weight's turn comes.
+
+    Args:
+        names: of ``weight_names``; those of the adapter itself are left out
     """
     adapted = {f"{name}.base_layer.weight": each for name, each in model.named_modules() if isinstance(each, LoraLayer)}
     coded = dict(four_bit_weights(model))
-    seen: set[tuple[int, torch.Size]] = set()
-    for name, weight in model.state_dict().items():
-        is_tied = (weight.data_ptr(), weight.shape) in seen
-        seen.add((weight.data_ptr(), weight.shape))
-        if ".lora_" not in name and not is_tied:
-            weight = coded[name].dequantized() if name in coded else weight
+    state = model.state_dict()
+    for name in names:
+        if ".lora_" not in name:
+            weight = coded[name].dequantized() if name in coded else state[name]
             whole = _merged(adapted[name], weight) if name in adapted else weight
             yield name.replace(".base_layer.", "."), whole
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
+from packaging.version import Version
 from PIL.Image import Image
+from transformers import PreTrainedConfig
 
 from gpg_vl.models.images_to_tensors import is_opened_small
 from gpg_vl.models.media import describe_times, frames_tensor
@@ -16,6 +19,8 @@ from gpg_vl.models.tiled import TiledAdapter
 from gpg_vl.records import FrameTimes, ImageView, VideoView, VisionInputs
 
 _MOST_SIDES = range(1, 7)
+ANY_SIZE_SINCE = "5.21"
+"""Version of transformers from which SmolVLM's forward takes tiles of any number of tokens."""
 
 
 class Idefics3Adapter(TiledAdapter):
@@ -98,6 +103,17 @@ class SmolVLMAdapter(Idefics3Adapter):
     """SmolVLM2 reads videos, too: a tile and a time for each frame."""
 
     video_placeholder = "<video>"
+
+    @classmethod
+    def refuse_inexact(cls, config: PreTrainedConfig) -> None:
+        super().refuse_inexact(config)
+        side = config.vision_config.patch_size
+        tokens = (config.vision_config.image_size // side // config.scale_factor) ** 2
+        if tokens % side and Version(transformers.__version__) < Version(ANY_SIZE_SINCE):
+            raise ValueError(
+                f"model.path: a tile of this SmolVLM is {tokens} tokens, which transformers {transformers.__version__} "
+                f"takes {side} at a time; install {ANY_SIZE_SINCE}, or use a model whose tokens that divides"
+            )
 
     def view_video(self, width: int, height: int, times: FrameTimes, max_tokens: int | None = None) -> VideoView:
         """See ``Adapter.view_video``: a frame is a square of the video processor's own size."""

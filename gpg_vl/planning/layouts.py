@@ -43,6 +43,7 @@ class Size:
     largest_lent: int = 0  # of the largest of these layers
     quantized: int = 0  # of weights in 4 bits, which are no lent ones
     largest_quantized: int = 0  # of the largest of these, which is there in full while its layer runs
+    cast: int = 0  # of weights that autocast casts in each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,20 @@ def state_of(
     if layout == "zero2":
         return StateBytes(FLOAT * size.weights, FLOAT * share, moments + copy, 2 * bucket, 0, step, 0)
     live = 2 * FLOAT * min(_LIVE, size.weights)
-    weights, gathered = FLOAT * -(-size.weights // num_ranks), FLOAT * size.weights
+    weights = FLOAT * -(-size.weights // num_ranks)
+    gathered = gathered_bytes(layout, size, FLOAT)
     if layout == "zero3":
         return StateBytes(weights, FLOAT * share, moments + copy, live, gathered, step, 0)
     return StateBytes(weights, FLOAT * share, 0, live, gathered, 0, moments + copy)
+
+
+def gathered_bytes(layout: LayoutName, size: Size, width: int) -> int:
+    """Of the weights that a rank gathers for a rollout: under ZeRO-3, those that autocast would cast are cast before.
+
+    Args:
+        width: bytes of a weight that is gathered for a pass
+    """
+    return width * size.weights - (FLOAT - ROUNDED) * size.cast if layout.startswith("zero3") else width * size.weights
 
 
 def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> StateBytes:
@@ -118,7 +129,7 @@ def _state_of_fsdp(size: Size, num_ranks: int, width: int) -> StateBytes:
     # gathered weights, their gradients, and one group's in float32, on their way to the ranks
     buffers = width * (passing + trained) + FLOAT * min(trained, max(size.outside, size.block))
     step = 2 * FLOAT * -(-size.largest // num_ranks)
-    weights, gathered = FLOAT * -(-size.weights // num_ranks), width * size.weights
+    weights, gathered = FLOAT * -(-size.weights // num_ranks), gathered_bytes("fsdp", size, width)
     return StateBytes(weights, FLOAT * share, 2 * FLOAT * share, buffers, gathered, step, 0)
 
 

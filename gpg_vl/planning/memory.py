@@ -9,6 +9,7 @@ from functools import partial
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.compute_types import cast_weights
 from gpg_vl.objectives import build_objective
 from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.layouts import (
@@ -75,9 +76,10 @@ def size_of(adapter: Adapter) -> Size:
         for layer in adapter.lent_layers()
         if id(layer) not in coded
     ]
+    cast = sum(each.numel() for each in cast_weights(adapter).values()) if adapter.config.dtype == "bfloat16" else 0
     return replace(
         size, lent=sum(lent), largest_lent=max(lent, default=0),
-        quantized=sum(found), largest_quantized=max(found, default=0),
+        quantized=sum(found), largest_quantized=max(found, default=0), cast=cast,
     )  # fmt: skip
 
 
@@ -116,10 +118,10 @@ def memory_of(
         "update": _add(always, layer, _update_parts(state, runs.update, layout)),
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
-    if is_rounded:  # for the self-check the weights are widened, or gathered as they are stored
+    if is_rounded or not stays:  # for the self-check the weights are widened, or gathered as they are stored
         whole = FLOAT * (size.weights - size.quantized + size.largest_quantized) + round(FOUR_BITS * size.quantized)
         widened = whole - FLOAT // 2 * size.lent + FLOAT * size.largest_lent - state.weights
-        phases["check"] = _add(always, {"weights": widened if Sharding(layout).keeps_whole_weights else whole})
+        phases["check"] = _add(always, {"weights": widened if stays else whole})
     return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
 
 

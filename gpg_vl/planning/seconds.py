@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import Card
 from gpg_vl.planning.engines import engine_seconds, samples_elsewhere
-from gpg_vl.planning.layouts import CARDS_PER_MACHINE, FLOAT, ROUNDED, Size, num_sharing, rounds_weights
+from gpg_vl.planning.layouts import (
+    CARDS_PER_MACHINE,
+    FLOAT,
+    ROUNDED,
+    Size,
+    gathered_bytes,
+    num_sharing,
+    rounds_weights,
+)
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
 from gpg_vl.planning.trial_groups import share_of
@@ -64,7 +72,7 @@ def seconds_of(
     rollout = (
         engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
         if samples_elsewhere(recipe.rollout)
-        else _rollout(recipe, runs, work, card, rate, width * size.weights)
+        else _rollout(recipe, runs, work, card, rate, gathered_bytes(layout, size, width))
     )
     exchange = _exchange(size, runs, layout, num_ranks, width, of_machine)
     bandwidth = _bandwidth(card, layout, min(num_ranks, of_machine))
@@ -96,20 +104,22 @@ def _exchange(size: Size, runs: Runs, layout: LayoutName, num_ranks: int, width:
     """Gradients once a step, or in each pass where they are sharded; weights that are, in each pass and for a rollout.
 
     Args:
-        width: bytes of a weight that is gathered
+        width: bytes of a weight that is gathered for a pass
     """
     if num_ranks == 1:
         return 0.0
     link = LINK[num_ranks <= of_machine]
     gradients, weights = FLOAT * size.trained / link, width * size.weights / link
+    gathered = gathered_bytes(layout, size, width) / link
     if layout == "hsdp" and num_ranks > of_machine:  # between machines, a rank's share of the gradients alone
         between = 2 * gradients / of_machine
-        gradients, weights = gradients * link / LINK[True] + between, weights * link / LINK[True]
+        gradients = gradients * link / LINK[True] + between
+        weights, gathered = (each * link / LINK[True] for each in (weights, gathered))
     if layout in ("none", "zero1"):
         return 2 * gradients
     if layout == "zero2":
         return runs.update.count * gradients + gradients
-    return runs.update.count * (gradients + 2 * weights) + weights
+    return runs.update.count * (gradients + 2 * weights) + gathered
 
 
 def _over_bus(size: Size, runs: Runs, layout: LayoutName, num_ranks: int) -> float:

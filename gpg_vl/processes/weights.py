@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -13,12 +13,11 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.sharding import sharding_of
 
 
 class Gathering(Protocol):
-    """What gathers the weights that FSDP2 has sharded. All ranks call it together."""
+    """What gathers the weights that ranks share. All ranks call it together."""
 
     def whole(self, *, is_exact: bool = False) -> AbstractContextManager[None]:
         """As ``whole_weights``."""
@@ -26,46 +25,56 @@ class Gathering(Protocol):
     def to_save(self) -> AbstractContextManager[None]:
         """As ``weights_to_save``."""
 
+    def in_turn(self) -> AbstractContextManager[None]:
+        """As ``weights_in_turn``."""
+
+    def there(self, names: Collection[str]) -> AbstractContextManager[None]:
+        """As ``weights_there``."""
+
 
 _gatherings: WeakKeyDictionary[Accelerator, Gathering] = WeakKeyDictionary()
 
 
 def provide_gathering(accelerator: Accelerator, gathering: Gathering) -> None:
-    """From here on, it is what ``whole_weights`` and ``weights_to_save`` use."""
+    """From here on, it is what the functions below use."""
     _gatherings[accelerator] = gathering
 
 
-@contextmanager
-def whole_weights(accelerator: Accelerator, *, is_exact: bool = False) -> Iterator[None]:
+def whole_weights(accelerator: Accelerator, *, is_exact: bool = False) -> AbstractContextManager[None]:
     """Inside, every rank has all weights, to generate or to measure. All ranks enter and leave it together.
 
-    Under ZeRO-3 they are gathered once, in float32. DeepSpeed's hooks are off inside: they would record the modules
-    called here as the update's order, which differs between ranks. After an exception they stay off. Under FSDP2 they
-    are gathered once, in the compute type.
+    Where ranks share them, they are gathered once, each in the type that it is computed in.
 
     Args:
         is_exact: in float32, whatever the layout, unless the adapter itself has rounded weights
     """
-    sharding = sharding_of(accelerator)
-    if sharding.keeps_whole_weights:
-        yield
-    elif sharding.is_fsdp:
-        with _gatherings[accelerator].whole(is_exact=is_exact):
-            yield
-    else:
-        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
-
-        with ExitStack() as stack:
-            with PULSE.beating("the gathering of weights"):
-                stack.enter_context(unwrap_model_for_generation(accelerator.deepspeed_engine_wrapped.engine))
-            yield
+    if sharding_of(accelerator).keeps_whole_weights:
+        return nullcontext()
+    return _gatherings[accelerator].whole(is_exact=is_exact)
 
 
 def weights_to_save(accelerator: Accelerator) -> AbstractContextManager[None]:
     """Inside, the first rank has all weights, to save them in float32. All ranks enter and leave it together."""
-    if sharding_of(accelerator).is_fsdp:
-        return _gatherings[accelerator].to_save()
-    return whole_weights(accelerator)
+    if sharding_of(accelerator).keeps_whole_weights:
+        return nullcontext()
+    return _gatherings[accelerator].to_save()
+
+
+def weights_in_turn(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Inside, weights can be read where ``weights_there`` names them. All ranks enter and leave it together."""
+    if sharding_of(accelerator).keeps_whole_weights:
+        return nullcontext()
+    return _gatherings[accelerator].in_turn()
+
+
+def weights_there(accelerator: Accelerator, names: Collection[str]) -> AbstractContextManager[None]:
+    """Inside, these weights are there, by the names of the model's state; within ``weights_in_turn`` no others are.
+
+    There, all ranks enter and leave it together, for the same names.
+    """
+    if sharding_of(accelerator).keeps_whole_weights:
+        return nullcontext()
+    return _gatherings[accelerator].there(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,11 @@ class GatherCost:
     free: int  # free bytes on this rank's device before
 
 
-def check_whole_weights_fit(accelerator: Accelerator, num_weights: int, *, is_rounded: bool) -> GatherCost | None:
+def check_whole_weights_fit(accelerator: Accelerator, needed: int) -> GatherCost | None:
     """Memory that a rollout's gathered weights take on each rank; None if nothing is gathered.
 
     Args:
-        is_rounded: whether the compute type is bfloat16
+        needed: bytes of all weights
 
     Raises:
         ValueError: they do not fit
@@ -86,8 +95,7 @@ def check_whole_weights_fit(accelerator: Accelerator, num_weights: int, *, is_ro
     sharding = sharding_of(accelerator)
     if sharding.keeps_whole_weights:
         return None
-    bytes_each = 2 if is_rounded and sharding.computes_rounded else 4
-    cost = GatherCost(bytes_each * num_weights, _free_bytes(accelerator))
+    cost = GatherCost(needed, _free_bytes(accelerator))
     if cost.needed > cost.free:
         raise ValueError(
             f"with {sharding.title} the rollout gathers all weights on every rank: {cost.needed / 2**30:.1f} GiB, but "

@@ -12,7 +12,7 @@ together. Image features are not kept; the update computes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.weights import weights_in_turn, weights_there, whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -86,18 +86,35 @@ class VllmEngine:
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new.
 
-        An engine in this process has lost its own when it slept, and takes them each time.
+        An engine in this process has lost its own when it slept, and takes them each time, block by block where nobody
+        needs whole ones.
         """
         if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
             run_together(self._begun.exchanges.wait)
-        with ExitStack() as whole:
-            if self._accelerator is not None:
-                whole.enter_context(whole_weights(self._accelerator))
-            self._set_version(run_on_main(self._publish))
-            with self._servers.ready(self._version):
-                if not self._needs_policy():
-                    whole.close()  # on all ranks together
-                yield
+        with ExitStack() as gathered, self._ready(gathered):
+            if not self._needs_policy():
+                gathered.close()  # on all ranks together
+            yield
+
+    def _ready(self, gathered: ExitStack) -> AbstractContextManager[None]:
+        """Within, engines have the weights as they are now. All ranks together.
+
+        Args:
+            gathered: for what the weights are gathered in
+        """
+        accelerator = self._accelerator
+        if accelerator is not None and isinstance(self._servers, LocalEngine) and self._can_take_in_turn():
+            gathered.enter_context(weights_in_turn(accelerator))
+            self._set_version(run_on_main(self._servers.name_version))
+            return self._servers.ready(self._version, partial(weights_there, accelerator))
+        if accelerator is not None:
+            gathered.enter_context(whole_weights(accelerator))
+        self._set_version(run_on_main(self._publish))
+        return self._servers.ready(self._version)
+
+    def _can_take_in_turn(self) -> bool:
+        """Whether no rank runs the policy, to compare it or in place of an engine. All ranks together."""
+        return not self._compares_again and not self._needs_policy()
 
     def _set_version(self, version: str) -> None:
         if version != self._version and self._compares_again:

@@ -12,6 +12,7 @@ their share.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gpg_vl.models.gathered import GatheredModel, find_places
@@ -50,7 +53,9 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
     places = list(find_places(adapter.model, "_parameters").values())
     for buffer in adapter.model.buffers():
         buffer.copy_(from_first_rank(buffer, accelerator.device))
-    provide_gathering(accelerator, GatheredModel(adapter, dtype, accelerator.device))
+    device = accelerator.device
+    types = _types(adapter.model, dtype)
+    provide_gathering(accelerator, GatheredModel(adapter, partial(_gather, device), types, device))
     if dtype is not None:
         for _, buffer in find_rounded(adapter.model):
             if not isinstance(buffer, nn.Parameter):
@@ -65,6 +70,21 @@ def shard_policy(accelerator: Accelerator, forward: PolicyForward) -> None:
         give_back()
     _add_up(forward)
     forward.is_sharded = True
+
+
+def _types(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """Of all weights and of the buffers that are rounded, what the model computes in."""
+    if dtype is None:
+        return {}
+    return dict.fromkeys((name for name, _ in (*model.named_parameters(), *find_rounded(model))), dtype)
+
+
+def _gather(device: torch.device, parameter: Any, dtype: torch.dtype) -> Tensor:
+    """See ``models.gathered.Gather``. The shards may be in the host's memory, where its ranks exchange nothing."""
+    assert isinstance(parameter, DTensor), "a weight is gathered in the middle of a pass"
+    mine: Any = parameter.detach()
+    whole: Tensor = mine.to(device, dtype).full_tensor()
+    return whole
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.update.fsdp import clip_shards
 from gpg_vl.update.optimizer import refuse_shared_moments
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.zero3 import forget_order
 
 ELEMENTS_PER_REDUCTION = 2**24
 """Number of gradients reduced together: 64 MiB in float32."""
@@ -79,6 +80,8 @@ def build_layout(
         return Replicated(accelerator, forward, optimizer, max_grad_norm)
     accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = max_grad_norm
     engine, _ = accelerator.prepare(forward, optimizer)
+    if sharding.zero_stage == 3:
+        forget_order(engine)
     return ShardedOptimizer(engine) if sharding.zero_stage == 1 else ShardedGradients(engine)
 
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from gpg_vl.config import ModelConfig, Recipe
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.compute_types import types_under_autocast
 from gpg_vl.models.lora import find_base
 from gpg_vl.models.paths import resolve_model_path
 from gpg_vl.processes.ranks import run_together
@@ -107,17 +107,10 @@ class Reference:
 
 
 def keep_in_compute_type(adapter: Adapter) -> None:
-    """Where the policy runs under autocast: rounds the weights of linear layers as that would in each forward.
-
-    So log-probs stay the same, in half the memory.
-
-    The head stays as it is: it is computed in float32.
-    """
-    if adapter.autocast_dtype is None:
-        return
-    for module in adapter.model.modules():
-        if isinstance(module, nn.Linear) and module.weight is not adapter.head_weight:
-            module.to(adapter.autocast_dtype)
+    """Where the policy runs under autocast: rounds the weights that this would round in each forward."""
+    weights = dict(adapter.model.named_parameters())
+    for name, dtype in types_under_autocast(adapter).items():
+        weights[name].data = weights[name].data.to(dtype)
 
 
 def sum_kl(log_probs: Sequence[LogProbs]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from packaging import version
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,8 +26,10 @@ LoadModel = Callable[..., QwenVLAdapter]
 Step = Callable[[Adapter, Tensor, Tensor, Tensor | None, Cache], Tensor]
 EQUAL, PADDED = [[(84, 84)], [(84, 84)]], [[(84, 84)], [], [(140, 56), (56, 84)]]
 NUM_STEPS = 12
-LIMIT = 1e-6 if version.parse(torch.__version__) >= version.parse("2.12") else 1e-5
-"""Of the relative error; torch 2.11 adds up in other blocks where heads that share keys are the queries of one head."""
+PACKS = version.parse(transformers.__version__) >= version.parse("5.23")
+"""Whether transformers, too, takes heads that share keys for the queries of one head; before, it repeats keys."""
+LIMIT = 1e-6 if PACKS and version.parse(torch.__version__) >= version.parse("2.12") else 1e-5
+"""Of the relative error; torch 2.11 adds up in other blocks for such queries, as any torch does for repeated keys."""
 
 
 def model_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache) -> Tensor:
@@ -205,4 +208,5 @@ def count_operations(adapter: QwenVLAdapter, pictures: Sequence[Any], step: Step
 def test_a_step_takes_fewer_operations(load: LoadModel, family: str, share: float, pictures: Sequence[Any]) -> None:
     """Views included: each is a call, and most of a step's time is that of its calls. Qwen3's norms of heads stay."""
     adapter = load(family)
+    share += 0 if PACKS else 0.001  # of fewer: the model's own step does without the views that packing takes
     assert count_operations(adapter, pictures, run_step) <= share * count_operations(adapter, pictures, model_step)

@@ -17,7 +17,7 @@ from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import four_bit
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.four_bit import BYTES, FourBitLinear, four_bit_weights, refuse_sharing, refuse_without_library
-from gpg_vl.models.lora import merged_weights
+from gpg_vl.models.lora import merged_weights, weight_names
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.processes.sharding import Sharding
@@ -211,7 +211,7 @@ def test_merged_weights_are_those_of_the_policy(load_family: LoadModel) -> None:
     adapter = moved(load_family("qwen2_vl", lora=LORA))
     merged = load_family("qwen2_vl")
     named = dict(merged.model.named_parameters())
-    for name, weight in merged_weights(adapter.model):
+    for name, weight in merged_weights(adapter.model, weight_names(adapter.model)):
         named[name].data.copy_(weight)
     group = make_training_group(adapter, make_sample([(84, 84)]), [4, 7])
     with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
-from tests.support.families import TOKEN_TYPES, reload, with_lora, worst_gradient
+from tests.support.families import TOKEN_TYPES, FamilyCase, reload, skip_unless_installed, with_lora, worst_gradient
 from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6
@@ -35,8 +34,7 @@ def with_marks(family: str) -> ParameterSet:
 @pytest.fixture(scope="module", params=map(with_marks, VIDEO_CASES))
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoBench:
     case = VIDEO_CASES[request.param]
-    if case.needs is not None and find_spec(case.needs) is None:
-        pytest.skip(f"needs {case.needs}")
+    skip_unless_installed(FamilyCase((), since=case.since, needs=case.needs))
     return make_video_bench(request.param, case, tmp_path_factory.mktemp(request.param))
 
 

@@ -55,6 +55,9 @@ def test_offloaded_shards_are_in_the_hosts_memory() -> None:
 def test_zero3_gathers_all_weights_in_a_rollout() -> None:
     assert state_of("zero3", SEVEN_B, 8).gathered == 4 * SEVEN_B.weights
     assert state_of("zero2", SEVEN_B, 8).gathered == 0
+    cast = replace(SEVEN_B, cast=6_000_000_000)
+    assert state_of("zero3", cast, 8).gathered == 2 * cast.cast + 4 * 2_000_000_000
+    assert state_of("fsdp", cast, 8, is_rounded=True).gathered == 2 * cast.weights
 
 
 def test_fsdp_gathers_the_compute_type() -> None:

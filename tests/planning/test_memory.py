@@ -9,9 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.models.compute_types import bytes_computed_in
 from gpg_vl.models.four_bit import BYTES
 from gpg_vl.planning import measure
 from gpg_vl.planning.cards import CARDS
@@ -117,6 +119,19 @@ def test_parts_follow_the_recipe(model_folders: dict[str, Path]) -> None:
     sharded = planned_for(variant_of(folder, "full"), "zero3", 4)
     assert sharded.phases["update"][GRADIENTS] == pytest.approx(full["weights"] / 4, rel=0.01)
     assert sharded.phases["rollout"]["gathered weights"] == full["weights"]
+
+
+def test_under_zero3_a_rollout_has_linear_layers_in_the_compute_type(model_folders: dict[str, Path]) -> None:
+    """The self-check has all of them in float32."""
+    recipe = variant_of(model_folders["qwen2_vl"], "bfloat16 lora")
+    phases = planned_for(recipe, "zero3", 4).phases
+    adapter = load_adapter(replace(recipe.model, device="cpu"))
+    num, _ = adapter.num_parameters()
+    layers = [each for each in adapter.model.modules() if isinstance(each, nn.Linear)]
+    linear = {id(each) for layer in layers for each in (layer.weight, layer.bias)} - {id(adapter.head_weight)}
+    cast = sum(each.numel() for each in adapter.model.parameters() if id(each) in linear)
+    assert phases["rollout"]["gathered weights"] == 4 * num - 2 * cast == bytes_computed_in(adapter, is_rounded=False)
+    assert phases["check"]["weights"] == 4 * num + phases["update"]["weights"]
 
 
 def test_rounded_weights_are_widened_for_the_check_and_for_nothing_else(model_folders: dict[str, Path]) -> None:

@@ -6,11 +6,7 @@ vLLM itself is run by ``make test-vllm``.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +28,7 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.vllm import NoServer, VllmEngine
 from tests.support.builders import FAMILIES, make_lively, make_sample
+from tests.support.rank_runs import SECONDS, run_ranks
 from tests.support.rollout_servers import SleepingTiny, TinyBackend, perturb, serving
 
 GREEDY, SAMPLED = Sampling(10, 0.0), Sampling(10, 1.5)
@@ -302,22 +299,18 @@ def test_no_prompts_ask_nobody(load: Any, tmp_path: Path) -> None:
 # --- ranks that share the weights ------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.parametrize("layout", ["fsdp", "zero3"])
 def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
-    model_folders: dict[str, Path], tmp_path: Path
+    model_folders: dict[str, Path], tmp_path: Path, layout: str
 ) -> None:
-    """Two ranks under FSDP2: while engines sample, each has its shards alone, unless ``hf`` may have to take over.
+    """While engines sample, each has its shards alone, unless ``hf`` may have to take over.
 
-    The first time, whole ones are compared with what an engine samples.
+    The first time, whole ones are compared with what an engine samples; from then on an engine in the process is given
+    one block after the other, also by ranks whose own engine fails meanwhile.
     """
-    script = Path(__file__).parents[1] / "support/served_ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true", "GPG_VL_SHARDING": "fsdp"}
-    words = [str(model_folders["qwen2_vl"]), str(tmp_path)]
-    ran = subprocess.run(
-        [*command, *words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
-    )
-    assert ran.returncode == 0, ran.stderr
-    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    *rows, broken = run_ranks("served_ranks.py", layout, [model_folders["qwen2_vl"], tmp_path])
+    assert broken["failure"].startswith("rank 1: the vllm of this process has failed")
     settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
     assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
     assert [row["first_server"] for row in rows] == [0, 1] * 3
@@ -325,3 +318,4 @@ def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
         assert row["started"] == [2] and row["too_little"] == "rank 1: no", "each knows of the other"
         assert row["whole"] == [True, row["on_failure"] == "hf"]
         assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"
+        assert row["given_whole"] == ([True, False, False, False] if row["mode"] == "colocate" else [])

@@ -329,7 +329,7 @@ CASES: dict[str, FamilyCase] = {
     "qwen3_vl": FamilyCase(PATCHES_32, OF_32, mutations=QWEN3_MUTATIONS),
     "qwen3_vl_moe": FamilyCase(PATCHES_32, OF_32, mutations=QWEN3_MUTATIONS),
     "internvl": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
-    "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS, needs="num2words"),
+    "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, since="5.21", mutations=JOINED_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "glm4v_moe": FamilyCase(PATCHES_28, OF_28, adapted=ATTENTION, mutations=JOINED_MUTATIONS),

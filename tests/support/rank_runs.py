@@ -1,4 +1,4 @@
-"""Starts ``rank_gradients.py`` on ranks of this machine and reads what it prints."""
+"""Starts scripts of this folder on ranks of this machine and reads what they print."""
 
 from __future__ import annotations
 
@@ -23,7 +23,20 @@ OWN_LAYOUTS = {"zero0": "none", "fsdp": "fsdp", "hsdp": "hsdp", "fsdp_offload": 
 def measure_gradients(
     deepspeed: str, folders: Sequence[Path], seconds: float = SECONDS, num_ranks: int = 2, num_nodes: int = 1
 ) -> list[dict[str, Any]]:
-    """
+    """The rows of ``rank_gradients.py``; for the arguments see ``run_ranks``."""
+    return run_ranks("rank_gradients.py", deepspeed, folders, seconds, num_ranks, num_nodes)
+
+
+def run_ranks(
+    script: str,
+    deepspeed: str,
+    words: Sequence[Path],
+    seconds: float = SECONDS,
+    num_ranks: int = 2,
+    num_nodes: int = 1,
+) -> list[dict[str, Any]]:
+    """The lines of JSON that a script prints.
+
     Args:
         deepspeed: a file of ``scripts/deepspeed``, or of ``OWN_LAYOUTS``
         num_nodes: launchers that share the ranks, as of several machines
@@ -40,14 +53,15 @@ def measure_gradients(
     else:
         environment["ACCELERATE_USE_DEEPSPEED"] = "true"
         environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(TESTS.parent / f"scripts/deepspeed/{deepspeed}.json")
-    launchers = [_launch(node, num_nodes, num_ranks // num_nodes, folders, environment) for node in range(num_nodes)]
+    command = [str(TESTS / "support" / script), *map(str, words)]
+    launchers = [_launch(node, num_nodes, num_ranks // num_nodes, command, environment) for node in range(num_nodes)]
     outs = [launcher.communicate(timeout=seconds) for launcher in launchers]
     assert not any(launcher.returncode for launcher in launchers), outs
     return [json.loads(line) for out, _ in outs for line in out.splitlines() if line.startswith("{")]
 
 
 def _launch(
-    node: int, num_nodes: int, num_ranks: int, folders: Sequence[Path], environment: dict[str, str]
+    node: int, num_nodes: int, num_ranks: int, command: Sequence[str], environment: dict[str, str]
 ) -> subprocess.Popen[str]:
     """
     Args:
@@ -57,6 +71,7 @@ def _launch(
     if num_nodes > 1:
         where = ["--nnodes", str(num_nodes), "--node_rank", str(node), "--master_addr", "127.0.0.1"]
         where += ["--master_port", environment["MASTER_PORT"]]
-    command = [sys.executable, "-m", "gpg_vl.launch", *where, "--nproc_per_node", str(num_ranks)]
-    command += [str(TESTS / "support/rank_gradients.py"), *map(str, folders)]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    launcher = [sys.executable, "-m", "gpg_vl.launch", *where, "--nproc_per_node", str(num_ranks)]
+    return subprocess.Popen(
+        [*launcher, *command], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )

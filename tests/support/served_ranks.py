@@ -1,9 +1,10 @@
-"""``torchrun served_ranks.py MODEL FOLDER``: ranks that share their weights by FSDP2 and sample through another engine.
+"""``torchrun served_ranks.py MODEL FOLDER``: ranks that share their weights and sample through another engine.
 
 That is one server, a model of its own in a thread of the first rank, or an engine in each rank. Prints a line of JSON
 for each engine, value of ``on_failure`` and rank: whether this rank's adapter has whole weights while the engine
-samples, and whether the samples are those of one process; then others, after work that failed on the second rank alone.
-And how each rank's engine is started (``find_places``).
+samples, whether an engine in it is given them block by block, and whether the samples are those of one process; then
+others, after work that failed on the second rank alone. And how each rank's engine is started (``find_places``), and
+what is said of one that fails while it is given weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gpg_vl import rollout
@@ -35,6 +38,7 @@ from gpg_vl.rollout.vllm import VllmEngine
 from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.handing_out import load_policy
 from gpg_vl.update.policy import PolicyForward
+from gpg_vl.update.zero3 import share_out
 from tests.support.builders import SMALL_IMAGES, make_sample
 from tests.support.rollout_servers import SleepingTiny, TinyBackend, serving
 
@@ -63,8 +67,50 @@ def sample(engine: Any, prompts: list[Prompt]) -> list[Any]:
     return [[each.token_ids for each in group.completions] for group in groups]
 
 
+def is_there(weight: Tensor) -> bool:
+    return not (isinstance(weight, DTensor) or hasattr(weight, "ds_tensor") or weight.is_meta)
+
+
 def is_whole(adapter: Any) -> bool:
-    return not any(isinstance(each, DTensor) for each in adapter.model.parameters())
+    return all(map(is_there, adapter.model.parameters()))
+
+
+class Watched(SleepingTiny):
+    """An engine in each rank; it sees what the policy has while it is given weights, and can fail then."""
+
+    def __init__(self, config: ModelConfig, policy: Any):
+        super().__init__(load_adapter(config))  # type: ignore[arg-type]
+        self._policy = policy
+        self.sees_whole_ones: list[bool] = []
+        self.fails = False
+
+    def take_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        super().take_weights(self._seen(weights))
+
+    def _seen(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        whole = []
+        for number, named in enumerate(weights):
+            whole.append(is_whole(self._policy))
+            if self.fails and number == 3:
+                raise RuntimeError("no")
+            yield named
+        assert len(set(whole)) == 1
+        self.sees_whole_ones.append(whole[0])
+
+
+def share(adapter: Any, accelerator: Accelerator) -> None:
+    """After the engines are made, as a run does it."""
+    forward = PolicyForward(adapter, 1.0)
+    shard_policy(accelerator, forward)
+    share_out(accelerator, forward)
+
+
+@torch.no_grad()
+def move(adapter: Any) -> None:
+    """What a step does to all weights, or to this rank's shares of them."""
+    for weight in adapter.model.parameters():
+        share = weight.to_local() if isinstance(weight, DTensor) else getattr(weight, "ds_tensor", weight)
+        share.mul_(-1.5 if len(getattr(weight, "ds_shape", weight.shape)) > 1 else 1.1)
 
 
 def fail_on_the_second(accelerator: Accelerator) -> None:
@@ -98,17 +144,21 @@ def find_places(plain: Any, config: ModelConfig, folder: Path, accelerator: Acce
 
 def main(model: str, folder: Path) -> None:
     accelerator = start_ranks(on_cpu=True)
-    config = ModelConfig(path=model, **SMALL_IMAGES)  # type: ignore[arg-type]
-    adapter, plain = load_policy(config, accelerator), load_adapter(config)
-    shard_policy(accelerator, PolicyForward(adapter, 1.0))
+    model_config = ModelConfig(path=model, **SMALL_IMAGES)  # type: ignore[arg-type]
+    adapter, plain = load_policy(model_config, accelerator), load_adapter(model_config)
     prompts = make_prompts(plain)
     expected = sample(HfEngine(plain, 65536), prompts)
-    places = find_places(plain, config, folder, accelerator)
-    vllm.start_local_engine = lambda *_: SleepingTiny(load_adapter(config))  # type: ignore[assignment, arg-type]
-    with served(config, folder, accelerator) as url:
-        for mode, on_failure in (("server", "stop"), ("server", "hf"), ("colocate", "stop")):
-            keys: Any = {"servers": [url], "weights": str(folder), "mode": mode, "on_failure": on_failure}
-            engine = VllmEngine(adapter, RolloutConfig(engine="vllm", vllm=VllmConfig(**keys)), accelerator)
+    places = find_places(plain, model_config, folder, accelerator)
+    own = Watched(model_config, adapter)
+    vllm.start_local_engine = lambda *_: own  # type: ignore[assignment]
+    with served(model_config, folder, accelerator) as url:
+        configs = [
+            VllmConfig(servers=[url], weights=str(folder), mode=mode, on_failure=on_failure)  # type: ignore[arg-type]
+            for mode, on_failure in (("server", "stop"), ("server", "hf"), ("colocate", "stop"))
+        ]
+        engines = [VllmEngine(adapter, RolloutConfig(engine="vllm", vllm=each), accelerator) for each in configs]
+        share(adapter, accelerator)
+        for config, engine in zip(configs, engines, strict=True):
             whole = []
             for _ in range(2):
                 with engine.sync_weights():
@@ -119,13 +169,28 @@ def main(model: str, folder: Path) -> None:
                     run_together(lambda: fail_on_the_second(accelerator))
             except RankError as error:
                 failure = str(error)
+            move(adapter)
+            move(plain)
+            expected, before = sample(HfEngine(plain, 65536), prompts), expected
+            assert expected != before
             with engine.sync_weights():
                 again = run_together(lambda: sample(engine, prompts))  # noqa: B023
-            row = {"mode": mode, "on_failure": on_failure, "whole": whole, "is_same": found == again == expected}
-            row |= {"failure": failure, "is_sharded": not is_whole(adapter), **places}
-            rows = gather_object([row])
+            row = {"mode": config.mode, "on_failure": config.on_failure, "whole": whole}
+            row |= {"is_same": found == before and again == expected}
+            row |= {"failure": failure, "is_sharded": not is_whole(adapter), "given_whole": own.sees_whole_ones}
+            rows = gather_object([row | places])
             if accelerator.is_main_process:
                 sys.stdout.write("".join(json.dumps(each) + "\n" for each in rows))
+    own.fails = not accelerator.is_main_process
+    with engine.sync_weights():  # asked for nothing, it is not missed
+        pass
+    try:
+        with engine.sync_weights():
+            run_together(lambda: sample(engine, prompts))
+    except RankError as error:
+        assert not is_whole(adapter)
+        if accelerator.is_main_process:
+            sys.stdout.write(json.dumps({"failure": str(error)}) + "\n")
     end_ranks()
 
 

@@ -115,6 +115,7 @@ class VideoCase:
     config: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-5
     mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
+    since: str = "5.17"
     needs: str | None = None
 
 
@@ -264,6 +265,7 @@ VIDEO_CASES = {
         ),
         {"max_tiles": 4},
         mutations={"frames reversed": frames_reversed, "other timestamps": other_timestamps},
+        since="5.21",
         needs="num2words",
     ),
     "qwen2_vl": VideoCase(_rows(28), OF_28, mutations={"no time": no_time_in_positions}),

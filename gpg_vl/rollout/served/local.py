@@ -11,6 +11,7 @@ import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy
@@ -30,7 +31,7 @@ from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
-from gpg_vl.rollout.served.weights import named_weights
+from gpg_vl.rollout.served.weights import GatheredInTurn, There, named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")
@@ -83,12 +84,18 @@ class LocalEngine:
         return self._versions.next()
 
     @contextmanager
-    def ready(self, version: str) -> Iterator[None]:
+    def ready(self, version: str, there: There | None = None) -> Iterator[None]:
         """Within, the engine is awake and has the policy's weights as they are now: the version.
 
-        All ranks enter it together, with whole weights, which the engine no longer needs once it has entered.
+        All ranks enter it together, with weights that the engine no longer needs once it has entered.
+
+        Args:
+            there: what gathers some of the weights, on all ranks together; None: all of them are there
         """
-        run_together(lambda: self._wake(version))
+        if there is None:
+            run_together(lambda: self._wake(version, named_weights(self._adapter)))
+        else:
+            self._wake_in_step(version, GatheredInTurn(named_weights(self._adapter, there)))
         try:
             yield
         finally:
@@ -96,13 +103,23 @@ class LocalEngine:
                 self._service.forget()
                 self._backend.sleep()
 
-    def _wake(self, version: str) -> None:
+    def _wake(self, version: str, weights: Iterator[tuple[str, Tensor]]) -> None:
         if not self._service.has_failed:
-            self._try(lambda: self._take_up(version))
+            self._try(lambda: self._take_up(version, weights))
 
-    def _take_up(self, version: str) -> None:
+    def _wake_in_step(self, version: str, weights: GatheredInTurn) -> None:
+        """Other ranks wait for this one at every block, whatever becomes of its engine."""
+        failure: Exception | None = None
+        try:
+            self._wake(version, weights)
+        except Exception as error:  # noqa: BLE001  all ranks learn of it below
+            failure = error
+        weights.read_on()
+        run_together(partial(_raise, failure))
+
+    def _take_up(self, version: str, weights: Iterator[tuple[str, Tensor]]) -> None:
         self._service.run(self._backend.wake)
-        self._service.take(version, lambda: self._backend.take_weights(named_weights(self._adapter)))
+        self._service.take(version, lambda: self._backend.take_weights(weights))
 
     def generate(self, requests: Sequence[Request]) -> list[list[AnsweredGroup] | None]:
         """See ``ServerPool.generate``."""
@@ -142,6 +159,11 @@ class LocalEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
+
+
+def _raise(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def check_free_memory(config: VllmConfig) -> None:

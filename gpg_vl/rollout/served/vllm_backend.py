@@ -41,11 +41,21 @@ class EngineOptions:
     joins_ranks: bool = False  # whether it runs in one of several ranks that have found each other
 
 
+NO_DEVICE = "vllm finds no device that it was built for"
+
+
+class NoDevice(ValueError):
+    """There is no GPU, and this vllm is not the one for CPUs; one line."""
+
+
 class VllmBackend:
     def __init__(self, model: str, options: EngineOptions):
         """
         Args:
             model: folder, or name on the hub
+
+        Raises:
+            NoDevice: it has nothing to run on
         """
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # it ends with this process, and takes weights from it
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -53,6 +63,8 @@ class VllmBackend:
         from vllm.exceptions import VLLMClientError
         from vllm.platforms import current_platform
 
+        if current_platform.is_unspecified():
+            raise NoDevice(f"{NO_DEVICE}; without a GPU, use the environment of `make setup-vllm`")
         self._client_error = VLLMClientError
         self._vllm = vllm
         self._options = options
@@ -194,10 +206,12 @@ def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmB
         memory_keys: what its memory depends on, as the user sets it
 
     Raises:
-        ValueError: it runs out of memory, cannot run this model, or does not start for another reason of its own
+        ValueError: it has no device, runs out of memory, cannot run this model, or does not start for another reason
     """
     try:
         return VllmBackend(model, options)
+    except NoDevice:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise ValueError(

@@ -7,9 +7,11 @@ the weights are never there twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.files import naming
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.lora import merged_weights
+from gpg_vl.models.lora import merged_weights, weight_names
 
 WEIGHTS_FILE = "model.safetensors"
 _BLOCK = re.compile(r".*?\.\d+\.")
@@ -27,6 +29,8 @@ _AS_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 2**22
 
 Fingerprint = tuple[int, ...]
+There = Callable[[Collection[str]], AbstractContextManager[None]]
+"""Inside the context, the model has the weights of these names."""
 
 
 @torch.no_grad()
@@ -55,21 +59,62 @@ def write_weights(adapter: Adapter, folder: Path) -> None:
         save_file(weights, path, metadata={"format": "pt"})
 
 
+def _all_there(_: Collection[str]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @torch.no_grad()
-def named_weights(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+def named_weights(adapter: Adapter, there: There = _all_there) -> Iterator[tuple[str, Tensor]]:
     """All weights, those of a LoRA adapter added in, in the type that the model computes in; perhaps its very tensors.
 
     What is made for them is that of one block of layers at a time, if whoever takes them keeps none.
+
+    Args:
+        there: where ranks share the weights and do not hold them all, what gathers some of them
     """
     dtype = torch.bfloat16 if adapter.config.dtype == "bfloat16" else torch.float32
-    for _, block in groupby(merged_weights(adapter.model), _block_of):
-        for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
-            yield name, _as_stored(tensor, dtype)
+    blocks = [list(names) for _, names in groupby(weight_names(adapter.model), _block_of)]
+    for names in blocks:
+        with there(names):
+            block = merged_weights(adapter.model, names)
+            for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
+                yield name, _as_stored(tensor, dtype)
 
 
-def _block_of(weight: tuple[str, Tensor]) -> str:
-    """What its name has up to its first number: tensors that are stored as one are of one block."""
-    found = _BLOCK.match(weight[0])
+class GatheredInTurn:
+    """Weights that other ranks gather together with this one, to their end, whether or not an engine takes them all."""
+
+    def __init__(self, weights: Iterator[tuple[str, Tensor]]):
+        self._weights = weights
+        self._failure: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, Tensor]:
+        try:
+            return next(self._weights)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def read_on(self) -> None:
+        """To the end.
+
+        Raises:
+            Exception: what ended them before. Other ranks wait in the next block then, so this process has to end
+        """
+        if self._failure is not None:
+            raise self._failure
+        for _ in self:
+            pass
+
+
+def _block_of(name: str) -> str:
+    """What a name has up to its first number: tensors that are stored as one are of one block."""
+    found = _BLOCK.match(name)
     return found[0] if found else ""
 
 

@@ -16,10 +16,10 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.lora import merged_weights
+from gpg_vl.models.lora import merged_weights, weight_names
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.served import weights
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE, fingerprint, named_weights, write_weights
+from gpg_vl.rollout.served.weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.families import CASES, skip_unless_installed
 from tests.support.rollout_servers import load_published, perturb
@@ -98,6 +98,31 @@ def test_no_more_than_a_block_of_them_is_made_at_a_time(model_folders: dict[str,
     assert most < sum(blocks.values()) / 2
 
 
+def test_weights_that_ranks_gather_together_are_read_to_their_end() -> None:
+    """Unless gathering itself has failed: then the others cannot go on with this process."""
+    read: list[str] = []
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "abcde":
+            read.append(name)
+            yield name, torch.ones(1)
+
+    weights = GatheredInTurn(gathered())
+    assert next(weights)[0] == "a"
+    weights.read_on()
+    assert read == [*"abcde"]
+
+    def without_memory() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from gathered()
+        raise torch.OutOfMemoryError("no")
+
+    weights = GatheredInTurn(without_memory())
+    with pytest.raises(torch.OutOfMemoryError):
+        dict(weights)
+    with pytest.raises(torch.OutOfMemoryError):
+        weights.read_on()
+
+
 class OnDevice:
     """A tensor that is to be moved to the host."""
 
@@ -147,6 +172,6 @@ def test_block_by_block_they_are_those_of_the_whole_model(family: str, tmp_path:
     folder = write_tiny_model(tmp_path / family, family=family, seed=1)
     adapter = load_adapter(ModelConfig(path=str(folder), **CASES[family].config))
     found = dict(named_weights(adapter))
-    whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model)))
+    whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model, weight_names(adapter.model))))
     assert set(found) == set(whole)
     assert all(torch.equal(found[name], each.to(found[name].dtype)) for name, each in whole.items())
