@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,17 +25,27 @@ def takes_less_than(seconds: float, work: Callable[[], object], tries: int = 3) 
 
     What is slow is slow every time; the collector and other threads of the process are not.
     """
-    taken = (seconds_of(work) for _ in range(tries))
-    return any(each < seconds or each < seconds * slowness() for each in taken)
+    return any(is_below(seconds_of(work), seconds) for _ in range(tries))
 
 
-def seconds_at(lengths: Sequence[int], work: Callable[[int], object], tries: int = 10) -> list[float]:
-    """Processor time at each length, of the quickest of some tries.
+def is_below(taken: float, seconds: float) -> bool:
+    """Whether a processor time is below a bound, on this processor."""
+    return taken < seconds or taken < seconds * slowness()
+
+
+def holds_for_seconds(
+    bound: Callable[..., bool], lengths: Sequence[int], work: Callable[[int], object], tries: int = 10
+) -> bool:
+    """Whether a bound holds for the processor time at each length, of the quickest of as many tries as it takes.
 
     The lengths take turns, so that what slows one down slows the others too.
     """
-    rounds = [[seconds_of(partial(work, length)) for length in lengths] for _ in range(tries)]
-    return [min(times) for times in zip(*rounds, strict=True)]
+    best = [math.inf] * len(lengths)
+    for _ in range(tries):
+        best = [min(least, seconds_of(partial(work, each))) for least, each in zip(best, lengths, strict=True)]
+        if bound(*best):
+            return True
+    return False
 
 
 def seconds_of(work: Callable[[], object]) -> float:
