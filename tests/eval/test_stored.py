@@ -46,7 +46,7 @@ def test_the_size_of_geoqa_is_scored_within_20_seconds(tmp_path: Path, capsys: p
     idle cores the command takes less than that. Seen: 11.5 to 12.8 s, of which 7 s
     are imports."""
     words = ["--completions", str(write_geoqa_answers(tmp_path / "rows.jsonl")), "--out", str(tmp_path / "out")]
-    before = processor_seconds()
+    before, slow = processor_seconds(), slowness()
     ended = subprocess.run(
         [sys.executable, "-m", "eval.geoqa", *words], capture_output=True, text=True, timeout=280, check=False
     )
@@ -54,7 +54,7 @@ def test_the_size_of_geoqa_is_scored_within_20_seconds(tmp_path: Path, capsys: p
     assert ended.returncode == 0, ended.stderr
     with capsys.disabled():
         print(f"{NUM} stored completions: {seconds:.1f} s of processor time")
-    assert seconds < 20 * slowness()
+    assert seconds < 20 * max(slow, slowness())
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["num_rows"] == {"test": {"num": NUM, "dropped": 0, "published": NUM}}
     assert results["tasks"]["geometry"]["num_legacy_failures"] == 0
