@@ -39,7 +39,6 @@ class GatheredModel:
         self._gather_one = gather
         self._types = types
         self._device = device
-        self._gathers_in_turn = False
         self._body = _copy_without_weights(adapter.model)
         self._weights = find_places(self._body, "_parameters")
         self._buffers = find_places(self._body, "_buffers")
@@ -66,18 +65,11 @@ class GatheredModel:
     def in_turn(self) -> Iterator[None]:
         """Inside, the adapter has the weights that ``there`` names, to read them; it computes nothing."""
         with self._running(self._device, self._types):
-            self._gathers_in_turn = True
-            try:
-                yield
-            finally:
-                self._gathers_in_turn = False
+            yield
 
     @contextmanager
     def there(self, names: Collection[str]) -> Iterator[None]:
-        """Inside, the adapter has the weights of these names; all ranks enter it together, for the same ones."""
-        if not self._gathers_in_turn:
-            yield
-            return
+        """Within ``in_turn``: inside, the adapter has these weights; all ranks enter it together, for the same ones."""
         with self._filled(dict(self._gather(self._types, set(names)))):
             yield
 

@@ -68,9 +68,9 @@ def weights_in_turn(accelerator: Accelerator) -> AbstractContextManager[None]:
 
 
 def weights_there(accelerator: Accelerator, names: Collection[str]) -> AbstractContextManager[None]:
-    """Inside, these weights are there, by the names of the model's state; within ``weights_in_turn`` no others are.
+    """Within ``weights_in_turn``: inside, these weights are there, by the names of the model's state, and no others.
 
-    There, all ranks enter and leave it together, for the same names.
+    All ranks enter and leave it together, for the same names.
     """
     if sharding_of(accelerator).keeps_whole_weights:
         return nullcontext()
