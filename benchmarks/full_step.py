@@ -24,7 +24,7 @@ from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.config import ObjectiveConfig, PromptConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.prompts.builder import PromptBuilder

@@ -15,8 +15,8 @@ from benchmarks.flops import Lengths
 from benchmarks.models import MERGE, PATCH, SHAPES, ModelShape, build_model, write_processor
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.lora import attach
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.weights.lora import attach
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Completion, Prompt, Sample, TrainingGroup
 

@@ -29,8 +29,8 @@ from benchmarks.flops import Lengths
 from benchmarks.forcing import ForceLengths, forced_lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision_records import move_vision
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.inputs.vision_records import move_vision
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import Prompt
 from gpg_vl.rollout.engine import Sampling

@@ -22,7 +22,7 @@ from benchmarks.flops import Lengths
 from benchmarks.groups import build_adapter, draw_prompt, shape_named
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_5_VL_7B, QWEN2_5_VL_32B
 from gpg_vl.config import LoraConfig, ModelConfig, Recipe, RolloutConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.planning.cards import Card, find_card
 from gpg_vl.planning.layouts import rounds_weights
 from gpg_vl.planning.memory import Runs, memory_of, run_phases, size_of

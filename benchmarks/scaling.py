@@ -18,7 +18,7 @@ from benchmarks import timing
 from benchmarks.flops import Lengths, ideal_update_ratio, shared_flops
 from benchmarks.groups import build_adapter, shape_named
 from benchmarks.update_step import build_sides, compare_peaks
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.command_line import ScriptParser
 
 AXES = {

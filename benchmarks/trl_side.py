@@ -16,8 +16,8 @@ from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision_records import join_vision
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.inputs.vision_records import join_vision
 from gpg_vl.records import Prompt, TrainingGroup
 
 

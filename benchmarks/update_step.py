@@ -22,7 +22,7 @@ from benchmarks.flops import Lengths, ideal_update_ratio
 from benchmarks.gradients import compare_gradients
 from benchmarks.groups import build_adapter, draw_group, shape_named
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.command_line import ScriptParser
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows

@@ -93,7 +93,7 @@ def write_task(recipe: Recipe, out: Path) -> int:
 
 
 def _rows(samples: Sequence[Sample], prompts: PromptBuilder, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    from gpg_vl.models.parts import Medium
+    from gpg_vl.models.inputs.parts import Medium
     from gpg_vl.prompts.places import place_media
     from gpg_vl.verifiers.reasoning import opened_reasoning
 

@@ -166,7 +166,7 @@ def evaluate(
     Raises:
         ValueError: model, rows, recipe or folder cannot be used
     """
-    from gpg_vl.models.paths import resolve_model_path
+    from gpg_vl.models.folder.paths import resolve_model_path
     from gpg_vl.preflight.start import check_evaluation
     from gpg_vl.run.saved_recipe import recipe_of_model
 
@@ -236,7 +236,7 @@ def read_run(folder: str | Path) -> Run:
     Raises:
         ValueError: the folder holds no run, or a file in it is damaged; names it
     """
-    from gpg_vl.models.paths import find_checkpoints
+    from gpg_vl.models.folder.paths import find_checkpoints
     from gpg_vl.report.groups import read_groups
     from gpg_vl.report.run_data import read_run_metrics
     from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe

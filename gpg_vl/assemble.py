@@ -20,9 +20,9 @@ from gpg_vl.evaluation.rows import EvaluationRow, number_rows
 from gpg_vl.learned.gold_part import GoldLikeness
 from gpg_vl.learned.reward_parts import LearnedParts, build_parts
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.compute_types import bytes_computed_in
-from gpg_vl.models.four_bit import refuse_without_library
 from gpg_vl.models.kernels import refuse_kernels
+from gpg_vl.models.weights.compute_types import bytes_computed_in
+from gpg_vl.models.weights.four_bit import refuse_without_library
 from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
 from gpg_vl.planning.memory import Budgets

@@ -259,7 +259,7 @@ class MicroBatch:
     input_ids: Tensor  # [R, S] int64
     token_types: Tensor  # [R, S] int64
     position_ids: Tensor  # [A, R, S] int64
-    segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding; see models/segments.py
+    segment_ids: Tensor  # [R, S] int64: 0 prompt, 1.. the row's completions, -1 padding; see models/packed/segments.py
     vision: VisionInputs | None  # of all images that are not in ``features``
     features: ImageFeatures | None  # in place of ``vision``, if the vision tower is fully frozen
     source_index: Tensor  # [M] int64

@@ -20,7 +20,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.draws import Draws
 from gpg_vl.evaluation.scores import summarise_scores
 from gpg_vl.models.device import describe_device
-from gpg_vl.models.paths import checkpoint_folder, checkpoint_step
+from gpg_vl.models.folder.paths import checkpoint_folder, checkpoint_step
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.allocator import let_blocks_grow
 from gpg_vl.processes.determinism import deterministic

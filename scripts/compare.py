@@ -21,7 +21,7 @@ from typing import Any
 
 from gpg_vl import cli
 from gpg_vl.config import ObjectiveConfig, Recipe
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.sources import load_all_sources, load_sources

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.paths import checkpoint_folder, find_checkpoints
+from gpg_vl.models.folder.paths import checkpoint_folder, find_checkpoints
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.run.saved_recipe import RECIPE_FILE
 

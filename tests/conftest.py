@@ -20,7 +20,7 @@ import pytest
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.vllm_servers import Server, running

@@ -23,7 +23,7 @@ from gpg_vl.api import build_rows, evaluate, read_run, report, score, train
 from gpg_vl.data.sources import load_source
 from gpg_vl.data.videos import FrameSampling, measure_video
 from gpg_vl.evaluation.evaluate_model import evaluate_model
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.recipes import load_recipe
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train as train_recipe

@@ -155,8 +155,8 @@ def test_pages_that_change_the_kit_as_written(tmp_path: Path, page: str, num_tes
 
 def test_the_adapter_of_the_page_is_the_tested_one() -> None:
     page = (ROOT / "docs/add-a-model.md").read_text()
-    adapter = (ROOT / "gpg_vl/models/llava_onevision.py").read_text()
-    assert f"```python\n# gpg_vl/models/llava_onevision.py\n{adapter}```\n" in page
+    adapter = (ROOT / "gpg_vl/models/families/llava_onevision.py").read_text()
+    assert f"```python\n# gpg_vl/models/families/llava_onevision.py\n{adapter}```\n" in page
 
 
 # --- blocks of commands ---

@@ -36,7 +36,7 @@ from benchmarks.gpu_sections.verdicts import find_worst, is_within, largest, rat
 from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import MicroBatch, TrainingGroup
 
 BOUND = 1.2

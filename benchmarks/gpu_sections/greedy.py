@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.flops import Lengths
 from benchmarks.groups import draw_prompt
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.static_step import StaticStep
+from gpg_vl.models.decoding.static_step import StaticStep
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import decoding
 from gpg_vl.rollout.engine import Sampling

@@ -23,10 +23,10 @@ from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL, ModelShape
 from gpg_vl.config import LoraConfig, Recipe, UpdateConfig
 from gpg_vl.models import log_probs
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.attention import FLEX_ATTENTION
-from gpg_vl.models.packed_attention import PackedAttention
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.segments import prompt_of
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.packed.attention import FLEX_ATTENTION
+from gpg_vl.models.packed.packed_attention import PackedAttention
+from gpg_vl.models.packed.segments import prompt_of
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.weights import whole_weights

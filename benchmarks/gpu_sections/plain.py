@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision_attention import own_tower_attention
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.packed.vision_attention import own_tower_attention
 from gpg_vl.records import Completion, Prompt, TrainingGroup
 
 Head = Callable[[Any, dict[str, Tensor], int], Tensor]

@@ -28,7 +28,7 @@ from benchmarks.gpu_sections.trial import NotHere, free_memory, measured, requir
 from benchmarks.groups import draw_prompt
 from benchmarks.models import QWEN2_5_VL_3B, QWEN2_VL_2B, ModelShape
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import hf
 from gpg_vl.rollout.engine import Sampling

@@ -25,9 +25,9 @@ from benchmarks.groups import draw_group
 from benchmarks.joined_groups import one_group_a_row
 from benchmarks.models import QWEN2_5_VL_3B, ModelShape
 from benchmarks.split_group import run as run_plan
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.kernels import use_kernels
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.vision_attention import own_tower_attention
+from gpg_vl.models.packed.vision_attention import own_tower_attention
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.packing import plan_micro_batches
 from gpg_vl.update.policy import PolicyForward

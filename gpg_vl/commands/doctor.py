@@ -13,10 +13,10 @@ from gpg_vl.config import ModelConfig, PromptConfig, Recipe, RolloutConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.device import choose_device
-from gpg_vl.models.lora import find_base
-from gpg_vl.models.manifest import MANIFEST_FILE
-from gpg_vl.models.paths import resolve_model_path
-from gpg_vl.models.saving import check_model_folder
+from gpg_vl.models.folder.manifest import MANIFEST_FILE
+from gpg_vl.models.folder.paths import resolve_model_path
+from gpg_vl.models.folder.saving import check_model_folder
+from gpg_vl.models.weights.lora import find_base
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample
 from gpg_vl.rollout import build_engine

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpg_vl.config import VllmConfig
-from gpg_vl.models.paths import ADAPTER_CONFIG, resolve_model_path
+from gpg_vl.models.folder.paths import ADAPTER_CONFIG, resolve_model_path
 from gpg_vl.rollout.served.server import RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token

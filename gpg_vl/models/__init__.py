@@ -1,4 +1,4 @@
-"""How a model folder becomes an adapter: by its ``config.model_type``, which ``families.py`` lists."""
+"""How a model folder becomes an adapter: by its ``config.model_type``, which ``families`` lists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
 
 if TYPE_CHECKING:
     from gpg_vl.models.adapter import Adapter
@@ -29,11 +29,11 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     # late: a mistake in a recipe or a row is said before torch is imported
     from gpg_vl.models.device import refuse_slow, refuse_without_bfloat16
     from gpg_vl.models.families import FAMILIES
-    from gpg_vl.models.finite import refuse_not_finite
-    from gpg_vl.models.four_bit import refuse_without_library
-    from gpg_vl.models.generic import generic_family
-    from gpg_vl.models.loading import read_config
-    from gpg_vl.models.lora import find_base
+    from gpg_vl.models.families.generic import generic_family
+    from gpg_vl.models.folder.loading import read_config
+    from gpg_vl.models.weights.finite import refuse_not_finite
+    from gpg_vl.models.weights.four_bit import refuse_without_library
+    from gpg_vl.models.weights.lora import find_base
 
     path = resolve_model_path(config.path, config.revision)
     base = find_base(path) or path
@@ -61,7 +61,7 @@ def _refuse_new(path: str) -> None:
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from gpg_vl.models.loading import read_model_type
+    from gpg_vl.models.folder.loading import read_model_type
 
     model_type = read_model_type(path)
     if isinstance(model_type, str) and model_type not in CONFIG_MAPPING:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.parts import Part
-from gpg_vl.models.snapshot import WeightsSnapshot
+from gpg_vl.models.inputs.parts import Part
+from gpg_vl.models.weights.snapshot import WeightsSnapshot
 from gpg_vl.records import Encoded, Frame, FrameTimes, ImageFeatures, ImageView, VideoView, VisionInputs
 
 

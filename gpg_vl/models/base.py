@@ -16,19 +16,19 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.carried_weights import CarriedWeights
-from gpg_vl.models.chat import ChatTemplate
+from gpg_vl.models.decoding.kv_cache import GrowingCache
 from gpg_vl.models.dropout import refuse_dropout
-from gpg_vl.models.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
-from gpg_vl.models.images_to_tensors import ImagesToTensors
-from gpg_vl.models.kv_cache import GrowingCache
-from gpg_vl.models.loading import build_without_values, load_processor, load_weights
-from gpg_vl.models.lora import attach, attach_saved, check_targets, find_base, merge_saved
-from gpg_vl.models.packed_attention import PackedAttention
-from gpg_vl.models.parts import Part
-from gpg_vl.models.saved_folder import SavedFolder
-from gpg_vl.models.stored_form import store_as_in
-from gpg_vl.models.vision_records import join_vision
+from gpg_vl.models.folder.carried_weights import CarriedWeights
+from gpg_vl.models.folder.loading import build_without_values, load_processor, load_weights
+from gpg_vl.models.folder.saved_folder import SavedFolder
+from gpg_vl.models.folder.stored_form import store_as_in
+from gpg_vl.models.inputs.chat import ChatTemplate
+from gpg_vl.models.inputs.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
+from gpg_vl.models.inputs.images_to_tensors import ImagesToTensors
+from gpg_vl.models.inputs.parts import Part
+from gpg_vl.models.inputs.vision_records import join_vision
+from gpg_vl.models.packed.packed_attention import PackedAttention
+from gpg_vl.models.weights.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models.four_bit import BYTES as FOUR_BITS
+from gpg_vl.models.weights.four_bit import BYTES as FOUR_BITS
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
 LAYOUTS: tuple[LayoutName, ...] = (

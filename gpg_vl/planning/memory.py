@@ -9,7 +9,7 @@ from functools import partial
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.compute_types import cast_weights
+from gpg_vl.models.weights.compute_types import cast_weights
 from gpg_vl.objectives import build_objective
 from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.layouts import (

@@ -20,8 +20,8 @@ from transformers.cache_utils import Cache
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.inputs.vision_records import select_features
 from gpg_vl.models.log_probs import head_logits, mask_banned
-from gpg_vl.models.vision_records import select_features
 from gpg_vl.planning.compute_type import ComputeType
 from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.live_memory import CACHE, LOGITS, VISION, LiveMemory, Peak

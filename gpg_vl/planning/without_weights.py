@@ -9,7 +9,7 @@ import torch
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
-from gpg_vl.models.lora import attach
+from gpg_vl.models.weights.lora import attach
 
 
 def load_shapes(config: ModelConfig, is_rounded: bool = False) -> BaseAdapter:

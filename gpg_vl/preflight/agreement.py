@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.preflight.digests import digest_model, find_change
 from gpg_vl.preflight.pins import find_changed_pin
 from gpg_vl.preflight.sources import CheckedSources

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpg_vl.config import Recipe
 from gpg_vl.files import lies_in, same_place
-from gpg_vl.models.paths import is_model_folder
+from gpg_vl.models.folder.paths import is_model_folder
 
 
 def refuse_inputs(key: str, out: Path, recipe: Recipe) -> None:

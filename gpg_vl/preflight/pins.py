@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpg_vl.config import HEAD_FILE, Recipe
-from gpg_vl.models.lora import find_base
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
+from gpg_vl.models.weights.lora import find_base
 from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.digests import digest_model, find_change
 from gpg_vl.preflight.rewards import learned_names

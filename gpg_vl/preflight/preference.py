@@ -8,7 +8,7 @@ from typing import Any
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import first_line
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.preflight.digests import digest_model
 
 INFO_FILE = "preference.json"

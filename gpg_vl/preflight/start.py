@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.paths import find_checkpoints, resolve_model_path
+from gpg_vl.models.folder.paths import find_checkpoints, resolve_model_path
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.outputs import refuse_inputs

@@ -16,7 +16,7 @@ import torch
 
 from gpg_vl.data.images import BadImage
 from gpg_vl.errors import first_line
-from gpg_vl.models.vision_records import pin_vision
+from gpg_vl.models.inputs.vision_records import pin_vision
 from gpg_vl.prompts.builder import PreparedMedia, PromptBuilder
 from gpg_vl.records import Prompt, Sample
 from gpg_vl.screen import say_once

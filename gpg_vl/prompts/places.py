@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from gpg_vl.data.media_markers import IMAGE_MARKER, VIDEO_MARKER, check_markers
-from gpg_vl.models.parts import Medium, Part
+from gpg_vl.models.inputs.parts import Medium, Part
 from gpg_vl.records import ImageView, VideoView
 
 _MEDIA = {IMAGE_MARKER: Medium.IMAGE, VIDEO_MARKER: Medium.VIDEO}

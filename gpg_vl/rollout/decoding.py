@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decode_step import own_text, run_step
-from gpg_vl.models.static_step import StaticStep
+from gpg_vl.models.decoding.decode_step import own_text, run_step
+from gpg_vl.models.decoding.static_step import StaticStep
 from gpg_vl.screen import say_once
 
 _FEWEST_ROWS = 8

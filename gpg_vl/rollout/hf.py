@@ -19,8 +19,8 @@ from transformers.cache_utils import Cache
 
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.inputs.vision_records import move_vision, split_features
 from gpg_vl.models.log_probs import banned_places, head_logits
-from gpg_vl.models.vision_records import move_vision, split_features
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gpg_vl.models.finite import NotFinite
+from gpg_vl.models.weights.finite import NotFinite
 
 _STEPS_ON_A_DEVICE = 8
 """Between two looks: what a row samples in vain after its end costs less than waiting in every step."""

@@ -24,9 +24,9 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.paths import checkpoint_folder
-from gpg_vl.models.saving import Headers, begin_model, read_headers, write_weights
-from gpg_vl.models.snapshot import WeightsSnapshot
+from gpg_vl.models.folder.paths import checkpoint_folder
+from gpg_vl.models.folder.saving import Headers, begin_model, read_headers, write_weights
+from gpg_vl.models.weights.snapshot import WeightsSnapshot
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of

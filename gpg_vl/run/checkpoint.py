@@ -20,8 +20,8 @@ from torch import Tensor
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint
-from gpg_vl.models.saving import save_model
+from gpg_vl.models.folder.paths import checkpoint_folder, checkpoint_step, find_checkpoints, is_checkpoint
+from gpg_vl.models.folder.saving import save_model
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of

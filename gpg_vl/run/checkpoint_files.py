@@ -18,9 +18,9 @@ from torch import Tensor
 from gpg_vl.config import Recipe
 from gpg_vl.files import follow_umask
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.finite import refuse_not_finite
-from gpg_vl.models.paths import set_aside
+from gpg_vl.models.folder.paths import set_aside
 from gpg_vl.models.versions import read_versions
+from gpg_vl.models.weights.finite import refuse_not_finite
 from gpg_vl.run.claim import LostFolder, check_claim
 from gpg_vl.run.leftovers import make_room_for
 from gpg_vl.run.manifest import seal_folder, sync

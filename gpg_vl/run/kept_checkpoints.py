@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpg_vl.config import RunConfig
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.run.saved_recipe import RECIPE_FILE, read_recipe
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from gpg_vl.config import LoraConfig, ObjectiveConfig, Recipe
 from gpg_vl.errors import first_line
-from gpg_vl.models.manifest import find_damage_once
-from gpg_vl.models.paths import find_checkpoints, set_aside
+from gpg_vl.models.folder.manifest import find_damage_once
+from gpg_vl.models.folder.paths import find_checkpoints, set_aside
 from gpg_vl.objectives import read_values
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys

@@ -10,7 +10,7 @@ import yaml
 
 from gpg_vl.config import Recipe
 from gpg_vl.files import replace_file
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.recipes import load_recipe, read_yaml
 from gpg_vl.rewards.functions import function_name
 from gpg_vl.run.saved_paths import with_absolute_paths

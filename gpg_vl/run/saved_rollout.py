@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.data.sources import Source
-from gpg_vl.models.vision_records import features_to_tensors, tensors_to_features
+from gpg_vl.models.inputs.vision_records import features_to_tensors, tensors_to_features
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.saved_views import read_view

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpg_vl.models.vision_records import move_features
+from gpg_vl.models.inputs.vision_records import move_features
 from gpg_vl.processes.collectives import gather_object, host_group
 from gpg_vl.records import ScoredGroup, count_tokens
 

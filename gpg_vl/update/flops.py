@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.four_bit import four_bit_weights
+from gpg_vl.models.weights.four_bit import four_bit_weights
 from gpg_vl.records import ScoredGroup, TrainingGroup, count_tokens
 
 _ORDER = ("vision", "projector", "text", "head")

@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gpg_vl.models.gathered import GatheredModel, find_places
-from gpg_vl.models.masters import find_rounded
+from gpg_vl.models.weights.gathered import GatheredModel, find_places
+from gpg_vl.models.weights.masters import find_rounded
 from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import ranks_of_node
@@ -80,7 +80,7 @@ def _types(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, torch
 
 
 def _gather(device: torch.device, parameter: Any, dtype: torch.dtype) -> Tensor:
-    """See ``models.gathered.Gather``. The shards may be in the host's memory, where its ranks exchange nothing."""
+    """See ``models.weights.gathered.Gather``. Shards in the host's memory are brought to the GPU first."""
     assert isinstance(parameter, DTensor), "a weight is gathered in the middle of a pass"
     mine: Any = parameter.detach()
     whole: Tensor = mine.to(device, dtype).full_tensor()

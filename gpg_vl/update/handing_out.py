@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.gathered import Place, find_places
 from gpg_vl.models.kernels import use_kernels
-from gpg_vl.models.masters import find_rounded
+from gpg_vl.models.weights.gathered import Place, find_places
+from gpg_vl.models.weights.masters import find_rounded
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.pulse import PULSE

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gpg_vl.config import Recipe
-from gpg_vl.models.four_bit import refuse_sharing
+from gpg_vl.models.weights.four_bit import refuse_sharing
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.update.fsdp import clip_shards
 from gpg_vl.update.optimizer import refuse_shared_moments

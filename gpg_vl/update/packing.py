@@ -21,8 +21,8 @@ from torch import Tensor
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.segments import GROUP
-from gpg_vl.models.vision_records import join_features
+from gpg_vl.models.inputs.vision_records import join_features
+from gpg_vl.models.packed.segments import GROUP
 from gpg_vl.records import Completion, Encoded, ImageFeatures, MicroBatch, TrainingGroup, VisionInputs
 
 

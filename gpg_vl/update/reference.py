@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from gpg_vl.config import ModelConfig, Recipe
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.compute_types import types_under_autocast
-from gpg_vl.models.lora import find_base
-from gpg_vl.models.paths import resolve_model_path
+from gpg_vl.models.folder.paths import resolve_model_path
+from gpg_vl.models.weights.compute_types import types_under_autocast
+from gpg_vl.models.weights.lora import find_base
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.records import GroupLogProbs, LogProbs, ScoredGroup

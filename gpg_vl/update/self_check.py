@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.inputs.vision_records import feature_distance, move_vision
 from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.vision_records import feature_distance, move_vision
 from gpg_vl.records import Encoded
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.kept_prompts import build_part, run_prompt

@@ -14,8 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gpg_vl.models.compute_types import types_under_autocast
-from gpg_vl.models.gathered import GatheredModel, Place, find_places
+from gpg_vl.models.weights.compute_types import types_under_autocast
+from gpg_vl.models.weights.gathered import GatheredModel, Place, find_places
 from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.sharding import sharding_of
@@ -62,7 +62,7 @@ def share_out(accelerator: Accelerator, forward: PolicyForward) -> None:
 
 
 def _gather(device: torch.device, parameter: Any, dtype: torch.dtype) -> Tensor:
-    """See ``models.gathered.Gather``."""
+    """See ``models.weights.gathered.Gather``."""
     share = parameter.ds_tensor.detach().to(device, dtype)  # of its numbers in a row, filled up at the end
     group = parameter.ds_process_group
     whole: Tensor = share.new_empty(share.numel() * torch.distributed.get_world_size(group))

@@ -34,7 +34,7 @@ from benchmarks.gpu_sections.table import render
 from benchmarks.gpu_sections.trial import NotHere, measured, require_seconds
 from benchmarks.gpu_sections.verdicts import is_within
 from benchmarks.models import TINY_QWEN2_5_VL, TINY_QWEN2_VL
-from gpg_vl.models import flex_attention
+from gpg_vl.models.packed import flex_attention
 from gpg_vl.rollout.served.vllm_backend import NO_DEVICE
 from gpg_vl.update.packing import plan_micro_batches
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpg_vl.config import ObjectiveConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import Reward, ScoredGroup, StepTotals, TrainingGroup
 from gpg_vl.update.packing import build_micro_batch, split_into_rows

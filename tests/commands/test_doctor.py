@@ -16,8 +16,8 @@ from gpg_vl.cli import main
 from gpg_vl.commands.doctor import check_checkpoint
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.saving import save_model
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.folder.saving import save_model
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.run.saved_recipe import recipe_of_model, write_recipe
 from tests.support.builders import SMALL_IMAGES

@@ -9,7 +9,7 @@ import torch
 
 from gpg_vl.commands.machine_trials import check_attention, check_device, run_self_test
 from gpg_vl.config import Recipe
-from gpg_vl.models import grouped_attention
+from gpg_vl.models.packed import grouped_attention
 from gpg_vl.train import train
 from tests.support.messages import lines_naming
 

@@ -14,7 +14,7 @@ from gpg_vl.data.sources import Source
 from gpg_vl.evaluation.evaluator import Evaluator
 from gpg_vl.evaluation.predictions import NO_IMAGE, Prediction, read_prediction
 from gpg_vl.evaluation.rows import EvaluationRow, number_rows
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Sample

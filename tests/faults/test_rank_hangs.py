@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.run.run_log import read_metrics
 from tests.support.messages import lines_naming
 from tests.support.tiny_runs import fork_ranks, join_ranks, train_words, wait_for, write_recipe_folder

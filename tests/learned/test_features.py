@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpg_vl.config import UpdateConfig
 from gpg_vl.learned.features import read_completions, read_prompts
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import RolloutGroup
 from tests.support.builders import FAMILIES, make_prompt, make_sample, random_completions
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe
 from gpg_vl.learned.discriminator import Discriminator
 from gpg_vl.learned.gold_part import GoldLikeness, refuse_others
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Reward, ScoredGroup

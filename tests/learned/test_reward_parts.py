@@ -15,7 +15,7 @@ from gpg_vl.learned import reward_parts as parts_module
 from gpg_vl.learned.features import read_completions
 from gpg_vl.learned.head import PreferenceHead, save_head
 from gpg_vl.learned.reward_parts import LearnedParts, add_parts, build_parts
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Reward, ScoredGroup

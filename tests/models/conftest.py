@@ -9,7 +9,7 @@ import pytest
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.llava_onevision import LlavaOnevisionAdapter
+from gpg_vl.models.families.llava_onevision import LlavaOnevisionAdapter
 from gpg_vl.models.tiny import write_tiny_model
 
 LLAVA = {"dtype": "float32", "min_pixels": 400, "max_tiles": 4, "frame": "grid_1000"}

@@ -15,7 +15,7 @@ from gpg_vl import cli
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.tasks import TASKS
 from tests.support.builders import SMALL_IMAGES, make_sample, png

@@ -13,11 +13,11 @@ import torch
 
 from gpg_vl.data.images import open_image
 from gpg_vl.models.families import FAMILIES
-from gpg_vl.models.layer_masks import LayerMasksAdapter
+from gpg_vl.models.families.layer_masks import LayerMasksAdapter
+from gpg_vl.models.families.recurrent import RecurrentAdapter
+from gpg_vl.models.inputs.vision_records import move_vision
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.recurrent import RecurrentAdapter
 from gpg_vl.models.tiny import TINY_FAMILIES, write_tiny_model
-from gpg_vl.models.vision_records import move_vision
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch, split_into_rows

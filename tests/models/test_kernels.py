@@ -23,8 +23,8 @@ from gpg_vl import cli
 from gpg_vl.config import ModelConfig
 from gpg_vl.data.sources import write_jsonl
 from gpg_vl.models import load_adapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.kernels import FAMILIES, refuse_kernels, use_kernels
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Sample
 from gpg_vl.update import handing_out

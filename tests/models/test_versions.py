@@ -11,7 +11,8 @@ import pytest
 from transformers.models.auto import configuration_auto
 
 from gpg_vl.config import ModelConfig
-from gpg_vl.models import load_adapter, minicpm_v, paligemma, smolvlm
+from gpg_vl.models import load_adapter
+from gpg_vl.models.families import minicpm_v, paligemma, smolvlm
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.versions import MODEL_LIBRARIES, read_versions
 from tests.support.messages import naming

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
 from gpg_vl.records import Completion, LogProbs, Prompt, Reward, Sample, ScoredGroup

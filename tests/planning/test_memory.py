@@ -13,8 +13,8 @@ from torch import nn
 
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.compute_types import bytes_computed_in
-from gpg_vl.models.four_bit import BYTES
+from gpg_vl.models.weights.compute_types import bytes_computed_in
+from gpg_vl.models.weights.four_bit import BYTES
 from gpg_vl.planning import measure
 from gpg_vl.planning.cards import CARDS
 from gpg_vl.planning.engines import engine_bytes

@@ -14,7 +14,7 @@ import pytest
 from data_tools.generate import draw_samples
 from gpg_vl.config import Recipe
 from gpg_vl.data.sources import write_parquet
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.preflight import agreement
 from gpg_vl.preflight.agreement import OF_A_NODE, check_same_content, check_same_recipe, find_weights
 from gpg_vl.preflight.pins import take_pins

@@ -10,7 +10,7 @@ import pytest
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.sources import Source, write_jsonl
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.rows import check_rows
 from gpg_vl.prompts.builder import PromptBuilder

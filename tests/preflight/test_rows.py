@@ -19,7 +19,7 @@ import pytest
 from gpg_vl import assemble as assemble_module
 from gpg_vl.config import PromptConfig, Recipe
 from gpg_vl.data.sources import Source, write_jsonl
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.preflight.rows import SourceReport, check_rows, few_videos_at_once, show_rows
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.length import Room

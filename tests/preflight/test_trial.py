@@ -9,7 +9,7 @@ import pytest
 
 from gpg_vl.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, RewardsConfig, RolloutConfig
 from gpg_vl.data.sources import Source, write_jsonl
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.preflight.sources import CheckedSources, load_all_sources
 from gpg_vl.preflight.trial import try_model, try_rewards

@@ -14,7 +14,7 @@ import torch
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts import ahead
 from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
 from gpg_vl.prompts.builder import PreparedMedia, PromptBuilder

@@ -13,7 +13,7 @@ from PIL import Image
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Sample

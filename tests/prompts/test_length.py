@@ -11,7 +11,7 @@ import pytest
 
 from gpg_vl.config import Recipe
 from gpg_vl.data.sources import write_jsonl
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.prompts.length import LongPrompt, Room, build_prompts, evaluation_room, training_room
 from gpg_vl.tasks import TASKS
 from gpg_vl.train import train

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.rollout import decoding, hf
 from gpg_vl.rollout.decoding import GrowingDecoding, StaticDecoding, start_decoding
 from gpg_vl.rollout.engine import Sampling

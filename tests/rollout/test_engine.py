@@ -9,7 +9,7 @@ import pytest
 
 from gpg_vl import cli
 from gpg_vl.config import RolloutConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import ENGINES, build_engine
 from gpg_vl.rollout.engine import Sampling

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import SuppressTokensLogitsProcessor
 
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Prompt, RolloutGroup
 from gpg_vl.rollout import decoding
 from gpg_vl.rollout.engine import Sampling

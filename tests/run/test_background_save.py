@@ -18,10 +18,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from gpg_vl.config import LoraConfig, Recipe, RunConfig
-from gpg_vl.models.finite import NotFinite
-from gpg_vl.models.paths import find_checkpoints
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.saving import check_model_folder
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.folder.paths import find_checkpoints
+from gpg_vl.models.folder.saving import check_model_folder
+from gpg_vl.models.weights.finite import NotFinite
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.run import background_save, manifest

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RunConfig
-from gpg_vl.models.paths import find_checkpoints, resolve_model_path, set_aside
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.folder.paths import find_checkpoints, resolve_model_path, set_aside
 from gpg_vl.recipes import changed_keys
 from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.run.checkpoint import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout import hf
 from gpg_vl.run.run_log import read_metrics

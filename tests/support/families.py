@@ -26,9 +26,9 @@ from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.families import FAMILIES
-from gpg_vl.models.gemma3 import Gemma3Adapter
-from gpg_vl.models.gemma4 import Gemma4Adapter
-from gpg_vl.models.paligemma import PaliGemmaAdapter
+from gpg_vl.models.families.gemma3 import Gemma3Adapter
+from gpg_vl.models.families.gemma4 import Gemma4Adapter
+from gpg_vl.models.families.paligemma import PaliGemmaAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Completion, Prompt, TrainingGroup
 from gpg_vl.update.packing import PackedRow, build_micro_batch

@@ -28,8 +28,8 @@ def positions_start_late(patch: Any) -> None:
 
 def one_mask(patch: Any) -> None:
     """Completions see the earlier ones of their group."""
-    from gpg_vl.models import attention, packed_attention
-    from gpg_vl.models.segments import prompt_of
+    from gpg_vl.models.packed import attention, packed_attention
+    from gpg_vl.models.packed.segments import prompt_of
 
     def causal(segment_ids: Tensor) -> Tensor:
         return attention.visible_keys(prompt_of(segment_ids))
@@ -40,8 +40,8 @@ def one_mask(patch: Any) -> None:
 
 def one_group(patch: Any) -> None:
     """The document mask leaks: tokens see the prompts of earlier groups in their row."""
-    from gpg_vl.models import attention, packed_attention
-    from gpg_vl.models.segments import GROUP
+    from gpg_vl.models.packed import attention, packed_attention
+    from gpg_vl.models.packed.segments import GROUP
 
     def leaking(segment_ids: Tensor) -> Tensor:
         keys, causal = segment_ids[:, None], attention.visible_keys(torch.zeros_like(segment_ids))
@@ -53,22 +53,22 @@ def one_group(patch: Any) -> None:
 
 def no_depths(patch: Any) -> None:
     """The features of the deeper levels are dropped."""
-    from gpg_vl.models.qwen3_vl import Qwen3VLAdapter
-    from gpg_vl.models.qwen_vl import QwenVLAdapter
+    from gpg_vl.models.families.qwen3_vl import Qwen3VLAdapter
+    from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 
     patch.setattr(Qwen3VLAdapter, "_embed", QwenVLAdapter._embed)
 
 
 def not_regrouped(patch: Any) -> None:
     """Recurrent layers read the completions of a packed row one behind the other."""
-    from gpg_vl.models import recurrent
+    from gpg_vl.models.families import recurrent
 
     patch.setattr(recurrent, "regroup_rows", lambda segment_ids: None)
 
 
 def state_of_another(patch: Any) -> None:
     """States are not expanded to the completions: all start from the first prompt's."""
-    from gpg_vl.models.regroup import StatesInGraph
+    from gpg_vl.models.packed.regroup import StatesInGraph
 
     expand = StatesInGraph.expand
     patch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))
@@ -76,7 +76,7 @@ def state_of_another(patch: Any) -> None:
 
 def padding_in_state(patch: Any) -> None:
     """The padding of shorter prompts is read as tokens."""
-    from gpg_vl.models import recurrent
+    from gpg_vl.models.families import recurrent
 
     regroup_rows = recurrent.regroup_rows
     patch.setattr(recurrent, "regroup_rows", lambda segment_ids: replace(regroup_rows(segment_ids), real=None))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.compute_types import types_under_autocast
+from gpg_vl.models.weights.compute_types import types_under_autocast
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import sharding_of

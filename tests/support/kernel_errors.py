@@ -38,12 +38,12 @@ def with_gates_changed(module: Any, states: Tensor) -> Tensor:
 
 
 def compiled_without_weight(module: Any, states: Tensor) -> Tensor:
-    compiled = import_module("gpg_vl.models.compiled")
+    compiled = import_module("gpg_vl.models.kernels.compiled")
     return compiled._compiled(compiled._norm)(states, torch.ones(WIDTH), module.variance_epsilon) * module.weight.mean()  # type: ignore[no-any-return]
 
 
 def compiled_with_gates_changed(module: Any, states: Tensor) -> Tensor:
-    compiled = import_module("gpg_vl.models.compiled")
+    compiled = import_module("gpg_vl.models.kernels.compiled")
     return module.down_proj(compiled._compiled(compiled._gate)(module.up_proj(states), module.gate_proj(states)))  # type: ignore[no-any-return]
 
 
@@ -52,7 +52,7 @@ WRONG: dict[str, dict[str, Forward]] = {
     "liger": {"norm": with_offset, "gate": with_gates_changed},
     "compiled": {"norm": compiled_without_weight, "gate": compiled_with_gates_changed},
 }
-"""By what they stand for in ``gpg_vl.models.liger`` and ``compiled``."""
+"""By what they stand for in ``gpg_vl.models.kernels.liger`` and ``compiled``."""
 
 
 def make_modules() -> Iterator[nn.Module]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpg_vl.models import layer_masks
-from gpg_vl.models.layer_masks import LayerMasksAdapter, Sight
+from gpg_vl.models.families import layer_masks
+from gpg_vl.models.families.layer_masks import LayerMasksAdapter, Sight
 
 
 def mask_mutations(adapter: type[LayerMasksAdapter]) -> dict[str, Callable[[Any], None]]:
@@ -46,14 +46,14 @@ def see_no_later_token(patch: Any) -> None:
 def count_patches_by_prompt(patch: Any) -> None:
     """The patches that a token pools are counted from the start of its own image."""
     from gpg_vl.models.base import BaseAdapter
-    from gpg_vl.models.molmo2 import Molmo2Adapter
+    from gpg_vl.models.families.molmo2 import Molmo2Adapter
 
     patch.setattr(Molmo2Adapter, "join_vision", BaseAdapter.join_vision)
 
 
 def no_cap(patch: Any) -> None:
-    from gpg_vl.models.gemma4 import Gemma4Adapter
-    from gpg_vl.models.paligemma import PaliGemmaAdapter
+    from gpg_vl.models.families.gemma4 import Gemma4Adapter
+    from gpg_vl.models.families.paligemma import PaliGemmaAdapter
 
     for adapter in (Gemma4Adapter, PaliGemmaAdapter):
         patch.setattr(adapter, "logit_cap", None)

@@ -24,7 +24,7 @@ from transformers import AutoConfig
 from gpg_vl.config import LoraConfig, ModelConfig, UpdateConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families import FAMILIES
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import sharding_of

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gpg_vl.models import static_step
+from gpg_vl.models.decoding import static_step
 
 WAITING = (
     "_local_scalar_dense",

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.run.run_log import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]

@@ -182,8 +182,8 @@ def make_video_bench(family: str, case: VideoCase, root: Path) -> VideoBench:
 
 def no_time_in_positions(patch: Any) -> None:
     """All frames of a video are at the same time."""
-    from gpg_vl.models.qwen_video import QwenVideoAdapter
-    from gpg_vl.models.qwen_vl import QwenVLAdapter
+    from gpg_vl.models.families.qwen_video import QwenVideoAdapter
+    from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 
     def at_once(adapter: Any, token_ids: Any, token_types: Any, vision: Any) -> Tensor:
         positions = QwenVLAdapter._positions(adapter, token_ids, token_types, vision).clone()
@@ -196,15 +196,15 @@ def no_time_in_positions(patch: Any) -> None:
 
 def no_seconds(patch: Any) -> None:
     """The seconds between two pairs of frames are dropped."""
-    from gpg_vl.models.qwen_video import Qwen25VLAdapter, QwenVideoAdapter
+    from gpg_vl.models.families.qwen_video import Qwen25VLAdapter, QwenVideoAdapter
 
     patch.setattr(Qwen25VLAdapter, "_encode_videos", QwenVideoAdapter._encode_videos)
 
 
 def other_timestamps(patch: Any) -> None:
     """A video is said to be twice as fast."""
-    from gpg_vl.models import qwen_video, smolvlm
-    from gpg_vl.models.media import describe_times
+    from gpg_vl.models.families import qwen_video, smolvlm
+    from gpg_vl.models.inputs.media import describe_times
 
     def faster(times: Any) -> VideoMetadata:
         described = describe_times(times)
@@ -217,8 +217,8 @@ def other_timestamps(patch: Any) -> None:
 
 def frames_reversed(patch: Any) -> None:
     """The last frame comes first."""
-    from gpg_vl.models.internvl import InternVLAdapter
-    from gpg_vl.models.smolvlm import SmolVLMAdapter
+    from gpg_vl.models.families.internvl import InternVLAdapter
+    from gpg_vl.models.families.smolvlm import SmolVLMAdapter
 
     for adapter in (InternVLAdapter, SmolVLMAdapter):
         encode = adapter._encode_video
@@ -227,7 +227,7 @@ def frames_reversed(patch: Any) -> None:
 
 def videos_as_images(patch: Any) -> None:
     """Features of a prompt come in the order in which the tower made them: images first."""
-    from gpg_vl.models import qwen_video
+    from gpg_vl.models.families import qwen_video
     from gpg_vl.records import ImageFeatures
 
     def images_first(images: ImageFeatures, videos: ImageFeatures, order: Any) -> ImageFeatures:

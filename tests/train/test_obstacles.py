@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpg_vl.collect import Collector
-from gpg_vl.models.paths import find_checkpoints
+from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.run.claim import LostFolder, claim_folder
 from gpg_vl.run.run_log import read_metrics
 from gpg_vl.train import train

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from data_tools.generate import draw_samples
 from gpg_vl.data.sources import write_parquet
-from gpg_vl.models.trained_weights import TrainedWeights
+from gpg_vl.models.weights.trained_weights import TrainedWeights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.run import checkpoint_files

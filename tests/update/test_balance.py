@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Reward, ScoredGroup
 from gpg_vl.update.balance import SLACK, Move, cost_of, plan_moves
 from tests.support.builders import make_prompt, make_sample, random_completions

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig, UpdateConfig
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update.gradient import PassStats, accumulate_gradient, take_step
 from gpg_vl.update.layouts import build_layout

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.ranks import RankError
 from gpg_vl.update import handing_out
 from gpg_vl.update.handing_out import follow_first_rank

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig, UpdateConfig
-from gpg_vl.models import kept_keys
-from gpg_vl.models.kept_keys import KeptPrompt
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.decoding import kept_keys
+from gpg_vl.models.decoding.kept_keys import KeptPrompt
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update import gradient
 from gpg_vl.update.gradient import PassStats, accumulate_gradient

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.segments import GROUP
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.packed.segments import GROUP
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.objectives.base import given
 from gpg_vl.records import MicroBatch

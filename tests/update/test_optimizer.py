@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gpg_vl.config import LoraConfig, UpdateConfig
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.processes.sharding import Sharding
 from gpg_vl.update.optimizer import (
     _make_adamw,

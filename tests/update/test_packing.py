@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from gpg_vl.models import flex_attention, packed_attention
-from gpg_vl.models.qwen_vl import QwenVLAdapter
-from gpg_vl.models.segments import GROUP
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.packed import flex_attention, packed_attention
+from gpg_vl.models.packed.segments import GROUP
 from gpg_vl.records import ImageFeatures, VisionInputs
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine

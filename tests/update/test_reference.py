@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from gpg_vl.config import LoraConfig, ModelConfig, ObjectiveConfig, Recipe, UpdateConfig
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.qwen_vl import QwenVLAdapter
 from gpg_vl.objectives import build_objective
 from gpg_vl.records import LogProbs, Reward, ScoredGroup
 from gpg_vl.update import reference as reference_module

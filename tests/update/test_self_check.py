@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpg_vl.config import LoraConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decode_step import run_step
-from gpg_vl.models.qwen_vl import QwenVLAdapter
+from gpg_vl.models.decoding.decode_step import run_step
+from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import ImageFeatures
 from gpg_vl.rollout import decoding, hf
 from gpg_vl.rollout.engine import Sampling

@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gpg_vl.errors import first_line
 from gpg_vl.files import follow_umask
-from gpg_vl.models.stored_form import store_as_published
+from gpg_vl.models.folder.stored_form import store_as_published
 from gpg_vl.models.tiny.family import TinyFamily
 from gpg_vl.models.tiny.gemma import GEMMA_FAMILIES
 from gpg_vl.models.tiny.paligemma import PALIGEMMA_FAMILIES

@@ -21,7 +21,7 @@ from torch import Tensor
 from gpg_vl.config import VllmConfig
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.lora import find_base
+from gpg_vl.models.weights.lora import find_base
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused

@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.files import naming
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.lora import merged_weights, weight_names
+from gpg_vl.models.weights.lora import merged_weights, weight_names
 
 WEIGHTS_FILE = "model.safetensors"
 _BLOCK = re.compile(r".*?\.\d+\.")

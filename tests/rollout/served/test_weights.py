@@ -16,8 +16,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.lora import merged_weights, weight_names
 from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.models.weights.lora import merged_weights, weight_names
 from gpg_vl.rollout.served import weights
 from gpg_vl.rollout.served.weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
