@@ -81,14 +81,3 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
-
-
-def write_hub_cache(cache: Path, name: str, files: dict[str, bytes]) -> None:
-    """A data set in the hub client's cache, as after a download."""
-    folder = cache / f"datasets--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("0" * 40, encoding="utf-8")
-    for file, content in files.items():
-        target = folder / "snapshots" / ("0" * 40) / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)

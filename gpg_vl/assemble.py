@@ -250,10 +250,6 @@ def _build_stages(
     learned = build_parts(recipe, parts.objective, adapter, parts.gold, parts.accelerator)
     device = parts.accelerator.device
     prompts = PromptsAhead(parts.prompts, choose_workers(recipe.data.workers, device), device)
-    collector = Collector(
-        recipe, parts.objective, stream, prompts, engine, parts.gold, parts.scorer, parts.accelerator,
-        learned.all,
-    )  # fmt: skip
     evaluator = Evaluator(parts.eval_prompts, engine, parts.scorer, parts.tasks, recipe)
     learner = _build_learner(parts, learned)
     num_shrunk = sum(report.num_shrunk for report in reports)
@@ -265,6 +261,10 @@ def _build_stages(
     eval_rows = number_rows(checked[1]) if len(checked) > 1 else ()
     rollout = None if checkpoint is None else _restore_rollout(parts, checkpoint)
     log = run_together(lambda: _open_log(recipe, progress, parts.accelerator))
+    collector = Collector(
+        recipe, parts.objective, stream, prompts, engine, parts.gold, parts.scorer, parts.accelerator,
+        learned.all, log.show_phase,
+    )  # fmt: skip
     return Stages(
         adapter, parts.tasks, stream, prompts, collector, learner, evaluator, eval_rows, learned.gold, rollout,
         progress, log, Record(recipe, parts.objective, progress.step, parts.accelerator.is_main_process),

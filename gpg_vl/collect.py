@@ -61,6 +61,7 @@ class Collector:
         scorer: Scorer,
         accelerator: Accelerator,
         parts: Sequence[LearnedPart] = (),
+        show_phase: Callable[[str], None] = lambda name: None,
     ):
         self._recipe = recipe
         self._objective = objective
@@ -72,8 +73,7 @@ class Collector:
         self._accelerator = accelerator
         self._parts = parts
         self._begun: list[int] | None = None  # the places of the prompts of a draw that the engine samples already
-        self.show_phase: Callable[[str], None] = lambda name: None
-        """Is told what is being done."""
+        self._show_phase = show_phase
 
     def collect(self, step: int, without_tasks: Collection[str] = (), keep_log_probs: bool = False) -> CollectedGroups:
         """Draws, generates and scores until beta_th of ``prompts_per_step`` groups can be trained, or max_draws.
@@ -155,7 +155,7 @@ class Collector:
         A sample that is drawn twice gets another seed the second time. If an image can no longer be opened on some
         rank, all ranks leave its sample out from now on, and the next sample takes its place.
         """
-        self.show_phase("rollout" if draw == 0 else f"rollout, draw {draw + 1}")
+        self._show_phase("rollout" if draw == 0 else f"rollout, draw {draw + 1}")
         num_ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         times_drawn: Counter[str] = Counter()
         prompts: list[Prompt] = []
@@ -211,7 +211,7 @@ class Collector:
         Raises:
             ValueError: the objective does not take a reward
         """
-        self.show_phase("scoring")
+        self._show_phase("scoring")
         scored = run_together(partial(self._scorer.score, rolled))
         groups = add_parts(self._parts, scored, self._recipe.rewards.weights)
         run_together(partial(self._check_rewards, groups))

@@ -50,7 +50,7 @@ def _refuse_no_pattern(key: str, value: str | list[str] | None) -> None:
     try:
         re.compile(f"(?={value})" if isinstance(value, str) else "")
     except re.error as error:
-        raise ValueError(f"{key}: {value} is no regular expression ({error}); correct it, or give a list") from error
+        raise ValueError(f"{key}: {value} is not a regular expression ({error}); correct it, or give a list") from error
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,9 @@ class VllmConfig:
     def __post_init__(self) -> None:
         _require(len(self.servers) > 0, "rollout.vllm.servers is empty; name the address of a server")
         wrong = [each for each in self.servers if not _is_address(each)]
-        _require(not wrong, f"rollout.vllm.servers: {wrong} is no address; write http://HOST:PORT, a port up to 65535")
+        _require(
+            not wrong, f"rollout.vllm.servers: {wrong} is not an address; write http://HOST:PORT, port up to 65535"
+        )
         _require(0 < self.timeout_s <= 86400, "rollout.vllm.timeout_s must be above 0 and at most 86400, a day")
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")
@@ -432,9 +434,9 @@ class ObjectiveConfig:
         overlong_cache: dapo lowers the reward over this many tokens before max_length; 0: off
         mask_unfinished: dapo leaves completions that were cut off out of the loss
         discriminator_width: units of gapo's discriminator
-        discriminator_rate: its learning rate
+        discriminator_rate: learning rate of the discriminator
         discriminator_gradient: score: its part is in the reward; relaxed: it is followed through relaxed samples
-        relaxed_temperature: of these samples; smaller is less biased and varies more
+        relaxed_temperature: temperature of the relaxed samples; a smaller one is less biased and varies more
         spectral_norm: divide each of its matrices by its largest singular value
         beta_th: draw more prompts while fewer than this share of prompts_per_step can be trained; 0: never draw more
         max_draws: maximum number of draws per step, including the first

@@ -54,7 +54,6 @@ class StepReports:
         self._between: dict[str, float] = {}  # seconds of what was done since the last step
         self._logged: LoggedStep | None = None
         self._metrics: dict[str, Any] = {}
-        stages.collector.show_phase = stages.log.show_phase
 
     def count_seconds(self, work: str, seconds: float) -> None:
         """Of a validation or a checkpoint, which the next step's numbers name."""

@@ -1,7 +1,8 @@
 """A training run: recipe in, checkpoints and logs out.
 
-The loop reads as Algorithm 1 of the paper: collect groups until enough have signal, follow the gradient of their
-centred rewards, log. Everything that can be wrong with the recipe or the data is checked before the first step.
+The loop is Algorithm 1 of the paper. ``Collector.collect`` draws, rolls out, scores and asks which groups can be trained,
+until a share of beta_th can; ``Objective`` has alpha and the centred rewards, ``Learner`` the gradient and the step.
+Everything that can be wrong with the recipe or the data is checked before the first step.
 """
 
 from __future__ import annotations

@@ -13,8 +13,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have it from the proc
     datasets_cache = tempfile.TemporaryDirectory(prefix="gpg-vl-datasets-")  # gone when the tests have ended
     os.environ["HF_DATASETS_CACHE"] = datasets_cache.name
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job of a shell: what the tests start would
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignore Ctrl-C, as it should there
+# in a background job of a shell, or under nohup, what the tests start would ignore these signals, as it should there
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 

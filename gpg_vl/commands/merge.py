@@ -13,8 +13,8 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.models.folder.saving import CARD_FILE, check_model_folder
 from gpg_vl.models.weights.lora import find_base
-from gpg_vl.run.manifest import sync
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.run.sealing import sync
 from gpg_vl.screen import say
 
 

@@ -82,7 +82,7 @@ class TerminalLabels:
             tell("better: 1, 2, or 0 for the same: ", end="")
             line = sys.stdin.readline()
             if not line:
-                raise ValueError("the input has ended before all pairs were labelled; the same command goes on")
+                raise ValueError("the input has ended before all pairs were labelled; run the same command to continue")
             if line.strip() in ("1", "2", "0"):
                 return {"1": "first", "2": "second", "0": "same"}[line.strip()]  # type: ignore[return-value]
 

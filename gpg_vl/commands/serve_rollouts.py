@@ -47,7 +47,7 @@ def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, ServerP
     parser.add_argument("--weights", default=_WEIGHTS, help=f"the run's rollout.vllm.weights (default {_WEIGHTS})")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="the run's model.dtype")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and completion (default: the model's)")
-    parser.add_argument("--max-images", type=int, default=8, help="of a prompt (default 8)")
+    parser.add_argument("--max-images", type=int, default=8, help="most images of a prompt (default 8)")
     parser.add_argument("--gpu-memory", type=float, default=0.85, help="share of a GPU that the engine takes (0.85)")
     parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share the model (default 1)")
     parser.add_argument("--eager", action="store_true", help="no compilation and no CUDA graphs: it starts sooner")

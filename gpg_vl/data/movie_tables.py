@@ -83,9 +83,9 @@ class Track:
         elif kind == b"elst":
             self.num_edits = max(self.num_edits, _count_edits(data, start, end))
         elif kind == b"stsd" and _HIDING_PLACES.search(data, start, end):
-            raise TooManySamplesError("the description of its samples holds a table of samples; write it anew")
+            raise TooManySamplesError("the description of its samples holds a table of samples; encode the video again")
         elif kind == b"cmov":
-            raise TooManySamplesError("its tables are compressed, which the kit does not read; write it anew")
+            raise TooManySamplesError("its tables are compressed, which the kit does not read; encode the video again")
 
     def _promise(self, kind: bytes, count: int) -> None:
         self.counts[kind] = max(self._most(kind), count)
@@ -100,7 +100,7 @@ def read_tracks(data: bytes) -> list[Track]:
     tracks = [Track()]
     for number, (kind, start, end) in enumerate(_boxes(data, 0, len(data))):
         if number == MAX_BOXES:
-            raise TooManySamplesError(f"the file has more than {MAX_BOXES} boxes; write it anew")
+            raise TooManySamplesError(f"the file has more than {MAX_BOXES} boxes; encode the video again")
         if kind in (b"trak", b"traf"):
             tracks.append(Track())
         tracks[-1].add(data, kind, start, end)
@@ -117,7 +117,7 @@ def refuse_samples(tracks: Sequence[Track]) -> None:
     if total <= MAX_SAMPLES < entries:
         raise TooManySamplesError(
             f"its edit lists may show its {total} samples so often that they count as {entries}, more than "
-            f"{MAX_SAMPLES}; write it anew"
+            f"{MAX_SAMPLES}; encode the video again"
         )
     if total > MAX_SAMPLES:
         raise TooManySamplesError(

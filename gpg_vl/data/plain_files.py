@@ -23,7 +23,7 @@ def read_plain_file(path: str, max_bytes: int) -> bytes:
     descriptor = _open(Path(os.path.abspath(path)))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no ordinary file")
+        raise OSError(errno.EINVAL, "it is not an ordinary file")
     with os.fdopen(descriptor, "rb") as file:
         return file.read(max_bytes + 1)
 
@@ -38,7 +38,7 @@ def _open(path: Path) -> int:
         return os.open(path.name, _FILE, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise OSError(error.errno, "a part of its path is a link, or is no folder") from error
+            raise OSError(error.errno, "a part of its path is a link, or is not a folder") from error
         raise
     finally:
         os.close(folder)

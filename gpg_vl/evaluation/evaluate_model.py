@@ -129,7 +129,9 @@ def run_evaluation(
         adapter.round_weights()
         adapter.to(PartialState().device)
         engine = build_engines(recipe.rollout, adapter)
-        run = run_together(lambda: _Run(recipe, next(iter(folders), None), sources, adapter, scorer, engine))
+        run = run_together(
+            lambda: _ModelEvaluation(recipe, next(iter(folders), None), sources, adapter, scorer, engine)
+        )
         evaluation = run.run(rows, known)
     end_ranks()
     return evaluation
@@ -149,7 +151,7 @@ def _known_settings(
     return settings
 
 
-class _Run:
+class _ModelEvaluation:
     def __init__(
         self,
         recipe: Recipe,

@@ -56,8 +56,8 @@ class HangWatch:
         self._neighbour = (self._rank + 1) % self._num_ranks
         self._looked_at = time.monotonic()
         self._number = 0
-        self._own = _Span()
-        self._other = _Span()
+        self._own = _Unchanged()
+        self._other = _Unchanged()
         self._send(count_collectives())  # so that a rank that stops at once is missed
 
     def look(self, longest_seconds: float) -> str | None:
@@ -118,11 +118,11 @@ class HangWatch:
         """Tells all ranks, and the user; whether this one is the first."""
         is_first = self._store.compare_set(_VERDICT_KEY, "", verdict).decode() == verdict
         if is_first:
-            say(f"{verdict}; all ranks end, and the same command goes on from what is saved")
+            say(f"{verdict}; all ranks end; the same command resumes from the last checkpoint")
         return is_first
 
 
-class _Span:
+class _Unchanged:
     """How long something has stayed the same."""
 
     def __init__(self) -> None:

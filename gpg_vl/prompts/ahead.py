@@ -24,7 +24,7 @@ from gpg_vl.screen import say_once
 WORKERS_BESIDE_A_GPU = 2
 _END_SECONDS = 5.0  # that the end of a run waits for an image in work, which may be on its way over a slow network
 
-_Job = tuple[Sample, "Future[PreparedMedia | None]"]
+_Preparation = tuple[Sample, "Future[PreparedMedia | None]"]
 
 
 def choose_workers(wanted: int | None, device: torch.device) -> int:
@@ -46,7 +46,7 @@ class PromptsAhead:
         self._prompts = prompts
         self._num_workers = num_workers
         self._device = device
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Preparation | None] = SimpleQueue()
         self._expected: dict[str, Future[PreparedMedia | None]] = {}
         self._threads: list[threading.Thread] = []
 

@@ -13,7 +13,7 @@ _SAID_AFTER = (10, 100, 1000)
 
 
 @dataclass(slots=True)
-class _Range:
+class _Spread:
     low: float
     high: float
     num_completions: int = 0
@@ -23,7 +23,7 @@ class RewardWatch:
     """Sees the groups of every step, of all ranks."""
 
     def __init__(self) -> None:
-        self._ranges: dict[str, _Range] = {}
+        self._ranges: dict[str, _Spread] = {}
         self._num_steps = 0
         self._said: set[str] = set()
 
@@ -41,7 +41,7 @@ class RewardWatch:
     def _widen(self, group: LoggedGroup) -> None:
         for reward in group.rewards:
             for name, value in reward.parts.items():
-                seen = self._ranges.setdefault(name, _Range(value, value))
+                seen = self._ranges.setdefault(name, _Spread(value, value))
                 seen.low, seen.high = min(seen.low, value), max(seen.high, value)
                 seen.num_completions += 1
 

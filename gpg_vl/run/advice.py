@@ -33,7 +33,7 @@ class Advice:
         self._recipe = recipe
         self._first = sampled[:WINDOW]
         self._last = deque(sampled[-WINDOW:], WINDOW)
-        self._said: set[_Advice] = set()
+        self._said: set[_Adviser] = set()
 
     def notes(self, line: LogLine) -> Iterator[str]:
         """Lines that the last ``WINDOW`` steps give reason for, and that were not said before."""
@@ -54,7 +54,7 @@ def _compares(line: LogLine) -> bool:
     return "group_shares" in line
 
 
-_Advice = Callable[[Recipe, LogLines, LogLines], str | None]
+_Adviser = Callable[[Recipe, LogLines, LogLines], str | None]
 
 
 def _mean(lines: LogLines, *path: str) -> float:
@@ -136,4 +136,4 @@ def _slow_scoring(recipe: Recipe, first: LogLines, last: LogLines) -> str | None
     )
 
 
-_ADVICE: tuple[_Advice, ...] = (_cut_off, _easy, _hard, _alike, _growing, _slow_scoring)
+_ADVICE: tuple[_Adviser, ...] = (_cut_off, _easy, _hard, _alike, _growing, _slow_scoring)

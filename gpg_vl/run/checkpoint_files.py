@@ -23,9 +23,9 @@ from gpg_vl.models.versions import read_versions
 from gpg_vl.models.weights.finite import refuse_not_finite
 from gpg_vl.run.claim import LostFolder, check_claim
 from gpg_vl.run.leftovers import make_room_for
-from gpg_vl.run.manifest import seal_folder, sync
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
 from gpg_vl.run.saved_rollout import Packed, write_rollout
+from gpg_vl.run.sealing import seal_folder, sync
 
 STATE_FOLDER = "training_state"
 LEARNED_FILE = "discriminator.safetensors"

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gpg_vl.run.step_metrics import brief_seconds
+from gpg_vl.run.step_metrics import brief_seconds, mean
 from gpg_vl.screen import paint, printable
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -115,10 +115,10 @@ def draw_bars(values: Sequence[float]) -> str:
     '▁▅█'
     """
     size = math.ceil(len(values) / _MAX_BARS)
-    means = [_mean(values[start : start + size]) for start in range(0, len(values), size)]
+    means = [mean(values[start : start + size]) for start in range(0, len(values), size)]
     low, high = min(means), max(means)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((mean - low) * scale + 1e-9)] for mean in means)
+    return "".join(_BARS[round((each - low) * scale + 1e-9)] for each in means)
 
 
 def describe_trend(values: Sequence[float]) -> str:
@@ -126,12 +126,8 @@ def describe_trend(values: Sequence[float]) -> str:
     count = min(_STEPS_OF_TREND, len(values) // 2)
     if count < 2:
         return ""
-    change = _mean(values[-count:]) - _mean(values[-2 * count : -count])
+    change = mean(values[-count:]) - mean(values[-2 * count : -count])
     return f"  {change:+.3f} in {count} steps"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 class LiveDisplay:

@@ -16,18 +16,18 @@ from gpg_vl.screen import say_once
 MOST_WAITING = 16
 """Works that wait; on a disk that stands still, the run then waits too."""
 
-Work = Callable[[], object]
+Write = Callable[[], object]
 
 
 class LogWriter:
     """Its thread starts with the first work, and ends with ``close`` or the process."""
 
     def __init__(self) -> None:
-        self._works: Queue[Work | None] = Queue(MOST_WAITING)
+        self._works: Queue[Write | None] = Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def give(self, work: Work) -> None:
+    def give(self, work: Write) -> None:
         """Has the work done after those before.
 
         Raises:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpg_vl.errors import first_line
-from gpg_vl.run.manifest import sync
+from gpg_vl.run.sealing import sync
 from gpg_vl.update.optimizer_state import Slice, StoredTensor
 
 SEEN_SECONDS = 120.0

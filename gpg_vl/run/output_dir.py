@@ -12,8 +12,7 @@ from typing import Any
 
 from gpg_vl.config import LoraConfig, ObjectiveConfig, Recipe
 from gpg_vl.errors import first_line
-from gpg_vl.models.folder.manifest import find_damage_once
-from gpg_vl.models.folder.paths import find_checkpoints, set_aside
+from gpg_vl.models.folder.paths import find_checkpoints, newest_undamaged, set_aside
 from gpg_vl.objectives import read_values
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.recipes import KNOWN_KEYS, changed_keys
@@ -89,7 +88,12 @@ def find_resume_point(recipe: Recipe) -> Path | None:
         return None  # nothing to lose or to resume
     if recipe.run.resume == "never":
         raise ValueError(f"run.output_dir: {folder} holds a run; choose another folder, or --run.resume auto")
-    checkpoint, damaged = _newest_whole(checkpoints)
+    checkpoint, damaged = newest_undamaged(checkpoints)
+    if checkpoint is None:
+        causes = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
+        raise ValueError(
+            f"run.output_dir: no checkpoint in {folder} is whole ({causes}); restore one or choose another"
+        )
     _refuse_another_recipe(recipe, checkpoint)
     for path, damage in damaged.items():
         say(f"skipping {path.name}: {damage}; {_set_aside(path)}")
@@ -125,20 +129,6 @@ def check_room(recipe: Recipe, num_weights: int, num_trained: int, step: int = 0
         )
 
 
-def _newest_whole(checkpoints: list[Path]) -> tuple[Path, dict[Path, str]]:
-    """The newest undamaged checkpoint, and the damage of newer ones."""
-    damaged: dict[Path, str] = {}
-    for path in reversed(checkpoints):
-        damage = find_damage_once(path)
-        if damage is None:
-            return path, damaged
-        damaged[path] = damage
-    causes = "; ".join(f"{path.name}: {damage}" for path, damage in damaged.items())
-    raise ValueError(
-        f"run.output_dir: no checkpoint in {checkpoints[0].parent} is intact ({causes}); restore one, or choose another"
-    )
-
-
 def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
     now = recipe.to_plain()
     plain = read_recipe(checkpoint / RECIPE_FILE)
@@ -148,7 +138,9 @@ def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
             saved, now = _with_objective_values(saved), _with_objective_values(now)
     except (TypeError, KeyError, AttributeError) as error:
         cause = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{checkpoint / RECIPE_FILE} is no recipe of a run ({cause}); restore the file") from error
+        raise ValueError(
+            f"{checkpoint / RECIPE_FILE} is not the recipe of a run ({cause}); restore it"
+        ) from error
     for key, (old, new) in changed_keys(saved, now).items():
         if key in MAY_CHANGE_ON_RESUME:
             continue

@@ -42,7 +42,7 @@ def build_record(kind: type[RecordT], plain: Mapping[str, Any], path: Path) -> R
         if name not in plain and name in optional:
             continue
         if name not in plain or not _is_of(plain[name], hint):
-            raise ValueError(f"{path}: {name} is {str(plain.get(name))[:40]}, which is no {hint}; restore the file")
+            raise ValueError(f"{path}: {name} is {str(plain.get(name))[:40]}, which is not a {hint}; restore the file")
     if unknown := sorted(plain.keys() - hints.keys()):
         raise ValueError(f"{path} has {unknown[0]!r}, which this kit does not know; use the kit that wrote it")
     return kind(**plain)

@@ -110,13 +110,13 @@ def summarise_rewards(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
         for reward in group.rewards:
             by_task.setdefault(group.task, []).append(reward.total)
     return {
-        "reward": _mean([reward.total for reward in rewards]),
-        "reward_by_task": {task: _mean(values) for task, values in sorted(by_task.items())},
-        "parts": {name: _mean(values) for name, values in sorted(_values_of_parts(groups).items())},
-        **({"logged": {name: _mean(values) for name, values in sorted(logged.items())}} if logged else {}),
-        "completion_tokens": _mean([len(completion.token_ids) for completion in completions]),
+        "reward": mean([reward.total for reward in rewards]),
+        "reward_by_task": {task: mean(values) for task, values in sorted(by_task.items())},
+        "parts": {name: mean(values) for name, values in sorted(_values_of_parts(groups).items())},
+        **({"logged": {name: mean(values) for name, values in sorted(logged.items())}} if logged else {}),
+        "completion_tokens": mean([len(completion.token_ids) for completion in completions]),
         "longest_completion": max(len(completion.token_ids) for completion in completions),
-        "finished": _mean([float(completion.finished) for completion in completions]),
+        "finished": mean([float(completion.finished) for completion in completions]),
     }
 
 
@@ -128,7 +128,7 @@ def summarise_groups(groups: Sequence[LoggedGroup]) -> dict[str, Any]:
     kinds = Counter(group.kind for group in compared)
     return {
         "group_shares": {kind: kinds[kind] / len(compared) for kind in get_args(GroupKind)},
-        "answer_diversity": _mean([(each.num_answers - 1) / (len(each.rewards) - 1) for each in compared]),
+        "answer_diversity": mean([(each.num_answers - 1) / (len(each.rewards) - 1) for each in compared]),
     }
 
 
@@ -148,5 +148,5 @@ def count_statuses(groups: Sequence[LoggedGroup]) -> dict[str, int]:
     return dict(Counter(reward.status for group in groups for reward in group.rewards))
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

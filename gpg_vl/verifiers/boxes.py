@@ -137,28 +137,3 @@ def added_overlaps(answered: Sequence[Box], gold: Sequence[Box], overlaps: numpy
         )
         before.append(answered[row])
     return [pair for pair in added if pair.iou > 0]
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """One image's share of average precision at one IoU threshold."""
-
-    confidences: tuple[float, ...]  # descending
-    true_positive: tuple[bool, ...]  # of the box with that confidence
-    num_gold: int
-
-
-def count_hits(boxes: Sequence[Box], confidences: Sequence[float], gold: Sequence[Box], threshold: float) -> Hits:
-    """Which boxes are true positives, as COCO counts: in descending confidence, each takes the free gold box that it
-    overlaps most, if by at least ``threshold``."""
-    order = sorted(range(len(boxes)), key=lambda index: -confidences[index])
-    overlaps = iou_matrix(boxes, gold)
-    free = set(range(len(gold)))
-    hits = []
-    for index in order:
-        best = max(free, key=lambda column: (overlaps[index, column], -column), default=None)
-        is_hit = best is not None and bool(overlaps[index, best] >= threshold)
-        if best is not None and is_hit:
-            free.discard(best)
-        hits.append(is_hit)
-    return Hits(tuple(confidences[index] for index in order), tuple(hits), len(gold))

@@ -11,7 +11,7 @@ from gpg_vl.verifiers.maths.same_values import TwoReadings, Value, same_value
 from gpg_vl.verifiers.maths.values import read_number
 from gpg_vl.verifiers.options import LETTERS, without_bold_letter
 from gpg_vl.verifiers.sentences import BARE, changes_value, readings
-from gpg_vl.verifiers.unwrap import normalise_glyphs, unwrap
+from gpg_vl.verifiers.unwrap import unwrap
 
 MAX_CHARS = 512
 
@@ -47,7 +47,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _OptionTable:
     """The options by their spellings, strictest first; a spelling that several options share names none of them."""
 
     texts: tuple[str, ...]
@@ -94,11 +94,6 @@ def choice_reader(options: tuple[str, ...]) -> Callable[[str], Chosen | str | No
     return lambda answer: plain.get(answer) or _read_among(table, answer)
 
 
-def normalise_choice(text: str) -> str:
-    """The text in lower case, with single spaces and without the marks around it."""
-    return _fold(normalise_glyphs(text)).strip("'\"")
-
-
 @functools.lru_cache(maxsize=8192)
 def _read_alone(answer: str) -> str | None:
     if len(answer) > MAX_CHARS:
@@ -113,11 +108,11 @@ def _read_alone(answer: str) -> str | None:
     return _drop_article(_fold(text)) or None
 
 
-def _read_among(table: _Table, answer: str) -> Chosen | None:
+def _read_among(table: _OptionTable, answer: str) -> Chosen | None:
     return None if len(answer) > MAX_CHARS or _is_other(table, answer) else _read_in_full(table, answer)
 
 
-def _is_other(table: _Table, answer: str) -> bool:
+def _is_other(table: _OptionTable, answer: str) -> bool:
     """Whether an answer of plain words ends in one that ends neither option nor letter nor number: it is no option."""
     last = answer.rpartition(" ")[2].casefold()
     if len(last) < 2 or last == "and" or BARE.fullmatch(answer) is None or any(last in each for each in table.folded):
@@ -125,7 +120,7 @@ def _is_other(table: _Table, answer: str) -> bool:
     return not any(_values_of(table.texts))
 
 
-def _read_in_full(table: _Table, answer: str) -> Chosen | None:
+def _read_in_full(table: _OptionTable, answer: str) -> Chosen | None:
     for text in readings(answer, table.folded):
         chosen = _read_one(text, table)
         if chosen is not None:
@@ -133,7 +128,7 @@ def _read_in_full(table: _Table, answer: str) -> Chosen | None:
     return None
 
 
-def _read_one(text: str, table: _Table) -> Chosen | None:
+def _read_one(text: str, table: _OptionTable) -> Chosen | None:
     index = table.find(text)
     letter = _LETTER.fullmatch(text)
     said = (letter[1] or letter[2]).upper() if letter is not None else ""
@@ -147,7 +142,7 @@ def _read_one(text: str, table: _Table) -> Chosen | None:
     return None if index is None else Chosen(index)
 
 
-def _letter_with_text(text: str, table: _Table) -> int | None:
+def _letter_with_text(text: str, table: _OptionTable) -> int | None:
     """A letter with the text of its own option, before it or after it in brackets."""
     text = without_bold_letter(text)
     before = _LETTERED.fullmatch(text)
@@ -161,7 +156,7 @@ def _letter_with_text(text: str, table: _Table) -> int | None:
     return None
 
 
-def _with_clause(text: str, table: _Table) -> int | None:
+def _with_clause(text: str, table: _OptionTable) -> int | None:
     """An option and a clause with a verb that names no other option: ``yes, the chair is closer``."""
     if "," not in text and ";" not in text and "." not in text:
         return None
@@ -200,13 +195,13 @@ _SPELLINGS = (_spell, _fold, _drop_article, _join)
 """Each of what the one before it made."""
 
 
-def _tabulate(options: tuple[str, ...]) -> _Table:
+def _tabulate(options: tuple[str, ...]) -> _OptionTable:
     texts = [unwrap(option) for option in options]
     asked = [text.rstrip(" ?") or text for text in texts]  # the mark of the question that an option ends
     spelled = [[_spell(each) for each in texts], [_fold(each) for each in asked]]
     for spell in _SPELLINGS[2:]:
         spelled.append([spell(each) for each in spelled[-1]])
-    return _Table(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]))
+    return _OptionTable(tuple(texts), tuple(map(_positions, spelled)), tuple(spelled[1]))
 
 
 def _positions(spellings: Iterable[str]) -> dict[str, int]:
@@ -223,7 +218,7 @@ _LETTER_FORMS = [
 ]
 
 
-def _plain_answers(table: _Table) -> dict[str, Chosen]:
+def _plain_answers(table: _OptionTable) -> dict[str, Chosen]:
     """Letters that no option has as its text, and the plain texts of options: ``_read_among`` reads them so too."""
     spelled = {text for spelling in table.spellings for text in spelling}
     found: dict[str, Chosen] = {}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # 4-shot classification: Flowers102, Pets37, FGVC-Aircraft and Cars196, one model each. SETS="flowers pets" runs only
 # those. scripts/reproduce/fine_grained.sh --help
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh" fine_grained Qwen/Qwen2-VL-2B-Instruct "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/experiment.sh" fine_grained Qwen/Qwen2-VL-2B-Instruct "$@"
 
 declare -A hub=([flowers]=ViRFT_CLS_flower_4_shot [pets]=ViRFT_CLS_pets37_4shot
                 [aircraft]=ViRFT_CLS_fgvc_aircraft_4_shot [cars]=ViRFT_CLS_car196_4shot)

@@ -12,10 +12,21 @@ from huggingface_hub import constants
 
 from data_tools import clevr
 from data_tools.image_files import ImageFiles
-from data_tools.published_files import picture, write_hub_cache, write_image_rows, write_zip
+from data_tools.published_files import picture, write_image_rows, write_zip
 from data_tools.sources import decode_text, find_files, read_json_lines, read_parquet
 from tests.support.converted import read_rows
 from tests.support.messages import lines_naming, naming
+
+
+def write_hub_cache(cache: Path, name: str, files: dict[str, bytes]) -> None:
+    """A data set in the hub client's cache, as after a download."""
+    folder = cache / f"datasets--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40, encoding="utf-8")
+    for file, content in files.items():
+        target = folder / "snapshots" / ("0" * 40) / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import truediv
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from eval.masks import BoxSegmenter, count_overlap, draw_polygons
 from gpg_vl.evaluation.scores import estimate, mean_of
 from gpg_vl.records import Box, Sample
 from gpg_vl.verifiers.box_text import DetectedBox
-from gpg_vl.verifiers.boxes import Hits, count_hits, iou
+from gpg_vl.verifiers.boxes import iou, iou_matrix
 from tests.support.builders import png
 from tests.support.messages import lines_naming, naming
 
@@ -38,6 +40,42 @@ def test_iou_is_torchvisions(seed: int) -> None:
     expected = box_iou(torch.tensor(left), torch.tensor(right))
     found = torch.tensor([[iou(a, b) for b in right] for a in left])
     torch.testing.assert_close(found, expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """One image's share of average precision at one IoU threshold."""
+
+    confidences: tuple[float, ...]  # descending
+    true_positive: tuple[bool, ...]  # of the box with that confidence
+    num_gold: int
+
+
+def count_hits(boxes: Sequence[Box], confidences: Sequence[float], gold: Sequence[Box], threshold: float) -> Hits:
+    """Which boxes are true positives, as COCO counts: in descending confidence, each takes the free gold box that it
+    overlaps most, if by at least ``threshold``."""
+    order = sorted(range(len(boxes)), key=lambda index: -confidences[index])
+    overlaps = iou_matrix(boxes, gold)
+    free = set(range(len(gold)))
+    hits = []
+    for index in order:
+        best = max(free, key=lambda column: (overlaps[index, column], -column), default=None)
+        is_hit = best is not None and bool(overlaps[index, best] >= threshold)
+        if best is not None and is_hit:
+            free.discard(best)
+        hits.append(is_hit)
+    return Hits(tuple(confidences[index] for index in order), tuple(hits), len(gold))
+
+
+def test_hits_of_average_precision() -> None:
+    gold = [(0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)]
+    answered = [(0.0, 0.0, 10.0, 8.0), gold[0], (50.0, 50.0, 60.0, 60.0), gold[1]]
+    confidences = [0.3, 0.9, 0.5, 0.8]
+    assert count_hits(answered, confidences, gold, 0.5) == Hits((0.9, 0.8, 0.5, 0.3), (True, True, False, False), 2)
+    assert count_hits(answered[:1], [1.0], gold, 0.75) == Hits((1.0,), (True,), 2)
+    assert count_hits(answered[:1], [1.0], gold, 0.85) == Hits((1.0,), (False,), 2)
+    assert count_hits([], [], gold, 0.5) == Hits((), (), 2)
+    assert count_hits(answered[:1], [1.0], [], 0.5) == Hits((1.0,), (False,), 0)
 
 
 def interpolated_ap(images: list[Hits]) -> float:

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpg_vl.cli import main
+from gpg_vl.models.folder.manifest import MANIFEST_FILE, find_damage
 from gpg_vl.recipes import load_recipe
-from gpg_vl.run.manifest import MANIFEST_FILE, find_damage, seal_folder
 from gpg_vl.run.moments import open_moments
 from gpg_vl.run.output_dir import find_resume_point
+from gpg_vl.run.sealing import seal_folder
 from tests.support.messages import lines_naming
 from tests.support.tiny_runs import (
     assert_equal_checkpoints,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from gpg_vl.run.run_log import read_metrics
-from tests.support.tiny_runs import assert_equal_runs, fork_ranks, join_ranks, train_words, write_recipe_folder
+from tests.support.tiny_runs import SECONDS_OF_RANKS, assert_equal_runs, train_ranks, write_recipe_folder
 
-SECONDS = 200  # of a run on two ranks that ought to take 20, on a busy machine
 REFRESH = {"trigger": "shift", "threshold": 0.15, "max_uses": 4}
 
 pytestmark = pytest.mark.faults
@@ -29,18 +27,13 @@ def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
     return write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], keys)
 
 
-def run_ranks(folder: Path, name: str, deepspeed: str, num: int, words: Sequence[str] = ()) -> None:
-    ranks = fork_ranks(folder, [*train_words(name), "--task", "counting", *words], deepspeed, num)
-    assert join_ranks(ranks, SECONDS) == [0] * num, (folder / "log.txt").read_text()
-
-
-@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.timeout(4 * SECONDS_OF_RANKS)
 @pytest.mark.parametrize(("deepspeed", "num_prompts"), [("zero0", 3), ("zero3", 1)])
 def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str, num_prompts: int) -> None:
     """Also where one of them has no group: it gathers the weights with the other."""
     words = ["--rollout.prompts_per_step", str(num_prompts)]
-    run_ranks(folder, "alone", "zero0", 1, words)
-    run_ranks(folder, "both", deepspeed, 2, words)
+    train_ranks(folder, "alone", "zero0", 1, words)
+    train_ranks(folder, "both", deepspeed, 2, words)
     alone, both = (read_metrics(folder / name) for name in ("alone", "both"))
     decisions = [(row["rollout"]["step"], row["rollout"]["uses"]) for row in alone]
     assert [(row["rollout"]["step"], row["rollout"]["uses"]) for row in both] == decisions
@@ -50,5 +43,5 @@ def test_ranks_decide_alike_and_as_one_process_does(folder: Path, deepspeed: str
     shutil.copytree(folder / "both", folder / "cut")
     for step in range(2, 7):
         shutil.rmtree(folder / f"cut/checkpoint-{step}")
-    run_ranks(folder, "cut", deepspeed, 2, words)
+    train_ranks(folder, "cut", deepspeed, 2, words)
     assert_equal_runs(folder / "both", folder / "cut")

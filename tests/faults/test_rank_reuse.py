@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from gpg_vl.run.run_log import read_metrics
-from tests.support.tiny_runs import assert_equal_runs, fork_ranks, join_ranks, train_words, write_recipe_folder
+from tests.support.tiny_runs import SECONDS_OF_RANKS, assert_equal_runs, train_ranks, write_recipe_folder
 
-SECONDS = 200  # of a run on two ranks that ought to take 20, on a busy machine
 CUT = 3  # rollouts are drawn in steps 1 and 5
 
 pytestmark = pytest.mark.faults
@@ -30,12 +28,6 @@ def folder(tmp_path: Path, model_folders: dict[str, Path]) -> Path:
     return write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], keys)
 
 
-def run_ranks(folder: Path, name: str, layout: str, num: int, words: Sequence[str] = ()) -> None:
-    """The task's questions are the same on any number of ranks."""
-    ranks = fork_ranks(folder, [*train_words(name), "--task", "counting", *words], layout, num)
-    assert join_ranks(ranks, SECONDS) == [0] * num, (folder / "log.txt").read_text()
-
-
 def cut_run(folder: Path, name: str) -> None:
     """What a kill in the step after ``CUT`` leaves of the whole run."""
     shutil.copytree(folder / "whole", folder / name)
@@ -43,18 +35,18 @@ def cut_run(folder: Path, name: str) -> None:
         shutil.rmtree(folder / f"{name}/checkpoint-{step}")
 
 
-@pytest.mark.timeout(4 * SECONDS)
+@pytest.mark.timeout(4 * SECONDS_OF_RANKS)
 @pytest.mark.parametrize("layout", ["zero0", "fsdp"])
 def test_a_rollout_goes_on_after_a_kill_and_on_one_process(folder: Path, layout: str) -> None:
     """On one process, the next update of the same rollout differs by rounding: a step of AdamW is 1e-3."""
-    run_ranks(folder, "whole", layout, 2)
+    train_ranks(folder, "whole", layout, 2)
     cut_run(folder, "again")
     assert (folder / f"again/checkpoint-{CUT}/training_state/rollout.json").is_file()
-    run_ranks(folder, "again", layout, 2)
+    train_ranks(folder, "again", layout, 2)
     assert_equal_runs(folder / "whole", folder / "again")
 
     cut_run(folder, "alone")
-    run_ranks(folder, "alone", "zero0", 1, ["--run.steps", str(CUT + 1)])
+    train_ranks(folder, "alone", "zero0", 1, ["--run.steps", str(CUT + 1)])
     whole, alone = (read_metrics(folder / name)[CUT]["rollout"] for name in ("whole", "alone"))
     assert whole == alone == {"step": 1, "update": 4, "updates": 4}
     expected, found = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gpg_vl.run.manifest import seal_folder
+from gpg_vl.run.sealing import seal_folder
 from tests.support.messages import lines_naming
 from tests.support.tiny_runs import fork_ranks, join_ranks, train_words, write_recipe_folder
 

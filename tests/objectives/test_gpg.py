@@ -10,17 +10,10 @@ import torch
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.objectives import build_objective
-from gpg_vl.records import Completion, Prompt, Reward, Sample, ScoredGroup, StepTotals, count_tokens
-from tests.support.builders import make_encoded
+from gpg_vl.records import ScoredGroup, StepTotals, count_tokens
+from tests.support.builders import make_scored
 
 REDUCTIONS = ("group", "sequence", "token", "token_official")
-SAMPLE = Sample("s", "counting", (), "q", "a")
-PROMPT = Prompt(SAMPLE, "q", make_encoded(), ())
-
-
-def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
-    completions = tuple(Completion(tuple(range(n)), "", finished=True) for n in lengths)
-    return ScoredGroup(PROMPT, completions, tuple(Reward(r, {}, "ok") for r in rewards))
 
 
 def random_groups(seed: int, num_groups: int = 7, group_size: int = 5) -> list[ScoredGroup]:
@@ -30,8 +23,8 @@ def random_groups(seed: int, num_groups: int = 7, group_size: int = 5) -> list[S
         silent = rng.random() < 0.4
         constant = rng.random()
         rewards = [constant if silent else rng.choice([0.0, 1.0, rng.random()]) for _ in range(group_size)]
-        groups.append(scored(rewards, [rng.randint(1, 9) for _ in range(group_size)]))
-    groups.append(scored([0.0] * (group_size - 1) + [1.0], [1] * group_size))  # one with signal at the least
+        groups.append(make_scored(rewards, [rng.randint(1, 9) for _ in range(group_size)]))
+    groups.append(make_scored([0.0] * (group_size - 1) + [1.0], [1] * group_size))  # one with signal at the least
     return groups
 
 
@@ -133,14 +126,19 @@ def test_token_official_is_not_exact() -> None:
 
 def test_alpha_counts_the_groups_that_are_trained() -> None:
     objective = build_objective(ObjectiveConfig())
-    groups = [scored([0, 1], [2, 2]), scored([1, 1], [2, 2]), scored([0, 0], [2, 2]), scored([0.5, 0.5 + 1e-6], [2, 2])]
+    groups = [
+        make_scored([0, 1], [2, 2]),
+        make_scored([1, 1], [2, 2]),
+        make_scored([0, 0], [2, 2]),
+        make_scored([0.5, 0.5 + 1e-6], [2, 2]),
+    ]
     trained = [g for g in groups if objective.trains(g)]
     assert trained == groups[:1]
     assert totals_of(groups, trained).alpha == 4.0
 
 
 def test_advantages() -> None:
-    group = scored([1.0, 0.25, 0.0, 0.75], [2, 3, 1, 4])
+    group = make_scored([1.0, 0.25, 0.0, 0.75], [2, 3, 1, 4])
     assert build_objective(ObjectiveConfig()).advantages(group) == [0.5, -0.25, -0.5, 0.25]
     std = statistics.stdev([1.0, 0.25, 0.0, 0.75])
     assert build_objective(ObjectiveConfig(f_norm="std")).advantages(group) == pytest.approx(
@@ -150,7 +148,7 @@ def test_advantages() -> None:
 
 def test_supervised_trains_every_group_towards_its_completion() -> None:
     objective = build_objective(ObjectiveConfig(name="supervised", reduction="token"))
-    groups = [scored([1.0], [3]), scored([0.0], [5])]
+    groups = [make_scored([1.0], [3]), make_scored([0.0], [5])]
     assert all(objective.trains(g) for g in groups)
     assert objective.training_group(groups[0]).coefficients == ((-1.0, -1.0, -1.0),)
     assert objective.denominator(totals_of(groups, groups), 2) == 8

@@ -16,12 +16,12 @@ from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.objectives import build_objective
 from gpg_vl.objectives.base import Objective
-from gpg_vl.records import Completion, LogProbs, Prompt, Reward, Sample, ScoredGroup
+from gpg_vl.records import LogProbs, Reward, ScoredGroup
 from gpg_vl.update.measure import measure_log_probs
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import PolicyForward
 from gpg_vl.update.reference import Reference
-from tests.support.builders import make_encoded, make_prompt, make_sample, random_completions
+from tests.support.builders import make_prompt, make_sample, make_scored, random_completions
 from tests.support.groups import gradients, worst_relative_error
 from tests.support.messages import naming
 
@@ -31,12 +31,6 @@ PUBLISHED = ObjectiveConfig(
     name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence", kl_coefficient=0.04, beta_th=0.0
 )
 WITHOUT_KL = ObjectiveConfig(name="grpo", f_norm="std", f_norm_eps=1e-4, alpha=False, reduction="sequence")
-PROMPT = Prompt(Sample("s", "counting", (), "q", "a"), "q", make_encoded(), ())
-
-
-def scored(rewards: list[float], lengths: list[int]) -> ScoredGroup:
-    completions = tuple(Completion(tuple(range(n)), "", finished=True) for n in lengths)
-    return ScoredGroup(PROMPT, completions, tuple(Reward(r, {}, "ok") for r in rewards))
 
 
 def ragged(values: list[Tensor]) -> tuple[tuple[float, ...], ...]:
@@ -89,7 +83,7 @@ def test_coefficients_are_the_gradient_of_the_written_loss(config: ObjectiveConf
 
         lengths = [[rng.randint(1, 9) for _ in range(5)] for _ in range(6)]
         rewards = [[1.0] * 5, [0.0] * 5, *([rng.random() for _ in range(5)] for _ in range(4))]
-        groups = [scored(r, n) for r, n in zip(rewards, lengths, strict=True)]
+        groups = [make_scored(r, n) for r, n in zip(rewards, lengths, strict=True)]
         current = [draw(n, requires_grad=True) for n in lengths]
         reference = [draw(n, requires_grad=False) for n in lengths]
         written_loss(groups, current, reference, config.kl_coefficient).backward()
@@ -99,7 +93,7 @@ def test_coefficients_are_the_gradient_of_the_written_loss(config: ObjectiveConf
 
 
 def test_silent_groups_train_only_under_the_kl() -> None:
-    silent, loud = scored([1.0, 1.0], [2, 3]), scored([1.0, 0.0], [2, 3])
+    silent, loud = make_scored([1.0, 1.0], [2, 3]), make_scored([1.0, 0.0], [2, 3])
     with_kl, without = build_objective(PUBLISHED), build_objective(WITHOUT_KL)
     assert with_kl.needs == {"reference"} and with_kl.trains(silent) and with_kl.trains(loud)
     assert not without.needs and not without.trains(silent) and without.trains(loud)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +11,11 @@ import torch
 
 from gpg_vl.config import ObjectiveConfig
 from gpg_vl.learned.discriminator import discriminator_loss
+from tests.support.shared_data import SHARED_DATA
 from tests.support.written import Numbers, follow
 
-DATA = Path(os.environ.get("GPG_VL_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
-VECTORS = DATA.parent / "reference/objective_vectors.json"
-pytestmark = pytest.mark.skipif(not VECTORS.is_file(), reason=f"no objective vectors in {DATA.parent}")
+VECTORS = SHARED_DATA.parent / "reference/objective_vectors.json"
+pytestmark = pytest.mark.skipif(not VECTORS.is_file(), reason=f"no objective vectors in {SHARED_DATA.parent}")
 
 STD: dict[str, Any] = {"f_norm": "std", "f_norm_eps": 1e-4}
 CASES: dict[str, dict[str, Any]] = {

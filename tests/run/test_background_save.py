@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from gpg_vl.config import LoraConfig, Recipe, RunConfig
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.folder.manifest import find_damage
 from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.models.folder.saving import check_model_folder
 from gpg_vl.models.weights.finite import NotFinite
@@ -27,7 +28,6 @@ from gpg_vl.processes.start import start_ranks
 from gpg_vl.run import background_save, manifest
 from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.run.checkpoint import OwnState, TrainingState, save_checkpoint
-from gpg_vl.run.manifest import find_damage
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.optimizer import build_optimizer

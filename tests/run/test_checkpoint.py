@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from gpg_vl.config import Recipe, RunConfig
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.folder.manifest import find_damage
 from gpg_vl.models.folder.paths import find_checkpoints, resolve_model_path, set_aside
 from gpg_vl.recipes import changed_keys
 from gpg_vl.run.background_save import BackgroundSaves
@@ -25,9 +26,9 @@ from gpg_vl.run.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from gpg_vl.run.manifest import find_damage, seal_folder
 from gpg_vl.run.output_dir import find_resume_point
 from gpg_vl.run.random_state import read_random_state
+from gpg_vl.run.sealing import seal_folder
 from gpg_vl.update.optimizer import build_optimizer
 from tests.support.file_faults import KILLED, Fault, FileOperations, full_disk, in_child, kill
 from tests.support.messages import lines_naming, naming

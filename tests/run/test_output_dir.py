@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from gpg_vl.config import LoraConfig, ModelConfig, PromptConfig, Recipe, RunConfig
-from gpg_vl.run.manifest import seal_folder
 from gpg_vl.run.output_dir import check_room, claim_output_dir, find_resume_point
 from gpg_vl.run.saved_recipe import RECIPE_FILE, write_recipe
+from gpg_vl.run.sealing import seal_folder
 from tests.support.messages import lines_naming, naming
 
 

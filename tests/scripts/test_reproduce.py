@@ -12,7 +12,7 @@ import pytest
 from tests.support.messages import lines_naming
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(path for path in (ROOT / "scripts/reproduce").glob("*.sh") if path.name != "common.sh")
+SCRIPTS = sorted(path for path in (ROOT / "scripts/reproduce").glob("*.sh") if path.name != "experiment.sh")
 
 
 def run_script(script: Path, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

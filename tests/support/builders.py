@@ -15,7 +15,7 @@ from gpg_vl.config import PromptConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Completion, Encoded, Prompt, Sample, TrainingGroup
+from gpg_vl.records import Completion, Encoded, Prompt, Reward, Sample, ScoredGroup, TrainingGroup
 from gpg_vl.update.packing import PackedRow, split_into_rows
 
 AnAdapter = TypeVar("AnAdapter", bound=Adapter)
@@ -45,6 +45,13 @@ def make_sample(
 def make_encoded(num_axes: int = 3) -> Encoded:
     """A prompt of one token, for stages that look at no model."""
     return Encoded((1,), (0,), torch.zeros(num_axes, 1, dtype=torch.long), 1, None)
+
+
+def make_scored(rewards: Sequence[float], lengths: Sequence[int]) -> ScoredGroup:
+    """A group of such rewards and numbers of tokens, for stages that look at no text."""
+    completions = tuple(Completion(tuple(range(n)), "", finished=True) for n in lengths)
+    prompt = Prompt(Sample("s", "counting", (), "q", "a"), "q", make_encoded(), ())
+    return ScoredGroup(prompt, completions, tuple(Reward(r, {}, "ok") for r in rewards))
 
 
 def in_dtype(prompt: Prompt, dtype: torch.dtype) -> Prompt:

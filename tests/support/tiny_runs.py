@@ -59,6 +59,8 @@ def noise(completions, **kwargs):
 '''
 """A random model answers nothing right and would have nothing to learn, so every completion earns some reward."""
 
+SECONDS_OF_RANKS = 200  # of a run on two ranks that ought to take 20, on a busy machine
+
 
 def write_recipe_folder(folder: Path, model: Path, sections: dict[str, dict[str, Any]] | None = None) -> Path:
     """``recipe.yaml`` of a few small steps in a new folder, with its rows and the code that it names.
@@ -153,6 +155,12 @@ def join_ranks(ranks: Sequence[BaseProcess], seconds: float) -> list[int | None]
             break
     kill_ranks(ranks)
     return [rank.exitcode for rank in ranks]
+
+
+def train_ranks(folder: Path, name: str, layout: str, num: int, words: Sequence[str] = ()) -> None:
+    """Trains to the end; the task's questions are the same on any number of ranks."""
+    ranks = fork_ranks(folder, [*train_words(name), "--task", "counting", *words], layout, num)
+    assert join_ranks(ranks, SECONDS_OF_RANKS) == [0] * num, (folder / "log.txt").read_text()
 
 
 def kill_ranks(ranks: Sequence[BaseProcess]) -> None:

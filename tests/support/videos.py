@@ -268,7 +268,9 @@ VIDEO_CASES = {
         since="5.21",
         needs="num2words",
     ),
-    "qwen2_vl": VideoCase(_rows(28), OF_28, mutations={"no time": no_time_in_positions}),
+    "qwen2_vl": VideoCase(
+        _rows(28), OF_28, mutations={"no time": no_time_in_positions, "images first": videos_as_images}
+    ),
     "qwen2_5_vl": VideoCase(_rows(28), OF_28, mutations={"no time": no_time_in_positions, "no seconds": no_seconds}),
     "qwen3_vl": VideoCase(_rows(32), OF_32, mutations={"other timestamps": other_timestamps}),
     "qwen3_vl_moe": VideoCase(_rows(32), OF_32, mutations={"other timestamps": other_timestamps}),

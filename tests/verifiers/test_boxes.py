@@ -11,12 +11,10 @@ from scipy.optimize import linear_sum_assignment
 from gpg_vl.records import Box, Frame, ImageView
 from gpg_vl.verifiers.box_values import parse_box
 from gpg_vl.verifiers.boxes import (
-    Hits,
     assign,
     assign_boxes,
     assigned_iou,
     clip_box,
-    count_hits,
     giou,
     iou,
     iou_matrix,
@@ -187,17 +185,6 @@ def test_surplus_and_missing_boxes_cost_alike() -> None:
     assert assigned_iou([a, b], [a]) == assigned_iou([a], [a, b]) == assigned_iou([a, a], [a]) == 0.5
     assert assigned_iou([], []) == 1
     assert assigned_iou([], [a]) == assigned_iou([a], []) == 0
-
-
-def test_hits_of_average_precision() -> None:
-    gold = [(0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0)]
-    answered = [(0.0, 0.0, 10.0, 8.0), gold[0], (50.0, 50.0, 60.0, 60.0), gold[1]]
-    confidences = [0.3, 0.9, 0.5, 0.8]
-    assert count_hits(answered, confidences, gold, 0.5) == Hits((0.9, 0.8, 0.5, 0.3), (True, True, False, False), 2)
-    assert count_hits(answered[:1], [1.0], gold, 0.75) == Hits((1.0,), (True,), 2)
-    assert count_hits(answered[:1], [1.0], gold, 0.85) == Hits((1.0,), (False,), 2)
-    assert count_hits([], [], gold, 0.5) == Hits((), (), 2)
-    assert count_hits(answered[:1], [1.0], [], 0.5) == Hits((1.0,), (False,), 0)
 
 
 sides = st.integers(20, 4000)

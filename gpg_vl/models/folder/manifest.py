@@ -1,6 +1,6 @@
 """The manifest of a sealed folder: the size and SHA-256 of every file. Whoever reads a checkpoint looks at it first.
 
-``run.manifest`` writes it.
+``run.sealing`` writes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def find_damage(folder: Path) -> str | None:
     for name, (size, _) in entries.items():
         path = folder / name
         if not is_inside(folder, name):
-            return f"{name!r} is no file in the folder"
+            return f"{name!r} is not a file in the folder"
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:

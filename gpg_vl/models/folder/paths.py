@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def _download(name: str, revision: str) -> str:
         ) from error
 
 
+def newest_undamaged(
+    checkpoints: Sequence[Path], find_damage: Callable[[Path], str | None] = find_damage_once
+) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint in which ``find_damage`` finds none, if there is one, and the damage of newer ones.
+
+    Args:
+        checkpoints: from the oldest to the newest
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints):
+        damage = find_damage(path)
+        if damage is None:
+            return path, damaged
+        damaged[path] = damage
+    return None, damaged
+
+
 def _damage(folder: Path) -> str | None:
     """None also where there is no manifest, as in a model from elsewhere."""
     return find_damage_once(folder) if (folder / MANIFEST_FILE).is_file() else None
@@ -95,13 +113,11 @@ def _damage(folder: Path) -> str | None:
 
 def _newest_whole(run: Path) -> Path:
     """The checkpoint to use of a run, said in a line; one without a manifest counts as whole."""
-    damaged: list[str] = []
-    for checkpoint in reversed(find_checkpoints(run)):
-        damage = _damage(checkpoint)
-        if damage is None:
-            say_once("; ".join([f"using {checkpoint}", *damaged]))
-            return checkpoint
-        damaged.append(f"{checkpoint.name} is damaged ({damage})")
+    checkpoint, damage = newest_undamaged(find_checkpoints(run), _damage)
+    damaged = [f"{path.name} is damaged ({what})" for path, what in damage.items()]
+    if checkpoint is not None:
+        say_once("; ".join([f"using {checkpoint}", *damaged]))
+        return checkpoint
     if damaged:
         raise ValueError(f"model.path: no checkpoint of {run} is whole: {'; '.join(damaged)}; restore one")
     raise ValueError(f"model.path: {run} has neither a config.json nor a checkpoint-N folder; name the model's")

@@ -54,15 +54,15 @@ def grouped_attention(
     repeats = query.shape[1] // key.shape[1]
     heads = (query, key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1))
     rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in heads]  # [R * S, heads, d]
-    q, k, v = (_Move.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows)
+    q, k, v = (_TokenMove.apply(tensor, moves.there, moves.back).split(moves.sizes) for tensor in rows)
     attend = partial(_attend, scaling=scaling, has_prompts=num_earlier == 0)
     parts = [part for n, batch in enumerate(moves.batches) for part in attend(batch, q[n], k[n], v[n])]
-    output = _Move.apply(torch.cat(parts), moves.back, moves.there)
+    output = _TokenMove.apply(torch.cat(parts), moves.back, moves.there)
     return output.unflatten(0, (len(query), -1))[:, num_earlier:], None
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _RowBatch:
     """B groups of about the same lengths, with N completions in all."""
 
     num_groups: int
@@ -76,14 +76,14 @@ class _Batch:
 class _Moves:
     """Where the tokens of rows [R, S] go, and back; -1 is a place that no token fills."""
 
-    batches: list[_Batch]
+    batches: list[_RowBatch]
     sizes: list[int]  # places of each batch: its prompts, then its completions
     there: Tensor  # [sum of sizes], the token at each place
     back: Tensor  # [R * S], the place of each token
 
 
 def _attend(
-    batch: _Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, has_prompts: bool
+    batch: _RowBatch, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, has_prompts: bool
 ) -> Iterator[Tensor]:
     """What the prompts of a batch attend to, then what its completions do, each as [places, heads, d].
 
@@ -115,7 +115,7 @@ def _attend(
         yield flat(attend(own, keys(key), keys(value), attn_mask=batch.sees))
 
 
-class _Move(torch.autograd.Function):
+class _TokenMove(torch.autograd.Function):
     """Moves tokens to other places. No token goes to two, so the gradient moves back in the same way."""
 
     @staticmethod
@@ -152,7 +152,7 @@ def _moves_of(segment_ids: Tensor) -> _Moves:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _GroupedRows:
     start: int  # of its first token among those of all rows
     prompt: int  # tokens
     completions: list[int]  # tokens of each that has any
@@ -161,7 +161,7 @@ class _Group:
 def _plan_moves(segment_ids: Tensor) -> _Moves:
     """For segment ids [R, S]."""
     num_tokens, device = segment_ids.numel(), segment_ids.device
-    alike: defaultdict[tuple[int, int], list[_Group]] = defaultdict(list)
+    alike: defaultdict[tuple[int, int], list[_GroupedRows]] = defaultdict(list)
     for group in _find_groups(segment_ids):
         alike[_about(group.prompt, 4), _about(max(group.completions, default=0), 2)].append(group)
     planned = [_plan_batch(groups, device) for groups in alike.values()]
@@ -172,7 +172,7 @@ def _plan_moves(segment_ids: Tensor) -> _Moves:
     return _Moves([batch for batch, _ in planned], [len(places) for _, places in planned], there, back)
 
 
-def _find_groups(segment_ids: Tensor) -> Iterator[_Group]:
+def _find_groups(segment_ids: Tensor) -> Iterator[_GroupedRows]:
     """Those of rows [R, S]; a row of padding alone counts as a group without tokens."""
     start = 0
     for row in segment_ids:
@@ -182,7 +182,7 @@ def _find_groups(segment_ids: Tensor) -> Iterator[_Group]:
             is_padding = number < 0
             prompt = 0 if is_padding else lengths.pop(number * GROUP, 0)
             if not is_padding or len(ids) == 1:
-                yield _Group(start, prompt, [] if is_padding else list(lengths.values()))
+                yield _GroupedRows(start, prompt, [] if is_padding else list(lengths.values()))
             start += prompt + sum(lengths.values())
 
 
@@ -191,7 +191,7 @@ def _about(length: int, steps: int) -> int:
     return 1 + int(steps * log2(length)) if length else 0
 
 
-def _plan_batch(groups: Sequence[_Group], device: torch.device) -> tuple[_Batch, Tensor]:
+def _plan_batch(groups: Sequence[_GroupedRows], device: torch.device) -> tuple[_RowBatch, Tensor]:
     """A batch of the groups, and the token at each of its places."""
     longest_prompt = max(group.prompt for group in groups)
     longest = max((length for group in groups for length in group.completions), default=0)
@@ -203,7 +203,7 @@ def _plan_batch(groups: Sequence[_Group], device: torch.device) -> tuple[_Batch,
     index = torch.tensor(group_of, dtype=torch.long, device=device)
     own = torch.ones(longest, longest, dtype=torch.bool, device=device).tril().expand(len(lengths), -1, -1)
     prompt = (of_prompts >= 0).index_select(0, index)[:, None].expand(-1, longest, -1)
-    batch = _Batch(len(groups), longest_prompt, longest, index, torch.cat([prompt, own], dim=2)[:, None])
+    batch = _RowBatch(len(groups), longest_prompt, longest, index, torch.cat([prompt, own], dim=2)[:, None])
     return batch, torch.cat([of_prompts.flatten(), of_completions.flatten()])
 
 

@@ -292,6 +292,6 @@ def _refuse_slow_patterns(folder: str, saved: Mapping[str, Any], names: Sequence
     except subprocess.SubprocessError as error:
         path = Path(folder) / ADAPTER_CONFIG
         raise ValueError(
-            f"model.path: a pattern in {path} is no regular expression, or takes over {_SECONDS_TO_MATCH:g} s; "
+            f"model.path: a pattern in {path} is not a regular expression, or takes over {_SECONDS_TO_MATCH:g} s; "
             "correct it"
         ) from error

@@ -53,7 +53,7 @@ def _image_runs(encoded: Encoded, counts: Sequence[int], sample: str) -> tuple[t
         run = places[taken : taken + count]
         is_run = len(run) == count > 0 and run[-1] - run[0] == count - 1
         if not is_run or len({encoded.token_ids[place] for place in run}) > 1:
-            raise ValueError(f"rollout.engine: vllm: the images of sample {sample} are no runs of one token; use hf")
+            raise ValueError(f"rollout.engine: vllm: the images of sample {sample} are not runs of one token; use hf")
         runs.append((run[0], count))
         taken += count
     assert taken == len(places), f"{len(places)} image tokens for images of {taken}"

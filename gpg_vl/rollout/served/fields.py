@@ -18,10 +18,10 @@ class Fields:
             where: what messages call the object
 
         Raises:
-            BadMessage: it is no object
+            BadMessage: it is not an object
         """
         if not isinstance(plain, dict):
-            raise BadMessage(f"{where or 'the message'} is no object")
+            raise BadMessage(f"{where or 'the message'} is not an object")
         self._plain: dict[str, Any] = plain
         self.where = where
 

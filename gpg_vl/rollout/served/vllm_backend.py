@@ -175,7 +175,7 @@ class VllmBackend:
             return {"prompt_token_ids": list(prompt.token_ids)}
         marker = self._llm.llm_engine.model_config.hf_config.image_token_id
         if any(prompt.token_ids[first] != marker for first, _ in prompt.runs):  # vLLM would not come back from it
-            raise BadMessage(f"an image stands where the prompt has not the model's token for it, {marker}")
+            raise BadMessage(f"an image stands where the prompt does not have the model's image token, {marker}")
         images = [Image.frombytes("RGB", (each.width, each.height), each.rgb) for each in prompt.pictures]
         return {
             "prompt_token_ids": prompt.short_token_ids,

@@ -1,4 +1,4 @@
-# Sourced by the scripts in this folder: source common.sh NAME MODEL "$@". Reads the options and defines convert, train,
+# Sourced by the scripts in this folder: source experiment.sh NAME MODEL "$@". Reads the options and defines convert, train,
 # evaluate and show_table. A finished step is not repeated; a killed training or evaluation resumes.
 set -euo pipefail
 

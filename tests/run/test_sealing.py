@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpg_vl.run.manifest import MANIFEST_FILE, find_damage, seal_folder
+from gpg_vl.models.folder.manifest import MANIFEST_FILE, find_damage
+from gpg_vl.run.sealing import seal_folder
 
 
 @pytest.fixture

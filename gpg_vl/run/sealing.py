@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpg_vl.models.folder.manifest import MANIFEST_FILE, THREADS, find_damage, hash_file
-
-__all__ = ["MANIFEST_FILE", "find_damage", "seal_folder", "sync"]
+from gpg_vl.models.folder.manifest import MANIFEST_FILE, THREADS, hash_file
 
 
 def seal_folder(folder: Path) -> None:
