@@ -1,7 +1,7 @@
 """A training run: recipe in, checkpoints and logs out.
 
-The loop is Algorithm 1 of the paper. ``Collector.collect`` draws, rolls out, scores and asks which groups can be trained,
-until a share of beta_th can; ``Objective`` has alpha and the centred rewards, ``Learner`` the gradient and the step.
+The loop is Algorithm 1 of the paper. ``Collector.collect`` draws, rolls out, scores and asks which groups can be
+trained, until a share of beta_th can; ``Objective`` has alpha and the centred rewards, ``Learner`` gradient and step.
 Everything that can be wrong with the recipe or the data is checked before the first step.
 """
 
