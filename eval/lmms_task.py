@@ -94,7 +94,7 @@ def write_task(recipe: Recipe, out: Path) -> int:
 
 def _rows(samples: Sequence[Sample], prompts: PromptBuilder, recipe: Recipe) -> Iterator[dict[str, Any]]:
     from gpg_vl.models.inputs.parts import Medium
-    from gpg_vl.prompts.places import place_media
+    from gpg_vl.prompts.media_places import place_media
     from gpg_vl.verifiers.reasoning import opened_reasoning
 
     hosts, shrink = recipe.data.image_hosts, recipe.data.on_large_image == "shrink"

@@ -37,14 +37,14 @@ from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.preflight.trial import try_model
 from gpg_vl.processes.ranks import note, run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
-from gpg_vl.processes.weights import check_whole_weights_fit
-from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
+from gpg_vl.processes.whole_weights import check_whole_weights_fit
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
+from gpg_vl.prompts.prefetch import PromptsAhead, choose_workers
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engines
 from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
-from gpg_vl.run.checkpoint_files import LEARNED_FILE, STATE_FOLDER
+from gpg_vl.run.checkpoint_writing import LEARNED_FILE, STATE_FOLDER
 from gpg_vl.run.claim import check_claim
 from gpg_vl.run.output_dir import check_room, find_resume_point
 from gpg_vl.run.progress import Progress

@@ -223,9 +223,7 @@ def _report(words: list[str]) -> None:
         "--eval", nargs="+", default=[], metavar="FOLDER", help="evaluations to show, besides those in the run's folder"
     )
     parser.add_argument("--png", metavar="FOLDER", help="also write each chart as a PNG file")
-    parser.add_argument(
-        "--serve", action="store_true", help="show the page on this machine, renewed while a run goes on"
-    )
+    parser.add_argument("--serve", action="store_true", help="show the page on this machine while a run goes on")
     parser.add_argument("--port", type=int, default=8321, help="port of the page that --serve shows (default 8321)")
     options = parser.parse_args(words)
     from gpg_vl.commands.report import serve_report, write_pngs, write_report

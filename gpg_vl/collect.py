@@ -24,8 +24,8 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.prompts.ahead import PromptsAhead
 from gpg_vl.prompts.gold import GoldCompletions
+from gpg_vl.prompts.prefetch import PromptsAhead
 from gpg_vl.records import (
     CollectedGroups,
     GroupKind,

@@ -25,11 +25,11 @@ from gpg_vl.models import log_probs
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.packed.attention import FLEX_ATTENTION
-from gpg_vl.models.packed.packed_attention import PackedAttention
+from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.packed.segments import prompt_of
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import MicroBatch, TrainingGroup
 from gpg_vl.update.gradient import accumulate_gradient, take_step

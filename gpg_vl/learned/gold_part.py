@@ -19,7 +19,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.records import Prompt, ScoredGroup
 from gpg_vl.update.reference import InitialModel

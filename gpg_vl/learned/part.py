@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.records import ScoredGroup
 
 

@@ -27,7 +27,7 @@ from gpg_vl.models.inputs.end_tokens import find_end_tokens, find_pad_token, rea
 from gpg_vl.models.inputs.images_to_tensors import ImagesToTensors
 from gpg_vl.models.inputs.parts import Part
 from gpg_vl.models.inputs.vision_records import join_vision
-from gpg_vl.models.packed.packed_attention import PackedAttention
+from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.weights.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
 from gpg_vl.verifiers.reasoning import TAGS

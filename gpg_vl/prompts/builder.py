@@ -19,7 +19,7 @@ from gpg_vl.data.videos import FrameSampling, Video, VideoShape, measure_video, 
 from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.inputs.images_to_tensors import resized
-from gpg_vl.prompts.places import check_template, place_media, used_markers
+from gpg_vl.prompts.media_places import check_template, place_media, used_markers
 from gpg_vl.records import Encoded, ImageView, Prompt, Sample, VisionInputs
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer

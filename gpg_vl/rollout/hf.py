@@ -22,7 +22,7 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.inputs.vision_records import move_vision, split_features
 from gpg_vl.models.log_probs import banned_places, head_logits
 from gpg_vl.processes.pulse import PULSE
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.records import Completion, Encoded, ImageFeatures, Prompt, RolloutGroup, VisionInputs
 from gpg_vl.rollout.decoding import Decoding, GrowingDecoding, start_decoding
 from gpg_vl.rollout.engine import Sampling, Tell, nobody

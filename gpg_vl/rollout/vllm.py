@@ -23,17 +23,17 @@ from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
-from gpg_vl.processes.weights import weights_in_turn, weights_there, whole_weights
+from gpg_vl.processes.whole_weights import weights_in_turn, weights_there, whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
+from gpg_vl.rollout.served.engine_weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import Exchanges, ServerPool, find_servers
 from gpg_vl.rollout.served.shared_folder import Published
-from gpg_vl.rollout.served.weights import Fingerprint, fingerprint, write_weights
 from gpg_vl.screen import say
 
 

@@ -31,7 +31,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import ranks_of_node
-from gpg_vl.processes.weights import weights_to_save
+from gpg_vl.processes.whole_weights import weights_to_save
 from gpg_vl.run.checkpoint import (
     OwnState,
     gather_contents,
@@ -40,7 +40,14 @@ from gpg_vl.run.checkpoint import (
     remove_old_checkpoints,
     with_disk_errors,
 )
-from gpg_vl.run.checkpoint_files import STATE_FOLDER, Contents, finish_folder, free_space, start_folder, write_contents
+from gpg_vl.run.checkpoint_writing import (
+    STATE_FOLDER,
+    Contents,
+    finish_folder,
+    free_space,
+    start_folder,
+    write_contents,
+)
 from gpg_vl.run.leftovers import partial_folder
 from gpg_vl.run.moments import SEEN_SECONDS, FilesOfOthers, copy_portion, moments_file, refuse_unseen, write_own
 from gpg_vl.screen import say_once

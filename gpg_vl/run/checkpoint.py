@@ -25,8 +25,8 @@ from gpg_vl.models.folder.saving import save_model
 from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import run_on_main, run_together
 from gpg_vl.processes.sharding import sharding_of
-from gpg_vl.processes.weights import weights_to_save
-from gpg_vl.run.checkpoint_files import (
+from gpg_vl.processes.whole_weights import weights_to_save
+from gpg_vl.run.checkpoint_writing import (
     STATE_FOLDER,
     Contents,
     finish_folder,

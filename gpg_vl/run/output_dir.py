@@ -138,9 +138,7 @@ def _refuse_another_recipe(recipe: Recipe, checkpoint: Path) -> None:
             saved, now = _with_objective_values(saved), _with_objective_values(now)
     except (TypeError, KeyError, AttributeError) as error:
         cause = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(
-            f"{checkpoint / RECIPE_FILE} is not the recipe of a run ({cause}); restore it"
-        ) from error
+        raise ValueError(f"{checkpoint / RECIPE_FILE} is not the recipe of a run ({cause}); restore it") from error
     for key, (old, new) in changed_keys(saved, now).items():
         if key in MAY_CHANGE_ON_RESUME:
             continue

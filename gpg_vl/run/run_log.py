@@ -18,12 +18,12 @@ from gpg_vl.files import replace_file
 from gpg_vl.records import LoggedGroup, TrainingGroup
 from gpg_vl.run.claim import check_claim
 from gpg_vl.run.group_pictures import draw_groups
-from gpg_vl.run.lacks import Lacks
 from gpg_vl.run.live_display import LiveDisplay, LiveState
 from gpg_vl.run.log_writer import LogWriter
 from gpg_vl.run.record import RECORD_FOLDER
 from gpg_vl.run.step_metrics import step_line
 from gpg_vl.run.trackers import Trackers
+from gpg_vl.run.unwritable import Lacks
 from gpg_vl.screen import can_be_painted, say
 
 SKIPPED_FOLDER = "skipped"

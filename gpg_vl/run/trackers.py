@@ -19,8 +19,8 @@ from PIL.Image import Image
 
 from gpg_vl.files import replace_file
 from gpg_vl.processes.interrupts import INSISTING, WARNINGS
-from gpg_vl.run.lacks import Lacks
 from gpg_vl.run.random_state import without_trace
+from gpg_vl.run.unwritable import Lacks
 
 PROJECT = "gpg-vl"
 NAMES_FILE = "trackers.json"

@@ -29,7 +29,7 @@ from gpg_vl.models.weights.masters import find_rounded
 from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import ranks_of_node
-from gpg_vl.processes.weights import provide_gathering
+from gpg_vl.processes.whole_weights import provide_gathering
 from gpg_vl.update.handing_out import fill, follow_first_rank, from_first_rank
 from gpg_vl.update.policy import PolicyForward
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from gpg_vl.config import UpdateConfig
 from gpg_vl.errors import is_out_of_memory
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decoding.kept_keys import KeptPrompt
 from gpg_vl.models.inputs.parts import Medium
+from gpg_vl.models.packed.kept_prompt_keys import KeptPrompt
 from gpg_vl.processes.collectives import max_over_ranks
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import RankError, run_together

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decoding.kept_keys import Kept, KeptKeys, KeptPrompt
+from gpg_vl.models.packed.kept_prompt_keys import Kept, KeptKeys, KeptPrompt
 from gpg_vl.records import MicroBatch
 from gpg_vl.update.packing import PackedRow, build_micro_batch
 from gpg_vl.update.policy import move_to, packed_states

@@ -16,7 +16,7 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
 from gpg_vl.update.balance import balance

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.models.decoding.kept_keys import KeptPrompt
 from gpg_vl.models.inputs.vision_records import move_features, move_vision, select_features
 from gpg_vl.models.log_probs import token_log_probs
+from gpg_vl.models.packed.kept_prompt_keys import KeptPrompt
 from gpg_vl.records import MicroBatch
 
 

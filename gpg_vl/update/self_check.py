@@ -23,10 +23,10 @@ from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Encoded
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.update.expert_choices import changed_share, recording_choices
 from gpg_vl.update.kept_prompts import build_part, run_prompt
 from gpg_vl.update.packing import PackedRow, build_micro_batch, place_rows
 from gpg_vl.update.policy import move_to, packed_log_probs
-from gpg_vl.update.routers import changed_share, recording_choices
 
 TOLERANCE = 1e-4
 """Tolerance with float32 weights: largest difference of a token's log-probs, in nats."""

@@ -19,7 +19,7 @@ from gpg_vl.models.weights.gathered import GatheredModel, Place, find_places
 from gpg_vl.processes.freed_memory import give_back
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.sharding import sharding_of
-from gpg_vl.processes.weights import provide_gathering
+from gpg_vl.processes.whole_weights import provide_gathering
 from gpg_vl.update.fsdp import find_blocks
 from gpg_vl.update.handing_out import follow_first_rank, from_first_rank
 from gpg_vl.update.policy import PolicyForward

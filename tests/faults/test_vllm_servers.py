@@ -17,8 +17,8 @@ from gpg_vl.models.base import BaseAdapter
 from gpg_vl.rollout import vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.served.engine_weights import WEIGHTS_FILE, write_weights
 from gpg_vl.rollout.served.parity import MAX_GAP
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE, write_weights
 from gpg_vl.rollout.vllm import NoServer
 from gpg_vl.run.run_log import read_metrics
 from tests.support.builders import make_lively

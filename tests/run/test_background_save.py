@@ -25,7 +25,7 @@ from gpg_vl.models.folder.saving import check_model_folder
 from gpg_vl.models.weights.finite import NotFinite
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.run import background_save, manifest
+from gpg_vl.run import background_save, sealing
 from gpg_vl.run.background_save import BackgroundSaves
 from gpg_vl.run.checkpoint import OwnState, TrainingState, save_checkpoint
 from gpg_vl.run.random_state import read_random_state
@@ -216,7 +216,7 @@ def test_training_goes_first(training: Training, gate: threading.Event, monkeypa
         return look_and_work
 
     monkeypatch.setattr(background_save, "write_weights", look("writes", background_save.write_weights))
-    monkeypatch.setattr(manifest, "hash_file", look("hashes", manifest.hash_file))
+    monkeypatch.setattr(sealing, "hash_file", look("hashes", sealing.hash_file))
     training.begin(2)
     gate.set()
     assert training.saves.finish() == training.folder / "checkpoint-2"

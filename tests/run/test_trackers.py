@@ -12,10 +12,10 @@ from accelerate import PartialState
 from PIL import Image
 
 from gpg_vl.config import TRACKERS
-from gpg_vl.run.lacks import Lacks
 from gpg_vl.run.random_state import read_random_state
 from gpg_vl.run.run_log import RunLog, read_metrics
 from gpg_vl.run.trackers import NAMES_FILE, Trackers, flatten
+from gpg_vl.run.unwritable import Lacks
 from tests.support.messages import lines_naming
 from tests.support.onlookers import Recorder, install_recorder
 

@@ -28,27 +28,27 @@ def positions_start_late(patch: Any) -> None:
 
 def one_mask(patch: Any) -> None:
     """Completions see the earlier ones of their group."""
-    from gpg_vl.models.packed import attention, packed_attention
+    from gpg_vl.models.packed import attention, attention_choice
     from gpg_vl.models.packed.segments import prompt_of
 
     def causal(segment_ids: Tensor) -> Tensor:
         return attention.visible_keys(prompt_of(segment_ids))
 
-    patch.setattr(packed_attention, "visible_keys", causal)
-    patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
+    patch.setattr(attention_choice, "visible_keys", causal)
+    patch.setattr(attention_choice.PackedAttention, "_packed", lambda *_: "sdpa")
 
 
 def one_group(patch: Any) -> None:
     """The document mask leaks: tokens see the prompts of earlier groups in their row."""
-    from gpg_vl.models.packed import attention, packed_attention
+    from gpg_vl.models.packed import attention, attention_choice
     from gpg_vl.models.packed.segments import GROUP
 
     def leaking(segment_ids: Tensor) -> Tensor:
         keys, causal = segment_ids[:, None], attention.visible_keys(torch.zeros_like(segment_ids))
         return causal & ((keys % GROUP == 0) | (keys == segment_ids[:, :, None]))
 
-    patch.setattr(packed_attention, "visible_keys", leaking)
-    patch.setattr(packed_attention.PackedAttention, "_packed", lambda *_: "sdpa")
+    patch.setattr(attention_choice, "visible_keys", leaking)
+    patch.setattr(attention_choice.PackedAttention, "_packed", lambda *_: "sdpa")
 
 
 def no_depths(patch: Any) -> None:
@@ -68,7 +68,7 @@ def not_regrouped(patch: Any) -> None:
 
 def state_of_another(patch: Any) -> None:
     """States are not expanded to the completions: all start from the first prompt's."""
-    from gpg_vl.models.packed.regroup import StatesInGraph
+    from gpg_vl.models.packed.recurrent_layers import StatesInGraph
 
     expand = StatesInGraph.expand
     patch.setattr(StatesInGraph, "expand", lambda states, rows: expand(states, torch.zeros_like(rows)))

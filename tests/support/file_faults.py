@@ -60,7 +60,7 @@ class FileOperations:
             save_file(tensors, path, *words, **names)
 
         patch.setattr(os, "fsync", watched_fsync)
-        for name in ("gpg_vl.run.checkpoint_files.save_file", "gpg_vl.run.moments.save_file"):
+        for name in ("gpg_vl.run.checkpoint_writing.save_file", "gpg_vl.run.moments.save_file"):
             patch.setattr(name, watched_save_file)
         patch.setattr("transformers.modeling_utils.safe_save_file", watched_save_file)
 

@@ -21,9 +21,9 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import weights_in_turn, weights_there, weights_to_save, whole_weights
+from gpg_vl.processes.whole_weights import weights_in_turn, weights_there, weights_to_save, whole_weights
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.rollout.served.weights import named_weights
+from gpg_vl.rollout.served.engine_weights import named_weights
 from gpg_vl.update.handing_out import load_policy
 from gpg_vl.update.reference import keep_in_compute_type
 from tests.support.builders import SMALL_IMAGES

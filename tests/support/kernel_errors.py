@@ -106,7 +106,7 @@ def main() -> None:
     [kind] = sys.argv[1:]
     if kind == "liger":
         complete_interpreter()
-    forwards = import_module(f"gpg_vl.models.{kind}")
+    forwards = import_module(f"gpg_vl.models.kernels.{kind}")
     found = {
         type(module).__qualname__ + f" of {type(module).__module__}": measure(module, kind) for module in make_modules()
     }

@@ -29,7 +29,7 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update import gradient
 from gpg_vl.update.balance import balance

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.rollout.served.client import Client
+from gpg_vl.rollout.served.engine_weights import WEIGHTS_FILE
 from gpg_vl.rollout.served.messages import PROTOCOL, Picture, Request, read_request, write_request
 from gpg_vl.rollout.served.shared_folder import read_token
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE
 from tests.support.recorded_exchanges import AGAIN, FILE, RUN, STALE, Exchange, make_policy, play_run
 from tests.support.vllm_servers import CONTEXT, Server, running
 

@@ -22,11 +22,11 @@ from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Prompt, RolloutGroup, Sample
 from gpg_vl.rollout.hf import HfEngine
+from gpg_vl.rollout.served.engine_weights import WEIGHTS_FILE
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
 from gpg_vl.rollout.served.server import MOST_CONNECTIONS, RolloutServer
 from gpg_vl.rollout.served.service import Backend, Service
 from gpg_vl.rollout.served.shared_folder import make_token
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE
 
 _LOADING = threading.Lock()  # transformers changes what torch does while it loads, for every thread
 

@@ -18,7 +18,7 @@ from gpg_vl import assemble
 from gpg_vl.processes import rank_watch
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run import background_save, checkpoint, checkpoint_files, claim, moments
+from gpg_vl.run import background_save, checkpoint, checkpoint_writing, claim, moments
 from gpg_vl.update import optimizer_state, policy
 from tests.support.faulty_rank import in_call
 
@@ -78,7 +78,7 @@ def hang_in_save() -> None:
 
 def sigterm_in_save() -> None:
     """When all files are written, before they are sealed."""
-    in_call(1, checkpoint_files, "seal_folder", send_sigterm)
+    in_call(1, checkpoint_writing, "seal_folder", send_sigterm)
 
 
 def sigterm_in_writing() -> None:

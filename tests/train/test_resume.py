@@ -19,7 +19,7 @@ from gpg_vl.data.sources import write_parquet
 from gpg_vl.models.weights.trained_weights import TrainedWeights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.run import checkpoint_files
+from gpg_vl.run import checkpoint_writing
 from gpg_vl.run.run_log import RunLog, read_metrics
 from gpg_vl.train import train
 from tests.support.messages import naming
@@ -44,7 +44,7 @@ def test_a_sealed_checkpoint_has_the_log_of_its_steps(
     make_recipe: MakeRecipe, tmp_path: Path, noisy_rewards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However slow the log is written, and whether the run waits for the checkpoint or not."""
-    append, seal, logged = RunLog._append_metrics, checkpoint_files.seal_folder, {}
+    append, seal, logged = RunLog._append_metrics, checkpoint_writing.seal_folder, {}
 
     def append_slowly(log: RunLog, line: str) -> None:
         time.sleep(0.5)
@@ -55,7 +55,7 @@ def test_a_sealed_checkpoint_has_the_log_of_its_steps(
         seal(folder)
 
     monkeypatch.setattr(RunLog, "_append_metrics", append_slowly)
-    monkeypatch.setattr(checkpoint_files, "seal_folder", look_and_seal)
+    monkeypatch.setattr(checkpoint_writing, "seal_folder", look_and_seal)
     train(make_recipe(run__steps=3, run__save_every=1))
     assert sorted(map(len, logged.values())) == [1, 2, 3]
 

@@ -25,7 +25,7 @@ from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.weights import weights_to_save, whole_weights
+from gpg_vl.processes.whole_weights import weights_to_save, whole_weights
 from gpg_vl.records import Completion
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gpg_vl.config import LoraConfig, UpdateConfig
-from gpg_vl.models.decoding import kept_keys
-from gpg_vl.models.decoding.kept_keys import KeptPrompt
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
+from gpg_vl.models.packed import kept_prompt_keys
+from gpg_vl.models.packed.kept_prompt_keys import KeptPrompt
 from gpg_vl.records import TrainingGroup
 from gpg_vl.update import gradient
 from gpg_vl.update.gradient import PassStats, accumulate_gradient
@@ -180,7 +180,7 @@ def prompt_backward_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def keys_kept_before_their_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.qwen2_vl import modeling_qwen2_vl as modeling
 
-    rotate, update = modeling.apply_rotary_pos_emb, kept_keys._KeptLayer.update
+    rotate, update = modeling.apply_rotary_pos_emb, kept_prompt_keys._KeptLayer.update
     raw: list[Tensor] = []
 
     def remember(query: Tensor, key: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
@@ -195,7 +195,7 @@ def keys_kept_before_their_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
         return key_states, value_states
 
     monkeypatch.setattr(modeling, "apply_rotary_pos_emb", remember)
-    monkeypatch.setattr(kept_keys._KeptLayer, "update", keep_raw)
+    monkeypatch.setattr(kept_prompt_keys._KeptLayer, "update", keep_raw)
 
 
 def gradient_of_the_first_part_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.models.packed import flex_attention, packed_attention
+from gpg_vl.models.packed import attention_choice, flex_attention
 from gpg_vl.models.packed.segments import GROUP
 from gpg_vl.records import ImageFeatures, VisionInputs
 from gpg_vl.rollout.engine import Sampling
@@ -73,7 +73,7 @@ def test_flex_attention_gives_the_same_log_probs(
             found[code] = policy.packed_log_probs(adapter, batch, 1.0)
         assert all(float((found["as it is"] - each).abs().max()) < 1e-5 for each in found.values())
         monkeypatch.setattr(adapter._attention, "_packed", lambda segment_ids: "sdpa")
-        monkeypatch.setattr(packed_attention, "visible_keys", seeing_all_prompts)
+        monkeypatch.setattr(attention_choice, "visible_keys", seeing_all_prompts)
         leaking = policy.packed_log_probs(adapter, batch, 1.0)
     assert (float((found["sdpa"] - leaking).abs().max()) > 1e-3) == (attention == "auto")
 

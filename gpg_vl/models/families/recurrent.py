@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.decoding.kv_cache import GrowingCache
-from gpg_vl.models.packed.regroup import regroup, regroup_rows
+from gpg_vl.models.packed.recurrent_layers import regroup, regroup_rows
 from gpg_vl.records import Frame
 
 

@@ -230,9 +230,7 @@ def check_names(path: str) -> None:
     folder = Path(path)
     for file, name in [*_named_shards(folder), *_named_files(folder)]:
         if not stays_inside(name):
-            raise ValueError(
-                f"model.path: {folder / file} names {name!r}, not a file in the folder; correct it"
-            )
+            raise ValueError(f"model.path: {folder / file} names {name!r}, not a file in the folder; correct it")
     read_object(folder / "generation_config.json")
     for file in ("processor_config.json", "preprocessor_config.json", "audio_tokenizer_config.json"):
         if {"audio_tokenizer", "audio_tokenizer_class"} & read_object(folder / file).keys():

@@ -60,7 +60,7 @@ def use_kernels(model: PreTrainedModel, kernels: str) -> None:
     Args:
         kernels: liger or compiled
     """
-    forwards = importlib.import_module(f"gpg_vl.models.{kernels}")  # Liger's are not everywhere
+    forwards = importlib.import_module(f"gpg_vl.models.kernels.{kernels}")  # Liger's are not everywhere
     modules: list[Any] = list(model.modules())
     for module in modules:
         if isinstance(module, _NORMS):

@@ -25,13 +25,13 @@ from gpg_vl.models.weights.lora import find_base
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
+from gpg_vl.rollout.served.engine_weights import GatheredInTurn, There, named_weights
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.service import Backend, EngineFailed, Service
 from gpg_vl.rollout.served.shared_folder import Versions
 from gpg_vl.rollout.served.vllm_backend import EngineOptions, start_backend
-from gpg_vl.rollout.served.weights import GatheredInTurn, There, named_weights
 from gpg_vl.screen import say
 
 T = TypeVar("T")

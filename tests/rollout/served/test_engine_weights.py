@@ -18,8 +18,8 @@ from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.weights.lora import merged_weights, weight_names
-from gpg_vl.rollout.served import weights
-from gpg_vl.rollout.served.weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
+from gpg_vl.rollout.served import engine_weights
+from gpg_vl.rollout.served.engine_weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.families import CASES, skip_unless_installed
 from tests.support.rollout_servers import load_published, perturb
@@ -142,7 +142,7 @@ def test_each_is_moved_to_the_host_as_it_is_made(tmp_path: Path, monkeypatch: py
             yield f"weight.{number}", tensor
             del tensor
 
-    monkeypatch.setattr(weights, "named_weights", make)
+    monkeypatch.setattr(engine_weights, "named_weights", make)
     write_weights(None, tmp_path)  # type: ignore[arg-type]
     assert {*load_file(tmp_path / WEIGHTS_FILE)} == {f"weight.{number}" for number in range(5)}
 
@@ -158,7 +158,7 @@ def test_a_fingerprint_is_that_of_its_pieces(load: Any, monkeypatch: pytest.Monk
         sizes.append(tensor.numel())
         return original(tensor, **keys)
 
-    monkeypatch.setattr(weights, "_PIECE", 100)
+    monkeypatch.setattr(engine_weights, "_PIECE", 100)
     monkeypatch.setattr(torch.Tensor, "sum", count)
     assert fingerprint(adapter) == whole
     assert max(sizes) == 100

@@ -15,9 +15,9 @@ import torch
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.prompts import ahead
-from gpg_vl.prompts.ahead import PromptsAhead, choose_workers
+from gpg_vl.prompts import prefetch
 from gpg_vl.prompts.builder import PreparedMedia, PromptBuilder
+from gpg_vl.prompts.prefetch import PromptsAhead, choose_workers
 from gpg_vl.records import ImageView, Prompt, Sample
 from gpg_vl.screen import say_once
 from gpg_vl.tasks import TASKS
@@ -208,7 +208,7 @@ def test_the_end_waits_for_no_image_that_hangs(load: LoadModel, monkeypatch: pyt
         hangs.wait(60)
 
     monkeypatch.setattr(PromptBuilder, "prepare", hang)
-    monkeypatch.setattr(ahead, "_END_SECONDS", 0.05)
+    monkeypatch.setattr(prefetch, "_END_SECONDS", 0.05)
     prompts = PromptsAhead(builder(load()), 1, CPU)
     prompts.expect(SAMPLES)
     begun.wait(20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpg_vl.models.inputs.parts import Medium, Part
-from gpg_vl.prompts.places import check_template, place_media
+from gpg_vl.prompts.media_places import check_template, place_media
 from gpg_vl.records import FrameTimes, ImageView, VideoView
 from tests.support.messages import naming
 

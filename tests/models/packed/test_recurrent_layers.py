@@ -13,7 +13,7 @@ from transformers import Lfm2Config, Qwen3_5TextConfig
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
-from gpg_vl.models.packed.regroup import RegroupedRows, StatesInGraph, regroup, regroup_rows
+from gpg_vl.models.packed.recurrent_layers import RegroupedRows, StatesInGraph, regroup, regroup_rows
 
 WIDTH = 16
 ROWS = ((7, (5, 1, 70)), (3, (2,)), (1, (1, 1, 4)))

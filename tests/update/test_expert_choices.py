@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gpg_vl.models.tiny import write_tiny_model
+from gpg_vl.update.expert_choices import changed_share, recording_choices
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches
 from gpg_vl.update.policy import packed_log_probs
-from gpg_vl.update.routers import changed_share, recording_choices
 from gpg_vl.update.self_check import check_packing
 from tests.support.builders import whole
 from tests.support.families import CASES, Bench, load_case, shake

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.models.packed import packed_attention
-from gpg_vl.models.packed.packed_attention import FLEX_ROW_LENGTH, PackedAttention
+from gpg_vl.models.packed import attention_choice
+from gpg_vl.models.packed.attention_choice import FLEX_ROW_LENGTH, PackedAttention
 from gpg_vl.update.packing import build_micro_batch, plan_micro_batches, shortest_budget
 from tests.support.builders import FAMILIES, whole
 from tests.support.groups import (
@@ -78,13 +78,13 @@ def test_padding_that_is_seen_is_caught(
     adapter = load()
     groups = make_groups(adapter)
     monkeypatch.setattr(adapter._attention, "_packed", lambda segment_ids: "sdpa")
-    visible = packed_attention.visible_keys
+    visible = attention_choice.visible_keys
 
     def seeing_padding(segment_ids: Tensor) -> Tensor:
         return visible(segment_ids) | (segment_ids == -1)[:, None, :]
 
     expected = packed_gradients(adapter, groups)
-    monkeypatch.setattr(packed_attention, "visible_keys", seeing_padding)
+    monkeypatch.setattr(attention_choice, "visible_keys", seeing_padding)
     assert worst_relative_error(packed_gradients(adapter, groups), expected) < 1e-5, "nothing is padded"
     pad(adapter)
     assert worst_relative_error(packed_gradients(adapter, groups), expected) > 1e-3
