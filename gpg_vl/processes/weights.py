@@ -54,7 +54,10 @@ def whole_weights(accelerator: Accelerator, *, is_exact: bool = False) -> Abstra
 
 
 def weights_to_save(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Inside, the first rank has all weights, to save them in float32. All ranks enter and leave it together."""
+    """Inside, the first rank has all weights that a model folder holds, to save them in float32.
+
+    Those under a LoRA adapter have no values. All ranks enter and leave it together.
+    """
     if sharding_of(accelerator).keeps_whole_weights:
         return nullcontext()
     return _gatherings[accelerator].to_save()

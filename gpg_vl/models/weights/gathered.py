@@ -52,9 +52,11 @@ class GatheredModel:
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
-        """Inside, the first rank's adapter has copies of all weights as they are stored, in the host's memory."""
+        """Inside, the first rank's adapter has copies, as they are stored and in the host's memory, of all weights that
+        its folder holds: of a LoRA adapter those that are trained, and the others have no values."""
         is_first = torch.distributed.get_rank() == 0
-        found = {name: each.to("cpu", copy=True) for name, each in self._gather({}) if is_first}
+        names = None if self._adapter.config.lora is None else self._trained()
+        found = {name: each.to("cpu", copy=True) for name, each in self._gather({}, names) if is_first}
         if not is_first:
             yield
             return
@@ -72,6 +74,9 @@ class GatheredModel:
         """Within ``in_turn``: inside, the adapter has these weights; all ranks enter it together, for the same ones."""
         with self._filled(dict(self._gather(self._types, set(names)))):
             yield
+
+    def _trained(self) -> set[str]:
+        return {name for name, each in self._sharded.named_parameters() if each.requires_grad}
 
     @torch.no_grad()
     def _gather(
