@@ -90,6 +90,12 @@ class Learner:
         assert beside is None or not self.layout.needs_equal_passes, "ranks share gradients"
 
     @property
+    def _deals_by_cost(self) -> bool:
+        """Whether groups move between ranks before they are trained. What is followed beside them stays where it is:
+        it reads what a rank has kept of the prompts that it sampled."""
+        return self._accelerator.num_processes > 1 and self._beside is None
+
+    @property
     def optimizer(self) -> Any:
         """torch's optimizer, or DeepSpeed's wrapper of it."""
         return self.layout.optimizer
@@ -102,7 +108,7 @@ class Learner:
         """
         update = self._recipe.update
         parts = deal_updates(collected, self._objective, update.groups_per_update, self._accelerator)
-        if self.layout.deals_by_cost:
+        if self._deals_by_cost:
             parts = [(balance(groups, self._accelerator.device), totals) for groups, totals in parts]
         with self._whole_weights(bool(self._objective.needs)):
             batches = run_together(lambda: [UpdateBatch(self._anchor(trained), totals) for trained, totals in parts])
