@@ -16,7 +16,7 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.weights import whole_weights
+from gpg_vl.processes.weights import weights_in_float32, whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
 from gpg_vl.update.balance import balance
@@ -248,14 +248,14 @@ class Learner:
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
     def _check_once(self, budget: UpdateConfig) -> None:
-        """Before the run's first gradient, on weights that no layout has rounded.
+        """Before the run's first gradient, computed in float32.
 
         Args:
             budget: of the gradient; a few of its rows are enough where it is a large one
         """
         if not self._is_checked:
             config = min(self._recipe.update, budget, key=lambda each: each.tokens_per_micro_batch)
-            with whole_weights(self._accelerator, is_exact=True):
+            with weights_in_float32(self._accelerator):
                 run_together(lambda: halve_until_it_fits(self._check_rows, config, self.groups))
             self._is_checked = True
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.weights.masters import widened_as_they_run
 from gpg_vl.processes.pulse import PULSE
 
 Gather = Callable[[nn.Parameter, torch.dtype], Tensor]
@@ -44,11 +45,22 @@ class GatheredModel:
         self._buffers = find_places(self._body, "_buffers")
 
     @contextmanager
-    def whole(self, *, is_exact: bool = False) -> Iterator[None]:
-        """Inside, the adapter has all weights, in the types that it computes in or as they are stored."""
-        types = {} if is_exact else self._types
-        with self._running(self._device, types), self._filled(dict(self._gather(types))):
+    def whole(self) -> Iterator[None]:
+        """Inside, the adapter has all weights, in the types that it computes in."""
+        with self._running(self._device, self._types), self._filled(dict(self._gather(self._types))):
             yield
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Inside, the adapter computes in float32. Most layers of the text model have their weights in the types that
+        they are computed in, and widen them as they run; all other weights are as they are stored."""
+        with self._running(self._device, {}):
+            layers = self._adapter.lent_layers(with_trained=True)
+            lent = {id(each) for layer in layers for each in layer.parameters(recurse=False)}
+            named = {name for name, place in self._weights.items() if id(place.get()) in lent}
+            types = {name: dtype for name, dtype in self._types.items() if name in named}
+            with self._filled(dict(self._gather(types))), widened_as_they_run(layers if types else ()):
+                yield
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
