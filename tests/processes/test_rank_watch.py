@@ -27,7 +27,9 @@ from gpg_vl.processes.ranks import run_on_main, run_together
 rank, case = int(os.environ["RANK"]), sys.argv[1]
 is_first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 rank_watch.PATIENCE_SECONDS = 3.0
-torch.distributed.init_process_group("gloo")
+store, _, num_ranks = next(torch.distributed.rendezvous("env://"))
+store = torch.distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # torch finds none of old ranks
+torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
 
 def work():
     if rank == 1 and case == "agree":
