@@ -27,7 +27,7 @@ from gpg_vl.objectives.base import Objective
 from gpg_vl.planning.check import Fit, fit_run, machine_here, with_budgets
 from gpg_vl.planning.memory import Budgets
 from gpg_vl.planning.shapes import NotOnShapes
-from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
+from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_model
 from gpg_vl.preflight.pins import check_pins, take_pins
 from gpg_vl.preflight.rewards import fit_rewards
 from gpg_vl.preflight.rows import SourceReport, check_all_rows, show_rows
@@ -99,8 +99,8 @@ def assemble(
     path = recipe.model.path if checkpoint is None else str(checkpoint)
     run_together(lambda: refuse_kernels(recipe.model, path, accelerator.device))
     sources = run_together(lambda: _load_sources(recipe, checkpoint, checked))
-    pins = run_together(lambda: _take_pins(recipe, checkpoint, sources))
-    _check_content(recipe, path, sources, pins, accelerator)
+    pins = run_together(lambda: _take_pins(recipe, checkpoint, sources, reads_weights=accelerator.is_main_process))
+    _check_content(recipe, path, sources, pins)
     objective = run_together(lambda: fit_rewards(recipe, objective, sources[0].tasks.values()))
     scorer.start()
     run_on_main(lambda: try_model(recipe, path, sources, scorer, objective))
@@ -193,22 +193,21 @@ def _load_sources(
     return checked
 
 
-def _take_pins(recipe: Recipe, checkpoint: Path | None, checked: Sequence[CheckedSources]) -> dict[str, str]:
+def _take_pins(
+    recipe: Recipe, checkpoint: Path | None, checked: Sequence[CheckedSources], *, reads_weights: bool
+) -> dict[str, str]:
     tasks = {name for each in checked for name in each.tasks}
     validation = [digest for each in checked[1:] for digest in each.digests]
-    pins = take_pins(recipe, tasks, checkpoint, validation)
+    pins = take_pins(recipe, tasks, checkpoint, validation, reads_weights=reads_weights)
     if checkpoint is not None:
         check_pins(pins, load_state(checkpoint).pins)
     return pins
 
 
-def _check_content(
-    recipe: Recipe, path: str, checked: Sequence[CheckedSources], pins: dict[str, str], accelerator: Accelerator
-) -> None:
-    """Refuses ranks with different files. Under FSDP2 only the first rank needs weights, so none are compared."""
-    reads = not sharding_of(accelerator).is_fsdp
-    model = run_together(lambda: find_weights(path, recipe.model.revision) if reads else None)
-    check_same_content(checked, pins, model)
+def _check_content(recipe: Recipe, path: str, checked: Sequence[CheckedSources], pins: dict[str, str]) -> None:
+    """Refuses ranks with different files. Only the first one needs weights, in every layout, so none are compared."""
+    model = run_together(lambda: find_model(path, recipe.model.revision))
+    check_same_content(checked, pins, model, reads_weights=False)
 
 
 def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:

@@ -27,7 +27,7 @@ from gpg_vl.evaluation.settings import Settings, add_model, settings_without_mod
 from gpg_vl.models import load_adapter
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.device import choose_device, describe_device
-from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_weights
+from gpg_vl.preflight.agreement import check_same_content, check_same_recipe, find_model
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.rows import check_rows, list_rows
 from gpg_vl.preflight.sources import CheckedSources
@@ -119,8 +119,8 @@ def run_evaluation(
             run_on_main(lambda: folders.append(stack.enter_context(claim_evaluation(out))))
         scorer = stack.enter_context(Scorer(recipe.rewards))
         sources = checked or run_together(lambda: load_evaluation(recipe))
-        weights = run_together(lambda: find_weights(recipe.model.path, recipe.model.revision))
-        check_same_content([sources], {}, weights, ["data.eval"])
+        model = run_together(lambda: find_model(recipe.model.path, recipe.model.revision))
+        check_same_content([sources], {}, model, ["data.eval"])
         rows = number_rows(sources, splits, category)
         known = run_on_main(lambda: _known_settings(recipe, benchmark, rows, sources, folders))
         scorer.start()

@@ -276,8 +276,12 @@ class Adapter(Protocol):
     def running_in_float32(self) -> AbstractContextManager[None]:
         """The same for what runs inside: of ``lent_layers`` one at a time is widened, so that memory holds them."""
 
-    def lent_layers(self) -> list[nn.Linear]:
-        """Frozen linear layers of the text model, of which most of an adapter's base consists."""
+    def lent_layers(self, *, with_trained: bool = False) -> list[nn.Linear]:
+        """Frozen linear layers of the text model, of which most of an adapter's base consists.
+
+        Args:
+            with_trained: those that are trained too, where there is no LoRA adapter
+        """
 
     def num_parameters(self) -> tuple[int, int]:
         """Number of all weights of the model, and of the trained ones."""

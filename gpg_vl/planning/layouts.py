@@ -41,6 +41,8 @@ class Size:
     outside: int  # of all that is in no block
     lent: int = 0  # of frozen layers that the self-check widens one at a time
     largest_lent: int = 0  # of the largest of these layers
+    shared_lent: int = 0  # the same where ranks share weights, with trained layers
+    largest_shared_lent: int = 0
     quantized: int = 0  # of weights in 4 bits, which are no lent ones
     largest_quantized: int = 0  # of the largest of these, which is there in full while its layer runs
     cast: int = 0  # of weights that autocast casts in each call

@@ -71,14 +71,14 @@ def size_of(adapter: Adapter) -> Size:
     size = Size(weights, trained, largest, max(blocks, default=0), weights - sum(blocks))
     layers = adapter.quantized_layers() if adapter.config.is_quantized else []
     found, coded = [layer.weight.numel() for layer in layers], {id(layer) for layer in layers}
-    lent = [
-        sum(p.numel() for p in layer.parameters(recurse=False))
-        for layer in adapter.lent_layers()
-        if id(layer) not in coded
-    ]
+    lent, shared = (
+        [sum(p.numel() for p in layer.parameters(recurse=False)) for layer in each if id(layer) not in coded]
+        for each in (adapter.lent_layers(), adapter.lent_layers(with_trained=True))
+    )
     cast = sum(each.numel() for each in cast_weights(adapter).values()) if adapter.config.dtype == "bfloat16" else 0
     return replace(
         size, lent=sum(lent), largest_lent=max(lent, default=0),
+        shared_lent=sum(shared), largest_shared_lent=max(shared, default=0),
         quantized=sum(found), largest_quantized=max(found, default=0), cast=cast,
     )  # fmt: skip
 
@@ -118,11 +118,24 @@ def memory_of(
         "update": _add(always, layer, _update_parts(state, runs.update, layout)),
         "step": _add(always, {GRADIENTS: state.gradients, "buffers": state.step + state.buffers}),
     }
-    if is_rounded or not stays:  # for the self-check the weights are widened, or gathered as they are stored
-        whole = FLOAT * (size.weights - size.quantized + size.largest_quantized) + round(FOUR_BITS * size.quantized)
-        widened = whole - FLOAT // 2 * size.lent + FLOAT * size.largest_lent - state.weights
-        phases["check"] = _add(always, {"weights": widened if stays else whole})
+    if is_rounded or not stays:
+        widened = _widened_bytes(size, recipe.model.dtype, is_shared=not stays)
+        phases["check"] = _add(always, {"weights": widened - state.weights if stays else widened})
     return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
+
+
+def _widened_bytes(size: Size, dtype: str, *, is_shared: bool) -> int:
+    """Of the weights that the self-check computes with in float32; layers of the text model are widened one at a time.
+
+    Args:
+        dtype: ``model.dtype``
+        is_shared: the weights are gathered for it
+    """
+    whole = FLOAT * (size.weights - size.quantized + size.largest_quantized) + round(FOUR_BITS * size.quantized)
+    if dtype != "bfloat16":
+        return whole
+    lent, largest = (size.shared_lent, size.largest_shared_lent) if is_shared else (size.lent, size.largest_lent)
+    return whole - (FLOAT - ROUNDED) * lent + FLOAT * largest
 
 
 def _update_parts(state: StateBytes, update: Pass, layout: LayoutName) -> Mapping[str, int]:

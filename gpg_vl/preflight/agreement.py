@@ -12,7 +12,7 @@ from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.folder.paths import resolve_model_path
-from gpg_vl.preflight.digests import digest_model, find_change
+from gpg_vl.preflight.digests import digest_model, digest_settings, find_change
 from gpg_vl.preflight.pins import find_changed_pin
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
@@ -75,18 +75,24 @@ class _Content:
 
     sources: list[tuple[str, str, int, str]]  # key, name, number of rows, digest
     pins: dict[str, str]
-    weights: tuple[str, str] | None  # the model's path, and a digest of what is in it
+    model: tuple[str, str, str] | None  # its path, what of it the rank reads, and a digest of that
 
 
 def check_same_content(
-    checked: Sequence[CheckedSources], pins: Mapping[str, str], model: Path | None, keys: Sequence[str] = _SOURCES
+    checked: Sequence[CheckedSources],
+    pins: Mapping[str, str],
+    model: Path | None,
+    keys: Sequence[str] = _SOURCES,
+    *,
+    reads_weights: bool = True,
 ) -> None:
     """All ranks together.
 
     Args:
         pins: of the user's code and of what else a run goes back to (``pins.take_pins``)
-        model: folder of the weights; None where one rank alone reads them
+        model: its folder; None where it has none on this machine
         keys: by which the recipe names the sources
+        reads_weights: every rank does; else the first one hands them out, and the others need config and processor
 
     Raises:
         RankError: a file's content is another one on some rank, on all ranks; names it, and where it is on the two
@@ -96,12 +102,18 @@ def check_same_content(
         for key, each in zip(keys, checked, strict=False)
         for source, digest in zip(each.sources, each.digests, strict=True)
     ]
-    weights = None if model is None else (str(model), digest_model(model))
-    first, *others = gather_object([_Content(sources, dict(pins), weights)])
+    found = None if model is None else _describe_model(model, reads_weights=reads_weights)
+    first, *others = gather_object([_Content(sources, dict(pins), found)])
     for rank, other in enumerate(others, start=1):
         difference = _find_difference(first, other, rank)
         if difference is not None:
             raise RankError(f"{difference}; give all processes the same files")
+
+
+def _describe_model(folder: Path, *, reads_weights: bool) -> tuple[str, str, str]:
+    if reads_weights:
+        return str(folder), "weights", digest_model(folder)
+    return str(folder), "config and processor", digest_settings(folder)
 
 
 def _find_difference(first: _Content, other: _Content, rank: int) -> str | None:
@@ -113,13 +125,13 @@ def _find_difference(first: _Content, other: _Content, rank: int) -> str | None:
             return f"{key}: the {change} of {here} are not those of {there}"
     if pin := find_changed_pin(other.pins, first.pins):
         return f"{pin.key}: the {pin.name} on rank {rank} is not that on rank 0"
-    if first.weights is not None and other.weights is not None and first.weights[1] != other.weights[1]:
-        here, there = first.weights[0], other.weights[0]
-        return f"model.path: the weights in {here} on rank 0 are not those in {there} on rank {rank}"
+    if first.model is not None and other.model is not None and first.model[2] != other.model[2]:
+        here, what, _ = first.model
+        return f"model.path: the {what} in {here} on rank 0 are not those in {other.model[0]} on rank {rank}"
     return None
 
 
-def find_weights(path: str, revision: str | None) -> Path | None:
-    """The local folder of a model that every rank reads; None where it is a name on the hub, whose cache checks it."""
+def find_model(path: str, revision: str | None) -> Path | None:
+    """The local folder of a model; None where it is a name on the hub, whose cache checks it."""
     folder = Path(resolve_model_path(path, revision))
     return folder if folder.is_dir() else None

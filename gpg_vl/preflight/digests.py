@@ -16,6 +16,10 @@ from gpg_vl.records import FrameList, Sample
 
 _FORMAT = "2"
 _BLOCKS = 64  # of each weight file
+_SETTINGS = (
+    "config.json", "generation_config.json", "processor_config", "preprocessor_config", "video_preprocessor_config",
+    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template",
+)  # fmt: skip
 
 
 class SourceDigest:
@@ -67,6 +71,13 @@ def digest_model(folder: Path) -> str:
     """A digest of the weight files and the config; not of their names, which do not matter."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
     return hashlib.sha256("".join(digest_file(file, _BLOCKS) for file in files).encode()).hexdigest()
+
+
+def digest_settings(folder: Path) -> str:
+    """A digest of what makes prompts and shapes of a model: config, generation config, tokenizer and processor."""
+    files = sorted(path for path in folder.iterdir() if path.name.startswith(_SETTINGS) and path.is_file())
+    found = [(file.name, digest_file(file, _BLOCKS)) for file in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _name(image: str | bytes, root: Path | None) -> str:

@@ -25,7 +25,12 @@ _VALIDATION = "validation source "
 
 
 def take_pins(
-    recipe: Recipe, tasks: Iterable[str], checkpoint: Path | None, validation: Sequence[str] = ()
+    recipe: Recipe,
+    tasks: Iterable[str],
+    checkpoint: Path | None,
+    validation: Sequence[str] = (),
+    *,
+    reads_weights: bool = True,
 ) -> dict[str, str]:
     """Digests by what they are of: ``code of my_task.py``, ``base model``.
 
@@ -33,6 +38,7 @@ def take_pins(
         tasks: names of the rows' tasks
         checkpoint: what the run resumes from, if it does; an adapter in it names its model
         validation: digests of the sources of ``data.eval``
+        reads_weights: False for a rank that gets them from another one, and pins no model
     """
     specs = [*tasks, *recipe.rewards.functions, recipe.objective.name]
     files = _with_neighbours(Path(file) for spec in specs if (file := spec.rpartition(":")[0]).endswith(".py"))
@@ -40,7 +46,7 @@ def take_pins(
     pins |= {f"{_CODE}{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
     if recipe.rewards.preference is not None and (head := Path(recipe.rewards.preference) / HEAD_FILE).is_file():
         pins[_HEAD] = hashlib.sha256(head.read_bytes()).hexdigest()
-    base = _find_base(recipe, checkpoint)
+    base = _find_base(recipe, checkpoint) if reads_weights else None
     return pins if base is None else {**pins, _BASE: digest_model(base)}
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import Store
 
 from gpg_vl.processes.collectives import count_collectives
 from gpg_vl.processes.pulse import PULSE
@@ -49,7 +49,7 @@ class _Heartbeat:
 class HangWatch:
     """One rank's part in it. Not the main thread calls it."""
 
-    def __init__(self, store: TCPStore, limit_seconds: float):
+    def __init__(self, store: Store, limit_seconds: float):
         self._store = store
         self._limit = limit_seconds
         self._rank, self._num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import NoReturn
 
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore
 
+from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.hangs import HANG_SECONDS, HangWatch, say_stacks, stacks_on_signal
 from gpg_vl.processes.interrupts import INTERRUPTS, WaitingSignal
 from gpg_vl.processes.ranks import failing_as_one
@@ -51,7 +53,7 @@ def ranks_end_together(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
 
 @contextmanager
 def watched_rank(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
-    """Inside, this rank is watched. Has no effect in a run of one process."""
+    """Inside, this rank is watched. All ranks enter it together. Has no effect in a run of one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -71,10 +73,7 @@ class _Watch:
     def __init__(self, waiting_signal: Callable[[], WaitingSignal | None], hang_seconds: float):
         self._waiting_signal = waiting_signal
         self._launcher = os.getppid()
-        self._store = TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
-            timeout=timedelta(seconds=PATIENCE_SECONDS),
-        )  # fmt: skip
+        self._store = _open_store()
         self._hangs = HangWatch(self._store, hang_seconds)
         self._is_shared = False
         self._work_seen = 0
@@ -124,6 +123,19 @@ class _Watch:
         seen = self._store.add(_WORK_KEY, int(INTERRUPTS.is_at_deferred_work))
         if seen != self._work_seen:
             self._work_seen, self._work_seen_at = seen, time.monotonic()
+
+
+def _open_store() -> Store:
+    """What these ranks alone share in the launcher's store.
+
+    A launcher that starts ranks anew keeps its store, and with it what the ones before have left: a verdict, a signal,
+    heartbeats. The launchers of several nodes may count their restarts differently, so the first rank makes up a name.
+    """
+    store = TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+        timeout=timedelta(seconds=PATIENCE_SECONDS),
+    )  # fmt: skip
+    return PrefixStore(gather_object([uuid.uuid4().hex])[0], store)
 
 
 def _end(exit_code: int, cause: str) -> NoReturn:

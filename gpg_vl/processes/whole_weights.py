@@ -19,8 +19,11 @@ from gpg_vl.processes.sharding import sharding_of
 class Gathering(Protocol):
     """What gathers the weights that ranks share. All ranks call it together."""
 
-    def whole(self, *, is_exact: bool = False) -> AbstractContextManager[None]:
+    def whole(self) -> AbstractContextManager[None]:
         """As ``whole_weights``."""
+
+    def in_float32(self) -> AbstractContextManager[None]:
+        """As ``weights_in_float32``."""
 
     def to_save(self) -> AbstractContextManager[None]:
         """As ``weights_to_save``."""
@@ -40,21 +43,32 @@ def provide_gathering(accelerator: Accelerator, gathering: Gathering) -> None:
     _gatherings[accelerator] = gathering
 
 
-def whole_weights(accelerator: Accelerator, *, is_exact: bool = False) -> AbstractContextManager[None]:
+def whole_weights(accelerator: Accelerator) -> AbstractContextManager[None]:
     """Inside, every rank has all weights, to generate or to measure. All ranks enter and leave it together.
 
     Where ranks share them, they are gathered once, each in the type that it is computed in.
-
-    Args:
-        is_exact: in float32, whatever the layout, unless the adapter itself has rounded weights
     """
     if sharding_of(accelerator).keeps_whole_weights:
         return nullcontext()
-    return _gatherings[accelerator].whole(is_exact=is_exact)
+    return _gatherings[accelerator].whole()
+
+
+def weights_in_float32(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """As ``whole_weights``, and what ranks share is computed with in float32, to compare what it computes.
+
+    Layers that could be computed in less are gathered so, and widened one at a time as they run. Weights that the
+    adapter itself has rounded are its own to widen (``Adapter.running_in_float32``).
+    """
+    if sharding_of(accelerator).keeps_whole_weights:
+        return nullcontext()
+    return _gatherings[accelerator].in_float32()
 
 
 def weights_to_save(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Inside, the first rank has all weights, to save them in float32. All ranks enter and leave it together."""
+    """Inside, the first rank has all weights that a model folder holds, to save them in float32.
+
+    Those under a LoRA adapter have no values. All ranks enter and leave it together.
+    """
     if sharding_of(accelerator).keeps_whole_weights:
         return nullcontext()
     return _gatherings[accelerator].to_save()

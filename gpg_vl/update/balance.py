@@ -1,7 +1,8 @@
 """Scored groups -> the ranks that train them: some move from the rank with most work to that with least.
 
-Where the ranks run each pass together, all wait for the slowest. The gradient is a sum over the groups of all ranks, so
-it does not depend on where they are. What moves goes through the host's memory, over gloo.
+All wait for the slowest: before each pass where they run it together, else once, before the step. The gradient is a sum
+over the groups of all ranks, so it does not depend on where they are. What moves goes through the host's memory, over
+gloo.
 """
 
 from __future__ import annotations

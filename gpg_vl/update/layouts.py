@@ -30,9 +30,6 @@ class Layout(Protocol):
     needs_equal_passes: bool
     """Whether each pass is a collective, so that all ranks must run the same number, through the same modules."""
 
-    deals_by_cost: bool
-    """Whether groups move between ranks before they are trained, so that all have about as much to do."""
-
     forward: nn.Module
     optimizer: torch.optim.Optimizer
     """The optimizer passed in, or DeepSpeed's wrapper of it; its ``param_groups`` hold the learning rates."""
@@ -89,7 +86,6 @@ class Replicated:
     """Every rank has everything; gradients are summed over ranks once per step. Also used with a single process."""
 
     needs_equal_passes = False
-    deals_by_cost = False
 
     def __init__(
         self, accelerator: Accelerator, forward: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
@@ -122,7 +118,6 @@ class ShardedOptimizer:
     """ZeRO-1: each rank has all weights and gradients, and updates its share of the weights."""
 
     needs_equal_passes = False
-    deals_by_cost = False
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -149,7 +144,6 @@ class ShardedGradients:
     """ZeRO-2 and ZeRO-3: each rank has its share of the gradients, and with ZeRO-3 of the weights too."""
 
     needs_equal_passes = True
-    deals_by_cost = False
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -171,7 +165,6 @@ class FullySharded:
     """FSDP2 and HSDP: each rank has its share of weights, gradients and optimizer."""
 
     needs_equal_passes = True
-    deals_by_cost = True
 
     def __init__(self, forward: PolicyForward, optimizer: torch.optim.Optimizer, max_grad_norm: float):
         self._max_grad_norm = max_grad_norm

@@ -16,7 +16,7 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
-from gpg_vl.processes.whole_weights import whole_weights
+from gpg_vl.processes.whole_weights import weights_in_float32, whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
 from gpg_vl.update.balance import balance
@@ -90,6 +90,12 @@ class Learner:
         assert beside is None or not self.layout.needs_equal_passes, "ranks share gradients"
 
     @property
+    def _deals_by_cost(self) -> bool:
+        """Whether groups move between ranks before they are trained. What is followed beside them stays where it is:
+        it reads what a rank has kept of the prompts that it sampled."""
+        return self._accelerator.num_processes > 1 and self._beside is None
+
+    @property
     def optimizer(self) -> Any:
         """torch's optimizer, or DeepSpeed's wrapper of it."""
         return self.layout.optimizer
@@ -102,7 +108,7 @@ class Learner:
         """
         update = self._recipe.update
         parts = deal_updates(collected, self._objective, update.groups_per_update, self._accelerator)
-        if self.layout.deals_by_cost:
+        if self._deals_by_cost:
             parts = [(balance(groups, self._accelerator.device), totals) for groups, totals in parts]
         with self._whole_weights(bool(self._objective.needs)):
             batches = run_together(lambda: [UpdateBatch(self._anchor(trained), totals) for trained, totals in parts])
@@ -242,14 +248,14 @@ class Learner:
         return sum(self._objective.loss(each.group, of_group) for each, of_group in pairs)
 
     def _check_once(self, budget: UpdateConfig) -> None:
-        """Before the run's first gradient, on weights that no layout has rounded.
+        """Before the run's first gradient, computed in float32.
 
         Args:
             budget: of the gradient; a few of its rows are enough where it is a large one
         """
         if not self._is_checked:
             config = min(self._recipe.update, budget, key=lambda each: each.tokens_per_micro_batch)
-            with whole_weights(self._accelerator, is_exact=True):
+            with weights_in_float32(self._accelerator):
                 run_together(lambda: halve_until_it_fits(self._check_rows, config, self.groups))
             self._is_checked = True
 

@@ -2,9 +2,9 @@
 
 With a wrong mask or wrong positions, training would silently go wrong. So before the first step, a micro-batch runs
 both as the update runs it and as separate rows with the model's own masks and positions, in float32. Weights that are
-rounded are widened for it, most frozen ones a layer at a time. Two prompts of different length are prefilled together
-too, with one more token each. The largest difference counts; with a model that is in bfloat16 itself, where rounding
-alone can move single tokens far apart, a row's mean.
+rounded are widened for it, most frozen ones, and those that ranks share, a layer at a time. Two prompts of different
+length are prefilled together too, with one more token each. The largest difference counts; with a model that is in
+bfloat16 itself, where rounding alone can move single tokens far apart, a row's mean.
 """
 
 from __future__ import annotations

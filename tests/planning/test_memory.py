@@ -22,6 +22,7 @@ from gpg_vl.planning.live_memory import ACTIVATIONS, GRADIENTS
 from gpg_vl.planning.memory import INITIAL, Budgets, size_of
 from gpg_vl.planning.plan import Machine, describe_lack
 from gpg_vl.planning.without_weights import load_shapes
+from gpg_vl.processes.sharding import LayoutName
 from tests.support.messages import naming
 from tests.support.plans import VARIANTS, compare, planned_for, variant_of
 
@@ -122,7 +123,7 @@ def test_parts_follow_the_recipe(model_folders: dict[str, Path]) -> None:
 
 
 def test_under_zero3_a_rollout_has_linear_layers_in_the_compute_type(model_folders: dict[str, Path]) -> None:
-    """The self-check has all of them in float32."""
+    """So has the self-check those of the text model that no adapter trains, and widens one at a time."""
     recipe = variant_of(model_folders["qwen2_vl"], "bfloat16 lora")
     phases = planned_for(recipe, "zero3", 4).phases
     adapter = load_adapter(replace(recipe.model, device="cpu"))
@@ -131,7 +132,23 @@ def test_under_zero3_a_rollout_has_linear_layers_in_the_compute_type(model_folde
     linear = {id(each) for layer in layers for each in (layer.weight, layer.bias)} - {id(adapter.head_weight)}
     cast = sum(each.numel() for each in adapter.model.parameters() if id(each) in linear)
     assert phases["rollout"]["gathered weights"] == 4 * num - 2 * cast == bytes_computed_in(adapter, is_rounded=False)
-    assert phases["check"]["weights"] == 4 * num + phases["update"]["weights"]
+    lent = [sum(each.numel() for each in layer.parameters()) for layer in adapter.lent_layers(with_trained=True)]
+    assert phases["check"]["weights"] == 4 * num - 2 * sum(lent) + 4 * max(lent) + phases["update"]["weights"]
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "zero3"])
+def test_where_weights_are_shared_the_check_gathers_little_more_than_a_rollout(
+    model_folders: dict[str, Path], layout: LayoutName
+) -> None:
+    """Trained layers too are widened one at a time; embeddings, head and tower are there in float32."""
+    recipe = variant_of(model_folders["qwen2_vl"], "bfloat16")
+    phases = planned_for(recipe, layout, 4).phases
+    adapter = load_adapter(replace(recipe.model, device="cpu"))
+    num, _ = adapter.num_parameters()
+    layers = [sum(each.numel() for each in layer.parameters()) for layer in adapter.lent_layers(with_trained=True)]
+    assert adapter.lent_layers() == [] and sum(layers) > 0.4 * num
+    gathered = phases["check"]["weights"] - phases["update"]["weights"]
+    assert gathered == 4 * num - 2 * sum(layers) + 4 * max(layers)
 
 
 def test_rounded_weights_are_widened_for_the_check_and_for_nothing_else(model_folders: dict[str, Path]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +18,7 @@ from gpg_vl.config import Recipe
 from gpg_vl.data.sources import write_parquet
 from gpg_vl.models.folder.paths import find_checkpoints
 from gpg_vl.preflight import agreement
-from gpg_vl.preflight.agreement import OF_A_NODE, check_same_content, check_same_recipe, find_weights
+from gpg_vl.preflight.agreement import OF_A_NODE, check_same_content, check_same_recipe, find_model
 from gpg_vl.preflight.pins import take_pins
 from gpg_vl.preflight.sources import load_sources
 from gpg_vl.processes.ranks import RankError
@@ -113,15 +115,16 @@ def folders(tmp_path: Path) -> list[Path]:
     return found
 
 
-def check_folders(folders: Sequence[Path]) -> str | None:
+def check_folders(folders: Sequence[Path], *, reads_weights: bool = True) -> str | None:
     checks = []
     for folder in folders:
         words = [f"--data.train=[{folder}/rows.parquet]", f"--rewards.functions=[{folder}/own.py:noise]"]
         recipe = load_recipe(None, [*words, f"--model.path={folder}/model"])
         checked = load_sources(recipe.data.train, recipe, "data.train")
         found = take_pins(recipe, [], None)
-        model = find_weights(recipe.model.path, None)
-        checks.append(lambda checked=checked, found=found, model=model: check_same_content([checked], found, model))
+        model = find_model(recipe.model.path, None)
+        check = partial(check_same_content, [checked], found, model, reads_weights=reads_weights)
+        checks.append(check)
     said, *others = of_all(checks)
     assert others == [said] * len(others), "all ranks say the same"
     return said
@@ -146,6 +149,43 @@ def test_other_code_and_another_model_are_named(folders: list[Path]) -> None:
     (folders[1] / "own.py").write_text("def noise(completions, **kwargs):\n    return [0.0 for _ in completions]\n")
     said = check_folders(folders)
     assert said is not None and lines_naming(said, "rewards.functions", "own.py", "rank 1")
+
+
+def test_a_rank_that_is_handed_the_weights_needs_config_and_processor(folders: list[Path]) -> None:
+    for folder in folders:
+        (folder / "model/tokenizer.json").write_text("{}")
+    (folders[1] / "model/model.safetensors").unlink()
+    (folders[1] / "model/README.md").write_text("a copy")
+    assert check_folders(folders, reads_weights=False) is None
+    (folders[1] / "model/tokenizer.json").write_text("[]")
+    said = check_folders(folders, reads_weights=False)
+    assert said is not None and lines_naming(said, "model.path", "processor", folders[1] / "model", "rank 1")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3 * SECONDS)
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        pytest.param("zero0", [], marks=pytest.mark.faults_ci),
+        ("zero0", ["--model.lora", '{"r": 2}']),
+        ("zero1", []),
+        ("zero3", []),
+        ("fsdp", ["--objective.name", "grpo", "--objective.kl_coefficient", "0.1"]),
+    ],
+)
+def test_a_node_without_weights_starts_and_resumes(
+    tmp_path: Path, model_folders: dict[str, Path], layout: str, words: list[str]
+) -> None:
+    """In every layout, also where the run goes back to the model that it started from."""
+    folder = write_recipe_folder(tmp_path / "runs", model_folders["qwen2_vl"], {"run": {"save_every": 1}})
+    bare = tmp_path / "bare"
+    shutil.copytree(model_folders["qwen2_vl"], bare, ignore=shutil.ignore_patterns("*.safetensors*"))
+    for steps in ("1", "2"):
+        given = [*train_words("run"), "--task", "counting", "--run.steps", steps, *words]
+        ranks = fork_ranks(folder, given, layout, more={1: ["--model.path", str(bare)]})
+        assert join_ranks(ranks, SECONDS) == [0, 0], (folder / "log.txt").read_text()
+    assert find_checkpoints(folder / "run")[-1].name == "checkpoint-2"
 
 
 @pytest.mark.faults

@@ -25,8 +25,11 @@ from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_on_main, run_together
 
 rank, case = int(os.environ["RANK"]), sys.argv[1]
+is_first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 rank_watch.PATIENCE_SECONDS = 3.0
-torch.distributed.init_process_group("gloo")
+store, _, num_ranks = next(torch.distributed.rendezvous("env://"))
+store = torch.distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # torch finds none of old ranks
+torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
 
 def work():
     if rank == 1 and case == "agree":
@@ -48,7 +51,7 @@ def learn(seconds):
         for _ in range(seconds):
             PULSE.beat()
             time.sleep(1)
-        if case == "hang" and rank == 1:
+        if rank == 1 and (case == "hang" or (case == "again" and is_first_try)):
             time.sleep(60)
         collectives.gather_object([rank])
 
@@ -77,9 +80,9 @@ with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(600.0 if c
             group = torch.distributed.new_group([1])
             for _ in range(9 * rank):
                 torch.distributed.barrier(group)  # so counts of collectives do not say who waits
-        if case in ("hang", "work"):
+        if case in ("hang", "work", "again"):
             learn(10 if rank == 1 else 0)
-        if case == "work":
+        if case in ("work", "again"):
             sys.exit(0)
         if case == "step":
             fall_behind()
@@ -107,10 +110,11 @@ with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(600.0 if c
 """
 
 
-def launch(case: str) -> tuple[subprocess.CompletedProcess[str], float]:
+def launch(case: str, restarts: int = 0) -> tuple[subprocess.CompletedProcess[str], float]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "15"  # then the launcher kills
-    command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, "-m", "gpg_vl.launch", "--standalone", "--nproc_per_node", "2"]
+    command += ["--max_restarts", str(restarts), "--no-python"]
     command += [sys.executable, "-c", SCRIPT, case]
     start = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -158,6 +162,15 @@ def test_a_rank_without_progress_is_found_by_itself() -> None:
     assert lines_naming(done.stderr, "rank 0 ends", "rank 1 hangs")
     assert lines_naming(done.stderr, "rank 1 ends", "rank 1 hangs")
     assert len([line for line in done.stderr.splitlines() if "in learn" in line]) == 2, "the stacks of both"
+
+
+@pytest.mark.faults
+def test_ranks_that_are_started_again_end_by_themselves() -> None:
+    """The launcher's store still has the verdict on those before."""
+    done, _ = launch("again", restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert len(lines_naming(done.stderr, "rank 1 hangs", "the same command")) == 1
+    assert len(lines_naming(done.stderr, "rank 1 ends", "rank 1 hangs")) == 1
 
 
 @pytest.mark.faults

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,13 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.start import start_ranks
-from gpg_vl.processes.whole_weights import weights_in_turn, weights_there, weights_to_save, whole_weights
+from gpg_vl.processes.whole_weights import (
+    weights_in_float32,
+    weights_in_turn,
+    weights_there,
+    weights_to_save,
+    whole_weights,
+)
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.engine_weights import named_weights
 from gpg_vl.update.handing_out import load_policy
@@ -43,6 +51,18 @@ def state_of(adapter: Any) -> dict[str, Tensor]:
     return {name: each.detach().clone() for name, each in adapter.model.named_parameters()}
 
 
+def held_by(adapter: Any) -> dict[str, Tensor]:
+    """Weights that have values."""
+    return {name: each for name, each in state_of(adapter).items() if not each.is_meta}
+
+
+def files_of(adapter: Any) -> dict[str, bytes]:
+    """Of the model folder that it writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(
         each.dtype == other[name].dtype and torch.equal(each, other[name]) for name, each in one.items()
@@ -54,6 +74,14 @@ def measure(folder: str, lora: LoraConfig | None) -> dict[str, Any]:
     config = ModelConfig(**keys)
     policy, plain = shaken(load_policy(config, ACCELERATOR)), shaken(load_adapter(config))
     exact, prompts, types = state_of(plain), make_prompts(plain), types_under_autocast(plain)
+    trained = {name for name, each in plain.model.named_parameters() if each.requires_grad}
+    stored = {name: each for name, each in exact.items() if name in trained}
+    folder_files = files_of(plain) if ACCELERATOR.is_main_process else {}
+    lent = {id(each) for layer in plain.lent_layers(with_trained=True) for each in layer.parameters(recurse=False)}
+    widened = {
+        name: exact[name].to(torch.bfloat16 if id(each) in lent else torch.float32)
+        for name, each in plain.model.named_parameters()
+    }
     if sharding_of(ACCELERATOR).is_fsdp:
         plain.round_weights()
         types = dict.fromkeys(exact, torch.bfloat16)
@@ -67,10 +95,11 @@ def measure(folder: str, lora: LoraConfig | None) -> dict[str, Any]:
         row |= {"is_same_sample": sample(HfEngine(policy, 65536), prompts) == samples}
         rounded = {name: each.dtype for name, each in found.items() if each.dtype == torch.bfloat16}
         row |= {"has_types": rounded == types}
-    with whole_weights(ACCELERATOR, is_exact=True):
-        row |= {"is_exact": are_equal(state_of(policy), exact)}
+    with weights_in_float32(ACCELERATOR):
+        row |= {"is_for_float32": are_equal(state_of(policy), widened)}
     with weights_to_save(ACCELERATOR):
-        row |= {"is_saved": are_equal(state_of(policy), exact) if ACCELERATOR.is_main_process else is_whole(policy)}
+        row |= {"is_saved": are_equal(held_by(policy), stored) if ACCELERATOR.is_main_process else is_whole(policy)}
+        row |= {"is_same_folder": ACCELERATOR.is_main_process and files_of(policy) == folder_files}
     most: list[int] = []
     with weights_in_turn(ACCELERATOR):
         there = partial(weights_there, ACCELERATOR)

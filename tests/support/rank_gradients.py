@@ -200,6 +200,7 @@ def main() -> None:
             measure(folder, deal)
         measure(folder, "mixed", is_split=True)
     measure(folder, "mixed", mutation="unscaled")
+    measure(folder, "no group on one rank", is_dealt=True)
     sharding = sharding_of(ACCELERATOR)
     if sharding.zero_stage == 0:  # DeepSpeed has no float64
         measure(folder, "mixed", torch.float64, is_split=True)
@@ -207,7 +208,6 @@ def main() -> None:
         for trained in PARTS:
             measure(folder, "no image on one rank", trained=trained)
         measure(folder, "no image at all", trained="tower")
-        measure(folder, "no group on one rank", is_dealt=True)
     has_fillers = ACCELERATOR.num_processes > 1 and (sharding.is_fsdp or sharding.zero_stage >= 2)
     if has_fillers:
         measure(folder, "no group on one rank", mutation="weighted filler")

@@ -1,9 +1,10 @@
-"""How groups are dealt over ranks by what they cost; with real ranks: ``faults/test_rank_checkpoints.py``."""
+"""How groups are dealt over ranks by what they cost."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.records import Reward, ScoredGroup
 from gpg_vl.update.balance import SLACK, Move, cost_of, plan_moves
 from tests.support.builders import make_prompt, make_sample, random_completions
+from tests.support.rank_runs import SECONDS, run_ranks
 
 LoadModel = Callable[..., QwenVLAdapter]
 
@@ -71,3 +73,17 @@ def test_a_group_costs_its_tokens_and_patches(load: LoadModel) -> None:
     features = adapter.encode_images(vision)
     known = ScoredGroup(with_image.prompt, with_image.completions, with_image.rewards, features)
     assert cost_of(known) == cost_of(with_image) - vision.num_patches
+
+
+@pytest.mark.timeout(SECONDS + 20)
+@pytest.mark.parametrize(
+    "layout", ["zero0", *(pytest.param(each, marks=pytest.mark.faults) for each in ("fsdp", "zero1", "zero2", "zero3"))]
+)
+def test_learners_deal_them_in_every_layout(model_folders: dict[str, Path], layout: str) -> None:
+    """The first of two ranks has sampled all of them; the gradient is that of the written loss."""
+    [row] = run_ranks("dealt_ranks.py", layout, [model_folders["qwen2_vl"]])
+    total, nothing = row["sampled"]
+    assert nothing == 0 and sum(row["trained"]) == total
+    assert max(row["trained"]) < 0.6 * total
+    assert max(row["errors"]) < 1e-4
+    assert row["beside"] == row["sampled"], "what a further gradient reads of them is on the rank that sampled them"

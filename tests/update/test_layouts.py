@@ -52,7 +52,7 @@ def test_gradient_under_fsdp2_is_that_of_plain_rows(
 def check_rows(rows: list[dict[str, Any]], layout: str, *, has_fillers: bool = True) -> None:
     assert {row["layout"] for row in rows} == {layout}
     right = [row for row in rows if not row["mutation"]]
-    assert len(right) == {"Replicated": 13, "FullySharded": 18}.get(layout, 12)
+    assert len(right) == {"Replicated": 14, "FullySharded": 18}.get(layout, 13)
     for row in right:
         assert max(row["errors"]) < (1e-6 if row["dtype"] == "torch.float64" else 1e-5), row
     assert all(min(row["num_groups"]) > 0 for row in right if row["is_dealt"]), "each rank gets a group"

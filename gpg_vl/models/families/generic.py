@@ -66,7 +66,7 @@ class GenericAdapter(BaseAdapter):
         super().__init__(model, processor, config, frame)
         self._counts: dict[tuple[tuple[int, int], ...], int] = {}
 
-    def lent_layers(self) -> list[nn.Linear]:
+    def lent_layers(self, *, with_trained: bool = False) -> list[nn.Linear]:
         """None: a class that nobody has read may compute with a layer's weight without calling the layer."""
         return []
 

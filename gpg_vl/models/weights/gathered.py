@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.weights.masters import widened_as_they_run
 from gpg_vl.processes.pulse import PULSE
 
 Gather = Callable[[nn.Parameter, torch.dtype], Tensor]
@@ -44,17 +45,30 @@ class GatheredModel:
         self._buffers = find_places(self._body, "_buffers")
 
     @contextmanager
-    def whole(self, *, is_exact: bool = False) -> Iterator[None]:
-        """Inside, the adapter has all weights, in the types that it computes in or as they are stored."""
-        types = {} if is_exact else self._types
-        with self._running(self._device, types), self._filled(dict(self._gather(types))):
+    def whole(self) -> Iterator[None]:
+        """Inside, the adapter has all weights, in the types that it computes in."""
+        with self._running(self._device, self._types), self._filled(dict(self._gather(self._types))):
             yield
 
     @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Inside, the adapter computes in float32. Most layers of the text model have their weights in the types that
+        they are computed in, and widen them as they run; all other weights are as they are stored."""
+        with self._running(self._device, {}):
+            layers = self._adapter.lent_layers(with_trained=True)
+            lent = {id(each) for layer in layers for each in layer.parameters(recurse=False)}
+            named = {name for name, place in self._weights.items() if id(place.get()) in lent}
+            types = {name: dtype for name, dtype in self._types.items() if name in named}
+            with self._filled(dict(self._gather(types))), widened_as_they_run(layers if types else ()):
+                yield
+
+    @contextmanager
     def to_save(self) -> Iterator[None]:
-        """Inside, the first rank's adapter has copies of all weights as they are stored, in the host's memory."""
+        """Inside, the first rank's adapter has copies, as they are stored and in the host's memory, of all weights that
+        its folder holds: of a LoRA adapter those that are trained, and the others have no values."""
         is_first = torch.distributed.get_rank() == 0
-        found = {name: each.to("cpu", copy=True) for name, each in self._gather({}) if is_first}
+        names = None if self._adapter.config.lora is None else self._trained()
+        found = {name: each.to("cpu", copy=True) for name, each in self._gather({}, names) if is_first}
         if not is_first:
             yield
             return
@@ -72,6 +86,9 @@ class GatheredModel:
         """Within ``in_turn``: inside, the adapter has these weights; all ranks enter it together, for the same ones."""
         with self._filled(dict(self._gather(self._types, set(names)))):
             yield
+
+    def _trained(self) -> set[str]:
+        return {name for name, each in self._sharded.named_parameters() if each.requires_grad}
 
     @torch.no_grad()
     def _gather(

@@ -76,8 +76,7 @@ class Masters:
         """
         lent = {id(each) for layer in layers for each in layer.parameters(recurse=False)}
         with self.in_float32(stay_rounded=lent), ExitStack() as stack:
-            for layer in layers if self._rounded else ():
-                stack.enter_context(_widened_as_it_runs(layer))
+            stack.enter_context(widened_as_they_run(layers if self._rounded else ()))
             yield
 
     def _round(self) -> None:
@@ -92,6 +91,15 @@ def find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     for name, each in (*model.named_parameters(), *model.named_buffers()):
         if name in saved and each.is_floating_point() and not any(part in name for part in kept):
             yield name, each
+
+
+@contextmanager
+def widened_as_they_run(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, each of these layers has float32 weights for as long as it runs."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_widened_as_it_runs(layer))
+        yield
 
 
 @contextmanager

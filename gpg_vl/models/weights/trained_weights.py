@@ -75,14 +75,15 @@ class TrainedWeights:
         """See ``Adapter.running_in_float32``."""
         return self._masters.running_in_float32(self.lent_layers())
 
-    def lent_layers(self) -> list[nn.Linear]:
+    def lent_layers(self, *, with_trained: bool = False) -> list[nn.Linear]:
         """See ``Adapter.lent_layers``."""
         head = self.model.get_output_embeddings()  # whose product is computed without it
+        with_trained &= self.config.lora is None  # peft asks for the type of an adapter's weights before it calls them
         return [
             module
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Linear) and module is not head and self.part_of(f"{name}.weight") == "text"
-            and not any(each.requires_grad for each in module.parameters(recurse=False))
+            and (with_trained or not any(each.requires_grad for each in module.parameters(recurse=False)))
         ]  # fmt: skip
 
     def num_parameters(self) -> tuple[int, int]:
