@@ -50,7 +50,7 @@ class Memory:
     """Bytes of a rank by phase and part."""
 
     phases: Mapping[str, Mapping[str, int]]
-    host: int  # of all ranks of a machine with one rank: what a layout keeps outside of the GPU
+    host: int  # of a machine, all its ranks together: what they keep outside of the GPUs, or all weights while it reads
 
     @property
     def peak(self) -> int:
@@ -122,7 +122,8 @@ def memory_of(
         whole = FLOAT * (size.weights - size.quantized + size.largest_quantized) + round(FOUR_BITS * size.quantized)
         widened = whole - FLOAT // 2 * size.lent + FLOAT * size.largest_lent - state.weights
         phases["check"] = _add(always, {"weights": widened if stays else whole})
-    return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
+    kept = min(num_ranks, of_machine) * (state.host + (0 if stays else initial))
+    return Memory(phases, max(kept, FLOAT * size.weights))  # the rank that reads the weights gives them away one by one
 
 
 def _update_parts(state: StateBytes, update: Pass, layout: LayoutName) -> Mapping[str, int]:
