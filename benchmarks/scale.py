@@ -1,6 +1,6 @@
 """Where a step's time goes on 1 to 512 GPUs, by the model of ``gpg-vl plan``: the tables of docs/scale.md.
 
-With ``--layouts``, which layout fits on one card, on one machine and on two: the table of docs/cluster.md.
+With ``--layouts``, which layout fits on one card, on one machine and on two: the table of docs/gpu.md.
 
     python -m benchmarks.scale [--model Qwen2.5-VL-3B] [--gpu h100-80] [--layouts]
 
@@ -25,8 +25,8 @@ from gpg_vl.config import LoraConfig, ModelConfig, Recipe, RolloutConfig
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.planning.cards import Card, find_card
 from gpg_vl.planning.layouts import rounds_weights
-from gpg_vl.planning.memory import Runs, memory_of, run_phases, size_of
-from gpg_vl.planning.plan import Machine, cheapest_layout, flops_of
+from gpg_vl.planning.memory import Runs, run_phases, size_of
+from gpg_vl.planning.plan import GB, Machine, cheapest_layout, flops_of
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.seconds import seconds_of, total, work_of
 from gpg_vl.planning.trial_groups import longest_groups, prompts_at_once, share_of
@@ -37,6 +37,7 @@ GPUS = (1, 8, 16, 64, 256, 512)
 PROMPTS = 512
 FEWER_PROMPTS = 128
 """Of the table of layouts: a step of one card has to end."""
+TRAININGS = {"full": None, "LoRA": LoraConfig(), "QLoRA": LoraConfig(quantize="nf4")}
 LENGTHS = Lengths(image_tokens=512, text_tokens=88, completion_tokens=256, group_size=8)
 PHASES = ("data", "rollout", "update", "exchange", "step", "checkpoint")
 
@@ -47,6 +48,7 @@ class Found:
 
     layout: LayoutName
     gib: float  # of a card, at the worst moment
+    host_gb: float  # of each machine's memory
     seconds: dict[str, float]  # of a step, by phase
 
 
@@ -71,13 +73,13 @@ class Planner:
         """On so many cards, eight to a machine; None if nothing fits."""
         recipe, size = self._recipe, self._size
         run = partial(_on, recipe, self._run, num)
-        layout = cheapest_layout(recipe, size, run, Machine(self._card, num, "none"))
-        if layout is None:
+        fitting = cheapest_layout(recipe, size, run, Machine(self._card, num, "none"))
+        if fitting is None:
             return None
-        runs = run(rounds_weights(layout, recipe.model))
+        runs = run(rounds_weights(fitting.layout, recipe.model))
         work = work_of(self._flops, recipe, num, 1.0)
-        seconds = seconds_of(recipe, size, runs, work, self._card, layout, num)
-        return Found(layout, memory_of(recipe, size, runs, layout, num).peak / GIB, seconds)
+        seconds = seconds_of(recipe, size, runs, work, self._card, fitting.layout, num)
+        return Found(fitting.layout, fitting.memory.peak / GIB, fitting.memory.host / GB, seconds)
 
 
 def describe_model(name: str, card: Card) -> Iterator[str]:
@@ -94,14 +96,17 @@ def describe_model(name: str, card: Card) -> Iterator[str]:
 
 def describe_layouts(name: str, card: Card) -> Iterator[str]:
     """A line for each way to train."""
-    for training, lora in (("full", None), ("LoRA", LoraConfig()), ("QLoRA", LoraConfig(quantize="nf4"))):
+    for training, lora in TRAININGS.items():
         planner = Planner(name, card, lora, FEWER_PROMPTS)
         cells = [_cell(planner.on(num)) for num in GPUS[:3]]
         yield f"| {name} | {training} | {' | '.join(cells)} |"
 
 
 def _cell(found: Found | None) -> str:
-    return "-" if found is None else f"`{found.layout}`, {found.gib:.0f} GiB, {total(found.seconds):.0f} s"
+    """Layout, memory of a card, memory of each machine, and seconds of a step."""
+    if found is None:
+        return "-"
+    return f"`{found.layout}`, {found.gib:.0f} GiB, {found.host_gb:.0f} GB, {total(found.seconds):.0f} s"
 
 
 def _build(name: str, lora: LoraConfig | None, is_rounded: bool) -> QwenVLAdapter:

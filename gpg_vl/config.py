@@ -500,8 +500,8 @@ class UpdateConfig:
         schedule_options: options of the schedule, e.g. {power: 2} for polynomial or {num_cycles: 3}
         warmup_steps: steps of linear warm-up
         min_learning_rate_ratio: the schedule ends at this fraction of the peak
-        optimizer: adamw: on CUDA torch's fused kernel; adamw_fused: that kernel on a CPU too; adamw_8bit: 8-bit state
-            (bitsandbytes, CUDA)
+        optimizer: adamw: torch's fused kernel on CUDA, and where a layout offloads it; adamw_fused: that kernel on a
+            CPU too; adamw_8bit: 8-bit state (bitsandbytes, CUDA)
         betas: AdamW's betas
         weight_decay: AdamW's decoupled weight decay
         max_grad_norm: gradients are clipped to this norm

@@ -3,7 +3,7 @@
 #
 #   SHARDING       what the processes share:
 #                  none | fsdp | hsdp | fsdp_offload | zero1 | zero2 | zero3 | zero3_offload
-#                  (default: fsdp on several GPUs, hsdp on several nodes with GPUs, else none)
+#                  (default: fsdp on several GPUs, hsdp on several nodes with several GPUs each, else none)
 #   DEEPSPEED      the same by its older name: zero0 (none) | zero1 | zero2 | zero3 | zero3_offload
 #   NUM_PROCESSES  processes on this node (default: one per GPU, or 1 without a GPU)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several nodes (default: this node only)
@@ -52,17 +52,22 @@ for number in "NUM_PROCESSES=$num_processes" "NNODES=$nnodes"; do
 done
 if [[ -z $layout ]]; then
     layout=none
-    [[ $num_gpus -eq 0 || $num_processes -eq 1 ]] || layout=fsdp
-    [[ $num_gpus -eq 0 || $nnodes -eq 1 ]] || layout=hsdp
+    [[ $num_gpus -eq 0 || $((num_processes * nnodes)) -eq 1 ]] || layout=fsdp
+    [[ $num_gpus -eq 0 || $num_processes -eq 1 || $nnodes -eq 1 ]] || layout=hsdp  # of one GPU a node shares nothing
     asked="SHARDING=$layout"
 fi
 
 if [[ -d $home/gpg_vl ]]; then  # a checkout; what is installed is found without
     export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
 fi
-# Seconds that the launcher gives the ranks to save after a signal. Ranks that cannot save end by themselves.
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Seconds that the launcher gives the ranks to save after a signal (docs/cluster.md has the formula; as in
+# scripts/slurm/train.sbatch). Ranks that cannot save end by themselves.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900}
+num_threads=1
+if [[ $layout == *_offload && -z ${OMP_NUM_THREADS:-} ]]; then  # there the optimizer runs on the processors
+    num_threads=$(($(nproc) / num_processes))
+fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((num_threads > 0 ? num_threads : 1))}
 [[ $num_gpus -ne 0 ]] || export DS_ACCELERATOR=cpu
 if [[ $layout == zero* ]]; then
     [[ $num_gpus -ne 0 ]] || unset ACCELERATE_USE_CPU  # accelerate would then silently ignore DeepSpeed

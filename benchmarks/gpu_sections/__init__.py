@@ -14,7 +14,8 @@ SECTIONS: Mapping[str, Section] = {
     "rollout": Section("benchmarks.gpu_sections.rollout", 125),
     "update": Section("benchmarks.gpu_sections.update", 135),
     "memory": Section("benchmarks.gpu_sections.memory", 80),
-    "ranks": Section("benchmarks.gpu_sections.ranks", 20),
+    "plan": Section("benchmarks.gpu_sections.plan", 40),
+    "ranks": Section("benchmarks.gpu_sections.ranks", 30),
 }
 if importlib.util.find_spec("vllm") is not None:
     SECTIONS = {**SECTIONS, "engines": Section("benchmarks.gpu_sections.engines", 150)}

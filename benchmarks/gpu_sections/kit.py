@@ -27,11 +27,12 @@ from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.packed.attention import FLEX_ATTENTION
 from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.packed.segments import prompt_of
-from gpg_vl.processes.sharding import sharding_of
+from gpg_vl.processes.sharding import LayoutName, sharding_of
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.processes.whole_weights import whole_weights
 from gpg_vl.recipes import load_recipe
 from gpg_vl.records import MicroBatch, TrainingGroup
+from gpg_vl.update.fsdp import shard_policy
 from gpg_vl.update.gradient import accumulate_gradient, take_step
 from gpg_vl.update.layouts import Layout, build_layout
 from gpg_vl.update.optimizer import build_optimizer
@@ -250,22 +251,28 @@ def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
 
 
 def layout_gradients(
-    adapter: Adapter, groups: Sequence[TrainingGroup], name: str, optimizer: Optimizer
+    adapter: Adapter, groups: Sequence[TrainingGroup], name: LayoutName, optimizer_class: type[Optimizer]
 ) -> dict[str, Tensor]:
-    """What the layout hands to ``optimizer``, whose step turns weights into their gradient.
-
-    Args:
-        name: of a file in scripts/deepspeed; zero0 is the layout without DeepSpeed
-    """
+    """What the layout hands to its optimizer, whose step turns weights into their gradient."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    if name != "zero0":
-        files = {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(LAYOUTS / f"{name}.json")}
-        os.environ |= {f"ACCELERATE_{key}": value for key, value in files.items()}
+    os.environ |= layout_variables(name)
     accelerator = start_ranks()
     forward = PolicyForward(adapter, 1.0)
+    shard_policy(accelerator, forward)
     share_out(accelerator, forward)
+    optimizer = optimizer_class(weight for _, weight in adapter.trainable_parameters())
     layout = build_layout(accelerator, forward, optimizer, max_grad_norm=1e9)
     accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
     take_step(layout, 1.0)
     with whole_weights(accelerator):
         return {name: parameter.detach().cpu().clone() for name, parameter in adapter.trainable_parameters()}
+
+
+def layout_variables(name: LayoutName) -> dict[str, str]:
+    """What ``scripts/train.sh`` would set."""
+    uses_deepspeed = name.startswith("zero")
+    return {
+        "GPG_VL_SHARDING": "none" if uses_deepspeed else name,
+        "ACCELERATE_USE_DEEPSPEED": str(uses_deepspeed).lower(),
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(LAYOUTS / f"{name}.json"),
+    }

@@ -26,8 +26,11 @@ from benchmarks.gpu_sections.verdicts import find_worst, is_within
 from benchmarks.groups import draw_group
 from benchmarks.models import QWEN2_VL_2B, ModelShape
 from gpg_vl.processes.ranks import end_ranks
+from gpg_vl.processes.sharding import LayoutName
 
-LAYOUTS = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
+LAYOUTS: tuple[LayoutName, ...] = (
+    "none", "fsdp", "hsdp", "fsdp_offload", "zero1", "zero2", "zero3", "zero3_offload",
+)  # fmt: skip
 BOUND = 1e-5
 """Relative difference of any parameter's gradient from that of one plain process, in float32."""
 
@@ -77,9 +80,9 @@ def single_process() -> dict[str, str]:
     }  # fmt: skip
 
 
-def measure(setting: Setting, shape: ModelShape, layout: str, expected: dict[str, Tensor]) -> dict[str, Any]:
+def measure(setting: Setting, shape: ModelShape, layout: LayoutName, expected: dict[str, Tensor]) -> dict[str, Any]:
     """Fills ``expected`` where it is empty."""
-    if layout != "zero0":
+    if layout.startswith("zero"):
         try:
             import deepspeed  # noqa: F401
         except ImportError as error:
@@ -90,7 +93,7 @@ def measure(setting: Setting, shape: ModelShape, layout: str, expected: dict[str
     adapter = kit.build(shape, setting.device, "float32")
     lengths = Lengths(16, 24, 8, 4) if setting.is_tiny else Lengths(256, 88, 64, 8)
     groups = [draw_group(adapter, lengths, seed) for seed in range(2)]
-    found = kit.layout_gradients(adapter, groups, layout, KeepGradient(p for _, p in adapter.trainable_parameters()))
+    found = kit.layout_gradients(adapter, groups, layout, KeepGradient)
     peak = read_peak(setting.device)
     values: dict[str, Any] = {
         "allocated_mib": peak.allocated - held.allocated,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gpg_vl.run.speed import GIB, PEAK_RATES
+from gpg_vl.run.speed import GIB, PEAK_RATES, model_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Card:
     launch: float = 17e-6  # seconds to start a kernel, where the GPU waits for the host: 30 ms a step of 1,700 kernels
     step_traffic: float = 7.0  # numbers that AdamW reads and writes for each weight
     is_host: bool = False  # an operation starts when the one before has ended
+    model: str = ""  # of ``run.speed.PEAK_RATES``
+    likened_to: str = ""  # the card whose rates these are, where its own are not known
 
     @property
     def usable(self) -> int:
@@ -41,7 +43,7 @@ class Card:
 
 
 def _card(name: str, model: str, gib: int, terabytes_per_s: float) -> Card:
-    return Card(name, PEAK_RATES[model], gib * GIB, terabytes_per_s * 1e12)
+    return Card(name, PEAK_RATES[model], gib * GIB, terabytes_per_s * 1e12, model=model)
 
 
 CARDS = {
@@ -51,6 +53,7 @@ CARDS = {
         _card("h100-pcie-80", "H100 PCIe", 79, 2.0),
         _card("h100-nvl-94", "H100 NVL", 93, 3.9),
         _card("h200-141", "H200", 140, 4.8),
+        _card("h200-nvl-141", "H200 NVL", 140, 4.8),
         _card("h20-96", "H20", 95, 4.0),
         _card("a100-80", "A100", 79, 2.0),
         _card("a100-40", "A100", 39, 1.55),
@@ -73,7 +76,11 @@ def find_card(name: str) -> Card:
 
 
 def card_here(device: torch.device) -> Card:
-    """The card of this machine: memory as it is, rates of the known card that comes nearest in memory."""
-    total = torch.cuda.get_device_properties(device).total_memory
-    nearest = min(CARDS.values(), key=lambda card: abs(card.total - total))
-    return Card(torch.cuda.get_device_name(device), nearest.rate, total, nearest.bandwidth)
+    """The card of this machine: memory as it is, rates of the known card of its name, or of the nearest in memory."""
+    name, total = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+    model = model_of(name)
+    alike = [card for card in CARDS.values() if card.model == model]
+    nearest = min(alike or CARDS.values(), key=lambda card: abs(card.total - total))
+    return Card(
+        name, nearest.rate, total, nearest.bandwidth, model=model or "", likened_to="" if alike else nearest.name
+    )

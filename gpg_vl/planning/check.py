@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NoReturn
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -19,7 +20,7 @@ from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card, card_here
 from gpg_vl.planning.engines import samples_elsewhere
-from gpg_vl.planning.layouts import rounds_weights
+from gpg_vl.planning.layouts import Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
     Memory,
@@ -29,7 +30,15 @@ from gpg_vl.planning.memory import (
     size_of,
     smallest_budgets,
 )
-from gpg_vl.planning.plan import Machine, cheapest_layout, describe_lack, memory_on, read_rows
+from gpg_vl.planning.plan import (
+    Fitting,
+    Machine,
+    cheapest_layout,
+    describe_host_lack,
+    describe_lack,
+    memory_on,
+    read_rows,
+)
 from gpg_vl.planning.rows import PromptLengths
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
@@ -55,11 +64,16 @@ class Fit:
 
 
 def machine_here(accelerator: Accelerator) -> Machine:
-    """The cards of a run's ranks: this one's, with what is free on all of them. All ranks together."""
+    """The cards of a run's ranks: this one's, with what is free on all and in their machines. All ranks together."""
     device = accelerator.device
-    free = min(gather_object([run_together(lambda: torch.cuda.mem_get_info(device)[0])]))
-    card, layout = replace(card_here(device), free=free), sharding_of(accelerator).name
-    return Machine(card, accelerator.num_processes, layout, ranks_of_node())
+    free, hosts, ranks = zip(*gather_object([run_together(lambda: _find_room(device))]), strict=True)
+    card, layout = replace(card_here(device), free=min(free)), sharding_of(accelerator).name
+    return Machine(card, accelerator.num_processes, layout, max(ranks), min(hosts))
+
+
+def _find_room(device: torch.device) -> tuple[int, int, int]:
+    """Bytes that are free on this rank's card and in its machine's memory, and how many ranks share that."""
+    return torch.cuda.mem_get_info(device)[0], psutil.virtual_memory().available, ranks_of_node()
 
 
 def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machine: Machine) -> Fit:
@@ -84,6 +98,9 @@ def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machin
             if memory.bytes_of(_PHASES[key]) > usable:
                 largest = _largest_here(recipe, adapter, rows, machine, usable)
                 _refuse_budget(key, memory, largest, machine.card, may_choose=not recipe.run.deterministic)
+    if not machine.has_host_for(memory):
+        cheapest = _cheapest(recipe, size, rows, machine, load)
+        raise ValueError(describe_host_lack(recipe, memory, machine, cheapest))
     return Fit(budgets, _describe(memory, machine.card, budgets))
 
 
@@ -103,10 +120,17 @@ def _refuse_lack(
     size, num = size_of(adapter), machine.num_gpus
     least = memory_on(machine, recipe, size, run_smallest(recipe, adapter, rows, num))
     if least.peak > machine.card.usable:
-        cheapest = cheapest_layout(
-            recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, num), machine
-        )
+        cheapest = _cheapest(recipe, size, rows, machine, load)
         raise ValueError(describe_lack(recipe, least, machine, cheapest, Budgets(None, None)))
+
+
+def _cheapest(
+    recipe: Recipe, size: Size, rows: PromptLengths, machine: Machine, load: Callable[[bool], Adapter]
+) -> Fitting | None:
+    """With the smallest budgets."""
+    return cheapest_layout(
+        recipe, size, lambda rounded: run_smallest(recipe, load(rounded), rows, machine.num_gpus), machine
+    )
 
 
 def with_budgets(recipe: Recipe, budgets: Budgets) -> Recipe:

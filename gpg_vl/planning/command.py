@@ -30,10 +30,24 @@ def plan_lines(recipe: Recipe, options: PlanOptions) -> list[str]:
     Raises:
         ValueError: there is no such card, or the recipe, its rows or its model cannot be used; one line
     """
-    machine = Machine(_choose_card(options.gpu), options.num_gpus, options.layout, options.of_machine)
+    card = _choose_card(options.gpu)
+    machine = Machine(card, options.num_gpus, options.layout, options.of_machine, options.host)
+    _refuse_uneven(machine)
     refuse_layout(recipe, Sharding(options.layout))
     checked = _read_sources(recipe)
     return _measure(recipe, checked) if options.measures else describe_plan(make_plan(recipe, checked, machine))
+
+
+def _refuse_uneven(machine: Machine) -> None:
+    """
+    Raises:
+        ValueError: HSDP on machines of different sizes, which a run refuses
+    """
+    if machine.layout == "hsdp" and not machine.is_even:
+        raise ValueError(
+            f"--gpus: HSDP needs as many cards on each machine, and {machine.num_gpus} are no whole number of machines "
+            f"of {machine.of_machine}; give machines x cards of each, as 2x8, or --sharding fsdp"
+        )
 
 
 def _choose_card(name: str | None) -> Card:

@@ -50,7 +50,7 @@ class Memory:
     """Bytes of a rank by phase and part."""
 
     phases: Mapping[str, Mapping[str, int]]
-    host: int  # of all ranks of a machine with one rank: what a layout keeps outside of the GPU
+    host: int  # of a machine, all its ranks together: what they keep outside of the GPUs, or all weights while it reads
 
     @property
     def peak(self) -> int:
@@ -121,7 +121,8 @@ def memory_of(
     if is_rounded or not stays:
         widened = _widened_bytes(size, recipe.model.dtype, is_shared=not stays)
         phases["check"] = _add(always, {"weights": widened - state.weights if stays else widened})
-    return Memory(phases, (state.host + (0 if stays else initial)) * num_ranks)
+    kept = min(num_ranks, of_machine) * (state.host + (0 if stays else initial))
+    return Memory(phases, max(kept, FLOAT * size.weights))  # the rank that reads the weights gives them away one by one
 
 
 def _widened_bytes(size: Size, dtype: str, *, is_shared: bool) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.measure import Measured
-from gpg_vl.planning.plan import Plan, describe_lack
+from gpg_vl.planning.plan import GB, Plan, describe_host_lack, describe_lack
 from gpg_vl.run.speed import GIB
 
 _SHOWN = 20 * 2**20  # bytes: smaller parts are shown together
@@ -20,6 +20,7 @@ def describe_plan(plan: Plan) -> list[str]:
     return [
         f"model      {plan.size.weights:,} weights, {plan.size.trained:,} trained",
         f"machine    {where}",
+        *_likeness(plan),
         *_describe_rows(plan),
         "",
         *_memory(plan),
@@ -30,6 +31,11 @@ def describe_plan(plan: Plan) -> list[str]:
         "",
         f"disk       {_gb(plan.disk)} GB of checkpoints in {plan.recipe.run.output_dir}",
     ]
+
+
+def _likeness(plan: Plan) -> Iterator[str]:
+    if likened_to := plan.machine.card.likened_to:
+        yield f"           this card is not known: rates of {likened_to}, the nearest in memory"
 
 
 def _describe_rows(plan: Plan) -> Iterator[str]:
@@ -55,8 +61,6 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"  {'the rest':<32}" + "".join(map(_gib_cell, rest))
     totals = "".join(f"{sum(parts.values()) / GIB:>10.2f}" for parts in phases.values())
     yield f"  {'together':<32}{totals}"
-    if plan.memory.host:
-        yield f"  in the host's memory: {_gb(plan.memory.host)} GB over all ranks"
 
 
 def _gib_cell(size: int) -> str:
@@ -64,20 +68,40 @@ def _gib_cell(size: int) -> str:
 
 
 def _verdict(plan: Plan) -> Iterator[str]:
-    usable, budgets = plan.machine.card.usable, plan.budgets
-    if plan.fits:
-        yield f"fits       {plan.memory.peak / GIB:.2f} of {usable / GIB:.2f} GiB"
+    machine, budgets = plan.machine, plan.budgets
+    if machine.holds(plan.memory):
+        yield f"fits       {plan.memory.peak / GIB:.2f} of {machine.card.usable / GIB:.2f} GiB"
     else:
-        lack = describe_lack(plan.recipe, plan.memory, plan.machine, plan.fitting_layout, budgets)
         yield "does not fit"
+    for lack in _lacks(plan):
         yield from _wrapped(lack)
+    yield f"           of each machine's memory: {_host(plan)}"
     none = "none fits"
     yield "budgets    the largest that fit, and the recipe's; the default: what fits a run"
     update, rollout = plan.recipe.update.tokens_per_micro_batch, plan.recipe.rollout.tokens_per_batch
     yield f"  update.tokens_per_micro_batch    {_count(budgets.update, none):>12}  {update:>10,}"
     if not samples_elsewhere(plan.recipe.rollout):
         yield f"  rollout.tokens_per_batch         {_count(budgets.rollout, none):>12}  {rollout:>10,}"
-    yield f"cheapest layout that fits: {plan.fitting_layout}" if plan.fitting_layout else "no layout fits"
+    yield _cheapest(plan)
+
+
+def _lacks(plan: Plan) -> Iterator[str]:
+    machine, memory = plan.machine, plan.memory
+    if memory.peak > machine.card.usable:
+        yield describe_lack(plan.recipe, memory, machine, plan.fitting, plan.budgets)
+    if not machine.has_host_for(memory):
+        yield describe_host_lack(plan.recipe, memory, machine, plan.fitting)
+
+
+def _host(plan: Plan) -> str:
+    needed, host = _gb(plan.memory.host), plan.machine.host
+    return f"{needed} GB, which it must have (--host-gb)" if host is None else f"{needed} of {_gb(host)} GB"
+
+
+def _cheapest(plan: Plan) -> str:
+    if plan.fitting is None:
+        return "no layout fits"
+    return f"cheapest layout that fits: {plan.fitting.layout}, with {_gb(plan.fitting.memory.host)} GB of each machine"
 
 
 def _count(number: int | None, none: str) -> str:
@@ -125,4 +149,4 @@ def describe_measured(measured: Measured, estimated: Mapping[str, float]) -> lis
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f}"
+    return f"{size / GB:.2f}"

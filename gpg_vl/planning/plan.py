@@ -26,12 +26,15 @@ from gpg_vl.planning.seconds import checkpoint_bytes, seconds_of, work_of
 from gpg_vl.planning.trial_groups import longest_groups
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
-from gpg_vl.processes.sharding import LayoutName
+from gpg_vl.processes.sharding import LayoutName, Sharding
 from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Reward, ScoredGroup, TrainingGroup
 from gpg_vl.run.kept_checkpoints import count_checkpoints
 from gpg_vl.run.speed import GIB
 from gpg_vl.update.flops import count_weights, rollout_flops, update_flops
+from gpg_vl.update.layouts import refuse_layout
+
+GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,28 @@ class Machine:
     layout: LayoutName
     of_machine: int = CARDS_PER_MACHINE
     """Cards of each machine; fewer where there are fewer."""
+    host: int | None = None
+    """Bytes of memory that each machine has for the run; None where it is not known."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all machines have as many cards."""
+        return self.num_gpus <= self.of_machine or self.num_gpus % self.of_machine == 0
+
+    def holds(self, memory: Memory) -> bool:
+        """Whether a rank fits on its card, and all of a machine into its memory."""
+        return memory.peak <= self.card.usable and self.has_host_for(memory)
+
+    def has_host_for(self, memory: Memory) -> bool:
+        return self.host is None or memory.host <= self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """A layout that fits."""
+
+    layout: LayoutName
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +82,7 @@ class Plan:
     seconds: dict[str, float]  # of a step, by phase
     flops: tuple[float, float] | None  # of a step over all ranks, in the rollout and in the update
     disk: int  # bytes
-    fitting_layout: LayoutName | None  # the cheapest that fits
-
-    @property
-    def fits(self) -> bool:
-        return self.memory.peak <= self.machine.card.usable
+    fitting: Fitting | None  # the cheapest layout
 
     @property
     def total_seconds(self) -> float:
@@ -133,39 +154,48 @@ def _alone(group: TrainingGroup, number: int) -> TrainingGroup:
     return TrainingGroup(prompt, (group.completions[number],), (group.coefficients[number],))
 
 
-def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> LayoutName | None:
-    """The first that fits. There is nothing to share on one GPU, but weights or moments can be left to the host; HSDP
-    is FSDP2 on one machine.
+def cheapest_layout(recipe: Recipe, size: Size, run: Callable[[bool], Runs], machine: Machine) -> Fitting | None:
+    """The first that fits, of those in which the recipe runs.
 
     Args:
         run: the phases, of rounded weights or others
     """
     run = cache(run)
     for layout in LAYOUTS:
-        if machine.num_gpus == 1 and layout not in ("none", "fsdp_offload", "zero3_offload"):
+        if not _is_of_use(layout, machine) or not _runs_in(layout, recipe):
             continue
-        if machine.num_gpus <= machine.of_machine and layout == "hsdp":
-            continue
-        if (recipe.update.optimizer == "adamw_8bit" or recipe.model.is_quantized) and layout != "none":
-            continue
-        runs = run(rounds_weights(layout, recipe.model))
-        if memory_on(replace(machine, layout=layout), recipe, size, runs).peak <= machine.card.usable:
-            return layout
+        memory = memory_on(replace(machine, layout=layout), recipe, size, run(rounds_weights(layout, recipe.model)))
+        if machine.holds(memory):
+            return Fitting(layout, memory)
     return None
 
 
-def describe_lack(
-    recipe: Recipe, memory: Memory, machine: Machine, fitting: LayoutName | None, budgets: Budgets
-) -> str:
-    """One line: by how much it does not fit, where, and which keys to change.
+def _is_of_use(layout: LayoutName, machine: Machine) -> bool:
+    """There is nothing to share on one GPU, but weights or moments can be left to the host. HSDP is for machines of as
+    many GPUs, which share within each: it is FSDP2 on one machine, and shares nothing on machines of one GPU.
+    """
+    if machine.num_gpus == 1:
+        return layout in ("none", "fsdp_offload", "zero3_offload")
+    return layout != "hsdp" or (machine.num_gpus > machine.of_machine > 1 and machine.is_even)
+
+
+def _runs_in(layout: LayoutName, recipe: Recipe) -> bool:
+    try:
+        refuse_layout(recipe, Sharding(layout))
+    except ValueError:
+        return False
+    return True
+
+
+def describe_lack(recipe: Recipe, memory: Memory, machine: Machine, fitting: Fitting | None, budgets: Budgets) -> str:
+    """One line: by how much it does not fit on the card, where, and which keys to change.
 
     Args:
         fitting: a layout that fits
         budgets: that fit in the machine's layout; None where a smaller one does not help
     """
     ways = list(_ways_out(recipe, memory.largest_phase, budgets))
-    if fitting is not None and fitting != machine.layout:
-        ways.append(f"use the layout {fitting}")
+    ways += _other_layout(fitting, machine)
     if recipe.model.lora is not None and not recipe.model.is_quantized and machine.layout == "none":
         ways.append("hold the base in 4 bits (model.lora.quantize: nf4)")
     ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
@@ -173,6 +203,26 @@ def describe_lack(
         f"model.path: {Path(recipe.model.path).name} needs {memory.peak / GIB:.2f} GiB in the {memory.largest_phase}, "
         f"and {machine.card.name} has {machine.card.usable / GIB:.2f} GiB for it; {', or '.join(ways)}"
     )
+
+
+def describe_host_lack(recipe: Recipe, memory: Memory, machine: Machine, fitting: Fitting | None) -> str:
+    """The same where the memory of a machine does not suffice.
+
+    Args:
+        memory: more of which is needed than ``machine.host``
+    """
+    assert machine.host is not None
+    ways = [*_other_layout(fitting, machine), "take machines with more memory"]
+    ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
+    return (
+        f"model.path: {Path(recipe.model.path).name} needs {memory.host / GB:.2f} GB of each machine's memory in the "
+        f"layout {machine.layout}, and {machine.host / GB:.2f} GB are there; {', or '.join(ways)}"
+    )
+
+
+def _other_layout(fitting: Fitting | None, machine: Machine) -> Iterator[str]:
+    if fitting is not None and fitting.layout != machine.layout:
+        yield f"use the layout {fitting.layout} ({fitting.memory.host / GB:.2f} GB of each machine's memory)"
 
 
 def _ways_out(recipe: Recipe, phase: str, budgets: Budgets) -> Iterator[str]:

@@ -32,7 +32,7 @@ TRAFFIC = 4
 LINK = {True: 300e9, False: 40e9}
 """Bytes per second and card, within a machine and between machines."""
 HOST = 100e9
-"""Bytes per second of a machine's memory, which the steps of all its cards share."""
+"""Bytes per second of a machine's memory, which the steps of all its cards share; it takes many threads."""
 BUS = 25e9
 """Bytes per second and card between its memory and the host's."""
 DISK = 0.9e9
@@ -136,9 +136,7 @@ def _bandwidth(card: Card, layout: LayoutName, num_on_host: int) -> float:
     Args:
         num_on_host: ranks that share a machine's memory
     """
-    if layout in ("fsdp_offload", "zero3_offload"):
-        return HOST / num_on_host
-    return card.bandwidth
+    return HOST / num_on_host if Sharding(layout).steps_on_host else card.bandwidth
 
 
 def checkpoint_bytes(recipe: Recipe, size: Size) -> int:

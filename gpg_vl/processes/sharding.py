@@ -38,6 +38,11 @@ class Sharding:
         return self.name == "fsdp_offload"
 
     @property
+    def steps_on_host(self) -> bool:
+        """Whether the optimizer's step runs on the host's processors."""
+        return self.name in ("fsdp_offload", "zero3_offload")
+
+    @property
     def zero_stage(self) -> int:
         """ZeRO's stage: 1 shards the optimizer, 2 also the gradients, 3 also the weights; 0 without DeepSpeed."""
         return int(self.name[4]) if self.name.startswith("zero") else 0

@@ -27,10 +27,15 @@ def peak_rate(device: torch.device) -> float | None:
 
 
 def rate_of(name: str) -> float | None:
-    """By the longest name of a card that is in ``name``, with no letter or digit of another card behind it."""
+    model = model_of(name)
+    return None if model is None else PEAK_RATES[model]
+
+
+def model_of(name: str) -> str | None:
+    """The longest name of a card that is in ``name``, with no letter or digit of another card behind it."""
     words = name.replace("-", " ").split()
     found = [card for card in PEAK_RATES if all(word in words for word in card.split())]
-    return PEAK_RATES[max(found, key=len)] if found else None
+    return max(found, key=len) if found else None
 
 
 def describe_speed(

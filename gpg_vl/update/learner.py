@@ -16,6 +16,7 @@ from gpg_vl.objectives.base import Objective, given
 from gpg_vl.processes.collectives import gather_object, in_step, max_over_ranks, sum_losses
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.whole_weights import weights_in_float32, whole_weights
 from gpg_vl.records import CollectedGroups, GroupLogProbs, LogProbs, ScoredGroup, TrainingGroup, UpdateStats
 from gpg_vl.screen import say
@@ -80,7 +81,7 @@ class Learner:
         self._weights = count_weights(adapter)  # before the layout shards them
         shard_policy(accelerator, forward)
         share_out(accelerator, forward)
-        optimizer = run_together(lambda: build_optimizer(adapter, recipe.update))
+        optimizer = run_together(lambda: build_optimizer(adapter, recipe.update, sharding_of(accelerator)))
         self.layout = build_layout(accelerator, forward, optimizer, recipe.update.max_grad_norm)
         self.groups: list[TrainingGroup] = []  # this rank's groups of the last gradient
         self._is_checked = False

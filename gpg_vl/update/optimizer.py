@@ -11,15 +11,15 @@ from transformers import get_scheduler
 
 from gpg_vl.config import ModelConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
-from gpg_vl.processes.sharding import Sharding
+from gpg_vl.processes.sharding import WHOLE, Sharding
 from gpg_vl.screen import say
 
 
-def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optimizer:
+def build_optimizer(adapter: Adapter, config: UpdateConfig, sharding: Sharding = WHOLE) -> torch.optim.Optimizer:
     """AdamW on the trainable float32 weights, or on their masters, with a group for each part.
 
-    On CUDA it is torch's fused kernel, which needs no copies of the weights for a step. The adapter's rounded weights
-    follow each step.
+    On CUDA it is torch's fused kernel, which needs no copies of the weights for a step. So it is where a layout leaves
+    the step to the host's processors, whose threads share it. The adapter's rounded weights follow each step.
 
     ``lr_scale`` of a group is its part's rate in units of ``config.learning_rate``; ``set_learning_rate`` multiplies by
     it. All groups in sequence hold the weights in the order of ``adapter.trainable_parameters``.
@@ -33,12 +33,12 @@ def build_optimizer(adapter: Adapter, config: UpdateConfig) -> torch.optim.Optim
         parameters = [parameter for _, parameter in named]
         groups.append({"params": parameters, "lr": rate, "lr_scale": rate / config.learning_rate})
     on_cuda = all(each.device.type == "cuda" for group in groups for each in group["params"])
-    optimizer = _make_adamw(groups, config, on_cuda=on_cuda)
+    optimizer = _make_adamw(groups, config, is_fused=on_cuda or sharding.steps_on_host)
     optimizer.register_step_post_hook(lambda *_: adapter.follow_masters())
     return optimizer
 
 
-def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: bool) -> torch.optim.Optimizer:
+def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, is_fused: bool) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw_8bit":
         check_optimizer(config, groups[0]["params"][0].device)
@@ -51,7 +51,7 @@ def _make_adamw(groups: list[dict[str, Any]], config: UpdateConfig, *, on_cuda: 
             return torch.optim.AdamW(groups, fused=True, **options)
         except RuntimeError as error:  # torch knows which devices have the kernel
             raise ValueError(f"update.optimizer: adamw_fused is not available here ({error}); use adamw") from error
-    return torch.optim.AdamW(groups, fused=on_cuda or None, **options)
+    return torch.optim.AdamW(groups, fused=is_fused or None, **options)
 
 
 def refuse_shared_moments(config: UpdateConfig, sharding: Sharding) -> None:

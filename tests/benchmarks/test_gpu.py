@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks import gpu, gradients
 from benchmarks.flops import Lengths
-from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, ranks
+from benchmarks.gpu_sections import SECTIONS, exactness, flex, kit, memory, plain, plan, ranks
 from benchmarks.gpu_sections.compilation import Compilation
 from benchmarks.gpu_sections.progress import append, read_rows
 from benchmarks.gpu_sections.records import Section, SectionResult, Setting
@@ -132,6 +132,28 @@ def test_sections_measure_what_they_are_for(tiny: SimpleNamespace) -> None:
     updates = [row for row in tiny.rows["memory"] if row["phase"] == "update"]
     assert {(row["retries"], row["micro_batches"]) for row in updates} == {(0, 2)}
     assert [row["recipe"] for row in tiny.rows["memory"]][:9] == ["geoqa"] * 9, "the larger model first"
+
+
+@pytest.mark.timeout(1800)
+def test_a_plan_is_held_against_what_is_measured(tiny: SimpleNamespace) -> None:
+    """Seconds on a busy machine may be any."""
+    rows = tiny.rows["plan"]
+    phases = (plan.TOGETHER, *plan.PHASES)
+    assert [(row["trained"], row["phase"]) for row in rows] == [(t, p) for t in ("full", "LoRA") for p in phases]
+    for row in rows:
+        assert row["planned_s"] > 0 and row["measured_s"] > 0, row
+        assert row["memory_ratio"] == pytest.approx(row["planned_mib"] / row["measured_mib"])
+        assert (row["verdict"] in ("within", "OUTSIDE")) == (row["phase"] == plan.TOGETHER)
+        assert row["phase"] != plan.TOGETHER or abs(row["memory_ratio"] - 1) <= plan.MEMORY_WITHIN, row
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [((1.14, 1.4), "within"), ((0.86, 0.7), "within"), ((1.16, 1.0), "OUTSIDE"), ((0.84, 1.0), "OUTSIDE"),
+     ((1.0, 1.6), "OUTSIDE"), ((1.0, 0.6), "OUTSIDE"), ((math.nan, 1.0), "OUTSIDE"), ((1.0, math.nan), "OUTSIDE")],
+)  # fmt: skip
+def test_a_plan_is_right_to_15_percent_and_a_factor(ratios: tuple[float, float], verdict: str) -> None:
+    assert plan.judge(*ratios) == verdict
 
 
 @pytest.mark.timeout(1800)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -72,6 +73,22 @@ def test_a_run_that_fits_starts_and_one_that_cannot_is_refused(recipe: Recipe) -
         fit(recipe, 8 * MIB)
     assert "\n" not in str(error.value)
     assert "zero" not in str(error.value), "nothing is shared on one card, and its smallest budget does not fit there"
+
+
+@pytest.mark.parametrize(("layout", "way_out"), [("none", "more memory"), ("fsdp_offload", "use the layout none")])
+def test_a_run_that_its_machine_cannot_hold_is_refused(recipe: Recipe, layout: Any, way_out: str) -> None:
+    """Weights that are read, or shards that stay there: down to the last byte."""
+    weights = size_of(load_shapes(recipe.model)).weights
+    needed = {"none": 4, "fsdp_offload": 16}[layout] * weights
+
+    def start(host: int) -> Fit:
+        machine = Machine(card(GIB), 1, layout, host=host)
+        return fit_run(recipe, recipe.model.path, load_all_sources(recipe), machine)
+
+    assert "of 1.0 GiB" in start(needed).text
+    with pytest.raises(ValueError, match=naming("model.path", layout, "GB")) as error:
+        start(needed - 1)
+    assert way_out in str(error.value) and "\n" not in str(error.value)
 
 
 def test_hsdp_is_planned_with_the_cards_that_a_node_has(recipe: Recipe) -> None:
@@ -198,11 +215,14 @@ def test_what_is_free_on_the_fullest_rank_is_what_counts(monkeypatch: pytest.Mon
         device=torch.device("cuda"), num_processes=2, state=SimpleNamespace(deepspeed_plugin=None)
     )
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
     for free, usable in ((78.9, 78.0), (40.0, 40.0), (12.5, 12.5)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free * GIB), 79 * GIB))
         machine = machine_here(accelerator)
         assert machine.card.usable == pytest.approx(0.95 * usable * GIB)
         assert (machine.num_gpus, machine.layout, machine.card.rate) == (2, "none", CARDS["h100-80"].rate)
-        assert machine.of_machine == 2
-    monkeypatch.setattr(check, "gather_object", lambda mine: [*mine, 3 * GIB])
-    assert machine_here(accelerator).card.usable == pytest.approx(0.95 * 3 * GIB)
+        assert (machine.of_machine, machine.host) == (2, 64 * GIB)
+    monkeypatch.setattr(check, "gather_object", lambda mine: [*mine, (3 * GIB, 32 * GIB, 1)])
+    machine = machine_here(accelerator)
+    assert machine.card.usable == pytest.approx(0.95 * 3 * GIB)
+    assert (machine.of_machine, machine.host) == (2, 32 * GIB)

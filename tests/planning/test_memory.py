@@ -69,7 +69,7 @@ def test_an_initial_model_waits_on_the_host_where_weights_are_shared(model_folde
     size = found.phases["rollout"][INITIAL]
     assert size == planned_for(learned).phases["update"][INITIAL] > 0
     assert INITIAL not in found.phases["update"]
-    assert found.host == without.host + 4 * size
+    assert found.host == 4 * size and without.host == without.phases["rollout"]["gathered weights"] == size
 
 
 class Elsewhere:

@@ -15,3 +15,10 @@ def test_cards_are_a_number_or_machines_with_cards(tmp_path: Path, word: str, ca
     (tmp_path / "recipe.yaml").write_text("model: {path: model}")
     _, options = read_options(ArgumentParser(), [str(tmp_path / "recipe.yaml"), "--gpus", word])
     assert (options.num_gpus, options.of_machine) == cards
+    assert options.host is None
+
+
+def test_memory_of_a_machine_is_in_gb(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: {path: model}")
+    _, options = read_options(ArgumentParser(), [str(tmp_path / "recipe.yaml"), "--host-gb", "512"])
+    assert options.host == 512 * 10**9

@@ -1,11 +1,19 @@
-"""``scripts/train.sh``: what it makes of its environment. An interpreter that only tells how it was called runs it."""
+"""``scripts/train.sh``: what it makes of its environment. An interpreter that only tells how it was called runs it.
+
+So ``scripts/slurm/train.sbatch``, with a stand-in for ``srun``.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from benchmarks.models import QWEN2_5_VL_7B, QWEN2_5_VL_32B, ModelShape
+from gpg_vl.planning.seconds import DISK
 
 REPOSITORY = Path(__file__).parent.parent.parent
 WORDS = ["my recipe.yaml", "--run.steps", "6"]
@@ -53,6 +61,11 @@ NODES = {"NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "node-0"}
             {**NODES, "GPG_VL_SHARDING": "fsdp"},
             "<-m><gpg_vl.launch><--nproc_per_node><2><--nnodes><4><--node_rank><3><--master_addr><node-0>"
             f"<--master_port><29500>{TRAIN} own hsdp deepspeed no",
+        ),
+        (
+            {**NODES, "NUM_PROCESSES": "1"},  # HSDP of one GPU a node shares nothing
+            "<-m><gpg_vl.launch><--nproc_per_node><1><--nnodes><4><--node_rank><3><--master_addr><node-0>"
+            f"<--master_port><29500>{TRAIN} own fsdp deepspeed no",
         ),
         (
             {"SHARDING": "zero3", "DEEPSPEED": "zero3", "GPG_VL_SHARDING": "fsdp"},
@@ -104,3 +117,66 @@ def test_mistakes_in_the_environment(interpreter: Path, environment: dict[str, s
     assert all(name in done.stderr for name in named), done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+# --- processors, and the time to save ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teller(tmp_path: Path) -> Path:
+    """An interpreter that tells how many threads a process gets, and how long it may save."""
+    path = tmp_path / "python"
+    path.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo 0; else env; fi\n')
+    path.chmod(0o755)
+    return path
+
+
+def told(teller: Path, **environment: str) -> dict[str, str]:
+    done = launch(teller, **environment)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("layout", ["fsdp_offload", "zero3_offload"])
+def test_an_optimizer_on_the_host_has_its_processors(teller: Path, layout: str) -> None:
+    """The ranks of a node share them; elsewhere a rank has one thread. What the user has set stays."""
+    cores = len(os.sched_getaffinity(0))
+    for processes, threads in ((1, cores), (cores, 1), (4 * cores, 1)):
+        found = told(teller, SHARDING=layout, NUM_PROCESSES=str(processes))
+        assert found["OMP_NUM_THREADS"] == str(threads)
+    assert told(teller, SHARDING="fsdp")["OMP_NUM_THREADS"] == "1"
+    assert told(teller, SHARDING=layout, OMP_NUM_THREADS="3")["OMP_NUM_THREADS"] == "3"
+
+
+def checkpoint_seconds(shape: ModelShape) -> float:
+    """Of weights and two moments in float32."""
+    head = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    weights = shape.text_parameters + shape.vision_parameters + shape.merger_parameters + head
+    return 12 * weights / DISK
+
+
+def test_there_is_time_to_save_before_a_limit(teller: Path) -> None:
+    """For 7B behind a save that has just begun and a pass of two minutes; for 32B two saves, or one and a long pass."""
+    given = int(told(teller)["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
+    assert 100 < checkpoint_seconds(QWEN2_5_VL_7B) < 120
+    assert given > 2 * checkpoint_seconds(QWEN2_5_VL_7B) + 120
+    assert given > 2 * checkpoint_seconds(QWEN2_5_VL_32B)
+    job = (REPOSITORY / "scripts/slurm/train.sbatch").read_text()
+    assert re.findall(r"^#SBATCH --signal TERM@(\d+)$", job, re.MULTILINE) == [str(given)], "Slurm gives as long"
+
+
+SRUN = """#!/bin/sh
+echo "SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK-unset}"
+"""
+
+
+@pytest.mark.parametrize(("cores", "given"), [({"SLURM_CPUS_PER_TASK": "16"}, "16"), ({}, "unset")])
+def test_slurms_tasks_get_the_processors_of_the_job(tmp_path: Path, cores: dict[str, str], given: str) -> None:
+    """``srun`` does not take the number from ``sbatch``."""
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho node-0\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node-0", **cores}
+    command = ["bash", str(REPOSITORY / "scripts/slurm/train.sbatch"), *WORDS]
+    done = subprocess.run(command, env=job, capture_output=True, text=True, check=True)
+    assert done.stdout == f"SRUN_CPUS_PER_TASK={given}\n"

@@ -75,7 +75,7 @@ class Trained:
         if sharding.keeps_whole_weights:
             adapter.round_weights()
         shard_policy(accelerator, forward)
-        self.optimizer = build_optimizer(adapter, UpdateConfig())
+        self.optimizer = build_optimizer(adapter, UpdateConfig(), sharding)
         self.layout = build_layout(accelerator, forward, self.optimizer, max_grad_norm=1e9)
 
     def step(self) -> None:

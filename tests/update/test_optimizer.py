@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import get_args
 
 import pytest
 import torch
 
 from gpg_vl.config import LoraConfig, UpdateConfig
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.processes.sharding import Sharding
+from gpg_vl.processes.sharding import LayoutName, Sharding
 from gpg_vl.update.optimizer import (
     _make_adamw,
     build_optimizer,
@@ -52,9 +53,16 @@ def test_options_of_another_schedule_are_refused() -> None:
 def test_adamw_is_fused_on_cuda(load: LoadModel) -> None:
     """Torch has the kernel on a CPU too, where it is asked for by name."""
     groups = [{"params": [parameter for _, parameter in load().trainable_parameters()]}]
-    for on_cuda in (False, True):
-        assert bool(_make_adamw(groups, UpdateConfig(), on_cuda=on_cuda).defaults["fused"]) == on_cuda
+    for is_fused in (False, True):
+        assert bool(_make_adamw(groups, UpdateConfig(), is_fused=is_fused).defaults["fused"]) == is_fused
     assert not build_optimizer(load(), UpdateConfig()).defaults["fused"]
+
+
+@pytest.mark.parametrize("layout", get_args(LayoutName))
+def test_adamw_is_fused_where_a_layout_leaves_it_to_the_processors(load: LoadModel, layout: LayoutName) -> None:
+    """One pass over the weights, by all threads; ordinary runs on a CPU are to stay as they are, to the bit."""
+    optimizer = build_optimizer(load(), UpdateConfig(), Sharding(layout))
+    assert bool(optimizer.defaults["fused"]) == (layout in ("fsdp_offload", "zero3_offload"))
 
 
 def test_each_part_moves_at_its_own_rate(load: LoadModel) -> None:
