@@ -251,7 +251,10 @@ def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
 
 
 def layout_gradients(
-    adapter: Adapter, groups: Sequence[TrainingGroup], name: LayoutName, make_optimizer: Callable[[Iterator[Tensor]], Optimizer]
+    adapter: Adapter,
+    groups: Sequence[TrainingGroup],
+    name: LayoutName,
+    make_optimizer: Callable[[Iterator[Tensor]], Optimizer],
 ) -> dict[str, Tensor]:
     """What the layout hands to its optimizer, whose step turns weights into their gradient."""
     AcceleratorState._reset_state(reset_partial_state=True)
