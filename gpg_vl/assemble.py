@@ -43,6 +43,7 @@ from gpg_vl.prompts.length import build_prompts, evaluation_room, training_room
 from gpg_vl.prompts.prefetch import PromptsAhead, choose_workers
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engines
+from gpg_vl.rollout.limits import RowLimits, find_limits
 from gpg_vl.run.checkpoint import changed_versions, load_optimizer, load_random_state, load_state
 from gpg_vl.run.checkpoint_writing import LEARNED_FILE, STATE_FOLDER
 from gpg_vl.run.claim import check_claim
@@ -108,7 +109,8 @@ def assemble(
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
-    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator, budgets))
+    limits = find_limits(recipe.rollout, adapter)
+    parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator, budgets, limits))
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))
     stages = _build_stages(parts, reports, checkpoint, pins)
@@ -157,6 +159,7 @@ class _Parts:
         scorer: Scorer,
         accelerator: Accelerator,
         budgets: Budgets,
+        limits: RowLimits | None,
     ):
         self.recipe = recipe
         self.with_budgets = with_budgets(recipe, budgets)  # for what runs the model; rows do not depend on a machine
@@ -166,8 +169,12 @@ class _Parts:
         self.scorer = scorer
         self.accelerator = accelerator
         self.tasks = {name: task for each in checked for name, task in each.tasks.items()}
-        self.prompts = build_prompts(recipe, self.tasks, adapter, training_room(recipe, adapter))
-        self.eval_prompts = build_prompts(recipe, self.tasks, adapter, evaluation_room(recipe, adapter))
+        self.limits = limits
+        lengths = {} if limits is None else limits.lengths
+        self.room = training_room(recipe, adapter, {} if objective.imitates_gold else lengths)
+        self.eval_room = evaluation_room(recipe, adapter, lengths)
+        self.prompts = build_prompts(recipe, self.tasks, adapter, self.room)
+        self.eval_prompts = build_prompts(recipe, self.tasks, adapter, self.eval_room)
         self.gold = GoldCompletions(adapter, self.tasks, recipe.prompt.answer_in)
 
 
@@ -230,7 +237,8 @@ def _place_weights(adapter: Adapter, accelerator: Accelerator) -> None:
 def _check_rows(parts: _Parts) -> list[SourceReport]:
     recipe = parts.recipe
     gold = parts.gold if parts.objective.imitates_gold or parts.objective.has_discriminator else None
-    reports = check_all_rows(recipe, parts.checked, parts.prompts, parts.eval_prompts, parts.adapter, gold)
+    train, validate = (parts.prompts, parts.room), (parts.eval_prompts, parts.eval_room)
+    reports = check_all_rows(recipe, parts.checked, train, validate, gold, parts.limits)
     run_on_main(lambda: show_rows(reports, Path(recipe.run.output_dir)))
     return reports
 

@@ -352,9 +352,9 @@ class RolloutConfig:
         temperature: divides the logits, both in sampling and in the update
         top_p: nucleus sampling if below 1; the update still uses log-probs of the full distribution
         top_k: sample among the k most likely tokens; 0: off
-        tokens_per_batch: speed knob; maximum number of tokens decoded together, counting for each row its prompt and
-            the room for its completion; a group is never split; on CUDA the default stands for what fits
-            (docs/scale.md)
+        tokens_per_batch: speed knob of the engine hf; maximum number of tokens decoded together, counting for each row
+            its prompt and the room for its completion; a group is never split; on CUDA the default stands for what
+            fits (docs/scale.md)
         refresh: {trigger, threshold, max_uses}: use a rollout again while the policy has moved little; null: off
         vllm: {mode, servers, ...}: of the engine vllm
         importance: weights by how likely the update finds what was sampled, compared with the engine; none; token: each
@@ -397,6 +397,11 @@ class RolloutConfig:
         _require(not self.ahead or served, where)
         older = "rollout.ahead samples from the weights of one step ago; set rollout.importance to token or sequence"
         _require(not self.ahead or self.importance != "none", older)
+
+    @property
+    def samples_elsewhere(self) -> bool:
+        """Whether no rollout of the kit's own runs; ``on_failure: hf`` may have to, with all prompts."""
+        return self.engine == "vllm" and (self.vllm.mode == "colocate" or self.vllm.on_failure == "stop")
 
     @property
     def sends_pictures(self) -> bool:

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,17 +71,17 @@ def serve_rollouts(model: str, place: ServerPlace, options: EngineOptions) -> in
         raise ValueError("vllm is not installed here; make setup-vllm makes an environment with it")
     token = make_token(place.weights)
     _end_on_signals(sys.exit)
-    return run_server(start_backend(path, options, "--gpu-memory or --max-model-len"), place, token)
+    return run_server(lambda: start_backend(path, options, "--gpu-memory or --max-model-len"), place, token)
 
 
-def run_server(backend: Backend, place: ServerPlace, token: str) -> int:
-    """See ``serve_rollouts``."""
-    service = Service(backend, place.weights.resolve())
-    try:
-        server = RolloutServer((place.host, place.port), service, token)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {place.host} --port {place.port} cannot be used ({error}); give others") from error
+def run_server(start: Callable[[], Backend], place: ServerPlace, token: str) -> int:
+    """See ``serve_rollouts``. The address is taken before the engine starts, which takes minutes."""
+    with _naming(place):
+        server = RolloutServer((place.host, place.port), token)
     with server:
+        service = Service(start(), place.weights.resolve())
+        with _naming(place):
+            server.open(service)
         # shutdown waits for the loop, which this thread runs
         _end_on_signals(lambda: threading.Thread(target=server.shutdown, daemon=True).start())
         host = f"[{place.host}]" if ":" in place.host else place.host
@@ -89,6 +90,18 @@ def run_server(backend: Backend, place: ServerPlace, token: str) -> int:
             say("note: what goes over this address is not encrypted; use it in a network of your own alone")
         server.serve_forever()
     return int(service.has_failed)
+
+
+@contextmanager
+def _naming(place: ServerPlace) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: the address cannot be used
+    """
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--host {place.host} --port {place.port} cannot be used ({error}); give others") from error
 
 
 def _end_on_signals(end: Callable[[], object]) -> None:

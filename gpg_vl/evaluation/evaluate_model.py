@@ -40,7 +40,7 @@ from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.rewards.scorer import Scorer
 from gpg_vl.rollout import build_engines
 from gpg_vl.rollout.engine import RolloutEngine
-from gpg_vl.rollout.limits import find_limits
+from gpg_vl.rollout.limits import RowLimits, find_limits
 from gpg_vl.screen import say
 from gpg_vl.tasks.base import Task
 
@@ -128,9 +128,9 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.round_weights()
         adapter.to(PartialState().device)
-        engine = build_engines(recipe.rollout, adapter)
+        engine, limits = build_engines(recipe.rollout, adapter), find_limits(recipe.rollout, adapter)
         run = run_together(
-            lambda: _ModelEvaluation(recipe, next(iter(folders), None), sources, adapter, scorer, engine)
+            lambda: _ModelEvaluation(recipe, next(iter(folders), None), sources, adapter, scorer, engine, limits)
         )
         evaluation = run.run(rows, known)
     end_ranks()
@@ -160,12 +160,14 @@ class _ModelEvaluation:
         adapter: Adapter,
         scorer: Scorer,
         engine: RolloutEngine,
+        limits: RowLimits | None,
     ):
         self._recipe = recipe
         self._folder = folder
         self._checked = checked
         self._adapter = adapter
-        self._room = evaluation_room(recipe, adapter)
+        self._limits = limits
+        self._room = evaluation_room(recipe, adapter, None if limits is None else limits.lengths)
         self._prompts = build_prompts(recipe, checked.tasks, adapter, self._room)
         self._evaluator = Evaluator(self._prompts, engine, scorer, checked.tasks, recipe, with_legacy=True)
 
@@ -217,8 +219,7 @@ class _ModelEvaluation:
 
     def _check_rows(self, rows: LazyRows) -> list[str]:
         """Checks every row against the model. Rows whose image cannot be opened are listed and count as wrong."""
-        limits = find_limits(self._recipe.rollout, self._adapter)
-        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"], limits=limits)
+        reports = check_rows(self._checked.sources, self._prompts, self._room, ["bad_image"], limits=self._limits)
         without = [row.text for report in reports for row in report.left_out]
         if len(without) == len(rows):
             raise RankError(f"no row has an image that can be opened; the first: {without[0]}")

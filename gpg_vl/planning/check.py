@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from gpg_vl.config import Recipe, RolloutConfig, UpdateConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.planning.cards import Card, card_here
-from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.layouts import Size, rounds_weights
 from gpg_vl.planning.memory import (
     Budgets,
@@ -154,7 +153,7 @@ def _choose_budgets(recipe: Recipe, adapter: Adapter, rows: PromptLengths, machi
         smallest = smallest_budgets(recipe, adapter, rows, machine.num_gpus)
         update = update if _UPDATE in kept else largest.update or smallest.update
         rollout = rollout if _ROLLOUT in kept else largest.rollout or smallest.rollout
-    return Budgets(update, None if samples_elsewhere(recipe.rollout) else rollout)
+    return Budgets(update, None if recipe.rollout.samples_elsewhere else rollout)
 
 
 def _describe(memory: Memory, card: Card, budgets: Budgets) -> str:

@@ -7,14 +7,9 @@ from gpg_vl.planning.cards import Card
 from gpg_vl.planning.layouts import FLOAT, ROUNDED, Size
 
 
-def samples_elsewhere(config: RolloutConfig) -> bool:
-    """Whether no rollout of the kit's own runs; ``on_failure: hf`` may have to, with all prompts."""
-    return config.engine == "vllm" and (config.vllm.mode == "colocate" or config.vllm.on_failure == "stop")
-
-
 def engine_bytes(config: RolloutConfig, card: Card) -> int:
     """Of a training card, while the engine is awake."""
-    is_here = samples_elsewhere(config) and config.vllm.mode == "colocate"
+    is_here = config.samples_elsewhere and config.vllm.mode == "colocate"
     return int(config.vllm.gpu_memory * card.total) if is_here else 0
 
 

@@ -11,7 +11,6 @@ from gpg_vl.config import Recipe
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.weights.compute_types import cast_weights
 from gpg_vl.objectives import build_objective
-from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.layouts import (
     CARDS_PER_MACHINE,
     FLOAT,
@@ -87,7 +86,7 @@ def run_phases(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks:
     shapes, config = Shapes(recipe, adapter, on_gpu=on_gpu), recipe.rollout
     num = share_of(config.prompts_per_step, num_ranks)
     together = prompts_at_once(config, len(rows.worst.encoded.token_ids), num)
-    rollout = _ELSEWHERE if samples_elsewhere(config) else shapes.rollout(
+    rollout = _ELSEWHERE if config.samples_elsewhere else shapes.rollout(
         rows.worst.encoded, together, -(-num // together))  # fmt: skip
     return Runs(rollout, shapes.update(longest_groups(rows.worst, config, adapter, num)))
 
@@ -177,7 +176,7 @@ class Budgets:
 def run_smallest(recipe: Recipe, adapter: Adapter, rows: PromptLengths, num_ranks: int) -> Runs:
     """With budgets that hold one group in the rollout, and a prompt with one completion in the update."""
     phases = _Phases(recipe, adapter, rows, num_ranks)
-    rollout = _ELSEWHERE if samples_elsewhere(recipe.rollout) else phases.rollout(phases.least_rollout)
+    rollout = _ELSEWHERE if recipe.rollout.samples_elsewhere else phases.rollout(phases.least_rollout)
     return Runs(rollout, phases.update(phases.least_update))
 
 
@@ -236,7 +235,7 @@ def largest_budgets(
         return bytes_of("rollout", Runs(phases.rollout(tokens), _ELSEWHERE))
 
     update = _largest(of_update, phases.least_update, phases.most_update, usable)
-    if samples_elsewhere(recipe.rollout):
+    if recipe.rollout.samples_elsewhere:
         return Budgets(update, None)
     return Budgets(update, _largest(of_rollout, phases.least_rollout, phases.most_rollout, usable))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.measure import Measured
 from gpg_vl.planning.plan import GB, Plan, describe_host_lack, describe_lack
 from gpg_vl.run.speed import GIB
@@ -80,7 +79,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
     yield "budgets    the largest that fit, and the recipe's; the default: what fits a run"
     update, rollout = plan.recipe.update.tokens_per_micro_batch, plan.recipe.rollout.tokens_per_batch
     yield f"  update.tokens_per_micro_batch    {_count(budgets.update, none):>12}  {update:>10,}"
-    if not samples_elsewhere(plan.recipe.rollout):
+    if not plan.recipe.rollout.samples_elsewhere:
         yield f"  rollout.tokens_per_batch         {_count(budgets.rollout, none):>12}  {rollout:>10,}"
     yield _cheapest(plan)
 

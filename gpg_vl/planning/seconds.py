@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpg_vl.config import Recipe
 from gpg_vl.planning.cards import Card
-from gpg_vl.planning.engines import engine_seconds, samples_elsewhere
+from gpg_vl.planning.engines import engine_seconds
 from gpg_vl.planning.layouts import (
     CARDS_PER_MACHINE,
     FLOAT,
@@ -71,7 +71,7 @@ def seconds_of(
     stepped = card.step_traffic * FLOAT + rounding
     rollout = (
         engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
-        if samples_elsewhere(recipe.rollout)
+        if recipe.rollout.samples_elsewhere
         else _rollout(recipe, runs, work, card, rate, gathered_bytes(layout, size, width))
     )
     exchange = _exchange(size, runs, layout, num_ranks, width, of_machine)

@@ -23,7 +23,6 @@ from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.inputs.vision_records import select_features
 from gpg_vl.models.log_probs import head_logits, mask_banned
 from gpg_vl.planning.compute_type import ComputeType
-from gpg_vl.planning.engines import samples_elsewhere
 from gpg_vl.planning.live_memory import CACHE, LOGITS, VISION, LiveMemory, Peak
 from gpg_vl.records import Encoded, MicroBatch, TrainingGroup, VisionInputs
 from gpg_vl.rollout.token_choice import pick
@@ -105,7 +104,7 @@ class Shapes:
 
     def _without_tower(self, batch: MicroBatch) -> MicroBatch:
         """With features where the rollout has computed them."""
-        is_computed = self._adapter.has_frozen_tower() and not samples_elsewhere(self._recipe.rollout)
+        is_computed = self._adapter.has_frozen_tower() and not self._recipe.rollout.samples_elsewhere
         if batch.vision is None or not is_computed:
             return batch
         with torch.no_grad():

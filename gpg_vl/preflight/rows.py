@@ -24,7 +24,6 @@ from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
 from gpg_vl.errors import ModelMistake
 from gpg_vl.files import replace_file
-from gpg_vl.models.adapter import Adapter
 from gpg_vl.objectives import find_objective
 from gpg_vl.preflight.gold_marks import GoldMarks
 from gpg_vl.preflight.sources import CheckedSources
@@ -32,9 +31,9 @@ from gpg_vl.processes.collectives import gather_object
 from gpg_vl.processes.ranks import RankError, run_together
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.gold import GoldCompletions
-from gpg_vl.prompts.length import LongPrompt, Room, evaluation_room, training_room
+from gpg_vl.prompts.length import LongPrompt, Room
 from gpg_vl.records import Sample
-from gpg_vl.rollout.limits import RowLimits, find_limits
+from gpg_vl.rollout.limits import RowLimits
 from gpg_vl.screen import say
 
 Cause = Literal["bad_image", "long_prompt"]
@@ -119,7 +118,7 @@ class _Check:
         gold_tokens = None if gold is None or self.is_sampled else len(gold.token_ids)
         self.room.check(layout.num_tokens, gold_tokens)
         if self.limits is not None and gold_tokens is None:
-            self.limits.check(sample.id, layout.views, layout.num_tokens, self.room.max_new_tokens)
+            self.limits.check(sample.id, layout.views)
 
 
 def _check_source(pool: ThreadPoolExecutor, source: Source, check: _Check) -> SourceReport:
@@ -213,15 +212,16 @@ def list_rows(texts: Sequence[str], rest: str) -> list[str]:
 def check_all_rows(
     recipe: Recipe,
     checked: Sequence[CheckedSources],
-    train: PromptBuilder,
-    validate: PromptBuilder,
-    adapter: Adapter,
+    train: tuple[PromptBuilder, Room],
+    validate: tuple[PromptBuilder, Room],
     gold: GoldCompletions | None,
+    limits: RowLimits | None,
 ) -> list[SourceReport]:
     """Checks every row against the model; returns the reports on the training sources.
 
     Args:
         gold: writes the gold completions, if the objective or its discriminator learns from them
+        limits: of what samples completions, beside those of the rooms
 
     With ``data.on_bad_image: skip``, a training row without a readable image is left out; a validation row counts as
     wrong.
@@ -234,12 +234,10 @@ def check_all_rows(
     marks = GoldMarks(checked[0].tasks, recipe.prompt.answer_in, with_reasoning=gold is not None)
     strict = marks if recipe.rewards.scorer == "strict" else None
     is_sampled = not find_objective(recipe.objective.name).imitates_gold
-    room, leave_out = training_room(recipe, adapter), skipped | dropped
-    limits = find_limits(recipe.rollout, adapter)
-    reports = check_rows(checked[0].sources, train, room, leave_out, gold, strict, is_sampled, limits)
+    reports = check_rows(checked[0].sources, *train, skipped | dropped, gold, strict, is_sampled, limits)
     left_out = [row for report in reports for row in report.left_out]
     if len(left_out) == sum(report.num_rows for report in reports):
         raise RankError(f"no row of data.train can be used; the first: {left_out[0].text}")
     for each in checked[1:]:
-        check_rows(each.sources, validate, evaluation_room(recipe, adapter), skipped, limits=limits)
+        check_rows(each.sources, *validate, skipped, limits=limits)
     return reports

@@ -164,6 +164,18 @@ def check_refresh(recipe: Recipe, objective: Objective) -> None:
         )
 
 
+def check_ahead(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: servers would sample what the objective does not follow
+    """
+    if recipe.rollout.ahead and objective.imitates_gold:
+        raise ValueError(
+            f"rollout.ahead is {recipe.rollout.ahead}, but objective {recipe.objective.name} follows gold completions "
+            "and samples none; set it to 0"
+        )
+
+
 def load_all_sources(recipe: Recipe) -> list[CheckedSources]:
     """The training sources, then the validation sources if there is a validation."""
     needs_images = recipe.data.on_bad_image == "fail"

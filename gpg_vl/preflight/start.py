@@ -15,7 +15,14 @@ from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.preference import check_head
 from gpg_vl.preflight.rewards import fit_rewards
-from gpg_vl.preflight.sources import CheckedSources, check_group_size, check_refresh, load_all_sources, load_sources
+from gpg_vl.preflight.sources import (
+    CheckedSources,
+    check_ahead,
+    check_group_size,
+    check_refresh,
+    load_all_sources,
+    load_sources,
+)
 from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.rollout import check_engine
 
@@ -61,6 +68,7 @@ def check_recipe(recipe: Recipe) -> Objective:
     if recipe.model.family == "generic" and recipe.update.pack:
         raise ValueError("model.family: generic trains on ordinary rows; set update.pack to false")
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
+    check_ahead(recipe, objective)
     check_refresh(recipe, objective)
     check_group_size(recipe, objective)
     if recipe.rewards.preference is not None:

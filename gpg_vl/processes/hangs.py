@@ -8,6 +8,9 @@ last for the limit:
 - a rank has no heartbeat, since its process is stopped, or a call outside Python lets no thread of it run.
 
 Time counts only while the watching thread runs, so a run that is suspended as a whole does not hang.
+
+A run of one process is not watched, but where it calls code that is not the kit's and may never come back
+(``beating_watched``).
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ from gpg_vl.processes.collectives import count_collectives
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.screen import say
 
-HANG_SECONDS = 600.0
-"""As ``run.hang_timeout_s``, for commands that read no recipe of a run."""
+PERIOD_SECONDS = 0.5
+"""Between two looks."""
+LONGEST_PERIOD_SECONDS = 2.0
+"""What a period counts at most, where the thread that watches did not run."""
 _VERDICT_KEY = "gpg_vl/hang"
 _STACKS_SIGNAL = signal.SIGUSR2
 
@@ -136,6 +141,34 @@ class _Unchanged:
 
 
 @contextmanager
+def beating_watched(work: str) -> Iterator[None]:
+    """As ``PULSE.beating``. Where this process is the only one, a thread ends it if it hangs inside."""
+    with PULSE.beating(work):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # where all of a rank's work is watched
+            yield
+            return
+        is_over = threading.Event()
+        thread = threading.Thread(target=_watch_alone, args=(is_over,), daemon=True, name="hangs")
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+
+def _watch_alone(is_over: threading.Event) -> None:
+    beats, looked_at = _Unchanged(), time.monotonic()
+    while not is_over.wait(PERIOD_SECONDS):
+        now = time.monotonic()
+        seconds, looked_at = min(now - looked_at, LONGEST_PERIOD_SECONDS), now
+        if beats.add(PULSE.last, seconds) > PULSE.hang_seconds:
+            say_stacks(f"no progress for {PULSE.hang_seconds:g} s in {PULSE.last.work}")
+            say("the same command goes on from what is saved")
+            os._exit(1)
+
+
+@contextmanager
 def stacks_on_signal() -> Iterator[None]:
     """Inside, SIGUSR2 writes the stacks of all threads to standard error, also while none of them can run.
 
@@ -156,7 +189,8 @@ def say_stacks(cause: str) -> None:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main = threading.main_thread().ident
     frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}
-    parts = [f"rank {os.environ['RANK']} ends: {cause}; its stacks, the last call at the end of each:"]
+    who = f"rank {os.environ['RANK']}" if "RANK" in os.environ else "this process"
+    parts = [f"{who} ends: {cause}; its stacks, the last call at the end of each:"]
     for ident in sorted(frames, key=lambda each: each != main):
         stack = "".join(traceback.format_stack(frames[ident])).rstrip()
         parts.append(f"{names.get(ident, 'thread of a library')}:\n{stack}")

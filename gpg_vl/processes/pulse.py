@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+HANG_SECONDS = 600.0
+"""As ``run.hang_timeout_s``, for commands that read no recipe of a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:
@@ -20,6 +23,17 @@ class Pulse:
         self.last = Beat(None, 0)
         self.is_waiting = False
         """Whether it waits for the other ranks, however long they take."""
+        self.hang_seconds = HANG_SECONDS
+        """Without a beat, after which the process hangs."""
+
+    @contextmanager
+    def hanging_after(self, seconds: float) -> Iterator[None]:
+        """Inside, that is ``hang_seconds``."""
+        before, self.hang_seconds = self.hang_seconds, seconds
+        try:
+            yield
+        finally:
+            self.hang_seconds = before
 
     @contextmanager
     def beating(self, work: str) -> Iterator[None]:

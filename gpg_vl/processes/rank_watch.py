@@ -19,15 +19,14 @@ from typing import NoReturn
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.hangs import HANG_SECONDS, HangWatch, say_stacks, stacks_on_signal
+from gpg_vl.processes.hangs import LONGEST_PERIOD_SECONDS, PERIOD_SECONDS, HangWatch, say_stacks, stacks_on_signal
 from gpg_vl.processes.interrupts import INTERRUPTS, WaitingSignal
+from gpg_vl.processes.pulse import HANG_SECONDS, PULSE
 from gpg_vl.processes.ranks import failing_as_one
 from gpg_vl.screen import say
 
 PATIENCE_SECONDS = 20.0
 """Time for all ranks to reach a point where they handle a signal together; restarts while one writes a checkpoint."""
-_PERIOD_SECONDS = 0.5
-_LONGEST_PERIOD_SECONDS = 2.0  # what a period counts at most, where this thread did not run
 _TELLING_SECONDS = 3.0
 """Time for all ranks to print their stacks before the first of them ends, after which the launcher ends the others."""
 _SIGNAL_KEY = "gpg_vl/signal"
@@ -43,7 +42,7 @@ def ranks_end_together(hang_seconds: float = HANG_SECONDS) -> Iterator[None]:
     Args:
         hang_seconds: without progress, after which a rank hangs
     """
-    with INTERRUPTS.raising(), ExitStack() as stack:
+    with INTERRUPTS.raising(), PULSE.hanging_after(hang_seconds), ExitStack() as stack:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             stack.enter_context(INTERRUPTS.held())
             stack.enter_context(watched_rank(hang_seconds))
@@ -81,7 +80,7 @@ class _Watch:
 
     def run(self, is_over: threading.Event) -> None:
         try:
-            while not is_over.wait(_PERIOD_SECONDS):
+            while not is_over.wait(PERIOD_SECONDS):
                 self._look()
             self._hangs.close()
         except RuntimeError:  # the connection is lost
@@ -98,7 +97,7 @@ class _Watch:
         waiting = self._waiting_signal()
         self._share_signal(waiting)
         self._look_for_work()
-        verdict = self._hangs.look(_LONGEST_PERIOD_SECONDS)
+        verdict = self._hangs.look(LONGEST_PERIOD_SECONDS)
         if verdict is not None:
             say_stacks(verdict)
             time.sleep(_TELLING_SECONDS)

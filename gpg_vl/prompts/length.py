@@ -38,18 +38,27 @@ class Room:
                 )
 
 
-def training_room(recipe: Recipe, adapter: Adapter) -> Room:
+def training_room(recipe: Recipe, adapter: Adapter, engine: Mapping[int, str] | None = None) -> Room:
+    """
+    Args:
+        engine: limits of what samples elsewhere, as in ``Room``
+    """
     way_out = {"fail": "drop or shrink", "shrink": "drop", "drop": "shrink"}[recipe.data.on_long_prompt]
     hint = f", or set data.on_long_prompt to {way_out}"
     budget = recipe.update.tokens_per_micro_batch
-    limits = _limits(recipe, adapter, recipe.rollout.group_size) | {budget: "raise update.tokens_per_micro_batch"}
+    limits = _limits(recipe, adapter, recipe.rollout.group_size, engine) | {
+        budget: "raise update.tokens_per_micro_batch"
+    }
     return Room(recipe.rollout.max_new_tokens, {limit: text + hint for limit, text in limits.items()})
 
 
-def evaluation_room(recipe: Recipe, adapter: Adapter) -> Room:
-    """Limits for evaluation. No row is left out for its length: a score over fewer rows is not comparable."""
+def evaluation_room(recipe: Recipe, adapter: Adapter, engine: Mapping[int, str] | None = None) -> Room:
+    """Limits for evaluation. No row is left out for its length: a score over fewer rows is not comparable.
+
+    Args: see ``training_room``
+    """
     hint = "" if recipe.data.on_long_prompt == "shrink" else ", or set data.on_long_prompt to shrink"
-    limits = _limits(recipe, adapter, recipe.evaluation.num_samples)
+    limits = _limits(recipe, adapter, recipe.evaluation.num_samples, engine)
     limits = {limit: text + hint for limit, text in limits.items()}
     return Room(recipe.evaluation.max_new_tokens or recipe.rollout.max_new_tokens, limits)
 
@@ -65,10 +74,11 @@ def build_prompts(recipe: Recipe, tasks: Mapping[str, Task], adapter: Adapter, r
     )  # fmt: skip
 
 
-def _limits(recipe: Recipe, adapter: Adapter, group_size: int) -> dict[int, str]:
+def _limits(recipe: Recipe, adapter: Adapter, group_size: int, engine: Mapping[int, str] | None) -> dict[int, str]:
     """Limits on prompt and completion for sampling ``group_size`` completions together."""
-    share = recipe.rollout.tokens_per_batch // group_size
-    return {
-        share: f"raise rollout.tokens_per_batch, which holds {group_size} of them",
-        adapter.context_length: "shorten the row, lower model.max_pixels, of videos data.max_frames, or the new tokens",
-    }
+    limits = dict(engine or {})
+    if not recipe.rollout.samples_elsewhere:
+        share = recipe.rollout.tokens_per_batch // group_size
+        limits[share] = f"raise rollout.tokens_per_batch, which holds {group_size} of them"
+    way_out = "shorten the row, lower model.max_pixels, of videos data.max_frames, or the new tokens"
+    return limits | {adapter.context_length: way_out}

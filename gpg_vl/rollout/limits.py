@@ -29,22 +29,21 @@ class RowLimits:
         self._adapter = adapter
         self._limits = limits
 
-    def check(self, sample_id: str, views: Sequence[ImageView], num_tokens: int, max_new_tokens: int) -> None:
-        """
-        Args:
-            num_tokens: of the prompt, with images
-            max_new_tokens: of the completion
+    @property
+    def lengths(self) -> dict[int, str]:
+        """Most tokens of prompt and completion together -> what raises it, as ``prompts.length.Room`` has it."""
+        keys: dict[int, list[str]] = {}
+        for each in self._limits:
+            keys.setdefault(each.context_length, []).append(each.length_key)
+        return {length: f"raise {' and '.join(of_length)}" for length, of_length in keys.items()}
 
+    def check(self, sample_id: str, views: Sequence[ImageView]) -> None:
+        """
         Raises:
-            ValueError: an engine cannot take a prompt of these; says what to raise
+            ValueError: an engine cannot take these images or videos; says what to raise
         """
         refuse_media(self._adapter, sample_id, views)
         for each in self._limits:
-            if num_tokens + max_new_tokens > each.context_length:
-                raise ValueError(
-                    f"the prompt has {num_tokens} tokens and its completion up to {max_new_tokens}, together more than "
-                    f"the {each.context_length} of vllm; raise {each.length_key}"
-                )
             if len(views) > each.max_images:
                 raise ValueError(
                     f"the prompt has {len(views)} images, more than the {each.max_images} of vllm; raise "

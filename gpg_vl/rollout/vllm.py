@@ -22,13 +22,23 @@ from accelerate import Accelerator
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import own_rank, run_on_main, run_together
+from gpg_vl.processes.ranks import is_main_rank, own_rank, run_on_main, run_together
+from gpg_vl.processes.sharding import sharding_of
 from gpg_vl.processes.whole_weights import weights_in_turn, weights_there, whole_weights
 from gpg_vl.records import Completion, Prompt, RolloutGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.asking import ask_prompt, deal
-from gpg_vl.rollout.served.engine_weights import Fingerprint, fingerprint, write_weights
+from gpg_vl.rollout.served.engine_weights import (
+    Fingerprint,
+    GatheredInTurn,
+    HeldWeights,
+    There,
+    fingerprint,
+    named_weights,
+    save_weights,
+    write_weights,
+)
 from gpg_vl.rollout.served.local import LocalEngine, start_local_engine
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import Comparison
@@ -86,15 +96,19 @@ class VllmEngine:
     def sync_weights(self) -> Iterator[None]:
         """As ``RolloutEngine.sync_weights`` has it: the first rank publishes the weights if they are new.
 
-        An engine in this process has lost its own when it slept, and takes them each time, block by block where nobody
-        needs whole ones.
+        An engine in this process has lost its own when it slept, and takes them each time. Where nobody needs whole
+        ones, ranks that share them gather one block after the other.
         """
         if self._begun is not None:  # on no rank or on all; what it has failed with is raised where it is waited for
             run_together(self._begun.exchanges.wait)
         with ExitStack() as gathered, self._ready(gathered):
-            if not self._needs_policy():
+            needs_policy = self._needs_policy()
+            if not needs_policy:
                 gathered.close()  # on all ranks together
+            self._comparison.last = None
             yield
+            if needs_policy and self._accelerator is not None and not self._compares_again:
+                self._compare_idle()
 
     def _ready(self, gathered: ExitStack) -> AbstractContextManager[None]:
         """Within, engines have the weights as they are now. All ranks together.
@@ -103,18 +117,45 @@ class VllmEngine:
             gathered: for what the weights are gathered in
         """
         accelerator = self._accelerator
-        if accelerator is not None and isinstance(self._servers, LocalEngine) and self._can_take_in_turn():
+        if accelerator is not None and self._can_take_in_turn(accelerator):
             gathered.enter_context(weights_in_turn(accelerator))
-            self._set_version(run_on_main(self._servers.name_version))
-            return self._servers.ready(self._version, partial(weights_there, accelerator))
+            there = partial(weights_there, accelerator)
+            if isinstance(self._servers, LocalEngine):
+                self._set_version(run_on_main(self._servers.name_version))
+                return self._servers.ready(self._version, there)
+            self._set_version(self._publish_in_turn(there))
+            return self._servers.ready(self._version)
         if accelerator is not None:
             gathered.enter_context(whole_weights(accelerator))
         self._set_version(run_on_main(self._publish))
         return self._servers.ready(self._version)
 
-    def _can_take_in_turn(self) -> bool:
-        """Whether no rank runs the policy, to compare it or in place of an engine. All ranks together."""
-        return not self._compares_again and not self._needs_policy()
+    def _can_take_in_turn(self, accelerator: Accelerator) -> bool:
+        """Whether no rank runs the policy, to compare it or in place of an engine. All ranks together.
+
+        Weights that every rank has are published as they are.
+        """
+        is_shared = isinstance(self._servers, LocalEngine) or not sharding_of(accelerator).keeps_whole_weights
+        return is_shared and not self._compares_again and not self._needs_policy()
+
+    def _compare_idle(self) -> None:
+        """Ranks that had no prompts compare their engines by another's prompt; else all ranks would gather whole
+        weights for them in every draw. All ranks together.
+        """
+        rank, last = own_rank()[0], self._comparison.last
+        is_idle = last is None and self._comparison.num_known < len(self._servers)
+        found = gather_object([(last is not None, is_idle)])
+        senders = [number for number, (has_drawn, _) in enumerate(found) if has_drawn]
+        if not senders or not any(lacks for _, lacks in found):
+            return
+        given = gather_object([last if rank == senders[0] else None])[senders[0]]
+        assert given is not None
+        run_together(lambda: self._compare(*given) if is_idle else None)
+
+    def _compare(self, request: Request, prompt: Prompt) -> None:
+        self._comparison.begin([request], [prompt])
+        self._servers.generate([])
+        self._comparison.end()
 
     def _set_version(self, version: str) -> None:
         if version != self._version and self._compares_again:
@@ -127,19 +168,28 @@ class VllmEngine:
         return not all(gather_object([are_known])) or self._config.on_failure == "hf"
 
     def _publish(self) -> str:
-        found = fingerprint(self._adapter)
         if self._fingerprint is None:
             self._servers.check()
+        return self._publish_if_new(fingerprint(self._adapter), partial(write_weights, self._adapter))
+
+    def _publish_in_turn(self, there: There) -> str:
+        """The first rank has each block that all ranks gather in the host's memory, before the next one is gathered."""
+        held = HeldWeights()
+        weights = GatheredInTurn(named_weights(self._adapter, there))
+        weights.give(held.take if is_main_rank() else GatheredInTurn.read_on)
+        return run_on_main(lambda: self._publish_if_new(held.fingerprint, partial(save_weights, held.tensors)))
+
+    def _publish_if_new(self, found: Fingerprint, write: Callable[[Path], None]) -> str:
         if found == self._fingerprint:
             return self._version
-        version = self._publish_new()
+        version = self._publish_new(write)
         self._fingerprint = found
         return version
 
-    def _publish_new(self) -> str:
+    def _publish_new(self, write: Callable[[Path], None]) -> str:
         if isinstance(self._servers, LocalEngine):
             return self._servers.name_version()
-        version = self._published.publish(partial(write_weights, self._adapter))
+        version = self._published.publish(write)
         self._servers.load(version)
         return version
 

@@ -110,11 +110,33 @@ def test_a_signal_ends_it_with_0_at_any_time(
         process.kill()
 
 
-def test_a_port_that_is_taken_is_told(load: Any, tmp_path: Path) -> None:
+def load_nothing() -> Any:
+    raise AssertionError("the model is loaded")
+
+
+def test_an_address_that_cannot_be_used_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"--port {port}"):
-            run_server(TinyBackend(load()), ServerPlace("127.0.0.1", port, tmp_path), make_token(tmp_path))
+            run_server(load_nothing, ServerPlace("127.0.0.1", port, tmp_path), make_token(tmp_path))
+    with pytest.raises(ValueError, match=r"--host 192\.0\.2\.1"):  # of no machine
+        run_server(load_nothing, ServerPlace("192.0.2.1", 0, tmp_path), make_token(tmp_path))
+
+
+def test_nobody_waits_for_a_server_that_loads_its_model(tmp_path: Path) -> None:
+    """Whoever connects is refused, and comes again; another server that was quicker has the port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def load_slowly() -> Any:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=20)
+        quicker.append(socket.create_server(("127.0.0.1", port)))
+
+    quicker: list[socket.socket] = []
+    with pytest.raises(ValueError, match=f"--port {port}"):
+        run_server(load_slowly, ServerPlace("127.0.0.1", port, tmp_path), make_token(tmp_path))
+    quicker[0].close()
 
 
 def test_it_serves_until_a_signal(
@@ -133,7 +155,7 @@ def test_it_serves_until_a_signal(
 
     thread = threading.Thread(target=use, daemon=True)
     thread.start()
-    assert run_server(TinyBackend(load()), ServerPlace("127.0.0.1", 0, tmp_path), make_token(tmp_path)) == 0
+    assert run_server(lambda: TinyBackend(load()), ServerPlace("127.0.0.1", 0, tmp_path), make_token(tmp_path)) == 0
     thread.join(20)
     assert found["status"].engine == "tiny"
     assert set(handlers) == {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

@@ -61,6 +61,17 @@ def folder(tmp_path: Path) -> Path:
             ["rollout.group_size", "5", "disjoint"],
         ),
         (["train", "recipe.yaml", "--rollout.engine", "fast"], ["rollout.engine", "fast"]),
+        (
+            [
+                "train",
+                "recipe.yaml",
+                "--objective.name=supervised",
+                "--rollout.engine=vllm",
+                "--rollout.ahead=1",
+                "--rollout.importance=token",
+            ],
+            ["rollout.ahead", "supervised", "gold", "0"],
+        ),
         (["train", "recipe.yaml", "--run.trackers", "[swanlab]"], ["run.trackers", "pip install swanlab"]),
         (["train", "recipe.yaml", "--objective.name", "ppo"], ["objective.name", "ppo"]),
         (["train", "recipe.yaml", "--task", "countin"], ["task: no task", "countin"]),

@@ -68,6 +68,26 @@ def test_rooms_of_a_recipe_name_their_keys(load: LoadModel, make_recipe: MakeRec
     assert all(("data.on_long_prompt" in text) == (policy != "shrink") for text in room.limits.values())
 
 
+@pytest.mark.parametrize(
+    ("keys", "is_limit"),
+    [({}, False), ({"mode": "colocate"}, False), ({"on_failure": "hf"}, True)],
+)
+def test_what_the_kits_own_engine_decodes_together_limits_no_other(
+    load: LoadModel, make_recipe: MakeRecipe, keys: dict[str, str], is_limit: bool
+) -> None:
+    """Unless it may have to take over."""
+    adapter, of_vllm = load(), {f"rollout__vllm__{key}": value for key, value in keys.items()}
+    recipe = make_recipe(rollout__engine="vllm", rollout__tokens_per_batch=150, **of_vllm)
+    engine = {60: "raise a key", adapter.context_length: "raise another"}
+    for room, share in (
+        (training_room(recipe, adapter, engine), 75),
+        (evaluation_room(recipe, adapter, engine), 150),
+    ):
+        assert (share in room.limits) == is_limit
+        assert re.search(naming("raise a key", "data.on_long_prompt"), room.limits[60])
+        assert "model.max_pixels" in room.limits[adapter.context_length], "no engine holds more than the model"
+
+
 @pytest.mark.parametrize("policy", ["fail", "shrink"])
 def test_prompts_are_made_to_fit_on_request(load: LoadModel, make_recipe: MakeRecipe, policy: str) -> None:
     adapter = load()

@@ -10,13 +10,17 @@ import pytest
 from gpg_vl import cli
 from gpg_vl.config import RolloutConfig, VllmConfig
 from gpg_vl.data.sources import write_jsonl
+from gpg_vl.prompts.length import LongPrompt, Room
 from gpg_vl.records import FrameTimes, ImageView, VideoView
 from gpg_vl.rollout.limits import EngineLimits, RowLimits, find_limits
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.shared_folder import make_token
+from gpg_vl.run.run_log import read_metrics
+from gpg_vl.train import train
 from tests.support.builders import make_sample
 from tests.support.messages import lines_naming, naming
 from tests.support.rollout_servers import SmallBackend, serving
+from tests.support.small_recipes import small_recipe
 
 IMAGE = ImageView(84, 84, 84, 84, None)
 VIDEO = VideoView(84, 84, 84, 84, None, FrameTimes((0, 1), 2, 1.0))
@@ -24,18 +28,22 @@ VIDEO = VideoView(84, 84, 84, 84, None, FrameTimes((0, 1), 2, 1.0))
 
 def test_each_limit_is_kept_to_the_last_token_and_image(load: Any) -> None:
     adapter = load()
-    limits = RowLimits(adapter, [EngineLimits(100, "one key", 2, "another"), EngineLimits(90, "a third", 8, "key")])
-    limits.check("a", [IMAGE, IMAGE], 80, 10)
-    with pytest.raises(ValueError, match=naming(81, 10, 90, "raise a third")):
-        limits.check("a", [], 81, 10)
+    of_engines = [EngineLimits(100, "one key", 2, "another"), EngineLimits(90, "a third", 8, "key")]
+    limits = RowLimits(adapter, [*of_engines, EngineLimits(90, "a fourth", 8, "key")])
+    assert limits.lengths == {100: "raise one key", 90: "raise a third and a fourth"}
+    room = Room(10, limits.lengths)
+    room.check(80)
+    with pytest.raises(LongPrompt, match=naming(81, 10, 90, "raise a third and a fourth")):
+        room.check(81)
+    limits.check("a", [IMAGE, IMAGE])
     with pytest.raises(ValueError, match=naming("3 images", 2, "raise another")):
-        limits.check("a", [IMAGE] * 3, 9, 10)
+        limits.check("a", [IMAGE] * 3)
     with pytest.raises(ValueError, match=naming("sample a", "video", "rollout.engine to hf")):
-        limits.check("a", [VIDEO], 9, 10)
+        limits.check("a", [VIDEO])
     adapter.takes_sized_images = False
-    limits.check("a", [], 9, 10)
+    limits.check("a", [])
     with pytest.raises(ValueError, match=naming("sample a", "image", "rollout.engine to hf")):
-        limits.check("a", [IMAGE], 9, 10)
+        limits.check("a", [IMAGE])
 
 
 def test_limits_are_those_of_the_recipe_or_of_the_servers_that_answer(load: Any, tmp_path: Path) -> None:
@@ -74,3 +82,36 @@ def test_an_evaluation_ends_before_its_first_row(
         assert cli.main(["eval", str(model_folders["qwen2_vl"]), "--data", rows, *words]) == 2
         assert lines_naming(capsys.readouterr().err, "row 2", "64", f"--max-model-len of {url}")
     assert backend.num_asked == 0
+
+
+def test_an_evaluation_scales_images_down_to_what_a_server_holds(
+    load: Any, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    rows, shared, backend = tmp_path / "rows.jsonl", str(tmp_path / "shared"), SmallBackend(load())
+    write_jsonl([make_sample([(300, 200)], 0)], rows)
+    with serving(backend, tmp_path / "shared") as (url, _):
+        words = ["--rollout.engine=vllm", f'--rollout.vllm.servers=["{url}"]', f"--rollout.vllm.weights={shared}",
+                 "--rollout.max_new_tokens=8", "--model.dtype=float32", "--model.min_pixels=784",
+                 "--prompt.template={question}", "--data.on_long_prompt"]  # fmt: skip
+        command = ["eval", str(model_folders["qwen2_vl"]), "--data", str(rows), *words]
+        assert cli.main([*command, "fail"]) == 2 and backend.num_asked == 0
+        assert cli.main([*command, "shrink"]) == 0 and backend.num_asked
+
+
+@pytest.mark.parametrize("on_long_prompt", ["drop", "shrink"])
+def test_a_run_leaves_out_what_a_server_has_no_room_for_or_makes_it_fit(
+    load: Any, model_folders: dict[str, Path], tmp_path: Path, on_long_prompt: str
+) -> None:
+    rows, num_dropped = tmp_path / "rows.jsonl", int(on_long_prompt == "drop")
+    write_jsonl([make_sample([(28, 28)], 0), make_sample([(300, 200)], 1)], rows)
+    with serving(SmallBackend(load()), tmp_path / "shared") as (url, _):
+        values = {
+            "model.path": str(model_folders["qwen2_vl"]), "data.train": [str(rows)], "run.steps": 1,
+            "data.on_long_prompt": on_long_prompt, "rollout.engine": "vllm", "rollout.vllm.servers": [url],
+            "rollout.vllm.weights": str(tmp_path / "shared"), "rollout.prompts_per_step": 2, "rollout.group_size": 2,
+            "rollout.max_new_tokens": 8, "run.output_dir": str(tmp_path / "run"),
+        }  # fmt: skip
+        train(small_recipe(values, {}))
+    [row] = read_metrics(tmp_path / "run")
+    assert row["left_out"] == ({"long_prompt": 1} if num_dropped else {})
+    assert row["shrunk_rows"] == 1 - num_dropped

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -259,7 +260,7 @@ def test_a_prompt_that_an_engine_in_this_process_cannot_hold_names_the_key(
         sample(engine, make_prompts(adapter), Sampling(510, 0.0))
 
 
-@pytest.mark.parametrize("place", ["wake", "take_weights", "generate"])
+@pytest.mark.parametrize("place", ["wake", "take_weights", "generate", "sleep"])
 def test_whoever_watches_the_process_knows_what_it_does(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -267,9 +268,14 @@ def test_whoever_watches_the_process_knows_what_it_does(
     adapter, backend = load(), SleepingTiny(load())
     monkeypatch.setattr(PULSE, "last", Beat(None, 0))
     work, seen = getattr(backend, place), []
-    monkeypatch.setattr(backend, place, lambda *words: (seen.append(PULSE.last.work), work(*words))[1])
+    monkeypatch.setattr(backend, place, lambda *words: (seen.append(what_is_watched()), work(*words))[1])
     sample(make_colocated(adapter, backend, tmp_path, monkeypatch), make_prompts(adapter), GREEDY)
-    assert seen == ["the rollout"] * len(seen) and seen and PULSE.last.work is None
+    assert {*seen} == {("the rollout", True)} and what_is_watched() == (None, False)
+
+
+def what_is_watched() -> tuple[str | None, bool]:
+    """What is being done, and whether a thread ends the process if it does not go on."""
+    return PULSE.last.work, "hangs" in [thread.name for thread in threading.enumerate()]
 
 
 def while_shut_down(backend: SleepingTiny, generate: Any) -> Any:
@@ -307,15 +313,20 @@ def test_ranks_hold_whole_weights_no_longer_than_they_may_be_needed(
     """While engines sample, each has its shards alone, unless ``hf`` may have to take over.
 
     The first time, whole ones are compared with what an engine samples; from then on an engine in the process is given
-    one block after the other, also by ranks whose own engine fails meanwhile.
+    one block after the other, also by ranks whose own engine fails meanwhile, and what a server gets is published so. A
+    rank without prompts compares its engine by another's.
     """
-    *rows, broken = run_ranks("served_ranks.py", layout, [model_folders["qwen2_vl"], tmp_path])
+    *rows, idle, broken = run_ranks("served_ranks.py", layout, [model_folders["qwen2_vl"], tmp_path])
     assert broken["failure"].startswith("rank 1: the vllm of this process has failed")
     settings = [(row["mode"], row["on_failure"]) for row in rows[::2]]
     assert settings == [("server", "stop"), ("server", "hf"), ("colocate", "stop")] and len(rows) == 6
     assert [row["first_server"] for row in rows] == [0, 1] * 3
+    assert idle["idle"] == [{"whole": [True, False], "is_same": True}] * 2
+    # the first time in turn, nothing says that it is what was published as a whole
+    published = [[True, False, False], [], [True, True], [], [], []]
     for row in rows:
         assert row["started"] == [2] and row["too_little"] == "rank 1: no", "each knows of the other"
         assert row["whole"] == [True, row["on_failure"] == "hf"]
         assert row["is_same"] and row["is_sharded"] and row["failure"] == "rank 1: no"
+        assert row["published_whole"] == published.pop(0)
         assert row["given_whole"] == ([True, False, False, False] if row["mode"] == "colocate" else [])

@@ -140,7 +140,8 @@ def serving(
     backend: Backend, weights: Path, port: int = 0, most_connections: int = MOST_CONNECTIONS
 ) -> Iterator[tuple[str, RolloutServer]]:
     """The address of a server of the kit, and the server."""
-    server = RolloutServer(("127.0.0.1", port), Service(backend, weights), make_token(weights), most_connections)
+    server = RolloutServer(("127.0.0.1", port), make_token(weights), most_connections)
+    server.open(Service(backend, weights))
     thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
     thread.start()
     try:

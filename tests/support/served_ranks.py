@@ -32,7 +32,7 @@ from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engines, vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from gpg_vl.rollout.served import local
+from gpg_vl.rollout.served import engine_weights, local
 from gpg_vl.rollout.served.shared_folder import make_token
 from gpg_vl.rollout.vllm import VllmEngine
 from gpg_vl.update.fsdp import shard_policy
@@ -142,6 +142,30 @@ def find_places(plain: Any, config: ModelConfig, folder: Path, accelerator: Acce
     raise AssertionError("they were built")
 
 
+def watch_publishing(adapter: Any) -> list[bool]:
+    """Whether the policy has whole weights, each time that a file of them is written from now on."""
+    whole = []
+
+    def watched(write: Any) -> Any:
+        return lambda *words: (whole.append(is_whole(adapter)), write(*words))[1]
+
+    vllm.write_weights, vllm.save_weights = watched(engine_weights.write_weights), watched(engine_weights.save_weights)
+    return whole
+
+
+def sample_with_idle_ranks(
+    engine: Any, adapter: Any, prompts: list[Prompt], expected: list[Any], accelerator: Accelerator
+) -> dict[str, Any]:
+    """Two draws with prompts for the first rank alone, and one with prompts for all."""
+    mine, whole = prompts if accelerator.is_main_process else [], []
+    for _ in range(2):
+        with engine.sync_weights():
+            run_together(lambda: sample(engine, mine))
+            whole.append(is_whole(adapter))
+    with engine.sync_weights():
+        return {"whole": whole, "is_same": run_together(lambda: sample(engine, prompts)) == expected}
+
+
 def main(model: str, folder: Path) -> None:
     accelerator = start_ranks(on_cpu=True)
     model_config = ModelConfig(path=model, **SMALL_IMAGES)  # type: ignore[arg-type]
@@ -156,9 +180,13 @@ def main(model: str, folder: Path) -> None:
             VllmConfig(servers=[url], weights=str(folder), mode=mode, on_failure=on_failure)  # type: ignore[arg-type]
             for mode, on_failure in (("server", "stop"), ("server", "hf"), ("colocate", "stop"))
         ]
-        engines = [VllmEngine(adapter, RolloutConfig(engine="vllm", vllm=each), accelerator) for each in configs]
+        *engines, idle = [
+            VllmEngine(adapter, RolloutConfig(engine="vllm", vllm=each), accelerator)
+            for each in [*configs, configs[-1]]
+        ]
         share(adapter, accelerator)
         for config, engine in zip(configs, engines, strict=True):
+            published = watch_publishing(adapter)
             whole = []
             for _ in range(2):
                 with engine.sync_weights():
@@ -178,9 +206,12 @@ def main(model: str, folder: Path) -> None:
             row = {"mode": config.mode, "on_failure": config.on_failure, "whole": whole}
             row |= {"is_same": found == before and again == expected}
             row |= {"failure": failure, "is_sharded": not is_whole(adapter), "given_whole": own.sees_whole_ones}
-            rows = gather_object([row | places])
+            rows = gather_object([row | places | {"published_whole": published}])
             if accelerator.is_main_process:
                 sys.stdout.write("".join(json.dumps(each) + "\n" for each in rows))
+    rows = gather_object([sample_with_idle_ranks(idle, adapter, prompts, expected, accelerator)])
+    if accelerator.is_main_process:
+        sys.stdout.write(json.dumps({"idle": rows}) + "\n")
     own.fails = not accelerator.is_main_process
     with engine.sync_weights():  # asked for nothing, it is not missed
         pass

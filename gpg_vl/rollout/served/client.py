@@ -40,12 +40,13 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What ``Backend.describe`` says of an engine."""
+    """What ``Service.describe`` says of an engine."""
 
     engine: str
     dtype: str
     context_length: int
     max_images: int
+    busy_s: float | None = None  # for how long it has been at what it does; None: at nothing, or not known
 
 
 class Client:
@@ -76,7 +77,8 @@ class Client:
         with self._reading():
             fields = Fields(json.loads(self._exchange("GET", "/status", b"", _SMALL, within_s)))
             length, images = fields.whole("context_length", 1, 2**31), fields.whole("max_images", 0, 2**31)
-            return ServerStatus(fields.text("engine"), fields.text("dtype"), length, images)
+            busy_s = fields.number_if_there("busy_s", 0.0, math.inf)
+            return ServerStatus(fields.text("engine"), fields.text("dtype"), length, images, busy_s)
 
     def load(self, version: str) -> None:
         """Has the server take a version of the weights, if it has not yet.

@@ -7,8 +7,9 @@ the weights are never there twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from gpg_vl.files import naming
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.weights.lora import merged_weights, weight_names
+from gpg_vl.processes.ranks import run_together
 
 WEIGHTS_FILE = "model.safetensors"
 _BLOCK = re.compile(r".*?\.\d+\.")
@@ -53,10 +55,32 @@ def _sum_bits(tensor: Tensor) -> int:
 @torch.no_grad()
 def write_weights(adapter: Adapter, folder: Path) -> None:
     """Writes all weights as ``named_weights`` has them; all of them are in the host's memory, none on the device."""
+    save_weights({name: tensor.cpu() for name, tensor in named_weights(adapter)}, folder)
+
+
+def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
     path = folder / WEIGHTS_FILE
-    weights = {name: tensor.cpu() for name, tensor in named_weights(adapter)}
     with naming(path):
         save_file(weights, path, metadata={"format": "pt"})
+
+
+class HeldWeights:
+    """Weights that were there block by block, in the host's memory."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.sums: list[int] = []
+
+    @torch.no_grad()
+    def take(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        for name, tensor in weights:
+            self.sums.append(_sum_bits(tensor))  # on the device, which is quicker at it
+            self.tensors[name] = tensor.to("cpu", copy=True)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of these weights, whatever ``fingerprint`` says of the same policy: a LoRA adapter is added in."""
+        return tuple(self.sums)
 
 
 def _all_there(_: Collection[str]) -> AbstractContextManager[None]:
@@ -100,6 +124,18 @@ class GatheredInTurn:
             self._failure = error
             raise
 
+    def give(self, take: Callable[[Self], None]) -> None:
+        """Has ``take`` read them. Other ranks, which call it too, wait for this one at every block, whatever becomes of
+        that; they raise together.
+        """
+        failure: Exception | None = None
+        try:
+            take(self)
+        except Exception as error:  # noqa: BLE001  all ranks learn of it below
+            failure = error
+        self.read_on()
+        run_together(partial(raise_if, failure))
+
     def read_on(self) -> None:
         """To the end.
 
@@ -110,6 +146,11 @@ class GatheredInTurn:
             raise self._failure
         for _ in self:
             pass
+
+
+def raise_if(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _block_of(name: str) -> str:

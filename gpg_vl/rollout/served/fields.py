@@ -85,6 +85,10 @@ class Fields:
             raise self._refuse(name, f"a number from {low:g} to {high:g}")
         return float(value)
 
+    def number_if_there(self, name: str, low: float, high: float) -> float | None:
+        """None where it is missing: an older version does not send it."""
+        return self.number(name, low, high) if name in self._plain else None
+
     def wholes(self, name: str, low: int, high: int, most: int, least: int = 0) -> tuple[int, ...]:
         values = self.items(name, most)
         if len(values) < least or not all(_is_whole(value, low, high) for value in values):

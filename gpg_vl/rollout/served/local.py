@@ -2,7 +2,7 @@
 
 Each rank has an engine of its own on its GPU. It sleeps while the update runs: its weights and its keys and values are
 freed. When it wakes, it takes the policy's weights from this process's memory. One that has failed is shut down. It is
-called from the thread that trains, whose GPU is the rank's.
+called from the thread that trains, whose GPU is the rank's, and another one ends the process if it does not come back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from gpg_vl.config import VllmConfig
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.weights.lora import find_base
-from gpg_vl.processes.pulse import PULSE
+from gpg_vl.processes.hangs import beating_watched
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
-from gpg_vl.rollout.served.engine_weights import GatheredInTurn, There, named_weights
+from gpg_vl.rollout.served.engine_weights import GatheredInTurn, There, named_weights, raise_if
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, read_answer, write_answer
 from gpg_vl.rollout.served.parity import Comparison
@@ -87,7 +87,8 @@ class LocalEngine:
     def ready(self, version: str, there: There | None = None) -> Iterator[None]:
         """Within, the engine is awake and has the policy's weights as they are now: the version.
 
-        All ranks enter it together, with weights that the engine no longer needs once it has entered.
+        All ranks enter it together, with weights that the engine no longer needs once it has entered, and leave it
+        together.
 
         Args:
             there: what gathers some of the weights, on all ranks together; None: all of them are there
@@ -95,29 +96,32 @@ class LocalEngine:
         if there is None:
             run_together(lambda: self._wake(version, named_weights(self._adapter)))
         else:
-            self._wake_in_step(version, GatheredInTurn(named_weights(self._adapter, there)))
+            GatheredInTurn(named_weights(self._adapter, there)).give(partial(self._wake, version))
         try:
             yield
-        finally:
+        except BaseException:  # of all ranks; whatever comes on top must not hide it
+            if (failure := self._sleep()) is not None:
+                say(f"rollout: {_NAME} does not shut down: {first_line(failure)}")
+            raise
+        run_together(partial(raise_if, self._sleep()))
+
+    def _sleep(self) -> Exception | None:
+        """What went wrong, where an engine that could not sleep could not be shut down either."""
+        try:
             if not self._service.has_failed:
                 self._service.forget()
-                self._backend.sleep()
+                self._try(lambda: self._service.run(self._backend.sleep))
+        except Exception as error:  # noqa: BLE001  all ranks learn of it
+            return error
+        return None
 
     def _wake(self, version: str, weights: Iterator[tuple[str, Tensor]]) -> None:
         if not self._service.has_failed:
             self._try(lambda: self._take_up(version, weights))
 
-    def _wake_in_step(self, version: str, weights: GatheredInTurn) -> None:
-        """Other ranks wait for this one at every block, whatever becomes of its engine."""
-        failure: Exception | None = None
-        try:
-            self._wake(version, weights)
-        except Exception as error:  # noqa: BLE001  all ranks learn of it below
-            failure = error
-        weights.read_on()
-        run_together(partial(_raise, failure))
-
     def _take_up(self, version: str, weights: Iterator[tuple[str, Tensor]]) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what torch keeps of the update, the engine cannot take
         self._service.run(self._backend.wake)
         self._service.take(version, lambda: self._backend.take_weights(weights))
 
@@ -150,7 +154,7 @@ class LocalEngine:
     def _try(self, work: Callable[[], T]) -> T | None:
         """An engine that fails gives its memory back; the run continues without it."""
         try:
-            with PULSE.beating("the rollout"):
+            with beating_watched("the rollout"):
                 return work()
         except EngineFailed as error:
             say(f"rollout: {error}")
@@ -159,11 +163,6 @@ class LocalEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
-
-
-def _raise(failure: Exception | None) -> None:
-    if failure is not None:
-        raise failure
 
 
 def check_free_memory(config: VllmConfig) -> None:

@@ -45,6 +45,8 @@ class Comparison:
         self._prompt: Prompt | None = None
         self.request: Request | None = None
         """What one that is new completes first; None: it is not asked."""
+        self.last: tuple[Request, Prompt] | None = None
+        """What was last compared, in case another rank has no prompts to compare."""
 
     @property
     def num_known(self) -> int:
@@ -66,6 +68,7 @@ class Comparison:
         self._given = {}
         sampling = _first_sampling(parts[0].sampling)
         self.request = replace(parts[0], prompts=(asked[place],), group_size=1, sampling=sampling)
+        self.last = self.request, self._prompt
 
     def is_new(self, engine: str) -> bool:
         return engine not in self._known and engine not in self._given

@@ -1,13 +1,15 @@
 """Requests -> answers, from whichever of several servers gives one, within a bound of time and of attempts.
 
 A round asks every server once. A server that gave no answer in time is asked nothing more until, before the next
-weights or requests, it says soon what it is: so a step waits for it once, and later steps hardly at all. One that is
-new says what it is, and completes what it is compared by, before it is asked for anything else.
+weights or requests, it says soon what it is, and is no longer at what it was at then: so a step waits for it once, and
+later steps hardly at all. One that is new says what it is, and completes what it is compared by, before it is asked for
+anything else. What one part of the requests has waited for in vain, the other parts do not wait for.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
@@ -83,7 +85,7 @@ class ServerPool:
         self._comparison = comparison
         self._first = first
         self._checked: set[Client] = set()
-        self._hung: set[Client] = set()
+        self._hung: dict[Client, float] = {}  # when each was given up
         self._ended = threading.Event()  # of the exchanges under way
         self._under_way: Exchanges[Any] | None = None
 
@@ -148,24 +150,29 @@ class ServerPool:
         """Asks for them, of servers that are met, and does not wait for the answers. Nothing else is asked before they
         have come or have been ended.
         """
+        given_up: set[Client] = set()
         return self._begin([
-            lambda n=n, request=request: self._ask(request, self._first + n)  # type: ignore[misc]
+            lambda n=n, request=request: self._ask(request, self._first + n, given_up)  # type: ignore[misc]
             for n, request in enumerate(requests)
         ])  # fmt: skip
 
     def _look_for_hung(self) -> None:
-        """Those that have given no answer in time are asked again once they say soon what they are, or are gone."""
+        """Those that gave no answer in time are asked again once they say soon that they are at something else, or at
+        nothing; or are gone.
+        """
         hung = [client for client in self._clients if client in self._hung]
         self._at_once([partial(self._look_for, client) for client in hung])
 
     def _look_for(self, client: Client) -> None:
+        since = time.monotonic() - self._hung[client]
         try:
-            client.status(LOOKING_SECONDS)
+            busy_s = client.status(LOOKING_SECONDS).busy_s
         except NoAnswer:
             return
         except ServerFault:
-            pass  # to ask one that is gone takes no time, and it may be started again
-        self._hung.discard(client)
+            busy_s = None  # to ask one that is gone takes no time, and it may be started again
+        if busy_s is None or busy_s < since:
+            del self._hung[client]
 
     def _each(self, act: Callable[[Client], T]) -> list[T | None]:
         """The result of one attempt at every server, at once; what a fault says is shown."""
@@ -180,10 +187,14 @@ class ServerPool:
         self._under_way = begun
         return begun
 
-    def _ask(self, request: Request, first: int) -> list[AnsweredGroup] | None:
+    def _ask(self, request: Request, first: int, given_up: set[Client]) -> list[AnsweredGroup] | None:
+        """
+        Args:
+            given_up: by this or another part of the requests, after all attempts
+        """
         admitted = [client for client in self._in_order(first) if self._comparison.admits(client.url)]
         for number in range(self._config.retries + 1):
-            if self._hung.issuperset(admitted) or (
+            if all(client in self._hung or client in given_up for client in admitted) or (
                 number and self._ended.wait(self._config.retry_s * 2 ** (number - 1))
             ):
                 return None
@@ -191,7 +202,9 @@ class ServerPool:
                 if not self._ended.is_set():
                     answer = self._attempt(client, lambda client: self._ask_one(client, request))
                     if answer is not None:
+                        given_up.discard(client)
                         return answer
+        given_up.update(admitted)
         return None
 
     def _ask_one(self, client: Client, request: Request) -> list[AnsweredGroup]:
@@ -207,7 +220,7 @@ class ServerPool:
             return act(client)
         except ServerFault as error:
             if isinstance(error, NoAnswer):
-                self._hung.add(client)
+                self._hung[client] = time.monotonic()
             self._note(error)
             return None
 

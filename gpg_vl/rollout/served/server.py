@@ -33,21 +33,34 @@ class RolloutServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256  # ranks connect at the same moment
 
-    def __init__(
-        self, address: tuple[str, int], service: Service, token: str, most_connections: int = MOST_CONNECTIONS
-    ):
+    service: Service
+
+    def __init__(self, address: tuple[str, int], token: str, most_connections: int = MOST_CONNECTIONS):
         """
         Args:
-            address: a host's name or number, IPv6 too, and a port
+            address: a host's name or number, IPv6 too, and a port. It is taken, and whoever connects is refused
 
         Raises:
             OSError: the address cannot be used
         """
-        self.service = service
         self._token = token.encode()
         self._places = threading.BoundedSemaphore(most_connections)
         self.address_family = AF_INET6 if ":" in address[0] else AF_INET
-        super().__init__(address, _Handler)
+        super().__init__(address, _Handler, bind_and_activate=False)
+        try:
+            self.server_bind()
+        except BaseException:
+            self.server_close()
+            raise
+
+    def open(self, service: Service) -> None:
+        """From here on connections are taken; ``serve_forever`` answers them.
+
+        Raises:
+            OSError: another server that was started meanwhile listens at the address
+        """
+        self.service = service
+        self.server_activate()
 
     def knows(self, header: str) -> bool:
         """Whether a header ``Authorization`` has the token; takes as long for a wrong one as for the right one."""

@@ -7,6 +7,7 @@ one under way and for its own.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -91,10 +92,14 @@ class Service:
         self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []  # whoever has the lock takes some out
         self._version: str | None = None  # None also while weights are loaded, and if that has failed
+        self._began: float | None = None  # what the engine is at
         self.has_failed = False
 
-    def describe(self) -> dict[str, str | int | None]:
-        return {**self._backend.describe(), "version": self._version}
+    def describe(self) -> dict[str, str | int | float | None]:
+        """What ``Backend.describe`` says, the version, and while the engine is at something, for how long."""
+        began = self._began
+        busy = {} if began is None else {"busy_s": time.monotonic() - began}
+        return {**self._backend.describe(), "version": self._version, **busy}
 
     def load(self, version: str) -> None:
         """
@@ -196,6 +201,7 @@ class Service:
         """
         if self.has_failed:
             raise EngineFailed("the engine has failed before")
+        self._began = time.monotonic()
         try:
             return work()
         except BadMessage as error:
@@ -203,3 +209,5 @@ class Service:
         except Exception as error:  # also a ValueError: what was begun may still be in it
             self.has_failed = True
             raise EngineFailed(f"{type(error).__name__}: {first_line(error)}") from error
+        finally:
+            self._began = None

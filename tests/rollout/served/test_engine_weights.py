@@ -19,7 +19,14 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.weights.lora import merged_weights, weight_names
 from gpg_vl.rollout.served import engine_weights
-from gpg_vl.rollout.served.engine_weights import WEIGHTS_FILE, GatheredInTurn, fingerprint, named_weights, write_weights
+from gpg_vl.rollout.served.engine_weights import (
+    WEIGHTS_FILE,
+    GatheredInTurn,
+    HeldWeights,
+    fingerprint,
+    named_weights,
+    write_weights,
+)
 from tests.support.builders import FAMILIES, SMALL_IMAGES
 from tests.support.families import CASES, skip_unless_installed
 from tests.support.rollout_servers import load_published, perturb
@@ -121,6 +128,38 @@ def test_weights_that_ranks_gather_together_are_read_to_their_end() -> None:
         dict(weights)
     with pytest.raises(torch.OutOfMemoryError):
         weights.read_on()
+
+
+def test_whatever_becomes_of_weights_that_ranks_gather_they_are_read_to_their_end() -> None:
+    read: list[str] = []
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "abcde":
+            read.append(name)
+            yield name, torch.ones(1)
+
+    def take_some(weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        next(weights)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        GatheredInTurn(gathered()).give(take_some)
+    assert read == [*"abcde"]
+
+
+def test_what_is_held_of_a_block_outlives_it() -> None:
+    """Its memory may be that of the next one."""
+    block = torch.zeros(2)
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for number in (1, 2):
+            yield str(number), block.fill_(number)
+
+    held, other = HeldWeights(), HeldWeights()
+    GatheredInTurn(gathered()).give(held.take)
+    assert [each.tolist() for each in held.tensors.values()] == [[1, 1], [2, 2]]
+    other.take([("1", torch.ones(2)), ("2", torch.ones(2))])
+    assert held.fingerprint != other.fingerprint
 
 
 class OnDevice:

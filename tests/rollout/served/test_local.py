@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import torch
 
 from gpg_vl.config import VllmConfig
 from gpg_vl.rollout.served import local, vllm_backend
-from gpg_vl.rollout.served.parity import MAX_GAP
-from tests.support.messages import naming
+from gpg_vl.rollout.served.local import LocalEngine
+from gpg_vl.rollout.served.parity import MAX_GAP, Comparison
+from tests.rollout.served.test_messages import VERSION
+from tests.support.messages import lines_naming, naming
 from tests.support.vllm_servers import PYTHON, ROOT, START_SECONDS
 
 LENT = """
@@ -52,6 +55,72 @@ def test_an_engine_that_does_not_fit_names_the_keys(load: Any, monkeypatch: pyte
         ValueError, match=naming("out of memory", "rollout.vllm.gpu_memory", "rollout.vllm.max_model_len")
     ):
         local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
+
+
+class Recording:
+    """An engine that keeps what it is told to do, and fails at some of it."""
+
+    def __init__(self, *failing: str):
+        self.told: list[str] = []
+        self._failing = failing
+
+    def describe(self) -> dict[str, str | int]:
+        return {"engine": "recording", "dtype": "float32", "context_length": 512, "max_images": 8}
+
+    def _do(self, what: str) -> None:
+        self.told.append(what)
+        assert what not in self._failing, f"{what} does not work"
+
+    def wake(self) -> None:
+        self._do("wake")
+
+    def take_weights(self, weights: Iterator[Any]) -> None:
+        assert [*weights]
+        self._do("take_weights")
+
+    def sleep(self) -> None:
+        self._do("sleep")
+
+    def shut_down(self) -> None:
+        self._do("shut_down")
+
+
+def make_local(load: Any, backend: Any) -> LocalEngine:
+    adapter = load()
+    return LocalEngine(backend, adapter, Comparison(adapter, VllmConfig(mode="colocate")))
+
+
+def test_memory_that_torch_keeps_is_given_back_before_the_engine_takes_its_own(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Recording()
+    engine = make_local(load, backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: backend.told.append("empty_cache"))
+    with engine.ready(VERSION):
+        assert backend.told == ["empty_cache", "wake", "take_weights"]
+
+
+def test_an_engine_that_cannot_sleep_has_failed(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is shut down, as one that fails at anything else, and the run goes on without it."""
+    backend = Recording("sleep")
+    engine = make_local(load, backend)
+    for _ in range(2):
+        with engine.ready(VERSION):
+            pass
+    assert backend.told == ["wake", "take_weights", "sleep", "shut_down"]
+    assert lines_naming(capsys.readouterr().err, "rollout", "AssertionError", "sleep does not work")
+
+
+def test_an_engine_that_cannot_sleep_hides_nothing(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError, match="rows"), make_local(load, Recording("sleep", "shut_down")).ready(VERSION):
+        raise KeyError("rows")
+    assert lines_naming(capsys.readouterr().err, "rollout", "shut_down does not work")
+    with (
+        pytest.raises(AssertionError, match="shut_down"),
+        make_local(load, Recording("sleep", "shut_down")).ready(VERSION),
+    ):
+        pass
 
 
 NO_ROOM = (

@@ -6,21 +6,23 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gpg_vl.config import VllmConfig
 from gpg_vl.rollout.served import pool
 from gpg_vl.rollout.served.client import Client, Refused
-from gpg_vl.rollout.served.messages import AnsweredGroup, write_answer
+from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_answer
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import ServerPool
+from gpg_vl.rollout.served.shared_folder import read_token
 from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
 from tests.support.messages import naming
-from tests.support.rollout_servers import Canned, canned_server
+from tests.support.rollout_servers import Canned, canned_server, serving
 
 GOOD = (200, write_answer(VERSION, GROUPS))
 DOWN = (500, b'{"protocol": 1, "error": "engine died"}')
@@ -76,6 +78,19 @@ def test_attempts_are_bounded() -> None:
     canned = Canned([DOWN])
     assert ask([canned]) == [None]
     assert len(canned.seen) == CONFIG.retries + 1
+
+
+def test_what_one_part_has_waited_for_the_others_do_not() -> None:
+    canned = Canned([DOWN])
+    assert ask([canned], num_requests=3) == [None] * 3
+    assert len(canned.seen) == CONFIG.retries + 1
+
+
+def test_a_server_that_has_answered_a_part_is_asked_for_the_others() -> None:
+    with canned_server(Canned([GOOD])) as one, canned_server(Canned([GOOD])) as two:
+        servers = make_pool([one, two])
+        given_up = {servers._clients[0]}
+        assert servers._ask(REQUEST, 0, given_up) == GROUPS and not given_up
 
 
 def test_pauses_double() -> None:
@@ -208,6 +223,63 @@ def test_a_server_that_hangs_costs_a_step_its_time_once(monkeypatch: pytest.Monk
         servers.load(VERSION)
         assert servers.generate([REQUEST]) == [GROUPS]
     assert paths(hanging)[4:] == ["/status", "/weights", "/generate"]
+
+
+class Stuck:
+    """An engine that stays in the middle of its first answer, behind a server that goes on answering what it is."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.goes_on = threading.Event()
+
+    def describe(self) -> Mapping[str, str | int]:
+        return {"engine": "stuck", "dtype": "bfloat16", "context_length": 512, "max_images": 8}
+
+    def load_weights(self, folder: Path) -> None:
+        pass
+
+    def generate(self, request: Request) -> list[AnsweredGroup]:
+        self.num_asked += 1
+        assert self.goes_on.wait(60)
+        return GROUPS
+
+
+def test_a_server_whose_engine_is_stuck_costs_a_step_its_time_once(tmp_path: Path) -> None:
+    """Until it is done with what it was asked then."""
+    (tmp_path / VERSION).mkdir()
+    stuck, good = Stuck(), Canned([(200, json.dumps({"protocol": 1, "version": VERSION}).encode()), GOOD] * 4)
+    with serving(stuck, tmp_path) as (one, server), canned_server(good) as two:
+        config = replace(CONFIG, timeout_s=3.0)
+        servers = ServerPool(
+            [Client(url, read_token(tmp_path), config.timeout_s, 10) for url in (one, two)],
+            config, "bfloat16", Known(),
+        )  # fmt: skip
+
+        def step() -> float:
+            start = time.monotonic()
+            servers.load(VERSION)
+            assert servers.generate([REQUEST]) == [GROUPS]
+            return time.monotonic() - start
+
+        assert step() >= config.timeout_s
+        assert step() + step() < config.timeout_s and stuck.num_asked == 1
+        stuck.goes_on.set()
+        while "busy_s" in server.service.describe():
+            time.sleep(0.02)
+        step()
+    assert stuck.num_asked == 2
+
+
+@pytest.mark.parametrize(("busy_s", "is_asked"), [(1000, False), (0, True)])
+def test_a_server_that_hung_and_is_at_something_newer_is_asked(busy_s: int, is_asked: bool) -> None:
+    """As what another rank has asked for."""
+    busy = Canned([DOWN], pause_s=60.0)
+    with canned_server(busy) as url:
+        servers = make_pool([url])
+        assert servers.generate([REQUEST]) == [None]
+        busy.pause_s, busy.answers = 0.0, [(200, json.dumps({**json.loads(STATUS[1]), "busy_s": busy_s}).encode())] * 2
+        busy.answers.append(GOOD)
+        assert servers.generate([REQUEST]) == [GROUPS if is_asked else None]
 
 
 def test_a_server_that_hung_and_was_ended_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:

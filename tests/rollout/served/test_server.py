@@ -214,7 +214,8 @@ def test_there_is_room_for_the_ranks_of_many_nodes(url: str, client: Client) -> 
 
 
 def test_it_listens_on_ipv6_too(backend: WrittenBackend, tmp_path: Path) -> None:
-    server = RolloutServer(("::1", 0), Service(backend, tmp_path), make_token(tmp_path))
+    server = RolloutServer(("::1", 0), make_token(tmp_path))
+    server.open(Service(backend, tmp_path))
     thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
     thread.start()
     with server:
