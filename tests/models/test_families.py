@@ -31,9 +31,9 @@ from tests.support.families import (
     make_bench,
     reload,
     under,
-    with_lora,
     worst_gradient,
 )
+from tests.support.family_lora import with_lora
 from tests.support.groups import kept_gradients
 from tests.support.rank_runs import measure_gradients
 
@@ -248,6 +248,8 @@ def test_lora_is_read_by_transformers(bench: Bench, tmp_path: Path) -> None:
     assert error < bench.case.tolerance, name
     assert float((adapted.plain - bench.plain).abs().max()) > 1e-3
     assert {adapted.adapter.part_of(name) for name, _ in adapted.adapter.trainable_parameters()} == {"text", "vision"}
+    beyond_the_limits = make_prompt(adapted.adapter, make_sample([(1000, 700)]))
+    assert adapted.generate(beyond_the_limits, 1)
 
 
 @pytest.mark.families

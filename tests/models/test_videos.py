@@ -19,7 +19,8 @@ from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
-from tests.support.families import TOKEN_TYPES, FamilyCase, reload, skip_unless_installed, with_lora, worst_gradient
+from tests.support.families import TOKEN_TYPES, FamilyCase, reload, skip_unless_installed, worst_gradient
+from tests.support.family_lora import with_lora
 from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6

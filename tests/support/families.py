@@ -21,7 +21,7 @@ from packaging.version import Version
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, SuppressTokensLogitsProcessor
 
-from gpg_vl.config import LoraConfig, ModelConfig
+from gpg_vl.config import ModelConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.base import BaseAdapter
@@ -238,23 +238,6 @@ def under(bench: Bench, attention: str) -> Bench:
     other = reload(bench, attention=attention)
     other.model.set_attn_implementation("eager" if attention == "eager" else bench.model.config._attn_implementation)
     return other
-
-
-def lora_of(case: FamilyCase) -> LoraConfig:
-    return LoraConfig(r=4, parts=["text", "vision"], target_modules=case.adapted and list(case.adapted))
-
-
-def with_lora(bench: Bench, root: Path) -> Bench:
-    """A random adapter on text and vision; the truth is its folder, opened by plain transformers."""
-    adapter = load_case(bench.case, bench.folder, lora=lora_of(bench.case))
-    draws = torch.Generator().manual_seed(3)
-    for _, parameter in adapter.trainable_parameters():
-        torch.nn.init.normal_(parameter, std=0.05, generator=draws)
-    adapter.save(root / "lora")
-    bench = replace(bench, adapter=adapter, folder=root / "lora")
-    for name, parameter in bench.model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    return bench
 
 
 @torch.no_grad()
