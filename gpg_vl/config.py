@@ -104,8 +104,8 @@ class ModelConfig:
         max_pixels: larger images are shrunk to this many pixels
         max_tiles: most tiles that an image is cut into, in families that do so; null: as many as max_pixels hold
         max_video_pixels: all frames of a video together are shrunk to this many pixels, each to at most max_pixels
-        frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, resized_pixels; null: as
-            its family documents
+        frame: how the model writes coordinates, one of grid_1000, grid_1000_y_first, loc_1024, unit, resized_pixels;
+            null: as its family documents
         freeze: parts to leave untrained: any of vision, projector, text
         lora: {r, alpha, parts, target_modules, quantize}: trains an adapter on text, vision or both and freezes the
             rest; null: trains the weights

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 with the origin at the image's top left; as a model writes it, in the order of its frame."""
 
-Frame = Literal["grid_1000", "grid_1000_y_first", "loc_1024", "resized_pixels"]
+Frame = Literal["grid_1000", "grid_1000_y_first", "loc_1024", "unit", "resized_pixels"]
 """How a model writes coordinates: on a 0-1000 grid over the image, also with y before x; as location tokens, y before
-x, on a grid of 1024; or in pixels of the resized image that it sees."""
+x, on a grid of 1024; from 0 to 1, with three decimals; or in pixels of the resized image that it sees."""
 Notation = Literal["list", "lists", "bbox_2d", "box_tags"]
 """What a model writes around the numbers of a box (all are read): ``[x1, y1, x2, y2]``; the same in a list, also
 where it is one box; ``{"bbox_2d": [x1, y1, x2, y2]}``; or ``<box>x1 y1 x2 y2</box>``."""
-_GRIDS: dict[Frame, float] = {"grid_1000": 1000.0, "grid_1000_y_first": 1000.0, "loc_1024": 1024.0}
+_GRIDS: dict[Frame, float] = {"grid_1000": 1000.0, "grid_1000_y_first": 1000.0, "loc_1024": 1024.0, "unit": 1.0}
 AnswerIn = Literal["tags", "boxed"]
 """Where the answer of a completion stands: between ``<answer>`` and ``</answer>``, or in the last ``\\boxed{}``."""
 

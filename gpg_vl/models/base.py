@@ -19,7 +19,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models.decoding.kv_cache import GrowingCache
 from gpg_vl.models.dropout import refuse_dropout
 from gpg_vl.models.folder.carried_weights import CarriedWeights
-from gpg_vl.models.folder.loading import build_without_values, load_processor, load_weights
+from gpg_vl.models.folder.loading import build_without_values, load_processor, load_weights, refuse_other_processor
 from gpg_vl.models.folder.saved_folder import SavedFolder
 from gpg_vl.models.folder.stored_form import store_as_in
 from gpg_vl.models.inputs.chat import ChatTemplate
@@ -93,7 +93,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         Raises:
             ValueError: the folder is incomplete, or its tokenizer does not match its config
         """
-        processor = load_processor(path, model_config)
+        processor = cls.read_processor(path, model_config)
         base = find_base(path)
         if with_values:
             model, unexpected = load_weights(base or path, family.model, config)
@@ -123,7 +123,17 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         if config.lora is not None:
             check_targets(model, config.lora, cls.lora_layers)
         model.generation_config = read_generation_config(find_base(path) or path) or model.generation_config
-        return cls(model, load_processor(path, model_config), config, family.frame)
+        return cls(model, cls.read_processor(path, model_config), config, family.frame)
+
+    @classmethod
+    def read_processor(cls, path: str, config: PreTrainedConfig) -> Any:
+        """
+        Raises:
+            ValueError: see ``load_processor`` and ``refuse_other_processor``
+        """
+        processor = load_processor(path, config)
+        refuse_other_processor(path, processor, config)
+        return processor
 
     @classmethod
     def refuse_other_tokenizer(cls, path: str, processor: Any, config: PreTrainedConfig) -> None:

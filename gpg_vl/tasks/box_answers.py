@@ -14,9 +14,13 @@ from gpg_vl.verifiers.location_tokens import LAST_LOCATION, locations_to_numbers
 
 EDGE_PIXELS = 1.0
 """Original pixels that a gold corner may lie outside of the image; it is moved back to the edge."""
-EDGE_UNITS: dict[Frame, float] = {"grid_1000": 2.0, "grid_1000_y_first": 2.0, "loc_1024": 0.0, "resized_pixels": 1.0}
-"""Units of the model's frame that an answered corner may lie outside: on the grid a gold pixel past the edge of a
-picture of 640 is 1002."""
+EDGE_UNITS: dict[Frame, float] = {
+    "grid_1000": 2.0, "grid_1000_y_first": 2.0, "loc_1024": 0.0, "unit": 0.002, "resized_pixels": 1.0
+}  # fmt: skip
+"""How far an answered corner may lie outside, in the model's frame: on the grid a gold pixel past the edge of a picture
+of 640 is 1002."""
+_DECIMALS: dict[Frame, int] = {"unit": 3}
+"""Of the numbers of a box; none where a frame is left out."""
 _ROUNDING = 1e-6
 _NOTATIONS: dict[Notation, Callable[[str], str]] = {
     "list": str,
@@ -39,6 +43,8 @@ def describe_frame(views: Sequence[ImageView]) -> str:
         return f"in pixels of the {view.model_width} x {view.model_height} image"
     if view.frame == "loc_1024":
         return f"in location tokens from <loc0000> to <loc{LAST_LOCATION}> over the image"
+    if view.frame == "unit":
+        return "as fractions of the image's sides from 0 to 1, with three decimals"
     return "on a grid from 0 to 1000 over the image"
 
 
@@ -84,7 +90,7 @@ def answer_in_numbers(answer: str, view: ImageView) -> str:
 def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
     """Boxes of the model's frame in original pixels; None unless every one has an area and lies in the image.
 
-    A corner may lie outside by a unit or two of the model's frame (``EDGE_UNITS``): it is moved back to the edge.
+    A corner may lie outside by a step or two of the model's frame (``EDGE_UNITS``): it is moved back to the edge.
     """
     found = []
     for in_frame in boxes:
@@ -120,7 +126,7 @@ def gold_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box]:
 def pair_boxes(answered: Sequence[Box], gold: Sequence[Box], view: ImageView, least: float = 0.0) -> list[BoxPair]:
     """The assigned pairs with what each answered box adds (``added_overlaps``).
 
-    A gold box as the model's frame can write it, in whole units, overlaps fully: no model can be more exact.
+    A gold box as the model's frame can write it, in its steps, overlaps fully: no model can be more exact.
 
     Args:
         least: a smaller overlap counts as 0
@@ -147,22 +153,32 @@ def _as_written(box: Box, view: ImageView) -> Box | None:
     return found[0] if found else None
 
 
-def write_box(box: Box, view: ImageView) -> list[int]:
-    """A box of original pixels in whole units of the model's frame; a side shorter than that becomes one unit long."""
-    first, second, third, fourth = view.to_model(box)
+def write_box(box: Box, view: ImageView) -> list[float]:
+    """A box of original pixels in the numbers that the model's frame has, whole ones or with its decimals.
+
+    A side shorter than the step between two of them becomes one step long.
+    """
+    scale = 10 ** _decimals(view)
+    first, second, third, fourth = (scale * edge for edge in view.to_model(box))
     most = LAST_LOCATION if view.frame == "loc_1024" else None
     (low, high), (start, end) = _round_side(first, third, most), _round_side(second, fourth, most)
-    return [low, start, high, end]
+    return [number / scale if scale > 1 else number for number in (low, start, high, end)]
+
+
+def _decimals(view: ImageView) -> int:
+    return _DECIMALS.get(view.known_frame(), 0)
 
 
 def box_to_text(box: Box, view: ImageView) -> str:
     """A box of original pixels as a list of the model's numbers, or as its location tokens."""
     numbers = write_box(box, view)
-    return numbers_to_locations(numbers) if view.frame == "loc_1024" else str(numbers)
+    if view.frame == "loc_1024":
+        return numbers_to_locations([int(number) for number in numbers])
+    return f"[{', '.join(f'{number:.{_decimals(view)}f}' for number in numbers)}]"
 
 
 def _round_side(low: float, high: float, most: int | None) -> tuple[int, int]:
-    """Both ends to the nearest unit, up to ``most``, but never to the same: the box keeps an area."""
+    """Both ends to the nearest step, up to ``most``, but never to the same: the box keeps an area."""
     start, end = (round(low), round(high)) if round(low) < round(high) else (floor(low), ceil(high))
     end = end if most is None else min(end, most)
     return min(start, end - 1), end

@@ -31,13 +31,14 @@ from tests.support.families import (
     make_bench,
     reload,
     under,
-    with_lora,
     worst_gradient,
 )
+from tests.support.family_lora import with_lora
 from tests.support.groups import kept_gradients
 from tests.support.rank_runs import measure_gradients
 
 MANY = 10**6
+NARROW = ((300, 20), (600, 24), (400, 10), (200, 14))
 NUM_NEW = 10
 
 
@@ -79,17 +80,21 @@ def test_encode_gives_what_the_processor_gives(bench: Bench) -> None:
 def test_a_saved_processor_has_the_limits_of_the_run(bench: Bench) -> None:
     """It gives pictures beyond them the tokens and grids that the run gives them; the folder as it came has others."""
     as_it_came = replace(bench, folder=bench.folder.parent / "tiny")
-    for size in ((1000, 700), (10, 10)):
+    for size in ((1000, 700), (10, 10), *(each for each in NARROW if each not in bench.case.too_narrow)):
         prompt = make_prompt(bench.adapter, make_sample([size]))
         expected = bench.inputs(prompt)
-        assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist())
+        assert prompt.encoded.token_ids == tuple(expected["input_ids"][0].tolist()), size
         assert prompt.encoded.vision is not None
         assert prompt.views[0].notation == bench.adapter.notation
         for name, tensor in prompt.encoded.vision.tensors.items():
-            assert tensor.shape == expected[name].shape
-            assert tensor.is_floating_point() or torch.equal(tensor, expected[name])
-        is_limited = len(as_it_came.inputs(prompt)["input_ids"][0]) > len(prompt.encoded.token_ids)
-        assert is_limited == bool(bench.case.config) or size == (10, 10)
+            assert tensor.shape == expected[name].shape, size
+            assert tensor.is_floating_point() or torch.equal(tensor, expected[name]), size
+        if size not in NARROW:
+            is_limited = len(as_it_came.inputs(prompt)["input_ids"][0]) > len(prompt.encoded.token_ids)
+            assert is_limited == bool(bench.case.config) or size == (10, 10)
+    for size in bench.case.too_narrow:
+        with pytest.raises(ValueError, match="too narrow"):
+            make_prompt(bench.adapter, make_sample([size]))
 
 
 def test_images_are_encoded_without_their_text(bench: Bench) -> None:
@@ -248,6 +253,8 @@ def test_lora_is_read_by_transformers(bench: Bench, tmp_path: Path) -> None:
     assert error < bench.case.tolerance, name
     assert float((adapted.plain - bench.plain).abs().max()) > 1e-3
     assert {adapted.adapter.part_of(name) for name, _ in adapted.adapter.trainable_parameters()} == {"text", "vision"}
+    beyond_the_limits = make_prompt(adapted.adapter, make_sample([(1000, 700)]))
+    assert adapted.generate(beyond_the_limits, 1)
 
 
 @pytest.mark.families

@@ -19,7 +19,8 @@ from gpg_vl.models.families import FAMILIES
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import split_into_rows
-from tests.support.families import TOKEN_TYPES, FamilyCase, reload, skip_unless_installed, with_lora, worst_gradient
+from tests.support.families import TOKEN_TYPES, FamilyCase, reload, skip_unless_installed, worst_gradient
+from tests.support.family_lora import with_lora
 from tests.support.videos import VIDEO_CASES, Clip, VideoBench, make_video_bench
 
 MANY = 10**6
@@ -34,7 +35,7 @@ def with_marks(family: str) -> ParameterSet:
 @pytest.fixture(scope="module", params=map(with_marks, VIDEO_CASES))
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoBench:
     case = VIDEO_CASES[request.param]
-    skip_unless_installed(FamilyCase((), since=case.since, needs=case.needs))
+    skip_unless_installed(FamilyCase((), except_in=case.except_in, needs=case.needs))
     return make_video_bench(request.param, case, tmp_path_factory.mktemp(request.param))
 
 
@@ -117,6 +118,10 @@ def test_features_of_a_batch_are_in_the_order_of_its_prompts(bench: VideoBench) 
         (Clip(300, 170, 6), {}),
         (Clip(640, 360, 9), {"max_video_pixels": 90_000}),
         (Clip(50, 700, 4), {"max_pixels": 9_000}),
+        (Clip(300, 20, 4), {}),
+        (Clip(600, 24, 4), {}),
+        (Clip(400, 10, 4), {}),
+        (Clip(200, 14, 4), {}),
     ],
 )
 def test_the_saved_processor_sees_frames_in_the_size_of_the_run(

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
 from gpg_vl.data.images import open_image
+from gpg_vl.models.families.smolvlm import BY_PATCHES
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Prompt, Sample, VideoView
 from tests.support.builders import make_prompt, png
@@ -115,7 +116,7 @@ class VideoCase:
     config: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-5
     mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
-    since: str = "5.17"
+    except_in: tuple[str, ...] = ()
     needs: str | None = None
 
 
@@ -265,7 +266,7 @@ VIDEO_CASES = {
         ),
         {"max_tiles": 4},
         mutations={"frames reversed": frames_reversed, "other timestamps": other_timestamps},
-        since="5.21",
+        except_in=BY_PATCHES,
         needs="num2words",
     ),
     "qwen2_vl": VideoCase(

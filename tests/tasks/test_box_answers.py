@@ -7,7 +7,7 @@ import pytest
 from gpg_vl.records import Frame, ImageView, Notation, Sample
 from gpg_vl.tasks import TASKS
 from gpg_vl.tasks.base import gold_completion, score_completion
-from gpg_vl.tasks.box_answers import boxes_in_image
+from gpg_vl.tasks.box_answers import box_to_text, boxes_in_image, write_box
 from gpg_vl.verifiers.box_text import parse_answered
 
 SIZES = [(50, 40), (640, 480), (1000, 1000), (4000, 3000)]
@@ -38,11 +38,35 @@ def test_one_pixel_of_the_model_past_the_edge(scale: float) -> None:
     assert boxes_in_image([(-2.0, 0.0, right, bottom)], view) is None
 
 
+def test_two_thousandths_past_the_edge_are_moved_back_where_sides_are_1() -> None:
+    view = ImageView(640, 480, 320, 240, "unit")
+    assert boxes_in_image([(-0.002, 0.0, 1.002, 1.0)], view) == [(0, 0, 640, 480)]
+    assert boxes_in_image([(0.0, 0.0, 1.003, 1.0)], view) is None
+    assert boxes_in_image([(156.0, 125.0, 1000.0, 1000.0)], view) is None
+
+
+def test_fractions_where_the_frame_has_none_are_a_box_of_a_pixel() -> None:
+    """Nothing guesses another frame: it overlaps with next to nothing."""
+    sample = Sample("row-1", "grounding", ("image.png",), "Where?", "[100, 60, 640, 480]")
+    for frame in ("grid_1000", "resized_pixels"):
+        views = [ImageView(640, 480, 320, 240, frame)]
+        said = gold_completion(TASKS["grounding"], sample, [ImageView(640, 480, 320, 240, "unit")])
+        reward = score_completion(TASKS["grounding"], sample, said, views)
+        assert (reward.status, reward.parts["iou"]) == ("ok", 0.0)
+
+
+def test_a_small_box_keeps_an_area_where_sides_are_1() -> None:
+    view = ImageView(4000, 3000, 640, 480, "unit")
+    assert box_to_text((2001, 1501, 2002, 1502), view) == "[0.500, 0.500, 0.501, 0.501]"
+    assert write_box((2001, 1501, 2002, 1502), view) == [0.5, 0.5, 0.501, 0.501]
+
+
 ONE_GOLD, TWO_GOLD = "[100, 60, 640, 480]", "[[100, 60, 640, 480], [638, 0, 640, 3]]"
 WRITTEN: dict[Frame, tuple[str, str]] = {
     "grid_1000": ("[x1, y1, x2, y2]", "[156, 125, 1000, 1000]"),
     "grid_1000_y_first": ("[y1, x1, y2, x2]", "[125, 156, 1000, 1000]"),
     "loc_1024": ("<locY1><locX1><locY2><locX2>", "<loc0128><loc0160><loc1023><loc1023>"),
+    "unit": ("[x1, y1, x2, y2]", "[0.156, 0.125, 1.000, 1.000]"),
     "resized_pixels": ("[x1, y1, x2, y2]", "[50, 30, 320, 240]"),
 }
 

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter, Family
 from gpg_vl.models.dropout import refuse_dropout
+from gpg_vl.models.folder.loading import load_processor
 from gpg_vl.models.inputs.images_to_tensors import resized
 from gpg_vl.models.inputs.parts import Medium, Part
 from gpg_vl.records import Encoded, Frame, ImageFeatures, ImageView, VisionInputs
@@ -77,6 +78,11 @@ class GenericAdapter(BaseAdapter):
         others = sorted({*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
         if others:
             raise ValueError(f"model.family: generic cannot run layers of the type {others[0]}: they keep no keys")
+
+    @staticmethod
+    def read_processor(path: str, config: PreTrainedConfig) -> Any:
+        """Of whatever class the folder names: it writes the prompt itself."""
+        return load_processor(path, config)
 
     @staticmethod
     def refuse_other_tokenizer(path: str, processor: Any, config: PreTrainedConfig) -> None:
@@ -175,6 +181,7 @@ class GenericAdapter(BaseAdapter):
         named = {
             getattr(config, name, None) for name in vars(config) if re.match(r"(image|video|boi|eoi)\w*_token", name)
         }
+        named |= {*getattr(self.processor, "image_token_ids", ())}
         found = {i for i in named if isinstance(i, int) and 0 <= i < self._num_logits} - set(self.end_token_ids)
         return tuple(sorted({*super().banned_token_ids, *found}))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +38,7 @@ class LlavaOnevisionAdapter(BaseAdapter):
         tile = min(self.processor.image_processor.size[side] for side in ("height", "width"))
         most = self.config.max_tiles or max(1, self.config.max_pixels // tile**2)
         grids = self.processor.image_processor.image_grid_pinpoints
+        self._base_grids = self.model.config.image_grid_pinpoints
         kept = [grid for grid in grids if grid[0] * grid[1] <= most * tile**2] or [[tile, tile]]
         self.processor.image_processor.image_grid_pinpoints = self.model.config.image_grid_pinpoints = kept
 
@@ -74,12 +77,22 @@ class LlavaOnevisionAdapter(BaseAdapter):
         num_tokens = sum(self.count_image_tokens(views))
         return VisionInputs(tensors, num_tiles * self.processor.num_image_tokens, num_tokens)
 
-    # --- running ---
+    # --- running and saving ---
 
     def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
         """Images of fewer tiles are padded with empty ones, which the model drops again by ``image_sizes``."""
         most = max(part.tensors["pixel_values"].shape[1] for part in parts)
         return super().join_vision([_with_tiles(part, most) for part in parts])
+
+    def save_processor(self, folder: Path) -> None:
+        """See ``Adapter.save_processor``. Beside a LoRA adapter, which other tools run in the base's config, it has the
+        base's grids: a picture whose grid is another in the processor than in the config stops the model.
+        """
+        whole = copy(self.processor)
+        if self._is_adapter:
+            whole.image_processor = copy(self.processor.image_processor)
+            whole.image_processor.image_grid_pinpoints = self._base_grids
+        whole.save_pretrained(folder)
 
 
 def _without_enlarging(image: Image, view: ImageView) -> Image:

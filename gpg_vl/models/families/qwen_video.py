@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from qwen_vl_utils import smart_resize
 from torch import Tensor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as resize_video
 
@@ -71,8 +70,7 @@ class QwenVideoAdapter(QwenVLAdapter):
 
     def _frame_size(self, width: int, height: int, num_frames: int, max_pixels: int) -> tuple[int, int]:
         """Height and width of a frame as the model sees it, as the family's processor computes them."""
-        found: tuple[int, int] = smart_resize(height, width, self._resize_factor, self.config.min_pixels, max_pixels)
-        return found
+        return self._image_size(width, height, max_pixels)
 
     @property
     def _frames_per_step(self) -> int:

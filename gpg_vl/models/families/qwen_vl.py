@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
-from qwen_vl_utils import smart_resize
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter
@@ -53,12 +53,13 @@ class QwenVLAdapter(BaseAdapter):
         """See ``Adapter.view``. ``max_tokens`` never shrinks an image below model.min_pixels or one token per side."""
         c, factor = self.config, self._resize_factor
         max_pixels = c.max_pixels if max_tokens is None else min(c.max_pixels, max_tokens * factor**2)
-        model_height, model_width = smart_resize(height, width, factor, c.min_pixels, max(c.min_pixels, max_pixels))
-        if max_tokens is not None:
-            model_height, model_width = max(factor, model_height), max(factor, model_width)
-        if min(model_height, model_width) < factor:
-            raise ValueError(f"a {width} x {height} image has no tokens with model.max_pixels={c.max_pixels}; raise it")
+        model_height, model_width = self._image_size(width, height, max(c.min_pixels, max_pixels))
         return ImageView(width, height, model_width, model_height, self.frame, notation=self.notation)
+
+    def _image_size(self, width: int, height: int, max_pixels: int) -> tuple[int, int]:
+        """Height and width as the family's processor computes them; a narrow image may have more pixels."""
+        found: tuple[int, int] = smart_resize(height, width, self._resize_factor, self.config.min_pixels, max_pixels)
+        return found
 
     def count_image_tokens(self, views: Sequence[ImageView]) -> list[int]:
         return [view.model_width * view.model_height // self._resize_factor**2 for view in views]

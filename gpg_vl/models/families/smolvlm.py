@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from packaging.version import Version
 from PIL.Image import Image
 from transformers import PreTrainedConfig
 
@@ -19,8 +18,8 @@ from gpg_vl.models.inputs.media import describe_times, frames_tensor
 from gpg_vl.records import FrameTimes, ImageView, VideoView, VisionInputs
 
 _MOST_SIDES = range(1, 7)
-ANY_SIZE_SINCE = "5.21"
-"""Version of transformers from which SmolVLM's forward takes tiles of any number of tokens."""
+BY_PATCHES = ("5.20.1", "5.20.2")
+"""Versions of transformers whose SmolVLM takes a tile's tokens in parts as long as a patch is wide."""
 
 
 class Idefics3Adapter(TiledAdapter):
@@ -109,10 +108,10 @@ class SmolVLMAdapter(Idefics3Adapter):
         super().refuse_inexact(config)
         side = config.vision_config.patch_size
         tokens = (config.vision_config.image_size // side // config.scale_factor) ** 2
-        if tokens % side and Version(transformers.__version__) < Version(ANY_SIZE_SINCE):
+        if tokens % side and transformers.__version__ in BY_PATCHES:
             raise ValueError(
                 f"model.path: a tile of this SmolVLM is {tokens} tokens, which transformers {transformers.__version__} "
-                f"takes {side} at a time; install {ANY_SIZE_SINCE}, or use a model whose tokens that divides"
+                f"takes {side} at a time, and fails; install any version but {' and '.join(BY_PATCHES)}"
             )
 
     def view_video(self, width: int, height: int, times: FrameTimes, max_tokens: int | None = None) -> VideoView:

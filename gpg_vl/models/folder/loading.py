@@ -15,8 +15,9 @@ import torch
 from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.utils import cached_file
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.errors import first_line, is_out_of_memory
@@ -53,6 +54,9 @@ def read_config(path: str) -> PreTrainedConfig:
     for part in _parts(config):
         if has_capped_scores(part):
             part._attn_implementation = "eager"
+    sound = getattr(config, "audio_config", None)
+    if isinstance(sound, PreTrainedConfig):  # never run here; a tower of sound may know no other
+        sound._attn_implementation = "eager"
     config._experts_implementation = None
     return config
 
@@ -197,7 +201,7 @@ def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -
 
 
 def load_processor(path: str, config: PreTrainedConfig) -> Any:
-    """The processor of the model's family with the files in ``path``.
+    """The processor with the files in ``path``: of the class that they name, or else of the model's type.
 
     Raises:
         ValueError: the folder has no complete processor, or a chat template without end; or the processor needs a
@@ -205,7 +209,7 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """
     check_names(path)
     try:
-        processor_class: Any = PROCESSOR_MAPPING[type(config)]
+        processor_class: Any = _named_processor(path) or PROCESSOR_MAPPING[type(config)]
         processor = processor_class.from_pretrained(path, **AS_DATA)
     except ImportError as error:
         raise ValueError(
@@ -219,6 +223,32 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
         ) from error
     try_template(processor, path)
     return processor
+
+
+def _named_processor(path: str) -> type[ProcessorMixin] | None:
+    """The class that a folder names where transformers looks for it; None unless it is one of transformers' own."""
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        found = cached_file(path, file, **quiet)
+        name = None if found is None else read_object(Path(found)).get("processor_class")
+        if isinstance(name, str):
+            named = processor_class_from_name(name)
+            is_own = isinstance(named, type) and issubclass(named, ProcessorMixin)
+            return named if is_own and named.__module__.startswith("transformers.") else None
+    return None
+
+
+def refuse_other_processor(path: str, processor: Any, config: PreTrainedConfig) -> None:
+    """
+    Raises:
+        ValueError: the processor is not the one of the model's type, whose words the kit's families know
+    """
+    usual: Any = PROCESSOR_MAPPING[type(config)]
+    if type(processor) is not usual:
+        raise ValueError(
+            f"model.path: {path} names a {type(processor).__name__}, and the kit reads {config.model_type} models with "
+            f"{usual.__name__}; correct processor_class in processor_config.json, or set model.family to generic"
+        )
 
 
 def check_names(path: str) -> None:

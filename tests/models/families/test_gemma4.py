@@ -6,23 +6,59 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.tiny import write_tiny_model
-from tests.support.families import CASES, load_case, open_bench
+from tests.support.families import CASES, load_case, open_bench, reload
+from tests.support.family_lora import with_lora
 from tests.support.gemma4_sizes import SIZES, write_other_size
+
+KEPT = {
+    "clipped linears and an audio tower": {"input_min", "input_max", "output_min", "output_max"},
+    "standardize": {"std_bias", "std_scale"},
+}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_other_sizes_pack_too(name: str, tmp_path: Path) -> None:
     folder = write_other_size(tmp_path / "tiny", SIZES[name])
     bench = open_bench(folder, CASES["gemma4"], tmp_path)
-    text = bench.adapter.model.config.text_config
-    assert all(getattr(text, key, value) == value for key, value in SIZES[name].items())
+    for part, keys in SIZES[name].items():
+        config = getattr(bench.adapter.model.config, part)
+        assert all(getattr(config, key, value) == value for key, value in keys.items())
     assert bench.difference() < bench.case.tolerance
+
+
+@pytest.mark.parametrize("name", ["clipped linears and an audio tower", "standardize"])
+def test_buffers_of_the_towers_are_kept(name: str, tmp_path: Path) -> None:
+    """Those of E2B and E4B, bounds that are infinite among them: loaded, saved, under LoRA and in bfloat16."""
+    folder = write_other_size(tmp_path / "tiny", SIZES[name])
+    bench = open_bench(folder, CASES["gemma4"], tmp_path)
+    came, saved = (load_file(each / "model.safetensors") for each in (folder, bench.folder))
+    buffers = {key for key, _ in bench.model.named_buffers()} & came.keys()
+    assert {key.rpartition(".")[2] for key in buffers} - {"layer_scalar"} == KEPT[name]
+    assert any(bool(came[key].isinf().all()) for key in buffers) == (name != "standardize")
+    sound = {key for key in came if "audio" in key}
+    assert bool(sound) == (name != "standardize")
+    assert came.keys() == saved.keys() and all(torch.equal(came[key], saved[key]) for key in buffers)
+    trained = dict(bench.adapter.trainable_parameters())
+    assert not sound & trained.keys()
+    adapted = with_lora(bench, tmp_path)
+    assert adapted.difference() < bench.case.tolerance
+    assert float((adapted.plain - bench.plain).abs().max()) > 1e-3
+    rounded = reload(bench, dtype="bfloat16")
+    rounded.adapter.round_weights()
+    with torch.no_grad():
+        assert float((rounded.packed() - bench.plain).abs().mean()) < 0.05
+    rounded.adapter.save(tmp_path / "rounded")
+    again = load_file(tmp_path / "rounded" / "model.safetensors")
+    assert {key: again[key].dtype for key in buffers} == {key: came[key].dtype for key in buffers}
+    assert all(torch.equal(again[key], came[key].bfloat16().float()) for key in buffers)
 
 
 def test_an_image_takes_the_largest_limit_that_fits(tmp_path: Path) -> None:

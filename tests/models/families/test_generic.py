@@ -9,26 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoProcessor, LlavaProcessor, PixtralProcessor
 
 from gpg_vl import cli
 from gpg_vl.config import ModelConfig, PromptConfig
 from gpg_vl.data.images import open_image
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families import FAMILIES
+from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import PackedRow, plan_micro_batches
 from gpg_vl.update.self_check import check_packing, check_prefill
-from tests.support.builders import SMALL_IMAGES, whole
+from tests.support.builders import SMALL_IMAGES, png, whole
 from tests.support.families import CASES, ONE_SIZE, Bench, FamilyCase, open_bench, worst_gradient
 from tests.support.hub import put_on_hub
 from tests.support.messages import lines_naming, naming
 from tests.support.start_tokens import add_start
-from tests.support.unknown_models import write_llava
+from tests.support.unknown_models import write_llava, write_pixtral
 
 LIMITS = {**SMALL_IMAGES, "family": "generic"}
+UNKNOWN = {"llava": write_llava, "pixtral": write_pixtral}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,8 @@ def open_generic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Be
 
     def open_it(family: str) -> Bench:
         root = tmp_path_factory.mktemp(family)
-        tiny = write_llava(root / "tiny") if family == "llava" else write_tiny_model(root / "tiny", family, seed=1)
+        write = UNKNOWN.get(family)
+        tiny = write_tiny_model(root / "tiny", family, seed=1) if write is None else write(root / "tiny")
         case = CASES.get(family, FamilyCase(ONE_SIZE))
         return open_bench(tiny, replace(case, config={**case.config, **LIMITS, "max_tiles": None}), root)
 
@@ -51,11 +55,14 @@ def ordinary(bench: Bench) -> list[PackedRow]:
     return sorted(rows, key=lambda row: place[id(row.encoded)])
 
 
-@pytest.mark.parametrize("family", ["internvl", "qwen2_vl", "mistral3", "llava_onevision", "llava"])
+@pytest.mark.parametrize("family", ["internvl", "qwen2_vl", "mistral3", "llava_onevision", *UNKNOWN])
 def test_ordinary_rows_of_any_model_are_plain_ones(open_generic: Callable[[str], Bench], family: str) -> None:
-    """Tiles, patches, images of one size; positions on one axis and on three. The kit has nothing for LLaVA."""
-    assert (family in FAMILIES) == (family != "llava")
+    """Tiles, patches, images of one size; positions on one axis and on three. The kit has nothing for LLaVA, nor for
+    Pixtral, which is LLaVA's class with another processor: prompts are those of the processor that the folder names."""
+    assert (family in FAMILIES) == (family not in UNKNOWN)
     bench = open_generic(family)
+    for prompt in bench.prompts:
+        assert list(prompt.encoded.token_ids) == bench.inputs(prompt)["input_ids"][0].tolist()
     rows = ordinary(bench)
     assert check_packing(bench.adapter, rows, 0.7) < 1e-5
     assert check_prefill(bench.adapter, rows, 0.7) < 1e-5
@@ -96,12 +103,14 @@ def test_a_model_that_is_not_exact_this_way_is_refused(open_generic: Callable[[s
         check_packing(bench.adapter, ordinary(bench), 1.0)
 
 
-def test_a_run_trains_and_its_log_says_that_prompts_are_repeated(
+def test_pixtral_trains_and_the_log_says_that_prompts_are_repeated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_tiny_model(tmp_path / "tiny", "internvl", seed=1)
+    folder = write_pixtral(tmp_path / "tiny")
     rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"id": "r", "task": "counting", "images": [], "question": "How many?", "answer": "4"}))
+    (tmp_path / "1.png").write_bytes(png(84, 56))
+    row = {"id": "r", "task": "counting", "images": ["1.png"], "question": "How many?", "answer": "4"}
+    rows.write_text(json.dumps(row))
     (tmp_path / "length.py").write_text(
         "def length(completions, **_): return [len(str(c)) % 7 / 7 for c in completions]"
     )
@@ -109,13 +118,35 @@ def test_a_run_trains_and_its_log_says_that_prompts_are_repeated(
         "model": {"path": str(folder), **LIMITS}, "data": {"train": [str(rows)]},
         "rewards": {"functions": [str(tmp_path / "length.py:length")]}, "objective": {"beta_th": 0},
         "rollout": {"prompts_per_step": 1, "group_size": 4, "max_new_tokens": 4},
-        "run": {"steps": 1, "trackers": [], "output_dir": str(tmp_path / "run")},
+        "run": {"steps": 2, "trackers": [], "output_dir": str(tmp_path / "run")},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert cli.main(["train", str(tmp_path / "recipe.yaml")]) == 2
     assert lines_naming(capfd.readouterr().err, "model.family", "update.pack")
     assert cli.main(["train", str(tmp_path / "recipe.yaml"), "--update.pack", "false"]) == 0
     assert lines_naming(capfd.readouterr().err, "self-check", "update.pack: false")
+    saved = AutoProcessor.from_pretrained(resolve_model_path(str(tmp_path / "run")))
+    assert isinstance(saved, PixtralProcessor)
+
+
+def test_only_processors_of_transformers_itself_are_taken(tmp_path: Path) -> None:
+    """A name that is code of the folder, or no processor, leaves the one of the model's type."""
+    folder = write_llava(tmp_path)
+    config = json.loads((folder / "processor_config.json").read_text())
+    for name in ("SomeoneElsesProcessor", "Trainer", "AutoProcessor", None):
+        (folder / "processor_config.json").write_text(json.dumps({**config, "processor_class": name}))
+        adapter = load_adapter(ModelConfig(path=str(folder), **LIMITS), with_weights=False)
+        assert type(adapter.processor) is LlavaProcessor  # type: ignore[attr-defined]
+
+
+def test_a_family_of_the_kit_refuses_the_processor_of_another(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path, "mistral3")
+    config = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**config, "processor_class": "LlavaProcessor"}))
+    said = naming("model.path", folder, "LlavaProcessor", "PixtralProcessor", "generic")
+    for with_weights in (True, False):
+        with pytest.raises(ValueError, match=said):
+            load_adapter(ModelConfig(path=str(folder)), with_weights)
 
 
 @pytest.mark.parametrize(

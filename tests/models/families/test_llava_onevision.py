@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from gpg_vl.config import PromptConfig
+from gpg_vl.config import LoraConfig, PromptConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families.llava_onevision import LlavaOnevisionAdapter
 from gpg_vl.prompts.builder import PromptBuilder
@@ -61,6 +63,25 @@ def test_images_are_scaled_down_to_fit(load_llava: LoadModel) -> None:
         prompt = build.build(sample)
         assert len(prompt.encoded.token_ids) <= limit
         assert prompt.views[0].model_width < full.views[0].model_width
+
+
+def test_a_lora_adapter_has_a_processor_that_fits_its_base(load_llava: LoadModel, tmp_path: Path) -> None:
+    """Other tools take the base's config, with all of its grids; the run's own are for the run alone."""
+    large, several = Image.new("RGB", (250, 250)), Image.new("RGB", (250, 80))
+    adapter = load_llava(lora=LoraConfig(r=2))
+    adapter.save(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    processor, of_base = (AutoProcessor.from_pretrained(folder) for folder in (tmp_path, adapter.config.path))
+    counts = []
+    for picture in (large, several):
+        inputs = processor(text=["<image>"], images=[picture], return_tensors="pt")
+        assert model(**inputs).logits.shape[1] == inputs["input_ids"].shape[1]
+        assert inputs["input_ids"].equal(of_base(text=["<image>"], images=[picture], return_tensors="pt")["input_ids"])
+        counts.append(inputs["input_ids"].shape[1])
+    of_run = [sum(adapter.count_image_tokens([adapter.view(*picture.size)])) for picture in (large, several)]
+    assert of_run[0] < counts[0] and of_run[1] == counts[1]
+    again = load_adapter(replace(adapter.config, path=str(tmp_path)))
+    assert [sum(again.count_image_tokens([again.view(*picture.size)])) for picture in (large, several)] == of_run
 
 
 def test_a_picture_that_was_opened_small_is_not_enlarged(

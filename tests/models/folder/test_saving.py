@@ -15,7 +15,8 @@ from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.folder.saving import begin_model, check_model_folder, read_headers, save_model, write_weights
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.builders import SMALL_IMAGES
-from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
+from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.family_lora import lora_of
 from tests.support.messages import naming
 
 LoadModel = Callable[..., QwenVLAdapter]

@@ -12,7 +12,8 @@ from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.weights.compute_types import types_under_autocast
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
-from tests.support.families import CASES, Bench, make_bench, reload, with_lora
+from tests.support.families import CASES, Bench, make_bench, reload
+from tests.support.family_lora import with_lora
 
 
 @pytest.fixture(scope="module", params=CASES)

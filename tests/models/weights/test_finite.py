@@ -42,6 +42,22 @@ def test_one_number_anywhere_is_found(value: float, dtype: torch.dtype, place: i
         refuse_not_finite(model, "the weights", "mend them")
 
 
+def test_a_bound_may_be_infinite_and_is_a_number() -> None:
+    """That of a clipped linear layer, in a buffer of its own; no parameter, and no buffer of several numbers."""
+    model = nn.Linear(4, 3)
+    model.register_buffer("input_max", torch.tensor(INF))
+    refuse_not_finite(model, "the weights", "mend them")
+    model.register_buffer("scales", torch.tensor([1.0, INF]))
+    with pytest.raises(NotFinite, match=naming("1 of 4", "scales")):
+        refuse_not_finite(model, "the weights", "mend them")
+    model.scales, model.input_max = torch.ones(2), torch.tensor(NAN)
+    with pytest.raises(NotFinite, match=naming("1 of 4", "input_max")):
+        refuse_not_finite(model, "the weights", "mend them")
+    model.input_max, model.temperature = torch.tensor(INF), nn.Parameter(torch.tensor(-INF))
+    with pytest.raises(NotFinite, match=naming("1 of 5", "temperature")):
+        refuse_not_finite(model, "the weights", "mend them")
+
+
 @pytest.fixture
 def bad_folder(model_folders: dict[str, Path], tmp_path: Path) -> Path:
     folder = shutil.copytree(model_folders["qwen2_vl"], tmp_path / "bad")

@@ -33,7 +33,8 @@ from gpg_vl.update.packing import build_micro_batch
 from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from gpg_vl.update.self_check import check_packing, check_prefill
 from tests.support.builders import make_sample, make_training_group, moved, whole
-from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
+from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.family_lora import lora_of
 from tests.support.messages import naming
 
 functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")

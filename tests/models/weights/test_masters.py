@@ -22,7 +22,8 @@ from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.update.packing import build_micro_batch
 from gpg_vl.update.policy import PolicyForward, packed_log_probs
 from tests.support.builders import FAMILIES, make_prompt, make_sample, make_training_group, whole
-from tests.support.families import CASES, load_case, lora_of, skip_unless_installed
+from tests.support.families import CASES, load_case, skip_unless_installed
+from tests.support.family_lora import lora_of
 
 LoadModel = Callable[..., QwenVLAdapter]
 LORA = LoraConfig(r=4, parts=["text", "vision"])
