@@ -169,7 +169,7 @@ class GenericAdapter(BaseAdapter):
         count = getattr(self.model.model, "get_rope_index", None)
         if count is None:
             return super()._positions(token_ids, token_types, vision)
-        known = {} if vision is None else _taken_by(count, vision.tensors)
+        known = {} if vision is None else _taken_by([count], vision.tensors)
         positions, _ = count(torch.tensor([token_ids]), torch.tensor([token_types]), **known)
         return positions[:, 0]  # type: ignore[no-any-return]
 
@@ -200,8 +200,8 @@ class GenericAdapter(BaseAdapter):
         return ImageFeatures((torch.cat([self._features(tensors) for tensors in prompts.values()]),))
 
     def _features(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        encode = self.model.model.get_image_features
-        found = encode(**_taken_by(encode, tensors))
+        body = self.model.model
+        found = body.get_image_features(**_taken_by([body.get_image_features, body.forward], tensors))
         found = getattr(found, "pooler_output", found)
         whole = torch.cat([each.flatten(0, -2) for each in found]) if isinstance(found, list | tuple) else found
         return whole.flatten(0, -2)  # type: ignore[no-any-return]
@@ -247,7 +247,9 @@ class GenericAdapter(BaseAdapter):
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _types(self, token_types: Tensor) -> dict[str, Tensor]:
-        return _taken_by(self.model.model.forward, dict.fromkeys(("token_type_ids", "mm_token_type_ids"), token_types))
+        return _taken_by(
+            [self.model.model.forward], dict.fromkeys(("token_type_ids", "mm_token_type_ids"), token_types)
+        )
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {**vision, **self._types(token_types)}
@@ -260,9 +262,9 @@ def _image_token_id(config: PreTrainedConfig) -> int | None:
     return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
 
 
-def _taken_by(function: Any, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the arguments that a function names."""
-    names = inspect.signature(function).parameters
+def _taken_by(functions: Sequence[Any], arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the arguments that one of the functions names: a model's forward may name what it hands on."""
+    names = {name for function in functions for name in inspect.signature(function).parameters}
     return {name: value for name, value in arguments.items() if name in names}
 
 
