@@ -251,16 +251,20 @@ def build_steps(shape: ModelShape, recipe: Recipe, device: str) -> Steps:
 
 
 def layout_gradients(
-    adapter: Adapter, groups: Sequence[TrainingGroup], name: LayoutName, optimizer_class: type[Optimizer]
+    adapter: Adapter, groups: Sequence[TrainingGroup], name: LayoutName, make: Callable[[Iterator[Any]], Optimizer]
 ) -> dict[str, Tensor]:
-    """What the layout hands to its optimizer, whose step turns weights into their gradient."""
+    """What the layout hands to its optimizer.
+
+    Args:
+        make: an optimizer whose step turns weights into their gradient
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ |= layout_variables(name)
     accelerator = start_ranks()
     forward = PolicyForward(adapter, 1.0)
     shard_policy(accelerator, forward)
     share_out(accelerator, forward)
-    optimizer = optimizer_class(weight for _, weight in adapter.trainable_parameters())
+    optimizer = make(weight for _, weight in adapter.trainable_parameters())
     layout = build_layout(accelerator, forward, optimizer, max_grad_norm=1e9)
     accumulate_gradient(layout, groups, float(len(groups)), UpdateConfig(), adapter, accelerator)
     take_step(layout, 1.0)
