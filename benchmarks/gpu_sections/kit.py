@@ -256,7 +256,11 @@ def layout_gradients(
     name: LayoutName,
     make_optimizer: Callable[[Iterator[Tensor]], Optimizer],
 ) -> dict[str, Tensor]:
-    """What the layout hands to its optimizer, whose step turns weights into their gradient."""
+    """What the layout hands to its optimizer.
+
+    Args:
+        make_optimizer: makes one whose step turns weights into their gradient
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ |= layout_variables(name)
     accelerator = start_ranks()

@@ -71,7 +71,7 @@ def test_gradient_equals_autograd_of_both_losses(model_folders: dict[str, Path],
     objective, groups = build_objective(config, 8), make_groups(adapter)
     gold = GoldCompletions(adapter, {"counting": load_task("counting")})
     parts = build_parts(recipe, objective, adapter, gold, accelerator)
-    with mock.patch.object(learner_module, "build_optimizer", lambda a, _: KeepGradient(a.model.parameters())):
+    with mock.patch.object(learner_module, "build_optimizer", lambda a, *_: KeepGradient(a.model.parameters())):
         learner = Learner(recipe, objective, adapter, accelerator, parts.gradient)
     learner.layout._max_grad_norm = 1e9  # type: ignore[attr-defined]
     assert parts.gold is not None

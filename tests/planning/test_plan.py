@@ -15,6 +15,7 @@ from gpg_vl.planning.live_memory import Peak
 from gpg_vl.planning.memory import Memory, Runs
 from gpg_vl.planning.plan import GB, Fitting, Machine, cheapest_layout, describe_host_lack
 from gpg_vl.planning.shapes import Pass
+from gpg_vl.run.speed import GIB
 from tests.support.messages import naming
 
 SEVEN_B = Size(weights=8_000_000_000, trained=8_000_000_000, largest=544_000_000, block=230_000_000, outside=10**9)
@@ -41,11 +42,17 @@ def cheapest(
         (16, 8, "hsdp"),
         (12, 8, "fsdp"),  # eight and four: a run refuses HSDP
         (12, 6, "hsdp"),
-        (8, 1, "fsdp"),  # HSDP would share nothing
     ],
 )
 def test_hsdp_is_for_machines_of_as_many_cards(num: int, of_machine: int, layout: str) -> None:
     assert cheapest(recipe_with(), num, of_machine=of_machine).layout == layout
+
+
+def test_hsdp_of_one_card_a_machine_shares_nothing() -> None:
+    """On cards that would hold it, and no copy in bfloat16 besides."""
+    card = replace(CARDS["h200-141"], total=int(143e9 / 0.95) + GIB)
+    assert cheapest(recipe_with(), 8, card, of_machine=2).layout == "hsdp"
+    assert cheapest(recipe_with(), 8, card, of_machine=1).layout == "fsdp"
 
 
 @pytest.mark.parametrize(

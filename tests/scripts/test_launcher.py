@@ -166,17 +166,22 @@ def test_there_is_time_to_save_before_a_limit(teller: Path) -> None:
 
 
 SRUN = """#!/bin/sh
-echo "SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK-unset}"
+echo "SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK-unset} MASTER_ADDR=$MASTER_ADDR"
+"""
+SCONTROL = """#!/bin/sh
+echo node-0
+sleep 0.3
+echo node-1
 """
 
 
 @pytest.mark.parametrize(("cores", "given"), [({"SLURM_CPUS_PER_TASK": "16"}, "16"), ({}, "unset")])
 def test_slurms_tasks_get_the_processors_of_the_job(tmp_path: Path, cores: dict[str, str], given: str) -> None:
-    """``srun`` does not take the number from ``sbatch``."""
-    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho node-0\n")):
+    """``srun`` does not take the number from ``sbatch``. The first node is the one to meet at, however slowly named."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    job = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node-0", **cores}
+    job = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node-[0-1]", **cores}
     command = ["bash", str(REPOSITORY / "scripts/slurm/train.sbatch"), *WORDS]
     done = subprocess.run(command, env=job, capture_output=True, text=True, check=True)
-    assert done.stdout == f"SRUN_CPUS_PER_TASK={given}\n"
+    assert done.stdout == f"SRUN_CPUS_PER_TASK={given} MASTER_ADDR=node-0\n"

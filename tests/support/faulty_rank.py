@@ -81,8 +81,8 @@ def use_plain_descent() -> None:
     """The weights' change is then the clipped gradient itself; AdamW divides it by its own size, rounding included."""
     original = learner.build_optimizer
 
-    def build(adapter: Any, config: Any) -> torch.optim.Optimizer:
-        groups = original(adapter, config).param_groups
+    def build(*given: Any) -> torch.optim.Optimizer:
+        groups = original(*given).param_groups
         return torch.optim.SGD([{key: group[key] for key in ("params", "lr", "lr_scale")} for group in groups])
 
     learner.build_optimizer = build

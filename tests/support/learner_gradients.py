@@ -164,7 +164,7 @@ def measure(folder: str, case: Case, accelerator: Accelerator) -> float:
     adapter = load(folder)
     move_to_sample(adapter)
     groups = make_groups(adapter)
-    with mock.patch.object(learner_module, "build_optimizer", lambda a, _: KeepGradient(a.model.parameters())):
+    with mock.patch.object(learner_module, "build_optimizer", lambda a, *_: KeepGradient(a.model.parameters())):
         learner = Learner(recipe, objective, adapter, accelerator)
     learner.layout._max_grad_norm = 1e9  # type: ignore[attr-defined]
     learner._is_checked = True  # the self-check is none of this
