@@ -119,14 +119,19 @@ def test_it_holds_what_was_there_when_it_was_begun(
     assert all(torch.equal(adapter.model.get_parameter(name), before[name]) for name in frozen)
 
 
+@pytest.mark.parametrize("config", [{}, {"lora": LoraConfig(r=4)}], ids=["whole", "lora"])
 def test_under_fsdp2_it_holds_what_was_there(
-    load: Callable[..., QwenVLAdapter], tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., QwenVLAdapter],
+    tmp_path: Path,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
 ) -> None:
-    """Also with one process, where what is gathered may be the shard itself."""
+    """Also with one process, where what is gathered may be the shard itself; and of an adapter alone."""
     monkeypatch.setenv("GPG_VL_SHARDING", "fsdp")
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = start_ranks(on_cpu=True)
-    adapter = load()
+    adapter = load(**config)
     shard_policy(accelerator, PolicyForward(adapter, 1.0))
     check_that_it_holds_what_was_there(Training(adapter, tmp_path / "run", accelerator), gate)
     end_ranks()
