@@ -19,13 +19,14 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(4 * SECONDS)]
 
 
 @pytest.mark.parametrize(
-    ("start", "lost"),
-    [pytest.param(start_by_torchrun, 0, id="torchrun"), pytest.param(start_by_slurm, 1, id="Slurm")],
+    ("start", "num_ranks", "lost"),
+    [pytest.param(start_by_torchrun, 2, 0, id="torchrun"), pytest.param(start_by_slurm, 4, 1, id="Slurm")],
 )
 def test_two_nodes(
-    tmp_path: Path, model_folders: dict[str, Path], start: Callable[[Path, list[str]], Nodes], lost: int
+    tmp_path: Path, model_folders: dict[str, Path], start: Callable[[Path, list[str]], Nodes], num_ranks: int, lost: int
 ) -> None:
-    """The node that is lost is the first, which all others connect to, or the second.
+    """HSDP, in one case over two ranks of each node. The node that is lost is the first, which all others
+    connect to, or the second.
 
     Slurm's notice that time runs out goes to the task of each node, which is its launcher; a user who stops a run by
     hand signals one launcher. In both cases all ranks save the last finished step. That a run which goes on is the
@@ -42,7 +43,7 @@ def test_two_nodes(
     assert 0 not in nodes.join(SECONDS), log.read_text()
     assert_ended(others)
     reached = last_saved_step(run)
-    assert lines_naming(log.read_text(), "2 ranks", "HSDP")
+    assert lines_naming(log.read_text(), f"{num_ranks} ranks", "HSDP")
 
     nodes = start(folder, words)
     wait_for(lambda: last_step(run) > reached, SECONDS)

@@ -82,7 +82,7 @@ def start_by_torchrun(folder: Path, words: Sequence[str]) -> Nodes:
 
 
 def start_by_slurm(folder: Path, words: Sequence[str]) -> Nodes:
-    """A job of two nodes, from a folder that has ``scripts`` as a checkout does."""
+    """A job of two nodes with two ranks each, from a folder that has ``scripts`` as a checkout does."""
     tools = folder / "slurm"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -94,7 +94,7 @@ def start_by_slurm(folder: Path, words: Sequence[str]) -> Nodes:
         task.unlink()
     job = _start(folder, ["bash", "scripts/slurm/train.sbatch", *words], {
         "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[0-1]",
-        "SLURM_TASKS": str(tools), "MASTER_PORT": str(free_port()),
+        "SLURM_TASKS": str(tools), "MASTER_PORT": str(free_port()), "NUM_PROCESSES": "2",
     })  # fmt: skip
     return Nodes([job], lambda: [int((tools / str(node)).read_text()) for node in range(2)])
 
