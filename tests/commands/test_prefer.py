@@ -94,7 +94,7 @@ def test_a_second_start_asks_for_what_is_missing(
     """Somebody labels three pairs, leaves, and comes back for the other two."""
     monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\n1\n"))
     assert prefer(keys, "--labels", 5, "--held-out", 0, "--from", "ask") == 2
-    assert lines_naming(capfd.readouterr().err, "input", "goes on")
+    assert lines_naming(capfd.readouterr().err, "input", "same command")
     first = labels_in()
     assert [each["preferred"] for each in first] == ["first", "second", "first"]
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n1\n"))

@@ -61,7 +61,7 @@ def test_labels_from_the_terminal(
     )
     [image] = (tmp_path / "images").iterdir()
     assert f"image: {image}" in out and Image.open(image).size == (30, 20)
-    with pytest.raises(ValueError, match=naming("input", "goes on")):
+    with pytest.raises(ValueError, match=naming("input", "same command")):
         labels.ask(group, 0, 1)
 
 

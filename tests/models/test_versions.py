@@ -12,7 +12,7 @@ from transformers.models.auto import configuration_auto
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.families import minicpm_v, paligemma, smolvlm
+from gpg_vl.models.families import minicpm_v, paligemma
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.versions import MODEL_LIBRARIES, read_versions
 from tests.support.messages import naming
@@ -41,7 +41,6 @@ def test_a_family_that_transformers_does_not_know_yet_is_refused_with_its_versio
     [
         (minicpm_v, "CUT_SINCE", "minicpmv4_6"),
         (paligemma, "CAPPED_SINCE", "paligemma"),
-        (smolvlm, "ANY_SIZE_SINCE", "smolvlm"),
     ],
 )
 def test_a_family_that_an_old_version_gets_wrong_is_refused(

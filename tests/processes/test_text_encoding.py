@@ -50,7 +50,7 @@ def is_without_encoding(call: ast.Call) -> bool:
     return not is_module and "utf-8" not in texts and not any("b" in text and len(text) <= 3 for text in texts)
 
 
-NO_TEXT = ("os", "Image", "tarfile", "gzip", "JOURNAL", "warnings", "av")
+NO_TEXT = ("os", "Image", "tarfile", "gzip", "JOURNAL", "warnings", "av", "server")
 """What has an ``open`` that opens no text."""
 
 

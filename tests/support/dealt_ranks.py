@@ -62,7 +62,7 @@ def measure(folder: str, accelerator: Accelerator) -> dict[str, Any]:
     objective = build_objective(config, MAX_LENGTH, recipe.reuses_rollouts)
     move_to_sample(adapter)
     groups = make_groups(adapter)
-    with mock.patch.object(learner_module, "build_optimizer", lambda a, _: KeepGradient(a.model.parameters())):
+    with mock.patch.object(learner_module, "build_optimizer", lambda a, *_: KeepGradient(a.model.parameters())):
         learner = Learner(recipe, objective, adapter, accelerator)
     learner._is_checked = True  # the self-check is none of this
     mine = groups if accelerator.is_main_process else []

@@ -54,10 +54,12 @@ class QwenVLAdapter(BaseAdapter):
         c, factor = self.config, self._resize_factor
         max_pixels = c.max_pixels if max_tokens is None else min(c.max_pixels, max_tokens * factor**2)
         model_height, model_width = self._image_size(width, height, max(c.min_pixels, max_pixels))
+        if max_tokens is None and model_width * model_height > max(c.min_pixels, max_pixels):
+            raise ValueError(f"a {width} x {height} image is too narrow for model.max_pixels={c.max_pixels}; raise it")
         return ImageView(width, height, model_width, model_height, self.frame, notation=self.notation)
 
     def _image_size(self, width: int, height: int, max_pixels: int) -> tuple[int, int]:
-        """Height and width as the family's processor computes them; a narrow image may have more pixels."""
+        """Height and width as the family's processor computes them. A side is a token at least, whatever the limit."""
         found: tuple[int, int] = smart_resize(height, width, self._resize_factor, self.config.min_pixels, max_pixels)
         return found
 
