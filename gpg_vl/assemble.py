@@ -109,7 +109,7 @@ def assemble(
     seed_everything(recipe.run.seed)
     adapter = run_together(lambda: load_policy(replace(recipe.model, path=path), accelerator))
     _place_weights(adapter, accelerator)
-    limits = find_limits(recipe.rollout, adapter)
+    limits = find_limits(recipe.rollout, adapter, of_all=recipe.data.on_long_prompt == "shrink")
     parts = run_together(lambda: _Parts(recipe, objective, sources, adapter, scorer, accelerator, budgets, limits))
     reports = _check_rows(parts) if checkpoint is None else []  # a resumed run has checked them before
     run_together(lambda: check_room(recipe, *adapter.num_parameters(), _step_of(checkpoint)))

@@ -128,7 +128,8 @@ def run_evaluation(
         adapter = run_together(lambda: load_adapter(recipe.model))
         adapter.round_weights()
         adapter.to(PartialState().device)
-        engine, limits = build_engines(recipe.rollout, adapter), find_limits(recipe.rollout, adapter)
+        engine = build_engines(recipe.rollout, adapter)
+        limits = find_limits(recipe.rollout, adapter, of_all=recipe.data.on_long_prompt == "shrink")
         run = run_together(
             lambda: _ModelEvaluation(recipe, next(iter(folders), None), sources, adapter, scorer, engine, limits)
         )

@@ -19,7 +19,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.models.decoding.kv_cache import GrowingCache
 from gpg_vl.models.dropout import refuse_dropout
 from gpg_vl.models.folder.carried_weights import CarriedWeights
-from gpg_vl.models.folder.loading import build_without_values, load_processor, load_weights, refuse_other_processor
+from gpg_vl.models.folder.loading import build_without_values, load_processor, load_weights
 from gpg_vl.models.folder.saved_folder import SavedFolder
 from gpg_vl.models.folder.stored_form import store_as_in
 from gpg_vl.models.inputs.chat import ChatTemplate
@@ -129,11 +129,9 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
     def read_processor(cls, path: str, config: PreTrainedConfig) -> Any:
         """
         Raises:
-            ValueError: see ``load_processor`` and ``refuse_other_processor``
+            ValueError: see ``load_processor``
         """
-        processor = load_processor(path, config)
-        refuse_other_processor(path, processor, config)
-        return processor
+        return load_processor(path, config)
 
     @classmethod
     def refuse_other_tokenizer(cls, path: str, processor: Any, config: PreTrainedConfig) -> None:

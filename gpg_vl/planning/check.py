@@ -67,7 +67,7 @@ def machine_here(accelerator: Accelerator) -> Machine:
     device = accelerator.device
     free, hosts, ranks = zip(*gather_object([run_together(lambda: _find_room(device))]), strict=True)
     card, layout = replace(card_here(device), free=min(free)), sharding_of(accelerator).name
-    return Machine(card, accelerator.num_processes, layout, max(ranks), min(hosts))
+    return Machine(card, accelerator.num_processes, layout, max(ranks), hosts[0], min(hosts))
 
 
 def _find_room(device: torch.device) -> tuple[int, int, int]:

@@ -49,7 +49,8 @@ class Memory:
     """Bytes of a rank by phase and part."""
 
     phases: Mapping[str, Mapping[str, int]]
-    host: int  # of a machine, all its ranks together: what they keep outside of the GPUs, or all weights while it reads
+    host: int  # of the first machine, all its ranks together: what they keep outside of the GPUs, or all weights while read
+    kept: int = 0  # of each other machine, which reads none
 
     @property
     def peak(self) -> int:
@@ -121,7 +122,8 @@ def memory_of(
         widened = _widened_bytes(size, recipe.model.dtype, is_shared=not stays)
         phases["check"] = _add(always, {"weights": widened - state.weights if stays else widened})
     kept = min(num_ranks, of_machine) * (state.host + (0 if stays else initial))
-    return Memory(phases, max(kept, FLOAT * size.weights))  # the rank that reads the weights gives them away one by one
+    read = max(kept, FLOAT * size.weights)  # by the first rank, which gives the weights away
+    return Memory(phases, read, kept)
 
 
 def _widened_bytes(size: Size, dtype: str, *, is_shared: bool) -> int:

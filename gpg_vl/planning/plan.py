@@ -45,7 +45,9 @@ class Machine:
     of_machine: int = CARDS_PER_MACHINE
     """Cards of each machine; fewer where there are fewer."""
     host: int | None = None
-    """Bytes of memory that each machine has for the run; None where it is not known."""
+    """Bytes of memory that the first machine has for the run; None where it is not known."""
+    others: int | None = None
+    """The same of the fullest of all; None: as the first."""
 
     @property
     def is_even(self) -> bool:
@@ -57,7 +59,12 @@ class Machine:
         return memory.peak <= self.card.usable and self.has_host_for(memory)
 
     def has_host_for(self, memory: Memory) -> bool:
-        return self.host is None or memory.host <= self.host
+        return self.host is None or (memory.host <= self.host and memory.kept <= self.fullest)
+
+    @property
+    def fullest(self) -> int:
+        assert self.host is not None
+        return self.host if self.others is None else self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +216,16 @@ def describe_host_lack(recipe: Recipe, memory: Memory, machine: Machine, fitting
     """The same where the memory of a machine does not suffice.
 
     Args:
-        memory: more of which is needed than ``machine.host``
+        memory: more of which is needed than the machine has
     """
     assert machine.host is not None
+    is_first = memory.host > machine.host
+    needed, there = (memory.host, machine.host) if is_first else (memory.kept, machine.fullest)
     ways = [*_other_layout(fitting, machine), "take machines with more memory"]
     ways.append("train an adapter (model.lora)" if recipe.model.lora is None else "take a smaller model")
     return (
-        f"model.path: {Path(recipe.model.path).name} needs {memory.host / GB:.2f} GB of each machine's memory in the "
-        f"layout {machine.layout}, and {machine.host / GB:.2f} GB are there; {', or '.join(ways)}"
+        f"model.path: {Path(recipe.model.path).name} needs {needed / GB:.2f} GB of each machine's memory in the "
+        f"layout {machine.layout}, and {there / GB:.2f} GB are there; {', or '.join(ways)}"
     )
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.folder.paths import resolve_model_path
+from gpg_vl.models.weights.lora import find_base
 from gpg_vl.preflight.digests import digest_model, digest_settings, find_change
 from gpg_vl.preflight.pins import find_changed_pin
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
-from gpg_vl.processes.ranks import RankError
+from gpg_vl.processes.ranks import RankError, run_together
 
 OF_A_NODE = ("model.device", "data.workers", "run.trackers")
 """What a node has; none of it changes what is trained. The first rank alone writes to trackers."""
@@ -92,7 +93,8 @@ def check_same_content(
         pins: of the user's code and of what else a run goes back to (``pins.take_pins``)
         model: its folder; None where it has none on this machine
         keys: by which the recipe names the sources
-        reads_weights: every rank does; else the first one hands them out, and the others need config and processor
+        reads_weights: every rank does; else the first one hands them out, and the others need config and processor, of
+            an adapter's base too
 
     Raises:
         RankError: a file's content is another one on some rank, on all ranks; names it, and where it is on the two
@@ -102,7 +104,7 @@ def check_same_content(
         for key, each in zip(keys, checked, strict=False)
         for source, digest in zip(each.sources, each.digests, strict=True)
     ]
-    found = None if model is None else _describe_model(model, reads_weights=reads_weights)
+    found = run_together(lambda: None if model is None else _describe_model(model, reads_weights=reads_weights))
     first, *others = gather_object([_Content(sources, dict(pins), found)])
     for rank, other in enumerate(others, start=1):
         difference = _find_difference(first, other, rank)
@@ -113,7 +115,9 @@ def check_same_content(
 def _describe_model(folder: Path, *, reads_weights: bool) -> tuple[str, str, str]:
     if reads_weights:
         return str(folder), "weights", digest_model(folder)
-    return str(folder), "config and processor", digest_settings(folder)
+    base = find_base(str(folder))
+    folders = [folder, *([Path(base)] if base is not None and Path(base).is_dir() else [])]
+    return str(folder), "config and processor", " ".join(map(digest_settings, folders))
 
 
 def _find_difference(first: _Content, other: _Content, rank: int) -> str | None:

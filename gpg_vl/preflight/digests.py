@@ -20,6 +20,7 @@ _SETTINGS = (
     "config.json", "generation_config.json", "processor_config", "preprocessor_config", "video_preprocessor_config",
     "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template",
 )  # fmt: skip
+_OF_SETTINGS = {".json", ".jinja", ".txt", ".model"}
 
 
 class SourceDigest:
@@ -75,7 +76,11 @@ def digest_model(folder: Path) -> str:
 
 def digest_settings(folder: Path) -> str:
     """A digest of what makes prompts and shapes of a model: config, generation config, tokenizer and processor."""
-    files = sorted(path for path in folder.iterdir() if path.name.startswith(_SETTINGS) and path.is_file())
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(_SETTINGS) and path.suffix in _OF_SETTINGS and path.is_file()
+    )
     found = [(file.name, digest_file(file, _BLOCKS)) for file in files]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 

@@ -35,6 +35,7 @@ from gpg_vl.rollout.served.engine_weights import (
     HeldWeights,
     There,
     fingerprint,
+    named_nowhere,
     named_weights,
     save_weights,
     write_weights,
@@ -175,8 +176,10 @@ class VllmEngine:
     def _publish_in_turn(self, there: There) -> str:
         """The first rank has each block that all ranks gather in the host's memory, before the next one is gathered."""
         held = HeldWeights()
-        weights = GatheredInTurn(named_weights(self._adapter, there))
-        weights.give(held.take if is_main_rank() else GatheredInTurn.read_on)
+        if is_main_rank():
+            GatheredInTurn(named_weights(self._adapter, there)).give(held.take)
+        else:
+            GatheredInTurn(named_nowhere(self._adapter, there)).give(GatheredInTurn.read_on)
         return run_on_main(lambda: self._publish_if_new(held.fingerprint, partial(save_weights, held.tensors)))
 
     def _publish_if_new(self, found: Fingerprint, write: Callable[[Path], None]) -> str:

@@ -225,4 +225,4 @@ def test_what_is_free_on_the_fullest_rank_is_what_counts(monkeypatch: pytest.Mon
     monkeypatch.setattr(check, "gather_object", lambda mine: [*mine, (3 * GIB, 32 * GIB, 1)])
     machine = machine_here(accelerator)
     assert machine.card.usable == pytest.approx(0.95 * 3 * GIB)
-    assert (machine.of_machine, machine.host) == (2, 32 * GIB)
+    assert (machine.of_machine, machine.host, machine.fullest) == (2, 64 * GIB, 32 * GIB)

@@ -97,3 +97,13 @@ def test_a_lack_of_memory_is_one_line_with_the_way_out() -> None:
     told = describe_host_lack(recipe_with(), needed, machine, Fitting("fsdp", Memory({}, int(32 * GB))))
     parts = ("model.path", "seven", "128.00 GB", "100.00 GB", "fsdp_offload", "use the layout fsdp", "model.lora")
     assert re.search(naming(*parts), told) and "\n" not in told
+
+
+def test_the_first_machine_alone_needs_room_to_read_the_weights() -> None:
+    needed = Memory({}, host=int(128 * GB), kept=int(16 * GB))
+    machine = Machine(CARDS["h100-80"], 16, "fsdp", host=int(128 * GB), others=int(32 * GB))
+    assert machine.has_host_for(needed)
+    assert not machine.has_host_for(replace(needed, kept=int(33 * GB)))
+    assert not replace(machine, host=int(127 * GB)).has_host_for(needed)
+    told = describe_host_lack(recipe_with(), replace(needed, kept=int(33 * GB)), machine, None)
+    assert re.search(naming("33.00 GB", "32.00 GB"), told)

@@ -180,6 +180,17 @@ def test_sizes_follow_the_pixel_limits(load: LoadModel) -> None:
         load(min_pixels=784, max_pixels=1568).view(4900, 100)
 
 
+@pytest.mark.parametrize(("pixels", "sizes"), [(200704, [(400, 300)]), (401408, [(1, 1), (640, 480)])])
+def test_a_small_image_that_is_enlarged_may_pass_a_limit_that_is_the_least_too(
+    load: LoadModel, pixels: int, sizes: list[tuple[int, int]]
+) -> None:
+    """Sides are rounded up to tokens, as the processor does; a filler row has an image of one pixel."""
+    adapter = load(min_pixels=pixels, max_pixels=pixels)
+    for size in sizes:
+        view = adapter.view(*size)
+        assert pixels < view.model_width * view.model_height < 1.1 * pixels
+
+
 def test_token_counts_are_exact(load: LoadModel) -> None:
     build = builder(load())
     for sizes in ([], [(84, 84)], [(200, 90), (30, 31)]):

@@ -48,10 +48,12 @@ def test_each_limit_is_kept_to_the_last_token_and_image(load: Any) -> None:
 
 def test_limits_are_those_of_the_recipe_or_of_the_servers_that_answer(load: Any, tmp_path: Path) -> None:
     adapter = load()
-    assert find_limits(RolloutConfig(), adapter) is None
+    assert find_limits(RolloutConfig(), adapter, of_all=True) is None
 
     def limits_of(**keys: Any) -> Any:
-        found = find_limits(RolloutConfig(engine="vllm", vllm=VllmConfig(weights=str(tmp_path), **keys)), adapter)
+        found = find_limits(
+            RolloutConfig(engine="vllm", vllm=VllmConfig(weights=str(tmp_path), **keys)), adapter, of_all=False
+        )
         assert found is not None
         return found._limits
 
@@ -67,6 +69,21 @@ def test_limits_are_those_of_the_recipe_or_of_the_servers_that_answer(load: Any,
     other = SmallBackend(load(dtype="bfloat16"))
     with serving(other, tmp_path) as (url, _), pytest.raises(Refused, match="--dtype float32"):
         limits_of(servers=[url])
+
+
+def test_where_images_are_scaled_down_to_fit_every_server_has_to_answer(load: Any, tmp_path: Path) -> None:
+    adapter, gone = load(), "http://127.0.0.1:9"
+    make_token(tmp_path)
+    with serving(SmallBackend(load()), tmp_path) as (url, _):
+        for servers in ([url], [gone, url]):
+            vllm = VllmConfig(weights=str(tmp_path), servers=servers, retries=1, retry_s=0.01)
+            config = RolloutConfig(engine="vllm", vllm=vllm)
+            if gone in servers:
+                with pytest.raises(ValueError, match=naming("data.on_long_prompt", "shrink", gone)):
+                    find_limits(config, adapter, of_all=True)
+            else:
+                found = find_limits(config, adapter, of_all=True)
+                assert found is not None and [*found.lengths] == [64]
 
 
 def test_an_evaluation_ends_before_its_first_row(

@@ -82,7 +82,7 @@ class GenericAdapter(BaseAdapter):
     @staticmethod
     def read_processor(path: str, config: PreTrainedConfig) -> Any:
         """Of whatever class the folder names: it writes the prompt itself."""
-        return load_processor(path, config)
+        return load_processor(path, config, is_named=True)
 
     @staticmethod
     def refuse_other_tokenizer(path: str, processor: Any, config: PreTrainedConfig) -> None:

@@ -54,7 +54,9 @@ class QwenVLAdapter(BaseAdapter):
         c, factor = self.config, self._resize_factor
         max_pixels = c.max_pixels if max_tokens is None else min(c.max_pixels, max_tokens * factor**2)
         model_height, model_width = self._image_size(width, height, max(c.min_pixels, max_pixels))
-        if max_tokens is None and model_width * model_height > max(c.min_pixels, max_pixels):
+        largest = max(c.min_pixels, max_pixels)
+        is_cut = max_tokens is None and min(width * height, model_width * model_height) > largest
+        if is_cut and factor in (model_width, model_height):
             raise ValueError(f"a {width} x {height} image is too narrow for model.max_pixels={c.max_pixels}; raise it")
         return ImageView(width, height, model_width, model_height, self.frame, notation=self.notation)
 

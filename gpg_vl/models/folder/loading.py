@@ -200,8 +200,12 @@ def dense_attention(config: ModelConfig, sub_model: Literal["text", "vision"]) -
     return "eager" if attention == "eager" else "sdpa"
 
 
-def load_processor(path: str, config: PreTrainedConfig) -> Any:
-    """The processor with the files in ``path``: of the class that they name, or else of the model's type.
+def load_processor(path: str, config: PreTrainedConfig, is_named: bool = False) -> Any:
+    """The processor with the files in ``path``.
+
+    Args:
+        is_named: of the class that the files name, where they name one of transformers' own; else of the model's type,
+            whose words the kit's families know
 
     Raises:
         ValueError: the folder has no complete processor, or a chat template without end; or the processor needs a
@@ -209,7 +213,8 @@ def load_processor(path: str, config: PreTrainedConfig) -> Any:
     """
     check_names(path)
     try:
-        processor_class: Any = _named_processor(path) or PROCESSOR_MAPPING[type(config)]
+        named = _named_processor(path) if is_named else None
+        processor_class: Any = named or PROCESSOR_MAPPING[type(config)]
         processor = processor_class.from_pretrained(path, **AS_DATA)
     except ImportError as error:
         raise ValueError(
@@ -236,19 +241,6 @@ def _named_processor(path: str) -> type[ProcessorMixin] | None:
             is_own = isinstance(named, type) and issubclass(named, ProcessorMixin)
             return named if is_own and named.__module__.startswith("transformers.") else None
     return None
-
-
-def refuse_other_processor(path: str, processor: Any, config: PreTrainedConfig) -> None:
-    """
-    Raises:
-        ValueError: the processor is not the one of the model's type, whose words the kit's families know
-    """
-    usual: Any = PROCESSOR_MAPPING[type(config)]
-    if type(processor) is not usual:
-        raise ValueError(
-            f"model.path: {path} names a {type(processor).__name__}, and the kit reads {config.model_type} models with "
-            f"{usual.__name__}; correct processor_class in processor_config.json, or set model.family to generic"
-        )
 
 
 def check_names(path: str) -> None:

@@ -89,7 +89,7 @@ def check_model_folder(folder: Path, needs_template: bool = True) -> None:
     base = find_base(str(folder))
     with _quiet_loading(), torch.random.fork_rng(devices=[]):
         try:
-            processor = load_processor(str(folder), read_config(base or str(folder)))
+            processor = load_processor(str(folder), read_config(base or str(folder)), is_named=True)
             GenerationConfig.from_pretrained(folder)
         except Exception as error:
             raise ValueError(f"{folder}: {first_line(error)}") from error

@@ -97,12 +97,23 @@ def named_weights(adapter: Adapter, there: There = _all_there) -> Iterator[tuple
         there: where ranks share the weights and do not hold them all, what gathers some of them
     """
     dtype = torch.bfloat16 if adapter.config.dtype == "bfloat16" else torch.float32
-    blocks = [list(names) for _, names in groupby(weight_names(adapter.model), _block_of)]
-    for names in blocks:
+    for names in _blocks(adapter):
         with there(names):
             block = merged_weights(adapter.model, names)
             for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
                 yield name, _as_stored(tensor, dtype)
+
+
+def named_nowhere(adapter: Adapter, there: There) -> Iterator[tuple[str, Tensor]]:
+    """What a rank runs beside another one's ``named_weights``: it gathers the same blocks, and takes none of them."""
+    for names in _blocks(adapter):
+        with there(names):
+            pass
+    yield from ()
+
+
+def _blocks(adapter: Adapter) -> list[list[str]]:
+    return [list(names) for _, names in groupby(weight_names(adapter.model), _block_of)]
 
 
 class GatheredInTurn:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoProcessor, LlavaProcessor, PixtralProcessor
+from transformers import AutoProcessor, Glm4vProcessor, LlavaProcessor, PixtralProcessor
 
 from gpg_vl import cli
 from gpg_vl.config import ModelConfig, PromptConfig
@@ -139,14 +139,13 @@ def test_only_processors_of_transformers_itself_are_taken(tmp_path: Path) -> Non
         assert type(adapter.processor) is LlavaProcessor  # type: ignore[attr-defined]
 
 
-def test_a_family_of_the_kit_refuses_the_processor_of_another(tmp_path: Path) -> None:
-    folder = write_tiny_model(tmp_path, "mistral3")
+def test_a_family_of_the_kit_is_read_by_the_processor_of_its_type(tmp_path: Path) -> None:
+    """As published folders of GLM-4.6V, which name the processor of another type."""
+    folder = write_tiny_model(tmp_path, "glm4v")
     config = json.loads((folder / "processor_config.json").read_text())
-    (folder / "processor_config.json").write_text(json.dumps({**config, "processor_class": "LlavaProcessor"}))
-    said = naming("model.path", folder, "LlavaProcessor", "PixtralProcessor", "generic")
-    for with_weights in (True, False):
-        with pytest.raises(ValueError, match=said):
-            load_adapter(ModelConfig(path=str(folder)), with_weights)
+    (folder / "processor_config.json").write_text(json.dumps({**config, "processor_class": "Glm46VProcessor"}))
+    adapter = load_adapter(ModelConfig(path=str(folder)), with_weights=False)
+    assert type(adapter.processor) is Glm4vProcessor  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
