@@ -49,7 +49,7 @@ class Memory:
     """Bytes of a rank by phase and part."""
 
     phases: Mapping[str, Mapping[str, int]]
-    host: int  # of the first machine, all its ranks together: what they keep outside of the GPUs, or all weights while read
+    host: int  # of the first machine, all ranks together: what they keep outside of the GPUs, or all weights while read
     kept: int = 0  # of each other machine, which reads none
 
     @property
