@@ -215,7 +215,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     ACCELERATOR = start_ranks()
-if ACCELERATOR.state.deepspeed_plugin is not None:  # else each engine takes 2 GB of addresses, and some are made
-    ACCELERATOR.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["reduce_bucket_size"] = 10**6
+    if ACCELERATOR.state.deepspeed_plugin is not None:  # an engine takes 2 GB of addresses else, and many are made
+        ACCELERATOR.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["reduce_bucket_size"] = 10**6
     main()
     end_ranks()
