@@ -22,7 +22,7 @@ import torch.distributed
 from gpg_vl.processes import collectives, rank_watch
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.pulse import PULSE
-from gpg_vl.processes.ranks import run_on_main, run_together
+from gpg_vl.processes.ranks import end_ranks, run_on_main, run_together
 
 rank, case = int(os.environ["RANK"]), sys.argv[1]
 is_first_try = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -104,7 +104,7 @@ with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(600.0 if c
                 run_on_main(save)
         run_together(work)
     except Interrupted as error:
-        torch.distributed.destroy_process_group()
+        end_ranks()
         sys.stdout.write(f"rank {rank} took {error}\\n")  # in one piece, with buffers or without
         sys.exit(error.exit_code)
 """
