@@ -123,7 +123,7 @@ class HangWatch:
         """Tells all ranks, and the user; whether this one is the first."""
         is_first = self._store.compare_set(_VERDICT_KEY, "", verdict).decode() == verdict
         if is_first:
-            say(f"{verdict}; all ranks end; the same command resumes from the last checkpoint")
+            say(f"{verdict}; all ranks end; the same command resumes from what is saved")
         return is_first
 
 
@@ -164,7 +164,7 @@ def _watch_alone(is_over: threading.Event) -> None:
         seconds, looked_at = min(now - looked_at, LONGEST_PERIOD_SECONDS), now
         if beats.add(PULSE.last, seconds) > PULSE.hang_seconds:
             say_stacks(f"no progress for {PULSE.hang_seconds:g} s in {PULSE.last.work}")
-            say("the same command goes on from what is saved")
+            say("the same command resumes from what is saved")
             os._exit(1)
 
 
