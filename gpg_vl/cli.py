@@ -156,6 +156,7 @@ def _ask(words: list[str]) -> None:
     )
     parser.add_argument("--recipe", help="recipe; default: the one saved with the model, if any")
     options, overrides = parser.parse_known_args(words)
+    from gpg_vl.rollout import check_temperature
     from gpg_vl.run.saved_recipe import recipe_of_model
 
     if options.n < 1:
@@ -165,8 +166,7 @@ def _ask(words: list[str]) -> None:
     temperature = options.temperature
     if temperature is None:
         temperature = recipe.rollout.temperature if options.n > 1 else 0.0
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature is {temperature}; give a number from 0 on")
+    check_temperature(recipe.rollout.engine, "--temperature", temperature)
     task = options.task or recipe.task
     from gpg_vl.data.videos import FrameSampling
     from gpg_vl.preflight.question import read_question

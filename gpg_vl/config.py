@@ -284,7 +284,7 @@ class RefreshConfig:
 
 
 def _is_address(server: str) -> bool:
-    found = re.fullmatch(r"http://([\w.-]+|\[[0-9a-f:]+\]):(\d{1,5})", server)
+    found = re.fullmatch(r"http://([\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", server)
     return found is not None and 1 <= int(found[2]) <= 65535
 
 
@@ -328,6 +328,7 @@ class VllmConfig:
         _require(
             not wrong, f"rollout.vllm.servers: {wrong} is not an address; write http://HOST:PORT, port up to 65535"
         )
+        _require(len(set(self.servers)) == len(self.servers), f"rollout.vllm.servers: {self.servers} has one twice")
         _require(0 < self.timeout_s <= 86400, "rollout.vllm.timeout_s must be above 0 and at most 86400, a day")
         _require(0 <= self.retries <= 20, "rollout.vllm.retries must be between 0 and 20")
         _require(0 < self.retry_s <= 60, "rollout.vllm.retry_s must be above 0 and at most 60")

@@ -37,7 +37,7 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.prompts.length import build_prompts, training_room
 from gpg_vl.records import Completion, Reward, RolloutGroup, Sample, ScoredGroup
 from gpg_vl.rewards.scorer import Scorer
-from gpg_vl.rollout import build_engine, check_engine
+from gpg_vl.rollout import build_engine, check_engine, check_temperature
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.screen import say
 
@@ -101,9 +101,10 @@ def prefer(recipe: Recipe, options: PreferOptions, out: Path) -> dict[str, Any]:
 def _check_sampling(recipe: Recipe, options: PreferOptions) -> None:
     """
     Raises:
-        ValueError: prompts would get one answer each, or the recipe's engine is not known
+        ValueError: prompts would get one answer each, or the recipe's engine is not known or does not sample like that
     """
     check_engine(recipe.rollout)
+    check_temperature(recipe.rollout.engine, "rollout.temperature", recipe.rollout.temperature)
     if options.source in ("score", "ask") and recipe.rollout.group_size < 2:
         raise ValueError("rollout.group_size is 1, but a pair is two answers to a prompt; set it to at least 2")
 

@@ -29,6 +29,12 @@ _WEIGHTS = VllmConfig().weights
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    path: str  # folder, or name on the hub
+    revision: str | None = None  # of a name on the hub
+
+
+@dataclass(frozen=True, slots=True)
 class ServerPlace:
     """Where a server listens, and the folder that it shares with runs."""
 
@@ -37,12 +43,13 @@ class ServerPlace:
     weights: Path
 
 
-def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, ServerPlace, EngineOptions]:
+def read_options(parser: ArgumentParser, words: list[str]) -> tuple[ServedModel, ServerPlace, EngineOptions]:
     """
     Raises:
         ValueError: an option is wrong
     """
     parser.add_argument("model", help="model folder, or name on the hub: the one that the run starts from")
+    parser.add_argument("--revision", help="of a name on the hub: the run's model.revision")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8470, help="(default 8470)")
     parser.add_argument("--weights", default=_WEIGHTS, help=f"the run's rollout.vllm.weights (default {_WEIGHTS})")
@@ -54,19 +61,19 @@ def read_options(parser: ArgumentParser, words: list[str]) -> tuple[str, ServerP
     parser.add_argument("--eager", action="store_true", help="no compilation and no CUDA graphs: it starts sooner")
     o = parser.parse_args(words)
     options = EngineOptions(o.dtype, o.max_model_len, o.max_images, o.gpu_memory, o.tensor_parallel, o.eager)
-    return o.model, ServerPlace(o.host, o.port, Path(o.weights)), options
+    return ServedModel(o.model, o.revision), ServerPlace(o.host, o.port, Path(o.weights)), options
 
 
-def serve_rollouts(model: str, place: ServerPlace, options: EngineOptions) -> int:
+def serve_rollouts(model: ServedModel, place: ServerPlace, options: EngineOptions) -> int:
     """Serves until a signal asks it to stop: 0; or until the engine fails: 1.
 
     Raises:
         ValueError: there is no model, no vllm, too little memory for it, or the address is taken
         SystemExit: a signal has come while the model was loaded; of code 0
     """
-    path = resolve_model_path(model)
+    path = resolve_model_path(model.path, model.revision)
     if (Path(path) / ADAPTER_CONFIG).is_file():
-        raise ValueError(f"{model} is a LoRA adapter; name its model: the run publishes the merged weights")
+        raise ValueError(f"{model.path} is a LoRA adapter; name its model: the run publishes the merged weights")
     if importlib.util.find_spec("vllm") is None:
         raise ValueError("vllm is not installed here; make setup-vllm makes an environment with it")
     token = make_token(place.weights)

@@ -24,7 +24,7 @@ from gpg_vl.preflight.sources import (
     load_sources,
 )
 from gpg_vl.preflight.trackers import check_trackers
-from gpg_vl.rollout import check_engine
+from gpg_vl.rollout import check_engine, check_temperature
 
 
 def check_run(recipe: Recipe) -> list[CheckedSources] | None:
@@ -59,12 +59,15 @@ def check_evaluation(recipe: Recipe) -> CheckedSources | None:
 
 def load_evaluation(recipe: Recipe) -> CheckedSources:
     """The sources of ``data.eval``. A row whose image is missing counts as wrong and is no error."""
+    check_temperature(recipe.rollout.engine, "evaluation.temperature", recipe.evaluation.temperature)
     return load_sources(recipe.data.eval, recipe, "data.eval", needs_images=False)
 
 
 def check_recipe(recipe: Recipe) -> Objective:
     """The objective; refuses keys of engine, objective, rollout and rewards that do not fit together."""
     check_engine(recipe.rollout)
+    check_temperature(recipe.rollout.engine, "rollout.temperature", recipe.rollout.temperature)
+    check_temperature(recipe.rollout.engine, "evaluation.temperature", recipe.evaluation.temperature)
     if recipe.model.family == "generic" and recipe.update.pack:
         raise ValueError("model.family: generic trains on ordinary rows; set update.pack to false")
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ def _vllm(adapter: Adapter, config: RolloutConfig, accelerator: Accelerator | No
 
 
 ENGINES: dict[str, MakeEngine] = {"hf": _hf, "vllm": _vllm}
+_TEMPERATURES = {"vllm": (0.01, 2.0)}
+"""What an engine samples at, besides 0; vLLM would raise a lower one to the first number in silence."""
 
 
 def check_engine(config: RolloutConfig) -> None:
@@ -41,6 +44,21 @@ def check_engine(config: RolloutConfig) -> None:
         raise ValueError(f"rollout.engine: {config.engine!r} is not known; the engines are {list(ENGINES)}")
     if config.engine == "vllm" and config.vllm.mode == "colocate" and importlib.util.find_spec("vllm") is None:
         raise ValueError("rollout.vllm.mode: colocate needs vllm in this environment; install it, or set it to server")
+
+
+def check_temperature(engine: str, key: str, temperature: float) -> None:
+    """
+    Args:
+        key: what sets it
+
+    Raises:
+        ValueError: the engine does not sample at it
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"{key} is {temperature}; give a number from 0 on")
+    lowest, highest = _TEMPERATURES.get(engine, (0.0, math.inf))
+    if temperature and not lowest <= temperature <= highest:
+        raise ValueError(f"{key}: {engine} samples at {lowest} to {highest}, not at {temperature}")
 
 
 def build_engine(config: RolloutConfig, adapter: Adapter, accelerator: Accelerator | None = None) -> RolloutEngine:

@@ -87,6 +87,26 @@ def folder(tmp_path: Path) -> Path:
         (["ask", "m", "--question", "q", "--task", "countin"], ["countin"]),
         (["ask", "m", "--question", "q", "--task", "counting", "--answer", "four-ish"], ["four-ish"]),
         (["ask", "m", "--question", "q", "--temperature", "inf"], ["--temperature", "inf"]),
+        (
+            ["train", "recipe.yaml", "--rollout.engine=vllm", "--rollout.temperature=2.5"],
+            ["rollout.temperature", "vllm", "0.01", "2.0", "2.5"],
+        ),
+        (
+            ["train", "recipe.yaml", "--rollout.engine=vllm", "--evaluation.temperature=0.001"],
+            ["evaluation.temperature", "vllm", "0.01", "0.001"],
+        ),
+        (
+            ["eval", "m", "--data", "good.jsonl", "--rollout.engine=vllm", "--evaluation.temperature=3"],
+            ["evaluation.temperature", "vllm", "3"],
+        ),
+        (
+            ["ask", "m", "--question", "q", "--rollout.engine=vllm", "--temperature", "2.1"],
+            ["--temperature", "vllm", "2.1"],
+        ),
+        (
+            ["train", "recipe.yaml", "--rollout.vllm.servers=[http://a:1, http://b:1, http://a:1]"],
+            ["rollout.vllm.servers", "http://a:1", "twice"],
+        ),
         (["merge", "./none", "out"], ["model.path", "./none"]),
         (["doctor", "--checkpoint", "./none"], ["model.path", "./none"]),
     ],

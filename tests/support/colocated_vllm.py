@@ -21,6 +21,7 @@ import torch
 
 from gpg_vl.config import LoraConfig, RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
+from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.rollout import build_engine, vllm
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served import local
@@ -105,6 +106,7 @@ def main(model: Path) -> None:
         seen |= {"files": [each.name for each in Path(place).iterdir()]}
         for step in ("_forget_prefixes", "_forget_images"):
             seen |= {step: with_lora.gap_without(step)}
+    end_ranks()  # as a run ends
     sys.stdout.write("\n" + json.dumps(seen) + "\n")
 
 

@@ -86,11 +86,15 @@ class Masters:
 
 def find_rounded(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """What transformers rounds when it loads a model in another type: all but a few, and no buffer that it computes."""
-    kept = model._keep_in_fp32_modules_strict or ()
     saved = model.state_dict().keys()
     for name, each in (*model.named_parameters(), *model.named_buffers()):
-        if name in saved and each.is_floating_point() and not any(part in name for part in kept):
+        if name in saved and each.is_floating_point() and not stays_float32(model, name):
             yield name, each
+
+
+def stays_float32(model: PreTrainedModel, name: str) -> bool:
+    """Whether transformers rounds a weight of this name in no type of model."""
+    return any(part in name for part in model._keep_in_fp32_modules_strict or ())
 
 
 @contextmanager

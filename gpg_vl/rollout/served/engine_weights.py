@@ -22,6 +22,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from gpg_vl.files import naming
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.weights.lora import merged_weights, weight_names
+from gpg_vl.models.weights.masters import stays_float32
 from gpg_vl.processes.ranks import run_together
 
 WEIGHTS_FILE = "model.safetensors"
@@ -90,6 +91,7 @@ def _all_there(_: Collection[str]) -> AbstractContextManager[None]:
 @torch.no_grad()
 def named_weights(adapter: Adapter, there: There = _all_there) -> Iterator[tuple[str, Tensor]]:
     """All weights, those of a LoRA adapter added in, in the type that the model computes in; perhaps its very tensors.
+    A few are float32 in every model.
 
     What is made for them is that of one block of layers at a time, if whoever takes them keeps none.
 
@@ -101,7 +103,7 @@ def named_weights(adapter: Adapter, there: There = _all_there) -> Iterator[tuple
         with there(names):
             block = merged_weights(adapter.model, names)
             for name, tensor in revert_weight_conversion(adapter.model, dict(block)).items():
-                yield name, _as_stored(tensor, dtype)
+                yield name, _as_stored(tensor, torch.float32 if stays_float32(adapter.model, name) else dtype)
 
 
 def named_nowhere(adapter: Adapter, there: There) -> Iterator[tuple[str, Tensor]]:

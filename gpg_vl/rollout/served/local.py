@@ -21,8 +21,10 @@ from torch import Tensor
 from gpg_vl.config import VllmConfig
 from gpg_vl.errors import first_line
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.models.weights.lora import find_base
 from gpg_vl.processes.hangs import beating_watched
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.engine_weights import GatheredInTurn, There, named_weights, raise_if
@@ -182,8 +184,12 @@ def check_free_memory(config: VllmConfig) -> None:
 
 
 def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> SleepingBackend:
-    """The engine of a rank, asleep."""
-    path = adapter.config.path
+    """The engine of a rank, asleep.
+
+    Raises:
+        ValueError: as ``start_backend``
+    """
+    path = resolve_model_path(adapter.config.path, adapter.config.revision)
     options = EngineOptions(
         dtype=adapter.config.dtype,
         max_model_len=config.max_model_len,
@@ -191,11 +197,10 @@ def start_local_engine(adapter: Adapter, config: VllmConfig, num_ranks: int) -> 
         gpu_memory=config.gpu_memory,
         sleeps=True,
         joins_ranks=num_ranks > 1,
+        ranks_timeout_s=PULSE.hang_seconds,
     )
     with _process_as_it_was():
-        backend = start_backend(find_base(path) or path, options, _MEMORY_KEYS)
-    backend.sleep()
-    return backend
+        return start_backend(find_base(path) or path, options, _MEMORY_KEYS)
 
 
 @contextmanager

@@ -139,8 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, first_line(error))
         except EngineFailed as error:
             say(f"the engine has failed and the server ends: {first_line(error)}")
-            self._refuse(_status_of(error), first_line(error))
-            self.server.end_soon()
+            try:
+                self._refuse(_status_of(error), first_line(error))
+            finally:  # who asked may have gone away
+                self.server.end_soon()
 
     def _status(self, _: bytes) -> bytes:
         return json.dumps({"protocol": PROTOCOL, **self.server.service.describe()}).encode()

@@ -20,6 +20,7 @@ from gpg_vl.errors import first_line, is_out_of_memory
 from gpg_vl.processes.pulse import PULSE
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, AskedPrompt, Request
+from gpg_vl.rollout.served.vllm_worker import keep_work_space, repack_head, restore_work_space, take_all
 
 _END_OF_REASON = " [type="  # in what pydantic says
 _NOT_RESIZED = {"do_resize": False}
@@ -37,8 +38,9 @@ class EngineOptions:
     gpu_memory: float = 0.85
     tensor_parallel: int = 1
     eager: bool = False
-    sleeps: bool = False  # whether it frees its memory for a while, where vLLM can
+    sleeps: bool = False  # whether it begins asleep and frees its memory for a while, where vLLM can
     joins_ranks: bool = False  # whether it runs in one of several ranks that have found each other
+    ranks_timeout_s: float = 0.0  # that they wait for one of them as they start
 
 
 NO_DEVICE = "vllm finds no device that it was built for"
@@ -69,7 +71,6 @@ class VllmBackend:
         self._vllm = vllm
         self._options = options
         self._sleeps = options.sleeps and current_platform.is_sleep_mode_available()
-        launcher = {"distributed_executor_backend": "external_launcher"} if options.joins_ranks else {}
         self._llm = vllm.LLM(
             model=model,
             dtype=options.dtype,
@@ -85,10 +86,18 @@ class VllmBackend:
             seed=0,
             enable_sleep_mode=self._sleeps,
             **_ON_A_CPU if current_platform.is_cpu() else {},
-            **launcher,
+            **_among_ranks(options.ranks_timeout_s) if options.joins_ranks else {},
         )
+        if options.sleeps:
+            self._leave_ranks_alone()
         self._num_steps = 0
         self._count_steps(self._llm.llm_engine)
+
+    def _leave_ranks_alone(self) -> None:
+        """At the end of the process vLLM would take the groups of the run's ranks apart, which are gone by then."""
+        finalizer = getattr(self._llm.llm_engine.engine_core, "_finalizer", None)
+        if finalizer is not None:
+            finalizer.detach()
 
     def _count_steps(self, engine: Any) -> None:
         """Whoever watches a training process sees by them that it goes on."""
@@ -109,12 +118,14 @@ class VllmBackend:
     def sleep(self) -> None:
         """See ``SleepingBackend.sleep``. Where vLLM cannot, as on a CPU, it holds what it has."""
         if self._sleeps:
+            self._llm.collective_rpc(keep_work_space)
             self._llm.sleep(level=2)
 
     def wake(self) -> None:
         """See ``SleepingBackend.wake``."""
         if self._sleeps:
             self._llm.wake_up()
+            self._llm.collective_rpc(restore_work_space)
 
     def shut_down(self) -> None:
         """See ``SleepingBackend.shut_down``. Its own shutdown would also take the ranks of the run apart."""
@@ -130,9 +141,13 @@ class VllmBackend:
         self._reload({"weights_iterator": weights})
 
     def _reload(self, source: Mapping[str, Any]) -> None:
-        """Keys and values, and images, were computed with the old weights."""
-        self._llm.collective_rpc("reload_weights", kwargs=dict(source))
-        self._llm.collective_rpc(_repack_head)
+        """Keys and values, and images, were computed with the old weights.
+
+        Raises:
+            RuntimeError: vLLM would keep some of them
+        """
+        self._llm.collective_rpc(take_all, args=(dict(source),))
+        self._llm.collective_rpc(repack_head)
         self._forget_prefixes()
         self._forget_images()
 
@@ -209,7 +224,10 @@ def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmB
         ValueError: it has no device, runs out of memory, cannot run this model, or does not start for another reason
     """
     try:
-        return VllmBackend(model, options)
+        backend = VllmBackend(model, options)
+        if options.sleeps:
+            backend.sleep()
+        return backend
     except NoDevice:
         raise
     except Exception as error:
@@ -217,8 +235,6 @@ def start_backend(model: str, options: EngineOptions, memory_keys: str) -> VllmB
             raise ValueError(
                 f"vllm runs out of memory as it starts ({first_line(error)}); lower {memory_keys}"
             ) from error
-        if not isinstance(error, ValueError | RuntimeError) and type(error) is not Exception:
-            raise
         raise ValueError(
             f"vllm does not start: {_reason(error)}; where it lacks memory, lower {memory_keys}"
         ) from error
@@ -230,14 +246,11 @@ def _reason(error: Exception) -> str:
     return next(reasons, first_line(error)).strip().removeprefix("Value error, ")
 
 
-def _repack_head(worker: Any) -> None:
-    """On a CPU, vLLM computes with a packed copy of the head, and keeps the old one where the head is the embedding."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
-
-    heads = [layer for layer in worker.get_model().modules() if isinstance(layer, ParallelLMHead)]
-    for head in heads if current_platform.is_cpu() else ():
-        head.quant_method.process_weights_after_loading(head)
+def _among_ranks(timeout_s: float) -> dict[str, Any]:
+    return {
+        "distributed_executor_backend": "external_launcher",
+        "cpu_distributed_timeout_seconds": math.ceil(timeout_s),
+    }
 
 
 def _checked_length(asked: AskedPrompt, output: Any) -> int:

@@ -53,6 +53,21 @@ def test_they_have_the_names_and_the_type_of_a_model_folder(
         assert torch.equal(written[name], tensor.to(getattr(torch, dtype)))
 
 
+def test_what_no_model_rounds_is_float32(load: Any, tmp_path: Path) -> None:
+    """As the bias by which a router chooses: rounded, it would choose other experts."""
+    adapter = load(dtype="bfloat16")
+    adapter.model._keep_in_fp32_modules_strict = {"input_layernorm"}
+    perturb(adapter)
+    adapter.round_weights()
+    write_weights(adapter, tmp_path)
+    state = adapter.model.state_dict()
+    for name, tensor in load_file(tmp_path / WEIGHTS_FILE).items():
+        assert tensor.dtype == (torch.float32 if "input_layernorm" in name else torch.bfloat16), name
+        if tensor.dtype == torch.float32:
+            [own] = [each for key, each in state.items() if key.endswith(name.split("layers.")[-1])]
+            assert torch.equal(tensor, own) and not torch.equal(own, own.bfloat16().float())
+
+
 def test_an_adapter_is_added_in_and_the_policy_stays_as_it_was(model_folders: dict[str, Path], tmp_path: Path) -> None:
     policy = load_with_lora(model_folders["qwen2_vl"])
     before = {name: each.clone() for name, each in policy.model.state_dict().items()}
@@ -204,13 +219,15 @@ def test_a_fingerprint_is_that_of_its_pieces(load: Any, monkeypatch: pytest.Monk
 
 
 @pytest.mark.families
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", CASES)
-def test_block_by_block_they_are_those_of_the_whole_model(family: str, tmp_path: Path) -> None:
+def test_block_by_block_they_are_those_of_the_whole_model(family: str, dtype: str, tmp_path: Path) -> None:
     """Also where a family's folder stores several tensors of a block as one."""
     skip_unless_installed(CASES[family])
     folder = write_tiny_model(tmp_path / family, family=family, seed=1)
-    adapter = load_adapter(ModelConfig(path=str(folder), **CASES[family].config))
+    adapter = load_adapter(ModelConfig(path=str(folder), **(CASES[family].config | {"dtype": dtype})))
+    adapter.round_weights()
     found = dict(named_weights(adapter))
     whole = revert_weight_conversion(adapter.model, dict(merged_weights(adapter.model, weight_names(adapter.model))))
     assert set(found) == set(whole)
-    assert all(torch.equal(found[name], each.to(found[name].dtype)) for name, each in whole.items())
+    assert all(torch.equal(found[name], each) for name, each in whole.items())

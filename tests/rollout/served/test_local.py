@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 import torch
 
 from gpg_vl.config import VllmConfig
+from gpg_vl.models import load_adapter
 from gpg_vl.rollout.served import local, vllm_backend
 from gpg_vl.rollout.served.local import LocalEngine
 from gpg_vl.rollout.served.parity import MAX_GAP, Comparison
@@ -144,6 +147,9 @@ UNKNOWN = "Model architectures ['Qwen9ForAnything'] are not supported for now."
         (ValueError(OF_A_FIELD), "Input should be a valid integer"),
         (Exception("WorkerProc initialization failed\nsee above"), "WorkerProc initialization failed"),
         (RuntimeError("Engine core initialization failed"), "Engine core initialization failed"),
+        (AssertionError("Memory usage increased after sleeping."), "Memory usage increased after sleeping."),
+        (ImportError("libcudart.so.13: cannot open shared object file"), "libcudart.so.13"),
+        (KeyError("model.layers.0"), "model.layers.0"),
     ],
 )
 def test_an_engine_that_does_not_start_says_why(
@@ -153,6 +159,34 @@ def test_an_engine_that_does_not_start_says_why(
     with pytest.raises(ValueError, match=naming(reason, "rollout.vllm.gpu_memory")) as caught:
         local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
     assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_cannot_sleep_at_first_says_why(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_backend, "VllmBackend", lambda *_: Recording("sleep"))
+    with pytest.raises(ValueError, match=naming("sleep does not work", "rollout.vllm.gpu_memory")):
+        local.start_local_engine(load(), VllmConfig(mode="colocate"), 1)
+
+
+@pytest.mark.parametrize("inside", ["checkpoint-2", "."])
+def test_it_reads_the_model_that_the_policy_has_read(
+    load: Any, model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """Of a run, the newest checkpoint."""
+    shutil.copytree(model_folders["qwen2_vl"], tmp_path / inside, dirs_exist_ok=True)
+    adapter = load_adapter(replace(load().config, path=str(tmp_path)))
+    models: list[str] = []
+    monkeypatch.setattr(vllm_backend, "VllmBackend", lambda model, _: models.append(model) or Recording())
+    local.start_local_engine(adapter, VllmConfig(mode="colocate"), 1)
+    assert [Path(each).resolve() for each in models] == [(tmp_path / inside).resolve()]
+
+
+def test_its_revision_is_that_of_the_policy(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, asked = load(), []
+    adapter.config = replace(adapter.config, path="owner/name", revision="v2")
+    monkeypatch.setattr(local, "resolve_model_path", lambda *named: asked.append(named) or "snapshot")
+    monkeypatch.setattr(vllm_backend, "VllmBackend", lambda model, _: asked.append(model) or Recording())
+    local.start_local_engine(adapter, VllmConfig(mode="colocate"), 1)
+    assert asked == [("owner/name", "v2"), "snapshot"]
 
 
 def raise_(error: Exception) -> None:
@@ -197,6 +231,7 @@ def test_it_takes_the_weights_of_the_policy_from_memory(vllm_model: Path) -> Non
     without = [seen.pop(step) for step in ("_forget_prefixes", "_forget_images")]
     assert all(gap == "it died" or gap > 10 * MAX_GAP["float32"] for gap in without)
     assert seen.pop("files") == []
+    assert "Traceback" not in ran.stderr, ran.stderr[-3000:]
     gaps = [seen.pop(name) for name in [*seen] if name.startswith("gap")]
     assert len(gaps) == 4 and max(gaps) < MAX_GAP["float32"]
     assert len(seen) == 5 and all(seen.values()), seen

@@ -18,7 +18,7 @@ from gpg_vl.config import VllmConfig
 from gpg_vl.rollout.served.client import Client, Refused, ServerFault, ServerStatus
 from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_request
-from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS, RolloutServer
+from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS, RolloutServer, _Handler
 from gpg_vl.rollout.served.service import Service
 from gpg_vl.rollout.served.shared_folder import make_token, read_token
 from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
@@ -164,6 +164,34 @@ def test_an_engine_that_failed_is_not_used_again(
     backend.error = None
     with pytest.raises(ServerFault):  # it has ended, or refuses
         client.generate(REQUEST)
+
+
+def test_an_engine_that_fails_for_nobody_ends_the_server(backend: WrittenBackend, tmp_path: Path) -> None:
+    """Whoever asked has gone away, perhaps for good; the GPU is not held for the next one."""
+    (tmp_path / VERSION).mkdir()
+    has_gone = threading.Event()
+
+    class Slow(WrittenBackend):
+        def load_weights(self, folder: Path) -> None:
+            assert has_gone.wait(20)
+            raise RuntimeError("engine died")
+
+    with serving(Slow(), tmp_path) as (url, server):
+        ended = threading.Event()
+        end, refuse = server.end_soon, _Handler._refuse
+        server.end_soon = lambda: ended.set() or end()  # type: ignore[method-assign]
+
+        def to_nobody(self: _Handler, status: int, text: str) -> None:
+            raise BrokenPipeError
+
+        _Handler._refuse = to_nobody  # type: ignore[method-assign]
+        try:
+            with pytest.raises(ServerFault, match=r"timed out|no answer"):
+                Client(url, read_token(tmp_path), 0.3, 10).load(VERSION)
+            has_gone.set()
+            assert ended.wait(20)
+        finally:
+            _Handler._refuse = refuse  # type: ignore[method-assign]
 
 
 def test_weights_of_another_model_end_the_run_and_the_server(
