@@ -7,6 +7,7 @@ or an object with such a list: ``{"frames": [...], "fps": 2}``. What is null is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gpg_vl.records import FrameList
 
 _KEYS = ("bytes", "video", "video_url", "url", "path", "file_name")
 """Of an object that is a video, the most certain first."""
+_ENDING = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi)(?=$|[?#\"])", re.IGNORECASE)
 
 
 def read_videos(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes | FrameList, ...]:
@@ -33,6 +35,17 @@ def read_videos(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[
         raise ValueError("videos is null: a video may be lost; write [] if a row has no videos")
     entries = value if isinstance(value, list) else [value]
     return tuple(_read(entry, number, root, hosts) for number, entry in enumerate(entries, start=1))
+
+
+def holds_video(value: Any, is_asked: bool) -> bool:
+    """Whether a column ``video`` beside images holds a video; a text may be a note, unless it is named as a file.
+
+    Args:
+        is_asked: whether the question says where a video goes
+    """
+    if isinstance(value, str):
+        return value != "" and (is_asked or _ENDING.search(value) is not None)
+    return isinstance(value, bytes | list | Mapping)
 
 
 def _read(entry: Any, number: int, root: Path | None, hosts: Collection[str]) -> str | bytes | FrameList:

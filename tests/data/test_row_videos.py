@@ -65,6 +65,38 @@ def test_a_column_video_beside_images_stays_what_it_was(folder: Path) -> None:
     assert sample.videos == () and sample.meta["video"] == "notes"
 
 
+@pytest.mark.parametrize("video", ["1.mp4", ["1.mp4"], {"path": "1.mp4"}])
+@pytest.mark.parametrize("images", [[], ["1.png"]])
+def test_a_column_video_beside_images_holds_videos(folder: Path, images: list[str], video: Any) -> None:
+    sample = read(folder / "rows.jsonl", images=images, video=video)
+    assert sample.videos == (str(folder / "1.mp4"),) and "video" not in sample.meta
+    assert sample.images == tuple(str(folder / image) for image in images)
+    inside = read(folder / "rows.jsonl", {"images": "seen.0"}, seen=[images], video=video)
+    assert (inside.images, inside.videos) == (sample.images, sample.videos)
+
+
+@pytest.mark.parametrize("video", [None, "", []])
+def test_no_video_beside_images(folder: Path, video: Any) -> None:
+    sample = read(folder / "rows.jsonl", images=["1.png"], video=video)
+    assert sample.videos == () and sample.images == (str(folder / "1.png"),)
+
+
+def test_a_video_that_the_question_asks_for_is_no_note(folder: Path) -> None:
+    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 1", "video", "elsewhere")):
+        read(folder / "rows.jsonl", video="../elsewhere", question="<video>How many?")
+
+
+def test_rows_with_an_image_among_rows_with_a_video(folder: Path) -> None:
+    """As data sets of both have them; a row with neither may have lost its picture."""
+    row = {"task": "counting", "question": "?", "answer": "1"}
+    rows = [{**row, "image": "1.png"}, {**row, "video": "1.mp4"}, {**row, "image": "1.png", "video": None}, row]
+    samples = load_source(write_lines(folder / "rows.jsonl", *rows)).samples
+    image, video = (str(folder / "1.png"),), (str(folder / "1.mp4"),)
+    assert [(each.images, each.videos) for each in samples[:3]] == [(image, ()), ((), video), (image, ())]
+    with pytest.raises(ValueError, match=naming("row 4", "image")):
+        samples[3]
+
+
 def test_a_row_without_the_column_has_no_videos(folder: Path) -> None:
     lines = write_lines(
         folder / "rows.jsonl", {**kit_row(), "images": [], "videos": ["1.mp4"]}, {**kit_row(2), "images": []}
