@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from gpg_vl.models.folder.loading import build_without_values, load_processor, l
 from gpg_vl.models.folder.saved_folder import SavedFolder
 from gpg_vl.models.folder.stored_form import store_as_in
 from gpg_vl.models.inputs.chat import ChatTemplate
+from gpg_vl.models.inputs.control_tokens import find_control_tokens
 from gpg_vl.models.inputs.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.inputs.images_to_tensors import ImagesToTensors
 from gpg_vl.models.inputs.parts import Part
@@ -30,7 +32,6 @@ from gpg_vl.models.inputs.vision_records import join_vision
 from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.weights.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
-from gpg_vl.verifiers.reasoning import TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,11 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens if token not in TAGS]  # prompts ask for those
+        return list(self._control_tokens)
+
+    @cached_property
+    def _control_tokens(self) -> dict[str, int]:
+        return find_control_tokens(self.tokenizer)
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +212,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         return str(self.tokenizer.decode(list(body), skip_special_tokens=False))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        return (*self._token_ids(text), self.end_token_ids[0])
+        return (*self._token_ids(text), self._chat.closing_token(self.end_token_ids))
 
     # --- running -----------------------------------------------------------------------------------------------------
 
