@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -24,11 +23,11 @@ from gpg_vl.models.folder.loading import build_without_values, load_processor, l
 from gpg_vl.models.folder.saved_folder import SavedFolder
 from gpg_vl.models.folder.stored_form import store_as_in
 from gpg_vl.models.inputs.chat import ChatTemplate
-from gpg_vl.models.inputs.control_tokens import find_control_tokens
 from gpg_vl.models.inputs.end_tokens import find_end_tokens, find_pad_token, read_generation_config, refuse_wrong_ends
 from gpg_vl.models.inputs.images_to_tensors import ImagesToTensors
 from gpg_vl.models.inputs.parts import Part
 from gpg_vl.models.inputs.vision_records import join_vision
+from gpg_vl.models.log_probs import head_logits
 from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.weights.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
@@ -179,11 +178,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
-        return list(self._control_tokens)
-
-    @cached_property
-    def _control_tokens(self) -> dict[str, int]:
-        return find_control_tokens(self.tokenizer)
+        return list(self._chat.control_tokens)
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -323,17 +318,21 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """See ``Adapter.run_plain``."""
+        output = self.model.model(**self._plain_row(encoded, completion_ids))
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def plain_logits(self, encoded: Encoded, completion_ids: Sequence[int], count: int) -> Tensor:
+        """See ``Adapter.plain_logits``."""
+        return head_logits(self.run_plain(encoded, completion_ids)[-count:], self.head_weight, self.logit_cap)
+
+    def _plain_row(self, encoded: Encoded, completion_ids: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the forward for an ordinary row."""
         device = self.device
         ids = torch.tensor([[*encoded.token_ids, *completion_ids]], device=device)
         types = torch.tensor([self._plain_types(encoded, len(completion_ids))], device=device)
         vision = {} if encoded.vision is None else {n: t.to(device) for n, t in encoded.vision.tensors.items()}
-        output = self.model.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            use_cache=False,
-            **self._plain_arguments(ids, types, vision),
-        )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        return row | self._plain_arguments(ids, types, vision)
 
     def _plain_types(self, encoded: Encoded, num_completion: int) -> list[int]:
         """Types of the tokens of an ordinary row, in the words of the model's own processor."""

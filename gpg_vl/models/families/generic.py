@@ -254,6 +254,13 @@ class GenericAdapter(BaseAdapter):
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {**vision, **self._types(token_types)}
 
+    def plain_logits(self, encoded: Encoded, completion_ids: Sequence[int], count: int) -> Tensor:
+        """See ``Adapter.plain_logits``: a class may do more behind its head than is known of any."""
+        named = inspect.signature(self.model.forward).parameters
+        last = {"logits_to_keep": count} if "logits_to_keep" in named else {}
+        output = self.model(**self._plain_row(encoded, completion_ids), **last)
+        return output.logits[0, -count:].float()  # type: ignore[no-any-return]
+
     def part_of(self, parameter_name: str) -> str:
         return next((part for part, pattern in _PARTS if pattern.search(parameter_name)), "text")
 

@@ -34,6 +34,11 @@ class ChatTemplate:
     def exists(self) -> bool:
         return self._processor.chat_template is not None
 
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Tokens of structure, with their ids."""
+        return find_control_tokens(self._processor.tokenizer)
+
     def marks_roles(self) -> bool:
         """Whether there is a template, and it does more than join the contents."""
         return self.exists and self._render([_turn("user", _QUESTION)]).strip() != _QUESTION
@@ -98,7 +103,7 @@ class ChatTemplate:
             ModelMistake: what follows an answer has control tokens, and none of them ends a completion
         """
         tokenizer = self._processor.tokenizer
-        control = set(find_control_tokens(tokenizer).values())
+        control = set(self.control_tokens.values())
         after = [token for token in self._written_after if token in control]
         if after and not set(end_token_ids) & set(self._written_after):
             ends, follows = (

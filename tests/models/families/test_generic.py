@@ -103,6 +103,14 @@ def test_a_model_that_is_not_exact_this_way_is_refused(open_generic: Callable[[s
         check_packing(bench.adapter, ordinary(bench), 1.0)
 
 
+def test_a_model_that_scales_its_logits_is_refused(open_generic: Callable[[str], Bench]) -> None:
+    """As HyperCLOVA X does, behind its head: a rollout would not sample what the model itself does."""
+    bench = open_generic("llava")
+    bench.adapter.model.lm_head.register_forward_hook(lambda _layer, _inputs, logits: logits / 4)
+    with pytest.raises(RuntimeError, match=naming("self-check", "rollout")):
+        check_prefill(bench.adapter, ordinary(bench), 1.0)
+
+
 def test_pixtral_trains_and_the_log_says_that_prompts_are_repeated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
