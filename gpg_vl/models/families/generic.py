@@ -53,10 +53,11 @@ class GenericAdapter(BaseAdapter):
     def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
         """
         Raises:
-            ValueError: the model has no body and head of the usual names, or no token for images is known
+            ValueError: body, head or features have no usual names, or no token for images is known
         """
-        for part in ("model", "lm_head"):
-            if not hasattr(model, part):
+        parts = {"model": model, "lm_head": model, "get_image_features": getattr(model, "model", None)}
+        for part, owner in parts.items():
+            if not hasattr(owner, part):
                 raise ValueError(f"model.family: generic cannot run {config.path}: its class has no {part}")
         self._image_token_id = _image_token_id(model.config)
         if self._image_token_id is None:
