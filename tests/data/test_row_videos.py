@@ -39,6 +39,17 @@ def test_forms(folder: Path, entry: Any) -> None:
         assert videos == (str(folder / "1.mp4"),) * (2 if isinstance(value, list) else 1)
 
 
+def test_several_in_a_cell_of_a_table(folder: Path) -> None:
+    """A list as JSON text, as images have it."""
+    cells = ('"[""1.mp4"", ""1.mp4""]"', "[]", "1.mp4")
+    lines = ["task,videos,question,answer", *(f"counting,{cell},?,1" for cell in cells)]
+    (folder / "rows.csv").write_text("\n".join(lines))
+    samples = load_source(str(folder / "rows.csv")).samples
+    assert [sample.videos for sample in samples] == [(str(folder / "1.mp4"),) * num for num in (2, 0, 1)]
+    for column in ("videos", "video"):
+        assert read(folder / "rows.jsonl", **{column: '["1.mp4"]'}).videos == (str(folder / "1.mp4"),)
+
+
 def test_bytes_are_a_video() -> None:
     assert read_videos([b"\0" * 9, {"bytes": b"1"}], None, ()) == (b"\0" * 9, b"1")
 
@@ -123,6 +134,7 @@ def test_videos_inside_messages(folder: Path) -> None:
         (["https://other.example.org/1.mp4"], ("video", "other.example.org")),
         ([{"frames": ["1.png"], "fps": 0}], ("video 1", "fps", 0)),
         ([{"frames": ["1.png"], "fps": "two"}], ("video 1", "fps")),
+        ({"path": "1.mp4", "fps": 1}, ("video 1", "fps", 1, "data.fps")),
         ([["1.png", None]], ("video 1", "frames", "image 2")),
     ],
 )
