@@ -179,8 +179,7 @@ def make_sample(
     chat = _read_chat(fields.get("question"))
     _refuse_history(row)
     videos = _find_videos(row, columns.get("videos"), chat.videos, root, hosts)
-    may_lack = bool(videos) or ("videos" in columns and not matched.images)
-    images = _find_images(row, matched, chat.images, root, hosts, may_lack)
+    images = _find_images(row, matched, chat.images, root, hosts, bool(videos))
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
@@ -280,19 +279,20 @@ def read_answer(value: Any) -> str:
 
 
 def _find_images(
-    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], may_lack: bool
+    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], has_videos: bool
 ) -> tuple[str | bytes, ...]:
     """The images of a row.
 
     Args:
         inside: images that are in the messages of the question
-        may_lack: whether the row need not have a column of images
+        has_videos: whether the row has any, and so need not have a column of images
     """
     values = {column: look_up(row, column) for column in matched.images}
     if inside:
         if any(value not in (None, "", []) for value in values.values()):
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
+    may_lack = has_videos or ("videos" in matched.columns and not values)
     is_there = any(column in row or column.partition(".")[0] in row for column in values)
     if matched.without_images or (may_lack and not is_there):
         return ()
