@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from data_tools.conversion import MakeSamples, convert
 from data_tools.row_checks import DataFile
@@ -18,11 +19,13 @@ from gpg_vl.files import lies_in, same_place
 from gpg_vl.processes.command_line import OneLineParser
 from gpg_vl.processes.interrupts import INTERRUPTS, Interrupted
 from gpg_vl.processes.text_encoding import use_utf8
+from gpg_vl.records import Frame
 from gpg_vl.screen import printable, say, tell
 
 Plan = Callable[[Namespace], tuple[Iterable[SourceRow], MakeSamples]]
 """Maps the options to the rows of the source and the function that converts each."""
 _MODEL_LIMITS = ("min_pixels", "max_pixels", "max_tiles", "max_video_pixels")
+_MODEL_WORDS = {"frame": get_args(Frame), "family": ("auto", "generic")}
 
 
 def make_parser(name: str, description: str, hub: str | None = None) -> ArgumentParser:
@@ -102,17 +105,22 @@ def add_model_options(parser: ArgumentParser) -> None:
     )
     for name in _MODEL_LIMITS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=count, help=f"model.{name} of the recipe")
+    for name, words in _MODEL_WORDS.items():
+        parser.add_argument(f"--{name}", choices=words, help=f"model.{name} of the recipe")
 
 
 def read_model(options: Namespace) -> ModelConfig | None:
     """The model of ``add_model_options``, or None if none is given.
 
     Raises:
-        ValueError: limits without a model, or limits that contradict each other
+        ValueError: options of a model without one, or limits that contradict each other
     """
-    given = {name: getattr(options, name) for name in _MODEL_LIMITS if getattr(options, name) is not None}
+    named = (*_MODEL_LIMITS, *_MODEL_WORDS)
+    given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.model is None and given:
-        raise ValueError("--min-pixels, --max-pixels, --max-tiles and --max-video-pixels need --model")
+        raise ValueError(
+            "--min-pixels, --max-pixels, --max-tiles, --max-video-pixels, --frame and --family need --model"
+        )
     return None if options.model is None else ModelConfig(path=options.model, **given)
 
 

@@ -37,12 +37,12 @@ def read_images(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[
     """
     if value is None or value == "":
         raise ValueError("images is null: its picture may be lost; write [] if a row has no images")
-    entries = _listed(value)
+    entries = listed(value)
     return tuple(_read(entry, number, root, hosts) for number, entry in enumerate(entries, start=1))
 
 
-def _listed(value: Any) -> list[Any]:
-    """One image or several; a list may also be JSON text, as in a column of a data frame."""
+def listed(value: Any) -> list[Any]:
+    """One image or video, or several; a list may also be JSON text, as in a column of a data frame."""
     if isinstance(value, str) and value.startswith("["):
         try:
             return list(json.loads(value))

@@ -7,16 +7,18 @@ or an object with such a list: ``{"frames": [...], "fps": 2}``. What is null is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpg_vl.data.images import find_image
-from gpg_vl.data.row_images import read_images
+from gpg_vl.data.row_images import listed, read_images
 from gpg_vl.records import FrameList
 
 _KEYS = ("bytes", "video", "video_url", "url", "path", "file_name")
 """Of an object that is a video, the most certain first."""
+_ENDING = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi)(?=$|[?#\"])", re.IGNORECASE)
 
 
 def read_videos(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[str | bytes | FrameList, ...]:
@@ -31,8 +33,18 @@ def read_videos(value: Any, root: Path | None, hosts: Collection[str]) -> tuple[
     """
     if value is None or value == "":
         raise ValueError("videos is null: a video may be lost; write [] if a row has no videos")
-    entries = value if isinstance(value, list) else [value]
-    return tuple(_read(entry, number, root, hosts) for number, entry in enumerate(entries, start=1))
+    return tuple(_read(entry, number, root, hosts) for number, entry in enumerate(listed(value), start=1))
+
+
+def holds_video(value: Any, is_asked: bool) -> bool:
+    """Whether a column ``video`` beside images holds a video; a text may be a note, unless it is named as a file.
+
+    Args:
+        is_asked: whether the question says where a video goes
+    """
+    if isinstance(value, str):
+        return value != "" and (is_asked or _ENDING.search(value) is not None)
+    return isinstance(value, bytes | list | Mapping)
 
 
 def _read(entry: Any, number: int, root: Path | None, hosts: Collection[str]) -> str | bytes | FrameList:
@@ -43,6 +55,8 @@ def _read(entry: Any, number: int, root: Path | None, hosts: Collection[str]) ->
             found = next((found[key] for key in ("frames", *_KEYS) if found.get(key) is not None), None)
     if isinstance(found, list):
         return _read_frames(found, fps, number, root, hosts)
+    if fps is not None:
+        raise ValueError(f"video {number}: fps is {fps!r} beside a file; leave it out, and set data.fps for all videos")
     if isinstance(found, bytes):
         return found
     if not isinstance(found, str):

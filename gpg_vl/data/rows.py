@@ -26,7 +26,7 @@ from gpg_vl.data.row_formats import (
     shape_columns,
 )
 from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
-from gpg_vl.data.row_videos import read_videos
+from gpg_vl.data.row_videos import holds_video, read_videos
 from gpg_vl.data.schema import KIT_FIELDS, VERSION_FIELD, check_version, read_text
 from gpg_vl.data.tables import Table, TableRow
 from gpg_vl.records import FrameList, Sample
@@ -45,6 +45,7 @@ class Matched:
     columns: Columns
     without_images: bool = False  # whether the entry says that no row has images
     reading: str = ""  # how the rows are read, in a line, if they are in no shape of the kit's own
+    may_be_notes: bool = False  # whether the column video, found beside images, may hold something else than videos
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ def match_columns(
     shape = find_shape(available)
     own: dict[str, str | tuple[str, ...] | None] = {field: field for field in KIT_FIELDS if field in available}
     own["images"] = image_columns(available)
-    if own["images"] is None and "videos" not in own and "video" in available:
+    if "videos" not in own and "video" in available:
         own["videos"] = "video"
     if given is not None or shape is not None:
         own.pop("id", None)  # rows from elsewhere get ids from file and row
@@ -82,7 +83,8 @@ def match_columns(
     if "task" not in columns and task is None:
         raise ValueError(f"{path} does not name the task of its rows; set task in the recipe, or add a column task")
     is_found = shape is not None and not {"question", "answer"} <= set(named)
-    return Matched(columns, without_images, describe_reading(kind, shape if is_found else None, columns))
+    may_be_notes = "images" in columns and columns.get("videos") == "video" and "videos" not in named
+    return Matched(columns, without_images, describe_reading(kind, shape if is_found else None, columns), may_be_notes)
 
 
 def _as_columns(column: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
@@ -172,12 +174,12 @@ def make_sample(
         ValueError: a field is missing, too long or of the wrong type, or names code; names the field
     """
     check_version(row.get(VERSION_FIELD))
-    columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
+    columns = _single_columns(row, matched)
     fields = {field: look_up(row, column) for field, column in columns.items()}
     chat = _read_chat(fields.get("question"))
     _refuse_history(row)
     videos = _find_videos(row, columns.get("videos"), chat.videos, root, hosts)
-    images = _find_images(row, matched, chat.images, root, hosts, may_lack=bool(videos) or "videos" in columns)
+    images = _find_images(row, matched, chat.images, root, hosts, bool(videos))
     taken = {VERSION_FIELD, *columns.values(), *matched.images}
     meta = {name: value for name, value in row.items() if name not in taken} | _read_meta(fields.get("meta"))
     return Sample(
@@ -194,6 +196,15 @@ def make_sample(
         },
         videos=videos,
     )
+
+
+def _single_columns(row: TableRow, matched: Matched) -> dict[str, str]:
+    """Kit field -> column, where it is one; without a column ``video`` that holds no video in this row."""
+    columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
+    is_asked = "<video>" in str(look_up(row, columns["question"]))
+    if matched.may_be_notes and not holds_video(row.get("video"), is_asked):
+        del columns["videos"]
+    return columns
 
 
 def _read_task(value: Any, own_tasks: Collection[str]) -> str:
@@ -268,20 +279,22 @@ def read_answer(value: Any) -> str:
 
 
 def _find_images(
-    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], may_lack: bool
+    row: TableRow, matched: Matched, inside: Sequence[Any], root: Path | None, hosts: Collection[str], has_videos: bool
 ) -> tuple[str | bytes, ...]:
     """The images of a row.
 
     Args:
         inside: images that are in the messages of the question
-        may_lack: whether there need be no column of images
+        has_videos: whether the row has any, and so need not have a column of images
     """
     values = {column: look_up(row, column) for column in matched.images}
     if inside:
         if any(value not in (None, "", []) for value in values.values()):
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
-    if matched.without_images or (may_lack and not values):
+    may_lack = has_videos or ("videos" in matched.columns and not values)
+    is_there = any(column in row or column.partition(".")[0] in row for column in values)
+    if matched.without_images or (may_lack and not is_there):
         return ()
     if len(values) > 1:
         return read_image_columns(values, root, hosts)

@@ -23,7 +23,7 @@ from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import FrameList
 from gpg_vl.rollout.engine import Sampling
 
-_MODEL_KEYS = ("dtype", "attention", "min_pixels", "max_pixels", "frame")
+_MODEL_KEYS = ("family", "dtype", "attention", "min_pixels", "max_pixels", "max_tiles", "frame")
 
 
 Settings = dict[str, Any]

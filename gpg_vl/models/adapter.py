@@ -222,6 +222,9 @@ class Adapter(Protocol):
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """Hidden states [P + T, H] of one ordinary row, with the model's own masks and positions."""
 
+    def plain_logits(self, encoded: Encoded, completion_ids: Sequence[int], count: int) -> Tensor:
+        """Logits [count, V] of the last tokens of such a row; by the model's own head, where nobody has read it."""
+
     def encode_images(self, vision: VisionInputs) -> ImageFeatures:
         """Vision tower and projector on all images."""
 

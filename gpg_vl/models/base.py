@@ -27,10 +27,10 @@ from gpg_vl.models.inputs.end_tokens import find_end_tokens, find_pad_token, rea
 from gpg_vl.models.inputs.images_to_tensors import ImagesToTensors
 from gpg_vl.models.inputs.parts import Part
 from gpg_vl.models.inputs.vision_records import join_vision
+from gpg_vl.models.log_probs import head_logits
 from gpg_vl.models.packed.attention_choice import PackedAttention
 from gpg_vl.models.weights.lora import attach, attach_saved, check_targets, find_base, merge_saved
 from gpg_vl.records import Encoded, Frame, ImageFeatures, VisionInputs
-from gpg_vl.verifiers.reasoning import TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         return self._chat.render(parts, system, thinking)
 
     def control_tokens(self) -> list[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens if token not in TAGS]  # prompts ask for those
+        return list(self._chat.control_tokens)
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
         return str(self.tokenizer.decode(list(body), skip_special_tokens=False))
 
     def encode_completion(self, text: str) -> tuple[int, ...]:
-        return (*self._token_ids(text), self.end_token_ids[0])
+        return (*self._token_ids(text), self._chat.closing_token(self.end_token_ids))
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -318,17 +318,21 @@ class BaseAdapter(SavedFolder, ImagesToTensors):
 
     def run_plain(self, encoded: Encoded, completion_ids: Sequence[int]) -> Tensor:
         """See ``Adapter.run_plain``."""
+        output = self.model.model(**self._plain_row(encoded, completion_ids))
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def plain_logits(self, encoded: Encoded, completion_ids: Sequence[int], count: int) -> Tensor:
+        """See ``Adapter.plain_logits``."""
+        return head_logits(self.run_plain(encoded, completion_ids)[-count:], self.head_weight, self.logit_cap)
+
+    def _plain_row(self, encoded: Encoded, completion_ids: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the forward for an ordinary row."""
         device = self.device
         ids = torch.tensor([[*encoded.token_ids, *completion_ids]], device=device)
         types = torch.tensor([self._plain_types(encoded, len(completion_ids))], device=device)
         vision = {} if encoded.vision is None else {n: t.to(device) for n, t in encoded.vision.tensors.items()}
-        output = self.model.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            use_cache=False,
-            **self._plain_arguments(ids, types, vision),
-        )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        return row | self._plain_arguments(ids, types, vision)
 
     def _plain_types(self, encoded: Encoded, num_completion: int) -> list[int]:
         """Types of the tokens of an ordinary row, in the words of the model's own processor."""

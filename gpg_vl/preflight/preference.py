@@ -43,5 +43,5 @@ def describe_reading(model: ModelConfig) -> dict[str, Any]:
     path = resolve_model_path(model.path, model.revision)
     digest = digest_model(Path(path))
     quantize = None if model.lora is None else model.lora.quantize
-    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
-    return {"path": path, "digest": digest, **pixels, "lora.quantize": quantize}
+    sizes = {key: getattr(model, key) for key in ("min_pixels", "max_pixels", "max_tiles")}
+    return {"path": path, "digest": digest, **sizes, "lora.quantize": quantize}

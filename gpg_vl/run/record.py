@@ -32,6 +32,7 @@ from gpg_vl.run.claim import check_claim
 from gpg_vl.screen import say
 from gpg_vl.verifiers.answers import find_answer
 from gpg_vl.verifiers.box_text import parse_detections
+from gpg_vl.verifiers.box_values import to_original
 from gpg_vl.verifiers.reasoning import completion_text
 
 RECORD_FOLDER = "record"
@@ -238,7 +239,7 @@ def _recorded(prompt: Prompt, completion: Completion, reward: Reward, advantage:
 
 def _boxes(answer: str | None, prompt: Prompt) -> list[Box]:
     found = parse_detections(answer) if answer is not None and prompt.views else None
-    return [prompt.views[0].to_original(each.box) for each in found or ()]
+    return [to_original(each.box, prompt.views[0]) for each in found or ()]
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 
 from gpg_vl.records import Box, Frame, ImageView, Notation, Sample
+from gpg_vl.verifiers.box_values import to_original
 from gpg_vl.verifiers.boxes import BoxPair, added_overlaps, clip_box, iou, iou_matrix, is_inside, is_ordered
 from gpg_vl.verifiers.location_tokens import LAST_LOCATION, locations_to_numbers, numbers_to_locations
 
@@ -94,7 +95,7 @@ def boxes_in_image(boxes: Sequence[Box], view: ImageView) -> list[Box] | None:
     """
     found = []
     for in_frame in boxes:
-        box = view.to_original(in_frame)
+        box = to_original(in_frame, view)
         clipped = clip_box(box, view.width, view.height)
         if not _is_near(box, view) or not is_ordered(clipped):
             return None

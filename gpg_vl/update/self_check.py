@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.inputs.vision_records import feature_distance, move_vision
-from gpg_vl.models.log_probs import head_logits, mask_banned
+from gpg_vl.models.log_probs import mask_banned
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.records import Encoded
 from gpg_vl.rollout.hf import HfEngine
@@ -184,7 +184,7 @@ def _two_prompts(adapter: Adapter, rows: Sequence[PackedRow]) -> list[Encoded]:
 
 def _plain_steps(adapter: Adapter, prompt: Encoded, token: int) -> Tensor:
     """Logits [2, V] after a prompt, and after one token more, of one ordinary row."""
-    return head_logits(adapter.run_plain(prompt, [token])[-2:], adapter.head_weight, adapter.logit_cap)
+    return adapter.plain_logits(prompt, [token], 2)
 
 
 def _distribution(adapter: Adapter, logits: Tensor, temperature: float) -> Tensor:

@@ -48,7 +48,10 @@ _ROW = re.compile(
     + r"(?:[ \t]{0,4},[ \t]{0,4}|[ \t]{1,4})".join([r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"] * 4)
     + r"[ \t]{0,8},?"
 )
-_FIRST_KEY = re.compile(r"[\"']?(?:position|bbox_2d|bbox|box|confidence|score)[\"']?\s{0,4}[:=]", re.IGNORECASE)
+_FIRST_KEY = re.compile(
+    r"[\"']?(?:position|bbox_2d|bbox|box|confidence|score|[xy]_?(?:min|max|[0-2])|left|top)[\"']?\s{0,4}[:=]",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)

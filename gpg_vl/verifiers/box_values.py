@@ -1,6 +1,6 @@
 """What boxes look like once their text is parsed: lists, points, objects with keys, tagged numbers.
 
-Numbers come back in the frame that the model uses, as x1, y1, x2, y2 in the order they are written.
+Numbers come back in the frame that the model uses, in the order they are written; where names tell x from y, x first.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from gpg_vl.records import Box
+from gpg_vl.records import Box, ImageView
 from gpg_vl.verifiers.literals import Literals, Tagged, Word
 
 MAX_CHARS = 32_768
@@ -41,6 +41,23 @@ _FOUR_KEYS = (
 _TWO_KEYS = (("topleft", "bottomright"), ("p1", "p2"), ("start", "end"), ("min", "max"))
 _PERCENT = re.compile(r"\s{0,8}([0-9]{1,3}(?:\.[0-9]{1,9})?)\s{0,4}%\s{0,8}")
 _PLAIN = re.compile(r"\s{0,8}([0-9](?:\.[0-9]{0,18})?|\.[0-9]{1,18})\s{0,8}")
+
+
+class NamedBox(NamedTuple):
+    """A box whose numbers are named, so that they are in no frame's order."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    def in_order_of(self, view: ImageView) -> Box:
+        return (self.y1, self.x1, self.y2, self.x2) if view.is_y_first else self
+
+
+def to_original(box: Box, view: ImageView) -> Box:
+    """A box of an answer in original pixels; names go before the order of the view's frame."""
+    return view.to_original(box.in_order_of(view) if isinstance(box, NamedBox) else box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +195,24 @@ def _read_named(entry: Mapping[str, Any]) -> Answered | None:
 def _read_four_keys(by_key: Mapping[str, Any]) -> Box | None:
     for keys in _FOUR_KEYS:
         if all(key in by_key for key in keys):
-            return _read_corners([by_key[key] for key in keys])
+            return _named(_read_corners([by_key[key] for key in keys]))
     for first, second in _TWO_KEYS:
         if first in by_key and second in by_key:
-            return _read_corners([_as_point(by_key[first]), _as_point(by_key[second])])
+            points = [by_key[first], by_key[second]]
+            corners = _read_corners([_as_point(point) for point in points])
+            return _named(corners) if all(isinstance(point, dict) for point in points) else corners
     return None
+
+
+def _named(box: Box | None) -> NamedBox | None:
+    return None if box is None else NamedBox(*box)
 
 
 def _as_value(value: Any) -> Any:
     """A box that is written as a string, or as an object of four corners."""
     if isinstance(value, dict):
         corners = _read_four_keys({_normalise_key(key): number for key, number in value.items()})
-        return list(corners) if corners is not None and len(value) <= 4 else None
+        return corners if len(value) <= 4 else None
     if not isinstance(value, str) or len(value) > 256:
         return value
     found = read_simple(value.strip())
@@ -202,7 +225,9 @@ def _as_point(value: Any) -> Any:
 
 
 def _read_corners(value: Any) -> Box | None:
-    """Four numbers, as numbers or all as strings, or two points."""
+    """Four numbers, as numbers or all as strings, or two points; a box that is read already stays as it is."""
+    if isinstance(value, tuple):
+        return value
     if not isinstance(value, list):
         return None
     if len(value) == 2 and all(map(_is_point, value)):

@@ -39,6 +39,17 @@ def test_forms(folder: Path, entry: Any) -> None:
         assert videos == (str(folder / "1.mp4"),) * (2 if isinstance(value, list) else 1)
 
 
+def test_several_in_a_cell_of_a_table(folder: Path) -> None:
+    """A list as JSON text, as images have it."""
+    cells = ('"[""1.mp4"", ""1.mp4""]"', "[]", "1.mp4")
+    lines = ["task,videos,question,answer", *(f"counting,{cell},?,1" for cell in cells)]
+    (folder / "rows.csv").write_text("\n".join(lines))
+    samples = load_source(str(folder / "rows.csv")).samples
+    assert [sample.videos for sample in samples] == [(str(folder / "1.mp4"),) * num for num in (2, 0, 1)]
+    for column in ("videos", "video"):
+        assert read(folder / "rows.jsonl", **{column: '["1.mp4"]'}).videos == (str(folder / "1.mp4"),)
+
+
 def test_bytes_are_a_video() -> None:
     assert read_videos([b"\0" * 9, {"bytes": b"1"}], None, ()) == (b"\0" * 9, b"1")
 
@@ -63,6 +74,38 @@ def test_a_row_needs_no_images_beside_its_videos(folder: Path) -> None:
 def test_a_column_video_beside_images_stays_what_it_was(folder: Path) -> None:
     sample = read(folder / "rows.jsonl", video="notes")
     assert sample.videos == () and sample.meta["video"] == "notes"
+
+
+@pytest.mark.parametrize("video", ["1.mp4", ["1.mp4"], {"path": "1.mp4"}])
+@pytest.mark.parametrize("images", [[], ["1.png"]])
+def test_a_column_video_beside_images_holds_videos(folder: Path, images: list[str], video: Any) -> None:
+    sample = read(folder / "rows.jsonl", images=images, video=video)
+    assert sample.videos == (str(folder / "1.mp4"),) and "video" not in sample.meta
+    assert sample.images == tuple(str(folder / image) for image in images)
+    inside = read(folder / "rows.jsonl", {"images": "seen.0"}, seen=[images], video=video)
+    assert (inside.images, inside.videos) == (sample.images, sample.videos)
+
+
+@pytest.mark.parametrize("video", [None, "", []])
+def test_no_video_beside_images(folder: Path, video: Any) -> None:
+    sample = read(folder / "rows.jsonl", images=["1.png"], video=video)
+    assert sample.videos == () and sample.images == (str(folder / "1.png"),)
+
+
+def test_a_video_that_the_question_asks_for_is_no_note(folder: Path) -> None:
+    with pytest.raises(ValueError, match=naming("rows.jsonl", "row 1", "video", "elsewhere")):
+        read(folder / "rows.jsonl", video="../elsewhere", question="<video>How many?")
+
+
+def test_rows_with_an_image_among_rows_with_a_video(folder: Path) -> None:
+    """As data sets of both have them; a row with neither may have lost its picture."""
+    row = {"task": "counting", "question": "?", "answer": "1"}
+    rows = [{**row, "image": "1.png"}, {**row, "video": "1.mp4"}, {**row, "image": "1.png", "video": None}, row]
+    samples = load_source(write_lines(folder / "rows.jsonl", *rows)).samples
+    image, video = (str(folder / "1.png"),), (str(folder / "1.mp4"),)
+    assert [(each.images, each.videos) for each in samples[:3]] == [(image, ()), ((), video), (image, ())]
+    with pytest.raises(ValueError, match=naming("row 4", "image")):
+        samples[3]
 
 
 def test_a_row_without_the_column_has_no_videos(folder: Path) -> None:
@@ -91,6 +134,7 @@ def test_videos_inside_messages(folder: Path) -> None:
         (["https://other.example.org/1.mp4"], ("video", "other.example.org")),
         ([{"frames": ["1.png"], "fps": 0}], ("video 1", "fps", 0)),
         ([{"frames": ["1.png"], "fps": "two"}], ("video 1", "fps")),
+        ({"path": "1.mp4", "fps": 1}, ("video 1", "fps", 1, "data.fps")),
         ([["1.png", None]], ("video 1", "frames", "image 2")),
     ],
 )

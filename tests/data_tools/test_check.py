@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_tools import jsonl
+from data_tools import command_line, jsonl
 from data_tools.check import main
 from data_tools.clean_copy import write_copy
 from data_tools.file_checks import ROWS_AT_ONCE
@@ -23,10 +23,11 @@ from gpg_vl.data import media_files, videos
 from gpg_vl.data.sources import load_source, write_parquet
 from gpg_vl.data.videos import FrameSampling
 from gpg_vl.models import load_adapter
+from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.prompts.length import build_prompts, evaluation_room
 from gpg_vl.records import Sample
 from gpg_vl.tasks import TASKS
-from tests.support.messages import naming
+from tests.support.messages import lines_naming, naming
 from tests.support.pictures import encode, png_header
 from tests.support.videos import Clip, mp4
 
@@ -294,6 +295,22 @@ def test_prompts_with_videos_are_as_long_as_in_a_run(
     assert not re.search(naming(f"{expected} tokens on average"), check(rows, *words)[1][-1])
     code, lines = check(rows, *words, "--max-new-tokens", 4096)
     assert code == 1 and re.search(naming("1 | r1 | question |", "--max-frames"), lines[2])
+
+
+def test_boxes_of_a_model_whose_frame_only_the_recipe_says(folder: Path, check: Check) -> None:
+    boxes = row(0, task="grounding", question="Where?", answer="[1, 2, 20, 24]")
+    rows = write_lines(folder / "rows.jsonl", [boxes])
+    model = ["--model", write_tiny_model(folder / "model", "gemma3")]
+    code, lines = check(rows, *model)
+    assert code == 1 and lines_naming("\n".join(lines), "1 | r0 |", "model.frame")
+    assert check(rows, *model, "--frame", "grid_1000_y_first")[0] == 0
+    options = command_line.OneLineParser()
+    command_line.add_model_options(options)
+    for words in (["--frame", "unit"], ["--family", "generic"]):
+        with pytest.raises(ValueError, match=naming(words[0], "--model")):
+            command_line.read_model(options.parse_args(words))
+        given = command_line.read_model(options.parse_args([*words, "--model", "folder"]))
+        assert getattr(given, words[0].strip("-")) == words[1]
 
 
 def test_prompts_too_long_for_the_model(folder: Path, check: Check, model_folders: dict[str, Path]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gpg_vl.config import DataConfig, ModelConfig, Recipe
 from gpg_vl.evaluation.rows import EvaluationRow
-from gpg_vl.evaluation.settings import hash_rows, settings_without_model
+from gpg_vl.evaluation.settings import hash_rows, settings_without_model, with_defaults
 from gpg_vl.records import FrameList, Sample
 
 TEXT = EvaluationRow(0, "test", Sample("1", "counting", (), "?", "4"))
@@ -34,3 +37,15 @@ def test_videos_count_by_name_rate_and_content(tmp_path: Path) -> None:
     before = hash_rows([rows[1]])
     file.write_bytes(b"2")
     assert hash_rows([rows[1]]) != before
+
+
+@pytest.mark.parametrize("changed", [{"max_tiles": 2}, {"family": "generic"}])
+def test_how_the_model_is_read_counts(changed: dict[str, Any]) -> None:
+    """The record of an earlier version, without the key, stands for the default."""
+    usual, other = (
+        settings_without_model(Recipe(model=model), None, [TEXT], ["counting"])["model"]
+        for model in (ModelConfig(), ModelConfig(**changed))
+    )
+    assert {key: other[key] for key in other if other[key] != usual[key]} == changed
+    earlier = {key: value for key, value in usual.items() if key not in changed}
+    assert with_defaults({"model": earlier})["model"] == usual

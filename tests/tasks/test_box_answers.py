@@ -87,6 +87,31 @@ def test_boxes_are_asked_for_written_and_read_as_the_model_writes_them(frame: Fr
         assert swapped.parts["iou"] < 0.95
 
 
+NAMED = [
+    '{{"ymin": {1}, "xmin": {0}, "ymax": {3}, "xmax": {2}}}',
+    '{{"x1": {0}, "y1": {1}, "x2": {2}, "y2": {3}}}',
+    "left: {0}, top: {1}, right: {2}, bottom: {3}",
+    '[{{"bbox": {{"y1": {1}, "x1": {0}, "y2": {3}, "x2": {2}}}, "label": "cat"}}]',
+    '{{"top_left": {{"x": {0}, "y": {1}}}, "bottom_right": {{"y": {3}, "x": {2}}}}}',
+]
+
+
+@pytest.mark.parametrize("form", NAMED)
+@pytest.mark.parametrize("frame", WRITTEN)
+@pytest.mark.parametrize("task", ["grounding", "detection"])
+def test_names_of_corners_go_before_the_order_of_a_frame(frame: Frame, task: str, form: str) -> None:
+    view = ImageView(640, 480, 320, 240, frame)
+    numbers = write_box((100, 60, 640, 480), view)
+    answer = form.format(*([numbers[1], numbers[0], numbers[3], numbers[2]] if view.is_y_first else numbers))
+    sample = Sample("row-1", task, ("image.png",), "Where?", "[[100, 60, 640, 480]]")
+    reward = score_completion(TASKS[task], sample, f"<think>-</think><answer>{answer}</answer>", [view])
+    assert reward.parts["iou"] == 1.0
+    corners = f'{{"top_left": {numbers[:2]}, "bottom_right": {numbers[2:]}}}'
+    for listed in (f'{{"box_2d": {numbers}}}', corners):
+        reward = score_completion(TASKS[task], sample, f"<think>-</think><answer>{listed}</answer>", [view])
+        assert reward.parts["iou"] == 1.0, "a list is in the order of the frame"
+
+
 IN_NOTATION: dict[Notation, tuple[str, str]] = {
     "list": ("one box [x1, y1, x2, y2] on", "boxes [[x1, y1, x2, y2], ...] on"),
     "lists": ("one box [[x1, y1, x2, y2]] on", "boxes [[x1, y1, x2, y2], ...] on"),

@@ -53,10 +53,11 @@ class GenericAdapter(BaseAdapter):
     def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
         """
         Raises:
-            ValueError: the model has no body and head of the usual names, or no token for images is known
+            ValueError: body, head or features have no usual names, or no token for images is known
         """
-        for part in ("model", "lm_head"):
-            if not hasattr(model, part):
+        parts = {"model": model, "lm_head": model, "get_image_features": getattr(model, "model", None)}
+        for part, owner in parts.items():
+            if not hasattr(owner, part):
                 raise ValueError(f"model.family: generic cannot run {config.path}: its class has no {part}")
         self._image_token_id = _image_token_id(model.config)
         if self._image_token_id is None:
@@ -253,6 +254,13 @@ class GenericAdapter(BaseAdapter):
 
     def _plain_arguments(self, ids: Tensor, token_types: Tensor, vision: Mapping[str, Tensor]) -> dict[str, Any]:
         return {**vision, **self._types(token_types)}
+
+    def plain_logits(self, encoded: Encoded, completion_ids: Sequence[int], count: int) -> Tensor:
+        """See ``Adapter.plain_logits``: a class may do more behind its head than is known of any."""
+        named = inspect.signature(self.model.forward).parameters
+        last = {"logits_to_keep": count} if "logits_to_keep" in named else {}
+        output = self.model(**self._plain_row(encoded, completion_ids), **last)
+        return output.logits[0, -count:].float()  # type: ignore[no-any-return]
 
     def part_of(self, parameter_name: str) -> str:
         return next((part for part, pattern in _PARTS if pattern.search(parameter_name)), "text")

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from PIL.Image import Image
-from torch import Tensor
-from transformers import PreTrainedConfig
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from gpg_vl.config import ModelConfig
 from gpg_vl.models.base import BaseAdapter
 from gpg_vl.models.inputs.images_to_tensors import resized
-from gpg_vl.records import ImageView, VisionInputs
+from gpg_vl.records import Frame, ImageView, VisionInputs
 
 
 class Mistral3Adapter(BaseAdapter):
@@ -76,6 +77,10 @@ class Mistral3Adapter(BaseAdapter):
 
     # --- running and saving ---
 
+    def __init__(self, model: PreTrainedModel, processor: Any, config: ModelConfig, frame: Frame | None):
+        super().__init__(model, processor, config, frame)
+        self.model.model.multi_modal_projector.register_forward_hook(_keep_axis_of_tokens)
+
     def join_vision(self, parts: Sequence[VisionInputs]) -> VisionInputs:
         """Images are padded to one size, which the model cuts off again by ``image_sizes``."""
         height, width = (max(part.tensors["pixel_values"].shape[axis] for part in parts) for axis in (-2, -1))
@@ -85,6 +90,11 @@ class Mistral3Adapter(BaseAdapter):
         """See ``Adapter.save``: with the run's limit, which the kit applies itself."""
         self.processor.image_processor.size = {"longest_edge": self._longest_edge}
         super().save(folder)
+
+
+def _keep_axis_of_tokens(_projector: nn.Module, _inputs: Any, features: Tensor) -> Tensor:
+    """transformers takes the first axis away of length 1, which is that of the tokens if there is only one."""
+    return features[None] if len(features) == 1 else features
 
 
 def _padded(vision: VisionInputs, height: int, width: int) -> VisionInputs:

@@ -29,8 +29,10 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _QUANTISED_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quanto_qmap.json")
 """What ModelOpt, AutoGPTQ, AutoAWQ and Quanto write beside weights whose config may say nothing."""
-_CODED_NAMES = (".qweight", ".qzeros", ".weight_packed", "_scale_inv", "weight_scale")
+_CODED_NAMES = (".qweight", ".qzeros", ".weight_packed", "_scale_inv", "weight_scale", ".SCB", ".absmax")
 _CODED_TYPES = ("F8_E4M3", "F8_E5M2")
+_CODED_MATRICES = ("I8", "U8")
+"""Of what is called a weight; a buffer may have such a type."""
 AS_DATA: dict[str, Any] = {"trust_remote_code": False}
 
 
@@ -116,7 +118,9 @@ def _coded_weight(file: Path) -> str | None:
     try:
         with safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118  no dict
-                if name.endswith(_CODED_NAMES) or weights.get_slice(name).get_dtype() in _CODED_TYPES:
+                dtype = weights.get_slice(name).get_dtype()
+                is_coded = dtype in _CODED_TYPES or (dtype in _CODED_MATRICES and name.endswith(".weight"))
+                if is_coded or name.endswith(_CODED_NAMES):
                     return str(name)
     except SafetensorError:  # whoever loads it says so
         return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from gpg_vl.errors import ModelMistake, first_line
+from gpg_vl.models.inputs.control_tokens import find_control_tokens
 from gpg_vl.models.inputs.deadline import Deadline
 from gpg_vl.models.inputs.parts import Medium, Part
 
 TEMPLATE_DEADLINE = Deadline(5.0)
-_QUESTION, _ANSWER, _FURTHER = "probe", "An answer.", "Further probe"
+_SYSTEM, _QUESTION, _ANSWER, _FURTHER = "A system probe.", "probe", "An answer.", "Further probe"
+_SHOWN_PARTS = re.compile(r"""["']type["']\s*:\s*["']text["']""")
 
 
 class ChatTemplate:
@@ -30,6 +34,11 @@ class ChatTemplate:
     def exists(self) -> bool:
         return self._processor.chat_template is not None
 
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Tokens of structure, with their ids."""
+        return find_control_tokens(self._processor.tokenizer)
+
     def marks_roles(self) -> bool:
         """Whether there is a template, and it does more than join the contents."""
         return self.exists and self._render([_turn("user", _QUESTION)]).strip() != _QUESTION
@@ -44,7 +53,7 @@ class ChatTemplate:
         Raises:
             ModelMistake: the template fails, takes too long, or does not show every image and video
         """
-        before = [] if system is None else [_turn("system", system)]
+        before = [] if system is None else [self._system_turn(system)]
         text = self._render([*before, _turn("user", *parts)], thinking=thinking)
         for medium in {Medium.IMAGE, *(part for part in parts if isinstance(part, Medium))}:
             wanted, found = parts.count(medium), text.count(self._placeholders[medium])
@@ -54,6 +63,23 @@ class ChatTemplate:
                     "another template, or set prompt.style to base"
                 )
         return text
+
+    def _system_turn(self, system: str) -> dict[str, Any]:
+        return {"role": "system", "content": system} if self._wants_system_as_text else _turn("system", system)
+
+    @cached_property
+    def _wants_system_as_text(self) -> bool:
+        """Whether the template cannot write a system message in parts, as every other one is given, but as a text."""
+        as_text = {"role": "system", "content": _SYSTEM}
+        return not self._writes_system(_turn("system", _SYSTEM)) and self._writes_system(as_text)
+
+    def _writes_system(self, turn: dict[str, Any]) -> bool:
+        """Whether the prompt has the message's text, and not its parts as Python or JSON shows them."""
+        try:
+            text = self._render([turn, _turn("user", _QUESTION)])
+        except ModelMistake:
+            return False
+        return _SYSTEM in text and _SHOWN_PARTS.search(text) is None
 
     def check(self, thinking: bool | None, end_token_ids: Collection[int]) -> None:
         """Tries what a run needs: that an image is shown, that thinking can be set, that an answer can end.
@@ -77,10 +103,9 @@ class ChatTemplate:
             ModelMistake: what follows an answer has control tokens, and none of them ends a completion
         """
         tokenizer = self._processor.tokenizer
-        control = set(tokenizer.all_special_ids)
-        written = tokenizer(self._after_answer(), add_special_tokens=False).input_ids
-        after = [token for token in written if token in control]
-        if after and not set(end_token_ids) & set(written):
+        control = set(self.control_tokens.values())
+        after = [token for token in self._written_after if token in control]
+        if after and not set(end_token_ids) & set(self._written_after):
             ends, follows = (
                 " ".join(tokenizer.convert_ids_to_tokens(list(ids))) for ids in (end_token_ids, dict.fromkeys(after))
             )
@@ -89,8 +114,17 @@ class ChatTemplate:
                 f"answer (it writes {follows}); correct eos_token_id in its generation_config.json"
             )
 
+    def closing_token(self, end_token_ids: Sequence[int]) -> int:
+        """The end token that the template writes after an answer; the first of all where it writes none of them."""
+        return next((token for token in self._written_after if token in end_token_ids), end_token_ids[0])
+
+    @cached_property
+    def _written_after(self) -> list[int]:
+        """Tokens that the template writes between an answer and the next question."""
+        return list(self._processor.tokenizer(self._after_answer(), add_special_tokens=False).input_ids)
+
     def _after_answer(self) -> str:
-        """What the template writes between an answer and the next question; empty where it takes no answer."""
+        """The text of these tokens; empty where the template takes no answer."""
         turns = [_turn("user", _QUESTION), _turn("assistant", _ANSWER), _turn("user", _FURTHER)]
         try:
             text = self._render(turns, opens_answer=False)

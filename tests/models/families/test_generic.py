@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoProcessor, Glm4vProcessor, LlavaProcessor, PixtralProcessor
+from transformers import AutoProcessor, Glm4vProcessor, LlavaModel, LlavaProcessor, PixtralProcessor
 
 from gpg_vl import cli
 from gpg_vl.config import ModelConfig, PromptConfig
@@ -101,6 +101,22 @@ def test_a_model_that_is_not_exact_this_way_is_refused(open_generic: Callable[[s
     bench = open_generic("qwen3_vl")
     with pytest.raises(RuntimeError, match=naming("self-check")):
         check_packing(bench.adapter, ordinary(bench), 1.0)
+
+
+def test_a_model_that_scales_its_logits_is_refused(open_generic: Callable[[str], Bench]) -> None:
+    """As HyperCLOVA X does, behind its head: a rollout would not sample what the model itself does."""
+    bench = open_generic("llava")
+    bench.adapter.model.lm_head.register_forward_hook(lambda _layer, _inputs, logits: logits / 4)
+    with pytest.raises(RuntimeError, match=naming("self-check", "rollout")):
+        check_prefill(bench.adapter, ordinary(bench), 1.0)
+
+
+def test_a_body_that_makes_no_features_of_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of Mllama, whose layers look at the images themselves."""
+    folder = write_llava(tmp_path)
+    monkeypatch.delattr(LlavaModel, "get_image_features")
+    with pytest.raises(ValueError, match=naming("model.family", folder, "get_image_features")):
+        load_adapter(ModelConfig(path=str(folder), **LIMITS), with_weights=False)
 
 
 def test_pixtral_trains_and_the_log_says_that_prompts_are_repeated(

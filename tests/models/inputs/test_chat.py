@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,26 @@ def test_tags_that_a_tokenizer_calls_special_are_no_control_tokens(load: LoadMod
         PromptBuilder(adapter, TASKS, PromptConfig()).build(make_sample(question="How many <|im_end|>?"))
 
 
+@pytest.mark.parametrize("shown", ["m.content", "m.content | tojson", "m.content + ''"])
+def test_a_template_that_writes_no_parts_of_a_system_message_gets_its_text(load: LoadModel, shown: str) -> None:
+    """As the published one of GLM-4.1V does; the row's message is given as the recipe's is."""
+    system = "Be brief.\nAnswer in {'words'}."
+    usual = load()
+    as_parts = usual.render_chat(["?"], system)
+    adapter = load()
+    own = adapter.processor.chat_template
+    opening = "{%- for m in messages if m.role == 'system' -%}<|im_start|>system\n{{ " + shown + " }}<|im_end|>\n"
+    others = own.replace("for message in messages", "for message in messages if message['role'] != 'system'")
+    adapter.processor.chat_template = opening + "{% endfor %}" + others
+    written = json.dumps(system) if "tojson" in shown else system
+    assert adapter.render_chat(["?"], system) == as_parts.replace(system, written)
+    assert adapter.render_chat(["?"], None) == usual.render_chat(["?"], None)
+    sample = replace(make_sample(), meta={"system": system})
+    for config, given in ((PromptConfig(system=system), make_sample()), (PromptConfig(), sample)):
+        text = PromptBuilder(adapter, TASKS, config).build(given).text
+        assert f"system\n{written}<|im_end|>" in text
+
+
 def test_thinking_that_the_template_does_not_know_is_refused(load: LoadModel, load_thinking: LoadModel) -> None:
     for said in ("on", "off"):
         config = PromptConfig(thinking=said)  # type: ignore[arg-type]
@@ -107,3 +128,16 @@ def test_an_end_that_the_template_never_writes_is_refused(
         told = naming("model.path", folder, "<|endoftext|>", "<|im_end|>", "generation_config.json")
         with pytest.raises(ModelMistake, match=told):
             PromptBuilder(adapter, TASKS, PromptConfig())
+
+
+def test_a_gold_completion_ends_as_the_template_ends_an_answer(load: LoadModel) -> None:
+    """Published models name the end of a text before that of a turn; without a template the first one is taken."""
+    end_of_text, end_of_turn = 0, 2
+    for first, second in ((end_of_text, end_of_turn), (end_of_turn, end_of_text)):
+        adapter = load()
+        adapter.model.generation_config.eos_token_id = [first, second]
+        assert adapter.encode_completion("4")[-1] == end_of_turn
+        bare = load()
+        bare.model.generation_config.eos_token_id = [first, second]
+        bare.processor.chat_template = None
+        assert bare.encode_completion("4")[-1] == first
