@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from gpg_vl.data.json_text import read_object
 
 Columns = Mapping[str, str | tuple[str, ...]]
 """Kit field -> the column that holds it; several, if each holds an image. ``a.b`` is the key b of column a."""
@@ -86,3 +89,19 @@ def _describe_field(field: str, column: str | tuple[str, ...]) -> str:
 
 def _first(names: Sequence[str], available: Sequence[str]) -> str | None:
     return next((name for name in names if name in available or name.partition(".")[0] in available), None)
+
+
+def look_up(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or of a key in it: ``reward_model.ground_truth``, ``choices.0``; None if there is none."""
+    if column in row:
+        return row[column]
+    name, *keys = column.split(".")
+    value = row.get(name)
+    for key in keys:
+        if isinstance(value, str) and value.startswith("{"):  # an object as JSON text
+            value = read_object(value)
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        else:
+            value = value[int(key)] if isinstance(value, list) and key.isdecimal() and int(key) < len(value) else None
+    return value

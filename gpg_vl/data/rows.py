@@ -16,6 +16,7 @@ from gpg_vl.data.conversations import (
     refuse_half_messages,
 )
 from gpg_vl.data.json_text import read_object, write_json
+from gpg_vl.data.media_markers import IMAGE_MARKER, VIDEO_MARKER
 from gpg_vl.data.row_formats import (
     IMAGE_COLUMNS,
     MESSAGE_COLUMNS,
@@ -23,6 +24,7 @@ from gpg_vl.data.row_formats import (
     describe_reading,
     find_shape,
     image_columns,
+    look_up,
     shape_columns,
 )
 from gpg_vl.data.row_images import read_image_columns, read_images, refuse_lost_image
@@ -201,10 +203,16 @@ def make_sample(
 def _single_columns(row: TableRow, matched: Matched) -> dict[str, str]:
     """Kit field -> column, where it is one; without a column ``video`` that holds no video in this row."""
     columns = {field: column for field, column in matched.columns.items() if isinstance(column, str)}
-    is_asked = "<video>" in str(look_up(row, columns["question"]))
+    is_asked = VIDEO_MARKER in _question_text(row, matched)
     if matched.may_be_notes and not holds_video(row.get("video"), is_asked):
         del columns["videos"]
     return columns
+
+
+def _question_text(row: TableRow, matched: Matched) -> str:
+    """As it stands in its column, messages too."""
+    column = matched.columns["question"]
+    return str(look_up(row, column)) if isinstance(column, str) else ""
 
 
 def _read_task(value: Any, own_tasks: Collection[str]) -> str:
@@ -219,22 +227,6 @@ def _read_task(value: Any, own_tasks: Collection[str]) -> str:
 
 
 _TEXTS = ("question", "answer", "task")
-
-
-def look_up(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, or of a key in it: ``reward_model.ground_truth``, ``choices.0``; None if there is none."""
-    if column in row:
-        return row[column]
-    name, *keys = column.split(".")
-    value = row.get(name)
-    for key in keys:
-        if isinstance(value, str) and value.startswith("{"):  # an object as JSON text
-            value = read_object(value)
-        if isinstance(value, Mapping):
-            value = value.get(key)
-        else:
-            value = value[int(key)] if isinstance(value, list) and key.isdecimal() and int(key) < len(value) else None
-    return value
 
 
 def _read_chat(question: Any) -> Conversation:
@@ -293,8 +285,8 @@ def _find_images(
             raise ValueError(f"images are in the question's messages and in {', '.join(values)}; keep one of them")
         return read_images(list(inside), root, hosts)
     may_lack = has_videos or ("videos" in matched.columns and not values)
-    is_there = any(column in row or column.partition(".")[0] in row for column in values)
-    if matched.without_images or (may_lack and not is_there):
+    are_null = all(value in (None, "") for value in values.values())
+    if matched.without_images or (may_lack and are_null and IMAGE_MARKER not in _question_text(row, matched)):
         return ()
     if len(values) > 1:
         return read_image_columns(values, root, hosts)

@@ -100,12 +100,16 @@ def test_a_video_that_the_question_asks_for_is_no_note(folder: Path) -> None:
 def test_rows_with_an_image_among_rows_with_a_video(folder: Path) -> None:
     """As data sets of both have them; a row with neither may have lost its picture."""
     row = {"task": "counting", "question": "?", "answer": "1"}
-    rows = [{**row, "image": "1.png"}, {**row, "video": "1.mp4"}, {**row, "image": "1.png", "video": None}, row]
+    whole = {"image": None, "video": "1.mp4"}, {"image": "1.png", "video": None}
+    rows = [{**row, **each} for each in ({"image": "1.png"}, {"video": "1.mp4"}, *whole, {})]
     samples = load_source(write_lines(folder / "rows.jsonl", *rows)).samples
     image, video = (str(folder / "1.png"),), (str(folder / "1.mp4"),)
-    assert [(each.images, each.videos) for each in samples[:3]] == [(image, ()), ((), video), (image, ())]
-    with pytest.raises(ValueError, match=naming("row 4", "image")):
-        samples[3]
+    assert [(each.images, each.videos) for each in samples[:4]] == [(image, ()), ((), video), ((), video), (image, ())]
+    with pytest.raises(ValueError, match=naming("row 5", "image")):
+        samples[4]
+    shown = {**row, **whole[0], "question": "<image> and <video>?"}
+    with pytest.raises(ValueError, match=naming("row 1", "images is null")):
+        load_source(write_lines(folder / "rows.jsonl", shown)).samples[0]
 
 
 def test_a_row_without_the_column_has_no_videos(folder: Path) -> None:
