@@ -97,7 +97,7 @@ def folder(tmp_path: Path) -> Path:
         ),
         (
             ["eval", "m", "--data", "good.jsonl", "--rollout.engine=vllm", "--evaluation.temperature=3"],
-            ["evaluation.temperature", "vllm", "3"],
+            ["evaluation.temperature", "vllm", "3.0"],
         ),
         (
             ["ask", "m", "--question", "q", "--rollout.engine=vllm", "--temperature", "2.1"],
