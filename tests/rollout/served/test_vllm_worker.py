@@ -65,9 +65,10 @@ def test_a_weight_that_is_kept_is_an_error(renamed: bool) -> None:
 
 
 def test_a_model_that_says_nothing_is_believed() -> None:
-    worker = Worker()
-    worker.model.load_weights = lambda weights: dict(weights) and None  # type: ignore[assignment, method-assign]
+    worker, taken = Worker(), dict[str, torch.Tensor]()
+    worker.model.load_weights = taken.update  # type: ignore[assignment, method-assign]
     take_all(worker, {"weights_iterator": [("a", torch.ones(1))]})
+    assert taken == {"a": torch.ones(1)}
 
 
 def test_work_space_outlives_sleep() -> None:
