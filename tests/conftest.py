@@ -1,4 +1,4 @@
-"""Real tiny models of both families."""
+"""Real tiny models of the real classes."""
 
 from __future__ import annotations
 

@@ -10,32 +10,19 @@ import platform
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from gpg_vl.commands.finding import Finding
 from gpg_vl.config import Recipe
 from gpg_vl.errors import first_line
 
-FindingState = Literal["ok", "missing", "fails"]
-"""fails: no run works; missing: what the line names does not."""
 LEAST_DISK, LEAST_SHARED_MEMORY = 10e9, 1e9  # bytes
 _HUB_SECONDS = 5.0
 _SHOWN = ("gpg-vl", "torch", "transformers", "accelerate", "deepspeed", "peft")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    state: FindingState
-    what: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.state:7}  {self.what:13}  {self.text}"
 
 
 def check_machine(train: Callable[[Recipe], Path]) -> Iterator[Finding]:

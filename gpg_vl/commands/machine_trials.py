@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from gpg_vl.commands.machine import Finding, FindingState
+from gpg_vl.commands.finding import Finding, FindingState
 from gpg_vl.commands.rank_trial import try_ranks
 from gpg_vl.config import (
     Attention,

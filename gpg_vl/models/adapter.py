@@ -6,10 +6,10 @@ and saves an ordinary model folder. It knows nothing of tasks, groups or trainin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL.Image import Image
@@ -34,6 +34,8 @@ class Adapter(Protocol):
     """Whether tokens of a prompt see later ones of it that are no image: ordinary rows, too, then say where it ends."""
     takes_sized_images: bool
     """Whether the family's own processor, told not to resize, takes an image in the size of its view as it is."""
+    lora_layers: ClassVar[Mapping[str, str]]
+    """By part of the model, a regular expression of the layers that an adapter changes by default."""
     autocast_dtype: torch.dtype | None
     """The type that each call casts weights to; None if everything is computed in the precision of the weights."""
 

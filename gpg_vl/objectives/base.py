@@ -24,7 +24,7 @@ Term = tuple[float, float]
 
 
 def given(value: T | None) -> T:
-    """A value of the config, which has one for every key that the objective reads."""
+    """A value that is there: of a key that the objective reads, or log-probs that it has asked for."""
     assert value is not None
     return value
 

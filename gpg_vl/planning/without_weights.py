@@ -8,11 +8,11 @@ import torch
 
 from gpg_vl.config import ModelConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.models.base import BaseAdapter
+from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.weights.lora import attach
 
 
-def load_shapes(config: ModelConfig, is_rounded: bool = False) -> BaseAdapter:
+def load_shapes(config: ModelConfig, is_rounded: bool = False) -> Adapter:
     """The adapter of the model's folder on the meta device; reads no weights.
 
     Args:
@@ -24,7 +24,6 @@ def load_shapes(config: ModelConfig, is_rounded: bool = False) -> BaseAdapter:
     if config.attention_of("text") == "flex_attention":
         config = replace(config, attention="auto")  # the same kernel on a GPU, and one that runs on shapes
     adapter = load_adapter(config, with_weights=False)
-    assert isinstance(adapter, BaseAdapter)
     if config.lora is not None:
         with torch.device("meta"):
             attach(adapter.model, config.lora, adapter.lora_layers, config.path)

@@ -1,6 +1,6 @@
 """How torch's allocator keeps the memory of a GPU: blocks that grow, so that freed ones of other sizes are not lost.
 
-Rows of ever other lengths leave gaps between blocks of fixed size, and memory runs out while much of it is free.
+Rows of changing lengths leave gaps between blocks of fixed size, and memory runs out while much of it is free.
 """
 
 from __future__ import annotations

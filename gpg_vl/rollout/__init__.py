@@ -55,7 +55,7 @@ def check_temperature(engine: str, key: str, temperature: float) -> None:
         ValueError: the engine does not sample at it
     """
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"{key} is {temperature}; give a number from 0 on")
+        raise ValueError(f"{key} is {temperature}; give 0 or more")
     lowest, highest = _TEMPERATURES.get(engine, (0.0, math.inf))
     if temperature and not lowest <= temperature <= highest:
         raise ValueError(f"{key}: {engine} samples at {lowest} to {highest}, not at {temperature}")

@@ -1,4 +1,4 @@
-"""TrainingGroup -> gradient -> one optimizer step. The only owner of the gradient's scale.
+"""TrainingGroup -> gradient -> one optimizer step. It owns the scale of the gradient.
 
 The loss is a sum over all completion tokens of the step, divided once by a denominator that is known before the first
 backward pass. So the gradient does not depend on micro-batches, ranks or accumulation.
@@ -43,7 +43,7 @@ class UpdateError(RankError):
 
 
 class OutOfMemory(ValueError):
-    """The same, raised on one rank, while the others are in the middle of a pass that needs it."""
+    """As ``UpdateError``, but raised on one rank, while the others are in the middle of a pass that needs it."""
 
 
 @dataclass(frozen=True, slots=True)

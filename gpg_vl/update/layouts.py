@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gpg_vl.config import Recipe
 from gpg_vl.models.weights.four_bit import refuse_sharing
+from gpg_vl.objectives import resolve_config
 from gpg_vl.processes.sharding import Sharding, sharding_of
 from gpg_vl.update.fsdp import clip_shards
 from gpg_vl.update.optimizer import refuse_shared_moments
@@ -55,7 +56,8 @@ def refuse_layout(recipe: Recipe, sharding: Sharding) -> None:
     """
     refuse_sharing(recipe.model, sharding)
     refuse_shared_moments(recipe.update, sharding)
-    if recipe.objective.discriminator_gradient == "relaxed" and not sharding.keeps_own_gradients:
+    is_relaxed = resolve_config(recipe.objective).discriminator_gradient == "relaxed"
+    if is_relaxed and not sharding.keeps_own_gradients:
         raise ValueError(
             f"objective.discriminator_gradient: relaxed does not run under {sharding.title}; use SHARDING=none or "
             "zero1, or set it to score"

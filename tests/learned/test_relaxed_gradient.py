@@ -104,3 +104,15 @@ def test_layouts_that_share_gradients_are_refused() -> None:
         with pytest.raises(ValueError, match=naming("objective.discriminator_gradient", "SHARDING=none", "score")):
             refuse_layout(relaxed, Sharding(name))
         refuse_layout(Recipe(), Sharding(name))
+
+
+def test_so_they_are_for_an_objective_that_is_relaxed_by_itself(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from gpg_vl.objectives.gapo import Gapo\n\n\n"
+        'class Own(Gapo):\n    defaults = {**Gapo.defaults, "discriminator_gradient": "relaxed"}\n'
+    )
+    recipe = Recipe(objective=ObjectiveConfig(name=f"{own}:Own"))
+    refuse_layout(recipe, Sharding("none"))
+    with pytest.raises(ValueError, match=naming("objective.discriminator_gradient", "SHARDING=none", "score")):
+        refuse_layout(recipe, Sharding("fsdp"))

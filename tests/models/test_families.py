@@ -292,11 +292,12 @@ def test_a_model_that_wants_to_draw_writes_no_vision_token(bench: Bench, monkeyp
 
 @pytest.mark.families
 @pytest.mark.timeout(1800)
-def test_gradient_of_two_ranks_is_that_of_plain_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["zero0", "fsdp"])
+def test_gradient_of_two_ranks_is_that_of_plain_rows(tmp_path: Path, layout: str) -> None:
     """Several deals of groups to the ranks, one without images, one without groups, one of split groups."""
     families = [name for name, case in CASES.items() if is_installed(case)]
     folders = [write_tiny_model(tmp_path / name, name, seed=1) for name in families]
-    right = [row for row in measure_gradients("zero0", folders, seconds=1700) if not row["mutation"]]
+    right = [row for row in measure_gradients(layout, folders, seconds=1700) if not row["mutation"]]
     assert {row["model"] for row in right} == set(families)
     for row in right:
         assert max(row["errors"]) < CASES[row["model"]].tolerance, row

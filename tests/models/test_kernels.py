@@ -24,7 +24,7 @@ from gpg_vl.config import ModelConfig
 from gpg_vl.data.sources import write_jsonl
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.models.kernels import FAMILIES, refuse_kernels, use_kernels
+from gpg_vl.models.kernels import KNOWN_TYPES, refuse_kernels, use_kernels
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.records import Sample
 from gpg_vl.update import handing_out
@@ -60,7 +60,7 @@ def test_each_module_gives_what_transformers_gives_with_the_same_gradients(kerne
 # --- what is changed, and where ---
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KNOWN_TYPES)
 def test_the_norms_and_gated_layers_of_one_model_are_replaced(folders: Callable[[str], str], family: str) -> None:
     config = ModelConfig(path=folders(family), **SMALL_IMAGES)  # type: ignore[arg-type]
     model, other = load_adapter(config).model, load_adapter(config).model  # type: ignore[attr-defined]

@@ -320,7 +320,7 @@ CASES: dict[str, FamilyCase] = {
     "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, except_in=BY_PATCHES, mutations=JOINED_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
-    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, adapted=ATTENTION, mutations=JOINED_MUTATIONS),
+    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, is_tied=False, adapted=ATTENTION, mutations=JOINED_MUTATIONS),
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=JOINED_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),

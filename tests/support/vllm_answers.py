@@ -1,7 +1,8 @@
-"""What vLLM answers, greedily; with the Python of ``make setup-vllm``: ``vllm_answers.py FOLDER ROWS ANSWERS``.
+"""What vLLM answers, greedily; with the Python of ``make setup-vllm``: ``vllm_answers.py FOLDER ROWS ANSWERS
+[CUSTOM OPS]``.
 
 Rows and answers are JSON. A row has the text of the prompt, paths of images and tokens that may not come. An answer
-has the number of the prompt's tokens, the tokens and their log-probs.
+has the number of the prompt's tokens, the tokens and their log-probs. CUSTOM OPS are vLLM's own names of kernels.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 
-def main(folder: str, rows: str, answers: str) -> None:
+def main(folder: str, rows: str, answers: str, *custom_ops: str) -> None:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
     model: Any = LLM(
         model=folder, dtype="float32", enforce_eager=True, max_model_len=1024, limit_mm_per_prompt={"image": 4},
-        logprobs_mode="processed_logprobs", seed=0,
+        logprobs_mode="processed_logprobs", seed=0, compilation_config={"custom_ops": list(custom_ops)},
     )  # fmt: skip
     found = []
     for row in json.loads(Path(rows).read_text()):

@@ -24,7 +24,7 @@ from gpg_vl.models.folder.loading import read_config
 from gpg_vl.models.folder.paths import resolve_model_path
 from gpg_vl.models.weights.lora import find_base
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+KNOWN_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Those whose layers are known here, by ``config.model_type``."""
 _NORMS = (qwen2_vl.Qwen2VLRMSNorm, qwen2_5_vl.Qwen2_5_VLRMSNorm, qwen3_vl.Qwen3VLTextRMSNorm)
 _GATED = (qwen2_vl.Qwen2MLP, qwen2_5_vl.Qwen2MLP, qwen2_5_vl.Qwen2_5_VLMLP, qwen3_vl.Qwen3VLTextMLP)
@@ -48,9 +48,9 @@ def refuse_kernels(config: ModelConfig, path: str, device: torch.device) -> None
         raise ValueError(f"model.kernels: {kernels} needs a GPU with CUDA, and this run has none; use torch")
     found = resolve_model_path(path, config.revision)
     family = read_config(find_base(found) or found).model_type
-    if family not in FAMILIES:
+    if family not in KNOWN_TYPES:
         raise ValueError(
-            f"model.kernels: {kernels} is for {', '.join(FAMILIES)} here, and {path} is {family}; use torch"
+            f"model.kernels: {kernels} is for {', '.join(KNOWN_TYPES)} here, and {path} is {family}; use torch"
         )
 
 

@@ -52,7 +52,7 @@ _glm_tokenizer = partial(
 _GLM_BIASED = {"model_type": "glm4v_text", "attention_bias": True}
 _GLM_EXPERTS = {
     "model_type": "glm4v_moe_text", "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
-    "n_shared_experts": 1, "first_k_dense_replace": 1, "attention_bias": True,
+    "n_shared_experts": 1, "first_k_dense_replace": 1, "attention_bias": True, "head_dim": 32, "use_qk_norm": False,
 }  # fmt: skip
 
 

@@ -43,9 +43,9 @@ _lfm2_tokenizer = partial(
 
 
 def _lfm2_config(tokenizer: PreTrainedTokenizerFast) -> Lfm2VlConfig:
-    layers = ["conv", "full_attention", "conv"]
+    layers = {"layer_types": ["conv", "full_attention", "conv"], "block_dim": 128, "conv_dim": 128}
     return Lfm2VlConfig(
-        text_config=text_config(tokenizer, model_type="lfm2", layer_types=layers, block_auto_adjust_ff_dim=False),
+        text_config=text_config(tokenizer, model_type="lfm2", block_auto_adjust_ff_dim=False, **layers),
         vision_config={
             "model_type": "siglip2_vision_model", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
             "num_attention_heads": 4, "patch_size": 14, "num_patches": 16, "vision_use_head": False,
