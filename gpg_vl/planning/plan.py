@@ -105,7 +105,7 @@ def read_rows(
     """
     room = training_room(recipe, adapter)
     prompts = build_prompts(recipe, checked[0].tasks, adapter, room)
-    return measure_rows(checked[0].sources, prompts, room, adapter, most)
+    return measure_rows(checked[0].sources, prompts, room, most)
 
 
 def memory_on(machine: Machine, recipe: Recipe, size: Size, runs: Runs) -> Memory:

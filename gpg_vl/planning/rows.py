@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from PIL import Image
-
 from gpg_vl.data.images import BadImage
 from gpg_vl.data.sources import Source
-from gpg_vl.models.adapter import Adapter
 from gpg_vl.prompts.builder import PromptBuilder, PromptLayout
 from gpg_vl.prompts.length import LongPrompt, Room
-from gpg_vl.records import ImageView, Prompt, Sample, VideoView
+from gpg_vl.records import Prompt, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class PromptLengths:
 
 
 def measure_rows(
-    sources: Sequence[Source], prompts: PromptBuilder, room: Room, adapter: Adapter, most: int | None = None
+    sources: Sequence[Source], prompts: PromptBuilder, room: Room, most: int | None = None
 ) -> PromptLengths:
     """
     Args:
@@ -54,7 +51,7 @@ def measure_rows(
     sample, layout = max(used, key=lambda pair: pair[1].num_tokens)
     tokens = tuple(sorted(layout.num_tokens for _, layout in used))
     images = sum(len(layout.views) for _, layout in used) / len(used)
-    return PromptLengths(tokens, len(found) - len(used), images, _with_blank_images(sample, layout, adapter))
+    return PromptLengths(tokens, len(found) - len(used), images, prompts.build_blank(sample, layout))
 
 
 def _measure(sample: Sample, prompts: PromptBuilder, room: Room) -> PromptLayout | None:
@@ -64,13 +61,3 @@ def _measure(sample: Sample, prompts: PromptBuilder, room: Room) -> PromptLayout
     except (BadImage, LongPrompt):
         return None
     return layout
-
-
-def _with_blank_images(sample: Sample, layout: PromptLayout, adapter: Adapter) -> Prompt:
-    images = [_blank(view) for view in layout.views if not isinstance(view, VideoView)]
-    videos = [[_blank(view)] * len(view.times.numbers) for view in layout.views if isinstance(view, VideoView)]
-    return Prompt(sample, layout.text, adapter.encode(layout.text, images, layout.views, videos), layout.views)
-
-
-def _blank(view: ImageView) -> Image.Image:
-    return Image.new("RGB", (view.model_width, view.model_height))

@@ -10,7 +10,6 @@ from typing import Any
 from gpg_vl.config import Recipe
 from gpg_vl.data.images import check_presence
 from gpg_vl.data.sources import Source, load_source
-from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.digests import SourceDigest, find_change
 from gpg_vl.preflight.rewards import learned_names
 from gpg_vl.records import FrameList, Sample
@@ -137,43 +136,6 @@ def _check_rewards(recipe: Recipe, tasks: dict[str, Task]) -> None:
     unknown = sorted(set(recipe.rewards.weights) - known)
     if unknown:
         raise ValueError(f"rewards.weights: no task here has a part {unknown[0]!r}; the parts are {sorted(known)}")
-
-
-def check_group_size(recipe: Recipe, objective: Objective) -> None:
-    if recipe.rollout.group_size < objective.min_group_size:
-        raise ValueError(
-            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
-            f"completions of a group; set it to at least {objective.min_group_size}"
-        )
-    if objective.config.pairs == "disjoint" and recipe.rollout.group_size % 2:
-        raise ValueError(
-            f"rollout.group_size is {recipe.rollout.group_size}, and objective.pairs: disjoint leaves one completion "
-            "without a partner; set an even number, or other pairs"
-        )
-
-
-def check_refresh(recipe: Recipe, objective: Objective) -> None:
-    """
-    Raises:
-        ValueError: the objective takes no log-probs, so its gradient would not know that the policy has moved
-    """
-    if recipe.rollout.refresh is not None and not objective.needs:
-        raise ValueError(
-            f"rollout.refresh: {recipe.objective.name} does not correct for a policy that has shifted since the "
-            "rollout; leave it out, or set update.epochs_per_rollout"
-        )
-
-
-def check_ahead(recipe: Recipe, objective: Objective) -> None:
-    """
-    Raises:
-        ValueError: servers would sample what the objective does not follow
-    """
-    if recipe.rollout.ahead and objective.imitates_gold:
-        raise ValueError(
-            f"rollout.ahead is {recipe.rollout.ahead}, but objective {recipe.objective.name} follows gold completions "
-            "and samples none; set it to 0"
-        )
 
 
 def load_all_sources(recipe: Recipe) -> list[CheckedSources]:

@@ -15,14 +15,7 @@ from gpg_vl.objectives.base import Objective
 from gpg_vl.preflight.outputs import refuse_inputs
 from gpg_vl.preflight.preference import check_head
 from gpg_vl.preflight.rewards import fit_rewards
-from gpg_vl.preflight.sources import (
-    CheckedSources,
-    check_ahead,
-    check_group_size,
-    check_refresh,
-    load_all_sources,
-    load_sources,
-)
+from gpg_vl.preflight.sources import CheckedSources, load_all_sources, load_sources
 from gpg_vl.preflight.trackers import check_trackers
 from gpg_vl.rollout import check_engine, check_temperature
 
@@ -71,12 +64,49 @@ def check_recipe(recipe: Recipe) -> Objective:
     if recipe.model.family == "generic" and recipe.update.pack:
         raise ValueError("model.family: generic trains on ordinary rows; set update.pack to false")
     objective = build_objective(recipe.objective, recipe.rollout.max_new_tokens, recipe.reuses_rollouts)
-    check_ahead(recipe, objective)
-    check_refresh(recipe, objective)
-    check_group_size(recipe, objective)
+    _check_ahead(recipe, objective)
+    _check_refresh(recipe, objective)
+    _check_group_size(recipe, objective)
     if recipe.rewards.preference is not None:
         check_head(Path(recipe.rewards.preference), recipe.model)
     return objective
+
+
+def _check_group_size(recipe: Recipe, objective: Objective) -> None:
+    if recipe.rollout.group_size < objective.min_group_size:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, but objective {recipe.objective.name} compares the "
+            f"completions of a group; set it to at least {objective.min_group_size}"
+        )
+    if objective.config.pairs == "disjoint" and recipe.rollout.group_size % 2:
+        raise ValueError(
+            f"rollout.group_size is {recipe.rollout.group_size}, and objective.pairs: disjoint leaves one completion "
+            "without a partner; set an even number, or other pairs"
+        )
+
+
+def _check_refresh(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: the objective takes no log-probs, so its gradient would not know that the policy has moved
+    """
+    if recipe.rollout.refresh is not None and not objective.needs:
+        raise ValueError(
+            f"rollout.refresh: {recipe.objective.name} does not correct for a policy that has shifted since the "
+            "rollout; leave it out, or set update.epochs_per_rollout"
+        )
+
+
+def _check_ahead(recipe: Recipe, objective: Objective) -> None:
+    """
+    Raises:
+        ValueError: servers would sample what the objective does not follow
+    """
+    if recipe.rollout.ahead and objective.imitates_gold:
+        raise ValueError(
+            f"rollout.ahead is {recipe.rollout.ahead}, but objective {recipe.objective.name} follows gold completions "
+            "and samples none; set it to 0"
+        )
 
 
 def _has_several_ranks() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from PIL.Image import Image
+from PIL.Image import Image, new
 
 from gpg_vl.config import PromptConfig
 from gpg_vl.data.images import BadImage, open_image, original_size
@@ -20,7 +20,7 @@ from gpg_vl.errors import ModelMistake
 from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.inputs.images_to_tensors import resized
 from gpg_vl.prompts.media_places import check_template, place_media, used_markers
-from gpg_vl.records import Encoded, ImageView, Prompt, Sample, VisionInputs
+from gpg_vl.records import Encoded, ImageView, Prompt, Sample, VideoView, VisionInputs
 from gpg_vl.screen import printable
 from gpg_vl.tasks.base import Task, ask_for_answer
 from gpg_vl.user_code import absolute_spec, describe_failure, own_file
@@ -146,6 +146,13 @@ class PromptBuilder:
             images, videos = self._open(sample)
             encoded = self._encode(layout.text, images, videos, layout.views)
             return self._prompt(sample, layout, encoded, self._pictures(images, layout.views))
+
+    def build_blank(self, sample: Sample, layout: PromptLayout) -> Prompt:
+        """The prompt with pictures of no content, in the sizes of ``layout``; opens no file."""
+        images = [_blank(view) for view in layout.views if not isinstance(view, VideoView)]
+        videos = [[_blank(view)] * len(view.times.numbers) for view in layout.views if isinstance(view, VideoView)]
+        encoded = self._adapter.encode(layout.text, images, layout.views, videos)
+        return self._prompt(sample, layout, encoded, self._pictures(images, layout.views))
 
     def _prompt(self, sample: Sample, layout: PromptLayout, encoded: Encoded, pictures: tuple[Image, ...]) -> Prompt:
         messages = self._messages(layout)
@@ -306,3 +313,7 @@ def _naming(sample: Sample) -> Iterator[None]:
     except ValueError as error:
         kind = BadImage if isinstance(error, BadImage) else ValueError
         raise kind(f"sample {sample.id}: {error}") from error
+
+
+def _blank(view: ImageView) -> Image:
+    return new("RGB", (view.model_width, view.model_height))
