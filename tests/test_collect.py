@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from gpg_vl.collect import gather_collected
 from gpg_vl.records import CollectedGroups, LoggedGroup, Reward, ScoredGroup, StepTotals
 from gpg_vl.tasks import TASKS
-from tests.support.collectors import Outcome, describe, ids, ids_in_order, lengths, make_collector
+from tests.support.collectors import Outcome, collect_on_two_ranks, describe, ids, ids_in_order, lengths, make_collector
 from tests.support.hostile_groups import group as make_group
 
 S: Outcome = "signal"
@@ -146,19 +144,6 @@ def test_another_prompt_takes_the_place_of_one_whose_image_is_bad() -> None:
 
 
 # --- two ranks ---
-
-
-def collect_on_two_ranks(outcomes: list[Outcome], **options: Any) -> list[dict[str, Any]]:
-    script = Path(__file__).parent / "support/collectors.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    words = json.dumps({"outcomes": outcomes, **options})
-    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true"}
-    ran = subprocess.run(
-        [*command, words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
-    )
-    assert ran.returncode == 0, ran.stderr
-    found: list[dict[str, Any]] = json.loads(ran.stdout)
-    return found
 
 
 def test_two_ranks_decide_and_count_as_one_and_share_the_groups() -> None:

@@ -11,8 +11,15 @@ from accelerate import Accelerator
 
 from gpg_vl.draws import Draws
 from gpg_vl.run.random_state import read_random_state
-from tests.support.collectors import Answers, Outcome, finish_step, ids, make_collector, make_draws
-from tests.test_collect import collect_on_two_ranks
+from tests.support.collectors import (
+    Answers,
+    Outcome,
+    collect_on_two_ranks,
+    finish_step,
+    ids,
+    make_collector,
+    make_draws,
+)
 
 S: Outcome = "signal"
 N: Outcome = "silent"

@@ -227,6 +227,28 @@ def test_folders_of_the_working_directory_hide_no_module(tmp_path: Path) -> None
     assert [Path(line) for line in found.split()] == [ROOT / f"{name.replace('.', '/')}.py" for name in names]
 
 
+def imported_modules(source: str) -> list[str]:
+    """Every name that an import may load as a module: ``from a import b`` may load ``a`` and ``a.b``."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module or ''}.{each.name}" for each in node.names]
+    return found
+
+
+def test_no_module_of_the_tests_imports_a_test_module() -> None:
+    """What several of them need stands in ``tests/support``."""
+    found = [
+        f"{relative(path)}: {name}"
+        for path in modules("tests")
+        for name in imported_modules(path.read_text(encoding="utf-8"))
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert found == []
+
+
 def test_scripts_run_no_file_of_the_tests() -> None:
     files = [path for path in (ROOT / "scripts").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert len(files) > 10

@@ -39,6 +39,7 @@ from gpg_vl.planning.plan import (
     read_rows,
 )
 from gpg_vl.planning.rows import PromptLengths
+from gpg_vl.planning.trial_groups import with_trained_groups
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.collectives import gather_object
@@ -84,6 +85,7 @@ def fit_run(recipe: Recipe, path: str, checked: Sequence[CheckedSources], machin
         NotOnShapes: the model's code looks at values, so nothing can be said
         ValueError: it cannot fit; one line with the keys to change
     """
+    recipe = with_trained_groups(recipe)
     load = cache(partial(load_shapes, replace(recipe.model, path=path)))
     adapter = load(rounds_weights(machine.layout, recipe.model))
     rows = read_rows(recipe, checked, adapter, _MOST_ROWS)

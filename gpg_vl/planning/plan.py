@@ -23,7 +23,7 @@ from gpg_vl.planning.memory import (
 )
 from gpg_vl.planning.rows import PromptLengths, measure_rows
 from gpg_vl.planning.seconds import checkpoint_bytes, seconds_of, work_of
-from gpg_vl.planning.trial_groups import longest_groups
+from gpg_vl.planning.trial_groups import longest_groups, samples_groups, with_trained_groups
 from gpg_vl.planning.without_weights import load_shapes
 from gpg_vl.preflight.sources import CheckedSources
 from gpg_vl.processes.sharding import LayoutName, Sharding
@@ -119,6 +119,7 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     Raises:
         ValueError: the model's folder or a row cannot be used
     """
+    recipe = with_trained_groups(recipe)
     card, num, layout = machine.card, machine.num_gpus, machine.layout
     load = cache(partial(load_shapes, recipe.model))
     adapter = load(rounds_weights(layout, recipe.model))
@@ -128,6 +129,8 @@ def make_plan(recipe: Recipe, checked: Sequence[CheckedSources], machine: Machin
     many, memory = machine.of_machine, memory_on(machine, recipe, size, runs)
     group = longest_groups(rows.worst, recipe.rollout, adapter, 1)[0]
     flops = flops_of(adapter, group, recipe.update.pack)
+    if flops is not None and not samples_groups(recipe):
+        flops = 0.0, flops[1]
     seconds = seconds_of(recipe, size, runs, work_of(flops, recipe, num, rows.num_images), card, layout, num, many)
     all_flops = None if flops is None else (
         flops[0] * recipe.rollout.prompts_per_step, flops[1] * recipe.rollout.prompts_per_step)  # fmt: skip

@@ -24,7 +24,7 @@ from gpg_vl.planning.layouts import (
 )
 from gpg_vl.planning.live_memory import ACTIVATIONS, CACHE, VISION
 from gpg_vl.planning.memory import Runs
-from gpg_vl.planning.trial_groups import share_of
+from gpg_vl.planning.trial_groups import samples_groups, share_of
 from gpg_vl.processes.sharding import LayoutName, Sharding
 
 TRAFFIC = 4
@@ -69,11 +69,12 @@ def seconds_of(
     width = ROUNDED if rounds_weights(layout, recipe.model) else FLOAT
     rounding = 0 if width == FLOAT else FLOAT + width  # reads masters, writes weights
     stepped = card.step_traffic * FLOAT + rounding
-    rollout = (
-        engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
-        if recipe.rollout.samples_elsewhere
-        else _rollout(recipe, runs, work, card, rate, gathered_bytes(layout, size, width))
-    )
+    if not samples_groups(recipe):
+        rollout = 0.0
+    elif recipe.rollout.samples_elsewhere:
+        rollout = engine_seconds(recipe, size, work.rollout_flops, card, rate, num_ranks, DISK)
+    else:
+        rollout = _rollout(recipe, runs, work, card, rate, gathered_bytes(layout, size, width))
     exchange = _exchange(size, runs, layout, num_ranks, width, of_machine)
     bandwidth = _bandwidth(card, layout, min(num_ranks, of_machine))
     return {

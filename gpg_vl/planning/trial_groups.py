@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from gpg_vl.config import RolloutConfig
+from dataclasses import replace
+
+from gpg_vl.config import Recipe, RolloutConfig
 from gpg_vl.models.adapter import Adapter
+from gpg_vl.objectives import find_objective
 from gpg_vl.records import Completion, Prompt, TrainingGroup
+
+
+def samples_groups(recipe: Recipe) -> bool:
+    """Whether its steps sample completions; else they follow gold ones."""
+    return not find_objective(recipe.objective.name).imitates_gold
+
+
+def with_trained_groups(recipe: Recipe) -> Recipe:
+    """The recipe with groups of the size that it trains: one gold completion, which counts as the longest sampled one,
+    or those that it samples."""
+    return recipe if samples_groups(recipe) else replace(recipe, rollout=replace(recipe.rollout, group_size=1))
 
 
 def longest_groups(prompt: Prompt, config: RolloutConfig, adapter: Adapter, num: int) -> list[TrainingGroup]:

@@ -57,12 +57,13 @@ def forget_groups() -> None:
 def in_step(limit_seconds: float) -> Iterator[None]:
     """Inside, all ranks do the same at the same time: one that waits much longer than the limit fails.
 
-    Holds for collectives of all ranks. Groups that torch forms for a mesh of several dimensions have torch's own limit.
+    Holds in every group of ranks, those of a mesh and DeepSpeed's own among them.
     """
     if _is_alone():
         yield
         return
-    groups: list[Any] = [each for each in (torch.distributed.group.WORLD, host_group()) if each is not None]
+    host_group()
+    groups = _groups()
     _set_timeouts(groups, timedelta(seconds=limit_seconds + _MARGIN_SECONDS))
     try:
         yield
@@ -75,13 +76,17 @@ def _set_timeouts(groups: Iterable[Any], timeout: timedelta) -> None:
         group.set_timeout(timeout)
 
 
+def _groups() -> list[Any]:
+    """All that this rank is in, over gloo or NCCL."""
+    groups: list[Any] = list(torch.distributed.distributed_c10d._world.pg_map)  # no public list of them
+    return [group for group in groups if torch.distributed.get_backend(group) in ("gloo", "nccl")]
+
+
 def count_collectives() -> int:
     """How many this rank has entered so far, over all groups."""
     if not torch.distributed.is_initialized():
         return 0
-    groups: list[Any] = list(torch.distributed.distributed_c10d._world.pg_map)  # no public list of them
-    counted = [group for group in groups if torch.distributed.get_backend(group) in ("gloo", "nccl")]
-    return sum(group._get_sequence_number_for_group() for group in counted)
+    return sum(group._get_sequence_number_for_group() for group in _groups())
 
 
 def gather_object(mine: list[T]) -> list[T]:

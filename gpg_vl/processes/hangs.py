@@ -61,6 +61,8 @@ class HangWatch:
         self._neighbour = (self._rank + 1) % self._num_ranks
         self._looked_at = time.monotonic()
         self._number = 0
+        self.has_progressed = False
+        """Whether the main thread has gone on since the look before: a beat, or another collective."""
         self._own = _Unchanged()
         self._other = _Unchanged()
         self._send(count_collectives())  # so that a rank that stops at once is missed
@@ -83,6 +85,7 @@ class HangWatch:
         self._send(num_collectives)
         beat = PULSE.last
         lasts = self._own.add((beat, num_collectives), seconds)
+        self.has_progressed = lasts == 0
         is_late = beat.work is not None and lasts > self._limit and not PULSE.is_waiting
         if is_late and not self._is_ahead(num_collectives):
             self._judge(f"rank {self._rank} hangs: no progress for {self._limit:g} s in {beat.work}")

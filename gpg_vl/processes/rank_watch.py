@@ -1,8 +1,8 @@
 """How ranks end: all together at the same point. A thread on every rank ends it if nothing else can.
 
 A rank that waits in a collective for a rank that is gone handles no signals; on GPUs it would wait for hours. So a rank
-ends itself if a signal has waited for ``PATIENCE_SECONDS``, if its own launcher or the first rank's is gone, or if some
-rank hangs (``processes.hangs``).
+ends itself if a signal has waited for ``PATIENCE_SECONDS`` in which no rank went on, if its own launcher or the first
+rank's is gone, or if some rank hangs (``processes.hangs``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from gpg_vl.processes.ranks import failing_as_one
 from gpg_vl.screen import say
 
 PATIENCE_SECONDS = 20.0
-"""Time for all ranks to reach a point where they handle a signal together; restarts while one writes a checkpoint."""
+"""Time for all ranks to reach a point where they handle a signal together; restarts whenever one goes on, as in a long
+pass, and while one writes a checkpoint."""
 _TELLING_SECONDS = 3.0
 """Time for all ranks to print their stacks before the first of them ends, after which the launcher ends the others."""
 _SIGNAL_KEY = "gpg_vl/signal"
@@ -118,8 +119,8 @@ class _Watch:
         self._is_shared = True
 
     def _look_for_work(self) -> None:
-        """Records when a rank was last doing work that must not be cut short, and tells the others about its own."""
-        seen = self._store.add(_WORK_KEY, int(INTERRUPTS.is_at_deferred_work))
+        """Records when a rank last went on, or did work that must not be cut short, and tells the others of its own."""
+        seen = self._store.add(_WORK_KEY, int(INTERRUPTS.is_at_deferred_work or self._hangs.has_progressed))
         if seen != self._work_seen:
             self._work_seen, self._work_seen_at = seen, time.monotonic()
 

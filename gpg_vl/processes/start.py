@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import socket
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch.distributed import DistStoreError, TCPStore
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from gpg_vl.processes.collectives import LONGEST_WAIT, gather_object
 from gpg_vl.processes.ranks import RankError, failing_as_one, run_together
 from gpg_vl.processes.sharding import offloads_optimizer, sharding_of
+
+JOIN_SECONDS = 600.0
+"""Time for all processes to start, from when the launchers of all nodes have found each other."""
 
 
 def start_ranks(*, on_cpu: bool = False) -> Accelerator:
@@ -32,6 +39,7 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
     backend = "nccl" if with_gpu and not on_cpu else "gloo"
     if backend == "gloo":
         _do_not_compile()
+    _meet(backend)
     handlers = [InitProcessGroupKwargs(backend=backend, timeout=LONGEST_WAIT)] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(cpu=with_gpu and on_cpu, mixed_precision="no", kwargs_handlers=handlers)
     with failing_as_one():
@@ -43,6 +51,47 @@ def start_ranks(*, on_cpu: bool = False) -> Accelerator:
     if sharding_of(accelerator).is_fsdp and not torch.distributed.is_initialized():  # a single process
         torch.distributed.init_process_group(backend, rank=0, world_size=1, store=torch.distributed.HashStore())
     return accelerator
+
+
+def _meet(backend: str) -> None:
+    """Waits for the other ranks in the launcher's store: to join one that ended before, or that talks in another way,
+    takes as long as the longest wait. Without a launcher of torch there is no store yet.
+
+    Raises:
+        ValueError: on the first rank that is there
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+    )  # fmt: skip
+    keys = [f"gpg_vl/start/{each}" for each in range(num_ranks)]
+    store.set(keys[rank], f"{backend} {socket.gethostname()}")
+    with suppress(DistStoreError):
+        store.wait(keys, timedelta(seconds=JOIN_SECONDS))
+    missing = [each for each, key in enumerate(keys) if not store.check([key])]
+    if missing:
+        first = min({*range(num_ranks)} - {*missing})
+        _refuse(
+            rank == first,
+            f"after {JOIN_SECONDS:g} s, {len(missing)} of {num_ranks} processes have not started, the first of them "
+            f"rank {missing[0]}; the log of its node says why",
+        )
+    said = [store.get(key).decode().split() for key in keys]
+    others = [f"rank {each} on {host}" for each, (of_rank, host) in enumerate(said) if of_rank != said[0][0]]
+    if others:
+        _refuse(
+            rank == 0,
+            f"rank 0 on {said[0][1]} talks over {said[0][0]}, and {others[0]} does not: one has no GPU that torch "
+            "sees, or another model.device; start all of them alike",
+        )
+
+
+def _refuse(is_first: bool, cause: str) -> NoReturn:
+    if is_first:
+        raise ValueError(cause)
+    raise SystemExit(2)
 
 
 def _check_layout(accelerator: Accelerator) -> None:

@@ -23,8 +23,9 @@ from gpg_vl.rollout.vllm import NoServer
 from gpg_vl.run.run_log import read_metrics
 from tests.support.builders import make_lively
 from tests.support.rollout_servers import perturb
+from tests.support.served_rollouts import sample, tokens
 from tests.support.tiny_runs import last_step, start_command, train_words, wait_for, write_recipe_folder
-from tests.support.vllm_servers import GREEDY, STARVED, Server, load, make_engine, make_prompts, running, sample, tokens
+from tests.support.vllm_servers import GREEDY, STARVED, Server, load, make_engine, make_prompts, running
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(5400)]
 LONG = Sampling(900, 1.0)

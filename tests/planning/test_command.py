@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,16 @@ def test_a_plan_says_everything_in_80_columns(recipe_file: Path, capsys: pytest.
                  "disk", "FLOPs"):  # fmt: skip
         assert word in text, word
     assert not (recipe_file.parent / "run").exists()
+
+
+def test_a_supervised_run_samples_nothing(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One gold completion a prompt, and no seconds of a rollout."""
+    for name in ("gpg", "supervised"):
+        assert main(["plan", str(recipe_file), "--gpu", "l4-24", "--objective.name", name]) == 0
+    sampled, gold = capsys.readouterr().out.split("a group", 2)[1:]
+    assert "prompt + 2 x 8" in sampled and "prompt + 1 x 8" in gold
+    _, seconds = gold.split("a step  ")
+    assert "0.00e+00 FLOPs in the rollout" in seconds and not re.search(r"^ +rollout", seconds, re.MULTILINE)
 
 
 def test_a_step_is_measured(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def learn(seconds):
             time.sleep(60)
         collectives.gather_object([rank])
 
-def fall_behind():
+def fall_behind(group):
     torch.distributed.barrier()
     with collectives.in_step(3 - collectives._MARGIN_SECONDS):
         torch.distributed.barrier()
@@ -67,7 +67,7 @@ def fall_behind():
     with collectives.in_step(3 - collectives._MARGIN_SECONDS):
         if rank == 1:
             time.sleep(20)
-        torch.distributed.barrier()
+        torch.distributed.barrier(group)
 
 with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(600.0 if case == "deaf" else 4.0):
     torch.distributed.barrier()  # both are watched
@@ -85,7 +85,13 @@ with INTERRUPTS.raising(), INTERRUPTS.held(), rank_watch.watched_rank(600.0 if c
         if case in ("work", "again"):
             sys.exit(0)
         if case == "step":
-            fall_behind()
+            fall_behind(None)
+        if case == "step of a group":
+            fall_behind(torch.distributed.new_group([0, 1]))
+        if case == "pass":
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            learn(9)  # three times as long as a rank is patient
         if case == "stopped" and rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         if case == "stopped":
@@ -194,8 +200,16 @@ def test_a_rank_of_which_no_thread_runs_is_found_by_another(case: str) -> None:
 
 
 @pytest.mark.faults
-def test_ranks_in_step_do_not_wait_long() -> None:
-    done, _ = launch("step")
+def test_a_pass_that_goes_on_is_finished_before_a_signal_is_taken() -> None:
+    done, _ = launch("pass")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0 took SIGTERM", "rank 1 took SIGTERM"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", ["step", "step of a group"])
+def test_ranks_in_step_do_not_wait_long(case: str) -> None:
+    done, _ = launch(case)
     assert done.returncode == 1
     assert done.stdout.count("waited") == 2
     assert lines_naming(done.stderr, "Timed out", "3000ms")

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
+from gpg_vl.processes import start
 from gpg_vl.processes.sharding import offloads_optimizer
 from gpg_vl.processes.start import _check_deepspeed
 from tests.support.messages import naming
@@ -45,3 +47,44 @@ def test_an_optimizer_is_offloaded_where_the_file_names_a_place() -> None:
     for place in ({"device": "none"}, {}, None):
         assert not offloads_optimizer({"zero_optimization": {"stage": 3, "offload_optimizer": place}})
     assert not offloads_optimizer({})
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
+    """The launcher's, of three ranks; this process is the second of them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
+        "WORLD_SIZE": 3, "RANK": 1,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(start, "JOIN_SECONDS", 0.5)
+    return store
+
+
+def test_ranks_that_all_started_meet(store: TCPStore) -> None:
+    store.set("gpg_vl/start/0", "gloo here")
+    store.set("gpg_vl/start/2", "gloo there")
+    start._meet("gloo")
+
+
+def test_a_rank_that_did_not_start_is_not_waited_for_all_day(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that is there says so, and the others end with the same code."""
+    store.set("gpg_vl/start/2", "gloo there")
+    with pytest.raises(ValueError, match=naming("1 of 3", "rank 0")):
+        start._meet("gloo")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(SystemExit) as ended:
+        start._meet("gloo")
+    assert ended.value.code == 2
+
+
+def test_a_rank_that_sees_no_gpu_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.set("gpg_vl/start/2", "gloo there")
+    store.set("gpg_vl/start/1", "nccl here")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=naming("rank 2", "there", "GPU")):
+        start._meet("nccl")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        start._meet("nccl")

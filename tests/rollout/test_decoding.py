@@ -11,9 +11,9 @@ from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.rollout import decoding, hf
 from gpg_vl.rollout.decoding import GrowingDecoding, StaticDecoding, start_decoding
 from gpg_vl.rollout.engine import Sampling
-from tests.rollout.test_sampled_rows import HostCopies, check_equal, make_prompts, sample
 from tests.support.builders import make_lively
 from tests.support.recorded_graph import use_recorded_graphs
+from tests.support.sampled_rows import HostCopies, check_equal, make_prompts, sample
 
 LoadModel = Callable[..., QwenVLAdapter]
 

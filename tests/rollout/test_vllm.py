@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,45 +16,19 @@ from typing import Any
 import pytest
 import torch
 
-from gpg_vl.config import LoraConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.config import LoraConfig, RolloutConfig, VllmConfig
 from gpg_vl.models.plain_rows import plain_log_probs
 from gpg_vl.processes.pulse import PULSE, Beat
-from gpg_vl.prompts.builder import PromptBuilder
-from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engine, vllm
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
 from gpg_vl.rollout.served.messages import AnsweredGroup, Request
 from gpg_vl.rollout.served.shared_folder import make_token
-from gpg_vl.rollout.vllm import NoServer, VllmEngine
-from tests.support.builders import FAMILIES, make_lively, make_sample
+from gpg_vl.rollout.vllm import NoServer
+from tests.support.builders import FAMILIES, make_lively
 from tests.support.rank_runs import SECONDS, run_ranks
 from tests.support.rollout_servers import SleepingTiny, TinyBackend, perturb, serving
-
-GREEDY, SAMPLED = Sampling(10, 0.0), Sampling(10, 1.5)
-SIZES = ([(84, 84)], [], [(140, 56), (300, 200)])
-
-
-def make_prompts(adapter: Any, sizes: Sequence[list[tuple[int, int]]] = SIZES) -> list[Prompt]:
-    builder = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=True)
-    return [builder.build(make_sample(each, seed)) for seed, each in enumerate(sizes)]
-
-
-def make_engine(adapter: Any, folder: Path, *urls: str, **keys: Any) -> VllmEngine:
-    config = VllmConfig(servers=list(urls), weights=str(folder), retries=1, retry_s=0.05, timeout_s=300.0, **keys)
-    engine = build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
-    assert isinstance(engine, VllmEngine)
-    return engine
-
-
-def sample(engine: Any, prompts: list[Prompt], sampling: Sampling, keep: bool = True) -> Any:
-    seeds = [("test", n) for n in range(len(prompts))]
-    with engine.sync_weights():
-        return engine.generate(prompts, 3, sampling, seeds, keep)
-
-
-def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[each.token_ids for each in group.completions] for group in groups]
+from tests.support.served_rollouts import GREEDY, SAMPLED, make_engine, make_prompts, sample, tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,9 +7,12 @@ has signal, is silent, or cannot be scored.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
@@ -173,6 +176,20 @@ def _describe_steps(draws: Draws, answers: Answers, rank: int) -> Any:
         steps.append({**describe(collected), "staleness": collected.staleness, "drawn": draws.position[0]["drawn"]})
         finish_step(draws, step)
     return steps
+
+
+def collect_on_two_ranks(outcomes: list[Outcome], **options: Any) -> list[dict[str, Any]]:
+    """What this file, run on two ranks with ``options``, prints."""
+    script = Path(__file__)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    words = json.dumps({"outcomes": outcomes, **options})
+    environment = {"PYTHONPATH": str(script.parents[2]), "ACCELERATE_USE_CPU": "true"}
+    ran = subprocess.run(
+        [*command, words], capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **environment}
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: list[dict[str, Any]] = json.loads(ran.stdout)
+    return found
 
 
 def main() -> None:

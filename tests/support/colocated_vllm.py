@@ -29,7 +29,8 @@ from gpg_vl.rollout.served.vllm_backend import EngineOptions, VllmBackend
 from gpg_vl.rollout.vllm import NoServer
 from tests.support.builders import make_lively
 from tests.support.rollout_servers import largest_gap, perturb
-from tests.support.vllm_servers import CONTEXT, GREEDY, LONG, SAMPLED, load, make_prompts, sample, tokens
+from tests.support.served_rollouts import sample, tokens
+from tests.support.vllm_servers import CONTEXT, GREEDY, LONG, SAMPLED, load, make_prompts
 
 
 def build(adapter: Any, folder: Path) -> Any:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpg_vl.config import ModelConfig, PromptConfig, RolloutConfig, VllmConfig
+from gpg_vl.config import ModelConfig, RolloutConfig, VllmConfig
 from gpg_vl.models import load_adapter
-from gpg_vl.prompts.builder import PromptBuilder
 from gpg_vl.records import Prompt
 from gpg_vl.rollout import build_engine
 from gpg_vl.rollout.engine import Sampling
-from tests.support.builders import SMALL_IMAGES, make_sample
+from tests.support import served_rollouts
+from tests.support.builders import SMALL_IMAGES
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm/bin/python"
@@ -128,20 +128,10 @@ def load(model: Path) -> Any:
 
 
 def make_prompts(adapter: Any, sizes: Sequence[Any] = SIZES, question: str = "How many shapes?") -> list[Prompt]:
-    builder = PromptBuilder(adapter, {}, PromptConfig(template="{question}"), keep_pictures=True)
-    return [builder.build(make_sample(each, seed, question=question)) for seed, each in enumerate(sizes)]
+    return served_rollouts.make_prompts(adapter, sizes, question)
 
 
 def make_engine(adapter: Any, *servers: Server, **keys: Any) -> Any:
     options = {"retries": 1, "retry_s": 0.2, "timeout_s": 900.0, **keys}
     config = VllmConfig(servers=[each.url for each in servers], weights=str(servers[0].weights), **options)
     return build_engine(RolloutConfig(engine="vllm", vllm=config), adapter)
-
-
-def sample(engine: Any, prompts: list[Prompt], sampling: Sampling, size: int = 3) -> Any:
-    with engine.sync_weights():
-        return engine.generate(prompts, size, sampling, [("test", n) for n in range(len(prompts))], keep_log_probs=True)
-
-
-def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[each.token_ids for each in group.completions] for group in groups]

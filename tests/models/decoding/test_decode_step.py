@@ -15,59 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import Cache, DynamicCache
 
 from gpg_vl.config import LoraConfig
-from gpg_vl.models.adapter import Adapter
 from gpg_vl.models.decoding import decode_step
 from gpg_vl.models.decoding.decode_step import run_step
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
-from gpg_vl.rollout.hf import HfEngine
-from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
+from tests.support.builders import FAMILIES, make_lively
+from tests.support.decode_steps import EQUAL, NUM_STEPS, PADDED, Step, largest_difference, model_step, run_steps
 
 LoadModel = Callable[..., QwenVLAdapter]
-Step = Callable[[Adapter, Tensor, Tensor, Tensor | None, Cache], Tensor]
-EQUAL, PADDED = [[(84, 84)], [(84, 84)]], [[(84, 84)], [], [(140, 56), (56, 84)]]
-NUM_STEPS = 12
 PACKS = version.parse(transformers.__version__) >= version.parse("5.23")
 """Whether transformers, too, takes heads that share keys for the queries of one head; before, it repeats keys."""
 LIMIT = 1e-6 if PACKS and version.parse(torch.__version__) >= version.parse("2.12") else 1e-5
 """Of the relative error; torch 2.11 adds up in other blocks for such queries, as any torch does for repeated keys."""
-
-
-def model_step(adapter: Adapter, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache) -> Tensor:
-    """By the model's own forward."""
-    return adapter.run_body(
-        input_ids=tokens[:, None],
-        token_types=torch.zeros_like(tokens)[:, None],
-        position_ids=positions[:, :, None],
-        visible=None if visible is None else visible[:, None],
-        cache=cache,
-    )[:, -1]
-
-
-@torch.no_grad()
-def run_steps(adapter: QwenVLAdapter, pictures: Sequence[Any], step: Step, num: int = NUM_STEPS) -> list[Tensor]:
-    """Hidden states of each step, over two completions of each prompt, of which one leaves on the way."""
-    adapter.model.eval()
-    prompts = [make_prompt(adapter, make_sample(sizes, n)) for n, sizes in enumerate(pictures)]
-    with adapter.autocast():
-        state = HfEngine(adapter, 10**6)._prefill([prompt.encoded for prompt in prompts], 2)
-        visible, positions, found = state.visible, state.positions, []
-        assert (visible is None) == (pictures is EQUAL)
-        for number in range(num):
-            if number == num // 2:
-                kept = torch.arange(1, positions.shape[1])
-                state.cache.batch_select_indices(kept)
-                positions, visible = positions[:, kept], None if visible is None else visible[kept]
-            tokens = torch.arange(positions.shape[1]) * 7 + 10 + number
-            if visible is not None:
-                visible = torch.nn.functional.pad(visible, (0, 1), value=True)
-            found.append(step(adapter, tokens, positions, visible, state.cache))
-            positions = positions + 1
-    return found
-
-
-def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Of hidden states, relative to the largest of a step."""
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
 
 
 def difference(adapter: QwenVLAdapter, pictures: Sequence[Any], num: int = NUM_STEPS) -> float:

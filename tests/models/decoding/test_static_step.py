@@ -15,8 +15,8 @@ from gpg_vl.models.decoding.decode_step import own_text
 from gpg_vl.models.decoding.static_step import StaticStep
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.rollout.hf import HfEngine
-from tests.models.decoding.test_decode_step import EQUAL, NUM_STEPS, PADDED, largest_difference, model_step, run_steps
 from tests.support.builders import FAMILIES, make_lively, make_prompt, make_sample
+from tests.support.decode_steps import EQUAL, NUM_STEPS, PADDED, largest_difference, model_step, run_steps
 from tests.support.recorded_graph import use_recorded_graphs
 
 LoadModel = Callable[..., QwenVLAdapter]

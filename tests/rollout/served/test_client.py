@@ -9,8 +9,8 @@ import pytest
 
 from gpg_vl.rollout.served.client import Client, NoAnswer, Refused, ServerFault
 from gpg_vl.rollout.served.messages import read_request, write_answer
-from tests.rollout.served.test_messages import BAD_ANSWERS, GROUPS, REQUEST, VERSION, changed
 from tests.support.rollout_servers import Canned, canned_server
+from tests.support.served_messages import BAD_ANSWERS, GROUPS, REQUEST, VERSION, changed
 
 GOOD = (200, write_answer(VERSION, GROUPS))
 LOADED = (200, json.dumps({"protocol": 1, "version": VERSION}).encode())

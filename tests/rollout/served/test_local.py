@@ -25,8 +25,8 @@ from gpg_vl.models import load_adapter
 from gpg_vl.rollout.served import local, vllm_backend
 from gpg_vl.rollout.served.local import LocalEngine
 from gpg_vl.rollout.served.parity import MAX_GAP, Comparison
-from tests.rollout.served.test_messages import VERSION
 from tests.support.messages import lines_naming, naming
+from tests.support.served_messages import VERSION
 from tests.support.vllm_servers import PYTHON, ROOT, START_SECONDS
 
 LENT = """

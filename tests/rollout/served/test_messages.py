@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.served.fields import BadMessage
-from gpg_vl.rollout.served.messages import (
-    AnsweredCompletion,
-    AnsweredGroup,
-    AskedPrompt,
-    Picture,
-    Request,
-    read_answer,
-    read_request,
-    write_answer,
-    write_request,
-)
-
-VERSION = "0123456789abcdef-00000003"
-PICTURES = (Picture(2, 1, bytes(range(6))), Picture(1, 2, bytes(range(6, 12))))
-SHOWN = AskedPrompt((5, 9, 9, 9, 6, 9, 9, 7), ((1, 3), (5, 2)), PICTURES, 2**62)
-PLAIN = AskedPrompt((3, 4), (), (), 0)
-REQUEST = Request(VERSION, (SHOWN, PLAIN), 2, Sampling(3, 0.7, 0.9, 40), (1, 2), (9,))
-GROUPS = [
-    AnsweredGroup(8, (AnsweredCompletion((4, 2), (-0.5, -1.5)), AnsweredCompletion((4, 4, 5), (-0.5, 0.0, -2.0)))),
-    AnsweredGroup(2, (AnsweredCompletion((1,), (-0.25,)), AnsweredCompletion((7, 7, 1), (-3.0, -0.5, -0.125)))),
-]
+from gpg_vl.rollout.served.messages import read_answer, read_request, write_answer, write_request
+from tests.support.served_messages import BAD_ANSWERS, GROUPS, PLAIN, REQUEST, SHOWN, VERSION, changed
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
@@ -46,20 +24,6 @@ def test_an_engine_that_expands_images_gets_one_token_of_each() -> None:
     assert SHOWN.short_token_ids == [5, 9, 6, 9, 7]
     assert PLAIN.short_token_ids == [3, 4]
     assert replace(SHOWN, runs=((1, 3),)).short_token_ids == [5, 9, 6, 9, 9, 7]
-
-
-def changed(body: bytes, path: str, value: Any) -> bytes:
-    """The message with another value at ``a.0.b``; a value of ... removes it."""
-    plain = json.loads(body)
-    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    place = plain
-    for step in steps:
-        place = place[step]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return json.dumps(plain).encode()
 
 
 BAD_REQUESTS = {
@@ -96,27 +60,6 @@ def test_a_wrong_request_is_refused(path: str) -> None:
     with pytest.raises(BadMessage) as caught:
         read_request(changed(write_request(REQUEST), path, BAD_REQUESTS[path]))
     assert "\n" not in str(caught.value)
-
-
-BAD_ANSWERS = {
-    "protocol": "1",
-    "version": "0123456789abcdef-00000002",
-    "groups": [],
-    "groups.0.num_prompt_tokens": 7,
-    "groups.1.completions.1": ...,
-    "groups.1.completions": "ab",
-    "groups.0.completions.0.token_ids": [],
-    "groups.0.completions.0.token_ids.0": 10,
-    "groups.0.completions.1.token_ids.1": 9,
-    "groups.0.completions.1.token_ids.0": 2,
-    "groups.0.completions.1.token_ids": [4, 4, 5, 5],
-    "groups.0.completions.0.token_ids.1": 4,
-    "groups.0.completions.0.log_probs": [-0.5],
-    "groups.0.completions.0.log_probs.0": 0.5,
-    "groups.0.completions.0.log_probs.1": float("nan"),
-    "groups.1.completions.0.log_probs.0": float("-inf"),
-    "groups.1.completions.0.log_probs": None,
-}
 
 
 @pytest.mark.parametrize("path", BAD_ANSWERS)

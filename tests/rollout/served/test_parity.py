@@ -20,10 +20,10 @@ from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.served.client import Refused
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.parity import MAX_GAP, OtherPolicy, check_parity
-from tests.rollout.test_vllm import GREEDY, make_engine, make_prompts, sample
 from tests.support.builders import make_lively, make_sample, png
 from tests.support.messages import naming
 from tests.support.rollout_servers import TinyBackend, perturb, serving
+from tests.support.served_rollouts import GREEDY, make_engine, make_prompts, sample
 
 NARROW = Sampling(40, 1.5, top_p=0.9, top_k=5)
 

@@ -20,9 +20,9 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_answer
 from gpg_vl.rollout.served.parity import Comparison
 from gpg_vl.rollout.served.pool import ServerPool
 from gpg_vl.rollout.served.shared_folder import read_token
-from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
 from tests.support.messages import naming
 from tests.support.rollout_servers import Canned, canned_server, serving
+from tests.support.served_messages import GROUPS, REQUEST, VERSION
 
 GOOD = (200, write_answer(VERSION, GROUPS))
 DOWN = (500, b'{"protocol": 1, "error": "engine died"}')

@@ -21,12 +21,12 @@ from gpg_vl.rollout.served.messages import AnsweredGroup, Request, write_request
 from gpg_vl.rollout.served.server import MOST_BYTES, MOST_CONNECTIONS, RolloutServer, _Handler
 from gpg_vl.rollout.served.service import Service
 from gpg_vl.rollout.served.shared_folder import make_token, read_token
-from tests.rollout.served.test_messages import GROUPS, REQUEST, VERSION
 from tests.support.rollout_servers import serving
+from tests.support.served_messages import GROUPS, REQUEST, VERSION
 
 
 class WrittenBackend:
-    """Gives the groups of the messages' tests, or raises."""
+    """Gives the groups of ``served_messages``, or raises."""
 
     def __init__(self) -> None:
         self.loaded: list[str] = []

@@ -19,9 +19,9 @@ from gpg_vl.rollout.served.fields import BadMessage
 from gpg_vl.rollout.served.messages import AnsweredCompletion, AnsweredGroup, Request
 from gpg_vl.rollout.served.service import Service
 from gpg_vl.rollout.served.shared_folder import read_token
-from tests.rollout.served.test_messages import PLAIN, REQUEST, VERSION
-from tests.rollout.test_vllm import make_prompts
 from tests.support.rollout_servers import TinyBackend, serving
+from tests.support.served_messages import PLAIN, REQUEST, VERSION
+from tests.support.served_rollouts import make_prompts
 
 BAD, DEADLY = 13, 14
 """Seeds of prompts that cannot be asked, and that end the engine."""

@@ -23,6 +23,7 @@ from gpg_vl.rollout.served.parity import MAX_GAP
 from gpg_vl.rollout.vllm import NoServer
 from tests.support.builders import SMALL_IMAGES, make_lively, make_sample, png
 from tests.support.rollout_servers import largest_gap, perturb
+from tests.support.served_rollouts import sample, tokens
 from tests.support.vllm_servers import (
     CONTEXT,
     FORGETFUL,
@@ -35,8 +36,6 @@ from tests.support.vllm_servers import (
     make_engine,
     make_prompts,
     running,
-    sample,
-    tokens,
 )
 
 pytestmark = pytest.mark.vllm
