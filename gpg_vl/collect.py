@@ -23,6 +23,7 @@ from gpg_vl.learned.reward_parts import add_parts
 from gpg_vl.objectives.base import Objective, given
 from gpg_vl.objectives.valid_groups import has_signal
 from gpg_vl.processes.collectives import gather_object, sum_over_ranks, sum_totals
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.processes.ranks import run_together
 from gpg_vl.prompts.gold import GoldCompletions
 from gpg_vl.prompts.prefetch import PromptsAhead
@@ -183,13 +184,15 @@ class Collector:
     def _build(self, samples: Sequence[Sample]) -> dict[str, Prompt]:
         """The prompts by sample id, without those that ``data.on_bad_image`` skips."""
         built: dict[str, Prompt] = {}
-        for sample in samples:
-            try:
-                built[sample.id] = self._prompts.build(sample)
-            except BadImage as error:
-                if self._recipe.data.on_bad_image == "fail":
-                    raise BadImage(f"{error}; replace it, or set data.on_bad_image to skip") from error
-                say(f"left out from now on: {error}")
+        with PULSE.beating("opening images"):
+            for sample in samples:
+                PULSE.beat()
+                try:
+                    built[sample.id] = self._prompts.build(sample)
+                except BadImage as error:
+                    if self._recipe.data.on_bad_image == "fail":
+                        raise BadImage(f"{error}; replace it, or set data.on_bad_image to skip") from error
+                    say(f"left out from now on: {error}")
         return built
 
     def _roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Seed], keep_log_probs: bool) -> list[RolloutGroup]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpg_vl.collect import gather_collected
+from gpg_vl.processes.pulse import PULSE
 from gpg_vl.records import CollectedGroups, LoggedGroup, Reward, ScoredGroup, StepTotals
 from gpg_vl.tasks import TASKS
 from tests.support.collectors import Outcome, collect_on_two_ranks, describe, ids, ids_in_order, lengths, make_collector
@@ -141,6 +142,14 @@ def test_another_prompt_takes_the_place_of_one_whose_image_is_bad() -> None:
     drawn = ids_in_order(6)
     assert found.num_draws == 1
     assert ids(found.groups) == [drawn[1], drawn[2], drawn[4], drawn[5]]
+
+
+def test_opening_images_is_watched_for_hangs() -> None:
+    collector, answers = make_collector([S] * 4, Accelerator(), 4, 0.75)
+    collector.collect(1)
+    assert {beat.work for beat in answers.beats} == {"opening images"}
+    assert len(set(answers.beats)) == 4, "each sample is progress"
+    assert PULSE.last.work is None
 
 
 # --- two ranks ---

@@ -25,6 +25,7 @@ from gpg_vl.data.stream import SampleStream
 from gpg_vl.draws import Draws
 from gpg_vl.objectives import build_objective
 from gpg_vl.processes.collectives import gather_object
+from gpg_vl.processes.pulse import PULSE, Beat
 from gpg_vl.processes.ranks import end_ranks
 from gpg_vl.processes.start import start_ranks
 from gpg_vl.records import CollectedGroups, Completion, Prompt, Reward, RolloutGroup, Sample, ScoredGroup
@@ -63,11 +64,13 @@ class Answers:
         self._is_synced = False
         self.is_answered = True  # what has begun
         self.num_dropped = 0
+        self.beats: list[Beat] = []  # when a prompt is built
 
     def expect(self, samples: Sequence[Sample]) -> None:
         pass
 
     def build(self, sample: Sample) -> Prompt:
+        self.beats.append(PULSE.last)
         if self._outcomes[sample.id] == "bad image":
             raise BadImage(f"{sample.id}: no image")
         return make_group("", sample_id=sample.id).prompt
