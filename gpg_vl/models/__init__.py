@@ -33,11 +33,13 @@ def load_adapter(config: ModelConfig, with_weights: bool = True, with_values: bo
     from gpg_vl.models.folder.loading import read_config
     from gpg_vl.models.weights.finite import refuse_not_finite
     from gpg_vl.models.weights.four_bit import refuse_without_library
-    from gpg_vl.models.weights.lora import find_base
+    from gpg_vl.models.weights.lora import find_base, refuse_old_peft
 
     path = resolve_model_path(config.path, config.revision)
     base = find_base(path) or path
     _refuse_new(base)
+    if config.lora is not None or base != path:
+        refuse_old_peft()
     model_config = read_config(base)
     generic = generic_family(model_config)
     family = generic if config.family == "generic" else FAMILIES.get(model_config.model_type)

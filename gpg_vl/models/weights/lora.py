@@ -17,9 +17,12 @@ from typing import Any
 
 import peft
 import torch
+import transformers
+from packaging.version import Version
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from gpg_vl.config import LoraConfig
 from gpg_vl.errors import first_line
@@ -73,6 +76,18 @@ def find_base(folder: str) -> str | None:
             f"model.path: {folder} is an adapter of {base}, another adapter; merge that one (gpg-vl merge)"
         )
     return base
+
+
+def refuse_old_peft() -> None:
+    """
+    Raises:
+        ValueError: the installed transformers takes adapters of a newer peft alone
+    """
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
+        raise ValueError(
+            f"model.lora: transformers {transformers.__version__} needs peft {MIN_PEFT_VERSION}, and "
+            f"{peft.__version__} is installed; pip install -c constraints.txt -e . installs two that fit"
+        )
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str], base: str) -> None:
