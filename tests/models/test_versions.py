@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import peft
 import pytest
 from transformers.models.auto import configuration_auto
 
-from gpg_vl.config import ModelConfig
+from gpg_vl.config import LoraConfig, ModelConfig
 from gpg_vl.models import load_adapter
 from gpg_vl.models.families import minicpm_v, paligemma
 from gpg_vl.models.tiny import write_tiny_model
 from gpg_vl.models.versions import MODEL_LIBRARIES, read_versions
+from gpg_vl.models.weights import lora
 from tests.support.messages import naming
 
 
@@ -50,3 +54,13 @@ def test_a_family_that_an_old_version_gets_wrong_is_refused(
     folder = write_tiny_model(tmp_path, family)
     with pytest.raises(ValueError, match=naming("model.path", "99.1", version("transformers"))):
         load_adapter(ModelConfig(path=str(folder)), with_weights=False)
+
+
+def test_a_peft_that_transformers_does_not_take_is_named(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before weights are read. A model without an adapter needs none."""
+    monkeypatch.setattr(lora, "MIN_PEFT_VERSION", "99.1")
+    load()
+    with pytest.raises(ValueError, match=naming("model.lora", "peft", "99.1", peft.__version__)):
+        load(lora=LoraConfig(r=2))

@@ -22,7 +22,6 @@ from gpg_vl.models import load_adapter
 from gpg_vl.models.families.qwen_vl import QwenVLAdapter
 from gpg_vl.models.folder.saving import check_model_folder
 from gpg_vl.models.plain_rows import plain_log_probs
-from gpg_vl.models.weights import lora
 from gpg_vl.records import TrainingGroup
 from gpg_vl.rollout.engine import Sampling
 from gpg_vl.rollout.hf import HfEngine
@@ -346,11 +345,3 @@ def test_an_adapters_base_is_a_folder_that_exists_or_a_name_on_the_hub(
     change(adapter_folder, base_model_name_or_path=str(adapter_folder))
     with pytest.raises(ValueError, match=naming("model.path", "an adapter")):
         load(path=str(adapter_folder))
-
-
-def test_a_peft_that_transformers_does_not_take_is_named(load: LoadModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before weights are read. A model without an adapter needs none."""
-    monkeypatch.setattr(lora, "MIN_PEFT_VERSION", "99.1")
-    load()
-    with pytest.raises(ValueError, match=naming("model.lora", "peft", "99.1", peft.__version__)):
-        load(lora=LoraConfig(r=2))
