@@ -8,9 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import peft
 import pytest
+from transformers import PreTrainedModel
 from transformers.models.auto import configuration_auto
 
 from gpg_vl.config import LoraConfig, ModelConfig
@@ -64,3 +66,12 @@ def test_a_peft_that_transformers_does_not_take_is_named(
     load()
     with pytest.raises(ValueError, match=naming("model.lora", "peft", "99.1", peft.__version__)):
         load(lora=LoraConfig(r=2))
+
+
+def test_layers_that_peft_cannot_adapt_are_one_line(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As peft 0.19 does in GLM-4.5V, whose pattern it takes for a set of letters."""
+    refuse = mock.Mock(side_effect=ValueError("Target modules {'q', '_'} not found"))
+    monkeypatch.setattr(PreTrainedModel, "add_adapter", refuse)
+    with pytest.raises(ValueError, match=naming("model.lora", "peft", peft.__version__, "qwen2_vl")) as raised:
+        load(lora=LoraConfig(r=2))
+    assert "\n" not in str(raised.value)

@@ -79,6 +79,7 @@ class FamilyCase:
     attentions: tuple[str, ...] = ("grouped_sdpa", "sdpa", "eager")
     """The values of ``model.attention`` under which packed rows are exact."""
     adapted: tuple[str, ...] | None = None  # the layers that LoRA adapts here, where peft cannot adapt all
+    adapted_since: str = "0.19"  # version of peft
     mutations: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
     """Each gets a monkeypatch and breaks the family's adapter class; packed rows are then no longer plain ones."""
 
@@ -320,7 +321,9 @@ CASES: dict[str, FamilyCase] = {
     "smolvlm": FamilyCase(TILES, {"max_tiles": 4}, except_in=BY_PATCHES, mutations=JOINED_MUTATIONS, needs="num2words"),
     "idefics3": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),
     "glm4v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
-    "glm4v_moe": FamilyCase(PATCHES_28, OF_28, is_tied=False, adapted=ATTENTION, mutations=JOINED_MUTATIONS),
+    "glm4v_moe": FamilyCase(
+        PATCHES_28, OF_28, is_tied=False, adapted=ATTENTION, adapted_since="0.20", mutations=JOINED_MUTATIONS
+    ),
     "glm46v": FamilyCase(PATCHES_28, OF_28, mutations=JOINED_MUTATIONS),
     "mistral3": FamilyCase(PATCHES_28, {"max_pixels": 50176}, mutations=JOINED_MUTATIONS),
     "llava_onevision": FamilyCase(TILES, {"max_tiles": 4}, mutations=JOINED_MUTATIONS),

@@ -98,11 +98,17 @@ def attach(model: PreTrainedModel, config: LoraConfig, layers: Mapping[str, str]
         base: where ``model`` was loaded from; the saved adapter names it
 
     Raises:
-        ValueError: see ``check_targets``; or peft adapts other layers than those
+        ValueError: see ``check_targets``; or peft adapts other layers than those, or cannot adapt them
     """
     check_targets(model, config, layers)
     wanted = set(_matching(model, config, layers))
-    model.add_adapter(_peft_config(config, layers, base))
+    try:
+        model.add_adapter(_peft_config(config, layers, base))
+    except ValueError as error:  # 0.19 takes a pattern for a set of letters in some mixtures of experts
+        raise ValueError(
+            f"model.lora: peft {peft.__version__} cannot adapt these layers of a {model.config.model_type} model; a "
+            "later one may"
+        ) from error
     _refuse_other_layers(model, wanted)
     # transformers took the name from the config that it read, and peft resolves the names of some mixtures of experts
     saved: Any = model.peft_config["default"]

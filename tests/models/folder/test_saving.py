@@ -64,6 +64,7 @@ def test_every_family_is_saved_and_checked(tmp_path: Path, family: str, has_lora
 
 def test_layers_that_peft_takes_for_experts_are_refused(tmp_path: Path) -> None:
     """It would adapt the experts in place of the linear layers, and the kit could not read what was saved."""
+    lora_of(CASES["glm4v_moe"])
     folder = write_tiny_model(tmp_path / "m", "glm4v_moe", 1)
     for parts in (["text"], ["vision"]):
         with pytest.raises(ValueError, match=naming("model.lora.target_modules", "glm4v_moe", "give a list")) as raised:
