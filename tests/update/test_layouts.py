@@ -39,7 +39,10 @@ def test_gradient_of_two_ranks_is_that_of_plain_rows(deepspeed: str, layout: str
 @pytest.mark.timeout(2 * SECONDS + 20)
 @pytest.mark.parametrize(
     ("layout", "num_ranks", "num_nodes"),
-    [("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("hsdp", 4, 2), ("fsdp_offload", 2, 1)],
+    [
+        ("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("fsdp_offload", 2, 1),
+        ("hsdp", 1, 1), ("hsdp", 2, 2), ("hsdp", 3, 3), ("hsdp", 4, 2),
+    ],  # fmt: skip
 )
 def test_gradient_under_fsdp2_is_that_of_plain_rows(
     layout: str, num_ranks: int, num_nodes: int, folders: list[Path]
