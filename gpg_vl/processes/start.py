@@ -20,6 +20,7 @@ from gpg_vl.processes.sharding import offloads_optimizer, sharding_of
 
 JOIN_SECONDS = 600.0
 """Time for all processes to start, from when the launchers of all nodes have found each other."""
+_LEFT = "left"
 
 
 def start_ranks(*, on_cpu: bool = False) -> Accelerator:
@@ -72,6 +73,7 @@ def _meet(backend: str) -> None:
         store.wait(keys, timedelta(seconds=JOIN_SECONDS))
     missing = [each for each, key in enumerate(keys) if not store.check([key])]
     if missing:
+        store.set(keys[rank], f"{_LEFT} {socket.gethostname()}")  # so that one that comes late does not wait for it
         first = min({*range(num_ranks)} - {*missing})
         _refuse(
             rank == first,
@@ -79,6 +81,9 @@ def _meet(backend: str) -> None:
             f"rank {missing[0]}; the log of its node says why",
         )
     said = [store.get(key).decode().split() for key in keys]
+    left = [f"rank {each} on {host}" for each, (of_rank, host) in enumerate(said) if of_rank == _LEFT]
+    if left:
+        raise ValueError(f"{left[0]} has ended: it waited {JOIN_SECONDS:g} s for this one; start all of them again")
     others = [f"rank {each} on {host}" for each, (of_rank, host) in enumerate(said) if of_rank != said[0][0]]
     if others:
         _refuse(

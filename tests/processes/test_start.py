@@ -66,6 +66,7 @@ def test_ranks_that_all_started_meet(store: TCPStore) -> None:
     store.set("gpg_vl/start/0", "gloo here")
     store.set("gpg_vl/start/2", "gloo there")
     start._meet("gloo")
+    assert store.get("gpg_vl/start/1").startswith(b"gloo ")
 
 
 def test_a_rank_that_did_not_start_is_not_waited_for_all_day(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +78,17 @@ def test_a_rank_that_did_not_start_is_not_waited_for_all_day(store: TCPStore, mo
     with pytest.raises(SystemExit) as ended:
         start._meet("gloo")
     assert ended.value.code == 2
+
+
+def test_a_rank_that_comes_late_does_not_wait_for_one_that_left(
+    store: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.set("gpg_vl/start/2", "gloo there")
+    with pytest.raises(ValueError, match=naming("rank 0")):
+        start._meet("gloo")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=naming("rank 1", "has ended")):
+        start._meet("gloo")
 
 
 def test_a_rank_that_sees_no_gpu_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:

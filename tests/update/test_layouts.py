@@ -10,6 +10,12 @@ import pytest
 from gpg_vl.models.tiny import write_tiny_model
 from tests.support.rank_runs import SECONDS, measure_gradients
 
+SHARED = (
+    *(("fsdp", num_ranks, 1) for num_ranks in (1, 3, 4)),
+    ("fsdp_offload", 2, 1),
+    *(("hsdp", num_ranks, num_nodes) for num_ranks, num_nodes in ((1, 1), (2, 2), (3, 3), (4, 2))),
+)
+
 
 @pytest.fixture(scope="session")
 def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -37,13 +43,7 @@ def test_gradient_of_two_ranks_is_that_of_plain_rows(deepspeed: str, layout: str
 
 @pytest.mark.faults
 @pytest.mark.timeout(2 * SECONDS + 20)
-@pytest.mark.parametrize(
-    ("layout", "num_ranks", "num_nodes"),
-    [
-        ("fsdp", 1, 1), ("fsdp", 3, 1), ("fsdp", 4, 1), ("fsdp_offload", 2, 1),
-        ("hsdp", 1, 1), ("hsdp", 2, 2), ("hsdp", 3, 3), ("hsdp", 4, 2),
-    ],  # fmt: skip
-)
+@pytest.mark.parametrize(("layout", "num_ranks", "num_nodes"), SHARED)
 def test_gradient_under_fsdp2_is_that_of_plain_rows(
     layout: str, num_ranks: int, num_nodes: int, folders: list[Path]
 ) -> None:
